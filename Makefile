@@ -1,0 +1,66 @@
+# Everything a developer needs; `make help` lists it. Needs Python 3.11+ and make, fetches the rest itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+N ?= 200
+ROLE ?= operator
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test test-unit lint fmt webhook token events lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## install the tools and packages into .venv (the other targets do it themselves)
+
+# uv itself comes from the same hashed lock as everything else; pip installs only uv.
+$(VENV)/.installed: requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Paybus needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(foreach d,$(wildcard libs/* services/*) sandbox,-e $(d))
+	@touch $@
+
+run: setup ## start everything on this machine; prints the addresses; Ctrl-C stops it all
+	@$(BIN)/python -m devstack run
+
+demo: setup ## N subscriptions (200) from a Stripe emulator's webhooks to provisioned organizations
+	@$(BIN)/python -m devstack demo --subscriptions $(N)
+
+test: setup ## all tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-unit: setup ## the tests that need neither broker nor database
+	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md is current
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m common.contracts.catalogue --check docs/events.md
+
+fmt: setup ## format the code and sort the imports
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+webhook: setup ## send a signed webhook to what `make run` started
+	@$(BIN)/python -m devstack webhook
+
+token: setup ## print a development token for the APIs (ROLE=viewer|operator|admin)
+	@$(BIN)/python -m devstack token --role $(ROLE)
+
+events: setup ## write docs/events.md from the contracts
+	@$(BIN)/python -m common.contracts.catalogue docs/events.md
+
+lock: setup ## resolve the dependencies again and write requirements.lock
+	@$(BIN)/uv lock --quiet
+	@$(BIN)/uv export --quiet --all-packages --all-groups --no-emit-workspace --no-header --output-file requirements.lock
+
+clean: ## remove the virtual environment, caches and the private broker's and database's data
+	@rm -rf $(VENV) .paybus .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache uv.lock
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,109 @@
+"""Who calls an API, and what they may do: JSON Web Tokens with roles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, Any
+
+import jwt
+from fastapi import Depends, Request
+
+from common.errors import Forbidden, Unauthenticated, Unavailable
+from common.settings import AuthSettings
+
+# Asymmetric only: with HS256 a public key would be accepted as a shared secret.
+_ALGORITHMS = ["RS256", "ES256", "EdDSA"]
+_CLOCK_SKEW_SECONDS = 30
+
+
+class Role(IntEnum):
+    """Each role may do what the ones below it may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True)
+class Caller:
+    subject: str
+    tenant: str
+    role: Role
+
+
+class Authenticator:
+    """Checks a bearer token: signature, expiry, audience, and that it names a role and a tenant."""
+
+    def __init__(self, settings: AuthSettings) -> None:
+        self._settings = settings
+        self._keys: dict[str | None, Any] = {}
+        self._client: jwt.PyJWKClient | None = None
+        if settings.auth_jwks_file is not None:
+            document = json.loads(settings.auth_jwks_file.read_text())
+            self._keys = {key.key_id: key.key for key in jwt.PyJWKSet.from_dict(document).keys}
+        elif settings.auth_jwks_url is not None:
+            self._client = jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=True, timeout=5)
+
+    async def authenticate(self, header: str | None) -> Caller:
+        """Raises `Unauthenticated`; `Unavailable` when the key set can't be fetched."""
+        scheme, _, token = (header or "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("send a token: `Authorization: Bearer <token>`")
+        try:
+            claims = jwt.decode(
+                token,
+                await self._key(token),
+                algorithms=_ALGORITHMS,
+                audience=self._settings.auth_audience,
+                issuer=self._settings.auth_issuer,
+                leeway=_CLOCK_SKEW_SECONDS,
+                options={"require": ["exp", "sub", "aud"]},
+            )
+        except jwt.PyJWKClientConnectionError as error:
+            raise Unavailable("the key set for tokens can't be fetched") from error
+        except jwt.PyJWTError as error:
+            raise Unauthenticated(f"the token is not valid: {error}") from error
+        return _caller(claims)
+
+    async def _key(self, token: str) -> Any:
+        if self._client is not None:
+            # Blocking I/O, only when the key is not in its cache.
+            return (await asyncio.to_thread(self._client.get_signing_key_from_jwt, token)).key
+        key = self._keys.get(jwt.get_unverified_header(token).get("kid"))
+        if key is None:
+            raise jwt.InvalidKeyError("its `kid` names no key of the key set")
+        return key
+
+
+def _caller(claims: dict[str, Any]) -> Caller:
+    named = claims.get("roles")
+    known = {role.name.lower(): role for role in Role}
+    roles = [known[name] for name in named if name in known] if isinstance(named, list) else []
+    if not roles:
+        raise Unauthenticated(f"the token's `roles` name none of {', '.join(known)}")
+    tenant = claims.get("tenant")
+    if not isinstance(tenant, str) or not tenant:
+        raise Unauthenticated("the token names no `tenant`")
+    return Caller(str(claims["sub"]), tenant, max(roles))
+
+
+def requires(role: Role) -> Callable[[Request], Awaitable[Caller]]:
+    """A FastAPI dependency: the caller, who has at least `role`."""
+
+    async def check(request: Request) -> Caller:
+        authenticator: Authenticator = request.app.state.authenticator
+        caller = await authenticator.authenticate(request.headers.get("authorization"))
+        if caller.role < role:
+            raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
+        return caller
+
+    return check
+
+
+Viewer = Annotated[Caller, Depends(requires(Role.VIEWER))]
+Operator = Annotated[Caller, Depends(requires(Role.OPERATOR))]
+Admin = Annotated[Caller, Depends(requires(Role.ADMIN))]

@@ -1,0 +1,138 @@
+"""The envelope of every message: CloudEvents 1.0, structured JSON.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final, Generic, Literal, TypeVar
+from uuid import NAMESPACE_URL, uuid5
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+CONTENT_TYPE: Final = "application/cloudevents+json"
+
+Trust = Literal["signature", "secret", "requery"]
+
+
+class Payload(BaseModel):
+    """Base of every event's data. Producers can't add a field; consumers ignore unknown ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+PayloadT = TypeVar("PayloadT", bound=Payload)
+
+
+class Event(BaseModel, Generic[PayloadT]):
+    """One event. (`source`, `id`) identifies it, however often it is delivered.
+
+    `time` is when it happened at its origin, `recordedtime` when Paybus wrote it down, both UTC.
+    `correlationid` is the id of the first event of the chain, `causationid` of the one before.
+    `sequence` is the producer's version of `subject`: a consumer keeps the highest it has seen.
+    `trust` says how the origin was authenticated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    specversion: Literal["1.0"] = "1.0"
+    id: str = Field(min_length=1, max_length=255)
+    source: str = Field(min_length=1, max_length=255)
+    type: str = Field(min_length=1, max_length=255)
+    subject: str = Field(min_length=1, max_length=255)
+    time: AwareDatetime
+    recordedtime: AwareDatetime
+    datacontenttype: Literal["application/json"] = "application/json"
+    tenant: str = Field(min_length=1, max_length=64)
+    correlationid: str
+    causationid: str | None = None
+    traceparent: str | None = None
+    trust: Trust
+    sequence: int | None = None
+    data: PayloadT
+
+    def encode(self) -> bytes:
+        """As a message. An attribute that is not set is left out; the data keeps its nulls."""
+        unset = {name for name in _OPTIONAL if getattr(self, name) is None}
+        return self.model_dump_json(exclude=unset).encode()
+
+
+_OPTIONAL = ("causationid", "traceparent", "sequence")
+
+
+class DecodeError(ValueError):
+    """The message is no event of a known type."""
+
+
+def decode(body: bytes, model_of: Callable[[str], type[Payload]]) -> Event[Any]:
+    """Parse a message; `model_of` maps an event type to its payload model.
+
+    Raises `DecodeError` with the fields at fault but none of their values.
+    """
+    try:
+        raw = from_json(body)
+    except ValueError as error:
+        raise DecodeError(f"not JSON: {error}") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
+        raise DecodeError("no CloudEvents envelope: a JSON object with a `type` was expected")
+    try:
+        return event_model(model_of(raw["type"])).model_validate(raw, extra="ignore")
+    except LookupError as error:
+        raise DecodeError(str(error)) from None
+    except ValidationError as error:
+        raise DecodeError(f"{raw['type']}: {faults(error)}") from None
+
+
+@lru_cache(maxsize=256)
+def event_model(payload: type[PayloadT]) -> type[Event[PayloadT]]:
+    """`Event` with this payload; made once per type, pydantic's own look-up is slower."""
+    return Event[payload]  # type: ignore[valid-type]
+
+
+def faults(error: ValidationError) -> str:
+    """A validation error's places and reasons, without the values that failed."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in each['loc']) or 'body'}: {each['msg']}"
+        for each in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
+def follow_up(
+    cause: Event[Any],
+    *,
+    type: str,
+    source: str,
+    subject: str,
+    data: PayloadT,
+    sequence: int | None = None,
+) -> Event[PayloadT]:
+    """The event that a service emits while it handles `cause`.
+
+    The id is derived from the cause, so that handling `cause` again emits the same event; the
+    sequence keeps apart two events of one type and subject with the same cause.
+    """
+    now = datetime.now(UTC)
+    return event_model(data.__class__)(
+        id=derived_id(cause.source, cause.id, type, subject, str(sequence)),
+        source=source,
+        type=type,
+        subject=subject,
+        time=now,
+        recordedtime=now,
+        tenant=cause.tenant,
+        correlationid=cause.correlationid,
+        causationid=cause.id,
+        traceparent=cause.traceparent,
+        trust=cause.trust,
+        sequence=sequence,
+        data=data,
+    )
+
+
+def derived_id(*parts: str) -> str:
+    """A UUIDv5 (RFC 9562) of the parts: the same parts give the same id in every process."""
+    return str(uuid5(NAMESPACE_URL, "urn:paybus:" + "\x1f".join(parts)))

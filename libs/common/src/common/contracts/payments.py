@@ -1,0 +1,78 @@
+"""Exchange `payments`: what providers say about money, and webhooks that nobody translates."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from common.contracts.event import Payload
+from common.contracts.money import Currency, MinorUnits
+
+
+class Contact(Payload):
+    """Who paid, as far as the provider says."""
+
+    email: str | None = None
+    name: str | None = None
+
+
+class CheckoutCompleted(Payload):
+    """A customer finished a provider's checkout page."""
+
+    provider: str
+    checkout_id: str
+    mode: Literal["payment", "subscription", "setup"]
+    paid: bool
+    customer_id: str | None
+    contact: Contact = Contact()
+    subscription_id: str | None = None
+    amount: MinorUnits | None = None
+    currency: Currency | None = None
+    client_reference: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class PaymentReported(Payload):
+    """One attempt to pay, successful or not.
+
+    `payment_id` is the provider's name of what was paid (an invoice); `references` are the other
+    ids under which the provider may speak of the same money (payment intent, charge).
+    """
+
+    provider: str
+    payment_id: str
+    references: list[str] = Field(default_factory=list)
+    customer_id: str | None
+    contact: Contact = Contact()
+    subscription_id: str | None = None
+    amount: MinorUnits
+    currency: Currency
+    reason: str | None = Field(default=None, description="why it failed, in the provider's words")
+
+
+class PaymentRefunded(Payload):
+    """Money went back. `amount_refunded` is the total so far, so a later report replaces it."""
+
+    provider: str
+    refund_of: str = Field(description="the provider's id of the charge")
+    references: list[str] = Field(default_factory=list)
+    amount_refunded: MinorUnits
+    currency: Currency
+
+
+class PaymentDisputed(Payload):
+    """The payer's bank asks for the money back."""
+
+    provider: str
+    dispute_id: str
+    references: list[str]
+    amount: MinorUnits
+    currency: Currency
+    reason: str
+
+
+class ProviderEvent(Payload):
+    """A verified webhook of a type that Paybus does not translate, kept as it came."""
+
+    provider: str
+    provider_type: str
+    body: dict[str, Any]

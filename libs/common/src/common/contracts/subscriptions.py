@@ -1,0 +1,69 @@
+"""Exchange `subscriptions`: what providers say of subscriptions, and what Paybus concludes."""
+
+from enum import StrEnum
+
+from pydantic import AwareDatetime, Field
+
+from common.contracts.event import Payload
+from common.contracts.money import Currency, MinorUnits
+from common.contracts.payments import Contact
+
+
+class Status(StrEnum):
+    """A subscription's status in Paybus, whatever the provider calls it."""
+
+    INCOMPLETE = "incomplete"
+    ACTIVE = "active"
+    PAST_DUE = "past_due"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+class PlanSnapshot(Payload):
+    """What is subscribed to. `interval` is `day`, `week`, `month` or `year`."""
+
+    plan_id: str
+    name: str | None = None
+    amount: MinorUnits | None = None
+    currency: Currency | None = None
+    interval: str | None = None
+
+
+class ProviderSubscription(Payload):
+    """A provider's snapshot of one subscription at the event's `time`."""
+
+    provider: str
+    subscription_id: str
+    customer_id: str
+    status: Status
+    plan: PlanSnapshot | None = None
+    current_period_end: AwareDatetime | None = None
+    cancel_at_period_end: bool = False
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class SubscriptionChanged(Payload):
+    """A subscription after the change that the event's type names.
+
+    `subscription_id` and `customer_id` are Paybus's own ids.
+    """
+
+    subscription_id: str
+    customer_id: str
+    provider: str
+    provider_subscription_id: str
+    status: Status
+    plan_id: str | None
+    current_period_end: AwareDatetime | None
+    contact: Contact = Contact()
+    contact_sequence: int = Field(
+        default=0, description="the customer's version that `contact` is of; the highest counts"
+    )
+    previous_plan_id: str | None = None
+
+
+class CustomerChanged(Payload):
+    """A customer's e-mail address or name became known or changed."""
+
+    customer_id: str
+    contact: Contact

@@ -1,0 +1,122 @@
+"""Every exchange, queue and binding of the whole system, as data.
+
+A message published to a domain exchange goes to the journal and to each queue bound to its type.
+A message that fails goes to a `retry.<delay>` queue and from there back to the queue it came from;
+when its attempts are used up, or the error is permanent, it goes to `<queue>.dead`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+# Routing keys in these exchanges are event types.
+DOMAIN_EXCHANGES: Final = ("payments", "subscriptions", "provisioning")
+
+# Publish here with a queue's name as the routing key.
+DEAD_LETTER_EXCHANGE: Final = "dead-letters"
+
+# A stream of everything that was published to a domain exchange.
+JOURNAL: Final = "journal"
+_JOURNAL_ARGUMENTS: Final = {
+    "x-queue-type": "stream",
+    "x-max-age": "7D",
+    "x-max-length-bytes": 10_000_000_000,
+    "x-stream-max-segment-size-bytes": 50_000_000,
+}
+
+# After so many deliveries without an outcome (the worker died each time) the broker dead-letters
+# the message. Explicit because the default differs by version: none in RabbitMQ 3.10, 20 from 4.0.
+DELIVERY_LIMIT: Final = 20
+
+# A dead letter has nowhere further to go: the broker would drop it at the limit of RabbitMQ 4.
+_NO_DELIVERY_LIMIT: Final = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Binding:
+    exchange: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A quorum queue with one consumer service; it always has a `<name>.dead`."""
+
+    name: str
+    bindings: tuple[Binding, ...] = ()
+
+    @property
+    def dead(self) -> str:
+        return f"{self.name}.dead"
+
+
+QUEUES: Final = (
+    Queue(
+        "subscription.billing",
+        (
+            Binding("payments", "payment.*"),
+            Binding("payments", "checkout.*"),
+            Binding("subscriptions", "provider_subscription.*"),
+        ),
+    ),
+    Queue(
+        "provisioning.subscriptions",
+        (
+            Binding("subscriptions", "subscription.*"),
+            Binding("subscriptions", "customer.*"),
+        ),
+    ),
+    Queue("provisioning.organizations", (Binding("provisioning", "organization.requested"),)),
+    Queue("provisioning.jobs", (Binding("provisioning", "provisioning.job_due"),)),
+)
+
+# Webhooks that are authentic and still can't be understood: no queue, only its dead letters.
+WEBHOOKS: Final = Queue("webhook-gateway.webhooks")
+
+# These types have no queue on purpose: they are for the journal.
+JOURNAL_ONLY: Final = (
+    "organization.provisioned",
+    "organization.failed",
+    "organization.suspended",
+    "provider.#",
+)
+
+
+def queue_arguments(queue: Queue) -> dict[str, Any]:
+    """A full queue refuses publishers, never drops; dead letters are handed on with confirms."""
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
+        "x-dead-letter-routing-key": queue.name,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+def dead_queue_arguments() -> dict[str, Any]:
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": _NO_DELIVERY_LIMIT,
+        "x-overflow": "reject-publish",
+    }
+
+
+def retry_queue_arguments(delay_seconds: float) -> dict[str, Any]:
+    """After the delay the message returns, through the default exchange, to the queue that its
+    routing key names. One fixed delay a queue: per-message delays block behind each other."""
+    return {
+        "x-queue-type": "quorum",
+        "x-message-ttl": round(delay_seconds * 1000),
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+def journal_arguments() -> dict[str, Any]:
+    return dict(_JOURNAL_ARGUMENTS)
+
+
+def queue(name: str) -> Queue:
+    """The queue of this name. Raises `StopIteration` for a name that is not on this page."""
+    return next(each for each in QUEUES if each.name == name)

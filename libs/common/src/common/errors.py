@@ -1,0 +1,60 @@
+"""What can go wrong, in the words of the domain. Nothing here knows of HTTP or AMQP."""
+
+
+class PaybusError(Exception):
+    """Base of errors whose message is meant to be read by a person."""
+
+
+class NotFound(PaybusError):
+    """What was asked for does not exist."""
+
+
+class Invalid(PaybusError):
+    """The request can't be understood; it has to change before it is sent again."""
+
+
+class Conflict(PaybusError):
+    """The thing's present state does not allow this."""
+
+
+class Unauthenticated(PaybusError):
+    """Who calls is not known: no token, or one that is not valid."""
+
+
+class Forbidden(PaybusError):
+    """The caller is known and has not the role that this needs."""
+
+
+class TooLarge(PaybusError):
+    """The body is larger than this endpoint takes."""
+
+
+class Unavailable(PaybusError):
+    """Our own broker or database can't be reached now; the same request may succeed later."""
+
+
+class Upstream(PaybusError):
+    """An outside system failed or refused; what it said is in the message."""
+
+
+class Permanent(PaybusError):
+    """Trying again can't help: the message goes to the dead letters at once."""
+
+
+class RateLimited(PaybusError):
+    """An outside system asked us to wait. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Busy(PaybusError):
+    """Somebody else works on the same thing; come back in `retry_after` seconds.
+
+    Not a failure: it uses up no attempt.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

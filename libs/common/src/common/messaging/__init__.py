@@ -1,0 +1,1 @@
+"""Publishing and consuming without losing or doubling anything."""

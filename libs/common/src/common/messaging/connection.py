@@ -1,0 +1,148 @@
+"""One connection to the broker that is made again whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import aio_pika
+import aiormq
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from common.errors import Unavailable
+from common.logs import get_logger
+
+log = get_logger(__name__)
+
+CONNECTION_ERRORS = (
+    aiormq.exceptions.AMQPError,
+    aiormq.exceptions.ChannelInvalidStateError,
+    OSError,
+    TimeoutError,
+)
+
+_CONNECT_SECONDS = 5
+_LONGEST_PAUSE = 2.0
+
+
+@contextmanager
+def broker_errors(what: str) -> Iterator[None]:
+    """Turn whatever a broken connection raises into `Unavailable`, with `what` in its message."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        # aiormq lets those who wait on a channel that closes see CancelledError, although nobody
+        # cancelled them. Passed on, it would silently end the task that waits.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise Unavailable(f"{what}: the channel to RabbitMQ closed") from error
+    except CONNECTION_ERRORS as error:
+        raise Unavailable(f"{what}: {describe(error)}") from error
+
+
+class Broker:
+    """Keeps one connection open; hands out channels on it.
+
+    aio-pika's robust connection restores channels and consumers behind the caller's back. Here a
+    lost connection is an error that each user sees, and everything is set up again from scratch by
+    the same code as at the start. `on_connect` runs before anyone gets a channel.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        on_connect: Callable[[AbstractConnection], Awaitable[None]],
+        heartbeat_seconds: int = 10,
+    ) -> None:
+        self._url = url
+        self._name = name
+        self._on_connect = on_connect
+        self._heartbeat = heartbeat_seconds
+        self._connection: AbstractConnection | None = None
+        self._connected = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once, also when the broker is away."""
+        self._task = asyncio.create_task(self._keep_connected(), name="broker")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._connected.clear()
+        if self._connection is not None:
+            await _close(self._connection)
+
+    async def channel(
+        self, *, confirms: bool = True, within: float | None = None
+    ) -> AbstractChannel:
+        """An open channel. Raises `Unavailable` when there is no connection `within` seconds."""
+        with broker_errors("no channel to RabbitMQ"):
+            async with asyncio.timeout(within):
+                await self._connected.wait()
+                assert self._connection is not None
+                if self._connection.is_closed or self._connection.transport is None:
+                    raise ConnectionError("the connection was lost just now")
+                channel = self._connection.channel(
+                    publisher_confirms=confirms, on_return_raises=confirms
+                )
+                await channel.initialize()
+                return channel
+
+    async def _keep_connected(self) -> None:
+        failures = 0
+        while True:
+            lost = asyncio.Event()
+            connection: AbstractConnection | None = None
+            try:
+                connection = await aio_pika.connect(
+                    self._url,
+                    timeout=_CONNECT_SECONDS,
+                    heartbeat=self._heartbeat,
+                    client_properties={"connection_name": self._name},
+                )
+                connection.close_callbacks.add(lambda *_, lost=lost: lost.set())
+                with broker_errors("declaring the topology"):
+                    async with asyncio.timeout(6 * _CONNECT_SECONDS):
+                        await self._on_connect(connection)
+            except (Unavailable, *CONNECTION_ERRORS) as error:
+                failures += 1
+                if connection is not None:
+                    await _close(connection)
+                pause = min(_LONGEST_PAUSE, 0.1 * 2**failures) * random.uniform(0.5, 1)  # noqa: S311
+                if failures in (1, 10) or failures % 60 == 0:
+                    log.warning("RabbitMQ can't be used, trying again", error=describe(error))
+                await asyncio.sleep(pause)
+                continue
+            self._connection = connection
+            self._connected.set()
+            log.info("connected to RabbitMQ", after_failures=failures)
+            failures = 0
+            await lost.wait()
+            self._connected.clear()
+            log.warning("the connection to RabbitMQ was lost")
+            await _close(connection)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        with broker_errors("closing"):
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await connection.close()
+    except Unavailable as error:
+        log.debug("a broken connection did not close in order", error=str(error))
+
+
+def describe(error: BaseException) -> str:
+    """An error's class and words; many connection errors have no words of their own."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,72 @@
+"""What a message carries about its failures: up the retry ladder and into the dead letters."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from common.messaging.connection import describe
+from common.redaction import Redactor
+
+ATTEMPT: Final = "x-paybus-attempt"
+HISTORY: Final = "x-paybus-history"
+QUEUE: Final = "x-paybus-queue"
+REASON: Final = "x-paybus-reason"
+ERROR: Final = "x-paybus-error"
+STACK: Final = "x-paybus-stack"
+DEAD_SINCE: Final = "x-paybus-dead-since"
+
+# All headers share one AMQP frame of 128 KiB.
+_LONGEST_ERROR = 2_000
+_LONGEST_STACK = 16_000
+_LONGEST_HISTORY = 20
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The attempts so far: `history` has one `{"attempt", "at", "error"}` each, `at` in UTC."""
+
+    attempt: int
+    history: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, headers: Mapping[str, Any]) -> Failures:
+        """Read from a message's headers; broken ones count as none, so that it is still handled."""
+        try:
+            history = json.loads(_text(headers.get(HISTORY, "[]")))
+            return cls(max(1, int(headers.get(ATTEMPT, 1))), tuple(history))
+        except (ValueError, TypeError):
+            return cls(1, ())
+
+    def with_error(self, error: BaseException, redact: Redactor) -> Failures:
+        entry = {
+            "attempt": self.attempt,
+            "at": datetime.now(UTC).isoformat(),
+            "error": redact(describe(error))[:_LONGEST_ERROR],
+        }
+        return Failures(self.attempt, (*self.history, entry)[-_LONGEST_HISTORY:])
+
+    def headers(self, *, attempt: int) -> dict[str, Any]:
+        return {ATTEMPT: attempt, HISTORY: json.dumps(self.history)}
+
+
+def headers(
+    failures: Failures, *, queue: str, reason: str, error: BaseException, redact: Redactor
+) -> dict[str, Any]:
+    """For publishing to the dead-letter exchange; `failures` includes `error` already."""
+    stack = "".join(traceback.format_exception(error))
+    return failures.headers(attempt=failures.attempt) | {
+        QUEUE: queue,
+        REASON: reason,
+        ERROR: redact(describe(error))[:_LONGEST_ERROR],
+        STACK: redact(stack)[-_LONGEST_STACK:],
+        DEAD_SINCE: datetime.now(UTC).isoformat(),
+    }
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes | bytearray) else str(value)

@@ -1,0 +1,32 @@
+"""Which events this database has already taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event
+from common.messaging.tables import inbox
+
+
+async def claim(
+    session: AsyncSession, queue: str, events: Sequence[Event[Any]]
+) -> list[Event[Any]]:
+    """Write the events' ids into the inbox; return those that were not there, in order.
+
+    The rows become final with the caller's transaction. Another transaction that holds the same
+    id is waited for: it either commits, and the event is a duplicate, or rolls back.
+    """
+    by_key = {(event.source, event.id): event for event in reversed(events)}
+    # Sorted: two workers with the same duplicates then never wait for each other in a circle.
+    rows = [{"queue": queue, "source": source, "id": id_} for source, id_ in sorted(by_key)]
+    statement = insert(inbox).on_conflict_do_nothing().returning(inbox.c.source, inbox.c.id)
+    claimed = {(row.source, row.id) for row in await session.execute(statement, rows)}
+    return [
+        event
+        for event in events
+        if (event.source, event.id) in claimed and by_key[event.source, event.id] is event
+    ]

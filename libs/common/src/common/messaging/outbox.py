@@ -1,0 +1,69 @@
+"""Events that wait, in the transaction that caused them, to be published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import insert, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event, Payload, follow_up
+from common.contracts.registry import lookup
+from common.messaging.tables import outbox
+
+NOTIFY_CHANNEL: Final = "outbox"
+
+
+async def write(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+    """Publish the events if, and only if, the session's transaction commits. Wakes a relay then."""
+    if not events:
+        return
+    rows = [
+        {
+            "exchange": lookup(event.type).exchange,
+            "routing_key": event.type,
+            "body": event.encode(),
+        }
+        for event in events
+    ]
+    await session.execute(insert(outbox), rows)
+    await session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
+
+
+class Work:
+    """What a handler gets: the open transaction, and a way to emit events with it."""
+
+    def __init__(self, session: AsyncSession, source: str) -> None:
+        self.session = session
+        self._source = source
+        self._emitted: list[Event[Any]] = []
+
+    def emit(
+        self,
+        type_: str,
+        data: Payload,
+        *,
+        subject: str,
+        cause: Event[Any],
+        sequence: int | None = None,
+    ) -> None:
+        """Publish `data` as an event of `type_` when the transaction commits."""
+        expected = lookup(type_).payload
+        if not isinstance(data, expected):
+            raise TypeError(f"{type_} carries {expected.__name__}, not {type(data).__name__}")
+        self._emitted.append(
+            follow_up(
+                cause,
+                type=type_,
+                source=self._source,
+                subject=subject,
+                data=data,
+                sequence=sequence,
+            )
+        )
+
+    async def flush(self) -> None:
+        """Write what was emitted into the outbox. The owner of the transaction calls it last."""
+        emitted, self._emitted = self._emitted, []
+        await write(self.session, emitted)

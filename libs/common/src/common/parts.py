@@ -1,0 +1,148 @@
+"""The parts that every service's `bootstrap.py` puts together, and their health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from common import database, metrics
+from common.database import Sessions
+from common.http import Check, create_app
+from common.messaging.connection import Broker
+from common.messaging.consumer import Consumer
+from common.messaging.declare import declaring
+from common.messaging.publisher import Publisher
+from common.messaging.relay import Relay
+from common.messaging.retry import Ladder
+from common.redaction import Redactor
+from common.scheduler import Scheduler
+from common.service import Context, Running, Task
+from common.settings import BrokerSettings, DatabaseSettings
+
+# Longer than a reconnect and a redeclaration take; a consumer gone for longer will not come back.
+_CONSUMER_GRACE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Messaging:
+    broker: Broker
+    publisher: Publisher
+    ladder: Ladder
+    redact: Redactor
+
+
+async def messaging(settings: BrokerSettings, context: Context, name: str) -> Messaging:
+    """Begin to connect to the broker; the topology is declared whenever that succeeds."""
+    ladder = Ladder.parse(settings.retry_ladder)
+    broker = Broker(
+        settings.rabbitmq_url.get_secret_value(), name=name, on_connect=declaring(ladder)
+    )
+    metrics.broker_connected.set_function(lambda: float(broker.connected))
+    await broker.start()
+    context.resources.push_async_callback(broker.close)
+    return Messaging(broker, Publisher(broker), ladder, context.redact)
+
+
+async def database_engine(settings: DatabaseSettings, context: Context) -> AsyncEngine:
+    return await context.resources.enter_async_context(database.engine(settings))
+
+
+def worker(
+    title: str,
+    settings: DatabaseSettings,
+    parts: Messaging,
+    engine: AsyncEngine,
+    consumers: Sequence[Consumer],
+    scheduler: Scheduler | None = None,
+) -> Running:
+    """A worker: the consumers, an outbox relay, perhaps a scheduler, and their health over HTTP."""
+    relay = Relay(sessions(engine), parts.publisher, settings.database_url.get_secret_value())
+    tasks: list[Task] = [*consumers, relay, *([scheduler] if scheduler else [])]
+    watchdog = Watchdog(parts.broker, consumers)
+    ready = all_of(broker_check(parts.broker), database_check(engine), consumers_check(consumers))
+    app = create_app(title, alive=watchdog.check, ready=ready)
+    return Running(app, tasks)
+
+
+def consumer_options(parts: Messaging, engine: AsyncEngine, *, source: str) -> dict[str, Any]:
+    """What every consumer of a worker is given."""
+    return {
+        "broker": parts.broker,
+        "publisher": parts.publisher,
+        "sessions": sessions(engine),
+        "ladder": parts.ladder,
+        "redact": parts.redact,
+        "source": source,
+    }
+
+
+def sessions(engine: AsyncEngine) -> Sessions:
+    return database.sessions_of(engine)
+
+
+@dataclass
+class Watchdog:
+    """Liveness of a worker: a consumer that stays away although the broker is there is a fault.
+
+    A broker that is away is not: restarting would not bring it back.
+    """
+
+    broker: Broker
+    consumers: Sequence[Consumer]
+    _missing_since: dict[str, float] = field(default_factory=dict)
+
+    async def check(self) -> str | None:
+        for consumer in self.consumers:
+            name = consumer.queue.name
+            if consumer.consuming or not self.broker.connected:
+                self._missing_since.pop(name, None)
+                continue
+            since = self._missing_since.setdefault(name, time.monotonic())
+            if time.monotonic() - since > _CONSUMER_GRACE_SECONDS:
+                return f"nothing consumes {name} although RabbitMQ is connected"
+        return None
+
+
+def broker_check(broker: Broker) -> Check:
+    async def check() -> str | None:
+        return None if broker.connected else "RabbitMQ is not connected"
+
+    return check
+
+
+def consumers_check(consumers: Sequence[Consumer]) -> Check:
+    async def check() -> str | None:
+        absent = [each.queue.name for each in consumers if not each.consuming]
+        return f"not consuming {', '.join(absent)}" if absent else None
+
+    return check
+
+
+def database_check(engine: AsyncEngine) -> Check:
+    async def check() -> str | None:
+        try:
+            await database.answers(engine)
+        except Exception as error:  # noqa: BLE001 - not ready, whatever the reason
+            return f"the database does not answer: {type(error).__name__}"
+        return None
+
+    return check
+
+
+def all_of(*checks: Check) -> Check:
+    async def check() -> str | None:
+        for each in checks:
+            if (fault := await each()) is not None:
+                return fault
+        return None
+
+    return check
+
+
+async def always_well() -> str | None:
+    """For processes whose being there to answer is all that liveness asks."""
+    return None

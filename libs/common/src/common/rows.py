@@ -1,0 +1,90 @@
+"""Rows that belong to a tenant: locking, finding and paging them, the same way in every service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import DateTime, Select, Text, func, select, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from common.errors import Invalid, NotFound
+from common.http import decode_cursor
+
+# For a service's `DeclarativeBase`.
+TYPES = {str: Text, datetime: DateTime(timezone=True), list[str]: ARRAY(Text)}
+
+
+class TenantRow:
+    """What every such table has. `id` is derived from what the row is about, never random, so that
+    a second writer finds the first one's row."""
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+RowT = TypeVar("RowT", bound=TenantRow)
+
+
+async def lock(
+    session: AsyncSession, table: type[RowT], rows: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Lock the rows with these ids in the session, inserting those that are missing.
+
+    In the order of their ids, so that two workers never wait for each other in a circle. Whoever
+    then calls `session.get_one` finds them without asking the database.
+    """
+    if not rows:
+        return
+    locking = select(table).order_by(table.id).with_for_update()
+    found = await session.scalars(locking.where(table.id.in_(sorted(rows))))
+    missing = sorted(rows.keys() - {row.id for row in found})
+    if missing:
+        values = [{"id": id_, **rows[id_]} for id_ in missing]
+        await session.execute(insert(table).values(values).on_conflict_do_nothing())
+        (await session.scalars(locking.where(table.id.in_(missing)))).all()
+
+
+async def find(session: AsyncSession, table: type[RowT], tenant: str, id_: str) -> RowT:
+    """Raises `NotFound`, also for another tenant's row."""
+    row = await session.get(table, id_)
+    if row is None or row.tenant != tenant:
+        raise NotFound(f"no {table.__name__.lower()} has the id {id_!r}")
+    return row
+
+
+async def page(
+    session: AsyncSession,
+    query: Select[RowT],
+    table: type[RowT],
+    *,
+    cursor: str | None,
+    limit: int,
+) -> tuple[Sequence[RowT], bool]:
+    """Up to `limit` rows of the query, the newest first, and whether there are more after them."""
+    if cursor is not None:
+        at, id_ = decode_cursor(cursor, 2)
+        query = query.where(tuple_(table.created_at, table.id) < tuple_(_moment(at), id_))
+    query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    rows = (await session.scalars(query)).all()
+    return rows[:limit], len(rows) > limit
+
+
+def matching(table: type[RowT], tenant: str, filters: Mapping[str, Any]) -> Select[RowT]:
+    """The tenant's rows whose columns equal the filters; a filter that is None says nothing."""
+    query = select(table).where(table.tenant == tenant)
+    for column, value in filters.items():
+        if value is not None:
+            query = query.where(getattr(table, column) == value)
+    return query
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid("the cursor is not one that this endpoint gave out") from None

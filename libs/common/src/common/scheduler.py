@@ -1,0 +1,242 @@
+"""Jobs by the clock. A tick only writes a job message; the job runs on whichever worker gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy.exc
+from cronsim import CronSim
+from sqlalchemy import Result, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import metrics
+from common.contracts.event import Event, derived_id
+from common.contracts.jobs import JobDue
+from common.database import Sessions
+from common.errors import NotFound, Permanent
+from common.logs import get_logger
+from common.messaging import outbox
+from common.messaging.connection import describe
+from common.messaging.outbox import Work
+from common.messaging.tables import schedules
+
+log = get_logger(__name__)
+
+_TICK_SECONDS = 1.0
+_LEADER_LOCK = func.pg_try_advisory_xact_lock(func.hashtext("paybus-scheduler"))
+
+Job = Callable[[Work, Event[JobDue]], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Every:
+    """At a fixed interval."""
+
+    interval: timedelta
+
+    def next_after(self, moment: datetime) -> datetime:
+        return moment + self.interval
+
+    def __str__(self) -> str:
+        return f"every {self.interval}"
+
+
+@dataclass(frozen=True)
+class Cron:
+    """At the times of a cron expression (five fields), in a time zone, daylight saving included."""
+
+    expression: str
+    zone: str = "UTC"
+
+    def next_after(self, moment: datetime) -> datetime:
+        following: datetime = next(CronSim(self.expression, moment.astimezone(ZoneInfo(self.zone))))
+        return following.astimezone(UTC)
+
+    def __str__(self) -> str:
+        return f"cron {self.expression} ({self.zone})"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`name` is the job's; `run` returns a sentence about what it did."""
+
+    name: str
+    when: Every | Cron
+    run: Job
+
+
+class Scheduler:
+    """Ticks once a second. One runs in every worker: who gets the advisory lock ticks.
+
+    Moving `next_run_at` on and writing the job message are one transaction, so a tick is neither
+    lost nor doubled. Runs that were missed while nothing ran are made up for once, not one by one.
+    """
+
+    def __init__(
+        self, sessions: Sessions, *, service: str, tenant: str, schedule: Sequence[Schedule]
+    ) -> None:
+        self._sessions = sessions
+        self._service = service
+        self._tenant = tenant
+        self._schedule = {each.name: each for each in schedule}
+        self._stop = asyncio.Event()
+        self._registered = False
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._register_once()
+                await self.tick()
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                log.warning("the scheduler can't tick", error=describe(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _TICK_SECONDS)
+
+    async def tick(self) -> None:
+        """Write a job message for every schedule that is due, unless another replica does."""
+        async with self._sessions.begin() as session:
+            if not await session.scalar(select(_LEADER_LOCK)):
+                return
+            now = datetime.now(UTC)
+            due = await session.execute(
+                select(schedules.c.name)
+                .where(schedules.c.next_run_at <= now, ~schedules.c.paused)
+                .order_by(schedules.c.name)
+            )
+            for name in due.scalars().all():
+                if name in self._schedule:  # an older version may still run beside a newer one
+                    await self._order(session, name, now)
+
+    async def _order(self, session: AsyncSession, name: str, now: datetime) -> None:
+        await session.execute(
+            update(schedules)
+            .where(schedules.c.name == name)
+            .values(next_run_at=self._schedule[name].when.next_after(now))
+        )
+        await order_run(session, service=self._service, tenant=self._tenant, job=name, at=now)
+        metrics.scheduler_ticks.labels(name).inc()
+
+    async def _register_once(self) -> None:
+        if self._registered:
+            return
+        now = datetime.now(UTC)
+        async with self._sessions.begin() as session:
+            for name, each in sorted(self._schedule.items()):
+                row = insert(schedules).values(
+                    name=name, expression=str(each.when), next_run_at=each.when.next_after(now)
+                )
+                await session.execute(
+                    row.on_conflict_do_update(
+                        index_elements=[schedules.c.name],
+                        set_={
+                            "expression": row.excluded.expression,
+                            "next_run_at": row.excluded.next_run_at,
+                        },
+                        where=schedules.c.expression != row.excluded.expression,
+                    )
+                )
+            await session.execute(
+                delete(schedules).where(schedules.c.name.not_in(list(self._schedule)))
+            )
+        self._registered = True
+
+
+async def order_run(
+    session: AsyncSession, *, service: str, tenant: str, job: str, at: datetime
+) -> str:
+    """Have `job` run once, when the session commits; returns the run's id."""
+    run_id = derived_id(service, job, at.isoformat())
+    await outbox.write(
+        session,
+        [
+            Event[JobDue](
+                id=run_id,
+                source=f"/{service}/scheduler",
+                type=f"{service}.job_due",
+                subject=job,
+                time=at,
+                recordedtime=datetime.now(UTC),
+                tenant=tenant,
+                correlationid=run_id,
+                trust="signature",
+                data=JobDue(job=job, run_id=run_id),
+            )
+        ],
+    )
+    return run_id
+
+
+def job_handler(
+    sessions: Sessions, schedule: Sequence[Schedule]
+) -> Callable[[Work, Event[JobDue]], Awaitable[None]]:
+    """The consumer's handler for job messages: runs the job and keeps its outcome."""
+    jobs: Mapping[str, Job] = {each.name: each.run for each in schedule}
+
+    async def handle(work: Work, event: Event[JobDue]) -> None:
+        name = event.data.job
+        if name not in jobs:
+            raise Permanent(f"no job is called {name!r}")
+        started = time.perf_counter()
+        try:
+            result = await jobs[name](work, event)
+        except Exception as error:
+            # In a transaction of its own: the job's is about to be rolled back.
+            async with sessions.begin() as session:
+                await _keep_outcome(session, name, started, "failed", describe(error))
+            raise
+        await _keep_outcome(work.session, name, started, "succeeded", result)
+        log.info("job done", job=name, result=result)
+
+    return handle
+
+
+async def _keep_outcome(
+    session: AsyncSession, name: str, started: float, outcome: str, result: str
+) -> None:
+    await session.execute(
+        update(schedules)
+        .where(schedules.c.name == name)
+        .values(
+            last_run_at=datetime.now(UTC),
+            last_duration_seconds=time.perf_counter() - started,
+            last_outcome=outcome,
+            last_result=result[:2000],
+        )
+    )
+
+
+async def list_all(session: AsyncSession) -> list[dict[str, Any]]:
+    rows = await session.execute(select(schedules).order_by(schedules.c.name))
+    return [dict(row) for row in rows.mappings()]
+
+
+async def get(session: AsyncSession, name: str) -> dict[str, Any]:
+    """Raises `NotFound`."""
+    found = await session.execute(select(schedules).where(schedules.c.name == name))
+    return _row(found, name)
+
+
+async def set_paused(session: AsyncSession, name: str, *, paused: bool) -> dict[str, Any]:
+    """Raises `NotFound`. A schedule that was due while paused runs once after it is resumed."""
+    changed = await session.execute(
+        update(schedules).where(schedules.c.name == name).values(paused=paused).returning(schedules)
+    )
+    return _row(changed, name)
+
+
+def _row(result: Result[Any], name: str) -> dict[str, Any]:
+    row = result.mappings().first()
+    if row is None:
+        raise NotFound(f"no schedule is called {name!r}")
+    return dict(row)

@@ -1,0 +1,164 @@
+"""Runs a role of a service: background tasks, HTTP server, and an orderly end on SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from common import logs
+from common.logs import get_logger
+from common.messaging.connection import describe
+from common.migrations import upgrade
+from common.redaction import Redactor
+from common.settings import DatabaseSettings, HttpSettings, SettingsT, load, secrets_of
+
+log = get_logger(__name__)
+
+
+class Task(Protocol):
+    """Something that runs beside the HTTP server: a consumer, the relay, the scheduler."""
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None:
+        """Finish what is in hand; `run` then returns."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a role is made of. Resources on the role's `AsyncExitStack` outlive both."""
+
+    app: FastAPI
+    tasks: Sequence[Task] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the runtime gives to a role's wiring."""
+
+    redact: Redactor
+    resources: AsyncExitStack
+
+
+Wire = Callable[[Any, Context], Awaitable[Running]]
+
+
+@dataclass(frozen=True)
+class Role:
+    """`wire` gets the role's settings, read and checked."""
+
+    settings: type[HttpSettings]
+    wire: Wire
+
+
+def main(name: str, roles: Mapping[str, Role], *, migrations: Path | None = None) -> NoReturn:
+    """`python -m <service> <role>`: the one entry point of every service.
+
+    With `migrations`, the package that holds them, there is a role `migrate` too: it brings the
+    database up to date and ends.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {name.replace('-', '_')}")
+    parser.add_argument("role", choices=[*roles, *(["migrate"] if migrations else [])])
+    role: str = parser.parse_args().role
+    if role == "migrate":
+        assert migrations is not None
+        settings = _begin(name, role, DatabaseSettings)[0]
+        upgrade(settings, migrations)
+        sys.exit(0)
+    loaded, redact = _begin(name, role, roles[role].settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(_serve(loaded, roles[role].wire, redact)))
+
+
+def _begin(name: str, role: str, settings: type[SettingsT]) -> tuple[SettingsT, Redactor]:
+    loaded = load(settings)
+    redact = Redactor(secrets_of(loaded))
+    logs.configure(service=name, role=role, level=loaded.log_level, redact=redact)
+    return loaded, redact
+
+
+async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
+    """Run until SIGTERM or SIGINT (status 0), or until a task fails (status 1)."""
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, asked_to_stop.set)
+    listening = _listen(settings.http_host, settings.http_port)
+    async with AsyncExitStack() as resources:
+        running = await wire(settings, Context(redact, resources))
+        server = _Server(
+            uvicorn.Config(
+                running.app,
+                loop="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(settings.drain_seconds),
+            )
+        )
+        http = asyncio.create_task(server.serve([listening]), name="http")
+        tasks = {
+            asyncio.create_task(task.run(), name=type(task).__name__) for task in running.tasks
+        }
+        log.info("started", pid=os.getpid(), port=listening.getsockname()[1])
+        waiting = asyncio.create_task(asked_to_stop.wait())
+        await asyncio.wait({waiting, http, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        status = _report_failures({http, *tasks})
+        log.info("stopping", drain_seconds=settings.drain_seconds)
+        started = time.monotonic()
+        # Consumers first: health and metrics stay to be seen while they finish.
+        for task in running.tasks:
+            task.stop()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=settings.drain_seconds)
+            for unfinished in late:
+                log.warning("not finished in time, left to redelivery", task=unfinished.get_name())
+                unfinished.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        server.should_exit = True
+        await asyncio.gather(http, return_exceptions=True)
+        log.info("stopped", after_seconds=round(time.monotonic() - started, 3))
+    return status
+
+
+def _report_failures(tasks: set[asyncio.Task[None]]) -> int:
+    failed = [task for task in tasks if task.done() and task.exception() is not None]
+    for task in failed:
+        error = task.exception()
+        assert error is not None
+        log.error("a task failed", task=task.get_name(), error=describe(error), exc_info=error)
+    return 1 if failed else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        print(f"HTTP_PORT: can't listen on {host}:{port}: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
+    return listening
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are ours: tasks are drained before the server goes

@@ -1,0 +1,133 @@
+"""Settings from environment variables, checked before anything starts."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AmqpDsn,
+    Field,
+    FilePath,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from common.messaging.retry import Ladder
+
+_AMQP: TypeAdapter[AmqpDsn] = TypeAdapter(AmqpDsn)
+
+
+def _amqp_url(value: SecretStr) -> SecretStr:
+    try:
+        _AMQP.validate_python(value.get_secret_value())
+    except ValidationError:
+        raise ValueError("must look like amqp://user:password@host:5672/vhost") from None
+    return value
+
+
+def _postgres_url(value: SecretStr) -> SecretStr:
+    scheme, separator, rest = value.get_secret_value().partition("://")
+    if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not separator or not rest:
+        raise ValueError("must look like postgresql://user:password@host:5432/database")
+    return SecretStr(f"postgresql+psycopg://{rest}")
+
+
+def _ladder(value: str) -> str:
+    Ladder.parse(value)
+    return value
+
+
+AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp_url)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+CommaSeparated = NoDecode  # marks a list that is written as `a,b,c`, not as JSON
+
+
+def split_commas(value: Any) -> Any:
+    """For a `BeforeValidator` of a `CommaSeparated` list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+class Settings(BaseSettings):
+    """What every process reads. Names are upper case in the environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class HttpSettings(Settings):
+    http_host: str = Field(default="127.0.0.1", description="where the role's HTTP server listens")
+    http_port: int = Field(default=8000, ge=0, le=65535)
+    drain_seconds: float = Field(
+        default=25, gt=0, description="how long SIGTERM waits for work in hand"
+    )
+
+
+class BrokerSettings(Settings):
+    rabbitmq_url: AmqpUrl
+    retry_ladder: Annotated[str, AfterValidator(_ladder)] = Field(
+        default="5s,30s,2m,10m,1h",
+        description="the waits between attempts; the same for all services of a virtual host",
+    )
+
+
+class DatabaseSettings(Settings):
+    database_url: PostgresUrl
+    database_pool_size: int = Field(default=10, ge=2, le=200)
+
+
+class AuthSettings(Settings):
+    """Where the public keys of API tokens are: a file or a URL."""
+
+    auth_jwks_file: FilePath | None = None
+    auth_jwks_url: str | None = None
+    auth_audience: str = "paybus"
+    auth_issuer: str | None = Field(
+        default=None, description="when set, tokens of other issuers are refused"
+    )
+
+    @model_validator(mode="after")
+    def _one_key_set(self) -> Self:
+        if (self.auth_jwks_file is None) == (self.auth_jwks_url is None):
+            raise ValueError("AUTH_JWKS_FILE or AUTH_JWKS_URL must be set, and only one of them")
+        return self
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def load(model: type[SettingsT]) -> SettingsT:
+    """Read the environment, or end the process with one sentence per broken variable (status 2)."""
+    try:
+        return model()
+    except ValidationError as error:
+        _refuse(error)
+
+
+def _refuse(error: ValidationError) -> NoReturn:
+    # Only names and reasons: the value that failed may be a secret.
+    for each in error.errors(include_input=False, include_url=False, include_context=False):
+        reason = each["msg"].removeprefix("Value error, ")
+        if each["loc"]:
+            fault = "is not set" if each["type"] == "missing" else f"is wrong: {reason}"
+            reason = f"{str(each['loc'][0]).upper()} {fault}"
+        print(f"{reason}.", file=sys.stderr)
+    sys.exit(2)
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Every secret value in the settings, so that logs and dead letters can be cleaned of them."""
+    found: list[str] = []
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, SecretStr) and each.get_secret_value():
+                found.append(each.get_secret_value())
+    return found

@@ -1,0 +1,1 @@
+"""A private RabbitMQ and PostgreSQL, and Paybus's own processes, for development and tests."""

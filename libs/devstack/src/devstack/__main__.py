@@ -1,0 +1,52 @@
+"""`python -m devstack run|demo|webhook|token`; the Makefile calls it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from devstack import demo, run, webhook
+from devstack.addresses import DevstackError
+from devstack.stack import PAYBUS
+from devstack.tokens import DevKeys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m devstack")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="start everything; Ctrl-C stops it")
+    demo_command = commands.add_parser("demo", help="drive everything with a Stripe emulator")
+    demo_command.add_argument("--subscriptions", type=_positive, default=200)
+    commands.add_parser("webhook", help="send a signed webhook to the running system")
+    token_command = commands.add_parser("token", help="print a token for the APIs")
+    token_command.add_argument("--role", choices=["viewer", "operator", "admin"], required=True)
+    token_command.add_argument("--tenant", default="default")
+    options = parser.parse_args()
+    try:
+        match options.command:
+            case "run":
+                status = run.main()
+            case "demo":
+                status = demo.main(options.subscriptions)
+            case "webhook":
+                status = webhook.main()
+            case _:
+                print(DevKeys(PAYBUS / "keys").token(options.role, tenant=options.tenant))
+                status = 0
+    except DevstackError as error:
+        print(f"devstack: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    main()

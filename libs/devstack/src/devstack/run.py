@@ -1,0 +1,65 @@
+"""`make run`: everything on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+
+from devstack.stack import PAYBUS, Stack
+from devstack.system import PROCESSES, System, create_databases, migrate, plan
+from devstack.tokens import DevKeys
+
+_WHAT = {
+    "webhook-gateway": "webhooks: POST /webhooks/stripe",
+    "subscription-api": "plans, customers, payments, subscriptions; /docs",
+    "provisioning-api": "integrations, schedules; /docs",
+    "subscription-worker": "health and metrics",
+    "provisioning-worker": "health and metrics",
+    "sandbox-backend": "the back end that provisioning calls: GET /_books, PUT /_behaviour",
+    "sandbox-stripe": "localstripe, a Stripe API",
+}
+
+
+def main() -> int:
+    stop = threading.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: stop.set())
+    folder = PAYBUS / "run"
+    logs = folder / "logs"
+    place = folder / "addresses.json"
+    print("starting RabbitMQ and PostgreSQL ...", flush=True)
+    with Stack("run") as stack:
+        layout = plan(
+            stack,
+            virtual_host="paybus",
+            databases=create_databases(stack, "paybus_"),
+            keys=DevKeys(PAYBUS / "keys"),
+            prefer_ports=True,
+        )
+        migrate(layout, logs)
+        system = System(stack, layout, logs)
+        try:
+            system.start(PROCESSES)
+            addresses = {name: layout.url(name) for name in PROCESSES}
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(addresses, indent=2))
+            _explain(addresses, stack.addresses.rabbitmq.management_url, str(logs))
+            stop.wait()
+            print("\nstopping ...", flush=True)
+        finally:
+            place.unlink(missing_ok=True)
+            system.stop()
+    print("stopped", flush=True)
+    return 0
+
+
+def _explain(addresses: dict[str, str], management_url: str, logs: str) -> None:
+    print("\nPaybus is running:")
+    for name, url in addresses.items():
+        print(f"  {name:20} {url:24} {_WHAT[name]}")
+    print(f"  {'RabbitMQ':20} {management_url}")
+    print(f"  {'logs':20} {logs}")
+    print("\nSend a first webhook, from another terminal:  make webhook")
+    print("A token for the APIs:                         make -s token ROLE=operator")
+    print("Ctrl-C stops everything; the data stays for the next `make run`.", flush=True)

@@ -1,0 +1,185 @@
+"""Which processes make up Paybus on one machine, and how each is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack.addresses import free_ports, preferred_port
+from devstack.processes import Process, Spec, run_once, stop_all
+from devstack.stack import Stack
+from devstack.tokens import DevKeys
+
+WEBHOOK_SECRET = "whsec_development_only"  # noqa: S105 - for this machine's sandbox alone
+BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
+
+_SERVICES = ("subscription", "provisioning")
+
+# Tried first, so that addresses are the same each time; another copy gets free ones.
+_PREFERRED = {
+    "webhook-gateway": 8000,
+    "subscription-api": 8001,
+    "provisioning-api": 8002,
+    "subscription-worker": 8011,
+    "provisioning-worker": 8012,
+    "sandbox-backend": 8090,
+    "sandbox-stripe": 8420,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of one Paybus is: `databases` by service, `ports` by process."""
+
+    rabbitmq_url: str
+    databases: Mapping[str, str]
+    ports: Mapping[str, int]
+    jwks: Path
+    extra_env: Mapping[str, str]
+
+    def url(self, process: str) -> str:
+        return f"http://127.0.0.1:{self.ports[process]}"
+
+    def spec(self, process: str, *, replica: int = 0, **env: str) -> Spec:
+        """The process of this name; further replicas get a port of their own."""
+        make = _MAKERS[process]
+        port = self.ports[process] if replica == 0 else free_ports(1)[0]
+        spec = make(self, port)
+        name = process if replica == 0 else f"{process}-{replica}"
+        return Spec(
+            name,
+            spec.module,
+            spec.arguments,
+            {**spec.env, **self.extra_env, **env} if spec.env else {},
+            spec.ready,
+        )
+
+    def migration(self, service: str) -> Spec:
+        env = {"DATABASE_URL": self.databases[service]}
+        return Spec(f"{service}-migrate", service.replace("-", "_"), ["migrate"], env)
+
+
+def plan(
+    stack: Stack,
+    *,
+    virtual_host: str,
+    databases: Mapping[str, str],
+    keys: DevKeys,
+    prefer_ports: bool,
+    extra_env: Mapping[str, str] | None = None,
+) -> Layout:
+    """Choose addresses for one Paybus in the stack."""
+    free = free_ports(len(_PREFERRED))
+    ports = {
+        name: preferred_port(port) if prefer_ports else free[index]
+        for index, (name, port) in enumerate(_PREFERRED.items())
+    }
+    url = stack.virtual_host(virtual_host)
+    return Layout(url, databases, ports, keys.jwks, extra_env or {})
+
+
+def create_databases(stack: Stack, prefix: str) -> Mapping[str, str]:
+    return {service: stack.database(f"{prefix}{service}") for service in _SERVICES}
+
+
+def migrate(layout: Layout, logs: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda s: run_once(layout.migration(s), logs), layout.databases))
+
+
+class System:
+    """A running Paybus with its sandbox."""
+
+    def __init__(self, stack: Stack, layout: Layout, logs: Path) -> None:
+        self.layout = layout
+        self.logs = logs
+        self._stack = stack
+        self.processes: dict[str, Process] = {}
+
+    def start(self, names: Sequence[str], *, restart: bool = True, wait: bool = True) -> None:
+        for name in names:
+            self.start_one(self.layout.spec(name), restart=restart)
+        if wait:
+            for name in names:
+                self.processes[name].wait_ready()
+
+    def start_one(self, spec: Spec, *, restart: bool = False) -> Process:
+        process = Process(spec, self._stack, self.logs, restart=restart)
+        self.processes[spec.name] = process
+        return process
+
+    def stop(self) -> None:
+        stop_all(list(self.processes.values()))
+        self.processes.clear()
+
+
+PROCESSES = tuple(_PREFERRED)
+
+
+def _http(port: int) -> dict[str, str]:
+    return {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port), "DRAIN_SECONDS": "10"}
+
+
+def _ready(port: int) -> str:
+    return f"http://127.0.0.1:{port}/readyz"
+
+
+def _gateway(layout: Layout, port: int) -> Spec:
+    env = {"RABBITMQ_URL": layout.rabbitmq_url, "STRIPE_WEBHOOK_SECRETS": WEBHOOK_SECRET}
+    return Spec("webhook-gateway", "webhook_gateway", ["api"], env | _http(port), _ready(port))
+
+
+def _subscription_api(layout: Layout, port: int) -> Spec:
+    env = _api(layout, "subscription") | _http(port)
+    return Spec("subscription-api", "subscription", ["api"], env, _ready(port))
+
+
+def _subscription_worker(layout: Layout, port: int) -> Spec:
+    env = _worker(layout, "subscription") | _http(port)
+    return Spec("subscription-worker", "subscription", ["worker"], env, _ready(port))
+
+
+def _provisioning_api(layout: Layout, port: int) -> Spec:
+    env = _api(layout, "provisioning") | _backend(layout) | _http(port)
+    return Spec("provisioning-api", "provisioning", ["api"], env, _ready(port))
+
+
+def _provisioning_worker(layout: Layout, port: int) -> Spec:
+    env = _worker(layout, "provisioning") | _backend(layout) | _http(port)
+    return Spec("provisioning-worker", "provisioning", ["worker"], env, _ready(port))
+
+
+def _api(layout: Layout, service: str) -> dict[str, str]:
+    return {"DATABASE_URL": layout.databases[service], "AUTH_JWKS_FILE": str(layout.jwks)}
+
+
+def _worker(layout: Layout, service: str) -> dict[str, str]:
+    return {"DATABASE_URL": layout.databases[service], "RABBITMQ_URL": layout.rabbitmq_url}
+
+
+def _backend(layout: Layout) -> dict[str, str]:
+    return {"BACKEND_URL": layout.url("sandbox-backend"), "BACKEND_TOKEN": BACKEND_TOKEN}
+
+
+def _sandbox_backend(_: Layout, port: int) -> Spec:
+    arguments = ["--port", str(port), "--token", BACKEND_TOKEN]
+    ready = f"http://127.0.0.1:{port}/_books"
+    return Spec("sandbox-backend", "sandbox.backend", arguments, {}, ready)
+
+
+def _sandbox_stripe(_: Layout, port: int) -> Spec:
+    ready = f"http://127.0.0.1:{port}/js.stripe.com/v3/"
+    return Spec("sandbox-stripe", "sandbox.stripe", ["--port", str(port)], {}, ready)
+
+
+_MAKERS = {
+    "webhook-gateway": _gateway,
+    "subscription-api": _subscription_api,
+    "subscription-worker": _subscription_worker,
+    "provisioning-api": _provisioning_api,
+    "provisioning-worker": _provisioning_worker,
+    "sandbox-backend": _sandbox_backend,
+    "sandbox-stripe": _sandbox_stripe,
+}

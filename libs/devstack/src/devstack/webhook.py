@@ -1,0 +1,89 @@
+"""Signed Stripe webhooks, made as Stripe makes them: for a first try by hand, and for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from devstack.addresses import DevstackError
+from devstack.stack import PAYBUS
+from devstack.system import WEBHOOK_SECRET
+
+
+def signature(body: bytes, secret: str, timestamp: int | None = None) -> str:
+    """A `Stripe-Signature` header, by Stripe's description and not by its SDK.
+
+    https://docs.stripe.com/webhooks#verify-manually
+    """
+    stamp = int(time.time()) if timestamp is None else timestamp
+    digest = hmac.new(secret.encode(), b"%d.%s" % (stamp, body), hashlib.sha256).hexdigest()
+    return f"t={stamp},v1={digest}"
+
+
+def subscription_created(number: str, *, status: str = "active") -> dict[str, Any]:
+    """A `customer.subscription.created` event as of API version 2025-03-31.basil."""
+    now = int(time.time())
+    price = {
+        "id": "price_starter",
+        "object": "price",
+        "currency": "eur",
+        "unit_amount": 1500,
+        "nickname": "Starter",
+        "recurring": {"interval": "month", "interval_count": 1},
+    }
+    item = {"id": f"si_{number}", "price": price, "current_period_end": now + 30 * 86400}
+    return {
+        "id": f"evt_{number}",
+        "object": "event",
+        "api_version": "2025-03-31.basil",
+        "type": "customer.subscription.created",
+        "created": now,
+        "data": {
+            "object": {
+                "id": f"sub_{number}",
+                "object": "subscription",
+                "customer": f"cus_{number}",
+                "status": status,
+                "cancel_at_period_end": False,
+                "metadata": {
+                    "email": f"owner-{number}@example.com",
+                    "organization": f"Organization {number}",
+                },
+                "items": {"object": "list", "data": [item]},
+            }
+        },
+    }
+
+
+def main() -> int:
+    """Send one to what `make run` started, and say what came of it."""
+    place = PAYBUS / "run" / "addresses.json"
+    if not place.exists():
+        raise DevstackError(
+            "nothing is running here: start it with `make run`, in another terminal"
+        )
+    addresses = json.loads(place.read_text())
+    number = uuid4().hex[:12]
+    body = json.dumps(subscription_created(number)).encode()
+    headers = {"Stripe-Signature": signature(body, WEBHOOK_SECRET)}
+    url = f"{addresses['webhook-gateway']}/webhooks/stripe"
+    try:
+        answer = httpx.post(url, content=body, headers=headers, timeout=10)
+    except httpx.TransportError as error:
+        raise DevstackError(f"the gateway does not answer at {url}: is `make run` on?") from error
+    print(f"POST {url}: {answer.status_code} {answer.text}".rstrip())
+    print(
+        f'curl -H "Authorization: Bearer $(make -s token)" '
+        f"'{addresses['subscription-api']}/v1/subscriptions?provider_subscription_id=sub_{number}'"
+    )
+    print(
+        f'curl -H "Authorization: Bearer $(make -s token)" '
+        f"'{addresses['provisioning-api']}/v1/integrations?status=provisioned&limit=1'"
+    )
+    return 0 if answer.is_success else 1

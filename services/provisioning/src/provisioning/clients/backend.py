@@ -1,0 +1,97 @@
+"""The back end that keeps organizations, over HTTP.
+
+Every call that changes something carries an idempotency key made from our own reference. Not every
+back end honours it for ever, so after an unknown outcome the caller looks up first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from common.errors import Permanent, RateLimited, Upstream
+
+_DEFAULT_RETRY_AFTER_SECONDS = 30.0
+_LONGEST_EXCERPT = 500
+
+
+class BackendFailed(Upstream):
+    """No answer, or a server error: what was asked for may have been done nevertheless."""
+
+
+class BackendRefused(Upstream, Permanent):
+    """The back end understood and refuses; asking again is no use."""
+
+
+class Backend:
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def find_organization(self, reference: str) -> str | None:
+        """The id of the organization that was created with our reference, if any."""
+        found = await self._call("GET", "/organizations", params={"reference": reference})
+        items = found["items"]
+        return str(items[0]["id"]) if items else None
+
+    async def create_organization(self, reference: str, name: str) -> str:
+        """Returns its id."""
+        created = await self._call(
+            "POST", "/organizations", key=reference, json={"reference": reference, "name": name}
+        )
+        return str(created["id"])
+
+    async def has_user(self, organization: str, email: str) -> bool:
+        found = await self._call(
+            "GET", f"/organizations/{organization}/users", params={"email": email}
+        )
+        return bool(found["items"])
+
+    async def create_admin(self, organization: str, reference: str, email: str, name: str) -> None:
+        await self._call(
+            "POST",
+            f"/organizations/{organization}/users",
+            key=f"{reference}:admin",
+            json={"email": email, "name": name, "role": "admin"},
+        )
+
+    async def set_status(self, organization: str, status: str) -> None:
+        """`active` or `suspended`; saying it twice is the same as once."""
+        await self._call("PUT", f"/organizations/{organization}/status", json={"status": status})
+
+    async def _call(
+        self, method: str, path: str, *, key: str | None = None, **request: Any
+    ) -> Mapping[str, Any]:
+        headers = {"Idempotency-Key": key} if key else {}
+        what = f"{method} {path}"
+        try:
+            response = await self._client.request(method, path, headers=headers, **request)
+        except httpx.TransportError as error:
+            raise BackendFailed(
+                f"{what}: no answer from the back end ({type(error).__name__}: {error})"
+            ) from error
+        if response.is_success:
+            return _body(what, response)
+        excerpt = response.text[:_LONGEST_EXCERPT]
+        said = f"{what}: the back end answered {response.status_code}: {excerpt}"
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise RateLimited(said, _retry_after(response))
+        if response.is_server_error or response.status_code in {408, 409, 425}:
+            raise BackendFailed(said)
+        raise BackendRefused(said)
+
+
+def _body(what: str, response: httpx.Response) -> Mapping[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise BackendFailed(f"{what}: the back end answered {response.status_code} without JSON")
+    return body
+
+
+def _retry_after(response: httpx.Response) -> float:
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else _DEFAULT_RETRY_AFTER_SECONDS

@@ -1,0 +1,80 @@
+"""The provisioning service's tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Identity, Index, func
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from common.contracts.event import derived_id
+from common.rows import TYPES, TenantRow
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = TYPES
+
+
+class Integration(TenantRow, Base):
+    """A customer's organization in the back end. Its id is our reference there."""
+
+    __tablename__ = "integrations"
+
+    customer_id: Mapped[str]
+    email: Mapped[str | None]
+    name: Mapped[str | None]
+    contact_sequence: Mapped[int] = mapped_column(server_default="0")
+    wanted: Mapped[str] = mapped_column(server_default="absent")
+    actual: Mapped[str] = mapped_column(server_default="absent")
+    status: Mapped[str] = mapped_column(server_default="not_needed")
+    organization_id: Mapped[str | None]
+    error: Mapped[str | None]
+    failed_event_id: Mapped[str | None]
+    # The intent: who calls the back end now, until when, and whether an earlier call's outcome
+    # is unknown, so that the back end has to be asked before it is told again.
+    lease: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    outcome_unknown: Mapped[bool] = mapped_column(server_default="false")
+    version: Mapped[int] = mapped_column(server_default="0")
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (
+        Index("integrations_page", "tenant", "created_at", "id"),
+        Index("integrations_status", "tenant", "status", "created_at", "id"),
+    )
+
+
+class Subscription(TenantRow, Base):
+    """What is known of one subscription: its newest `sequence`, and whether it is active."""
+
+    __tablename__ = "subscriptions"
+
+    integration_id: Mapped[str]
+    active: Mapped[bool] = mapped_column(server_default="false")
+    sequence: Mapped[int] = mapped_column(server_default="-1")
+
+    __table_args__ = (Index("subscriptions_integration", "integration_id"),)
+
+
+class Attempt(Base):
+    """One operation against the back end. `outcome` is null while it runs, or when it never
+    returned."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    integration_id: Mapped[str]
+    operation: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        Index("attempts_integration", "integration_id", "id"),
+        Index("attempts_finished", "finished_at"),
+    )
+
+
+def integration_id(tenant: str, customer_id: str) -> str:
+    return derived_id("integrations", tenant, customer_id)

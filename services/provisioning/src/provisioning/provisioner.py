@@ -1,0 +1,210 @@
+"""Brings an organization to the state that is wanted, one call at a time, each intent kept first.
+
+Safe to run for the same integration from several places at once: a lease lets one of them call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event
+from common.contracts.provisioning import OrganizationChanged
+from common.database import Sessions
+from common.errors import Busy
+from common.messaging.outbox import Work
+from common.redaction import Redactor
+from provisioning import domain, metrics, repository
+from provisioning.clients.backend import Backend, BackendFailed
+from provisioning.domain import Operation, Organization, Status
+from provisioning.models import Integration
+
+SOURCE = "/provisioning"
+
+# Between the end of a call, which is bounded, and the end of its lease.
+_LEASE_MARGIN_SECONDS = 2
+_BUSY_RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What is about to be done, as it was committed before doing it."""
+
+    integration_id: str
+    operation: Operation
+    organization_id: str | None
+    email: str
+    name: str
+    lease: str
+    attempt_id: int
+    outcome_unknown: bool
+
+
+class Provisioner:
+    """`timeout` (seconds) bounds all calls of one operation together."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        backend: Backend,
+        *,
+        enabled: bool,
+        timeout: float,
+        redact: Redactor,
+    ) -> None:
+        self._sessions = sessions
+        self._backend = backend
+        self.enabled = enabled
+        self._timeout = timeout
+        self._redact = redact
+
+    async def bring_up_to_date(self, integration_id: str, cause: Event[Any]) -> None:
+        """Do what is due, until nothing is: what is wanted may change meanwhile.
+
+        Raises `Busy` while another process does it, and what `Backend` raises.
+        """
+        while (intent := await self._begin(integration_id)) is not None:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    organization_id = await self._call(intent)
+            except TimeoutError as error:
+                failure = BackendFailed(
+                    f"{intent.operation}: the back end took more than {self._timeout:g} s"
+                )
+                await self._failed(intent, failure)
+                raise failure from error
+            except Exception as error:
+                await self._failed(intent, error)
+                raise
+            await self._succeeded(intent, organization_id, cause)
+
+    async def give_up(self, work: Work, cause: Event[Any], error: BaseException) -> None:
+        """All attempts are used up: show it, tell it. Running it twice is the same as once."""
+        row = await repository.lock_integration(work.session, cause.data.integration_id)
+        if row.failed_event_id == cause.id or operation_of(row) is None:
+            return
+        row.status = Status.FAILED
+        row.failed_event_id = cause.id
+        row.error = self._redact("".join(traceback.format_exception(error)))
+        _announce(work, row, "organization.failed", cause, error=self._redact(str(error)))
+
+    async def _begin(self, integration_id: str) -> Intent | None:
+        now = datetime.now(UTC)
+        async with self._sessions.begin() as session:
+            row = await repository.lock_integration(session, integration_id)
+            row.status = status_of(row, enabled=self.enabled)
+            if row.status != Status.PENDING:
+                return None
+            if row.lease_until is not None and row.lease_until > now:
+                raise Busy(
+                    f"another process provisions {integration_id}; its lease ends at the latest "
+                    f"{row.lease_until.isoformat()}",
+                    retry_after=_BUSY_RETRY_SECONDS,
+                )
+            operation = operation_of(row)
+            assert operation is not None
+            intent = Intent(
+                integration_id=row.id,
+                operation=operation,
+                organization_id=row.organization_id,
+                email=row.email or "",
+                name=row.name or row.email or "",
+                lease=str(uuid4()),
+                attempt_id=await repository.start_attempt(session, row.id, operation),
+                outcome_unknown=row.outcome_unknown,
+            )
+            row.lease = intent.lease
+            row.lease_until = now + timedelta(seconds=self._timeout + _LEASE_MARGIN_SECONDS)
+            row.outcome_unknown = True
+        return intent
+
+    async def _call(self, intent: Intent) -> str:
+        if intent.operation is Operation.CREATE:
+            return await self._create(intent)
+        assert intent.organization_id is not None
+        await self._backend.set_status(intent.organization_id, intent.operation.result)
+        return intent.organization_id
+
+    async def _create(self, intent: Intent) -> str:
+        organization = None
+        if intent.outcome_unknown:
+            organization = await self._backend.find_organization(intent.integration_id)
+        if organization is None:
+            organization = await self._backend.create_organization(
+                intent.integration_id, intent.name
+            )
+        if not (
+            intent.outcome_unknown and await self._backend.has_user(organization, intent.email)
+        ):
+            await self._backend.create_admin(
+                organization, intent.integration_id, intent.email, intent.name
+            )
+        return organization
+
+    async def _succeeded(self, intent: Intent, organization_id: str, cause: Event[Any]) -> None:
+        async with self._sessions.begin() as session:
+            await _finish(session, intent, "succeeded", None)
+            row = await repository.lock_integration(session, intent.integration_id)
+            if row.lease != intent.lease:
+                return  # we were too slow: who took over has looked up what we did
+            row.lease = row.lease_until = row.error = None
+            row.outcome_unknown = False
+            row.organization_id = organization_id
+            row.actual = intent.operation.result
+            row.status = status_of(row, enabled=self.enabled)
+            work = Work(session, SOURCE)
+            suspended = intent.operation is Operation.SUSPEND
+            kind = "organization.suspended" if suspended else "organization.provisioned"
+            _announce(work, row, kind, cause)
+            await work.flush()
+
+    async def _failed(self, intent: Intent, error: BaseException) -> None:
+        text = self._redact("".join(traceback.format_exception(error)))
+        async with self._sessions.begin() as session:
+            await _finish(session, intent, "failed", text)
+            row = await repository.lock_integration(session, intent.integration_id)
+            if row.lease == intent.lease:
+                row.lease = row.lease_until = None
+                row.error = text
+
+
+async def _finish(session: AsyncSession, intent: Intent, outcome: str, error: str | None) -> None:
+    await repository.finish_attempt(session, intent.attempt_id, outcome, error)
+    metrics.operations.labels(intent.operation, outcome).inc()
+
+
+def operation_of(row: Integration) -> Operation | None:
+    return domain.next_operation(Organization(row.wanted), Organization(row.actual))
+
+
+def status_of(row: Integration, *, enabled: bool) -> Status:
+    return domain.status(
+        Organization(row.wanted),
+        Organization(row.actual),
+        contact_known=bool(row.email),
+        enabled=enabled,
+    )
+
+
+def _announce(
+    work: Work, row: Integration, type_: str, cause: Event[Any], error: str | None = None
+) -> None:
+    row.version += 1
+    work.emit(
+        type_,
+        OrganizationChanged(
+            integration_id=row.id,
+            customer_id=row.customer_id,
+            organization_id=row.organization_id,
+            error=error,
+        ),
+        subject=row.id,
+        sequence=row.version,
+        cause=cause,
+    )

@@ -1,0 +1,74 @@
+"""All SQL of the provisioning service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.errors import Permanent
+from provisioning.domain import Organization, Status
+from provisioning.models import Attempt, Integration, Subscription
+
+
+async def lock_integration(session: AsyncSession, id_: str) -> Integration:
+    """Raises `Permanent` for an id that nothing ever created."""
+    row = await session.get(Integration, id_, with_for_update=True)
+    if row is None:
+        raise Permanent(f"there is no integration {id_}")
+    return row
+
+
+async def subscriptions_of(session: AsyncSession, integration: str) -> Sequence[Subscription]:
+    query = select(Subscription).where(Subscription.integration_id == integration)
+    return (await session.scalars(query)).all()
+
+
+async def start_attempt(session: AsyncSession, integration: str, operation: str) -> int:
+    attempt = Attempt(integration_id=integration, operation=operation)
+    session.add(attempt)
+    await session.flush()
+    return attempt.id
+
+
+async def finish_attempt(session: AsyncSession, id_: int, outcome: str, error: str | None) -> None:
+    await session.execute(
+        update(Attempt)
+        .where(Attempt.id == id_)
+        .values(finished_at=datetime.now(UTC), outcome=outcome, error=error)
+    )
+
+
+async def attempts_of(session: AsyncSession, integration: str, limit: int) -> Sequence[Attempt]:
+    query = select(Attempt).where(Attempt.integration_id == integration)
+    return (await session.scalars(query.order_by(Attempt.id.desc()).limit(limit))).all()
+
+
+async def attempts_finished(session: AsyncSession, window: timedelta) -> tuple[int, int]:
+    """How many attempts finished within the window that ends now, and how many of them failed."""
+    query = select(func.count(), func.count().filter(Attempt.outcome == "failed")).where(
+        Attempt.finished_at > datetime.now(UTC) - window
+    )
+    finished, failed = (await session.execute(query)).one()
+    return finished, failed
+
+
+def failed_and_wanted() -> Select[Integration]:
+    """Failed integrations of customers with an active subscription."""
+    return select(Integration).where(
+        Integration.status == Status.FAILED, Integration.wanted == Organization.ACTIVE
+    )
+
+
+def parked() -> Select[Integration]:
+    return select(Integration).where(Integration.status == Status.PARKED)
+
+
+async def lock_some(
+    session: AsyncSession, query: Select[Integration], limit: int
+) -> Sequence[Integration]:
+    """Lock up to `limit` of the query's rows, the longest unchanged first; skip those in use."""
+    query = query.order_by(Integration.updated_at).limit(limit).with_for_update(skip_locked=True)
+    return (await session.scalars(query)).all()

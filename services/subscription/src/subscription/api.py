@@ -1,0 +1,157 @@
+"""The read API: plans, customers, payments and subscriptions of the caller's tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.api import Cursor, Limit, Page, Session, View, as_page, page
+from common.auth import Viewer
+from common.contracts.subscriptions import Status
+from subscription import models, repository
+
+router = APIRouter(prefix="/v1", tags=["subscription"])
+
+
+class ProviderView(View):
+    provider: str
+
+
+class PlanView(ProviderView):
+    provider_plan_id: str
+    name: str | None
+    amount: int | None = Field(description="minor units; null when the price is not a fixed one")
+    currency: str | None
+    interval: str | None
+
+
+class CustomerView(ProviderView):
+    provider_customer_id: str
+    email: str | None
+    name: str | None
+
+
+class ReversalView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: str = Field(description="`refund` or `dispute`")
+    amount: int = Field(description="minor units, the total so far")
+    currency: str
+    reason: str | None
+    reported_at: datetime
+
+
+class PaymentView(ProviderView):
+    provider_payment_id: str
+    customer_id: str | None
+    subscription_id: str | None
+    paid: bool
+    amount: int = Field(description="minor units")
+    currency: str
+    reason: str | None = Field(description="why the last attempt failed, if none succeeded")
+    reported_at: datetime
+    reversals: list[ReversalView] = Field(default_factory=list)
+
+
+class SubscriptionView(ProviderView):
+    provider_subscription_id: str
+    customer_id: str
+    status: Status
+    plan_id: str | None
+    current_period_end: datetime | None
+    cancel_at_period_end: bool
+    version: int = Field(description="the `sequence` of its last event")
+    updated_at: datetime
+
+
+@router.get("/plans")
+async def list_plans(
+    caller: Viewer, session: Session, cursor: Cursor = None, limit: Limit = 50
+) -> Page[PlanView]:
+    return await page(session, models.Plan, PlanView, caller.tenant, {}, cursor, limit)
+
+
+@router.get("/customers")
+async def list_customers(
+    caller: Viewer,
+    session: Session,
+    email: str | None = None,
+    provider_customer_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[CustomerView]:
+    filters = {"email": email, "provider_customer_id": provider_customer_id}
+    return await page(session, models.Customer, CustomerView, caller.tenant, filters, cursor, limit)
+
+
+@router.get("/customers/{id_}")
+async def get_customer(caller: Viewer, session: Session, id_: str) -> CustomerView:
+    row = await rows.find(session, models.Customer, caller.tenant, id_)
+    return CustomerView.model_validate(row)
+
+
+@router.get("/payments")
+async def list_payments(
+    caller: Viewer,
+    session: Session,
+    paid: bool | None = None,
+    customer_id: str | None = None,
+    subscription_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[PaymentView]:
+    filters = {"paid": paid, "customer_id": customer_id, "subscription_id": subscription_id}
+    query = rows.matching(models.Payment, caller.tenant, filters)
+    found, more = await rows.page(session, query, models.Payment, cursor=cursor, limit=limit)
+    return as_page(await _payment_views(session, found), more)
+
+
+@router.get("/payments/{id_}")
+async def get_payment(caller: Viewer, session: Session, id_: str) -> PaymentView:
+    row = await rows.find(session, models.Payment, caller.tenant, id_)
+    return (await _payment_views(session, [row]))[0]
+
+
+@router.get("/subscriptions")
+async def list_subscriptions(
+    caller: Viewer,
+    session: Session,
+    status: Status | None = None,
+    customer_id: str | None = None,
+    plan_id: str | None = None,
+    provider_subscription_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[SubscriptionView]:
+    filters = {
+        "status": status,
+        "customer_id": customer_id,
+        "plan_id": plan_id,
+        "provider_subscription_id": provider_subscription_id,
+    }
+    return await page(
+        session, models.Subscription, SubscriptionView, caller.tenant, filters, cursor, limit
+    )
+
+
+@router.get("/subscriptions/{id_}")
+async def get_subscription(caller: Viewer, session: Session, id_: str) -> SubscriptionView:
+    row = await rows.find(session, models.Subscription, caller.tenant, id_)
+    return SubscriptionView.model_validate(row)
+
+
+async def _payment_views(
+    session: AsyncSession, payments: Sequence[models.Payment]
+) -> list[PaymentView]:
+    reversals = await repository.reversals_of(session, payments)
+    return [
+        PaymentView.model_validate(row).model_copy(
+            update={"reversals": [ReversalView.model_validate(each) for each in reversals[row.id]]}
+        )
+        for row in payments
+    ]

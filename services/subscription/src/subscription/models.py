@@ -1,0 +1,123 @@
+"""The subscription service's tables. Ids are derived from the provider's, so any report can name a
+row before it exists."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Index, func
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from common.contracts.event import derived_id
+from common.rows import TYPES, TenantRow
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = TYPES
+
+
+class Row(TenantRow, Base):
+    """A provider's object, as it is known here."""
+
+    __abstract__ = True
+
+    provider: Mapped[str]
+
+
+class Customer(Row):
+    __tablename__ = "customers"
+
+    provider_customer_id: Mapped[str]
+    email: Mapped[str | None]
+    email_at: Mapped[datetime | None]
+    email_event_id: Mapped[str | None]
+    name: Mapped[str | None]
+    name_at: Mapped[datetime | None]
+    name_event_id: Mapped[str | None]
+    version: Mapped[int] = mapped_column(server_default="0")
+
+    __table_args__ = (Index("customers_page", "tenant", "created_at", "id"),)
+
+
+class Plan(Row):
+    __tablename__ = "plans"
+
+    provider_plan_id: Mapped[str]
+    name: Mapped[str | None]
+    amount: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None]
+    interval: Mapped[str | None]
+    seen_at: Mapped[datetime]
+    seen_event_id: Mapped[str]
+
+    __table_args__ = (Index("plans_page", "tenant", "created_at", "id"),)
+
+
+class Subscription(Row):
+    __tablename__ = "subscriptions"
+
+    provider_subscription_id: Mapped[str]
+    customer_id: Mapped[str]
+    # Derived by `domain`, kept for queries.
+    status: Mapped[str] = mapped_column(server_default="incomplete")
+    plan_id: Mapped[str | None]
+    current_period_end: Mapped[datetime | None]
+    cancel_at_period_end: Mapped[bool] = mapped_column(server_default="false")
+    # What it is derived from.
+    ever_active: Mapped[bool] = mapped_column(server_default="false")
+    snapshot_at: Mapped[datetime | None]
+    snapshot_event_id: Mapped[str | None]
+    snapshot_lifecycle: Mapped[str | None]
+    snapshot_status: Mapped[str | None]
+    payment_at: Mapped[datetime | None]
+    payment_event_id: Mapped[str | None]
+    payment_paid: Mapped[bool | None]
+    version: Mapped[int] = mapped_column(server_default="0")
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (
+        Index("subscriptions_page", "tenant", "created_at", "id"),
+        Index("subscriptions_status", "tenant", "status", "created_at", "id"),
+        Index("subscriptions_customer", "tenant", "customer_id"),
+    )
+
+
+class Payment(Row):
+    __tablename__ = "payments"
+
+    provider_payment_id: Mapped[str]
+    customer_id: Mapped[str | None]
+    subscription_id: Mapped[str | None]
+    # Null until the first report is applied, in the transaction that inserts the row.
+    paid: Mapped[bool | None]
+    reported_at: Mapped[datetime | None]
+    reported_event_id: Mapped[str | None]
+    amount: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None]
+    reason: Mapped[str | None]
+    references: Mapped[list[str]] = mapped_column(server_default="{}")
+
+    __table_args__ = (
+        Index("payments_page", "tenant", "created_at", "id"),
+        Index("payments_subscription", "tenant", "subscription_id"),
+    )
+
+
+class Reversal(Row):
+    """A refund or a dispute. It names its payment by shared references, so it may come first."""
+
+    __tablename__ = "reversals"
+
+    kind: Mapped[str]
+    amount: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str]
+    reason: Mapped[str | None]
+    references: Mapped[list[str]]
+    reported_at: Mapped[datetime]
+
+    __table_args__ = (Index("reversals_references", "references", postgresql_using="gin"),)
+
+
+def row_id(table: type[Row], tenant: str, provider: str, provider_id: str) -> str:
+    """The id of a provider's object in our tables."""
+    return derived_id(table.__tablename__, tenant, provider, provider_id)

@@ -1,0 +1,70 @@
+"""All SQL of the subscription service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import and_, func, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from subscription.models import Payment, Plan, Reversal
+
+
+async def load_plans(session: AsyncSession, ids: Iterable[str]) -> None:
+    """Bring the plans into the session; not locked, for they are shared by all subscriptions."""
+    (await session.scalars(select(Plan).where(Plan.id.in_(sorted(set(ids)))))).all()
+
+
+async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
+    """Insert, or replace by a newer report."""
+    row = insert(Plan).values(values)
+    newer = tuple_(Plan.seen_at, Plan.seen_event_id) < tuple_(
+        row.excluded.seen_at, row.excluded.seen_event_id
+    )
+    changed = ("name", "amount", "currency", "interval", "seen_at", "seen_event_id")
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=[Plan.id],
+            set_={name: getattr(row.excluded, name) for name in changed},
+            where=newer,
+        )
+    )
+
+
+async def keep_reversal(session: AsyncSession, values: Mapping[str, Any]) -> None:
+    """Insert, or raise the amount: a provider reports the total so far, in any order."""
+    row = insert(Reversal).values(values)
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=[Reversal.id],
+            set_={
+                "amount": func.greatest(Reversal.amount, row.excluded.amount),
+                "reported_at": func.least(Reversal.reported_at, row.excluded.reported_at),
+            },
+        )
+    )
+
+
+async def reversals_of(
+    session: AsyncSession, payments: Sequence[Payment]
+) -> Mapping[str, Sequence[Reversal]]:
+    """Each payment's refunds and disputes, by the payment's id."""
+    found: dict[str, list[Reversal]] = {payment.id: [] for payment in payments}
+    rows = await session.execute(
+        select(Payment.id, Reversal)
+        .join(
+            Reversal,
+            and_(
+                Reversal.tenant == Payment.tenant,
+                Reversal.provider == Payment.provider,
+                Reversal.references.overlap(Payment.references),
+            ),
+        )
+        .where(Payment.id.in_(list(found)))
+        .order_by(Reversal.id)
+    )
+    for payment_id, reversal in rows:
+        found[payment_id].append(reversal)
+    return found

@@ -1,0 +1,15 @@
+"""The subscription service's settings, per role."""
+
+from pydantic import Field
+
+from common.settings import AuthSettings, BrokerSettings, DatabaseSettings, HttpSettings
+
+
+class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings):
+    pass
+
+
+class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
+    consumer_batch: int = Field(
+        default=100, ge=1, le=1000, description="messages in one transaction, at the most"
+    )

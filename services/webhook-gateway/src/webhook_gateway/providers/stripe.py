@@ -1,0 +1,274 @@
+"""Stripe webhooks: snapshot events.
+
+Signature: https://docs.stripe.com/webhooks#verify-manually
+Objects: https://docs.stripe.com/api, before and since version 2025-03-31.basil, which moved a
+subscription's period to its items and an invoice's subscription under `parent`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import stripe
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from common.contracts.event import Event, Payload, event_model, faults
+from common.contracts.payments import (
+    CheckoutCompleted,
+    Contact,
+    PaymentDisputed,
+    PaymentRefunded,
+    PaymentReported,
+    ProviderEvent,
+)
+from common.contracts.subscriptions import PlanSnapshot, ProviderSubscription, Status
+from webhook_gateway.providers import Untranslatable, VerificationFailed
+
+TOLERANCE_SECONDS = 300
+
+Object = Mapping[str, Any]
+
+
+class Stripe:
+    """Several secrets are good at once, so that one can be rotated without a gap."""
+
+    name = "stripe"
+
+    def __init__(self, *, secrets: Sequence[str], tenant: str) -> None:
+        self._secrets = tuple(secrets)
+        self._tenant = tenant
+
+    def verify(self, headers: Mapping[str, str], body: bytes) -> None:
+        header = headers.get("stripe-signature")
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            raise VerificationFailed("the body is not UTF-8, as Stripe's always is") from None
+        refusal = "no secret is configured"
+        for secret in self._secrets:
+            try:
+                stripe.WebhookSignature.verify_header(text, header, secret, TOLERANCE_SECONDS)
+            except stripe.SignatureVerificationError as error:
+                refusal = _reason(error)
+            else:
+                return _refuse_future(header or "")
+        raise VerificationFailed(refusal)
+
+    def translate(self, body: bytes) -> Event[Any]:
+        try:
+            webhook = from_json(body)
+        except ValueError as error:
+            raise Untranslatable(f"the body is not JSON: {error}") from None
+        try:
+            return self._event(webhook)
+        except ValidationError as error:
+            raise Untranslatable(f"{webhook['type']}: {faults(error)}") from None
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise Untranslatable(
+                f"not a Stripe event as its API describes it: {type(error).__name__}: {error}"
+            ) from None
+
+    def _event(self, webhook: dict[str, Any]) -> Event[Any]:
+        provider_type: str = webhook["type"]
+        snapshot: Object = webhook["data"]["object"]
+        domain_type, payload = _translate(provider_type, snapshot, webhook)
+        return event_model(type(payload))(
+            id=webhook["id"],
+            source="/webhook-gateway/stripe",
+            type=domain_type,
+            subject=f"stripe/{snapshot.get('id') or webhook['id']}",
+            time=_time(webhook["created"]),
+            recordedtime=datetime.now(UTC),
+            tenant=self._tenant,
+            correlationid=webhook["id"],
+            trust="signature",
+            data=payload,
+        )
+
+
+def _refuse_future(header: str) -> None:
+    """The SDK refuses time stamps that are too old, and accepts any from the future."""
+    stamps = [part[2:] for part in header.split(",") if part.startswith("t=")]
+    if int(stamps[0]) > time.time() + TOLERANCE_SECONDS:
+        raise VerificationFailed(
+            f"the signature's time stamp is more than {TOLERANCE_SECONDS} s in the future"
+        )
+
+
+def _reason(error: stripe.SignatureVerificationError) -> str:
+    # The SDK's texts, by their beginnings; the error object itself carries header and body.
+    text = str(error)
+    if text.startswith("No Stripe-Signature"):
+        return "the Stripe-Signature header is missing"
+    if text.startswith("Timestamp outside"):
+        return f"the signature is more than {TOLERANCE_SECONDS} s old"
+    if text.startswith(("Unable to extract", "No signatures found with expected scheme")):
+        return "the Stripe-Signature header is not of the form t=...,v1=..."
+    return "the signature does not match the body and any configured secret"
+
+
+def _translate(provider_type: str, snapshot: Object, webhook: Object) -> tuple[str, Payload]:
+    if provider_type in _TRANSLATIONS:
+        domain_type, translation = _TRANSLATIONS[provider_type]
+        return domain_type, translation(snapshot)
+    body = {key: webhook[key] for key in ("id", "type", "created", "data")}
+    return (
+        f"provider.stripe.{provider_type}",
+        ProviderEvent(provider="stripe", provider_type=provider_type, body=body),
+    )
+
+
+def _checkout(session: Object) -> CheckoutCompleted:
+    details = session.get("customer_details") or {}
+    return CheckoutCompleted(
+        provider="stripe",
+        checkout_id=session["id"],
+        mode=session["mode"],
+        paid=session["payment_status"] in {"paid", "no_payment_required"},
+        customer_id=_id(session.get("customer")),
+        contact=Contact(
+            email=details.get("email") or session.get("customer_email"), name=details.get("name")
+        ),
+        subscription_id=_id(session.get("subscription")),
+        amount=session.get("amount_total"),
+        currency=_currency(session.get("currency")),
+        client_reference=session.get("client_reference_id"),
+        metadata=_metadata(session),
+    )
+
+
+def _invoice(amount: str) -> Callable[[Object], PaymentReported]:
+    """`amount` names the field that says how much this attempt was about."""
+
+    def translate(invoice: Object) -> PaymentReported:
+        parent = (invoice.get("parent") or {}).get("subscription_details") or {}
+        references = [_id(invoice.get("payment_intent")), _id(invoice.get("charge"))]
+        for payment in (invoice.get("payments") or {}).get("data", []):
+            references.append(_id(payment["payment"].get("payment_intent")))
+            references.append(_id(payment["payment"].get("charge")))
+        failure = invoice.get("last_finalization_error") or {}
+        return PaymentReported(
+            provider="stripe",
+            payment_id=invoice["id"],
+            references=sorted({each for each in references if each}),
+            customer_id=_id(invoice.get("customer")),
+            contact=Contact(email=invoice.get("customer_email"), name=invoice.get("customer_name")),
+            subscription_id=_id(invoice.get("subscription") or parent.get("subscription")),
+            amount=invoice[amount],
+            currency=invoice["currency"].upper(),
+            reason=failure.get("message"),
+        )
+
+    return translate
+
+
+def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
+    def translate(subscription: Object) -> ProviderSubscription:
+        items = (subscription.get("items") or {}).get("data") or []
+        first = items[0] if items else {}
+        ends = subscription.get("current_period_end") or max(
+            (item["current_period_end"] for item in items if item.get("current_period_end")),
+            default=None,
+        )
+        return ProviderSubscription(
+            provider="stripe",
+            subscription_id=subscription["id"],
+            customer_id=_required_id(subscription["customer"]),
+            status=Status.CANCELLED if ended else _STATUS[subscription["status"]],
+            plan=_plan(first.get("price") or first.get("plan") or subscription.get("plan")),
+            current_period_end=_time(ends) if ends else None,
+            cancel_at_period_end=bool(subscription.get("cancel_at_period_end")),
+            metadata=_metadata(subscription),
+        )
+
+    return translate
+
+
+def _plan(price: Object | None) -> PlanSnapshot | None:
+    if not price:
+        return None
+    return PlanSnapshot(
+        plan_id=price["id"],
+        name=price.get("nickname") or price.get("name"),
+        # Null for prices in tiers and for fractions of a minor unit.
+        amount=price.get("unit_amount", price.get("amount")),
+        currency=_currency(price.get("currency")),
+        interval=(price.get("recurring") or {}).get("interval") or price.get("interval"),
+    )
+
+
+def _refund(charge: Object) -> PaymentRefunded:
+    references = {charge["id"], _id(charge.get("payment_intent")), _id(charge.get("invoice"))}
+    return PaymentRefunded(
+        provider="stripe",
+        refund_of=charge["id"],
+        references=sorted(each for each in references if each),
+        amount_refunded=charge["amount_refunded"],
+        currency=charge["currency"].upper(),
+    )
+
+
+def _dispute(dispute: Object) -> PaymentDisputed:
+    references = {_id(dispute.get("charge")), _id(dispute.get("payment_intent"))}
+    return PaymentDisputed(
+        provider="stripe",
+        dispute_id=dispute["id"],
+        references=sorted(each for each in references if each),
+        amount=dispute["amount"],
+        currency=dispute["currency"].upper(),
+        reason=dispute["reason"],
+    )
+
+
+# https://docs.stripe.com/api/subscriptions/object#subscription_object-status
+_STATUS: Mapping[str, Status] = {
+    "incomplete": Status.INCOMPLETE,
+    "incomplete_expired": Status.EXPIRED,
+    "trialing": Status.ACTIVE,
+    "active": Status.ACTIVE,
+    "past_due": Status.PAST_DUE,
+    "unpaid": Status.PAST_DUE,
+    "paused": Status.PAST_DUE,
+    "canceled": Status.CANCELLED,
+}
+
+# Stripe sends both `invoice.paid` and `invoice.payment_succeeded` for a payment; both name the same
+# invoice, so the second one changes nothing.
+_TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
+    "checkout.session.completed": ("checkout.completed", _checkout),
+    "invoice.paid": ("payment.succeeded", _invoice("amount_paid")),
+    "invoice.payment_succeeded": ("payment.succeeded", _invoice("amount_paid")),
+    "invoice.payment_failed": ("payment.failed", _invoice("amount_due")),
+    "customer.subscription.created": ("provider_subscription.created", _subscription(ended=False)),
+    "customer.subscription.updated": ("provider_subscription.updated", _subscription(ended=False)),
+    "customer.subscription.deleted": ("provider_subscription.deleted", _subscription(ended=True)),
+    "charge.refunded": ("payment.refunded", _refund),
+    "charge.dispute.created": ("payment.disputed", _dispute),
+}
+
+
+def _id(reference: Any) -> str | None:
+    """An object's id, whether Stripe sent the id or, expanded, the object."""
+    if isinstance(reference, Mapping):
+        return _required_id(reference)
+    return reference or None
+
+
+def _required_id(reference: Any) -> str:
+    return str(reference["id"]) if isinstance(reference, Mapping) else str(reference)
+
+
+def _metadata(thing: Object) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (thing.get("metadata") or {}).items()}
+
+
+def _currency(code: str | None) -> str | None:
+    return code.upper() if code else None
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
