@@ -1,1 +1,58 @@
-"""Shared."""
+"""One broker and one database server for the whole run; a virtual host and clones for each user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from devstack.stack import Stack
+from devstack.tokens import DevKeys
+from support.paybus import Paybus, Templates, running
+
+MakePaybus = Callable[..., AbstractContextManager[Paybus]]
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> DevKeys:
+    return DevKeys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    with Stack() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def templates(stack: Stack, keys: DevKeys, logs: Path) -> Templates:
+    return Templates(stack, keys, logs)
+
+
+@pytest.fixture(scope="session")
+def make_paybus(stack: Stack, templates: Templates, keys: DevKeys, logs: Path) -> MakePaybus:
+    """`with make_paybus(["webhook-gateway"], SETTING="value") as paybus: ...`"""
+    return partial(running, stack, templates, keys, logs)
+
+
+@pytest.fixture(scope="module")
+def whole_paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    """Every process, shared by the tests of a module."""
+    names = [
+        "webhook-gateway",
+        "subscription-worker",
+        "subscription-api",
+        "provisioning-worker",
+        "provisioning-api",
+        "sandbox-backend",
+    ]
+    with make_paybus(names, BACKEND_TIMEOUT_SECONDS="2") as paybus:
+        yield paybus

@@ -47,7 +47,8 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
 
 
 def sessions_of(bound: AsyncEngine) -> Sessions:
-    return async_sessionmaker(bound, expire_on_commit=False)
+    # No autoflush: a batch's changes are written together, at the commit.
+    return async_sessionmaker(bound, expire_on_commit=False, autoflush=False)
 
 
 async def answers(bound: AsyncEngine) -> bool:

@@ -52,8 +52,9 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # Their own reconnect noise; ours says it once, in words.
-    for noisy in ("aiormq", "aio_pika", "httpx", "httpcore", "uvicorn.access"):
+    for noisy in ("aiormq", "aio_pika", "httpx", "httpcore", "uvicorn"):
         logging.getLogger(noisy).setLevel("ERROR")
+    logging.getLogger("aiormq.connection").setLevel("CRITICAL")
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

@@ -41,12 +41,18 @@ async def lock(
     if not rows:
         return
     locking = select(table).order_by(table.id).with_for_update()
-    found = await session.scalars(locking.where(table.id.in_(sorted(rows))))
+    found = (await session.scalars(locking.where(table.id.in_(sorted(rows))))).all()
+    hold(session, found)
     missing = sorted(rows.keys() - {row.id for row in found})
     if missing:
         values = [{"id": id_, **rows[id_]} for id_ in missing]
         await session.execute(insert(table).values(values).on_conflict_do_nothing())
-        (await session.scalars(locking.where(table.id.in_(missing)))).all()
+        hold(session, (await session.scalars(locking.where(table.id.in_(missing)))).all())
+
+
+def hold(session: AsyncSession, found: Sequence[TenantRow]) -> None:
+    """Keep the rows in the session: its own references are weak, and it would read them again."""
+    session.info.setdefault("held", []).extend(found)
 
 
 async def find(session: AsyncSession, table: type[RowT], tenant: str, id_: str) -> RowT:

@@ -52,6 +52,11 @@ class PrivateNode:
             self._answers, self._processes[-1], what="RabbitMQ", log=self._log, seconds=120
         )
 
+    def kill(self) -> None:
+        """SIGKILL the broker, as a machine that fails would. `start` brings it back, same ports."""
+        children.stop(self._processes[-1], signal.SIGKILL, 30)
+        self.stop(keep_data=False)
+
     def stop(self, *, keep_data: bool) -> None:
         for process in reversed(self._processes):
             children.stop(process, signal.SIGTERM if keep_data else signal.SIGKILL, 30)

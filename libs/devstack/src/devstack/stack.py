@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -103,21 +102,30 @@ class Stack:
         vhost = quote(name, safe="")
         httpx.delete(f"{self.addresses.rabbitmq.management_url}/api/vhosts/{vhost}", timeout=30)
 
-    def database(self, name: str, *, template: str = "template1") -> str:
-        """Create a database with a role of its own (if missing) and return that role's URL."""
+    def database(self, name: str, *, owner: str | None = None, template: str = "template1") -> str:
+        """Create a database and the role that owns it, if missing, and return that role's URL.
+
+        A clone of a migrated `template` has the template's owner, who owns its tables.
+        """
+        owner = owner or name
         with psycopg.connect(self.addresses.postgres_url, autocommit=True) as connection:
             # The password equals the role's name: the server listens on loopback and is ours alone.
-            if not _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", name):
+            if not _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", owner):
                 create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
-                connection.execute(create.format(sql.Identifier(name), sql.Literal(name)))
+                connection.execute(create.format(sql.Identifier(owner), sql.Literal(owner)))
             if not _exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", name):
                 create = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY file_copy")
                 connection.execute(
                     create.format(
-                        sql.Identifier(name), sql.Identifier(name), sql.Identifier(template)
+                        sql.Identifier(name), sql.Identifier(owner), sql.Identifier(template)
                     )
                 )
-        return database_url(self.addresses.postgres_url, name, user=name)
+        return database_url(self.addresses.postgres_url, name, user=owner)
+
+    def drop_database(self, name: str) -> None:
+        with psycopg.connect(self.addresses.postgres_url, autocommit=True) as connection:
+            drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+            connection.execute(drop.format(sql.Identifier(name)))
 
     def _tell(self, line: str) -> None:
         assert self._keeper.stdin is not None
@@ -146,9 +154,3 @@ def _sweep(ephemeral: Path) -> None:
             if held is not None:
                 shutil.rmtree(state, ignore_errors=True)
                 marker.unlink(missing_ok=True)
-
-
-def project_environment() -> dict[str, str]:
-    """The environment for child processes: unbuffered, and no broker of the user's by accident."""
-    inherited = {k: v for k, v in os.environ.items() if k not in {"RABBITMQ_URL", "POSTGRES_URL"}}
-    return inherited | {"PYTHONUNBUFFERED": "1"}

@@ -57,12 +57,12 @@ class Handlers:
             subscription.sequence = sequence
             subscription.active = event.type == "subscription.activated"
         _take_contact(row, event.data.contact, event.data.contact_sequence)
-        await self._decide(work, row, event)
+        self._decide(work, row, event)
 
     async def on_customer_changed(self, work: Work, event: Event[CustomerChanged]) -> None:
         row = await _integration(work.session, event)
         _take_contact(row, event.data.contact, event.sequence or 0)
-        await self._decide(work, row, event)
+        self._decide(work, row, event)
 
     async def on_organization_requested(self, event: Event[OrganizationRequested]) -> None:
         await self._provisioner.bring_up_to_date(event.data.integration_id, event)
@@ -96,10 +96,9 @@ class Handlers:
                 cause=cause,
             )
 
-    async def _decide(self, work: Work, row: Integration, event: Event[Any]) -> None:
+    def _decide(self, work: Work, row: Integration, event: Event[Any]) -> None:
         """What is wanted after the event, and whether somebody has to do something about it."""
-        subscriptions = await repository.subscriptions_of(work.session, row.id)
-        row.wanted = domain.wanted(Subscribed(each.active) for each in subscriptions)
+        row.wanted = domain.wanted(Subscribed(each.active) for each in row.subscriptions)
         # While it is pending a request is under way, and whoever serves it looks at what is wanted.
         if row.status != Status.PENDING:
             self.request(work, row, event)
@@ -129,6 +128,7 @@ async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
             }
     await rows.lock(session, Integration, integrations)
     await rows.lock(session, Subscription, subscriptions)
+    await repository.load_subscriptions(session, integrations)
 
 
 async def _integration(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import BigInteger, Identity, Index, func
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from common.contracts.event import derived_id
 from common.rows import TYPES, TenantRow
@@ -37,6 +37,12 @@ class Integration(TenantRow, Base):
     outcome_unknown: Mapped[bool] = mapped_column(server_default="false")
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+    # Loaded by the query that wants it, never by looking at it.
+    subscriptions: Mapped[list[Subscription]] = relationship(
+        primaryjoin="Integration.id == foreign(Subscription.integration_id)",
+        viewonly=True,
+        lazy="raise",
+    )
 
     __table_args__ = (
         Index("integrations_page", "tenant", "created_at", "id"),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
 
 from common.errors import Permanent
 from provisioning.domain import Organization, Status
-from provisioning.models import Attempt, Integration, Subscription
+from provisioning.models import Attempt, Integration
 
 
 async def lock_integration(session: AsyncSession, id_: str) -> Integration:
@@ -21,9 +22,10 @@ async def lock_integration(session: AsyncSession, id_: str) -> Integration:
     return row
 
 
-async def subscriptions_of(session: AsyncSession, integration: str) -> Sequence[Subscription]:
-    query = select(Subscription).where(Subscription.integration_id == integration)
-    return (await session.scalars(query)).all()
+async def load_subscriptions(session: AsyncSession, integrations: Iterable[str]) -> None:
+    """Give each of these integrations, which the session holds, its `subscriptions`."""
+    query = select(Integration).where(Integration.id.in_(sorted(integrations)))
+    (await session.scalars(query.options(selectinload(Integration.subscriptions)))).all()
 
 
 async def start_attempt(session: AsyncSession, integration: str, operation: str) -> int:

@@ -131,7 +131,7 @@ async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     await rows.lock(session, models.Subscription, subscriptions)
     await rows.lock(session, models.Payment, payments)
     if plans:
-        await repository.load_plans(session, plans)
+        rows.hold(session, await repository.plans(session, plans))
 
 
 async def _report_payment(

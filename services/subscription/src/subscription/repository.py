@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from subscription.models import Payment, Plan, Reversal
 
 
-async def load_plans(session: AsyncSession, ids: Iterable[str]) -> None:
-    """Bring the plans into the session; not locked, for they are shared by all subscriptions."""
-    (await session.scalars(select(Plan).where(Plan.id.in_(sorted(set(ids)))))).all()
+async def plans(session: AsyncSession, ids: Iterable[str]) -> Sequence[Plan]:
+    """Not locked, for they are shared by all subscriptions."""
+    return (await session.scalars(select(Plan).where(Plan.id.in_(sorted(set(ids)))))).all()
 
 
 async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:

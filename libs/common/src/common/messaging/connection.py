@@ -105,15 +105,15 @@ class Broker:
             lost = asyncio.Event()
             connection: AbstractConnection | None = None
             try:
-                connection = await aio_pika.connect(
-                    self._url,
-                    timeout=_CONNECT_SECONDS,
-                    heartbeat=self._heartbeat,
-                    client_properties={"connection_name": self._name},
-                )
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    connection = await aio_pika.connect(
+                        self._url,
+                        heartbeat=self._heartbeat,
+                        client_properties={"connection_name": self._name},
+                    )
                 connection.close_callbacks.add(lambda *_, lost=lost: lost.set())
                 with broker_errors("declaring the topology"):
-                    async with asyncio.timeout(6 * _CONNECT_SECONDS):
+                    async with asyncio.timeout(2 * _CONNECT_SECONDS):
                         await self._on_connect(connection)
             except (Unavailable, *CONNECTION_ERRORS) as error:
                 failures += 1

@@ -1,0 +1,79 @@
+"""Promise 6: any process may die at any instant, and any number of replicas may run."""
+
+from __future__ import annotations
+
+import random
+import signal
+from uuid import uuid4
+
+from conftest import MakePaybus
+from devstack.webhook import subscription_created
+from support.paybus import Paybus
+from support.waiting import until
+
+SUBSCRIPTIONS = 300
+
+
+def _provisioned(paybus: Paybus) -> int:
+    query = "SELECT count(*) FROM integrations WHERE status = 'provisioned'"
+    count: int = paybus.sql("provisioning", query)[0][0]
+    return count
+
+
+def test_promise_6_workers_killed_at_random_lose_and_double_nothing(
+    make_paybus: MakePaybus,
+) -> None:
+    """Two replicas of each worker, one of the four killed whenever some more work was done."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    workers = ["subscription-worker", "provisioning-worker"]
+    with make_paybus(["webhook-gateway", "sandbox-backend"], BACKEND_TIMEOUT_SECONDS="1") as paybus:
+        for name in workers:
+            for replica in range(2):
+                spec = paybus.layout.spec(name, replica=replica)
+                paybus.system.start_one(spec, restart=True)
+        for number in range(SUBSCRIPTIONS):
+            assert paybus.send(subscription_created(f"{uuid4().hex}")).status_code == 200
+            if number % 50 == 49:
+                name = chance.choice(workers)
+                victim = paybus.system.processes[chance.choice([name, f"{name}-1"])]
+                if victim.is_running():
+                    victim.kill(signal.SIGKILL)
+        until(
+            lambda: _provisioned(paybus) == SUBSCRIPTIONS,
+            what="all are provisioned",
+            seconds=90,
+        )
+        books = paybus.books()
+        assert len(books["organizations"]) == SUBSCRIPTIONS
+        assert set(books["created"].values()) == {1}, "an organization was created twice"
+        assert {len(users) for users in books["users"].values()} == {1}
+        assert paybus.dead_letters() == {}
+        assert sum(p.restarts for p in paybus.system.processes.values()) > 0
+
+
+def test_promise_6_a_job_is_ordered_once_however_many_replicas_tick(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus() as paybus:
+        for replica in range(3):
+            spec = paybus.layout.spec("provisioning-worker", replica=replica)
+            paybus.system.start_one(spec)
+        for process in paybus.system.processes.values():
+            process.wait_ready()
+        due = "UPDATE schedules SET next_run_at = now() WHERE name = 'health-check'"
+        for turn in range(1, 4):
+            paybus.sql("provisioning", due)
+            ran = "SELECT count(*) FROM inbox WHERE queue = 'provisioning.jobs'"
+            until(
+                lambda: paybus.sql("provisioning", ran)[0][0] >= turn,
+                what=f"run number {turn}",
+            )
+        jobs = [e for e in paybus.journal() if e["type"] == "provisioning.job_due"]
+        assert len(jobs) == 3
+        row = paybus.sql(
+            "provisioning",
+            "SELECT last_outcome, last_result FROM schedules WHERE name = 'health-check'",
+        )
+        assert row == [("succeeded", "healthy: 0 of 0 attempts failed")]

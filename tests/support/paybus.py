@@ -1,0 +1,216 @@
+"""A Paybus of a test's own: a fresh virtual host, cloned databases, the processes users run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aio_pika
+import httpx
+import psycopg
+from aio_pika.abc import AbstractIncomingMessage
+
+from common.contracts import topology
+from common.messaging.retry import Ladder
+from devstack.stack import Stack
+from devstack.system import WEBHOOK_SECRET, Layout, System, migrate, plan
+from devstack.tokens import DevKeys
+from devstack.webhook import signature, subscription_created
+
+SERVICES = ("subscription", "provisioning")
+
+# The same five waits as in production, a hundred times shorter.
+SHORT_LADDER = "50ms,100ms,200ms,300ms,400ms"
+
+
+class Templates:
+    """Databases that are migrated once and cloned for every test that wants one."""
+
+    def __init__(self, stack: Stack, keys: DevKeys, logs: Path) -> None:
+        self._stack = stack
+        databases = {service: stack.database(f"template_{service}") for service in SERVICES}
+        layout = plan(
+            stack, virtual_host="unused", databases=databases, keys=keys, prefer_ports=False
+        )
+        migrate(layout, logs)
+
+    def clone(self, service: str, name: str) -> str:
+        template = f"template_{service}"
+        return self._stack.database(name, owner=template, template=template)
+
+
+class Paybus:
+    """Start its processes by name with `start`; ask it things with the rest."""
+
+    def __init__(self, stack: Stack, layout: Layout, keys: DevKeys, system: System) -> None:
+        self.layout = layout
+        self.system = system
+        self.virtual_host = urlsplit(layout.rabbitmq_url).path[1:]
+        self._management = stack.addresses.rabbitmq.management_url
+        self._keys = keys
+        self._http = httpx.Client(timeout=30)
+
+    def start(self, *names: str) -> None:
+        self.system.start(names, restart=False)
+
+    def close(self) -> None:
+        self._http.close()
+        self.system.stop()
+
+    def send(self, webhook: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
+        """A webhook, signed unless a `Stripe-Signature` is given."""
+        body = webhook if isinstance(webhook, bytes) else json.dumps(webhook).encode()
+        signed = {"Stripe-Signature": signature(body, WEBHOOK_SECRET)}
+        return self._http.post(
+            f"{self.layout.url('webhook-gateway')}/webhooks/stripe",
+            content=body,
+            headers=signed | {name.replace("_", "-"): value for name, value in headers.items()},
+        )
+
+    def subscribe(self, **options: Any) -> str:
+        """Send a new customer's active subscription; returns what the ids end with."""
+        number = uuid4().hex[:10]
+        answer = self.send(subscription_created(number, **options))
+        assert answer.status_code == 200, answer.text
+        return number
+
+    def api(
+        self, method: str, service: str, path: str, *, role: str = "operator", **request: Any
+    ) -> httpx.Response:
+        token = self._keys.token(role, tenant=request.pop("tenant", "default"))
+        url = f"{self.layout.url(f'{service}-api')}{path}"
+        headers = {"Authorization": f"Bearer {token}"}
+        return self._http.request(method, url, headers=headers, **request)
+
+    def backend(self, **behaviour: Any) -> None:
+        """Tell the sandbox's back end how to behave from now on."""
+        url = f"{self.layout.url('sandbox-backend')}/_behaviour"
+        self._http.put(url, json=behaviour).raise_for_status()
+
+    def books(self) -> dict[str, Any]:
+        url = f"{self.layout.url('sandbox-backend')}/_books"
+        books: dict[str, Any] = self._http.get(url).json()
+        return books
+
+    def sql(self, service: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        url = self.layout.databases[service].replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as connection:
+            cursor = connection.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def messages(self, queue: str, *, remove: bool = False) -> list[dict[str, Any]]:
+        """What is ready in a queue: each with `payload`, `headers`."""
+        mode = "ack_requeue_false" if remove else "ack_requeue_true"
+        answer = self._http.post(
+            f"{self._management}/api/queues/{self.virtual_host}/{queue}/get",
+            json={"count": 10_000, "ackmode": mode, "encoding": "auto"},
+        )
+        answer.raise_for_status()
+        return [
+            {"payload": each["payload"], "headers": each["properties"].get("headers", {})}
+            for each in answer.json()
+        ]
+
+    def publish(self, queue: str, body: str) -> None:
+        """Straight to a queue, as an operator's replay does."""
+        answer = self._http.post(
+            f"{self._management}/api/exchanges/{self.virtual_host}/amq.default/publish",
+            json={
+                "properties": {"delivery_mode": 2},
+                "routing_key": queue,
+                "payload": body,
+                "payload_encoding": "string",
+            },
+        )
+        assert answer.json() == {"routed": True}, answer.text
+
+    def depths(self) -> dict[str, int]:
+        """Messages per queue and retry queue that wait, as the broker counts them now: the
+        management figures are some seconds old. What a consumer holds is not counted."""
+        return asyncio.run(self._depths())
+
+    async def _depths(self) -> dict[str, int]:
+        names = [queue.name for queue in topology.QUEUES]
+        names += [rung.queue for rung in Ladder.parse(SHORT_LADDER).rungs]
+        connection = await aio_pika.connect(self.layout.rabbitmq_url)
+        async with connection, connection.channel() as channel:
+            declared = [await channel.declare_queue(name, passive=True) for name in names]
+        return {queue.name: queue.declaration_result.message_count or 0 for queue in declared}
+
+    def dead_letters(self) -> dict[str, int]:
+        """The dead-letter queues that hold something."""
+        dead = [queue.dead for queue in (*topology.QUEUES, topology.WEBHOOKS)]
+        return {name: count for name in dead if (count := len(self.messages(name)))}
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Every event that was published, oldest first."""
+        return asyncio.run(self._journal())
+
+    async def _journal(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = []
+        connection = await aio_pika.connect(self.layout.rabbitmq_url)
+        async with connection, connection.channel() as channel:
+            await channel.set_qos(prefetch_count=500)
+            stream = await channel.get_queue(topology.JOURNAL, ensure=False)
+            news = asyncio.Event()
+
+            async def take(message: AbstractIncomingMessage) -> None:
+                events.append(json.loads(message.body))
+                await message.ack()
+                news.set()
+
+            await stream.consume(take, arguments={"x-stream-offset": "first"})
+            with suppress(TimeoutError):
+                while True:  # a stream has no end: read until it falls silent
+                    news.clear()
+                    await asyncio.wait_for(news.wait(), 1)
+        return events
+
+    def metric(self, process: str, name: str, **labels: str) -> float:
+        """A sample's value; 0 when it is not there yet."""
+        text = self._http.get(f"{self.layout.url(process)}/metrics").text
+        for line in text.splitlines():
+            if line.startswith(name) and all(f'{k}="{v}"' in line for k, v in labels.items()):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+@contextmanager
+def running(
+    stack: Stack,
+    templates: Templates,
+    keys: DevKeys,
+    logs: Path,
+    names: Sequence[str] = (),
+    *,
+    rabbitmq_url: str | None = None,
+    **extra_env: str,
+) -> Iterator[Paybus]:
+    """A Paybus with these processes started; everything of it is gone afterwards."""
+    name = f"test_{uuid4().hex[:8]}"
+    databases = {service: templates.clone(service, f"{name}_{service}") for service in SERVICES}
+    layout = plan(
+        stack,
+        virtual_host=name,
+        databases=databases,
+        keys=keys,
+        prefer_ports=False,
+        extra_env={"RETRY_LADDER": SHORT_LADDER} | extra_env,
+    )
+    if rabbitmq_url is not None:
+        layout = Layout(rabbitmq_url, databases, layout.ports, layout.jwks, layout.extra_env)
+    paybus = Paybus(stack, layout, keys, System(stack, layout, logs / name))
+    try:
+        paybus.start(*names)
+        yield paybus
+    finally:
+        paybus.close()
+        stack.delete_virtual_host(name)
+        for service in SERVICES:
+            stack.drop_database(f"{name}_{service}")
