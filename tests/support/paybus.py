@@ -54,20 +54,20 @@ class Paybus:
         self.virtual_host = urlsplit(layout.rabbitmq_url).path[1:]
         self._management = stack.addresses.rabbitmq.management_url
         self._keys = keys
-        self._http = httpx.Client(timeout=30)
+        self.http = httpx.Client(timeout=30)
 
     def start(self, *names: str) -> None:
         self.system.start(names, restart=False)
 
     def close(self) -> None:
-        self._http.close()
+        self.http.close()
         self.system.stop()
 
     def send(self, webhook: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
         """A webhook, signed unless a `Stripe-Signature` is given."""
         body = webhook if isinstance(webhook, bytes) else json.dumps(webhook).encode()
         signed = {"Stripe-Signature": signature(body, WEBHOOK_SECRET)}
-        return self._http.post(
+        return self.http.post(
             f"{self.layout.url('webhook-gateway')}/webhooks/stripe",
             content=body,
             headers=signed | {name.replace("_", "-"): value for name, value in headers.items()},
@@ -86,16 +86,16 @@ class Paybus:
         token = self._keys.token(role, tenant=request.pop("tenant", "default"))
         url = f"{self.layout.url(f'{service}-api')}{path}"
         headers = {"Authorization": f"Bearer {token}"}
-        return self._http.request(method, url, headers=headers, **request)
+        return self.http.request(method, url, headers=headers, **request)
 
     def backend(self, **behaviour: Any) -> None:
         """Tell the sandbox's back end how to behave from now on."""
         url = f"{self.layout.url('sandbox-backend')}/_behaviour"
-        self._http.put(url, json=behaviour).raise_for_status()
+        self.http.put(url, json=behaviour).raise_for_status()
 
     def books(self) -> dict[str, Any]:
         url = f"{self.layout.url('sandbox-backend')}/_books"
-        books: dict[str, Any] = self._http.get(url).json()
+        books: dict[str, Any] = self.http.get(url).json()
         return books
 
     def sql(self, service: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -107,7 +107,7 @@ class Paybus:
     def messages(self, queue: str, *, remove: bool = False) -> list[dict[str, Any]]:
         """What is ready in a queue: each with `payload`, `headers`."""
         mode = "ack_requeue_false" if remove else "ack_requeue_true"
-        answer = self._http.post(
+        answer = self.http.post(
             f"{self._management}/api/queues/{self.virtual_host}/{queue}/get",
             json={"count": 10_000, "ackmode": mode, "encoding": "auto"},
         )
@@ -119,7 +119,7 @@ class Paybus:
 
     def publish(self, queue: str, body: str) -> None:
         """Straight to a queue, as an operator's replay does."""
-        answer = self._http.post(
+        answer = self.http.post(
             f"{self._management}/api/exchanges/{self.virtual_host}/amq.default/publish",
             json={
                 "properties": {"delivery_mode": 2},
@@ -174,7 +174,7 @@ class Paybus:
 
     def metric(self, process: str, name: str, **labels: str) -> float:
         """A sample's value; 0 when it is not there yet."""
-        text = self._http.get(f"{self.layout.url(process)}/metrics").text
+        text = self.http.get(f"{self.layout.url(process)}/metrics").text
         for line in text.splitlines():
             if line.startswith(name) and all(f'{k}="{v}"' in line for k, v in labels.items()):
                 return float(line.rsplit(" ", 1)[1])

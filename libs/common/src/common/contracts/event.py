@@ -42,7 +42,7 @@ class Event(BaseModel, Generic[PayloadT]):
     specversion: Literal["1.0"] = "1.0"
     id: str = Field(min_length=1, max_length=255)
     source: str = Field(min_length=1, max_length=255)
-    type: str = Field(min_length=1, max_length=255)
+    type: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")  # it is the AMQP routing key too
     subject: str = Field(min_length=1, max_length=255)
     time: AwareDatetime
     recordedtime: AwareDatetime

@@ -61,8 +61,9 @@ QUEUES: Final = (
     Queue(
         "provisioning.subscriptions",
         (
-            Binding("subscriptions", "subscription.*"),
-            Binding("subscriptions", "customer.*"),
+            Binding("subscriptions", "subscription.activated"),
+            Binding("subscriptions", "subscription.cancelled"),
+            Binding("subscriptions", "customer.changed"),
         ),
     ),
     Queue("provisioning.organizations", (Binding("provisioning", "organization.requested"),)),
@@ -74,6 +75,9 @@ WEBHOOKS: Final = Queue("webhook-gateway.webhooks")
 
 # These types have no queue on purpose: they are for the journal.
 JOURNAL_ONLY: Final = (
+    "subscription.renewed",
+    "subscription.past_due",
+    "subscription.plan_changed",
     "organization.provisioned",
     "organization.failed",
     "organization.suspended",

@@ -1,0 +1,174 @@
+"""The read APIs, their filters and pages, and who may call them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from devstack.tokens import DevKeys
+from support.paybus import Paybus
+from support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def paybus(whole_paybus: Paybus) -> Paybus:
+    for status in ("active", "active", "active", "past_due", "incomplete"):
+        whole_paybus.subscribe(status=status)
+    until(lambda: len(_items(whole_paybus, "/v1/subscriptions")) == 5, what="five subscriptions")
+    return whole_paybus
+
+
+def _get(paybus: Paybus, path: str, **options: Any) -> httpx.Response:
+    return paybus.api("GET", "subscription", path, **options)
+
+
+def _items(paybus: Paybus, path: str) -> list[dict[str, Any]]:
+    answer = _get(paybus, path)
+    assert answer.status_code == 200, answer.text
+    items: list[dict[str, Any]] = answer.json()["items"]
+    return items
+
+
+def test_filters(paybus: Paybus) -> None:
+    assert len(_items(paybus, "/v1/subscriptions?status=active")) == 3
+    one = _items(paybus, "/v1/subscriptions?status=past_due")[0]
+    by_customer = _items(paybus, f"/v1/subscriptions?customer_id={one['customer_id']}")
+    assert [each["id"] for each in by_customer] == [one["id"]]
+    assert len(_items(paybus, f"/v1/subscriptions?plan_id={one['plan_id']}")) == 5
+    assert len(_items(paybus, "/v1/plans")) == 1
+    assert len(_items(paybus, "/v1/customers")) == 5
+
+
+def test_pages_show_everything_once(paybus: Paybus) -> None:
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        page = _get(paybus, f"/v1/subscriptions?limit=2{cursor}").json()
+        seen += [each["id"] for each in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    assert len(seen) == len(set(seen)) == 5
+
+
+@pytest.mark.parametrize("cursor", ["x", "W10", "WyJ4IiwieSJd", "%00"])
+def test_a_broken_cursor_is_answered_400(paybus: Paybus, cursor: str) -> None:
+    answer = _get(paybus, f"/v1/subscriptions?cursor={cursor}")
+    assert answer.status_code == 400
+    assert "cursor" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("query", ["status=nonsense", "limit=0", "limit=1000"])
+def test_a_broken_filter_is_answered_422_with_a_problem_document(
+    paybus: Paybus, query: str
+) -> None:
+    answer = _get(paybus, f"/v1/subscriptions?{query}")
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert query.partition("=")[0] in answer.json()["detail"]
+
+
+def test_one_by_its_id_and_another_tenants_not(paybus: Paybus) -> None:
+    id_ = _items(paybus, "/v1/subscriptions")[0]["id"]
+    assert _get(paybus, f"/v1/subscriptions/{id_}").json()["id"] == id_
+    assert _get(paybus, f"/v1/subscriptions/{id_}", tenant="other").status_code == 404
+    assert _get(paybus, "/v1/subscriptions", tenant="other").json()["items"] == []
+    assert _get(paybus, "/v1/subscriptions/nobody").status_code == 404
+
+
+def test_payments_show_their_reversals_in_whichever_order_they_came(paybus: Paybus) -> None:
+    def webhook(name: str, kind: str, snapshot: dict[str, Any]) -> dict[str, Any]:
+        event = {"id": f"evt_{name}", "object": "event", "type": kind, "created": 1_790_000_000}
+        return event | {"data": {"object": snapshot}}
+
+    charge = {"id": "ch_r", "payment_intent": "pi_r", "currency": "eur"}
+    invoice = {"id": "in_r", "customer": "cus_r", "payment_intent": "pi_r", "charge": "ch_r"}
+    invoice |= {"amount_paid": 1500, "currency": "eur"}
+    dispute = {"id": "du_r", "charge": "ch_r", "amount": 1500, "currency": "eur", "reason": "fraud"}
+    for each in (
+        webhook("refund2", "charge.refunded", charge | {"amount_refunded": 900}),
+        webhook("refund1", "charge.refunded", charge | {"amount_refunded": 400}),
+        webhook("paid", "invoice.paid", invoice),
+        webhook("dispute", "charge.dispute.created", dispute),
+    ):
+        assert paybus.send(each).status_code == 200
+
+    def complete() -> dict[str, Any] | None:
+        found = [p for p in _items(paybus, "/v1/payments") if p["provider_payment_id"] == "in_r"]
+        return found[0] if found and len(found[0]["reversals"]) == 2 else None
+
+    payment = until(complete, what="the payment with its refund and its dispute")
+    assert payment is not None
+    assert (payment["paid"], payment["amount"], payment["currency"]) == (True, 1500, "EUR")
+    assert {r["kind"]: r["amount"] for r in payment["reversals"]} == {
+        "refund": 900,
+        "dispute": 1500,
+    }
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer nonsense", "Basic dXNlcjpwYXNz", "Bearer a.b.c"],
+)
+def test_without_a_valid_token_401(paybus: Paybus, header: str) -> None:
+    url = f"{paybus.layout.url('subscription-api')}/v1/subscriptions"
+    answer = paybus.http.get(url, headers={"Authorization": header})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_tokens_that_are_not_ours_are_refused(paybus: Paybus, keys: DevKeys) -> None:
+    good = jwt.decode(keys.token("admin"), options={"verify_signature": False})
+    public = keys.jwks.read_text()
+    forged = {
+        "none": jwt.encode(good, None, algorithm="none"),
+        "the public key as an HMAC secret": jwt.encode(
+            good, public, algorithm="HS256", headers={"kid": "development"}
+        ),
+        "expired": keys.token("admin", hours=-1),
+        "no role": _signed(keys, good | {"roles": ["nobody"]}),
+        "another audience": _signed(keys, good | {"aud": "other"}),
+        "no tenant": _signed(keys, {k: v for k, v in good.items() if k != "tenant"}),
+    }
+    url = f"{paybus.layout.url('subscription-api')}/v1/subscriptions"
+    for what, token in forged.items():
+        answer = paybus.http.get(url, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 401, what
+
+
+def _signed(keys: DevKeys, claims: dict[str, Any]) -> str:
+    key = (keys.jwks.parent / "private.pem").read_text()
+    return jwt.encode(claims, key, algorithm="ES256", headers={"kid": "development"})
+
+
+def test_a_viewer_may_look_and_not_touch(paybus: Paybus) -> None:
+    assert paybus.api("GET", "provisioning", "/v1/schedules", role="viewer").status_code == 200
+    for path in ("/v1/integrations/retry", "/v1/schedules/health-check/pause"):
+        answer = paybus.api("POST", "provisioning", path, role="viewer", json={})
+        assert answer.status_code == 403
+        assert "operator" in answer.json()["detail"]
+
+
+def test_schedules_are_seen_paused_resumed_and_run(paybus: Paybus) -> None:
+    def schedule(name: str) -> dict[str, Any]:
+        found = paybus.api("GET", "provisioning", "/v1/schedules").json()
+        return next(each for each in found if each["name"] == name)
+
+    def post(path: str) -> httpx.Response:
+        return paybus.api("POST", "provisioning", f"/v1/schedules/{path}")
+
+    assert schedule("retry-failed")["expression"] == "every 1:00:00"
+    assert post("health-check/pause").json()["paused"] is True
+    due = "UPDATE schedules SET next_run_at = now() - interval '1 hour' WHERE name = 'health-check'"
+    paybus.sql("provisioning", due)
+    assert post("retry-failed/run").status_code == 202
+    until(lambda: schedule("retry-failed")["last_outcome"] == "succeeded", what="it ran")
+    assert schedule("health-check")["last_run_at"] is None, "paused"
+    assert post("health-check/resume").json()["paused"] is False
+    until(lambda: schedule("health-check")["last_outcome"] == "succeeded", what="it caught up")
+    assert schedule("health-check")["last_result"].startswith("healthy")
+    assert post("nonsense/run").status_code == 404

@@ -1,0 +1,26 @@
+"""Whatever a queue is bound to, its service has a handler for; and no handler waits in vain."""
+
+from __future__ import annotations
+
+from common.contracts.catalogue import queues_of
+from common.contracts.registry import EVENT_TYPES
+from provisioning.handlers import Handlers
+from subscription.handlers import HANDLERS
+
+
+def _types_of(queue: str) -> set[str]:
+    return {type_ for type_ in EVENT_TYPES if queue in queues_of(type_)}
+
+
+def test_subscription_handles_what_its_queue_gets() -> None:
+    assert _types_of("subscription.billing") == set(HANDLERS)
+
+
+def test_provisioning_handles_what_its_queue_gets() -> None:
+    handlers = Handlers(None).by_event()  # type: ignore[arg-type]
+    assert _types_of("provisioning.subscriptions") == set(handlers)
+
+
+def test_commands_and_jobs_reach_their_own_queue() -> None:
+    assert _types_of("provisioning.organizations") == {"organization.requested"}
+    assert _types_of("provisioning.jobs") == {"provisioning.job_due"}

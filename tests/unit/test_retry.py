@@ -1,0 +1,90 @@
+"""The error table and the ladder of waits."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+import sqlalchemy.exc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.contracts.event import DecodeError
+from common.errors import Busy, Permanent, RateLimited, Unavailable
+from common.messaging.retry import GiveUp, Kind, Ladder, Retry, classify, plan
+
+LADDER = Ladder.parse("5s,30s,2m,10m,1h")
+attempt_numbers = st.integers(1, 50)
+
+
+def database_error(cls: type[psycopg.Error]) -> sqlalchemy.exc.DBAPIError:
+    return sqlalchemy.exc.DBAPIError.instance("SELECT 1", {}, cls("broken"), psycopg.Error)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("a bug, perhaps"), Kind.TRANSIENT),
+        (Permanent("no use"), Kind.PERMANENT),
+        (DecodeError("not JSON"), Kind.PERMANENT),
+        (RateLimited("slow down", 10), Kind.RATE_LIMITED),
+        (Busy("later", 5), Kind.BUSY),
+        (Unavailable("RabbitMQ is away"), Kind.OUTAGE),
+        (database_error(psycopg.OperationalError), Kind.OUTAGE),
+        (database_error(psycopg.errors.AdminShutdown), Kind.OUTAGE),
+        (database_error(psycopg.errors.TooManyConnections), Kind.OUTAGE),
+        (database_error(psycopg.errors.DeadlockDetected), Kind.OUTAGE),
+        (database_error(psycopg.errors.QueryCanceled), Kind.TRANSIENT),
+        (database_error(psycopg.errors.UniqueViolation), Kind.TRANSIENT),
+        (database_error(psycopg.DataError), Kind.PERMANENT),
+    ],
+)
+def test_the_table_classifies(error: BaseException, kind: Kind) -> None:
+    assert classify(error) is kind
+
+
+@given(attempt=attempt_numbers, attempts=attempt_numbers)
+def test_a_transient_error_is_tried_until_the_attempts_are_used_up(
+    attempt: int, attempts: int
+) -> None:
+    decision = plan(LADDER, attempt=attempt, attempts=attempts, error=ValueError())
+    if attempt >= attempts:
+        assert decision == GiveUp("exhausted")
+    else:
+        assert isinstance(decision, Retry)
+        assert decision.attempt == attempt + 1
+
+
+def test_the_waits_grow_along_the_ladder_and_stay_at_its_end() -> None:
+    waits = []
+    for attempt in range(1, 8):
+        decision = plan(LADDER, attempt=attempt, attempts=9, error=ValueError())
+        assert isinstance(decision, Retry)
+        waits.append(decision.rung.seconds)
+    assert waits == [5, 30, 120, 600, 3600, 3600, 3600]
+
+
+@given(attempt=attempt_numbers, attempts=attempt_numbers)
+def test_a_permanent_error_is_never_tried_again(attempt: int, attempts: int) -> None:
+    decision = plan(LADDER, attempt=attempt, attempts=attempts, error=Permanent("no"))
+    assert decision == GiveUp("permanent")
+
+
+@given(attempt=attempt_numbers, seconds=st.floats(0, 3600))
+def test_busy_uses_up_no_attempt_and_never_gives_up(attempt: int, seconds: float) -> None:
+    decision = plan(LADDER, attempt=attempt, attempts=1, error=Busy("later", seconds))
+    assert isinstance(decision, Retry)
+    assert decision.attempt == attempt
+    assert decision.rung.seconds >= seconds
+
+
+@given(seconds=st.floats(0, 3600))
+def test_a_rate_limit_is_waited_out(seconds: float) -> None:
+    decision = plan(LADDER, attempt=1, attempts=3, error=RateLimited("slow", seconds))
+    assert isinstance(decision, Retry)
+    assert decision.rung.seconds >= seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "5x", "5s,,1m", "-5s"])
+def test_a_broken_ladder_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no delay"):
+        Ladder.parse(text)

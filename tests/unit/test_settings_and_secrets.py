@@ -1,0 +1,96 @@
+"""A broken setting stops the process with one sentence; a secret is shown nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from common.redaction import Redactor
+
+GOOD = {
+    "RABBITMQ_URL": "amqp://user:hunter22@127.0.0.1:1/vhost",
+    "STRIPE_WEBHOOK_SECRETS": "whsec_a,whsec_b",
+    "DATABASE_URL": "postgresql://user:hunter22@127.0.0.1:1/db",
+}
+
+
+def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, role],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "role", "changes", "sentence"),
+    [
+        ("webhook_gateway", "api", {"RABBITMQ_URL": None}, "RABBITMQ_URL is not set."),
+        (
+            "webhook_gateway",
+            "api",
+            {"RABBITMQ_URL": "http://user:hunter22@host"},
+            "RABBITMQ_URL is wrong: must look like amqp://user:password@host:5672/vhost.",
+        ),
+        (
+            "webhook_gateway",
+            "api",
+            {"STRIPE_WEBHOOK_SECRETS": ""},
+            "STRIPE_WEBHOOK_SECRETS is wrong: List should have at least 1 item after validation, "
+            "not 0.",
+        ),
+        (
+            "webhook_gateway",
+            "api",
+            {"RETRY_LADDER": "5s,soon"},
+            "RETRY_LADDER is wrong: 'soon' is no delay such as 5s, 2m or 1h.",
+        ),
+        (
+            "subscription",
+            "worker",
+            {"DATABASE_URL": "mysql://user:hunter22@host/db"},
+            "DATABASE_URL is wrong: must look like postgresql://user:password@host:5432/database.",
+        ),
+        (
+            "subscription",
+            "api",
+            {},
+            "AUTH_JWKS_FILE or AUTH_JWKS_URL must be set, and only one of them.",
+        ),
+        ("subscription", "migrate", {"DATABASE_URL": None}, "DATABASE_URL is not set."),
+    ],
+)
+def test_a_broken_setting_stops_the_process_with_a_sentence_that_names_it(
+    module: str, role: str, changes: dict[str, str | None], sentence: str
+) -> None:
+    env = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    ended = _start(module, role, env)
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == sentence
+    assert "hunter22" not in ended.stdout + ended.stderr
+
+
+SECRETS = ["postgresql://user:p%40ssw0rd@host/db", "whsec_known", "short"]
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("at postgresql://user:p%40ssw0rd@host/db", "at postgresql://[secret]host/db"),
+        ("password p%40ssw0rd or p@ssw0rd", "password [secret] or [secret]"),
+        ("key whsec_known!", "key [secret]!"),
+        ("key whsec_unknown123!", "key [secret]!"),
+        ("sk_live_abc123 and sk_test_9", "[secret] and [secret]"),
+        ("Authorization: Bearer abc.def-ghi", "Authorization: [secret]"),
+        ("amqp://u:p@broker:5672/v", "amqp://[secret]broker:5672/v"),
+        ("https://example.com/path?a=b@c", "https://example.com/path?a=b@c"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_texts_are_cleaned_of_secrets(text: str, clean: str) -> None:
+    assert Redactor(SECRETS)(text) == clean
