@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -81,13 +85,24 @@ def test_one_by_its_id_and_another_tenants_not(paybus: Paybus) -> None:
 
 def test_payments_show_their_reversals_in_whichever_order_they_came(paybus: Paybus) -> None:
     def webhook(name: str, kind: str, snapshot: dict[str, Any]) -> dict[str, Any]:
-        event = {"id": f"evt_{name}", "object": "event", "type": kind, "created": 1_790_000_000}
-        return event | {"data": {"object": snapshot}}
+        event: dict[str, Any] = {"id": f"evt_{name}", "object": "event", "type": kind}
+        return event | {"created": 1_790_000_000, "data": {"object": snapshot}}
 
     charge = {"id": "ch_r", "payment_intent": "pi_r", "currency": "eur"}
-    invoice = {"id": "in_r", "customer": "cus_r", "payment_intent": "pi_r", "charge": "ch_r"}
+    invoice: dict[str, Any] = {
+        "id": "in_r",
+        "customer": "cus_r",
+        "payment_intent": "pi_r",
+        "charge": "ch_r",
+    }
     invoice |= {"amount_paid": 1500, "currency": "eur"}
-    dispute = {"id": "du_r", "charge": "ch_r", "amount": 1500, "currency": "eur", "reason": "fraud"}
+    dispute: dict[str, Any] = {
+        "id": "du_r",
+        "charge": "ch_r",
+        "amount": 1500,
+        "currency": "eur",
+        "reason": "fraud",
+    }
     for each in (
         webhook("refund2", "charge.refunded", charge | {"amount_refunded": 900}),
         webhook("refund1", "charge.refunded", charge | {"amount_refunded": 400}),
@@ -125,9 +140,11 @@ def test_tokens_that_are_not_ours_are_refused(paybus: Paybus, keys: DevKeys) -> 
     good = jwt.decode(keys.token("admin"), options={"verify_signature": False})
     public = keys.jwks.read_text()
     forged = {
-        "none": jwt.encode(good, None, algorithm="none"),
-        "the public key as an HMAC secret": jwt.encode(
-            good, public, algorithm="HS256", headers={"kid": "development"}
+        "none": _token(good, {"alg": "none", "kid": "development"}, lambda _: b""),
+        "the public key as an HMAC secret": _token(
+            good,
+            {"alg": "HS256", "kid": "development"},
+            lambda text: hmac.digest(public.encode(), text, "sha256"),
         ),
         "expired": keys.token("admin", hours=-1),
         "no role": _signed(keys, good | {"roles": ["nobody"]}),
@@ -138,6 +155,16 @@ def test_tokens_that_are_not_ours_are_refused(paybus: Paybus, keys: DevKeys) -> 
     for what, token in forged.items():
         answer = paybus.http.get(url, headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 401, what
+
+
+def _token(claims: dict[str, Any], header: dict[str, str], sign: Callable[[bytes], bytes]) -> str:
+    """By hand: the library refuses to make these."""
+
+    def encode(raw: bytes) -> str:
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    text = f"{encode(json.dumps(header).encode())}.{encode(json.dumps(claims).encode())}"
+    return f"{text}.{encode(sign(text.encode()))}"
 
 
 def _signed(keys: DevKeys, claims: dict[str, Any]) -> str:

@@ -35,7 +35,6 @@ BODY = json.dumps(subscription_created("refused")).encode()
         (signature(BODY, "whsec_wrong"), "does not match"),
         (signature(BODY, WEBHOOK_SECRET, int(time.time()) - 1000), "300 s old"),
         (signature(BODY, WEBHOOK_SECRET, int(time.time()) + 1000), "300 s in the future"),
-        ("t=1,v1=\xe9", "does not match"),
     ],
 )
 def test_a_bad_signature_is_answered_400_with_a_problem_document(

@@ -98,7 +98,7 @@ def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(
     history = json.loads(headers["x-paybus-history"])
     assert [entry["attempt"] for entry in history] == [1, 2, 3, 4, 5]
     assert "Traceback" in headers["x-paybus-stack"]
-    assert "sandbox" not in headers["x-paybus-stack"].lower().replace("sandbox-", "")
+    assert "postgresql" not in headers["x-paybus-stack"]
     failed = [
         e
         for e in paybus.journal()
@@ -171,6 +171,7 @@ def test_retry_all_matching(paybus: Paybus) -> None:
     for number in numbers:
         _until_status(paybus, number, "failed")
     paybus.backend(mode="well")
+    failed = paybus.api("GET", "provisioning", "/v1/integrations?status=failed").json()["items"]
     answer = paybus.api(
         "POST", "provisioning", "/v1/integrations/retry", json={"error": "no such text"}
     )
@@ -178,7 +179,7 @@ def test_retry_all_matching(paybus: Paybus) -> None:
     answer = paybus.api(
         "POST", "provisioning", "/v1/integrations/retry", json={"error": "told to refuse"}
     )
-    assert answer.json()["requested"] == 5
+    assert answer.json()["requested"] == len(failed) >= 5
     for number in numbers:
         _until_status(paybus, number, "provisioned")
 
@@ -244,9 +245,9 @@ def test_switched_off_it_parks_the_work_and_releases_it_when_switched_on(
 ) -> None:
     names = ["webhook-gateway", "subscription-worker", "subscription-api", "sandbox-backend"]
     with make_paybus(names) as paybus:
-        off = {"BACKEND_INTEGRATION_ENABLED": "false"}
         for name in ("provisioning-worker", "provisioning-api"):
-            paybus.system.start_one(paybus.layout.spec(name, **off)).wait_ready()
+            spec = paybus.layout.spec(name, BACKEND_INTEGRATION_ENABLED="false")
+            paybus.system.start_one(spec).wait_ready()
         number = paybus.subscribe()
         _until_status(paybus, number, "parked")
         assert paybus.books()["organizations"] == []

@@ -52,7 +52,7 @@ class Paybus:
         self.layout = layout
         self.system = system
         self.virtual_host = urlsplit(layout.rabbitmq_url).path[1:]
-        self._management = stack.addresses.rabbitmq.management_url
+        self.management = stack.addresses.rabbitmq.management_url
         self._keys = keys
         self.http = httpx.Client(timeout=30)
 
@@ -108,7 +108,7 @@ class Paybus:
         """What is ready in a queue: each with `payload`, `headers`."""
         mode = "ack_requeue_false" if remove else "ack_requeue_true"
         answer = self.http.post(
-            f"{self._management}/api/queues/{self.virtual_host}/{queue}/get",
+            f"{self.management}/api/queues/{self.virtual_host}/{queue}/get",
             json={"count": 10_000, "ackmode": mode, "encoding": "auto"},
         )
         answer.raise_for_status()
@@ -120,7 +120,7 @@ class Paybus:
     def publish(self, queue: str, body: str) -> None:
         """Straight to a queue, as an operator's replay does."""
         answer = self.http.post(
-            f"{self._management}/api/exchanges/{self.virtual_host}/amq.default/publish",
+            f"{self.management}/api/exchanges/{self.virtual_host}/amq.default/publish",
             json={
                 "properties": {"delivery_mode": 2},
                 "routing_key": queue,

@@ -63,6 +63,7 @@ def _refused() -> dict[str, tuple[str | None, str]]:
         "truncated": (good[:-2], "does not match"),
         "upper case": (good.replace(good[-64:], good[-64:].upper()), "does not match"),
         "garbage": ("\x00\xff=,=,", "form"),
+        "not ASCII": (f"t={now},v1=\xe9", "form"),
     }
 
 

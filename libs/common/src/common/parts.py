@@ -61,11 +61,11 @@ def worker(
 ) -> Running:
     """A worker: the consumers, an outbox relay, perhaps a scheduler, and their health over HTTP."""
     relay = Relay(sessions(engine), parts.publisher, settings.database_url.get_secret_value())
-    tasks: list[Task] = [*consumers, relay, *([scheduler] if scheduler else [])]
+    tasks: list[Task] = [*consumers, *([scheduler] if scheduler else [])]
     watchdog = Watchdog(parts.broker, consumers)
     ready = all_of(broker_check(parts.broker), database_check(engine), consumers_check(consumers))
     app = create_app(title, alive=watchdog.check, ready=ready)
-    return Running(app, tasks)
+    return Running(app, tasks, [relay])
 
 
 def consumer_options(parts: Messaging, engine: AsyncEngine, *, source: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -41,10 +41,14 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Running:
-    """What a role is made of. Resources on the role's `AsyncExitStack` outlive both."""
+    """What a role is made of. `relays` are stopped last: they publish what `tasks` committed.
+
+    Resources on the role's `AsyncExitStack` outlive all of it.
+    """
 
     app: FastAPI
-    tasks: Sequence[Task] = field(default_factory=tuple)
+    tasks: Sequence[Task] = ()
+    relays: Sequence[Task] = ()
 
 
 @dataclass(frozen=True)
@@ -112,29 +116,39 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
             )
         )
         http = asyncio.create_task(server.serve([listening]), name="http")
-        tasks = {
-            asyncio.create_task(task.run(), name=type(task).__name__) for task in running.tasks
-        }
+        tasks = _start(running.tasks)
+        relays = _start(running.relays)
         log.info("started", pid=os.getpid(), port=listening.getsockname()[1])
         waiting = asyncio.create_task(asked_to_stop.wait())
-        await asyncio.wait({waiting, http, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, http, *tasks, *relays}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        status = _report_failures({http, *tasks})
+        status = _report_failures({http, *tasks, *relays})
         log.info("stopping", drain_seconds=settings.drain_seconds)
         started = time.monotonic()
-        # Consumers first: health and metrics stay to be seen while they finish.
-        for task in running.tasks:
-            task.stop()
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=settings.drain_seconds)
-            for unfinished in late:
-                log.warning("not finished in time, left to redelivery", task=unfinished.get_name())
-                unfinished.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        # HTTP last: health and metrics stay to be seen while the others finish.
+        deadline = started + settings.drain_seconds
+        await _drain(tasks, deadline)
+        await _drain(relays, deadline)
         server.should_exit = True
         await asyncio.gather(http, return_exceptions=True)
         log.info("stopped", after_seconds=round(time.monotonic() - started, 3))
     return status
+
+
+def _start(tasks: Sequence[Task]) -> dict[asyncio.Task[None], Task]:
+    return {asyncio.create_task(task.run(), name=type(task).__name__): task for task in tasks}
+
+
+async def _drain(tasks: Mapping[asyncio.Task[None], Task], deadline: float) -> None:
+    for task in tasks.values():
+        task.stop()
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=max(0.1, deadline - time.monotonic()))
+    for unfinished in late:
+        log.warning("not finished in time, left to redelivery", task=unfinished.get_name())
+        unfinished.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
 
 
 def _report_failures(tasks: set[asyncio.Task[None]]) -> int:

@@ -127,13 +127,12 @@ async def retry(
     async with session.begin():
         await rows.find(session, Integration, caller.tenant, id_)
         row = await repository.lock_integration(session, id_)
-        await session.refresh(row)
         event = await _request(session, row)
     if wait:
         provisioner: Provisioner = request.app.state.provisioner
         await provisioner.bring_up_to_date(id_, event)
         response.status_code = 200
-        session.expire_all()
+    session.expire_all()
     return await _detail(session, caller.tenant, id_)
 
 

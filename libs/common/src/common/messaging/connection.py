@@ -83,6 +83,14 @@ class Broker:
         if self._connection is not None:
             await _close(self._connection)
 
+    async def declare(self) -> None:
+        """Declare the topology again, after something of it was deleted. Raises `Unavailable`."""
+        with broker_errors("declaring the topology"):
+            async with asyncio.timeout(2 * _CONNECT_SECONDS):
+                await self._connected.wait()
+                assert self._connection is not None
+                await self._on_connect(self._connection)
+
     async def channel(
         self, *, confirms: bool = True, within: float | None = None
     ) -> AbstractChannel:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelNotFoundEntity
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import metrics
@@ -36,6 +37,7 @@ from common.redaction import Redactor
 log = get_logger(__name__)
 
 _OUTAGE_PAUSE_SECONDS = 1.0
+_RECONSUME_PAUSE_SECONDS = 0.2
 
 Handler = Callable[[Work, Event[Any]], Awaitable[None]]
 Effect = Callable[[Event[Any]], Awaitable[None]]
@@ -116,10 +118,20 @@ class Consumer(ABC):
                 pass
             except Unavailable as error:
                 log.info("not consuming", queue=self.queue.name, error=str(error))
-                await asyncio.sleep(0.2)
+                await self._recover(error)
             finally:
                 self._channel = None
                 self._arrived.clear()
+
+    async def _recover(self, error: Unavailable) -> None:
+        await asyncio.sleep(_RECONSUME_PAUSE_SECONDS)
+        if not isinstance(error.__cause__, ChannelNotFoundEntity):
+            return
+        log.error("the queue is gone, declaring it again", queue=self.queue.name)
+        try:
+            await self._broker.declare()
+        except Unavailable as again:
+            log.warning("not declared", queue=self.queue.name, error=str(again))
 
     @abstractmethod
     async def _work(self) -> None:

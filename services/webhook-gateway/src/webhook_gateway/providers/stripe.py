@@ -30,6 +30,8 @@ from webhook_gateway.providers import Untranslatable, VerificationFailed
 
 TOLERANCE_SECONDS = 300
 
+_MALFORMED = "the Stripe-Signature header is not of the form t=...,v1=..."
+
 Object = Mapping[str, Any]
 
 
@@ -43,7 +45,9 @@ class Stripe:
         self._tenant = tenant
 
     def verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        header = headers.get("stripe-signature")
+        header = headers.get("stripe-signature", "")
+        if not header.isascii():  # the SDK's constant-time comparison takes ASCII only
+            raise VerificationFailed(_MALFORMED)
         try:
             text = body.decode()
         except UnicodeDecodeError:
@@ -55,7 +59,7 @@ class Stripe:
             except stripe.SignatureVerificationError as error:
                 refusal = _reason(error)
             else:
-                return _refuse_future(header or "")
+                return _refuse_future(header)
         raise VerificationFailed(refusal)
 
     def translate(self, body: bytes) -> Event[Any]:
@@ -107,7 +111,7 @@ def _reason(error: stripe.SignatureVerificationError) -> str:
     if text.startswith("Timestamp outside"):
         return f"the signature is more than {TOLERANCE_SECONDS} s old"
     if text.startswith(("Unable to extract", "No signatures found with expected scheme")):
-        return "the Stripe-Signature header is not of the form t=...,v1=..."
+        return _MALFORMED
     return "the signature does not match the body and any configured secret"
 
 

@@ -1,0 +1,125 @@
+"""How processes start, stop and bear the loss of what they depend on."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import psycopg
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from common.messaging import tables
+from conftest import MakePaybus
+from devstack.processes import Process
+from devstack.stack import Stack
+from devstack.webhook import subscription_created
+from provisioning import models as provisioning_models
+from subscription import models as subscription_models
+from support.paybus import Paybus
+from support.waiting import until
+
+
+def _subscriptions(paybus: Paybus) -> int:
+    count: int = paybus.sql("subscription", "SELECT count(*) FROM subscriptions")[0][0]
+    return count
+
+
+def test_sigterm_finishes_the_batch_and_ends_with_status_0(make_paybus: MakePaybus) -> None:
+    with make_paybus(["webhook-gateway"]) as paybus:
+        for _ in range(200):
+            paybus.subscribe()
+        worker: Process = paybus.system.start_one(paybus.layout.spec("subscription-worker"))
+        until(lambda: _subscriptions(paybus) > 0, what="it works", pause=0.005)
+        worker.kill(signal.SIGTERM)
+        assert worker.wait(30) == 0
+        done = _subscriptions(paybus)
+        waiting = until(
+            lambda: paybus.messages("subscription.billing"), what="the rest is still queued"
+        )
+        assert done + len(waiting) == 200, "acknowledged what it did, left what it did not do"
+        outbox = paybus.sql("subscription", "SELECT count(*) FROM outbox")
+        assert outbox == [(0,)], "what was committed was also published"
+        assert "Traceback" not in worker.log.read_text()
+
+
+def test_every_process_ends_with_status_0_on_sigterm(make_paybus: MakePaybus) -> None:
+    names = ["webhook-gateway", "subscription-api", "provisioning-api", "provisioning-worker"]
+    with make_paybus([*names, "sandbox-backend"]) as paybus:
+        for name in names:
+            process = paybus.system.processes[name]
+            process.kill(signal.SIGTERM)
+            assert process.wait(20) == 0, process.tail()
+
+
+def test_a_database_that_is_away_costs_no_message_an_attempt(
+    make_paybus: MakePaybus, stack: Stack
+) -> None:
+    """Its connections cut, new ones refused for a while: no retry, no dead letter, no restart."""
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 1, what="it works")
+        database = paybus.layout.databases["subscription"].rpartition("/")[2]
+        with psycopg.connect(stack.addresses.postgres_url, autocommit=True) as admin:
+            admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS false')
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                [database],
+            )
+            for _ in range(20):
+                paybus.subscribe()
+            worker = paybus.system.processes["subscription-worker"]
+            until(lambda: "waiting out an outage" in worker.log.read_text(), what="it notices")
+            url = f"{paybus.layout.url('subscription-worker')}/readyz"
+            until(lambda: paybus.http.get(url).status_code == 503, what="it says it is not ready")
+            alive = paybus.http.get(url.replace("readyz", "healthz"))
+            assert alive.status_code == 200, "a restart would not bring the database back"
+            admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+        until(lambda: _subscriptions(paybus) == 21, what="it goes on where it stopped")
+        assert worker.is_running()
+        assert paybus.dead_letters() == {}
+        retried = paybus.metric("subscription-worker", "paybus_consumed_total", outcome="retried")
+        assert retried == 0
+
+
+def test_a_consumer_whose_queue_was_deleted_declares_it_again(make_paybus: MakePaybus) -> None:
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        queue = f"{paybus.management}/api/queues/{paybus.virtual_host}/subscription.billing"
+        assert paybus.http.delete(queue).status_code == 204
+        worker = paybus.system.processes["subscription-worker"]
+        until(
+            lambda: worker.log.read_text().count('"message": "consuming"') == 2,
+            what="it consumes again",
+        )
+        paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 1, what="it works")
+
+
+def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus) -> None:
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        broken = subscription_created("logged")
+        broken["data"]["object"]["metadata"]["organization"] = "\x00"
+        assert paybus.send(broken).status_code == 200
+        worker = paybus.system.processes["subscription-worker"]
+        until(lambda: "dead-lettered" in worker.log.read_text(), what="it is logged")
+        lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+        assert {"service": "subscription", "role": "worker"}.items() <= lines[-1].items()
+        password = paybus.layout.rabbitmq_url.split(":")[2].partition("@")[0]
+        for process in paybus.system.processes.values():
+            assert password not in process.log.read_text()
+            assert "whsec_" not in process.log.read_text()
+
+
+def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: MakePaybus) -> None:
+    with make_paybus() as paybus:
+        for service, base in (
+            ("subscription", subscription_models.Base),
+            ("provisioning", provisioning_models.Base),
+        ):
+            engine = create_engine(paybus.layout.databases[service])
+            with engine.connect() as connection:
+                context = MigrationContext.configure(connection)
+                differences = compare_metadata(context, [base.metadata, tables.metadata])  # type: ignore[arg-type]
+            engine.dispose()
+            assert differences == []
