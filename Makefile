@@ -7,7 +7,7 @@ ROLE ?= operator
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit lint fmt webhook token events lock clean
+.PHONY: help setup run demo test test-unit mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: setup ## all tests, on a real RabbitMQ and PostgreSQL that it starts and s
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail
+	@$(BIN)/python tests/mutants.py
 
 lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md is current
 	@$(BIN)/ruff check .

@@ -154,5 +154,5 @@ def run_once(spec: Spec, logs: Path) -> None:
 
 def _environment() -> dict[str, str]:
     """What a process needs of ours; settings reach it by its `Spec` only."""
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT")
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
     return {k: os.environ[k] for k in kept if k in os.environ} | {"PYTHONUNBUFFERED": "1"}

@@ -8,7 +8,8 @@ from common.auth import Authenticator
 from common.contracts import topology
 from common.database import Sessions
 from common.http import create_app
-from common.messaging.consumer import EffectfulConsumer, TransactionalConsumer
+from common.messaging.effectful import EffectfulConsumer
+from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running
 from provisioning import handlers

@@ -15,8 +15,8 @@ from common.contracts.jobs import JobDue
 from common.contracts.provisioning import OrganizationRequested
 from common.contracts.subscriptions import CustomerChanged, SubscriptionChanged
 from common.logs import get_logger
-from common.messaging.consumer import Handler
 from common.messaging.outbox import Work
+from common.messaging.transactional import Handler
 from common.scheduler import Every, Schedule
 from provisioning import domain, metrics, repository
 from provisioning.domain import Status, Subscribed

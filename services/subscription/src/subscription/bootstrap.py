@@ -4,7 +4,7 @@ from common import parts
 from common.auth import Authenticator
 from common.contracts import topology
 from common.http import create_app
-from common.messaging.consumer import TransactionalConsumer
+from common.messaging.transactional import TransactionalConsumer
 from common.service import Context, Running
 from subscription import handlers
 from subscription.api import router

@@ -24,8 +24,8 @@ from common.contracts.subscriptions import (
     Status,
     SubscriptionChanged,
 )
-from common.messaging.consumer import Handler
 from common.messaging.outbox import Work
+from common.messaging.transactional import Handler
 from subscription import domain, models, repository
 from subscription.domain import Change, Known, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id

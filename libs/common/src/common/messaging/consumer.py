@@ -1,15 +1,15 @@
-"""Taking messages from a queue; acknowledging each only when its effect is safe.
+"""Taking messages from a queue, and what becomes of those that fail.
 
-`TransactionalConsumer` is for effects that are rows, `EffectfulConsumer` for effects outside.
+`TransactionalConsumer` (transactional.py) is for effects that are rows, `EffectfulConsumer`
+(effectful.py) for effects outside. Both acknowledge a message only when its effect is safe.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -24,9 +24,9 @@ from common.contracts import registry
 from common.contracts.event import DecodeError, Event
 from common.contracts.topology import DEAD_LETTER_EXCHANGE, Queue
 from common.database import Sessions
-from common.errors import Permanent, Unavailable
-from common.logs import get_logger, handling
-from common.messaging import dead_letter, inbox
+from common.errors import Unavailable
+from common.logs import get_logger
+from common.messaging import dead_letter
 from common.messaging.connection import Broker, broker_errors, describe
 from common.messaging.dead_letter import Failures
 from common.messaging.outbox import Work
@@ -57,7 +57,7 @@ class Delivery:
     decode_error: DecodeError | None
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """The consumer is stopping or lost its channel: leave what is unfinished to redelivery."""
 
 
@@ -114,7 +114,7 @@ class Consumer(ABC):
             try:
                 with broker_errors("consuming"):
                     await self._consume()
-            except _Stop:
+            except Stop:
                 pass
             except Unavailable as error:
                 log.info("not consuming", queue=self.queue.name, error=str(error))
@@ -135,7 +135,7 @@ class Consumer(ABC):
 
     @abstractmethod
     async def _work(self) -> None:
-        """Handle deliveries until `_stopping`; raise `_Stop` when the channel is gone."""
+        """Handle deliveries until `_stopping`; raise `Stop` when the channel is gone."""
 
     async def _consume(self) -> None:
         channel = await self._broker.channel(confirms=False, within=1.0)
@@ -176,7 +176,7 @@ class Consumer(ABC):
         self._wake.set()
 
     async def _arrivals(self) -> None:
-        """Wait until there is something to do. Raises `_Stop` when the channel is gone."""
+        """Wait until there is something to do. Raises `Stop` when the channel is gone."""
         while not self._arrived and not self._stopping and self._channel is not None:
             self._wake.clear()
             await self._wake.wait()
@@ -184,7 +184,7 @@ class Consumer(ABC):
 
     def _check_channel(self) -> None:
         if self._channel is None:
-            raise _Stop
+            raise Stop
 
     async def _acknowledge(self, delivery: Delivery, *, multiple: bool = False) -> None:
         # On the channel it came by: tags of another channel would name other messages.
@@ -207,7 +207,7 @@ class Consumer(ABC):
                 return
             await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
             if self._stopping:
-                raise _Stop
+                raise Stop
             self._check_channel()
 
     async def _fail(self, delivery: Delivery, error: BaseException) -> None:
@@ -274,124 +274,3 @@ class Consumer(ABC):
         age = metrics.event_age_seconds.labels(self.queue.name)
         for event in events:
             age.observe(max(0.0, (now - event.recordedtime).total_seconds()))
-
-
-class TransactionalConsumer(Consumer):
-    """Runs a batch in one transaction: inbox rows, handlers, outbox rows. Then acknowledges it.
-
-    `prepare` may load and lock what the batch needs in one go. If the batch fails, each message is
-    run alone, so that one poisonous message never takes its neighbours with it.
-    """
-
-    def __init__(
-        self,
-        queue: Queue,
-        handlers: Mapping[str, Handler],
-        *,
-        batch: int = 100,
-        prepare: Prepare | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(queue, prefetch=2 * batch, **options)
-        self._handlers = handlers
-        self._batch = batch
-        self._prepare = prepare
-
-    async def _work(self) -> None:
-        while True:
-            await self._arrivals()
-            if self._stopping:
-                return
-            batch = [self._arrived.popleft() for _ in range(min(self._batch, len(self._arrived)))]
-            started = time.perf_counter()
-            await self._handle(batch)
-            # Deliveries of a channel are handled in order, so everything up to the last is done.
-            await self._acknowledge(batch[-1], multiple=True)
-            metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
-
-    async def _handle(self, batch: Sequence[Delivery]) -> None:
-        good = [delivery for delivery in batch if delivery.event is not None]
-        for delivery in batch:
-            if delivery.event is None:
-                await self._bury(delivery)
-        if not good:
-            return
-        try:
-            await self._through_outages(partial(self._transact, good))
-        except _Stop:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
-            if len(good) == 1:
-                await self._through_outages(partial(self._fail, good[0], error))
-                return
-            log.info("a batch failed, running each alone", size=len(good), error=describe(error))
-            for delivery in good:
-                await self._handle([delivery])
-
-    async def _transact(self, deliveries: Sequence[Delivery]) -> None:
-        events = [delivery.event for delivery in deliveries if delivery.event is not None]
-        async with self._sessions.begin() as session:
-            fresh = await inbox.claim(session, self.queue.name, events)
-            if self._prepare is not None and fresh:
-                await self._prepare(session, fresh)
-            work = Work(session, self._source)
-            for event in fresh:
-                with handling(event):
-                    await self._handler(event)(work, event)
-            await work.flush()
-        self._done(fresh)
-        metrics.consumed.labels(self.queue.name, "duplicate").inc(len(events) - len(fresh))
-
-    def _handler(self, event: Event[Any]) -> Handler:
-        try:
-            return self._handlers[event.type]
-        except KeyError:
-            raise Permanent(f"{self.queue.name} has no handler for {event.type}") from None
-
-
-class EffectfulConsumer(Consumer):
-    """Runs each message by itself, up to `concurrency` at a time, outside any transaction.
-
-    The effect keeps its own intent with an idempotency key, so that a redelivery continues from it.
-    """
-
-    def __init__(self, queue: Queue, effect: Effect, *, concurrency: int, **options: Any) -> None:
-        super().__init__(queue, prefetch=concurrency, **options)
-        self._effect = effect
-
-    async def _work(self) -> None:
-        running: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                await self._arrivals()
-                if self._stopping:
-                    break
-                task = asyncio.create_task(self._one(self._arrived.popleft()))
-                running.add(task)
-                task.add_done_callback(running.discard)
-        finally:
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def _one(self, delivery: Delivery) -> None:
-        started = time.perf_counter()
-        try:
-            if delivery.event is None:
-                await self._bury(delivery)
-            else:
-                with handling(delivery.event):
-                    await self._run(delivery, delivery.event)
-            await self._acknowledge(delivery)
-        except (_Stop, Unavailable) as error:
-            # Unacknowledged: the broker delivers it again, and the intent is found.
-            log.info("left to redelivery", queue=self.queue.name, error=describe(error))
-        metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
-
-    async def _run(self, delivery: Delivery, event: Event[Any]) -> None:
-        try:
-            await self._through_outages(partial(self._effect, event))
-        except _Stop:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
-            await self._through_outages(partial(self._fail, delivery, error))
-        else:
-            self._done([event])

@@ -1,0 +1,69 @@
+"""Consuming events whose effects are outside: a call to another system."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from common import metrics
+from common.contracts.event import Event
+from common.contracts.topology import Queue
+from common.errors import Unavailable
+from common.logs import get_logger, handling
+from common.messaging.connection import describe
+from common.messaging.consumer import Consumer, Delivery, Stop
+
+log = get_logger(__name__)
+
+Effect = Callable[[Event[Any]], Awaitable[None]]
+
+
+class EffectfulConsumer(Consumer):
+    """Runs each message by itself, up to `concurrency` at a time, outside any transaction.
+
+    The effect keeps its own intent with an idempotency key, so that a redelivery continues from it.
+    """
+
+    def __init__(self, queue: Queue, effect: Effect, *, concurrency: int, **options: Any) -> None:
+        super().__init__(queue, prefetch=concurrency, **options)
+        self._effect = effect
+
+    async def _work(self) -> None:
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await self._arrivals()
+                if self._stopping:
+                    break
+                task = asyncio.create_task(self._one(self._arrived.popleft()))
+                running.add(task)
+                task.add_done_callback(running.discard)
+        finally:
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _one(self, delivery: Delivery) -> None:
+        started = time.perf_counter()
+        try:
+            if delivery.event is None:
+                await self._bury(delivery)
+            else:
+                with handling(delivery.event):
+                    await self._run(delivery, delivery.event)
+            await self._acknowledge(delivery)
+        except (Stop, Unavailable) as error:
+            # Unacknowledged: the broker delivers it again, and the intent is found.
+            log.info("left to redelivery", queue=self.queue.name, error=describe(error))
+        metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
+
+    async def _run(self, delivery: Delivery, event: Event[Any]) -> None:
+        try:
+            await self._through_outages(partial(self._effect, event))
+        except Stop:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
+            await self._through_outages(partial(self._fail, delivery, error))
+        else:
+            self._done([event])

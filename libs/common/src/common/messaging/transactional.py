@@ -1,0 +1,98 @@
+"""Consuming events whose effects are rows of our own database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import metrics
+from common.contracts.event import Event
+from common.contracts.topology import Queue
+from common.errors import Permanent
+from common.logs import get_logger, handling
+from common.messaging import inbox
+from common.messaging.connection import describe
+from common.messaging.consumer import Consumer, Delivery, Stop
+from common.messaging.outbox import Work
+
+log = get_logger(__name__)
+
+Handler = Callable[[Work, Event[Any]], Awaitable[None]]
+Prepare = Callable[[AsyncSession, Sequence[Event[Any]]], Awaitable[None]]
+
+
+class TransactionalConsumer(Consumer):
+    """Runs a batch in one transaction: inbox rows, handlers, outbox rows. Then acknowledges it.
+
+    `prepare` may load and lock what the batch needs in one go. If the batch fails, each message is
+    run alone, so that one poisonous message never takes its neighbours with it.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        handlers: Mapping[str, Handler],
+        *,
+        batch: int = 100,
+        prepare: Prepare | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(queue, prefetch=2 * batch, **options)
+        self._handlers = handlers
+        self._batch = batch
+        self._prepare = prepare
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrivals()
+            if self._stopping:
+                return
+            batch = [self._arrived.popleft() for _ in range(min(self._batch, len(self._arrived)))]
+            started = time.perf_counter()
+            await self._handle(batch)
+            # Deliveries of a channel are handled in order, so everything up to the last is done.
+            await self._acknowledge(batch[-1], multiple=True)
+            metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
+
+    async def _handle(self, batch: Sequence[Delivery]) -> None:
+        good = [delivery for delivery in batch if delivery.event is not None]
+        for delivery in batch:
+            if delivery.event is None:
+                await self._bury(delivery)
+        if not good:
+            return
+        try:
+            await self._through_outages(partial(self._transact, good))
+        except Stop:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
+            if len(good) == 1:
+                await self._through_outages(partial(self._fail, good[0], error))
+                return
+            log.info("a batch failed, running each alone", size=len(good), error=describe(error))
+            for delivery in good:
+                await self._handle([delivery])
+
+    async def _transact(self, deliveries: Sequence[Delivery]) -> None:
+        events = [delivery.event for delivery in deliveries if delivery.event is not None]
+        async with self._sessions.begin() as session:
+            fresh = await inbox.claim(session, self.queue.name, events)
+            if self._prepare is not None and fresh:
+                await self._prepare(session, fresh)
+            work = Work(session, self._source)
+            for event in fresh:
+                with handling(event):
+                    await self._handler(event)(work, event)
+            await work.flush()
+        self._done(fresh)
+        metrics.consumed.labels(self.queue.name, "duplicate").inc(len(events) - len(fresh))
+
+    def _handler(self, event: Event[Any]) -> Handler:
+        try:
+            return self._handlers[event.type]
+        except KeyError:
+            raise Permanent(f"{self.queue.name} has no handler for {event.type}") from None

@@ -1,0 +1,133 @@
+"""`make mutants`: takes out the code that keeps each promise and sees its test fail.
+
+Each mutant is a copy of the sources with one text replaced, put in front of the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MESSAGING = "libs/common/src/common/messaging"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old` stands in `file` exactly once; with `new` in its place `test` must fail."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        "promise 1: the gateway answers without waiting for the confirm",
+        "services/webhook-gateway/src/webhook_gateway/api.py",
+        "        await self._publish(event)\n",
+        "        __import__('asyncio').ensure_future(self._publish(event))\n",
+        "test_promise_1_2xx_means_durable.py",
+    ),
+    Mutant(
+        "promise 1: the channel has no publisher confirms",
+        f"{MESSAGING}/publisher.py",
+        "await self._broker.channel()",
+        "await self._broker.channel(confirms=False)",
+        "test_promise_1_2xx_means_durable.py",
+    ),
+    Mutant(
+        "promise 2: the inbox lets every event through",
+        f"{MESSAGING}/inbox.py",
+        "if (event.source, event.id) in claimed and by_key",
+        "if by_key",
+        "test_promise_2_one_effect_per_event.py",
+    ),
+    Mutant(
+        "promise 2: the outbox is written in a transaction of its own, after the commit",
+        f"{MESSAGING}/transactional.py",
+        "            await work.flush()\n",
+        "        async with self._sessions.begin() as work.session:\n"
+        "            await __import__('asyncio').sleep(0.2)\n"
+        "            await work.flush()\n",
+        "test_promise_2_one_effect_per_event.py",
+    ),
+    Mutant(
+        "promise 5: the report that comes last wins",
+        "services/subscription/src/subscription/domain.py",
+        "newest = before.snapshot is None or snapshot.order > before.snapshot.order",
+        "newest = True",
+        "test_promise_5_order_does_not_matter.py",
+    ),
+    Mutant(
+        "promise 5: what was in use once is forgotten",
+        "services/subscription/src/subscription/domain.py",
+        "ever_active=before.ever_active or _PHASE[snapshot.status] in _IN_USE",
+        "ever_active=_PHASE[snapshot.status] in _IN_USE",
+        "test_promise_5_order_does_not_matter.py",
+    ),
+    Mutant(
+        "promise 6: messages are acknowledged before they are handled",
+        f"{MESSAGING}/transactional.py",
+        "            await self._handle(batch)\n",
+        "            await self._acknowledge(batch[-1], multiple=True)\n"
+        "            await self._handle(batch)\n"
+        "            continue\n",
+        "test_promise_6_any_process_may_die.py",
+    ),
+    Mutant(
+        "promise 6: every replica's scheduler ticks for itself",
+        "libs/common/src/common/scheduler.py",
+        "if not await session.scalar(select(_LEADER_LOCK)):",
+        "if False:",
+        "test_promise_6_any_process_may_die.py",
+    ),
+)
+
+
+def main() -> int:
+    survivors = 0
+    for mutant in MUTANTS:
+        caught = _is_caught(mutant)
+        survivors += not caught
+        print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.what}", flush=True)
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants caught")
+    return 1 if survivors else 0
+
+
+def _is_caught(mutant: Mutant) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [Path("libs/common/src"), *Path(ROOT).glob("services/*/src")]
+        copies = []
+        for source in sources:
+            relative = source.relative_to(ROOT) if source.is_absolute() else source
+            copies.append(Path(folder) / relative)
+            shutil.copytree(ROOT / relative, copies[-1])
+        file = Path(folder) / mutant.file
+        text = file.read_text()
+        if text.count(mutant.old) != 1:
+            raise SystemExit(f"{mutant.what}: its text does not stand in {mutant.file} once")
+        file.write_text(text.replace(mutant.old, mutant.new))
+        test = ROOT / "tests/integration" / mutant.test
+        ended = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(test)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, copies))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ended.returncode not in (0, 1):
+            raise SystemExit(f"{mutant.what}: pytest itself failed\n{ended.stdout}{ended.stderr}")
+        return ended.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
