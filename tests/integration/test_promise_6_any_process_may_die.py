@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
+from datetime import timedelta
 from uuid import uuid4
 
+import psycopg
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from common.contracts.event import Event
+from common.contracts.jobs import JobDue
+from common.database import sessions_of
+from common.messaging.outbox import Work
+from common.scheduler import Every, Schedule, Scheduler
 from conftest import MakePaybus
 from devstack.webhook import subscription_created
 from support.paybus import Paybus
@@ -51,6 +61,53 @@ def test_promise_6_workers_killed_at_random_lose_and_double_nothing(
         assert {len(users) for users in books["users"].values()} == {1}
         assert paybus.dead_letters() == {}
         assert sum(p.restarts for p in paybus.system.processes.values()) > 0
+
+
+def test_promise_6_a_worker_killed_with_a_batch_in_hand_loses_nothing(
+    make_paybus: MakePaybus,
+) -> None:
+    """Held by a lock in the middle of its transaction, then killed."""
+    with make_paybus(["webhook-gateway"]) as paybus:
+        for _ in range(50):
+            paybus.subscribe()
+        url = paybus.layout.databases["subscription"].replace("+psycopg", "")
+        stuck = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        with psycopg.connect(url) as lock:
+            lock.execute("LOCK TABLE subscriptions")
+            worker = paybus.system.start_one(paybus.layout.spec("subscription-worker"))
+            until(lambda: paybus.sql("subscription", stuck)[0][0] > 0, what="it is in the middle")
+            worker.kill(signal.SIGKILL)
+            worker.wait()
+        paybus.start("subscription-worker")
+        until(
+            lambda: paybus.sql("subscription", "SELECT count(*) FROM subscriptions") == [(50,)],
+            what="50 subscriptions",
+        )
+
+
+async def test_promise_6_schedulers_that_tick_at_the_same_moment_order_a_job_once(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus() as paybus:
+        engine = create_async_engine(paybus.layout.databases["provisioning"])
+        schedule = [Schedule("job", Every(timedelta(hours=1)), _never_run)]
+        schedulers = [
+            Scheduler(sessions_of(engine), service="provisioning", tenant="t", schedule=schedule)
+            for _ in range(4)
+        ]
+        await schedulers[0].register()
+        for turn in range(1, 21):
+            paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now()")
+            await asyncio.gather(*(scheduler.tick() for scheduler in schedulers))
+            assert paybus.sql("provisioning", "SELECT count(*) FROM outbox") == [(turn,)]
+        await engine.dispose()
+
+
+async def _never_run(work: Work, event: Event[JobDue]) -> str:
+    raise AssertionError("a tick writes a message and runs nothing")
 
 
 def test_promise_6_a_job_is_ordered_once_however_many_replicas_tick(

@@ -88,15 +88,17 @@ class Scheduler:
         self._tenant = tenant
         self._schedule = {each.name: each for each in schedule}
         self._stop = asyncio.Event()
-        self._registered = False
 
     def stop(self) -> None:
         self._stop.set()
 
     async def run(self) -> None:
+        registered = False
         while not self._stop.is_set():
             try:
-                await self._register_once()
+                if not registered:
+                    await self.register()
+                    registered = True
                 await self.tick()
             except sqlalchemy.exc.SQLAlchemyError as error:
                 log.warning("the scheduler can't tick", error=describe(error))
@@ -127,9 +129,8 @@ class Scheduler:
         await order_run(session, service=self._service, tenant=self._tenant, job=name, at=now)
         metrics.scheduler_ticks.labels(name).inc()
 
-    async def _register_once(self) -> None:
-        if self._registered:
-            return
+    async def register(self) -> None:
+        """Write the schedule into the database; what was paused stays paused."""
         now = datetime.now(UTC)
         async with self._sessions.begin() as session:
             for name, each in sorted(self._schedule.items()):
@@ -149,7 +150,6 @@ class Scheduler:
             await session.execute(
                 delete(schedules).where(schedules.c.name.not_in(list(self._schedule)))
             )
-        self._registered = True
 
 
 async def order_run(
