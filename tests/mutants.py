@@ -32,8 +32,8 @@ MUTANTS = (
     Mutant(
         "promise 1: the gateway answers without waiting for the confirm",
         "services/webhook-gateway/src/webhook_gateway/api.py",
-        "        await self._publish(event)\n",
-        "        __import__('asyncio').ensure_future(self._publish(event))\n",
+        "        await self._publisher.publish_event(event)\n",
+        "        __import__('asyncio').ensure_future(self._publisher.publish_event(event))\n",
         "test_promise_1_2xx_means_durable.py",
     ),
     Mutant(

@@ -58,7 +58,22 @@ def test_pages_show_everything_once(paybus: Paybus) -> None:
     assert len(seen) == len(set(seen)) == 5
 
 
-@pytest.mark.parametrize("cursor", ["x", "W10", "WyJ4IiwieSJd", "%00"])
+def _cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "x",
+        "%00",
+        _cursor("[]"),
+        _cursor('["x","y"]'),
+        _cursor('["2024-01-01T00:00:00+00:00","\\u0000"]'),
+        _cursor('["2024-01-01T00:00:00+00:00","\\ud800"]'),
+        _cursor("[" * 20_000),
+    ],
+)
 def test_a_broken_cursor_is_answered_400(paybus: Paybus, cursor: str) -> None:
     answer = _get(paybus, f"/v1/subscriptions?cursor={cursor}")
     assert answer.status_code == 400
@@ -73,6 +88,12 @@ def test_a_broken_filter_is_answered_422_with_a_problem_document(
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert query.partition("=")[0] in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["?customer_id=%00", "/%00"])
+def test_nul_in_a_query_or_a_path_is_answered_400(paybus: Paybus, path: str) -> None:
+    answer = _get(paybus, f"/v1/subscriptions{path}")
+    assert answer.status_code == 400, answer.text
 
 
 def test_one_by_its_id_and_another_tenants_not(paybus: Paybus) -> None:

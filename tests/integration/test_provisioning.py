@@ -124,6 +124,86 @@ def test_what_the_back_end_refuses_is_not_tried_again(paybus: Paybus) -> None:
     paybus.messages("provisioning.organizations.dead", remove=True)
 
 
+def test_a_dead_letter_that_is_replayed_and_fails_again_is_failed_again(paybus: Paybus) -> None:
+    paybus.backend(mode="refuse")
+    number = paybus.subscribe()
+    integration = _until_status(paybus, number, "failed")
+
+    def dead() -> list[str]:
+        messages = paybus.messages("provisioning.organizations.dead", remove=True)
+        return [m["payload"] for m in messages if integration["id"] in m["payload"]]
+
+    (body,) = until(dead, what="its dead letter")
+    paybus.publish("provisioning.organizations", body)
+    until(dead, what="it is dead again")
+    assert (_integration(paybus, number) or {})["status"] == "failed"
+    paybus.backend(mode="well")
+    paybus.publish("provisioning.organizations", body)
+    _until_status(paybus, number, "provisioned")
+
+
+def test_a_request_for_what_does_not_exist_is_dead_lettered_and_holds_nobody_up(
+    paybus: Paybus,
+) -> None:
+    number = paybus.subscribe()
+    _until_status(paybus, number, "provisioned")
+    (body,) = [
+        json.dumps(e)
+        for e in paybus.journal()
+        if e["type"] == "organization.requested"
+        and e["subject"] == (_integration(paybus, number) or {})["id"]
+    ]
+    unknown = json.loads(body) | {"data": {"integration_id": "nobody"}}
+    for _ in range(20):  # more than there are places
+        paybus.publish("provisioning.organizations", json.dumps(unknown))
+    _until_status(paybus, paybus.subscribe(), "provisioned")
+    until(
+        lambda: len(paybus.messages("provisioning.organizations.dead")) >= 20,
+        what="the dead letters",
+    )
+    paybus.messages("provisioning.organizations.dead", remove=True)
+
+
+def _end(paybus: Paybus, number: str) -> None:
+    ended = subscription_created(number)
+    ended |= {"id": f"evt_end_{number}", "type": "customer.subscription.deleted"}
+    ended["created"] += 1
+    assert paybus.send(ended).status_code == 200
+
+
+def test_cancelled_after_a_creation_of_unknown_outcome_is_suspended(paybus: Paybus) -> None:
+    """The back end created it and answered 500; then the customer left."""
+    paybus.backend(mode="fail_after")
+    number = paybus.subscribe()
+    until(
+        lambda: [o for o in paybus.books()["organizations"] if number in o["name"]],
+        what="it was created",
+    )
+    _end(paybus, number)
+    paybus.backend(mode="well")
+    integration = _until_status(paybus, number, "suspended")
+    (organization,) = _organization(paybus, integration)
+    assert organization["status"] == "suspended"
+
+
+def test_resubscribed_after_a_suspension_of_unknown_outcome_is_active(paybus: Paybus) -> None:
+    """The back end suspended it and answered 500; then the customer came back."""
+    number = paybus.subscribe()
+    integration = _until_status(paybus, number, "provisioned")
+    paybus.backend(mode="fail_after")
+    _end(paybus, number)
+    until(
+        lambda: _organization(paybus, integration)[0]["status"] == "suspended",
+        what="it was suspended",
+    )
+    again = subscription_created(uuid4().hex)
+    again["data"]["object"]["customer"] = f"cus_{number}"
+    assert paybus.send(again).status_code == 200
+    paybus.backend(mode="well")
+    until(lambda: _organization(paybus, integration)[0]["status"] == "active", what="it is active")
+    _until_status(paybus, number, "provisioned")
+
+
 def test_a_rate_limit_is_waited_out(paybus: Paybus) -> None:
     paybus.backend(mode="rate_limit")
     number = paybus.subscribe()
@@ -197,10 +277,7 @@ def test_the_hourly_job_tries_failed_ones_again(paybus: Paybus) -> None:
 def test_cancelled_suspends_and_a_new_subscription_resumes(paybus: Paybus) -> None:
     number = paybus.subscribe()
     integration = _until_status(paybus, number, "provisioned")
-    ended = subscription_created(number)
-    ended |= {"id": f"evt_end_{number}", "type": "customer.subscription.deleted"}
-    ended["created"] += 1
-    assert paybus.send(ended).status_code == 200
+    _end(paybus, number)
     _until_status(paybus, number, "suspended")
     (organization,) = _organization(paybus, integration)
     assert organization["status"] == "suspended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 
@@ -11,6 +12,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from common.messaging import tables
+from common.messaging.connection import Broker
 from conftest import MakePaybus
 from devstack.processes import Process
 from devstack.stack import Stack
@@ -18,7 +20,7 @@ from devstack.webhook import subscription_created
 from provisioning import models as provisioning_models
 from subscription import models as subscription_models
 from support.paybus import Paybus
-from support.waiting import until
+from support.waiting import until, until_async
 
 
 def _subscriptions(paybus: Paybus) -> int:
@@ -94,6 +96,33 @@ def test_a_consumer_whose_queue_was_deleted_declares_it_again(make_paybus: MakeP
         )
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 1, what="it works")
+
+
+async def test_the_connection_is_tried_for_ever_whoever_answers() -> None:
+    """A port that hangs up at once, as a proxy without its broker does."""
+    calls = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.close()
+
+    async def nothing(_: object) -> None:
+        pass
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"amqp://u:p@127.0.0.1:{port}/"
+    broker = Broker(url, name="test", on_connect=nothing, pause=lambda _: 0.001)
+    await broker.start()
+
+    async def many_calls() -> bool:
+        return broker.given_up or calls > 100
+
+    await until_async(many_calls, what="100 attempts")
+    assert not broker.given_up
+    await broker.close()
+    server.close()
 
 
 def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus) -> None:

@@ -36,6 +36,18 @@ def test_one_operation_is_always_enough(want: Organization, actual: Organization
     assert next_operation(want, after) is None
 
 
+@given(organizations, organizations)
+def test_while_an_outcome_is_unknown_what_is_wanted_is_said_again(
+    want: Organization, actual: Organization
+) -> None:
+    operation = next_operation(want, actual, unknown=True)
+    if want is Organization.ABSENT:
+        assert operation is None
+    else:
+        assert operation is not None
+        assert operation.result is want
+
+
 def test_what_ended_before_it_was_created_is_never_created() -> None:
     assert next_operation(Organization.SUSPENDED, Organization.ABSENT) is None
 

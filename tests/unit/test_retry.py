@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from common.contracts.event import DecodeError
 from common.errors import Busy, Permanent, RateLimited, Unavailable
+from common.messaging.connection import pause_after
 from common.messaging.retry import GiveUp, Kind, Ladder, Retry, classify, plan
 
 LADDER = Ladder.parse("5s,30s,2m,10m,1h")
@@ -84,7 +85,12 @@ def test_a_rate_limit_is_waited_out(seconds: float) -> None:
     assert decision.rung.seconds >= seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "5x", "5s,,1m", "-5s"])
+@given(failures=st.integers(1, 10**9))
+def test_the_pause_between_connections_is_bounded_however_long_it_takes(failures: int) -> None:
+    assert 0 < pause_after(failures) <= 2
+
+
+@pytest.mark.parametrize("text", ["", "5", "5x", "5s,,1m", "-5s", "0s", "25h"])
 def test_a_broken_ladder_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no delay"):
         Ladder.parse(text)

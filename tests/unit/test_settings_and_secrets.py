@@ -63,6 +63,31 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
             "AUTH_JWKS_FILE or AUTH_JWKS_URL must be set, and only one of them.",
         ),
         ("subscription", "migrate", {"DATABASE_URL": None}, "DATABASE_URL is not set."),
+        (
+            "subscription",
+            "migrate",
+            {"DATABASE_URL": "postgresql://user:hunter22@host:port/db"},
+            "DATABASE_URL is wrong: must look like postgresql://user:password@host:5432/database.",
+        ),
+        (
+            "subscription",
+            "api",
+            {"AUTH_JWKS_FILE": __file__},
+            "AUTH_JWKS_FILE is wrong: holds no JSON Web Key Set with a usable key.",
+        ),
+        (
+            "provisioning",
+            "worker",
+            {"BACKEND_URL": "http://127.0.0.1:1", "BACKEND_TOKEN": "hunter22\u00e9"},
+            "BACKEND_TOKEN is wrong: must be printable ASCII and not empty, for it goes into a "
+            "header.",
+        ),
+        (
+            "webhook_gateway",
+            "api",
+            {"DRAIN_SECONDS": "inf"},
+            "DRAIN_SECONDS is wrong: Input should be less than or equal to 3600.",
+        ),
     ],
 )
 def test_a_broken_setting_stops_the_process_with_a_sentence_that_names_it(

@@ -77,6 +77,13 @@ def test_a_bad_signature_is_refused_with_its_reason(case: str) -> None:
     assert "evt_1" not in str(caught.value)
 
 
+def test_a_time_stamp_with_something_behind_it_is_read_as_the_sdk_reads_it() -> None:
+    now = int(time.time())
+    STRIPE.verify(
+        {"stripe-signature": signature(BODY, NEW, now).replace(f"t={now}", f"t={now}=1")}, BODY
+    )
+
+
 def test_every_changed_byte_is_noticed() -> None:
     header = {"stripe-signature": signature(BODY, NEW)}
     for position in range(len(BODY)):
@@ -255,6 +262,8 @@ def test_any_other_type_is_kept() -> None:
         webhook("invoice.paid", INVOICE | {"currency": "euro"}),
         webhook("customer.subscription.created", {"id": "s", "customer": "c", "status": "new"}),
         webhook("x" * 300, {"id": "x"}),
+        webhook("invoice.paid", INVOICE | {"id": ""}),
+        webhook("customer.subscription.created", {"id": "s", "customer": "", "status": "active"}),
     ],
 )
 def test_what_is_no_stripe_event_is_untranslatable(body: bytes) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections import Counter
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Request, Response
@@ -48,6 +49,8 @@ class Books:
     """What the back end holds. An idempotency key gives the first answer again."""
 
     def __init__(self) -> None:
+        # Its memory is gone with the process; ids of another run must not come again.
+        self._run = uuid4().hex[:8]
         self.organizations: dict[str, dict[str, Any]] = {}
         self.users: dict[str, list[dict[str, Any]]] = {}
         self.answers: dict[str, dict[str, Any]] = {}
@@ -57,7 +60,7 @@ class Books:
 
     def create_organization(self, new: NewOrganization, key: str) -> dict[str, Any]:
         if key not in self.answers:
-            id_ = f"org_{len(self.organizations) + 1}"
+            id_ = f"org_{len(self.organizations) + 1}_{self._run}"
             organization = {"id": id_, "status": "active", **new.model_dump()}
             self.organizations[id_] = self.answers[key] = organization
             self.users[id_] = []
@@ -155,7 +158,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     app = create_app(options.token, seed=options.seed)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        timeout_graceful_shutdown=1,  # it may be hanging on purpose
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from common.errors import (
     Invalid,
     NotFound,
     PaybusError,
+    RateLimited,
     TooLarge,
     Unauthenticated,
     Unavailable,
@@ -45,6 +46,7 @@ _STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (Busy, HTTPStatus.CONFLICT),
+    (RateLimited, HTTPStatus.SERVICE_UNAVAILABLE),
     (Upstream, HTTPStatus.BAD_GATEWAY),
 )
 
@@ -120,6 +122,8 @@ async def _on_http_exception(_: Request, error: Exception) -> Response:
 
 
 async def _on_database_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, sqlalchemy.exc.DataError):  # such as NUL in a text
+        return await _on_paybus_error(_, Invalid("a value that can't be stored or looked for"))
     if classify(error) is Kind.OUTAGE:
         log.warning("the database is away", error=type(error).__name__)
         return await _on_paybus_error(_, Unavailable("the database can't be reached now"))
@@ -142,8 +146,12 @@ def decode_cursor(cursor: str, parts: int) -> list[str]:
     """Raises `Invalid` for anything that `encode_cursor` did not make."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
+    except (ValueError, RecursionError):
         key = None
-    if not isinstance(key, list) or len(key) != parts or not all(isinstance(k, str) for k in key):
+    if not isinstance(key, list) or len(key) != parts or not all(_is_plain(k) for k in key):
         raise Invalid("the cursor is not one that this endpoint gave out")
     return key
+
+
+def _is_plain(part: object) -> bool:
+    return isinstance(part, str) and part.isascii() and part.isprintable()

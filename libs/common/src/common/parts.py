@@ -26,6 +26,8 @@ from common.settings import BrokerSettings, DatabaseSettings
 # Longer than a reconnect and a redeclaration take; a consumer gone for longer will not come back.
 _CONSUMER_GRACE_SECONDS = 60
 
+_GIVEN_UP = "nothing tries to connect to RabbitMQ any more"
+
 
 @dataclass(frozen=True)
 class Messaging:
@@ -96,6 +98,8 @@ class Watchdog:
     _missing_since: dict[str, float] = field(default_factory=dict)
 
     async def check(self) -> str | None:
+        if self.broker.given_up:
+            return _GIVEN_UP
         for consumer in self.consumers:
             name = consumer.queue.name
             if consumer.consuming or not self.broker.connected:
@@ -105,6 +109,13 @@ class Watchdog:
             if time.monotonic() - since > _CONSUMER_GRACE_SECONDS:
                 return f"nothing consumes {name} although RabbitMQ is connected"
         return None
+
+
+def broker_alive(broker: Broker) -> Check:
+    async def check() -> str | None:
+        return _GIVEN_UP if broker.given_up else None
+
+    return check
 
 
 def broker_check(broker: Broker) -> Check:

@@ -31,6 +31,7 @@ from common.messaging.tables import schedules
 log = get_logger(__name__)
 
 _TICK_SECONDS = 1.0
+_REGISTER_SECONDS = 60.0
 _LEADER_LOCK = func.pg_try_advisory_xact_lock(func.hashtext("paybus-scheduler"))
 
 Job = Callable[[Work, Event[JobDue]], Awaitable[str]]
@@ -93,12 +94,13 @@ class Scheduler:
         self._stop.set()
 
     async def run(self) -> None:
-        registered = False
+        next_registration = 0.0
         while not self._stop.is_set():
             try:
-                if not registered:
+                if time.monotonic() >= next_registration:
+                    # Again and again: an older replica that starts removes what it does not know.
                     await self.register()
-                    registered = True
+                    next_registration = time.monotonic() + _REGISTER_SECONDS
                 await self.tick()
             except sqlalchemy.exc.SQLAlchemyError as error:
                 log.warning("the scheduler can't tick", error=describe(error))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
+import jwt
 from pydantic import (
     AfterValidator,
     AmqpDsn,
     Field,
     FilePath,
+    HttpUrl,
     SecretStr,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from common.messaging.retry import Ladder
 
@@ -31,15 +36,27 @@ def _amqp_url(value: SecretStr) -> SecretStr:
 
 
 def _postgres_url(value: SecretStr) -> SecretStr:
-    scheme, separator, rest = value.get_secret_value().partition("://")
-    if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not separator or not rest:
+    try:
+        url = make_url(value.get_secret_value())
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.get_backend_name() not in {"postgresql", "postgres"} or not url.database:
         raise ValueError("must look like postgresql://user:password@host:5432/database")
-    return SecretStr(f"postgresql+psycopg://{rest}")
+    full = url.set(drivername="postgresql+psycopg")
+    return SecretStr(full.render_as_string(hide_password=False))
 
 
 def _ladder(value: str) -> str:
     Ladder.parse(value)
     return value
+
+
+def _key_set(path: Path) -> Path:
+    try:
+        jwt.PyJWKSet.from_json(path.read_text())
+    except (ValueError, jwt.PyJWTError, AttributeError):
+        raise ValueError("holds no JSON Web Key Set with a usable key") from None
+    return path
 
 
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp_url)]
@@ -66,7 +83,7 @@ class HttpSettings(Settings):
     http_host: str = Field(default="127.0.0.1", description="where the role's HTTP server listens")
     http_port: int = Field(default=8000, ge=0, le=65535)
     drain_seconds: float = Field(
-        default=25, gt=0, description="how long SIGTERM waits for work in hand"
+        default=25, gt=0, le=3600, description="how long SIGTERM waits for work in hand"
     )
 
 
@@ -86,8 +103,8 @@ class DatabaseSettings(Settings):
 class AuthSettings(Settings):
     """Where the public keys of API tokens are: a file or a URL."""
 
-    auth_jwks_file: FilePath | None = None
-    auth_jwks_url: str | None = None
+    auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = None
+    auth_jwks_url: HttpUrl | None = None
     auth_audience: str = "paybus"
     auth_issuer: str | None = Field(
         default=None, description="when set, tokens of other issuers are refused"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+import httpx
+import psycopg
+
 from devstack import demo, run, webhook
 from devstack.addresses import DevstackError
 from devstack.stack import PAYBUS
@@ -36,16 +39,21 @@ def main() -> None:
     except DevstackError as error:
         print(f"devstack: {error}", file=sys.stderr)
         status = 1
+    except psycopg.Error as error:
+        print(f"devstack: POSTGRES_URL can't be used: {error}", file=sys.stderr)
+        status = 1
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        print(f"devstack: RABBITMQ_MANAGEMENT_URL can't be used: {error}", file=sys.stderr)
+        status = 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

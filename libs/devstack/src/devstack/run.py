@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 
@@ -21,10 +22,27 @@ _WHAT = {
 }
 
 
+# Settings of the caller that reach the services; addresses and secrets are this stack's own.
+_PASSED_ON = (
+    "LOG_LEVEL",
+    "RETRY_LADDER",
+    "BACKEND_INTEGRATION_ENABLED",
+    "BACKEND_TIMEOUT_SECONDS",
+    "CONSUMER_BATCH",
+    "CONCURRENCY",
+)
+
+
 def main() -> int:
-    stop = threading.Event()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        _run()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    return 0
+
+
+def _run() -> None:
     folder = PAYBUS / "run"
     logs = folder / "logs"
     place = folder / "addresses.json"
@@ -36,6 +54,7 @@ def main() -> int:
             databases=create_databases(stack, "paybus_"),
             keys=DevKeys(PAYBUS / "keys"),
             prefer_ports=True,
+            extra_env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         )
         migrate(layout, logs)
         system = System(stack, layout, logs)
@@ -45,13 +64,11 @@ def main() -> int:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(addresses, indent=2))
             _explain(addresses, stack.addresses.rabbitmq.management_url, str(logs))
-            stop.wait()
-            print("\nstopping ...", flush=True)
+            threading.Event().wait()
         finally:
+            print("\nstopping ...", flush=True)
             place.unlink(missing_ok=True)
             system.stop()
-    print("stopped", flush=True)
-    return 0
 
 
 def _explain(addresses: dict[str, str], management_url: str, logs: str) -> None:
@@ -62,4 +79,8 @@ def _explain(addresses: dict[str, str], management_url: str, logs: str) -> None:
     print(f"  {'logs':20} {logs}")
     print("\nSend a first webhook, from another terminal:  make webhook")
     print("A token for the APIs:                         make -s token ROLE=operator")
-    print("Ctrl-C stops everything; the data stays for the next `make run`.", flush=True)
+    print(
+        "Ctrl-C stops everything. Queues and databases stay for the next `make run`; the sandbox's "
+        "own memory does not.",
+        flush=True,
+    )

@@ -106,9 +106,10 @@ async def retry_matching(caller: Operator, session: Session, matching: Filter) -
     async with session.begin():
         query = chosen.query(caller.tenant)
         found = await repository.lock_some(session, query, _RETRY_ALL_LIMIT + 1)
-        for row in found[:_RETRY_ALL_LIMIT]:
+        due = [row for row in found[:_RETRY_ALL_LIMIT] if operation_of(row) and row.email]
+        for row in due:
             await _request(session, row)
-    return Requested(requested=len(found[:_RETRY_ALL_LIMIT]), more=len(found) > _RETRY_ALL_LIMIT)
+    return Requested(requested=len(due), more=len(found) > _RETRY_ALL_LIMIT)
 
 
 @router.post("/{id_}/retry", status_code=202, responses={200: {"model": IntegrationDetail}})

@@ -52,11 +52,18 @@ def wanted(subscriptions: Iterable[Subscribed]) -> Organization:
     return Organization.SUSPENDED if all_ else Organization.ABSENT
 
 
-def next_operation(wanted: Organization, actual: Organization) -> Operation | None:
+def next_operation(
+    wanted: Organization, actual: Organization, *, unknown: bool = False
+) -> Operation | None:
     """The call that brings `actual` closer to `wanted`; None when there is nothing to do.
 
-    What ended before it was created is never created.
+    What ended before it was created is never created. While a call's outcome is `unknown`,
+    `actual` is no fact: what is wanted is then said again, even where it seems to be so already.
     """
+    if unknown and wanted is Organization.SUSPENDED:
+        return Operation.SUSPEND  # whoever does it looks first whether there is anything
+    if unknown and wanted is Organization.ACTIVE and actual is not Organization.ABSENT:
+        return Operation.RESUME
     match wanted, actual:
         case Organization.ACTIVE, Organization.ABSENT:
             return Operation.CREATE
@@ -68,10 +75,15 @@ def next_operation(wanted: Organization, actual: Organization) -> Operation | No
 
 
 def status(
-    wanted: Organization, actual: Organization, *, contact_known: bool, enabled: bool
+    wanted: Organization,
+    actual: Organization,
+    *,
+    unknown: bool = False,
+    contact_known: bool,
+    enabled: bool,
 ) -> Status:
     """The status while nothing has failed for good."""
-    operation = next_operation(wanted, actual)
+    operation = next_operation(wanted, actual, unknown=unknown)
     if operation is Operation.CREATE and not contact_known:
         return Status.WAITING
     if operation is not None:

@@ -68,8 +68,8 @@ class Handlers:
         await self._provisioner.bring_up_to_date(event.data.integration_id, event)
 
     async def retry_failed(self, work: Work, event: Event[JobDue]) -> str:
-        """Hourly: what failed and is still wanted is tried again."""
-        return f"{await self._request_again(work, event, repository.failed_and_wanted())} requested"
+        """Hourly: what failed, or was lost, and is still due is tried again."""
+        return f"{await self._request_again(work, event, repository.to_try_again())} requested"
 
     async def release_parked(self, work: Work, event: Event[JobDue]) -> str:
         """After the integration was switched on again: what was parked meanwhile is done."""
@@ -94,6 +94,7 @@ class Handlers:
                 OrganizationRequested(integration_id=row.id),
                 subject=row.id,
                 cause=cause,
+                tenant=row.tenant,
             )
 
     def _decide(self, work: Work, row: Integration, event: Event[Any]) -> None:

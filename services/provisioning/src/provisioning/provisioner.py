@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -34,7 +34,10 @@ _BUSY_RETRY_SECONDS = 5
 
 @dataclass(frozen=True)
 class Intent:
-    """What is about to be done, as it was committed before doing it."""
+    """What is about to be done, as it was committed before doing it.
+
+    `deadline`, by the event loop's clock, is when the call is cut off: before its lease ends.
+    """
 
     integration_id: str
     operation: Operation
@@ -44,6 +47,7 @@ class Intent:
     lease: str
     attempt_id: int
     outcome_unknown: bool
+    deadline: float
 
 
 class Provisioner:
@@ -71,7 +75,7 @@ class Provisioner:
         """
         while (intent := await self._begin(integration_id)) is not None:
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout_at(intent.deadline):
                     organization_id = await self._call(intent)
             except TimeoutError as error:
                 failure = BackendFailed(
@@ -87,17 +91,26 @@ class Provisioner:
     async def give_up(self, work: Work, cause: Event[Any], error: BaseException) -> None:
         """All attempts are used up: show it, tell it. Running it twice is the same as once."""
         row = await repository.lock_integration(work.session, cause.data.integration_id)
-        if row.failed_event_id == cause.id or operation_of(row) is None:
+        if operation_of(row) is None:  # somebody else has done it meanwhile
+            row.status = status_of(row, enabled=self.enabled)
             return
         row.status = Status.FAILED
-        row.failed_event_id = cause.id
-        row.error = self._redact("".join(traceback.format_exception(error)))
-        _announce(work, row, "organization.failed", cause, error=self._redact(str(error)))
+        row.error = self._text(error)
+        if row.failed_event_id != cause.id:
+            row.failed_event_id = cause.id
+            _announce(work, row, "organization.failed", cause, error=self._redact(str(error)))
+
+    def _text(self, error: BaseException) -> str:
+        """The whole stack; NUL, which a back end's answer may hold, PostgreSQL can't store."""
+        return self._redact("".join(traceback.format_exception(error))).replace("\x00", "\\x00")
 
     async def _begin(self, integration_id: str) -> Intent | None:
-        now = datetime.now(UTC)
         async with self._sessions.begin() as session:
             row = await repository.lock_integration(session, integration_id)
+            # Both only now, for the lock may have been waited for; and by the database's clock,
+            # which all workers share.
+            deadline = asyncio.get_running_loop().time() + self._timeout
+            now = await repository.clock(session)
             row.status = status_of(row, enabled=self.enabled)
             if row.status != Status.PENDING:
                 return None
@@ -118,18 +131,23 @@ class Provisioner:
                 lease=str(uuid4()),
                 attempt_id=await repository.start_attempt(session, row.id, operation),
                 outcome_unknown=row.outcome_unknown,
+                deadline=deadline,
             )
             row.lease = intent.lease
             row.lease_until = now + timedelta(seconds=self._timeout + _LEASE_MARGIN_SECONDS)
             row.outcome_unknown = True
         return intent
 
-    async def _call(self, intent: Intent) -> str:
+    async def _call(self, intent: Intent) -> str | None:
+        """The organization's id, or None when there turns out to be none to suspend."""
         if intent.operation is Operation.CREATE:
             return await self._create(intent)
-        assert intent.organization_id is not None
-        await self._backend.set_status(intent.organization_id, intent.operation.result)
-        return intent.organization_id
+        organization = intent.organization_id
+        if organization is None:
+            organization = await self._backend.find_organization(intent.integration_id)
+        if organization is not None:
+            await self._backend.set_status(organization, intent.operation.result)
+        return organization
 
     async def _create(self, intent: Intent) -> str:
         organization = None
@@ -147,7 +165,9 @@ class Provisioner:
             )
         return organization
 
-    async def _succeeded(self, intent: Intent, organization_id: str, cause: Event[Any]) -> None:
+    async def _succeeded(
+        self, intent: Intent, organization_id: str | None, cause: Event[Any]
+    ) -> None:
         async with self._sessions.begin() as session:
             await _finish(session, intent, "succeeded", None)
             row = await repository.lock_integration(session, intent.integration_id)
@@ -156,8 +176,10 @@ class Provisioner:
             row.lease = row.lease_until = row.error = None
             row.outcome_unknown = False
             row.organization_id = organization_id
-            row.actual = intent.operation.result
+            row.actual = intent.operation.result if organization_id else Organization.ABSENT
             row.status = status_of(row, enabled=self.enabled)
+            if organization_id is None:
+                return
             work = Work(session, SOURCE)
             suspended = intent.operation is Operation.SUSPEND
             kind = "organization.suspended" if suspended else "organization.provisioned"
@@ -165,7 +187,7 @@ class Provisioner:
             await work.flush()
 
     async def _failed(self, intent: Intent, error: BaseException) -> None:
-        text = self._redact("".join(traceback.format_exception(error)))
+        text = self._text(error)
         async with self._sessions.begin() as session:
             await _finish(session, intent, "failed", text)
             row = await repository.lock_integration(session, intent.integration_id)
@@ -180,13 +202,16 @@ async def _finish(session: AsyncSession, intent: Intent, outcome: str, error: st
 
 
 def operation_of(row: Integration) -> Operation | None:
-    return domain.next_operation(Organization(row.wanted), Organization(row.actual))
+    return domain.next_operation(
+        Organization(row.wanted), Organization(row.actual), unknown=row.outcome_unknown
+    )
 
 
 def status_of(row: Integration, *, enabled: bool) -> Status:
     return domain.status(
         Organization(row.wanted),
         Organization(row.actual),
+        unknown=row.outcome_unknown,
         contact_known=bool(row.email),
         enabled=enabled,
     )
@@ -207,4 +232,5 @@ def _announce(
         subject=row.id,
         sequence=row.version,
         cause=cause,
+        tenant=row.tenant,
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from common.errors import Permanent
-from provisioning.domain import Organization, Status
+from provisioning.domain import Status
 from provisioning.models import Attempt, Integration
 
 
@@ -26,6 +26,12 @@ async def load_subscriptions(session: AsyncSession, integrations: Iterable[str])
     """Give each of these integrations, which the session holds, its `subscriptions`."""
     query = select(Integration).where(Integration.id.in_(sorted(integrations)))
     (await session.scalars(query.options(selectinload(Integration.subscriptions)))).all()
+
+
+async def clock(session: AsyncSession) -> datetime:
+    """The database's time, not the transaction's: it may have waited for a lock."""
+    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
 
 
 async def start_attempt(session: AsyncSession, integration: str, operation: str) -> int:
@@ -57,10 +63,15 @@ async def attempts_finished(session: AsyncSession, window: timedelta) -> tuple[i
     return finished, failed
 
 
-def failed_and_wanted() -> Select[Integration]:
-    """Failed integrations of customers with an active subscription."""
+def to_try_again() -> Select[Integration]:
+    """What failed; and what is pending although its request must have been lost long ago, for the
+    longest wait between two attempts is an hour."""
+    orphaned = Integration.updated_at < func.now() - timedelta(hours=2)
     return select(Integration).where(
-        Integration.status == Status.FAILED, Integration.wanted == Organization.ACTIVE
+        or_(
+            Integration.status == Status.FAILED,
+            and_(Integration.status == Status.PENDING, orphaned),
+        )
     )
 
 

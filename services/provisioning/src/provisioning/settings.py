@@ -1,13 +1,24 @@
 """The provisioning service's settings, per role."""
 
-from pydantic import Field, HttpUrl, SecretStr
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 
 from common.settings import AuthSettings, BrokerSettings, DatabaseSettings, HttpSettings
 
 
+def _header_value(token: SecretStr) -> SecretStr:
+    value = token.get_secret_value()
+    if not value or not value.isascii() or not value.isprintable():
+        raise ValueError("must be printable ASCII and not empty, for it goes into a header")
+    return token
+
+
 class BackendSettings(HttpSettings, DatabaseSettings):
     backend_url: HttpUrl = Field(description="the back end that keeps organizations")
-    backend_token: SecretStr = Field(description="sent to it as a bearer token")
+    backend_token: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
+        description="sent to it as a bearer token"
+    )
     backend_integration_enabled: bool = Field(
         default=True, description="false parks all provisioning, visibly; true releases it"
     )

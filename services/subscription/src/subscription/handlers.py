@@ -228,6 +228,8 @@ async def _keep_plan(
         "seen_event_id": event.id,
     }
     await repository.keep_plan(session, values | facts)
+    if known is not None:
+        await session.refresh(known)  # for the rest of the batch
 
 
 async def _subscription(

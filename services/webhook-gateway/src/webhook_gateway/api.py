@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from common.contracts.event import Event
 from common.contracts.topology import DEAD_LETTER_EXCHANGE, WEBHOOKS
 from common.errors import Invalid, NotFound, TooLarge, Unavailable
 from common.logs import get_logger
 from common.messaging import dead_letter
 from common.messaging.dead_letter import Failures
-from common.messaging.publisher import Publisher, Unroutable
+from common.messaging.publisher import Publisher
 from common.redaction import Redactor
 from webhook_gateway import metrics
 from webhook_gateway.providers import Provider, Untranslatable, VerificationFailed
@@ -73,16 +72,8 @@ class _Gateway:
             # The provider would send the same bytes again: keep them, answer 2xx, let people look.
             await self._dead_letter(provider, body, error)
             return "dead_lettered"
-        await self._publish(event)
+        await self._publisher.publish_event(event)
         return "published"
-
-    async def _publish(self, event: Event) -> None:  # type: ignore[type-arg]
-        try:
-            await self._publisher.publish_event(event)
-        except Unroutable as error:
-            # The provider's retry comes back to a topology that is, hopefully, whole again.
-            log.error("no queue for an event", event_type=event.type, error=str(error))
-            raise Unavailable(str(error)) from error
 
     async def _dead_letter(self, provider: Provider, body: bytes, error: Untranslatable) -> None:
         headers = dead_letter.headers(

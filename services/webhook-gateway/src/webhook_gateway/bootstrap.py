@@ -18,7 +18,7 @@ async def api(settings: Settings, context: Context) -> Running:
     ]
     app = create_app(
         "Paybus webhook gateway",
-        alive=parts.always_well,
+        alive=parts.broker_alive(messaging.broker),
         ready=parts.broker_check(messaging.broker),
     )
     app.include_router(

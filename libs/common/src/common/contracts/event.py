@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
+
+# An id of a provider's or ours.
+Id = Annotated[str, Field(min_length=1, max_length=255)]
 
 Trust = Literal["signature", "secret", "requery"]
 
@@ -40,10 +43,10 @@ class Event(BaseModel, Generic[PayloadT]):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     specversion: Literal["1.0"] = "1.0"
-    id: str = Field(min_length=1, max_length=255)
-    source: str = Field(min_length=1, max_length=255)
+    id: Id
+    source: Id
     type: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")  # it is the AMQP routing key too
-    subject: str = Field(min_length=1, max_length=255)
+    subject: Id
     time: AwareDatetime
     recordedtime: AwareDatetime
     datacontenttype: Literal["application/json"] = "application/json"
@@ -109,6 +112,7 @@ def follow_up(
     subject: str,
     data: PayloadT,
     sequence: int | None = None,
+    tenant: str | None = None,
 ) -> Event[PayloadT]:
     """The event that a service emits while it handles `cause`.
 
@@ -123,7 +127,7 @@ def follow_up(
         subject=subject,
         time=now,
         recordedtime=now,
-        tenant=cause.tenant,
+        tenant=tenant or cause.tenant,
         correlationid=cause.correlationid,
         causationid=cause.id,
         traceparent=cause.traceparent,

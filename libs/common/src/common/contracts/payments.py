@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from common.contracts.event import Payload
+from common.contracts.event import Id, Payload
 from common.contracts.money import Currency, MinorUnits
 
 
@@ -19,12 +19,12 @@ class CheckoutCompleted(Payload):
     """A customer finished a provider's checkout page."""
 
     provider: str
-    checkout_id: str
+    checkout_id: Id
     mode: Literal["payment", "subscription", "setup"]
     paid: bool
-    customer_id: str | None
+    customer_id: Id | None
     contact: Contact = Contact()
-    subscription_id: str | None = None
+    subscription_id: Id | None = None
     amount: MinorUnits | None = None
     currency: Currency | None = None
     client_reference: str | None = None
@@ -39,11 +39,11 @@ class PaymentReported(Payload):
     """
 
     provider: str
-    payment_id: str
+    payment_id: Id
     references: list[str] = Field(default_factory=list)
-    customer_id: str | None
+    customer_id: Id | None
     contact: Contact = Contact()
-    subscription_id: str | None = None
+    subscription_id: Id | None = None
     amount: MinorUnits
     currency: Currency
     reason: str | None = Field(default=None, description="why it failed, in the provider's words")
@@ -53,7 +53,7 @@ class PaymentRefunded(Payload):
     """Money went back. `amount_refunded` is the total so far, so a later report replaces it."""
 
     provider: str
-    refund_of: str = Field(description="the provider's id of the charge")
+    refund_of: Id = Field(description="the provider's id of the charge")
     references: list[str] = Field(default_factory=list)
     amount_refunded: MinorUnits
     currency: Currency
@@ -63,7 +63,7 @@ class PaymentDisputed(Payload):
     """The payer's bank asks for the money back."""
 
     provider: str
-    dispute_id: str
+    dispute_id: Id
     references: list[str]
     amount: MinorUnits
     currency: Currency
@@ -71,7 +71,7 @@ class PaymentDisputed(Payload):
 
 
 class ProviderEvent(Payload):
-    """A verified webhook of a type that Paybus does not translate, kept as it came."""
+    """A verified webhook of a type that Paybus does not translate; `body` is its parsed JSON."""
 
     provider: str
     provider_type: str

@@ -1,18 +1,18 @@
 """Exchange `provisioning`: organizations in the back end."""
 
-from common.contracts.event import Payload
+from common.contracts.event import Id, Payload
 
 
 class OrganizationRequested(Payload):
     """A command: bring the integration's organization to the state that is wanted now."""
 
-    integration_id: str
+    integration_id: Id
 
 
 class OrganizationChanged(Payload):
     """An organization after the change that the event's type names."""
 
-    integration_id: str
-    customer_id: str
-    organization_id: str | None
+    integration_id: Id
+    customer_id: Id
+    organization_id: Id | None
     error: str | None = None

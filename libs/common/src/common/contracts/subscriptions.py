@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import AwareDatetime, Field
 
-from common.contracts.event import Payload
+from common.contracts.event import Id, Payload
 from common.contracts.money import Currency, MinorUnits
 from common.contracts.payments import Contact
 
@@ -22,7 +22,7 @@ class Status(StrEnum):
 class PlanSnapshot(Payload):
     """What is subscribed to. `interval` is `day`, `week`, `month` or `year`."""
 
-    plan_id: str
+    plan_id: Id
     name: str | None = None
     amount: MinorUnits | None = None
     currency: Currency | None = None
@@ -33,8 +33,8 @@ class ProviderSubscription(Payload):
     """A provider's snapshot of one subscription at the event's `time`."""
 
     provider: str
-    subscription_id: str
-    customer_id: str
+    subscription_id: Id
+    customer_id: Id
     status: Status
     plan: PlanSnapshot | None = None
     current_period_end: AwareDatetime | None = None
@@ -48,22 +48,22 @@ class SubscriptionChanged(Payload):
     `subscription_id` and `customer_id` are Paybus's own ids.
     """
 
-    subscription_id: str
-    customer_id: str
+    subscription_id: Id
+    customer_id: Id
     provider: str
-    provider_subscription_id: str
+    provider_subscription_id: Id
     status: Status
-    plan_id: str | None
+    plan_id: Id | None
     current_period_end: AwareDatetime | None
     contact: Contact = Contact()
     contact_sequence: int = Field(
         default=0, description="the customer's version that `contact` is of; the highest counts"
     )
-    previous_plan_id: str | None = None
+    previous_plan_id: Id | None = None
 
 
 class CustomerChanged(Payload):
     """A customer's e-mail address or name became known or changed."""
 
-    customer_id: str
+    customer_id: Id
     contact: Contact

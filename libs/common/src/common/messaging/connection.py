@@ -48,7 +48,8 @@ class Broker:
 
     aio-pika's robust connection restores channels and consumers behind the caller's back. Here a
     lost connection is an error that each user sees, and everything is set up again from scratch by
-    the same code as at the start. `on_connect` runs before anyone gets a channel.
+    the same code as at the start. `on_connect` runs before anyone gets a channel. `pause` gives the
+    seconds to wait after so many failures.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Broker:
         name: str,
         on_connect: Callable[[AbstractConnection], Awaitable[None]],
         heartbeat_seconds: int = 10,
+        pause: Callable[[int], float] | None = None,
     ) -> None:
         self._url = url
         self._name = name
         self._on_connect = on_connect
         self._heartbeat = heartbeat_seconds
+        self._pause = pause or pause_after
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -70,6 +73,11 @@ class Broker:
     @property
     def connected(self) -> bool:
         return self._connected.is_set()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody tries to connect any more, which only a restart can mend."""
+        return self._task is not None and self._task.done()
 
     async def start(self) -> None:
         """Begin to connect; returns at once, also when the broker is away."""
@@ -113,24 +121,25 @@ class Broker:
             lost = asyncio.Event()
             connection: AbstractConnection | None = None
             try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    connection = await aio_pika.connect(
-                        self._url,
-                        heartbeat=self._heartbeat,
-                        client_properties={"connection_name": self._name},
-                    )
+                with broker_errors("connecting"):
+                    async with asyncio.timeout(_CONNECT_SECONDS):
+                        connection = await aio_pika.connect(
+                            self._url,
+                            heartbeat=self._heartbeat,
+                            client_properties={"connection_name": self._name},
+                        )
                 connection.close_callbacks.add(lambda *_, lost=lost: lost.set())
                 with broker_errors("declaring the topology"):
                     async with asyncio.timeout(2 * _CONNECT_SECONDS):
                         await self._on_connect(connection)
-            except (Unavailable, *CONNECTION_ERRORS) as error:
+            # Whatever it is: aiormq raises StopAsyncIteration when the other side hangs up early.
+            except Exception as error:  # noqa: BLE001
                 failures += 1
                 if connection is not None:
                     await _close(connection)
-                pause = min(_LONGEST_PAUSE, 0.1 * 2**failures) * random.uniform(0.5, 1)  # noqa: S311
                 if failures in (1, 10) or failures % 60 == 0:
                     log.warning("RabbitMQ can't be used, trying again", error=describe(error))
-                await asyncio.sleep(pause)
+                await asyncio.sleep(self._pause(failures))
                 continue
             self._connection = connection
             self._connected.set()
@@ -140,6 +149,12 @@ class Broker:
             self._connected.clear()
             log.warning("the connection to RabbitMQ was lost")
             await _close(connection)
+
+
+def pause_after(failures: int) -> float:
+    """Seconds before the next attempt: doubling up to a limit, and never in step with others."""
+    longest = min(_LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
+    return longest * random.uniform(0.5, 1)  # noqa: S311
 
 
 async def _close(connection: AbstractConnection) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +26,7 @@ from common.contracts.event import DecodeError, Event
 from common.contracts.topology import DEAD_LETTER_EXCHANGE, Queue
 from common.database import Sessions
 from common.errors import Unavailable
-from common.logs import get_logger
+from common.logs import get_logger, handling
 from common.messaging import dead_letter
 from common.messaging.connection import Broker, broker_errors, describe
 from common.messaging.dead_letter import Failures
@@ -115,9 +116,9 @@ class Consumer(ABC):
                 with broker_errors("consuming"):
                     await self._consume()
             except Stop:
-                pass
+                await asyncio.sleep(_RECONSUME_PAUSE_SECONDS)
             except Unavailable as error:
-                log.info("not consuming", queue=self.queue.name, error=str(error))
+                log.debug("not consuming", queue=self.queue.name, error=str(error))
                 await self._recover(error)
             finally:
                 self._channel = None
@@ -169,6 +170,8 @@ class Consumer(ABC):
             event = registry.decode(message.body)
         except DecodeError as error:
             fault = error
+        except Exception as error:  # noqa: BLE001 - it must arrive, or it would be skipped over
+            fault = DecodeError(describe(error))
         assert message.delivery_tag is not None
         self._arrived.append(
             Delivery(channel, message.delivery_tag, message.body, failures, event, fault)
@@ -212,6 +215,10 @@ class Consumer(ABC):
 
     async def _fail(self, delivery: Delivery, error: BaseException) -> None:
         """Send the message up the ladder or to the dead letters; the caller acknowledges it."""
+        with handling(delivery.event) if delivery.event is not None else nullcontext():
+            await self._settle(delivery, error)
+
+    async def _settle(self, delivery: Delivery, error: BaseException) -> None:
         failures = delivery.failures.with_error(error, self._redact)
         decision = plan(
             self._ladder, attempt=failures.attempt, attempts=self._attempts, error=error
@@ -245,10 +252,7 @@ class Consumer(ABC):
 
     async def _give_up(self, delivery: Delivery, reason: str, error: BaseException) -> None:
         if self._on_give_up is not None and delivery.event is not None:
-            async with self._sessions.begin() as session:
-                work = Work(session, self._source)
-                await self._on_give_up(work, delivery.event, error)
-                await work.flush()
+            await self._tell_given_up(self._on_give_up, delivery.event, error)
         failures = delivery.failures.with_error(error, self._redact)
         await self._publisher.publish(
             DEAD_LETTER_EXCHANGE,
@@ -267,6 +271,20 @@ class Consumer(ABC):
             attempts=failures.attempt,
             error=describe(error),
         )
+
+    async def _tell_given_up(
+        self, on_give_up: OnGiveUp, event: Event[Any], error: BaseException
+    ) -> None:
+        try:
+            async with self._sessions.begin() as session:
+                work = Work(session, self._source)
+                await on_give_up(work, event, error)
+                await work.flush()
+        except Exception as failure:
+            if classify(failure) is Kind.OUTAGE:
+                raise
+            # The dead letter is what counts: without it the message would go round for ever.
+            log.exception("giving up could not be recorded", queue=self.queue.name)
 
     def _done(self, events: Sequence[Event[Any]]) -> None:
         metrics.consumed.labels(self.queue.name, "done").inc(len(events))

@@ -39,7 +39,7 @@ class Failures:
         try:
             history = json.loads(_text(headers.get(HISTORY, "[]")))
             return cls(max(1, int(headers.get(ATTEMPT, 1))), tuple(history))
-        except (ValueError, TypeError):
+        except Exception:  # noqa: BLE001 - anyone may have written them
             return cls(1, ())
 
     def with_error(self, error: BaseException, redact: Redactor) -> Failures:

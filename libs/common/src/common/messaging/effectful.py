@@ -56,6 +56,11 @@ class EffectfulConsumer(Consumer):
         except (Stop, Unavailable) as error:
             # Unacknowledged: the broker delivers it again, and the intent is found.
             log.info("left to redelivery", queue=self.queue.name, error=describe(error))
+        except Exception:
+            # Neither done nor given up. A new channel makes the broker deliver it again; kept on
+            # this one it would use up its place for ever.
+            log.exception("could not be settled", queue=self.queue.name)
+            self._lose(delivery.channel)
         metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
 
     async def _run(self, delivery: Delivery, event: Event[Any]) -> None:

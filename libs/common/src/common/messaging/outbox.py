@@ -47,8 +47,12 @@ class Work:
         subject: str,
         cause: Event[Any],
         sequence: int | None = None,
+        tenant: str | None = None,
     ) -> None:
-        """Publish `data` as an event of `type_` when the transaction commits."""
+        """Publish `data` as an event of `type_` when the transaction commits.
+
+        `tenant` is the cause's, unless the cause is a job that serves all of them.
+        """
         expected = lookup(type_).payload
         if not isinstance(data, expected):
             raise TypeError(f"{type_} carries {expected.__name__}, not {type(data).__name__}")
@@ -60,6 +64,7 @@ class Work:
                 subject=subject,
                 data=data,
                 sequence=sequence,
+                tenant=tenant,
             )
         )
 

@@ -9,18 +9,22 @@ from typing import Any, cast
 import aiormq
 from aio_pika.abc import AbstractChannel
 from aiormq import spec
+from aiormq.exceptions import ChannelNotFoundEntity
 
 from common import metrics
 from common.contracts.event import CONTENT_TYPE, Event
 from common.contracts.registry import lookup
-from common.errors import PaybusError, Unavailable
+from common.errors import Unavailable
+from common.logs import get_logger
 from common.messaging.connection import Broker, broker_errors
+
+log = get_logger(__name__)
 
 PERSISTENT = 2
 Properties = spec.Basic.Properties
 
 
-class Unroutable(PaybusError):
+class Unroutable(Unavailable):
     """The broker has no queue for the message and gave it back. The topology is incomplete."""
 
 
@@ -35,6 +39,7 @@ class Publisher:
         self._timeout = timeout
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
+        self._mending: asyncio.Task[None] | None = None
 
     async def publish_event(self, event: Event[Any]) -> None:
         """Publish to the exchange of the event's type. Raises as `publish` does."""
@@ -63,9 +68,11 @@ class Publisher:
             with broker_errors("RabbitMQ did not confirm"):
                 async with asyncio.timeout(self._timeout):
                     await self._publish(body, exchange, routing_key, properties)
-        except (Unroutable, Unavailable) as error:
+        except Unavailable as error:
             outcome = "unroutable" if isinstance(error, Unroutable) else "unconfirmed"
             metrics.published.labels(exchange, outcome).inc()
+            if outcome == "unroutable" or isinstance(error.__cause__, ChannelNotFoundEntity):
+                self._mend_topology()
             raise
         metrics.published.labels(exchange, "confirmed").inc()
 
@@ -86,6 +93,18 @@ class Publisher:
             raise Unroutable(
                 f"no queue is bound to {exchange!r} for {routing_key!r}: declare the topology again"
             ) from error
+
+    def _mend_topology(self) -> None:
+        """Something was deleted from the broker: declare it again, beside our callers."""
+        if self._mending is None or self._mending.done():
+            log.error("an exchange or a queue is gone, declaring the topology again")
+            self._mending = asyncio.create_task(self._declare())
+
+    async def _declare(self) -> None:
+        try:
+            await self._broker.declare()
+        except Unavailable as error:
+            log.warning("not declared", error=str(error))
 
     async def _open_channel(self) -> AbstractChannel:
         if self._channel is None or self._channel.is_closed:

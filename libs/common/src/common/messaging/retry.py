@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from common.contracts.event import DecodeError
 from common.errors import Busy, Permanent, RateLimited, Unavailable
 
+_LONGEST_RUNG_SECONDS = 24 * 3600
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
@@ -86,7 +87,10 @@ class Ladder:
             match = re.fullmatch(r"(\d+)(ms|s|m|h)", part.strip())
             if match is None:
                 raise ValueError(f"{part.strip()!r} is no delay such as 5s, 2m or 1h")
-            rungs.append(Rung(part.strip(), int(match[1]) * _UNITS[match[2]]))
+            seconds = int(match[1]) * _UNITS[match[2]]
+            if not 0 < seconds <= _LONGEST_RUNG_SECONDS:
+                raise ValueError(f"{part.strip()} is no delay between 1ms and 24h")
+            rungs.append(Rung(part.strip(), seconds))
         return cls(rungs)
 
     def at_least(self, seconds: float) -> Rung:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from common.contracts.event import derived_id
 from common.errors import Permanent, RateLimited, Upstream
 
 _DEFAULT_RETRY_AFTER_SECONDS = 30.0
@@ -52,7 +53,8 @@ class Backend:
         await self._call(
             "POST",
             f"/organizations/{organization}/users",
-            key=f"{reference}:admin",
+            # A corrected address is another request, which the same key would not let through.
+            key=f"{reference}:admin:{derived_id(email)}",
             json={"email": email, "name": name, "role": "admin"},
         )
 

@@ -96,7 +96,7 @@ class Stripe:
 
 def _refuse_future(header: str) -> None:
     """The SDK refuses time stamps that are too old, and accepts any from the future."""
-    stamps = [part[2:] for part in header.split(",") if part.startswith("t=")]
+    stamps = [part.split("=", 2)[1] for part in header.split(",") if part.startswith("t=")]
     if int(stamps[0]) > time.time() + TOLERANCE_SECONDS:
         raise VerificationFailed(
             f"the signature's time stamp is more than {TOLERANCE_SECONDS} s in the future"
