@@ -34,7 +34,8 @@ _PASSED_ON = (
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for each in (signal.SIGINT, signal.SIGTERM):  # also where a shell made us ignore Ctrl-C
+        signal.signal(each, signal.default_int_handler)
     try:
         _run()
     except KeyboardInterrupt:
