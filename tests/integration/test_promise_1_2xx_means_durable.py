@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -118,10 +117,10 @@ def _queued_ids(node: PrivateNode) -> set[str]:
     """Everything in subscription.billing of the node's default virtual host."""
     url = f"{node.address.management_url}/api/queues/%2F/subscription.billing/get"
     request = {"count": 100_000, "ackmode": "ack_requeue_true", "encoding": "auto"}
-    deadline = time.monotonic() + 30
-    while True:
+
+    def ids() -> set[str]:
         answer = httpx.post(url, json=request, timeout=30)
-        if answer.is_success and answer.json():
-            return {json.loads(each["payload"])["id"] for each in answer.json()}
-        assert time.monotonic() < deadline, answer.text
-        time.sleep(0.2)
+        found = answer.json() if answer.is_success else []
+        return {json.loads(each["payload"])["id"] for each in found}
+
+    return until(ids, what="the queue can be read again")
