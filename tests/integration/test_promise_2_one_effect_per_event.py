@@ -24,6 +24,15 @@ def _versions(paybus: Paybus) -> dict[str, int]:
     return dict(rows)
 
 
+def _duplicates(paybus: Paybus) -> float:
+    return paybus.metric(
+        "subscription-worker",
+        "paybus_consumed_total",
+        queue="subscription.billing",
+        outcome="duplicate",
+    )
+
+
 def _nothing_in_hand(paybus: Paybus) -> bool:
     """Nothing waits in a queue, on the retry ladder or in an outbox."""
     waiting = sum(paybus.depths().values())
@@ -41,18 +50,7 @@ def test_promise_2_a_webhook_sent_many_times_has_one_effect(make_paybus: MakePay
             for webhook in webhooks:
                 assert paybus.send(webhook).status_code == 200
         until(lambda: len(paybus.books()["organizations"]) == 20, what="20 organizations")
-        until(
-            lambda: (
-                paybus.metric(
-                    "subscription-worker",
-                    "paybus_consumed_total",
-                    queue="subscription.billing",
-                    outcome="duplicate",
-                )
-                == 80
-            ),
-            what="80 duplicates were recognised",
-        )
+        until(lambda: _duplicates(paybus) == 80, what="80 duplicates were recognised")
         until(lambda: _nothing_in_hand(paybus), what="everything is done")
         assert set(_versions(paybus).values()) == {1}, "one event told per subscription"
         assert set(paybus.books()["created"].values()) == {1}
@@ -98,16 +96,5 @@ def test_promise_2_replayed_events_change_nothing(make_paybus: MakePaybus) -> No
         until(lambda: len(_versions(paybus)) == 10, what="10 subscriptions")
         for body in bodies * 3:
             paybus.publish("subscription.billing", body)
-        until(
-            lambda: (
-                paybus.metric(
-                    "subscription-worker",
-                    "paybus_consumed_total",
-                    queue="subscription.billing",
-                    outcome="duplicate",
-                )
-                == 30
-            ),
-            what="30 duplicates were recognised",
-        )
+        until(lambda: _duplicates(paybus) == 30, what="30 duplicates were recognised")
         assert set(_versions(paybus).values()) == {1}

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncSession
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from common import rows
 from common.api import Cursor, Limit, Page, Session, View, as_page
 from common.auth import Operator, Viewer
 from common.contracts.event import Event
 from common.contracts.provisioning import OrganizationRequested
-from common.errors import Conflict
+from common.errors import Busy, Conflict
 from common.messaging import outbox
 from provisioning import repository
 from provisioning.domain import Status
@@ -26,6 +27,7 @@ from provisioning.provisioner import SOURCE, Provisioner, operation_of
 router = APIRouter(prefix="/v1/integrations", tags=["provisioning"])
 
 _RETRY_ALL_LIMIT = 10_000
+_BUSY_POLL_SECONDS = 0.2
 
 
 class IntegrationView(View):
@@ -131,7 +133,15 @@ async def retry(
         event = await _request(session, row)
     if wait:
         provisioner: Provisioner = request.app.state.provisioner
-        await provisioner.bring_up_to_date(id_, event)
+        # A worker that took the request first has the lease: its outcome is waited for.
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(Busy),
+            wait=wait_fixed(_BUSY_POLL_SECONDS),
+            stop=stop_after_delay(2 * provisioner.timeout),
+            reraise=True,
+        ):
+            with attempt:
+                await provisioner.bring_up_to_date(id_, event)
         response.status_code = 200
     session.expire_all()
     return await _detail(session, caller.tenant, id_)

@@ -65,7 +65,7 @@ class Provisioner:
         self._sessions = sessions
         self._backend = backend
         self.enabled = enabled
-        self._timeout = timeout
+        self.timeout = timeout
         self._redact = redact
 
     async def bring_up_to_date(self, integration_id: str, cause: Event[Any]) -> None:
@@ -79,7 +79,7 @@ class Provisioner:
                     organization_id = await self._call(intent)
             except TimeoutError as error:
                 failure = BackendFailed(
-                    f"{intent.operation}: the back end took more than {self._timeout:g} s"
+                    f"{intent.operation}: the back end took more than {self.timeout:g} s"
                 )
                 await self._failed(intent, failure)
                 raise failure from error
@@ -109,7 +109,7 @@ class Provisioner:
             row = await repository.lock_integration(session, integration_id)
             # Both only now, for the lock may have been waited for; and by the database's clock,
             # which all workers share.
-            deadline = asyncio.get_running_loop().time() + self._timeout
+            deadline = asyncio.get_running_loop().time() + self.timeout
             now = await repository.clock(session)
             row.status = status_of(row, enabled=self.enabled)
             if row.status != Status.PENDING:
@@ -134,7 +134,7 @@ class Provisioner:
                 deadline=deadline,
             )
             row.lease = intent.lease
-            row.lease_until = now + timedelta(seconds=self._timeout + _LEASE_MARGIN_SECONDS)
+            row.lease_until = now + timedelta(seconds=self.timeout + _LEASE_MARGIN_SECONDS)
             row.outcome_unknown = True
         return intent
 
