@@ -7,10 +7,10 @@ ROLE ?= operator
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo test test-unit test-rabbitmq4 mutants lint fmt webhook token events lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## install the tools and packages into .venv (the other targets do it themselves)
 
@@ -33,6 +33,9 @@ demo: setup ## N subscriptions (200) from a Stripe emulator's webhooks to provis
 
 test: setup ## all tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it can be had (root on Debian or Ubuntu)
+	@server=$$($(BIN)/python -m devstack.debian13) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -24,9 +27,30 @@ CONNECT_ARGUMENTS = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    "options": "-c statement_timeout=30s -c lock_timeout=10s "
-    "-c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+    "options": "-c statement_timeout=20s -c lock_timeout=10s "
+    "-c idle_in_transaction_session_timeout=30s -c timezone=UTC",
 }
+
+# More than the server's own limit of a statement: it only matters when no answer gets through.
+_ANSWER_SECONDS = 25
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """Gives up a server that does not answer at all.
+
+    The socket options above notice a host that is gone. A network that swallows packets behind a
+    proxy or a load balancer, which goes on acknowledging them, they do not.
+    """
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await super().wait(*args, **options)
+        except TimeoutError as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"PostgreSQL did not answer within {_ANSWER_SECONDS} s"
+            ) from error
 
 
 @asynccontextmanager
@@ -37,7 +61,7 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
-        connect_args=CONNECT_ARGUMENTS,
+        connect_args={"async_creator_fn": Connection.connect, **CONNECT_ARGUMENTS},
         hide_parameters=True,  # values may be personal data; errors reach logs and dead letters
     )
     try:

@@ -30,6 +30,12 @@ outbox_oldest_seconds = Gauge(
     "paybus_outbox_oldest_seconds", "Age of the oldest row that waits in the outbox; 0 when empty."
 )
 
+inbox_removed = Counter("paybus_inbox_removed_total", "Inbox rows removed because of their age.")
+
+refilled = Counter(
+    "paybus_refilled_total", "Events copied from the journal into a queue that was lost.", ["queue"]
+)
+
 scheduler_ticks = Counter("paybus_scheduler_ticks_total", "Job messages written.", ["job"])
 
 broker_connected = Gauge("paybus_broker_connected", "1 while the connection to RabbitMQ is open.")

@@ -37,6 +37,11 @@ def run_environment() -> None:
     context.run_migrations()
 
 
+def index_inbox_by_age() -> None:
+    """For a service's second migration: housekeeping looks for the oldest rows."""
+    op.create_index("inbox_received_at", "inbox", ["received_at"])
+
+
 def create_messaging_tables() -> None:
     """For a service's first migration: inbox, outbox and schedules as `tables.py` describes them.
 

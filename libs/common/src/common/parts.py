@@ -12,16 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from common import database, metrics
 from common.database import Sessions
 from common.http import Check, create_app
-from common.messaging.connection import Broker
+from common.messaging.connection import Broker, OnConnect
 from common.messaging.consumer import Consumer
 from common.messaging.declare import declaring
+from common.messaging.housekeeping import Housekeeper
 from common.messaging.publisher import Publisher
 from common.messaging.relay import Relay
 from common.messaging.retry import Ladder
 from common.redaction import Redactor
 from common.scheduler import Scheduler
 from common.service import Context, Running, Task
-from common.settings import BrokerSettings, DatabaseSettings
+from common.settings import BrokerSettings, DatabaseSettings, WorkerSettings
 
 # Longer than a reconnect and a redeclaration take; a consumer gone for longer will not come back.
 _CONSUMER_GRACE_SECONDS = 60
@@ -32,6 +33,7 @@ _GIVEN_UP = "nothing tries to connect to RabbitMQ any more"
 @dataclass(frozen=True)
 class Messaging:
     broker: Broker
+    declare: OnConnect
     publisher: Publisher
     ladder: Ladder
     redact: Redactor
@@ -40,13 +42,30 @@ class Messaging:
 async def messaging(settings: BrokerSettings, context: Context, name: str) -> Messaging:
     """Begin to connect to the broker; the topology is declared whenever that succeeds."""
     ladder = Ladder.parse(settings.retry_ladder)
-    broker = Broker(
-        settings.rabbitmq_url.get_secret_value(), name=name, on_connect=declaring(ladder)
-    )
+    declare = declaring(ladder)
+    broker = await _connect(settings, context, name, declare)
     metrics.broker_connected.set_function(lambda: float(broker.connected))
+    return Messaging(broker, declare, Publisher(broker), ladder, context.redact)
+
+
+async def consuming(
+    settings: BrokerSettings, context: Context, parts: Messaging, name: str
+) -> Broker:
+    """A connection for consumers only.
+
+    A broker in a memory or disk alarm reads nothing from a connection that has published, not even
+    its acknowledgements; consumers go on, and what they take away ends the alarm.
+    """
+    return await _connect(settings, context, name, parts.declare)
+
+
+async def _connect(
+    settings: BrokerSettings, context: Context, name: str, declare: OnConnect
+) -> Broker:
+    broker = Broker(settings.rabbitmq_url.get_secret_value(), name=name, on_connect=declare)
     await broker.start()
     context.resources.push_async_callback(broker.close)
-    return Messaging(broker, Publisher(broker), ladder, context.redact)
+    return broker
 
 
 async def database_engine(settings: DatabaseSettings, context: Context) -> AsyncEngine:
@@ -55,7 +74,7 @@ async def database_engine(settings: DatabaseSettings, context: Context) -> Async
 
 def worker(
     title: str,
-    settings: DatabaseSettings,
+    settings: WorkerSettings,
     parts: Messaging,
     engine: AsyncEngine,
     consumers: Sequence[Consumer],
@@ -63,17 +82,20 @@ def worker(
 ) -> Running:
     """A worker: the consumers, an outbox relay, perhaps a scheduler, and their health over HTTP."""
     relay = Relay(sessions(engine), parts.publisher, settings.database_url.get_secret_value())
-    tasks: list[Task] = [*consumers, *([scheduler] if scheduler else [])]
-    watchdog = Watchdog(parts.broker, consumers)
+    housekeeper = Housekeeper(sessions(engine), keep_days=settings.inbox_keep_days)
+    tasks: list[Task] = [*consumers, housekeeper, *([scheduler] if scheduler else [])]
+    watchdog = Watchdog([parts.broker, *(each.broker for each in consumers)], consumers)
     ready = all_of(broker_check(parts.broker), database_check(engine), consumers_check(consumers))
     app = create_app(title, alive=watchdog.check, ready=ready)
     return Running(app, tasks, [relay])
 
 
-def consumer_options(parts: Messaging, engine: AsyncEngine, *, source: str) -> dict[str, Any]:
+def consumer_options(
+    parts: Messaging, consuming: Broker, engine: AsyncEngine, *, source: str
+) -> dict[str, Any]:
     """What every consumer of a worker is given."""
     return {
-        "broker": parts.broker,
+        "broker": consuming,
         "publisher": parts.publisher,
         "sessions": sessions(engine),
         "ladder": parts.ladder,
@@ -93,16 +115,16 @@ class Watchdog:
     A broker that is away is not: restarting would not bring it back.
     """
 
-    broker: Broker
+    brokers: Sequence[Broker]
     consumers: Sequence[Consumer]
     _missing_since: dict[str, float] = field(default_factory=dict)
 
     async def check(self) -> str | None:
-        if self.broker.given_up:
+        if any(broker.given_up for broker in self.brokers):
             return _GIVEN_UP
         for consumer in self.consumers:
             name = consumer.queue.name
-            if consumer.consuming or not self.broker.connected:
+            if consumer.consuming or not consumer.broker.connected:
                 self._missing_since.pop(name, None)
                 continue
             since = self._missing_since.setdefault(name, time.monotonic())

@@ -100,6 +100,14 @@ class DatabaseSettings(Settings):
     database_pool_size: int = Field(default=10, ge=2, le=200)
 
 
+class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
+    """What every worker reads."""
+
+    inbox_keep_days: int = Field(
+        default=8, ge=8, description="how long duplicates are recognised; the journal keeps 7 days"
+    )
+
+
 class AuthSettings(Settings):
     """Where the public keys of API tokens are: a file or a URL."""
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
 
@@ -19,13 +20,30 @@ _DEBIAN_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
 class PrivateNode:
-    """One node with its data in `state`; the same `state` starts with the same queues."""
+    """One node with its data in `state`; the same `state` starts with the same queues.
 
-    def __init__(self, server: Path, state: Path, password: str) -> None:
+    With `cluster`, the names of all its nodes, it joins the others; they share an `epmd_port`, and
+    whoever made them runs the epmd there.
+    """
+
+    def __init__(
+        self,
+        server: Path,
+        state: Path,
+        password: str,
+        *,
+        name: str = "paybus",
+        cluster: Sequence[str] = (),
+        epmd_port: int | None = None,
+    ) -> None:
         self._server = server
         self._state = state
         self._password = password
-        self._amqp, self._management, self._distribution, self._epmd = free_ports(4)
+        self._amqp, self._management, self._distribution, own_epmd = free_ports(4)
+        self.name = f"{name}@localhost"
+        self._cluster = cluster
+        self._epmd = epmd_port or own_epmd
+        self._runs_epmd = epmd_port is None
         self._log = state / "rabbitmq.log"
         self._processes: list[Popen[bytes]] = []
 
@@ -35,6 +53,10 @@ class PrivateNode:
         return RabbitMQ(f"amqp://{login}:{self._amqp}/", f"http://{login}:{self._management}")
 
     @property
+    def amqp_port(self) -> int:
+        return self._amqp
+
+    @property
     def pid(self) -> int:
         """The broker's own process, to be killed by tests."""
         return self._processes[-1].pid
@@ -42,11 +64,9 @@ class PrivateNode:
     def start(self) -> None:
         self._write_configuration()
         env = self._environment()
-        # An epmd of our own, in the foreground: the node would start one that outlives everybody.
-        epmd = shutil.which("epmd") or "epmd"
-        self._processes = [
-            children.start([epmd, "-port", str(self._epmd)], log=self._log, env=env),
-        ]
+        self._processes = []
+        if self._runs_epmd:
+            self._processes.append(start_epmd(self._server, self._epmd, self._log, env))
         self._processes.append(children.start([self._server], log=self._log, env=env))
         children.wait_until(
             self._answers, self._processes[-1], what="RabbitMQ", log=self._log, seconds=120
@@ -62,8 +82,25 @@ class PrivateNode:
             children.stop(process, signal.SIGTERM if keep_data else signal.SIGKILL, 30)
         self._processes = []
 
+    def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` on the node and return what it prints."""
+        control = str(self._server.with_name("rabbitmqctl"))
+        command = [control, "--node", self.name, *arguments]
+        done = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise DevstackError(f"rabbitmqctl {arguments[0]} failed: {done.stdout}{done.stderr}")
+        return done.stdout
+
     def _write_configuration(self) -> None:
         self._state.mkdir(parents=True, exist_ok=True)
+        if self._cluster:
+            # All nodes of a cluster have the same Erlang cookie.
+            cookie = self._state / ".erlang.cookie"
+            if not cookie.exists():
+                cookie.write_text(self._password)
+                cookie.chmod(0o400)
         self._configuration.write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._amqp}\n"
             "management.tcp.ip = 127.0.0.1\n"
@@ -75,6 +112,10 @@ class PrivateNode:
             "log.console.level = warning\n"
             "log.file = false\n"
             "disk_free_limit.absolute = 50MB\n"
+            + "".join(
+                f"cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
+                for number, name in enumerate(self._cluster, 1)
+            )
         )
         self._configuration.chmod(0o600)
         (self._state / "enabled_plugins").write_text("[rabbitmq_management].\n")
@@ -87,7 +128,7 @@ class PrivateNode:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         return inherited | {
             "HOME": str(self._state),  # the Erlang cookie lives here
-            "RABBITMQ_NODENAME": "paybus@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self._amqp),
             "RABBITMQ_DIST_PORT": str(self._distribution),
@@ -111,8 +152,19 @@ class PrivateNode:
             return False
 
 
+def start_epmd(
+    server: Path, port: int, log: Path, env: Mapping[str, str] | None = None
+) -> Popen[bytes]:
+    """An epmd of our own, in the foreground: a node would start one that outlives everybody."""
+    beside = server.with_name("epmd")
+    epmd = beside if beside.exists() else shutil.which("epmd") or "epmd"
+    return children.start([epmd, "-port", str(port)], log=log, env=env)
+
+
 def find_server() -> Path | None:
-    """The RabbitMQ start script on this machine, or None."""
+    """The RabbitMQ start script to use: PAYBUS_RABBITMQ_SERVER, or this machine's, or None."""
+    if chosen := os.environ.get("PAYBUS_RABBITMQ_SERVER"):
+        return Path(chosen)
     if _DEBIAN_SERVER.exists():
         return _DEBIAN_SERVER
     found = shutil.which("rabbitmq-server")

@@ -39,7 +39,8 @@ async def api(settings: ApiSettings, context: Context) -> Running:
 async def worker(settings: WorkerSettings, context: Context) -> Running:
     engine = await parts.database_engine(settings, context)
     messaging = await parts.messaging(settings, context, "provisioning-worker")
-    options = parts.consumer_options(messaging, engine, source=SOURCE)
+    consuming = await parts.consuming(settings, context, messaging, "provisioning-worker consumers")
+    options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
     sessions = parts.sessions(engine)
     provisioner = await _provisioner(settings, context, sessions)
     ours = Handlers(provisioner)

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 
-from common.settings import AuthSettings, BrokerSettings, DatabaseSettings, HttpSettings
+from common import settings
+from common.settings import AuthSettings, DatabaseSettings, HttpSettings
 
 
 def _header_value(token: SecretStr) -> SecretStr:
@@ -31,6 +32,6 @@ class ApiSettings(BackendSettings, AuthSettings):
     pass
 
 
-class WorkerSettings(BackendSettings, BrokerSettings):
+class WorkerSettings(BackendSettings, settings.WorkerSettings):
     concurrency: int = Field(default=16, ge=1, le=500, description="operations under way at once")
     tenant: str = Field(default="default", description="the tenant that scheduled jobs run for")

@@ -25,11 +25,12 @@ async def api(settings: ApiSettings, context: Context) -> Running:
 async def worker(settings: WorkerSettings, context: Context) -> Running:
     engine = await parts.database_engine(settings, context)
     messaging = await parts.messaging(settings, context, "subscription-worker")
+    consuming = await parts.consuming(settings, context, messaging, "subscription-worker consumers")
     billing = TransactionalConsumer(
         topology.queue("subscription.billing"),
         handlers.HANDLERS,
         prepare=handlers.prepare,
         batch=settings.consumer_batch,
-        **parts.consumer_options(messaging, engine, source="/subscription"),
+        **parts.consumer_options(messaging, consuming, engine, source="/subscription"),
     )
     return parts.worker("Paybus subscription worker", settings, messaging, engine, [billing])

@@ -2,14 +2,15 @@
 
 from pydantic import Field
 
-from common.settings import AuthSettings, BrokerSettings, DatabaseSettings, HttpSettings
+from common import settings
+from common.settings import AuthSettings, DatabaseSettings, HttpSettings
 
 
 class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings):
     pass
 
 
-class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
+class WorkerSettings(settings.WorkerSettings):
     consumer_batch: int = Field(
         default=100, ge=1, le=1000, description="messages in one transaction, at the most"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,23 +14,10 @@ from common.contracts.registry import EVENT_TYPES, EventType, lookup
 _ANY_PROVIDER_EVENT = "provider.<provider>.<type>"
 
 
-def matches(pattern: str, routing_key: str) -> bool:
-    """Whether a topic binding takes a routing key: `*` is one word, `#` any number of words."""
-    words = [{"*": "[^.]+", "#": ".*"}.get(word, re.escape(word)) for word in pattern.split(".")]
-    return re.fullmatch(r"\.".join(words), routing_key) is not None
-
-
 def queues_of(type_: str) -> list[str]:
     """The queues that an event of this type goes to."""
     exchange = lookup(type_).exchange
-    return [
-        queue.name
-        for queue in topology.QUEUES
-        if any(
-            binding.exchange == exchange and matches(binding.pattern, type_)
-            for binding in queue.bindings
-        )
-    ]
+    return [queue.name for queue in topology.QUEUES if queue.takes(exchange, type_)]
 
 
 def render() -> str:

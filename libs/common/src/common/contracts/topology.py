@@ -48,6 +48,13 @@ class Queue:
     def dead(self) -> str:
         return f"{self.name}.dead"
 
+    def takes(self, exchange: str, routing_key: str) -> bool:
+        """Whether a message published so is routed to this queue."""
+        return any(
+            each.exchange == exchange and matches(each.pattern, routing_key)
+            for each in self.bindings
+        )
+
 
 QUEUES: Final = (
     Queue(
@@ -83,6 +90,19 @@ JOURNAL_ONLY: Final = (
     "organization.suspended",
     "provider.#",
 )
+
+
+def matches(pattern: str, routing_key: str) -> bool:
+    """A topic exchange's rule: `*` is one word, `#` any number of them, none included."""
+    return _matches(pattern.split("."), routing_key.split("."))
+
+
+def _matches(pattern: list[str], words: list[str]) -> bool:
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(_matches(pattern[1:], words[skip:]) for skip in range(len(words) + 1))
+    return bool(words) and pattern[0] in {"*", words[0]} and _matches(pattern[1:], words[1:])
 
 
 def queue_arguments(queue: Queue) -> dict[str, Any]:

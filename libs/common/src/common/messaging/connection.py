@@ -23,6 +23,8 @@ CONNECTION_ERRORS = (
     TimeoutError,
 )
 
+OnConnect = Callable[[AbstractConnection], Awaitable[None]]
+
 _CONNECT_SECONDS = 5
 _LONGEST_PAUSE = 2.0
 
@@ -57,7 +59,7 @@ class Broker:
         url: str,
         *,
         name: str,
-        on_connect: Callable[[AbstractConnection], Awaitable[None]],
+        on_connect: OnConnect,
         heartbeat_seconds: int = 10,
         pause: Callable[[int], float] | None = None,
     ) -> None:

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from common.contracts.topology import DEAD_LETTER_EXCHANGE, Queue
 from common.database import Sessions
 from common.errors import Unavailable
 from common.logs import get_logger, handling
-from common.messaging import dead_letter
+from common.messaging import dead_letter, refill
 from common.messaging.connection import Broker, broker_errors, describe
 from common.messaging.dead_letter import Failures
 from common.messaging.outbox import Work
@@ -39,6 +40,7 @@ log = get_logger(__name__)
 
 _OUTAGE_PAUSE_SECONDS = 1.0
 _RECONSUME_PAUSE_SECONDS = 0.2
+_SUSPECT_RETURNS = 2
 
 Handler = Callable[[Work, Event[Any]], Awaitable[None]]
 Effect = Callable[[Event[Any]], Awaitable[None]]
@@ -53,9 +55,24 @@ class Delivery:
     channel: AbstractChannel
     tag: int
     body: bytes
+    headers: Mapping[str, Any]
     failures: Failures
     event: Event[Any] | None
     decode_error: DecodeError | None
+
+    @property
+    def alone(self) -> bool:
+        """Whether to run it with no other: an order to refill, or a message that came back more
+        than once without an outcome, so that it or a neighbour may be killing the process."""
+        return refill.ordered(self.headers) or self._returns() >= _SUSPECT_RETURNS
+
+    def _returns(self) -> int:
+        count = self.headers.get("x-delivery-count", 0)  # a quorum queue's own
+        return count if isinstance(count, int) else 0
+
+
+class RefillFailed(Exception):
+    """A queue that was lost could not be refilled from the journal now."""
 
 
 class Stop(Exception):
@@ -85,7 +102,7 @@ class Consumer(ABC):
         on_give_up: OnGiveUp | None = None,
     ) -> None:
         self.queue = queue
-        self._broker = broker
+        self.broker = broker
         self._publisher = publisher
         self._sessions = sessions
         self._ladder = ladder
@@ -130,7 +147,7 @@ class Consumer(ABC):
             return
         log.error("the queue is gone, declaring it again", queue=self.queue.name)
         try:
-            await self._broker.declare()
+            await self.broker.declare()
         except Unavailable as again:
             log.warning("not declared", queue=self.queue.name, error=str(again))
 
@@ -139,7 +156,7 @@ class Consumer(ABC):
         """Handle deliveries until `_stopping`; raise `Stop` when the channel is gone."""
 
     async def _consume(self) -> None:
-        channel = await self._broker.channel(confirms=False, within=1.0)
+        channel = await self.broker.channel(confirms=False, within=1.0)
         try:
             underlay = await channel.get_underlay_channel()
             self._channel = underlay
@@ -164,7 +181,7 @@ class Consumer(ABC):
     async def _arrive(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
         if channel is not self._channel:
             return  # of a channel that is lost already: the broker delivers it again
-        failures = Failures.of(message.header.properties.headers or {})
+        headers = message.header.properties.headers or {}
         event, fault = None, None
         try:
             event = registry.decode(message.body)
@@ -174,9 +191,44 @@ class Consumer(ABC):
             fault = DecodeError(describe(error))
         assert message.delivery_tag is not None
         self._arrived.append(
-            Delivery(channel, message.delivery_tag, message.body, failures, event, fault)
+            Delivery(
+                channel,
+                message.delivery_tag,
+                message.body,
+                headers,
+                Failures.of(headers),
+                event,
+                fault,
+            )
         )
         self._wake.set()
+
+    def _take_alone(self) -> Delivery | None:
+        """One of the deliveries that must run alone, if there are any.
+
+        At random: those that were only neighbours get through before the one that kills, sooner
+        or later, and it alone reaches the queue's delivery limit.
+        """
+        apart = [delivery for delivery in self._arrived if delivery.alone]
+        if not apart:
+            return None
+        chosen = random.choice(apart)  # noqa: S311
+        self._arrived.remove(chosen)
+        return chosen
+
+    async def _refill(self, delivery: Delivery) -> None:
+        try:
+            await refill.refill(
+                self.queue,
+                delivery.headers,
+                broker=self.broker,
+                publisher=self._publisher,
+                sessions=self._sessions,
+            )
+        except Exception as error:  # noqa: BLE001 - also an outage: the queue's messages go on
+            failed = RefillFailed(f"{self.queue.name} can't be refilled: {describe(error)}")
+            failed.__cause__ = error
+            await self._through_outages(partial(self._fail, delivery, failed))
 
     async def _arrivals(self) -> None:
         """Wait until there is something to do. Raises `Stop` when the channel is gone."""
@@ -241,7 +293,7 @@ class Consumer(ABC):
             decision.rung.queue,
             self.queue.name,
             delivery.body,
-            headers=failures.headers(attempt=decision.attempt),
+            headers=_refill_order(delivery) | failures.headers(attempt=decision.attempt),
         )
         metrics.consumed.labels(self.queue.name, outcome).inc()
 
@@ -258,7 +310,8 @@ class Consumer(ABC):
             DEAD_LETTER_EXCHANGE,
             self.queue.name,
             delivery.body,
-            headers=dead_letter.headers(
+            headers=_refill_order(delivery)
+            | dead_letter.headers(
                 failures, queue=self.queue.name, reason=reason, error=error, redact=self._redact
             ),
         )
@@ -292,3 +345,8 @@ class Consumer(ABC):
         age = metrics.event_age_seconds.labels(self.queue.name)
         for event in events:
             age.observe(max(0.0, (now - event.recordedtime).total_seconds()))
+
+
+def _refill_order(delivery: Delivery) -> dict[str, Any]:
+    """An order to refill stays one on the retry ladder and among the dead letters."""
+    return {key: value for key, value in delivery.headers.items() if key == refill.ORDER}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
 
-from aio_pika import ExchangeType
+from aio_pika import DeliveryMode, ExchangeType, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from common.contracts import topology
 from common.contracts.topology import DEAD_LETTER_EXCHANGE, DOMAIN_EXCHANGES, JOURNAL
 from common.logs import get_logger
+from common.messaging import refill
+from common.messaging.connection import OnConnect
 from common.messaging.retry import Ladder
 
 log = get_logger(__name__)
@@ -20,45 +22,83 @@ class TopologyMismatch(ConnectionError):
     """The broker has a queue or exchange of ours with other properties."""
 
 
-def declaring(ladder: Ladder) -> Callable[[AbstractConnection], Awaitable[None]]:
-    """For `Broker(on_connect=...)`."""
+def declaring(ladder: Ladder) -> OnConnect:
+    """For `Broker(on_connect=...)`; one for all connections of a process."""
+    one_at_a_time = asyncio.Lock()  # or two would see the same queue missing
 
     async def declare(connection: AbstractConnection) -> None:
-        async with connection.channel(publisher_confirms=False) as channel:
-            try:
-                await _declare_all(channel, ladder)
-            except ChannelPreconditionFailed as error:
-                raise TopologyMismatch(
-                    f"RabbitMQ refuses a declaration ({error}). It was declared with other "
-                    "properties by another version: drain and delete that queue, then restart."
-                ) from error
-        async with connection.channel(publisher_confirms=False) as channel:
-            try:
-                await _declare_journal(channel)
-            except ChannelNotFoundEntity as error:
-                # Queues are confirmed without it, so payments go on; only the record has a gap.
-                # Seen on 3.10 when a node is killed within a second of its first stream's creation.
-                log.error(
-                    "the journal stream is down: events are delivered but not recorded. Repair it "
-                    "with `rabbitmq-streams restart_stream journal`, or delete it",
-                    error=str(error),
-                )
+        async with one_at_a_time:
+            await _declare(connection, ladder)
 
     return declare
 
 
-async def _declare_all(channel: AbstractChannel, ladder: Ladder) -> None:
-    dead = await channel.declare_exchange(DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT, durable=True)
-    exchanges = {
-        name: await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True)
-        for name in DOMAIN_EXCHANGES
-    }
+async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
+    async with connection.channel(publisher_confirms=False) as channel:
+        try:
+            await _declare_waits(channel, ladder)
+            await _order_refills(connection, ladder)
+            await _declare_all(channel)
+        except ChannelPreconditionFailed as error:
+            raise TopologyMismatch(
+                f"RabbitMQ refuses a declaration ({error}). It was declared with other "
+                "properties by another version: drain and delete that queue, then restart."
+            ) from error
+    async with connection.channel(publisher_confirms=False) as channel:
+        try:
+            await _declare_journal(channel)
+        except ChannelNotFoundEntity as error:
+            # Queues are confirmed without it, so payments go on; only the record has a gap.
+            # Seen on 3.10 when a node is killed within a second of its first stream's creation.
+            log.error(
+                "the journal stream is down: events are delivered but not recorded. Repair it "
+                "with `rabbitmq-streams restart_stream journal`, or delete it",
+                error=str(error),
+            )
+
+
+async def _declare_waits(channel: AbstractChannel, ladder: Ladder) -> None:
     for rung in ladder.rungs:
         retry = await channel.declare_exchange(rung.queue, ExchangeType.FANOUT, durable=True)
         waiting = await channel.declare_queue(
             rung.queue, durable=True, arguments=topology.retry_queue_arguments(rung.seconds)
         )
         await waiting.bind(retry)
+
+
+async def _order_refills(connection: AbstractConnection, ladder: Ladder) -> None:
+    """Before a queue that was deleted is declared: afterwards nobody could tell that it was.
+
+    The order waits on the ladder meanwhile, and then finds the queue there.
+    """
+    if not await _exists(connection, JOURNAL):
+        return  # a new broker, or one that has nothing to refill from
+    for queue in topology.QUEUES:
+        if not await _exists(connection, queue.name):
+            log.error("a queue is gone; it will be refilled from the journal", queue=queue.name)
+            async with connection.channel() as channel:
+                exchange = await channel.get_exchange(ladder.at_least(5).queue, ensure=False)
+                message = Message(
+                    b"", headers=refill.order(), delivery_mode=DeliveryMode.PERSISTENT
+                )
+                await exchange.publish(message, routing_key=queue.name)
+
+
+async def _exists(connection: AbstractConnection, queue: str) -> bool:
+    try:
+        async with connection.channel(publisher_confirms=False) as channel:
+            await channel.declare_queue(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    return True
+
+
+async def _declare_all(channel: AbstractChannel) -> None:
+    dead = await channel.declare_exchange(DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT, durable=True)
+    exchanges = {
+        name: await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True)
+        for name in DOMAIN_EXCHANGES
+    }
     for queue in (*topology.QUEUES, topology.WEBHOOKS):
         dead_queue = await channel.declare_queue(
             queue.dead, durable=True, arguments=topology.dead_queue_arguments()

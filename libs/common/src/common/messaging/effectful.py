@@ -13,6 +13,7 @@ from common.contracts.event import Event
 from common.contracts.topology import Queue
 from common.errors import Unavailable
 from common.logs import get_logger, handling
+from common.messaging import refill
 from common.messaging.connection import describe
 from common.messaging.consumer import Consumer, Delivery, Stop
 
@@ -38,6 +39,10 @@ class EffectfulConsumer(Consumer):
                 await self._arrivals()
                 if self._stopping:
                     break
+                if (apart := self._take_alone()) is not None:
+                    await asyncio.gather(*running)
+                    await self._one(apart)
+                    continue
                 task = asyncio.create_task(self._one(self._arrived.popleft()))
                 running.add(task)
                 task.add_done_callback(running.discard)
@@ -47,7 +52,9 @@ class EffectfulConsumer(Consumer):
     async def _one(self, delivery: Delivery) -> None:
         started = time.perf_counter()
         try:
-            if delivery.event is None:
+            if refill.ordered(delivery.headers):
+                await self._refill(delivery)
+            elif delivery.event is None:
                 await self._bury(delivery)
             else:
                 with handling(delivery.event):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -30,3 +31,15 @@ async def claim(
         for event in events
         if (event.source, event.id) in claimed and by_key[event.source, event.id] is event
     ]
+
+
+async def known(
+    session: AsyncSession, queue: str, keys: Sequence[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Those of the (source, id) that were taken in already."""
+    found = await session.execute(
+        select(inbox.c.source, inbox.c.id).where(
+            inbox.c.queue == queue, tuple_(inbox.c.source, inbox.c.id).in_(keys)
+        )
+    )
+    return {(row.source, row.id) for row in found}

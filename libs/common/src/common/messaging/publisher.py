@@ -31,7 +31,9 @@ class Unroutable(Unavailable):
 class Publisher:
     """Publishes on one channel; any number of callers may do so at once, their confirms overlap.
 
-    `timeout` (seconds) bounds the whole publish, waiting for a connection included.
+    `timeout` (seconds) bounds the whole publish, waiting for a connection included. While the
+    broker blocks publishers (a memory or disk alarm) nothing is written to it, so that nothing
+    piles up in this process.
     """
 
     def __init__(self, broker: Broker, *, timeout: float = 2.0) -> None:
@@ -65,9 +67,7 @@ class Publisher:
             content_type=content_type, delivery_mode=PERSISTENT, headers=dict(headers or {})
         )
         try:
-            with broker_errors("RabbitMQ did not confirm"):
-                async with asyncio.timeout(self._timeout):
-                    await self._publish(body, exchange, routing_key, properties)
+            await self._publish(body, exchange, routing_key, properties)
         except Unavailable as error:
             outcome = "unroutable" if isinstance(error, Unroutable) else "unconfirmed"
             metrics.published.labels(exchange, outcome).inc()
@@ -79,20 +79,29 @@ class Publisher:
     async def _publish(
         self, body: bytes, exchange: str, routing_key: str, properties: Properties
     ) -> None:
-        channel = await (await self._open_channel()).get_underlay_channel()
-        try:
-            await cast(aiormq.Channel, channel).basic_publish(
-                body,
-                exchange=exchange,
-                routing_key=routing_key,
-                properties=properties,
-                mandatory=True,
-                wait=False,  # for the socket; the confirm is waited for
-            )
-        except aiormq.exceptions.PublishError as error:
-            raise Unroutable(
-                f"no queue is bound to {exchange!r} for {routing_key!r}: declare the topology again"
-            ) from error
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        with broker_errors("no channel to RabbitMQ"):
+            async with asyncio.timeout_at(deadline):
+                channel = await (await self._open_channel()).get_underlay_channel()
+        with broker_errors("RabbitMQ blocks publishers (a memory or disk alarm)"):
+            async with asyncio.timeout_at(deadline):
+                await channel.connection.ready()
+        with broker_errors("RabbitMQ did not confirm"):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await cast(aiormq.Channel, channel).basic_publish(
+                        body,
+                        exchange=exchange,
+                        routing_key=routing_key,
+                        properties=properties,
+                        mandatory=True,
+                        wait=False,  # for the socket; the confirm is waited for
+                    )
+            except aiormq.exceptions.PublishError as error:
+                raise Unroutable(
+                    f"no queue is bound to {exchange!r} for {routing_key!r}: "
+                    "declare the topology again"
+                ) from error
 
     def _mend_topology(self) -> None:
         """Something was deleted from the broker: declare it again, beside our callers."""

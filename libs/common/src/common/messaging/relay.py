@@ -10,7 +10,7 @@ import sqlalchemy.exc
 from sqlalchemy import delete, func, select
 
 from common import metrics
-from common.database import CONNECT_ARGUMENTS, Sessions
+from common.database import CONNECT_ARGUMENTS, Connection, Sessions
 from common.errors import PaybusError
 from common.logs import get_logger
 from common.messaging.connection import describe
@@ -22,6 +22,7 @@ log = get_logger(__name__)
 
 _BATCH = 500
 _POLL_SECONDS = 1.0  # a NOTIFY can be missed while the listening connection is down
+_LISTEN_SECONDS = 15.0  # then asks whether anyone is still there; less than an answer may take
 _PAUSE_AFTER_FAILURE = 0.5
 
 
@@ -108,15 +109,17 @@ class Relay:
     async def _listen(self) -> None:
         while True:
             try:
-                connection = await psycopg.AsyncConnection.connect(
+                connection = await Connection.connect(
                     self._database_url,
                     autocommit=True,
                     **CONNECT_ARGUMENTS,  # type: ignore[arg-type]
                 )
                 async with connection:
                     await connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
-                    async for _ in connection.notifies():
-                        self._wake.set()
+                    while True:
+                        async for _ in connection.notifies(timeout=_LISTEN_SECONDS):
+                            self._wake.set()
+                        await connection.execute("SELECT true")  # or silence would mean nothing
             except psycopg.Error as error:
                 log.warning("not listening to the outbox, polling it", error=describe(error))
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)

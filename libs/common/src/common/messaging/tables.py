@@ -9,6 +9,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     Identity,
+    Index,
     LargeBinary,
     MetaData,
     Table,
@@ -25,6 +26,7 @@ inbox = Table(
     Column("source", Text, primary_key=True),
     Column("id", Text, primary_key=True),
     Column("received_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("inbox_received_at", "received_at"),
 )
 
 outbox = Table(

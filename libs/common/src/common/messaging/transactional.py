@@ -14,7 +14,7 @@ from common.contracts.event import Event
 from common.contracts.topology import Queue
 from common.errors import Permanent
 from common.logs import get_logger, handling
-from common.messaging import inbox
+from common.messaging import inbox, refill
 from common.messaging.connection import describe
 from common.messaging.consumer import Consumer, Delivery, Stop
 from common.messaging.outbox import Work
@@ -51,17 +51,25 @@ class TransactionalConsumer(Consumer):
             await self._arrivals()
             if self._stopping:
                 return
-            batch = [self._arrived.popleft() for _ in range(min(self._batch, len(self._arrived)))]
             started = time.perf_counter()
-            await self._handle(batch)
-            # Deliveries of a channel are handled in order, so everything up to the last is done.
-            await self._acknowledge(batch[-1], multiple=True)
+            if (apart := self._take_alone()) is not None:
+                await self._handle([apart])
+                await self._acknowledge(apart)
+            else:
+                most = min(self._batch, len(self._arrived))
+                batch = [self._arrived.popleft() for _ in range(most)]
+                await self._handle(batch)
+                # Those that run alone go first and the others in order, so everything up to the
+                # last one is done.
+                await self._acknowledge(batch[-1], multiple=True)
             metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
 
     async def _handle(self, batch: Sequence[Delivery]) -> None:
         good = [delivery for delivery in batch if delivery.event is not None]
         for delivery in batch:
-            if delivery.event is None:
+            if refill.ordered(delivery.headers):
+                await self._refill(delivery)
+            elif delivery.event is None:
                 await self._bury(delivery)
         if not good:
             return

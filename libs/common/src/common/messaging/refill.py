@@ -1,0 +1,93 @@
+"""A queue that was deleted is filled again with what its service has not taken in.
+
+Whoever declares a queue that is missing, although there is a journal, leaves an order for it. The
+order travels like a retry, so it survives everything that a message survives, and the consumer
+that gets it copies from the journal whatever is bound to the queue and not in the inbox.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from common import metrics
+from common.contracts.topology import Queue
+from common.database import Sessions
+from common.logs import get_logger
+from common.messaging import inbox
+from common.messaging.connection import Broker
+from common.messaging.journal import Entry, read_to_now
+from common.messaging.publisher import Publisher
+
+log = get_logger(__name__)
+
+ORDER: Final = "x-paybus-refill"
+
+_BATCH = 500
+# One message must not be held for longer than the broker's consumer time-out (30 minutes).
+_LONGEST_SECONDS = 300
+
+
+def order(offset: int | None = None) -> dict[str, Any]:
+    """The headers of an order; the body is empty. `offset` is where in the journal to go on."""
+    return {ORDER: -1 if offset is None else offset}
+
+
+def ordered(headers: Mapping[str, Any]) -> bool:
+    return ORDER in headers
+
+
+async def refill(
+    queue: Queue,
+    headers: Mapping[str, Any],
+    *,
+    broker: Broker,
+    publisher: Publisher,
+    sessions: Sessions,
+) -> None:
+    """Carry out an order. What arrives twice by this is a duplicate to the inbox.
+
+    Raises `Unavailable` when broker, journal or database are away; it may then be run again.
+    """
+    offset = int(headers[ORDER])
+    started = time.monotonic()
+    copied = 0
+    batch: list[Entry] = []
+    log.warning("refilling a queue from the journal", queue=queue.name, offset=offset)
+    entries = read_to_now(broker, publisher, offset=None if offset < 0 else offset)
+    async for entry in entries:
+        if queue.takes(entry.exchange, entry.routing_key):
+            batch.append(entry)
+        if len(batch) == _BATCH:
+            copied += await _copy(queue, batch, publisher, sessions)
+            batch = []
+            if time.monotonic() - started > _LONGEST_SECONDS:
+                await publisher.publish("", queue.name, b"", headers=order(entry.offset + 1))
+                break
+    else:
+        copied += await _copy(queue, batch, publisher, sessions)
+    metrics.refilled.labels(queue.name).inc(copied)
+    log.warning("refilled a queue from the journal", queue=queue.name, events=copied)
+
+
+async def _copy(
+    queue: Queue, entries: Sequence[Entry], publisher: Publisher, sessions: Sessions
+) -> int:
+    keys = [_key(entry.body) for entry in entries]
+    async with sessions.begin() as session:
+        known = await inbox.known(session, queue.name, [key for key in keys if key is not None])
+    missing = [entry for entry, key in zip(entries, keys, strict=True) if key not in known]
+    for entry in missing:
+        await publisher.publish("", queue.name, entry.body)
+    return len(missing)
+
+
+def _key(body: bytes) -> tuple[str, str] | None:
+    """(source, id) of an event; None for what is none, which is copied as it is."""
+    try:
+        event = json.loads(body)
+        return str(event["source"]), str(event["id"])
+    except (ValueError, LookupError, TypeError):
+        return None

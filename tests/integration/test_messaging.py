@@ -1,0 +1,138 @@
+"""The messaging core against what a broker and a database do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from conftest import MakePaybus
+from devstack.rabbitmq import PrivateNode, find_server
+from devstack.webhook import subscription_created
+from support.paybus import Paybus
+from support.waiting import until
+
+
+def _subscriptions(paybus: Paybus) -> int:
+    count: int = paybus.sql("subscription", "SELECT count(*) FROM subscriptions")[0][0]
+    return count
+
+
+def _delete(paybus: Paybus, queue: str) -> None:
+    url = f"{paybus.management}/api/queues/{paybus.virtual_host}/{queue}"
+    assert paybus.http.delete(url).status_code == 204
+
+
+def _refilled(paybus: Paybus) -> float:
+    return paybus.metric("subscription-worker", "paybus_refilled_total")
+
+
+def test_a_queue_deleted_while_its_service_was_stopped_is_refilled_from_the_journal(
+    make_paybus: MakePaybus,
+) -> None:
+    """What waited in it, and what was published while it was gone, both come back."""
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        for _ in range(10):
+            paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 10, what="10 were taken in")
+        paybus.system.processes["subscription-worker"].stop()
+        for _ in range(20):
+            paybus.subscribe()
+        _delete(paybus, "subscription.billing")
+        for _ in range(5):
+            paybus.subscribe()
+        paybus.start("subscription-worker")
+        until(lambda: _subscriptions(paybus) == 35, what="all are there")
+        until(lambda: _refilled(paybus) == 25, what="only what was missing was copied")
+        versions = paybus.sql("subscription", "SELECT DISTINCT version FROM subscriptions")
+        assert versions == [(1,)]
+        assert paybus.dead_letters() == {}
+
+
+def test_a_queue_deleted_under_its_consumer_is_declared_again_and_refilled(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        for _ in range(10):
+            paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 10, what="10 were taken in")
+        _delete(paybus, "subscription.billing")
+        for _ in range(20):
+            paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 30, what="all are there")
+        assert paybus.dead_letters() == {}
+
+
+def test_an_order_to_refill_that_fails_ends_as_a_dead_letter(make_paybus: MakePaybus) -> None:
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        paybus.subscribe()
+        paybus.publish("subscription.billing", "", headers={"x-paybus-refill": "no offset"})
+        (dead,) = until(
+            lambda: paybus.messages("subscription.billing.dead"), what="it is a dead letter"
+        )
+        assert dead["headers"]["x-paybus-reason"] == "exhausted"
+        assert dead["headers"]["x-paybus-refill"] == "no offset", (
+            "replayed, it is the same order again"
+        )
+        assert "can't be refilled" in dead["headers"]["x-paybus-error"]
+        paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 2, what="the consumer goes on meanwhile")
+
+
+def test_inbox_rows_older_than_the_journal_are_removed_and_others_stay(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus() as paybus:
+        paybus.sql(
+            "subscription",
+            "INSERT INTO inbox SELECT 'q', 's', n::text, now() - make_interval(hours => n) "
+            "FROM generate_series(1, 12000) AS n",
+        )
+        paybus.start("subscription-worker")
+        until(
+            lambda: paybus.sql("subscription", "SELECT count(*) FROM inbox") == [(8 * 24 - 1,)],
+            what="those older than 8 days are gone",
+        )
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
+    """A broker whose alarm the test may raise: it stops every publisher of the node."""
+    server = find_server()
+    if server is None:
+        pytest.skip("needs a RabbitMQ on this machine of its own")
+    node = PrivateNode(server, tmp_path_factory.mktemp("rabbitmq"), "secret-of-this-test")
+    node.start()
+    yield node
+    node.stop(keep_data=False)
+
+
+def test_a_memory_alarm_answers_503_in_bounded_time_and_consumers_go_on(
+    make_paybus: MakePaybus, node: PrivateNode
+) -> None:
+    with make_paybus(["webhook-gateway"], rabbitmq_url=node.address.url) as paybus:
+        for _ in range(50):
+            paybus.subscribe()
+        node.control("set_vm_memory_high_watermark", "absolute", "1")
+        try:
+            answers = [paybus.send(subscription_created(uuid4().hex)) for _ in range(3)]
+            assert {answer.status_code for answer in answers} == {503}
+            assert max(answer.elapsed.total_seconds() for answer in answers) < 3
+            paybus.start("subscription-worker")
+            until(lambda: _subscriptions(paybus) >= 50, what="what was queued is taken in")
+            log = paybus.system.processes["subscription-worker"].log
+            until(
+                lambda: "blocks publishers (a memory or disk alarm)" in log.read_text(),
+                what="the outbox waits, and says why",
+            )
+        finally:
+            node.control("set_vm_memory_high_watermark", "0.6")
+        until(
+            lambda: paybus.send(subscription_created(uuid4().hex)).status_code == 200,
+            what="webhooks are accepted again",
+        )
+        until(
+            lambda: paybus.sql("subscription", "SELECT count(*) FROM outbox") == [(0,)],
+            what="the outbox leaves",
+        )

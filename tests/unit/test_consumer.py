@@ -1,0 +1,32 @@
+"""Which deliveries run by themselves."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from aiormq.abc import AbstractChannel
+
+from common.messaging.consumer import Delivery
+from common.messaging.dead_letter import Failures
+
+
+def _delivery(headers: dict[str, Any]) -> Delivery:
+    channel = cast(AbstractChannel, None)
+    return Delivery(channel, 1, b"", headers, Failures.of(headers), None, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "alone"),
+    [
+        ({}, False),
+        ({"x-delivery-count": 1}, False),
+        ({"x-delivery-count": 2}, True),
+        ({"x-delivery-count": "many"}, False),
+        ({"x-paybus-refill": -1}, True),
+    ],
+)
+def test_a_message_that_came_back_more_than_once_runs_alone(
+    headers: dict[str, Any], alone: bool
+) -> None:
+    assert _delivery(headers).alone is alone
