@@ -92,7 +92,9 @@ class Keeper:
             server = rabbitmq.install_server()
 
         def make() -> rabbitmq.PrivateNode:
-            node = rabbitmq.PrivateNode(server, self._state / "rabbitmq", self._password)
+            # A node can't read another generation's data, so each has a folder of its own.
+            state = self._state / rabbitmq.generation(server)
+            node = rabbitmq.PrivateNode(server, state, self._password)
             self._broker = node
             return node
 

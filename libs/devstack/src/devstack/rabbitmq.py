@@ -171,6 +171,12 @@ def find_server() -> Path | None:
     return Path(found) if found else None
 
 
+def generation(server: Path) -> str:
+    """A name for the data of this server's version, such as `rabbitmq_server-3.10.8`."""
+    versioned = [part for part in server.resolve().parts if part.startswith("rabbitmq_server-")]
+    return versioned[0] if versioned else f"rabbitmq-{server.resolve().parent.parent.name}"
+
+
 def install_server() -> Path:
     """Install Debian's `rabbitmq-server`; raise with one sentence where that can't be done."""
     apt = shutil.which("apt-get")
