@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 ROLE ?= operator
+WEBHOOKS ?= 5000
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit test-rabbitmq4 mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo test test-unit test-rabbitmq4 chaos mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +40,9 @@ test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it ca
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+chaos: setup ## break everything under load and count every effect (SEED=, SCENARIOS=a,b, WEBHOOKS=5000)
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) --webhooks $(WEBHOOKS)
 
 mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail
 	@$(BIN)/python tests/mutants.py

@@ -1,0 +1,1 @@
+"""`make chaos`: the processes that users run, under load, while everything around them breaks."""

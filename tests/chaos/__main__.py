@@ -1,0 +1,144 @@
+"""`make chaos [SEED=...] [SCENARIOS=a,b] [WEBHOOKS=5000]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.books import Verdict
+from chaos.field import Field
+from chaos.ground import Ground, ground
+from chaos.scenarios import SCENARIOS, Scenario
+from devstack.addresses import DevstackError
+from devstack.stack import PAYBUS
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`recovery` is in seconds: from the end of trouble and load until all effects were there."""
+
+    scenario: Scenario
+    webhooks: int
+    verdict: Verdict
+    refused: int
+    restarts: int
+    recovery: float
+
+    def row(self) -> str:
+        verdict = self.verdict
+        cells = (
+            f"`{self.scenario.name}`",
+            self.scenario.what,
+            self.webhooks,
+            verdict.effects,
+            len(verdict.missing),
+            len(verdict.doubled),
+            self.refused,
+            self.restarts,
+            f"{self.recovery:.1f} s",
+        )
+        return "| " + " | ".join(map(str, cells)) + " |"
+
+
+_HEAD = (
+    "| scenario | what happens | accepted | effects | lost | doubled | refused, sent again "
+    "| restarts | recovery |\n" + "| --- " * 9 + "|"
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m chaos")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--webhooks", type=int, default=5000)
+    parser.add_argument("--rate", type=float, default=125, help="webhooks a second")
+    parser.add_argument("--scenarios", default="", help="names, separated by commas; all if empty")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    chosen = _choose(options.scenarios)
+    print(f"seed {options.seed}; replay with `make chaos SEED={options.seed}`", flush=True)
+    logs = PAYBUS / "chaos"
+    shutil.rmtree(logs, ignore_errors=True)
+    outcomes = []
+    with ground() as on:
+        for number, scenario in enumerate(chosen):
+            seed = options.seed + number
+            outcome = _run(on, scenario, options.webhooks, options.rate, seed, logs)
+            outcomes.append(outcome)
+    print(_HEAD)
+    for outcome in outcomes:
+        print(outcome.row())
+    broken = [outcome.scenario.name for outcome in outcomes if not outcome.verdict.good]
+    effects = sum(outcome.verdict.effects for outcome in outcomes)
+    if broken:
+        print(f"BROKEN: {', '.join(broken)}; the processes' logs are in {logs}")
+        return 1
+    print(f"{len(outcomes)} scenarios, {effects} effects: none lost, none doubled")
+    return 0
+
+
+def _choose(names: str) -> list[Scenario]:
+    if not names:
+        return list(SCENARIOS)
+    by_name = {scenario.name: scenario for scenario in SCENARIOS}
+    unknown = set(names.split(",")) - by_name.keys()
+    if unknown:
+        raise SystemExit(
+            f"no scenario is called {', '.join(sorted(unknown))}; there are {', '.join(by_name)}"
+        )
+    return [by_name[name] for name in names.split(",")]
+
+
+def _run(
+    on: Ground, scenario: Scenario, webhooks: int, rate: float, seed: int, logs: Path
+) -> Outcome:
+    started = time.monotonic()
+    field = Field(
+        on,
+        scenario.plan(webhooks),
+        seed=seed,
+        rate=rate * scenario.copies,
+        logs=logs / scenario.name,
+        replicas=scenario.replicas,
+        cluster=scenario.cluster,
+        proxied=scenario.proxied,
+    )
+    with field:
+        field.start_load()
+        try:
+            scenario.disturb(field)
+            verdict, recovery = field.settle()
+        except DevstackError as error:
+            verdict, recovery = Verdict(missing=[str(error)]), 0.0
+        outcome = Outcome(
+            scenario, len(field.sent.bodies), verdict, field.refused, field.restarts, recovery
+        )
+    took = time.monotonic() - started
+    mark = "ok" if verdict.good else "BROKEN"
+    print(
+        f"{scenario.name:18} {mark:7} {verdict.effects} effects, {len(verdict.missing)} lost, "
+        f"{len(verdict.doubled)} doubled, recovered in {recovery:.1f} s ({took:.0f} s in all)",
+        flush=True,
+    )
+    for what, names in (
+        ("lost", verdict.missing),
+        ("doubled", verdict.doubled),
+        ("unexplained dead letter", verdict.unexplained),
+        ("waiting", [f"{name}: {count}" for name, count in verdict.waiting.items()]),
+    ):
+        for name in names[:_SHOWN]:
+            print(f"    {what}: {name}")
+        if len(names) > _SHOWN:
+            print(f"    and {len(names) - _SHOWN} more")
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""One Paybus under chaos: its processes, its load, and the means to break things."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+
+from chaos import ledger
+from chaos.books import Books, Verdict
+from chaos.ground import Cluster, Ground, environment
+from chaos.load import Plan, Provider, Webhooks
+from chaos.proxy import Proxy
+from devstack.addresses import DevstackError
+from devstack.processes import Process, Spec
+from devstack.stack import Stack
+from devstack.system import System, create_databases, migrate, plan
+from devstack.tokens import DevKeys
+
+WORKERS = ("subscription-worker", "provisioning-worker", "ledger-worker")
+
+_TESTS = Path(__file__).resolve().parents[1]
+_PATIENCE_SECONDS = 240
+# Retried within seconds, so that a scenario ends; the waits themselves have tests of their own.
+_LADDER = "1s,2s,5s"
+
+
+class Field:
+    """`line_to_broker` and `line_to_database` lie between the workers and their servers."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        load: Plan,
+        *,
+        seed: int,
+        rate: float,
+        logs: Path,
+        replicas: int = 2,
+        cluster: bool = False,
+        proxied: Sequence[str] = (),
+    ) -> None:
+        self.ground = ground
+        self.dice = random.Random(seed)
+        self._seed = seed
+        self._rate = rate
+        self._logs = logs
+        self._replicas = replicas
+        self._wants_cluster = cluster
+        self._proxied = proxied
+        self.sent = Webhooks.of(load, self.dice)
+        self._exit = ExitStack()
+        self._counts = dict.fromkeys((*WORKERS, "webhook-gateway"), 0)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as exit_:
+            self._exit = exit_
+            self._set_up()
+            self._exit = exit_.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def _set_up(self) -> None:
+        node = self.ground.node
+        self.cluster: Cluster | None = None
+        if self._wants_cluster:
+            self.cluster = self.ground.cluster()
+            self._exit.callback(self.cluster.end)
+            node = self.cluster.nodes[0]
+        servers = [
+            ("RABBITMQ_URL", node.address.url),
+            ("RABBITMQ_MANAGEMENT_URL", node.address.management_url),
+            ("POSTGRES_URL", self.ground.database.url),
+        ]
+        name = f"chaos_{uuid4().hex[:8]}"
+        with environment(servers):
+            stack = self._exit.enter_context(Stack())
+        databases = {**create_databases(stack, f"{name}_")}
+        databases["ledger"] = stack.database(f"{name}_ledger")
+        keys = DevKeys(self._logs / "keys")
+        services = {k: v for k, v in databases.items() if k != "ledger"}
+        self.layout = plan(
+            stack,
+            virtual_host=name,
+            databases=services,
+            keys=keys,
+            prefer_ports=False,
+            extra_env={"RETRY_LADDER": _LADDER},
+        )
+        if self.cluster is not None:
+            # Clients reach a cluster through something that finds a node that is up.
+            balancer = self._proxy([each.amqp_port for each in self.cluster.nodes])
+            url = _port(self.layout.rabbitmq_url, balancer.port)
+            self.layout = replace(self.layout, rabbitmq_url=url)
+        migrate(self.layout, self._logs)
+        ledger.create_tables(databases["ledger"])
+        self.database_like = f"{name}%"
+        self.databases = databases
+        self._worker_env: dict[str, dict[str, str]] = {worker: {} for worker in WORKERS}
+        if "broker" in self._proxied:
+            self.line_to_broker = self._proxy([node.amqp_port])
+            for env in self._worker_env.values():
+                env["RABBITMQ_URL"] = _port(self.layout.rabbitmq_url, self.line_to_broker.port)
+        if "database" in self._proxied:
+            self.line_to_database = self._proxy([self.ground.database.port])
+            for worker, env in self._worker_env.items():
+                url = databases[worker.partition("-")[0]]
+                env["DATABASE_URL"] = _port(url, self.line_to_database.port)
+        self.books = Books(
+            databases=databases,
+            amqp_url=self.layout.rabbitmq_url,
+            management_url=node.address.management_url,
+            backend=self.layout.url("sandbox-backend"),
+        )
+        self.system = System(stack, self.layout, self._logs)
+        self._exit.callback(self.system.stop)
+        self.system.start(["sandbox-backend"])
+        self.scale("webhook-gateway", 2)
+        self._declare_ledger_queue()
+        for worker in WORKERS:
+            self.scale(worker, self._replicas)
+        self.wait_ready()
+        gateways = [
+            process.spec.env["HTTP_PORT"]
+            for name, process in self.system.processes.items()
+            if name.startswith("webhook-gateway")
+        ]
+        self._provider = Provider(
+            [f"http://127.0.0.1:{port}" for port in gateways],
+            self.sent.bodies,
+            rate=self._rate,
+            seed=self._seed,
+        )
+
+    # -- the load ------------------------------------------------------------------------------
+
+    def start_load(self) -> None:
+        self._provider.start()
+
+    @property
+    def flowing(self) -> bool:
+        """Whether webhooks are still being sent."""
+        return self._provider.is_alive()
+
+    @property
+    def sent_share(self) -> float:
+        return self._provider.accepted / len(self.sent.bodies)
+
+    @property
+    def refused(self) -> int:
+        return self._provider.refused
+
+    def wait_for_share(self, share: float) -> None:
+        """Until so much of the load was accepted."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self.sent_share < share:
+            if time.monotonic() > deadline or not self.flowing:
+                raise DevstackError(f"the load stopped at {self.sent_share:.0%}")
+            time.sleep(0.02)
+
+    def settle(self) -> tuple[Verdict, float]:
+        """Wait until everything is done; return the verdict and how many seconds that took."""
+        started = time.monotonic()
+        self._provider.join(_PATIENCE_SECONDS)
+        if self._provider.is_alive():
+            raise DevstackError(f"not all webhooks were accepted: {self.sent_share:.1%}")
+        if self._provider.accepted < len(self.sent.bodies):
+            raise DevstackError("the provider failed; see its exception above")
+        verdict = self.books.verdict(self.sent)
+        while not verdict.good and time.monotonic() - started < _PATIENCE_SECONDS:
+            if verdict.doubled or verdict.unexplained:
+                break  # these do not go away
+            time.sleep(0.5)
+            verdict = self.books.verdict(self.sent)
+        return verdict, time.monotonic() - started
+
+    # -- the processes -------------------------------------------------------------------------
+
+    def scale(self, name: str, replicas: int) -> None:
+        """As `kubectl scale` does: start what is missing, SIGTERM what is too much."""
+        for replica in range(self._counts[name], replicas):
+            self.system.start_one(self._spec(name, replica), restart=True)
+        surplus = [self._process(name, n) for n in range(replicas, self._counts[name])]
+        for process in surplus:
+            process.ask_to_stop()
+        for process in surplus:
+            process.stop()
+            del self.system.processes[process.spec.name]
+        self._counts[name] = replicas
+
+    def wait_ready(self) -> None:
+        for process in self.system.processes.values():
+            process.wait_ready(120)
+
+    def kill_one(self, *names: str) -> None:
+        """SIGKILL a random replica of these processes; it is started again, as by Kubernetes."""
+        running = [
+            process
+            for name, process in self.system.processes.items()
+            if name.startswith(names) and process.is_running()
+        ]
+        if running:
+            self.dice.choice(running).kill(signal.SIGKILL)
+
+    @property
+    def restarts(self) -> int:
+        return sum(process.restarts for process in self.system.processes.values())
+
+    def lock_table(self, service: str, table: str, seconds: float) -> None:
+        """What a migration that takes too long does: every statement on the table hangs."""
+        url = self.databases[service].replace("+psycopg", "")
+        with psycopg.connect(url) as connection:
+            connection.execute("SET idle_in_transaction_session_timeout = 0")
+            connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            time.sleep(seconds)
+
+    def _process(self, name: str, replica: int) -> Process:
+        return self.system.processes[name if replica == 0 else f"{name}-{replica}"]
+
+    def _spec(self, name: str, replica: int) -> Spec:
+        if name != "ledger-worker":
+            return self.layout.spec(name, replica=replica, **self._worker_env.get(name, {}))
+        like = self.layout.spec("subscription-worker", replica=replica + 1)
+        environment = {
+            **like.env,
+            "DATABASE_URL": self.databases["ledger"],
+            "PYTHONPATH": str(_TESTS),
+            **self._worker_env[name],
+        }
+        full = name if replica == 0 else f"{name}-{replica}"
+        return Spec(full, "chaos.ledger", ["worker"], environment, like.ready)
+
+    def _declare_ledger_queue(self) -> None:
+        """Before any webhook, so that it counts them all."""
+        self._process("webhook-gateway", 0).wait_ready()
+        ledger.declare(self.layout.rabbitmq_url)
+
+    def _proxy(self, ports: Sequence[int]) -> Proxy:
+        proxy = Proxy(ports)
+        self._exit.callback(proxy.close)
+        return proxy
+
+
+def _port(url: str, port: int) -> str:
+    parts = urlsplit(url)
+    login = parts.netloc.rpartition("@")[0]
+    return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}"))

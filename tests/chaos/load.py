@@ -1,0 +1,147 @@
+"""Webhooks, and a provider that sends them until they are accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from devstack.system import WEBHOOK_SECRET
+from devstack.webhook import signature, subscription_created
+
+_CONNECTIONS = 8
+_PER_SUBSCRIPTION = 5  # the creation and four payments
+_ANSWER_SECONDS = 10  # a provider's patience
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to send. `webhooks` counts distinct ones; each is sent `copies` times."""
+
+    webhooks: int
+    copies: int = 1
+    poison_every: int = 0
+    killer: bool = False
+
+
+@dataclass
+class Webhooks:
+    """The webhooks of a scenario, by what must come of them."""
+
+    subscriptions: list[str] = field(default_factory=list)
+    invoices: list[str] = field(default_factory=list)
+    poison: set[str] = field(default_factory=set)  # must end as dead letters, without effect
+    killers: set[str] = field(default_factory=set)  # kill the ledger, and only that
+    bodies: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, plan: Plan, dice: random.Random) -> Webhooks:
+        made = cls()
+        events: list[dict[str, Any]] = []
+        for number in range(plan.webhooks // _PER_SUBSCRIPTION):
+            name = f"{number:05d}"
+            made.subscriptions.append(name)
+            events.append(subscription_created(name))
+            for period in range(1, _PER_SUBSCRIPTION):
+                made.invoices.append(f"{name}_{period}")
+                events.append(_invoice_paid(name, period))
+        if plan.poison_every:
+            for number in range(plan.webhooks // plan.poison_every):
+                event = subscription_created(f"poison{number}")
+                # NUL passes every check before PostgreSQL.
+                event["data"]["object"]["metadata"]["organization"] = "\x00"
+                made.poison.add(event["id"])
+                events.append(event)
+        if plan.killer:
+            event = subscription_created("killer")
+            event["id"] = "evt_killer"
+            made.subscriptions.append("killer")
+            made.killers.add(event["id"])
+            events.append(event)
+        events *= plan.copies
+        dice.shuffle(events)
+        made.bodies = [json.dumps(event).encode() for event in events]
+        return made
+
+
+def _invoice_paid(subscription: str, period: int) -> dict[str, Any]:
+    now = int(time.time()) + period
+    name = f"{subscription}_{period}"
+    return {
+        "id": f"evt_in_{name}",
+        "object": "event",
+        "type": "invoice.paid",
+        "created": now,
+        "data": {
+            "object": {
+                "id": f"in_{name}",
+                "object": "invoice",
+                "customer": f"cus_{subscription}",
+                "subscription": f"sub_{subscription}",
+                "amount_paid": 1500,
+                "amount_due": 1500,
+                "currency": "eur",
+            }
+        },
+    }
+
+
+class Provider(threading.Thread):
+    """Sends each webhook until a gateway answers 2xx, as fast as `rate` per second says.
+
+    Any of the gateways is tried, as a load balancer would.
+    """
+
+    def __init__(
+        self, gateways: Sequence[str], bodies: Sequence[bytes], *, rate: float, seed: int
+    ) -> None:
+        super().__init__(name="provider", daemon=True)
+        self._gateways = [f"{url}/webhooks/stripe" for url in gateways]
+        self._bodies = bodies
+        self._rate = rate
+        self._dice = random.Random(seed)
+        self.accepted = 0
+        self.refused = 0  # answers that were not 2xx, and no answers
+
+    def run(self) -> None:
+        asyncio.run(self._send_all())
+
+    async def _send_all(self) -> None:
+        waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        started = time.monotonic()
+        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http, asyncio.TaskGroup() as group:
+            senders = [group.create_task(self._sender(http, waiting)) for _ in range(_CONNECTIONS)]
+            for number, body in enumerate(self._bodies):
+                await asyncio.sleep(max(0, started + number / self._rate - time.monotonic()))
+                waiting.put_nowait(body)
+            await waiting.join()
+            for sender in senders:
+                sender.cancel()
+
+    async def _sender(self, http: httpx.AsyncClient, waiting: asyncio.Queue[bytes]) -> None:
+        while True:
+            body = await waiting.get()
+            while not await self._accepted(http, body):
+                self.refused += 1
+                await asyncio.sleep(self._dice.uniform(0.2, 0.6))
+            self.accepted += 1
+            waiting.task_done()
+
+    async def _accepted(self, http: httpx.AsyncClient, body: bytes) -> bool:
+        headers = {"Stripe-Signature": signature(body, WEBHOOK_SECRET)}
+        try:
+            answer = await http.post(
+                self._dice.choice(self._gateways), content=body, headers=headers
+            )
+        except httpx.TransportError:
+            return False
+        if answer.is_client_error:
+            raise AssertionError(f"a good webhook was refused: {answer.text}")
+        return answer.is_success

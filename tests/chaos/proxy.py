@@ -1,0 +1,91 @@
+"""A TCP proxy whose line can be cut, can swallow everything, or can be slow."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum
+
+
+class Line(Enum):
+    GOOD = "good"
+    CUT = "cut"  # connections are reset and new ones refused
+    SILENT = "silent"  # half-open: connections stay, nothing gets through before it is good again
+    SLOW = "slow"  # each packet takes 150 ms
+
+
+_SLOW_SECONDS = 0.15
+
+
+class Proxy:
+    """Forwards a loopback port to the first of `targets` (ports) that accepts. Runs in a thread."""
+
+    def __init__(self, targets: Sequence[int]) -> None:
+        self._targets = targets
+        self._line = Line.GOOD
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._thread.start()
+        listening = asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
+        self.port: int = server.sockets[0].getsockname()[1]
+
+    def line(self, line: Line) -> None:
+        self._line = line
+        if line is Line.CUT:
+            self._loop.call_soon_threadsafe(self._hang_up)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._hang_up)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _hang_up(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            if self._line is Line.CUT:
+                return
+            await self._silence()
+            there = await self._connect()
+            if there is None:
+                return
+            back_reader, back_writer = there
+            self._writers.add(back_writer)
+            try:
+                await asyncio.gather(
+                    self._pump(reader, back_writer), self._pump(back_reader, writer)
+                )
+            finally:
+                self._writers.discard(back_writer)
+                back_writer.transport.abort()
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        for port in self._targets:
+            with suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", port)
+        return None
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if self._line is Line.SLOW:
+                    await asyncio.sleep(_SLOW_SECONDS)
+                await self._silence()
+                writer.write(data)
+                await writer.drain()
+        await self._silence()  # the end of a connection is not heard either
+        writer.transport.abort()
+
+    async def _silence(self) -> None:
+        while self._line is Line.SILENT:  # noqa: ASYNC110 - set from another thread
+            await asyncio.sleep(0.05)

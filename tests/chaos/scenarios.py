@@ -1,0 +1,160 @@
+"""What is broken, and how, while webhooks flow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from chaos.field import WORKERS, Field
+from chaos.load import Plan
+from chaos.proxy import Line, Proxy
+
+Disturb = Callable[[Field], None]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`disturb` runs while the load flows, and leaves everything whole again."""
+
+    name: str
+    what: str
+    disturb: Disturb
+    copies: int = 1
+    poison_every: int = 0
+    killer: bool = False
+    replicas: int = 2
+    cluster: bool = False
+    proxied: Sequence[str] = ()
+
+    def plan(self, webhooks: int) -> Plan:
+        return Plan(webhooks, self.copies, self.poison_every, self.killer)
+
+
+def nothing(field: Field) -> None:
+    """The load alone is the trouble."""
+
+
+def kill_processes(field: Field) -> None:
+    while field.flowing:
+        time.sleep(1)
+        field.kill_one("webhook-gateway", *WORKERS)
+
+
+def kill_broker(field: Field) -> None:
+    for share in (0.2, 0.6):
+        field.wait_for_share(share)
+        field.ground.node.kill()
+        field.ground.node.start()
+
+
+def memory_alarm(field: Field) -> None:
+    for share in (0.2, 0.6):
+        field.wait_for_share(share)
+        field.ground.node.control("set_vm_memory_high_watermark", "absolute", "1")
+        time.sleep(5)
+        field.ground.node.control("set_vm_memory_high_watermark", "0.6")
+
+
+def kill_queue_leaders(field: Field) -> None:
+    """One node at a time: two of three must agree, so the second waits for the first."""
+    assert field.cluster is not None
+    virtual_host = field.layout.rabbitmq_url.rpartition("/")[2]
+    for share in (0.2, 0.6):
+        field.wait_for_share(share)
+        leader = field.cluster.leader(virtual_host, "subscription.billing")
+        leader.kill()
+        time.sleep(3)
+        leader.start()
+
+
+def stop_postgres(field: Field) -> None:
+    for share in (0.2, 0.6):
+        field.wait_for_share(share)
+        field.ground.database.stop_at_once()
+        time.sleep(2)
+        field.ground.database.start()
+
+
+def drop_connections(field: Field) -> None:
+    while field.flowing:
+        time.sleep(1)
+        field.ground.database.drop_connections(field.database_like)
+
+
+def hang_statements(field: Field) -> None:
+    """A lock that is held too long, then servers that stop answering in the middle."""
+    field.wait_for_share(0.1)
+    field.lock_table("subscription", "subscriptions", 15)
+    field.wait_for_share(0.5)
+    backends = field.ground.database.backends(field.database_like)
+    frozen = field.dice.sample(backends, min(6, len(backends)))
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(40)
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+
+
+def disturb_line(which: Callable[[Field], Proxy], line: Line, seconds: float, field: Field) -> None:
+    for share in (0.2, 0.6):
+        field.wait_for_share(share)
+        which(field).line(line)
+        time.sleep(seconds)
+        which(field).line(Line.GOOD)
+
+
+def scale(field: Field) -> None:
+    for share, replicas in ((0.1, 2), (0.2, 8), (0.5, 1), (0.7, 8), (0.9, 2)):
+        field.wait_for_share(share)
+        for worker in WORKERS:
+            field.scale(worker, replicas)
+
+
+def _network(name: str, which: Callable[[Field], Proxy]) -> list[Scenario]:
+    def make(line: Line, seconds: float, what: str) -> Scenario:
+        return Scenario(
+            f"{name}-{line.value}",
+            f"the network between workers and {name} {what}",
+            partial(disturb_line, which, line, seconds),
+            proxied=(name,),
+        )
+
+    return [
+        make(Line.CUT, 5, "is cut for 5 s, twice"),
+        make(Line.SILENT, 40, "swallows everything for 40 s, twice"),
+        make(Line.SLOW, 15, "takes 150 ms each way for 15 s, twice"),
+    ]
+
+
+SCENARIOS = (
+    Scenario(
+        "kill-processes", "SIGKILL of a random gateway or worker every second", kill_processes
+    ),
+    Scenario("kill-broker", "SIGKILL of the broker and restart, twice", kill_broker),
+    Scenario("memory-alarm", "the broker in a memory alarm for 5 s, twice", memory_alarm),
+    Scenario(
+        "kill-leaders",
+        "three broker nodes: SIGKILL of a queue leader's, restart, then of the next leader's",
+        kill_queue_leaders,
+        cluster=True,
+    ),
+    Scenario("stop-postgres", "PostgreSQL stopped in immediate mode, twice", stop_postgres),
+    Scenario("drop-connections", "all database connections dropped every second", drop_connections),
+    Scenario(
+        "hang-statements",
+        "a table locked for 15 s; then six PostgreSQL backends frozen for 40 s",
+        hang_statements,
+    ),
+    *_network("broker", lambda field: field.line_to_broker),
+    *_network("database", lambda field: field.line_to_database),
+    Scenario(
+        "triple", "every webhook three times, shuffled, from eight connections", nothing, copies=3
+    ),
+    Scenario("poison", "a poisonous message every 100th", nothing, poison_every=100),
+    Scenario("killer", "a handler that kills its process on one message", nothing, killer=True),
+    Scenario("scale", "1, 2 and 8 replicas of each worker, scaled up and down", scale, replicas=1),
+)
