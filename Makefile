@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
 ROLE ?= operator
+ROUNDS ?= 3
 WEBHOOKS ?= 5000
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit test-rabbitmq4 chaos mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo test test-unit test-rabbitmq4 chaos bench mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +44,9 @@ test-unit: setup ## the tests that need neither broker nor database
 
 chaos: setup ## break everything under load and count every effect (SEED=, SCENARIOS=a,b, WEBHOOKS=5000)
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) --webhooks $(WEBHOOKS)
+
+bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minutes; ONLY=ingest,effects ROUNDS=1)
+	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
 mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail
 	@$(BIN)/python tests/mutants.py

@@ -24,6 +24,7 @@ _SETTINGS = {
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     "log_min_messages": "warning",
+    "track_commit_timestamp": "on",  # for benchmarks: when an effect became visible
 }
 
 

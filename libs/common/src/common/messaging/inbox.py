@@ -21,6 +21,8 @@ async def claim(
     The rows become final with the caller's transaction. Another transaction that holds the same
     id is waited for: it either commits, and the event is a duplicate, or rolls back.
     """
+    if not events:
+        return []
     by_key = {(event.source, event.id): event for event in reversed(events)}
     # Sorted: two workers with the same duplicates then never wait for each other in a circle.
     rows = [{"queue": queue, "source": source, "id": id_} for source, id_ in sorted(by_key)]
@@ -37,6 +39,8 @@ async def known(
     session: AsyncSession, queue: str, keys: Sequence[tuple[str, str]]
 ) -> set[tuple[str, str]]:
     """Those of the (source, id) that were taken in already."""
+    if not keys:
+        return set()
     found = await session.execute(
         select(inbox.c.source, inbox.c.id).where(
             inbox.c.queue == queue, tuple_(inbox.c.source, inbox.c.id).in_(keys)

@@ -60,7 +60,7 @@ class Relay:
         """Publish until the outbox is empty; False when something stood in the way."""
         try:
             while True:
-                taken, published = await self._publish_batch()
+                taken, published = await self.publish_batch()
                 if published < taken:
                     return False
                 if taken < _BATCH:
@@ -69,7 +69,7 @@ class Relay:
             log.warning("the outbox can't be read", error=describe(error))
             return False
 
-    async def _publish_batch(self) -> tuple[int, int]:
+    async def publish_batch(self) -> tuple[int, int]:
         """Publish up to a batch, then remove what was confirmed.
 
         A crash in between publishes again; the consumers' inboxes make that harmless.

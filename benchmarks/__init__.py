@@ -1,0 +1,1 @@
+"""`make bench`: Paybus beside the design it replaces, in one run on one machine."""

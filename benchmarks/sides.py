@@ -1,0 +1,252 @@
+"""The two systems under measurement: how each is started, filled and watched."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+import aio_pika
+import aiormq
+import httpx
+import psycopg
+
+from common.contracts.registry import lookup
+from devstack.addresses import DevstackError, free_ports
+from devstack.processes import Process, Spec, run_once
+from devstack.stack import PROJECT, Stack
+from devstack.system import WEBHOOK_SECRET, System, create_databases, migrate, plan
+from devstack.tokens import DevKeys
+from devstack.webhook import subscription_created
+from webhook_gateway.providers.stripe import Stripe
+
+_PATIENCE_SECONDS = 600
+
+
+class Side:
+    """`rows_per_event` is how far `_sequence` moves for each event that was taken in."""
+
+    name: str
+    queue: str
+    rows_per_event = 2
+    _sequence: str
+    _subscriptions: str
+
+    def __init__(self, stack: Stack, virtual_host_url: str, database_url: str) -> None:
+        self._stack = stack
+        self.rabbitmq_url = virtual_host_url
+        self.virtual_host = urlsplit(virtual_host_url).path[1:]
+        self._database_url = database_url.replace("+psycopg", "")
+        self._database = psycopg.connect(self._database_url, autocommit=True)
+
+    def taken_in(self) -> int:
+        """How many outbox rows were ever written. A sequence tells without counting rows."""
+        row = self._database.execute(
+            f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {self._sequence}"  # noqa: S608
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def effects(self) -> int:
+        return int(self._scalar(f"SELECT count(*) FROM {self._subscriptions}"))  # noqa: S608
+
+    def commit_times(self) -> dict[str, float]:
+        """When each subscription's row was committed (Unix time, seconds), by webhook."""
+        rows = self._database.execute(
+            "SELECT provider_subscription_id, "  # noqa: S608
+            "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 "
+            f"FROM {self._subscriptions}"
+        )
+        return {name.removeprefix("sub_"): at for name, at in rows}
+
+    def depth(self) -> int:
+        return asyncio.run(_depth(self.rabbitmq_url, self.queue))
+
+    def purge(self, queue: str | None = None) -> None:
+        base = self._stack.addresses.rabbitmq.management_url
+        url = (
+            f"{base}/api/queues/{quote(self.virtual_host, safe='')}/{queue or self.queue}/contents"
+        )
+        httpx.delete(url, timeout=60).raise_for_status()
+
+    def wait_taken_in(self, events: int, *, since: int) -> None:
+        """Until so many more events were taken in than at `since` (a `taken_in`)."""
+        wait(
+            lambda: self.taken_in() - since >= events * self.rows_per_event,
+            what=f"{self.name} takes in {events} events",
+        )
+
+    def _scalar(self, query: str) -> float:
+        row = self._database.execute(query).fetchone()
+        assert row is not None
+        return float(row[0])
+
+
+class Paybus(Side):
+    name = "paybus"
+    queue = "subscription.billing"
+    _sequence = "outbox_position_seq"
+    _subscriptions = "subscriptions"
+
+    def __init__(self, stack: Stack, logs: Path) -> None:
+        databases = create_databases(stack, f"bench_{uuid4().hex[:8]}_")
+        self.layout = plan(
+            stack,
+            virtual_host=f"bench_{uuid4().hex[:8]}",
+            databases=databases,
+            keys=DevKeys(logs / "keys"),
+            prefer_ports=False,
+        )
+        migrate(self.layout, logs)
+        super().__init__(stack, self.layout.rabbitmq_url, databases["subscription"])
+        self.system = System(stack, self.layout, logs)
+        self._translate = Stripe(secrets=[WEBHOOK_SECRET], tenant="default").translate
+        self._provisioning_url = databases["provisioning"].replace("+psycopg", "")
+
+    @property
+    def port(self) -> int:
+        return self.layout.ports["webhook-gateway"]
+
+    @contextmanager
+    def process(self, name: str) -> Iterator[Process]:
+        """One of Paybus's processes, ready when it is handed over, stopped afterwards."""
+        started = self.system.start_one(self.layout.spec(name))
+        started.wait_ready()
+        try:
+            yield started
+        finally:
+            started.stop()
+
+    def fill(self, names: Sequence[str]) -> None:
+        """Put events into the queue as fast as the broker takes them, and see them there."""
+        before = self.depth()
+        self.publish(names)
+        wait(lambda: self.depth() >= before + len(names), what="the queue holds all of them")
+
+    def publish(self, names: Sequence[str]) -> None:
+        asyncio.run(self._publish(names))
+
+    async def _publish(self, names: Sequence[str]) -> None:
+        connection = await aiormq.connect(self.rabbitmq_url)
+        channel = cast(aiormq.Channel, await connection.channel(publisher_confirms=False))
+        properties = aiormq.spec.Basic.Properties(delivery_mode=2)
+        for number, name in enumerate(names):
+            event = self._translate(_body(name))
+            await channel.basic_publish(
+                event.encode(),
+                exchange=lookup(event.type).exchange,
+                routing_key=event.type,
+                properties=properties,
+                wait=number % 100 == 99,
+            )
+        await connection.close()
+
+    def fill_outbox(self, count: int) -> None:
+        event = self._translate(_body("relay"))
+        self._database.execute(
+            "INSERT INTO outbox (exchange, routing_key, body) "
+            "SELECT 'subscriptions', 'subscription.renewed', %s FROM generate_series(1, %s)",
+            [event.encode(), count],
+        )
+
+    def outbox_rows(self) -> int:
+        return int(self._scalar("SELECT count(*) FROM outbox"))
+
+    def provisioned_times(self) -> dict[str, float]:
+        """As `commit_times`, of the organizations."""
+        customers = self._database.execute("SELECT id, provider_customer_id FROM customers")
+        names = {id_: name.removeprefix("cus_") for id_, name in customers}
+        with psycopg.connect(self._provisioning_url) as connection:
+            rows = connection.execute(
+                "SELECT customer_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 "
+                "FROM integrations WHERE status = 'provisioned'"
+            ).fetchall()
+        return {names[customer]: at for customer, at in rows if customer in names}
+
+
+class Peer(Side):
+    name = "celery"
+    queue = "webhooks"
+    _sequence = "peer_outboxmessage_id_seq"
+    _subscriptions = "peer_subscription"
+
+    def __init__(self, stack: Stack, logs: Path) -> None:
+        database = stack.database(f"bench_{uuid4().hex[:8]}_peer")
+        url = stack.virtual_host(f"bench_{uuid4().hex[:8]}")
+        super().__init__(stack, url, database)
+        self._logs = logs
+        self.port = free_ports(1)[0]
+        self._env = {
+            "PEER_DATABASE_URL": self._database_url,
+            "RABBITMQ_URL": url,
+            "STRIPE_WEBHOOK_SECRETS": WEBHOOK_SECRET,
+            "PYTHONPATH": str(PROJECT),
+            "DJANGO_SETTINGS_MODULE": "benchmarks.peer.settings",
+        }
+        run_once(Spec("peer-tables", "benchmarks.peer.create_tables", [], self._env), logs)
+
+    @contextmanager
+    def web(self) -> Iterator[Process]:
+        arguments = ["--workers", "2", "--threads", "8", "--bind", f"127.0.0.1:{self.port}"]
+        arguments += ["--keep-alive", "60", "--log-level", "warning", "benchmarks.peer.wsgi"]
+        process = self._start(Spec("peer-web", "gunicorn", arguments, self._env))
+        try:
+            wait(lambda: _answers(self.port), what="gunicorn answers", seconds=60)
+            yield process
+        finally:
+            process.stop()
+
+    @contextmanager
+    def worker(self) -> Iterator[Process]:
+        arguments = ["-A", "benchmarks.peer.celery_app", "worker", "--concurrency", "2"]
+        arguments += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+        arguments += ["--without-heartbeat"]
+        process = self._start(Spec("peer-worker", "celery", arguments, self._env))
+        try:
+            yield process
+        finally:
+            process.stop()
+
+    def _start(self, spec: Spec) -> Process:
+        return Process(spec, self._stack, self._logs)
+
+
+def wait(condition: Callable[[], bool], *, what: str, seconds: float = _PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DevstackError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.005)
+
+
+def resident_bytes(process: Process) -> int:
+    """The process's memory now (VmRSS)."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise DevstackError(f"{process.spec.name} has no memory figure in /proc")
+
+
+async def _depth(url: str, queue: str) -> int:
+    connection = await aio_pika.connect(url)
+    async with connection, connection.channel() as channel:
+        declared = await channel.declare_queue(queue, passive=True)
+        return declared.declaration_result.message_count or 0
+
+
+def _body(name: str) -> bytes:
+    return json.dumps(subscription_created(name)).encode()
+
+
+def _answers(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/none", timeout=5)
+    except httpx.TransportError:
+        return False
+    return True
