@@ -48,8 +48,8 @@ chaos: setup ## break everything under load and count every effect (SEED=, SCENA
 bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minutes; ONLY=ingest,effects ROUNDS=1)
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
 
-mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail
-	@$(BIN)/python tests/mutants.py
+mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
+	@$(BIN)/python tests/mutants.py $(ONLY)
 
 lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md is current
 	@$(BIN)/ruff check .

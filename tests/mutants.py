@@ -1,4 +1,4 @@
-"""`make mutants`: takes out the code that keeps each promise and sees its test fail.
+"""`make mutants`: takes out the code that keeps each promise and sees its test, or chaos, fail.
 
 Each mutant is a copy of the sources with one text replaced, put in front of the real ones.
 """
@@ -19,7 +19,8 @@ MESSAGING = "libs/common/src/common/messaging"
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` stands in `file` exactly once; with `new` in its place `test` must fail."""
+    """`old` stands in `file` exactly once; with `new` in its place `test` must fail: a file of
+    tests/integration, or `chaos` and the name of a scenario."""
 
     what: str
     file: str
@@ -76,10 +77,10 @@ MUTANTS = (
     Mutant(
         "promise 6: messages are acknowledged before they are handled",
         f"{MESSAGING}/transactional.py",
-        "            await self._handle(batch)\n",
-        "            await self._acknowledge(batch[-1], multiple=True)\n"
-        "            await self._handle(batch)\n"
-        "            continue\n",
+        "                await self._handle(batch)\n",
+        "                await self._acknowledge(batch[-1], multiple=True)\n"
+        "                await self._handle(batch)\n"
+        "                continue\n",
         "test_promise_6_any_process_may_die.py",
     ),
     Mutant(
@@ -89,16 +90,49 @@ MUTANTS = (
         "if False:",
         "test_promise_6_any_process_may_die.py",
     ),
+    Mutant(
+        "relay: rows are removed whether or not the broker confirmed them",
+        f"{MESSAGING}/relay.py",
+        " if outcome is None",
+        " if outcome is outcome",
+        "test_relay_and_inbox.py",
+    ),
+    Mutant(
+        "chaos, inbox: it lets every event through",
+        f"{MESSAGING}/inbox.py",
+        "if (event.source, event.id) in claimed and by_key",
+        "if by_key",
+        "chaos triple",
+    ),
+    Mutant(
+        "chaos, relay: rows are removed whether or not the broker confirmed them",
+        f"{MESSAGING}/relay.py",
+        " if outcome is None",
+        " if outcome is outcome",
+        "chaos kill-broker",
+    ),
+    Mutant(
+        "chaos, ack: messages are acknowledged before they are handled",
+        f"{MESSAGING}/transactional.py",
+        "                await self._handle(batch)\n",
+        "                await self._acknowledge(batch[-1], multiple=True)\n"
+        "                await self._handle(batch)\n"
+        "                continue\n",
+        "chaos kill-processes",
+    ),
 )
 
+_CHAOS_WEBHOOKS = 3000
 
-def main() -> int:
+
+def main(only: str = "") -> int:
     survivors = 0
-    for mutant in MUTANTS:
+    chosen = [mutant for mutant in MUTANTS if only in mutant.what]
+    for mutant in chosen:
         caught = _is_caught(mutant)
         survivors += not caught
         print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.what}", flush=True)
-    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants caught")
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")
     return 1 if survivors else 0
 
 
@@ -115,19 +149,27 @@ def _is_caught(mutant: Mutant) -> bool:
         if text.count(mutant.old) != 1:
             raise SystemExit(f"{mutant.what}: its text does not stand in {mutant.file} once")
         file.write_text(text.replace(mutant.old, mutant.new))
-        test = ROOT / "tests/integration" / mutant.test
         ended = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(test)],
+            [sys.executable, *_command(mutant.test)],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, copies))},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*copies, ROOT / "tests"]))},
             capture_output=True,
             text=True,
             check=False,
         )
         if ended.returncode not in (0, 1):
-            raise SystemExit(f"{mutant.what}: pytest itself failed\n{ended.stdout}{ended.stderr}")
+            raise SystemExit(f"{mutant.what}: the test itself failed\n{ended.stdout}{ended.stderr}")
         return ended.returncode == 1
 
 
+def _command(test: str) -> list[str]:
+    kind, _, scenario = test.partition(" ")
+    if kind == "chaos":
+        webhooks = str(_CHAOS_WEBHOOKS)
+        return ["-m", "chaos", "--scenarios", scenario, "--webhooks", webhooks, "--seed", "1"]
+    path = str(ROOT / "tests/integration" / test)
+    return ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path]
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))

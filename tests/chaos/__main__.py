@@ -23,7 +23,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """`recovery` is in seconds: from the end of trouble and load until all effects were there."""
+    """`recovery` is in seconds, see `Field.settle`."""
 
     scenario: Scenario
     webhooks: int

@@ -170,13 +170,14 @@ class Field:
             time.sleep(0.02)
 
     def settle(self) -> tuple[Verdict, float]:
-        """Wait until everything is done; return the verdict and how many seconds that took."""
-        started = time.monotonic()
+        """Wait until everything is done. Returns the verdict, and the seconds from the end of trouble
+        and load until every effect was there."""
         self._provider.join(_PATIENCE_SECONDS)
         if self._provider.is_alive():
             raise DevstackError(f"not all webhooks were accepted: {self.sent_share:.1%}")
         if self._provider.accepted < len(self.sent.bodies):
             raise DevstackError("the provider failed; see its exception above")
+        started = time.monotonic()
         verdict = self.books.verdict(self.sent)
         while not verdict.good and time.monotonic() - started < _PATIENCE_SECONDS:
             if verdict.doubled or verdict.unexplained:

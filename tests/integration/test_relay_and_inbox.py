@@ -27,6 +27,7 @@ from common import database
 from common.contracts import registry
 from common.contracts.event import Event
 from common.contracts.payments import PaymentReported
+from common.errors import Unavailable
 from common.messaging import inbox, outbox
 from common.messaging.connection import Broker
 from common.messaging.declare import declaring
@@ -47,12 +48,16 @@ class Crash(Exception):
 
 
 class FragilePublisher(Publisher):
-    """Takes the whole task with it once so many publishes were confirmed."""
+    """Takes the whole task with it once so many publishes were confirmed; or refuses them all,
+    as it does while the broker is away."""
 
+    refuses = False
     crash_after: int | None = None
     victim: asyncio.Task[Any] | None = None
 
     async def publish(self, *args: Any, **options: Any) -> None:
+        if self.refuses:
+            raise Unavailable("the broker is away")
         await super().publish(*args, **options)
         if self.crash_after is not None:
             self.crash_after -= 1
@@ -104,8 +109,11 @@ class World:
                 if not commit:
                     raise Crash
 
-    async def relay_batch(self, *, crash_after: int | None) -> tuple[int, int]:
+    async def relay_batch(
+        self, *, crash_after: int | None = None, refused: bool = False
+    ) -> tuple[int, int]:
         self.publisher.crash_after = crash_after
+        self.publisher.refuses = refused
         task = asyncio.create_task(self.relay.publish_batch())
         self.publisher.victim = task
         await asyncio.wait([task])
@@ -176,6 +184,10 @@ class RelayAndInbox(RuleBasedStateMachine):
     def relay(self, crash_after: int | None) -> None:
         self.world.do(self.world.relay_batch(crash_after=crash_after))
 
+    @rule()
+    def relay_without_a_broker(self) -> None:
+        self.world.do(self.world.relay_batch(refused=True))
+
     @rule(
         count=st.integers(1, 5),
         crash=st.sampled_from([None, "before the commit", "before the acknowledgement"]),
@@ -195,7 +207,7 @@ class RelayAndInbox(RuleBasedStateMachine):
         until(lambda: self._finish() == expected, what="one effect for each committed event")
 
     def _finish(self) -> Counter[str]:
-        while self.world.do(self.world.relay_batch(crash_after=None))[0]:
+        while self.world.do(self.world.relay_batch())[0]:
             pass
         while self.world.do(self.world.take_in(100, crash=None)):
             pass
