@@ -170,8 +170,8 @@ class Field:
             time.sleep(0.02)
 
     def settle(self) -> tuple[Verdict, float]:
-        """Wait until everything is done. Returns the verdict, and the seconds from the end of trouble
-        and load until every effect was there."""
+        """Wait until everything is done. Returns the verdict, and the seconds that it took from the
+        end of trouble and load."""
         self._provider.join(_PATIENCE_SECONDS)
         if self._provider.is_alive():
             raise DevstackError(f"not all webhooks were accepted: {self.sent_share:.1%}")

@@ -96,9 +96,14 @@ def _verdict(fault: str | None) -> Response:
 
 async def _on_paybus_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, PaybusError)
+    return answer_to(error)
+
+
+def answer_to(error: PaybusError) -> Response:
+    """The problem document that says what went wrong."""
     status = next((status for cls, status in _STATUS if isinstance(error, cls)), None)
     if status is None:
-        return await _on_bug(_, error)
+        return answer_to_bug(error)
     headers = {}
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -131,6 +136,11 @@ async def _on_database_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:
+    return answer_to_bug(error)
+
+
+def answer_to_bug(error: Exception) -> Response:
+    """500, and the whole error in the log."""
     log.error("unhandled error", exc_info=error)
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; the log has it with its stack."

@@ -18,7 +18,6 @@ from typing import Any, NoReturn, Protocol
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from common import logs
 from common.logs import get_logger
@@ -46,7 +45,7 @@ class Running:
     Resources on the role's `AsyncExitStack` outlive all of it.
     """
 
-    app: FastAPI
+    app: Asgi
     tasks: Sequence[Task] = ()
     relays: Sequence[Task] = ()
 
@@ -59,6 +58,7 @@ class Context:
     resources: AsyncExitStack
 
 
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 Wire = Callable[[Any, Context], Awaitable[Running]]
 
 
@@ -112,6 +112,7 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=int(settings.drain_seconds),
             )
         )

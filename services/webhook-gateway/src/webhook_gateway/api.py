@@ -1,14 +1,23 @@
-"""`POST /webhooks/{provider}`: verify, translate, publish, and only then answer 2xx."""
+"""`POST /webhooks/{provider}`: verify, translate, publish, and only then answer 2xx.
+
+Plain ASGI in front of the FastAPI application, which has the health and metrics endpoints: routing,
+dependencies and middleware would take as long as all of the work here (docs/performance.md).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from common.contracts.topology import DEAD_LETTER_EXCHANGE, WEBHOOKS
-from common.errors import Invalid, NotFound, TooLarge, Unavailable
+from common.errors import Invalid, NotFound, PaybusError, TooLarge, Unavailable
+from common.http import answer_to, answer_to_bug, problem
 from common.logs import get_logger
 from common.messaging import dead_letter
 from common.messaging.dead_letter import Failures
@@ -19,50 +28,72 @@ from webhook_gateway.providers import Provider, Untranslatable, VerificationFail
 
 log = get_logger(__name__)
 
-
-def routes(
-    providers: Sequence[Provider],
-    publisher: Publisher,
-    *,
-    redact: Redactor,
-    max_body_bytes: int,
-) -> APIRouter:
-    router = APIRouter()
-    by_name = {provider.name: provider for provider in providers}
-    gateway = _Gateway(publisher, redact, max_body_bytes)
-
-    @router.post("/webhooks/{provider}", status_code=200)
-    async def receive(provider: str, request: Request) -> Response:
-        if provider not in by_name:
-            raise NotFound(f"no provider called {provider!r} is served here")
-        started = time.perf_counter()
-        outcome = "error"
-        try:
-            outcome = await gateway.take(by_name[provider], request)
-        except (Invalid, TooLarge):
-            outcome = "refused"
-            raise
-        except Unavailable:
-            outcome = "unavailable"
-            raise
-        finally:
-            metrics.webhooks.labels(provider, outcome).observe(time.perf_counter() - started)
-        return Response(status_code=200)
-
-    return router
+_PATH = "/webhooks/"
+_ACCEPTED: tuple[dict[str, Any], ...] = (
+    {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]},
+    {"type": "http.response.body", "body": b""},
+)
 
 
-class _Gateway:
-    def __init__(self, publisher: Publisher, redact: Redactor, max_body_bytes: int) -> None:
+class Gateway:
+    """The ASGI application: webhooks here, everything else by `otherwise`."""
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        publisher: Publisher,
+        *,
+        redact: Redactor,
+        max_body_bytes: int,
+        otherwise: FastAPI,
+    ) -> None:
+        self._providers = {provider.name: provider for provider in providers}
         self._publisher = publisher
         self._redact = redact
         self._max_body_bytes = max_body_bytes
+        self._otherwise = otherwise
 
-    async def take(self, provider: Provider, request: Request) -> str:
-        """Return `published` or `dead_lettered`, both after the broker's confirm."""
-        body = await self._read(request)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(_PATH):
+            await self._otherwise(scope, receive, send)
+        elif scope["method"] != "POST":
+            refused = problem(
+                HTTPStatus.METHOD_NOT_ALLOWED, "webhooks are sent by POST", {"Allow": "POST"}
+            )
+            await refused(scope, receive, send)
+        else:
+            await self._receive(scope, receive, send)
+
+    async def _receive(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"].removeprefix(_PATH)
+        provider = self._providers.get(name)
+        if provider is None:
+            refused = answer_to(NotFound(f"no provider called {name!r} is served here"))
+            await refused(scope, receive, send)
+            return
+        started = time.perf_counter()
+        outcome = "error"
         try:
-            provider.verify(request.headers, body)
+            outcome = await self._take(provider, Headers(scope=scope), receive)
+        except PaybusError as error:
+            if isinstance(error, Invalid | TooLarge):
+                outcome = "refused"
+            elif isinstance(error, Unavailable):
+                outcome = "unavailable"
+            await answer_to(error)(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - logged; the provider sends it again
+            await answer_to_bug(error)(scope, receive, send)
+        else:
+            for message in _ACCEPTED:
+                await send(message)
+        finally:
+            metrics.webhooks.labels(name, outcome).observe(time.perf_counter() - started)
+
+    async def _take(self, provider: Provider, headers: Mapping[str, str], receive: Receive) -> str:
+        """Return `published` or `dead_lettered`, both after the broker's confirm."""
+        body = await self._read(headers, receive)
+        try:
+            provider.verify(headers, body)
         except VerificationFailed as error:
             log.info("webhook refused", provider=provider.name, reason=str(error))
             raise Invalid(str(error)) from error
@@ -97,15 +128,19 @@ class _Gateway:
             error=str(error),
         )
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         """The body as it came. Raises `TooLarge` as soon as the limit is passed."""
         too_large = TooLarge(f"a webhook's body may have {self._max_body_bytes} bytes at the most")
-        declared = request.headers.get("content-length", "")
+        declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_body_bytes:
             raise too_large
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
+        body: bytes = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Invalid("the caller went away before its body was complete")
+            body += message.get("body", b"")
             if len(body) > self._max_body_bytes:
                 raise too_large
-        return bytes(body)
+            if not message.get("more_body"):
+                return body

@@ -3,7 +3,7 @@
 from common import parts
 from common.http import create_app
 from common.service import Context, Running
-from webhook_gateway.api import routes
+from webhook_gateway.api import Gateway
 from webhook_gateway.providers.stripe import Stripe
 from webhook_gateway.settings import Settings
 
@@ -21,12 +21,11 @@ async def api(settings: Settings, context: Context) -> Running:
         alive=parts.broker_alive(messaging.broker),
         ready=parts.broker_check(messaging.broker),
     )
-    app.include_router(
-        routes(
-            providers,
-            messaging.publisher,
-            redact=messaging.redact,
-            max_body_bytes=settings.max_body_bytes,
-        )
+    gateway = Gateway(
+        providers,
+        messaging.publisher,
+        redact=messaging.redact,
+        max_body_bytes=settings.max_body_bytes,
+        otherwise=app,
     )
-    return Running(app)
+    return Running(gateway)

@@ -13,6 +13,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from common.errors import Unavailable
 from common.logs import get_logger
+from common.messaging import confirms
+from common.messaging.confirms import ConfirmChannel
 
 log = get_logger(__name__)
 
@@ -116,6 +118,13 @@ class Broker:
                 )
                 await channel.initialize()
                 return channel
+
+    async def confirm_channel(self) -> ConfirmChannel:
+        """An open channel for publishing. Raises `Unavailable` when there is no connection."""
+        with broker_errors("no channel to RabbitMQ"):
+            await self._connected.wait()
+            assert self._connection is not None
+            return await confirms.open_on(self._connection)
 
     async def _keep_connected(self) -> None:
         failures = 0

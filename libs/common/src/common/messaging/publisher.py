@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-import aiormq
-from aio_pika.abc import AbstractChannel
 from aiormq import spec
-from aiormq.exceptions import ChannelNotFoundEntity
+from aiormq.exceptions import ChannelNotFoundEntity, PublishError
 
 from common import metrics
 from common.contracts.event import CONTENT_TYPE, Event
 from common.contracts.registry import lookup
 from common.errors import Unavailable
 from common.logs import get_logger
+from common.messaging.confirms import ConfirmChannel
 from common.messaging.connection import Broker, broker_errors
 
 log = get_logger(__name__)
@@ -39,7 +38,7 @@ class Publisher:
     def __init__(self, broker: Broker, *, timeout: float = 2.0) -> None:
         self._broker = broker
         self._timeout = timeout
-        self._channel: AbstractChannel | None = None
+        self._channel: ConfirmChannel | None = None
         self._opening = asyncio.Lock()
         self._mending: asyncio.Task[None] | None = None
 
@@ -61,8 +60,6 @@ class Publisher:
         Raises `Unavailable` when the broker did not confirm in time, which leaves open whether it
         has the message; `Unroutable` when no queue takes it.
         """
-        # aiormq matches a returned message by its AMQP message id: left out, it makes a unique one.
-        # The event's own id would mix up two publishes of the same event that overlap.
         properties = Properties(
             content_type=content_type, delivery_mode=PERSISTENT, headers=dict(headers or {})
         )
@@ -79,29 +76,26 @@ class Publisher:
     async def _publish(
         self, body: bytes, exchange: str, routing_key: str, properties: Properties
     ) -> None:
-        deadline = asyncio.get_running_loop().time() + self._timeout
-        with broker_errors("no channel to RabbitMQ"):
-            async with asyncio.timeout_at(deadline):
-                channel = await (await self._open_channel()).get_underlay_channel()
-        with broker_errors("RabbitMQ blocks publishers (a memory or disk alarm)"):
-            async with asyncio.timeout_at(deadline):
+        waiting_for = "RabbitMQ gives no channel"
+        try:
+            async with asyncio.timeout(self._timeout):
+                channel = self._channel
+                if channel is None or channel.is_closed:
+                    channel = await self._open_channel()
+                waiting_for = "RabbitMQ blocks publishers (a memory or disk alarm)"
                 await channel.connection.ready()
-        with broker_errors("RabbitMQ did not confirm"):
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await cast(aiormq.Channel, channel).basic_publish(
-                        body,
-                        exchange=exchange,
-                        routing_key=routing_key,
-                        properties=properties,
-                        mandatory=True,
-                        wait=False,  # for the socket; the confirm is waited for
-                    )
-            except aiormq.exceptions.PublishError as error:
+                waiting_for = "RabbitMQ did not confirm"
+                with broker_errors(waiting_for):
+                    await channel.publish(body, exchange, routing_key, properties)
+        except TimeoutError as error:
+            raise Unavailable(f"{waiting_for} within {self._timeout:g} s") from error
+        except Unavailable as error:
+            if isinstance(error.__cause__, PublishError):
                 raise Unroutable(
                     f"no queue is bound to {exchange!r} for {routing_key!r}: "
                     "declare the topology again"
                 ) from error
+            raise
 
     def _mend_topology(self) -> None:
         """Something was deleted from the broker: declare it again, beside our callers."""
@@ -115,9 +109,8 @@ class Publisher:
         except Unavailable as error:
             log.warning("not declared", error=str(error))
 
-    async def _open_channel(self) -> AbstractChannel:
-        if self._channel is None or self._channel.is_closed:
-            async with self._opening:
-                if self._channel is None or self._channel.is_closed:
-                    self._channel = await self._broker.channel()
-        return self._channel
+    async def _open_channel(self) -> ConfirmChannel:
+        async with self._opening:
+            if self._channel is None or self._channel.is_closed:
+                self._channel = await self._broker.confirm_channel()
+            return self._channel
