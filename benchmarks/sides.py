@@ -108,6 +108,8 @@ class Paybus(Side):
         self.system = System(stack, self.layout, logs)
         self._translate = Stripe(secrets=[WEBHOOK_SECRET], tenant="default").translate
         self._provisioning_url = databases["provisioning"].replace("+psycopg", "")
+        with self.process("webhook-gateway"):
+            pass  # it has declared the topology
 
     @property
     def port(self) -> int:

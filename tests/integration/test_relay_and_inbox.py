@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
@@ -31,7 +31,7 @@ from common.errors import Unavailable
 from common.messaging import inbox, outbox
 from common.messaging.connection import Broker
 from common.messaging.declare import declaring
-from common.messaging.publisher import Publisher
+from common.messaging.publisher import Message, Publisher
 from common.messaging.relay import Relay
 from common.messaging.retry import Ladder
 from conftest import MakePaybus
@@ -48,21 +48,23 @@ class Crash(Exception):
 
 
 class FragilePublisher(Publisher):
-    """Takes the whole task with it once so many publishes were confirmed; or refuses them all,
-    as it does while the broker is away."""
+    """Takes the whole task with it after the first so many publishes; or refuses them all, as it
+    does while the broker is away."""
 
     refuses = False
     crash_after: int | None = None
     victim: asyncio.Task[Any] | None = None
 
-    async def publish(self, *args: Any, **options: Any) -> None:
+    async def publish_all(self, messages: Sequence[Message]) -> list[Unavailable | None]:
         if self.refuses:
-            raise Unavailable("the broker is away")
-        await super().publish(*args, **options)
-        if self.crash_after is not None:
-            self.crash_after -= 1
-            if self.crash_after <= 0 and self.victim is not None:
-                self.victim.cancel()
+            return [Unavailable("the broker is away")] * len(messages)
+        if self.crash_after is None:
+            return await super().publish_all(messages)
+        outcomes = await super().publish_all(messages[: self.crash_after])
+        assert self.victim is not None
+        self.victim.cancel()
+        await asyncio.sleep(0)
+        return outcomes
 
 
 class World:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import DateTime, Select, Text, func, select, tuple_
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy import DateTime, Select, Table, Text, func, inspect, select, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from common.arrays import arrays, insert_rows, is_one_of
 from common.errors import Invalid, NotFound
 from common.http import decode_cursor
 
@@ -40,14 +41,32 @@ async def lock(
     """
     if not rows:
         return
-    locking = select(table).order_by(table.id).with_for_update()
-    found = (await session.scalars(locking.where(table.id.in_(sorted(rows))))).all()
-    hold(session, found)
-    missing = sorted(rows.keys() - {row.id for row in found})
+    missing = await _lock_found(session, table, sorted(rows))
     if missing:
         values = [{"id": id_, **rows[id_]} for id_ in missing]
-        await session.execute(insert(table).values(values).on_conflict_do_nothing())
-        hold(session, (await session.scalars(locking.where(table.id.in_(missing)))).all())
+        columns = tuple(values[0])
+        inserting = insert_rows(_table(table), columns).on_conflict_do_nothing().returning(table)
+        statement = select(table).from_statement(inserting)
+        inserted = (await session.scalars(statement, arrays(values, columns))).all()
+        hold(session, inserted)
+        # What somebody else inserted meanwhile.
+        await _lock_found(session, table, sorted({*missing} - {row.id for row in inserted}))
+
+
+async def _lock_found(session: AsyncSession, table: type[RowT], ids: Sequence[str]) -> list[str]:
+    """Lock and hold the rows that there are; return the ids of the others."""
+    if not ids:
+        return []
+    locking = select(table).where(is_one_of(table.id, ids)).order_by(table.id).with_for_update()
+    found = (await session.scalars(locking)).all()
+    hold(session, found)
+    return sorted({*ids} - {row.id for row in found})
+
+
+def _table(of: type[TenantRow]) -> Table:
+    table = inspect(of).local_table
+    assert isinstance(table, Table)
+    return table
 
 
 def hold(session: AsyncSession, found: Sequence[TenantRow]) -> None:

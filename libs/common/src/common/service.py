@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -116,6 +117,7 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
                 timeout_graceful_shutdown=int(settings.drain_seconds),
             )
         )
+        _spare_the_garbage_collector()
         http = asyncio.create_task(server.serve([listening]), name="http")
         tasks = _start(running.tasks)
         relays = _start(running.relays)
@@ -134,6 +136,14 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
         await asyncio.gather(http, return_exceptions=True)
         log.info("stopped", after_seconds=round(time.monotonic() - started, 3))
     return status
+
+
+def _spare_the_garbage_collector() -> None:
+    """What is loaded by now stays for good, and a batch makes thousands of objects that reference
+    counting alone frees: with the defaults a tenth of a worker's time goes into looking at them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _start(tasks: Sequence[Task]) -> dict[asyncio.Task[None], Task]:

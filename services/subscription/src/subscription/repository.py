@@ -9,12 +9,13 @@ from sqlalchemy import and_, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common.arrays import is_one_of
 from subscription.models import Payment, Plan, Reversal
 
 
 async def plans(session: AsyncSession, ids: Iterable[str]) -> Sequence[Plan]:
     """Not locked, for they are shared by all subscriptions."""
-    return (await session.scalars(select(Plan).where(Plan.id.in_(sorted(set(ids)))))).all()
+    return (await session.scalars(select(Plan).where(is_one_of(Plan.id, sorted(set(ids)))))).all()
 
 
 async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:

@@ -12,5 +12,5 @@ class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings):
 
 class WorkerSettings(settings.WorkerSettings):
     consumer_batch: int = Field(
-        default=100, ge=1, le=1000, description="messages in one transaction, at the most"
+        default=250, ge=1, le=1000, description="messages in one transaction, at the most"
     )

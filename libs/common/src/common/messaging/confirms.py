@@ -69,6 +69,16 @@ class ConfirmChannel(aiormq.Channel):
             self._flushing = asyncio.create_task(self._flush())
         return confirmed
 
+    async def _on_confirm_frame(self, frame: aiormq.abc.ConfirmationFrameType) -> None:
+        """aiormq's own looks at every open publish for each confirm of several."""
+        tag = frame.delivery_tag
+        assert tag is not None
+        if not getattr(frame, "multiple", False):
+            self._confirm_delivery(tag, frame)
+            return
+        while (first := next(iter(self.confirmations), tag + 1)) <= tag:
+            self._confirm_delivery(first, frame)
+
     def _parts(self, body: bytes) -> list[ContentBody]:
         size = self.max_content_size
         return [ContentBody(body[start : start + size]) for start in range(0, len(body), size)]

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select, tuple_
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common.arrays import arrays, insert_rows
 from common.contracts.event import Event
 from common.messaging.tables import inbox
+
+_COLUMNS = ("queue", "source", "id")
+_CLAIM = insert_rows(inbox, _COLUMNS).on_conflict_do_nothing().returning(inbox.c.source, inbox.c.id)
 
 
 async def claim(
@@ -26,8 +29,8 @@ async def claim(
     by_key = {(event.source, event.id): event for event in reversed(events)}
     # Sorted: two workers with the same duplicates then never wait for each other in a circle.
     rows = [{"queue": queue, "source": source, "id": id_} for source, id_ in sorted(by_key)]
-    statement = insert(inbox).on_conflict_do_nothing().returning(inbox.c.source, inbox.c.id)
-    claimed = {(row.source, row.id) for row in await session.execute(statement, rows)}
+    found = await session.execute(_CLAIM, arrays(rows, _COLUMNS))
+    claimed = {(row.source, row.id) for row in found}
     return [
         event
         for event in events

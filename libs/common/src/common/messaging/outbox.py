@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import insert, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common.arrays import arrays, insert_rows
 from common.contracts.event import Event, Payload, follow_up
 from common.contracts.registry import lookup
 from common.messaging.tables import outbox
 
 NOTIFY_CHANNEL: Final = "outbox"
+
+_COLUMNS = ("exchange", "routing_key", "body")
+_WRITE = insert_rows(outbox, _COLUMNS)
 
 
 async def write(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
@@ -27,7 +31,7 @@ async def write(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
         }
         for event in events
     ]
-    await session.execute(insert(outbox), rows)
+    await session.execute(_WRITE, arrays(rows, _COLUMNS))
     await session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
 
 

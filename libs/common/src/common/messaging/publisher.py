@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiormq import spec
@@ -15,12 +15,18 @@ from common.contracts.registry import lookup
 from common.errors import Unavailable
 from common.logs import get_logger
 from common.messaging.confirms import ConfirmChannel
-from common.messaging.connection import Broker, broker_errors
+from common.messaging.connection import Broker, broker_errors, describe
 
 log = get_logger(__name__)
 
 PERSISTENT = 2
 Properties = spec.Basic.Properties
+
+
+# exchange, routing key, body
+Message = tuple[str, str, bytes]
+
+_NOT_CONFIRMED = "RabbitMQ did not confirm"
 
 
 class Unroutable(Unavailable):
@@ -60,42 +66,79 @@ class Publisher:
         Raises `Unavailable` when the broker did not confirm in time, which leaves open whether it
         has the message; `Unroutable` when no queue takes it.
         """
-        properties = Properties(
-            content_type=content_type, delivery_mode=PERSISTENT, headers=dict(headers or {})
-        )
+        properties = _properties(content_type, headers)
+        failed: Unavailable | None = None
         try:
             await self._publish(body, exchange, routing_key, properties)
         except Unavailable as error:
-            outcome = "unroutable" if isinstance(error, Unroutable) else "unconfirmed"
-            metrics.published.labels(exchange, outcome).inc()
-            if outcome == "unroutable" or isinstance(error.__cause__, ChannelNotFoundEntity):
-                self._mend_topology()
+            failed = error
             raise
-        metrics.published.labels(exchange, "confirmed").inc()
+        finally:
+            self._count(exchange, failed)
+
+    async def publish_all(self, messages: Sequence[Message]) -> list[Unavailable | None]:
+        """Publish many at once; return what went wrong with each, None where a queue has it.
+
+        The time-out is for all of them together.
+        """
+        deadline = self._deadline()
+        try:
+            channel = await self._ready_channel(deadline)
+            with broker_errors(_NOT_CONFIRMED):
+                confirms = [
+                    channel.publish(body, exchange, routing_key, _properties())
+                    for exchange, routing_key, body in messages
+                ]
+        except Unavailable as error:
+            return [error] * len(messages)
+        if confirms:
+            await asyncio.wait(confirms, timeout=deadline - asyncio.get_running_loop().time())
+        return [self._outcome(*each) for each in zip(messages, confirms, strict=True)]
+
+    def _outcome(self, message: Message, confirm: asyncio.Future[Any]) -> Unavailable | None:
+        exchange, routing_key, _ = message
+        failed: Unavailable | None = None
+        if not confirm.done():
+            confirm.cancel()
+            failed = Unavailable(f"{_NOT_CONFIRMED} within {self._timeout:g} s")
+        elif (error := confirm.exception()) is not None:
+            failed = _failure(error, exchange, routing_key)
+        self._count(exchange, failed)
+        return failed
 
     async def _publish(
         self, body: bytes, exchange: str, routing_key: str, properties: Properties
     ) -> None:
-        waiting_for = "RabbitMQ gives no channel"
-        try:
-            async with asyncio.timeout(self._timeout):
-                channel = self._channel
-                if channel is None or channel.is_closed:
-                    channel = await self._open_channel()
-                waiting_for = "RabbitMQ blocks publishers (a memory or disk alarm)"
-                await channel.connection.ready()
-                waiting_for = "RabbitMQ did not confirm"
-                with broker_errors(waiting_for):
+        deadline = self._deadline()
+        channel = await self._ready_channel(deadline)
+        with broker_errors(_NOT_CONFIRMED):
+            try:
+                async with asyncio.timeout_at(deadline):
                     await channel.publish(body, exchange, routing_key, properties)
-        except TimeoutError as error:
-            raise Unavailable(f"{waiting_for} within {self._timeout:g} s") from error
-        except Unavailable as error:
-            if isinstance(error.__cause__, PublishError):
-                raise Unroutable(
-                    f"no queue is bound to {exchange!r} for {routing_key!r}: "
-                    "declare the topology again"
-                ) from error
-            raise
+            except PublishError as error:
+                raise _failure(error, exchange, routing_key) from error
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._timeout
+
+    async def _ready_channel(self, deadline: float) -> ConfirmChannel:
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            with broker_errors("no channel to RabbitMQ"):
+                async with asyncio.timeout_at(deadline):
+                    channel = await self._open_channel()
+        with broker_errors("RabbitMQ blocks publishers (a memory or disk alarm)"):
+            async with asyncio.timeout_at(deadline):
+                await channel.connection.ready()
+        return channel
+
+    def _count(self, exchange: str, failed: Unavailable | None) -> None:
+        outcome = "confirmed"
+        if failed is not None:
+            outcome = "unroutable" if isinstance(failed, Unroutable) else "unconfirmed"
+            if outcome == "unroutable" or isinstance(failed.__cause__, ChannelNotFoundEntity):
+                self._mend_topology()
+        metrics.published.labels(exchange, outcome).inc()
 
     def _mend_topology(self) -> None:
         """Something was deleted from the broker: declare it again, beside our callers."""
@@ -114,3 +157,22 @@ class Publisher:
             if self._channel is None or self._channel.is_closed:
                 self._channel = await self._broker.confirm_channel()
             return self._channel
+
+
+def _properties(
+    content_type: str = CONTENT_TYPE, headers: Mapping[str, Any] | None = None
+) -> Properties:
+    return Properties(
+        content_type=content_type, delivery_mode=PERSISTENT, headers=dict(headers or {})
+    )
+
+
+def _failure(error: BaseException, exchange: str, routing_key: str) -> Unavailable:
+    if isinstance(error, PublishError):
+        failed: Unavailable = Unroutable(
+            f"no queue is bound to {exchange!r} for {routing_key!r}: declare the topology again"
+        )
+    else:
+        failed = Unavailable(f"{_NOT_CONFIRMED}: {describe(error)}")
+    failed.__cause__ = error
+    return failed

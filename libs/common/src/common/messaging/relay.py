@@ -10,8 +10,8 @@ import sqlalchemy.exc
 from sqlalchemy import delete, func, select
 
 from common import metrics
+from common.arrays import is_one_of
 from common.database import CONNECT_ARGUMENTS, Connection, Sessions
-from common.errors import PaybusError
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.messaging.outbox import NOTIFY_CHANNEL
@@ -86,21 +86,17 @@ class Relay:
             self._measure(await session.scalar(_OLDEST) if rows else None)
             if not rows:
                 return 0, 0
-            outcomes = await asyncio.gather(
-                *(self._publisher.publish(row.exchange, row.routing_key, row.body) for row in rows),
-                return_exceptions=True,
+            outcomes = await self._publisher.publish_all(
+                [(row.exchange, row.routing_key, row.body) for row in rows]
             )
             confirmed = [
                 row.position for row, outcome in zip(rows, outcomes, strict=True) if outcome is None
             ]
-            await session.execute(delete(outbox).where(outbox.c.position.in_(confirmed)))
+            await session.execute(delete(outbox).where(is_one_of(outbox.c.position, confirmed)))
         metrics.relayed.inc(len(confirmed))
-        for failure in outcomes:
-            if isinstance(failure, PaybusError):
-                log.warning("the outbox waits", rows=len(rows) - len(confirmed), error=str(failure))
-                break
-            if failure is not None:
-                raise failure
+        failure = next((outcome for outcome in outcomes if outcome is not None), None)
+        if failure is not None:
+            log.warning("the outbox waits", rows=len(rows) - len(confirmed), error=str(failure))
         return len(rows), len(confirmed)
 
     def _measure(self, oldest_seconds: float | None) -> None:
