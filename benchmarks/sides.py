@@ -160,6 +160,9 @@ class Paybus(Side):
     def outbox_rows(self) -> int:
         return int(self._scalar("SELECT count(*) FROM outbox"))
 
+    def wait_relayed(self) -> None:
+        wait(lambda: self.outbox_rows() == 0, what="the outbox is empty")
+
     def provisioned_times(self) -> dict[str, float]:
         """As `commit_times`, of the organizations."""
         customers = self._database.execute("SELECT id, provider_customer_id FROM customers")
