@@ -45,7 +45,7 @@ class Bench:
         echo = Process(spec, self._stack, self._logs)
         echo.wait_ready()
         for _ in range(self._rounds):
-            load = measure.ingest(port, "/", seconds=self._some(5), prepared=200_000)
+            load = measure.ingest(port, "/", seconds=self._some(5), prepared=10_000)
             self.report.limit("asgi_echo.rate", load.rate)
             seconds = self._some(4)
             publishes = measure.confirmed_publishes(self._stack, seconds=seconds)

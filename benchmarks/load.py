@@ -66,21 +66,22 @@ def requests(names: list[str], port: int, path: str) -> list[tuple[str, bytes]]:
 async def as_fast_as_possible(
     port: int, waiting: list[tuple[str, bytes]], *, connections: int, seconds: float
 ) -> Load:
-    """Each connection sends the next webhook when the last was answered, for `seconds`."""
+    """Each connection sends the next webhook when the last was answered, for `seconds`. All that
+    were made beforehand are used up before one is sent again."""
     load, queue = Load(), deque(waiting)
     until = time.perf_counter() + seconds
     started = time.perf_counter()
 
     async def send() -> None:
         connection = await _connect(port)
-        while queue and time.perf_counter() < until:
-            await _one(connection, queue.popleft(), load)
+        while time.perf_counter() < until:
+            request = queue.popleft()
+            queue.append(request)
+            await _one(connection, request, load)
         connection.close()
 
     await asyncio.gather(*(send() for _ in range(connections)))
     load.took = time.perf_counter() - started
-    if not queue:
-        raise RuntimeError("more webhooks must be prepared: the load ran dry")
     return load
 
 

@@ -84,8 +84,8 @@ def relay(paybus: Paybus, rows: int) -> float:
 def small_backlog(paybus: Paybus, *, bursts: int) -> float:
     """Events a second while never more than 1,000 wait: the worker is frozen while they arrive.
 
-    A burst is done when its outbox rows have left too: with a large backlog the relay's work goes on
-    beside the rest, and here it would otherwise be done in the pauses.
+    A burst is done when its outbox rows have left too: with a large backlog the relay's work goes
+    on beside the rest, and here it would otherwise be done in the pauses.
     """
     seconds = 0.0
     with paybus.process("subscription-worker") as worker:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from conftest import MakePaybus
 from devstack.webhook import subscription_created
+from support.organizations import end_subscription, integration_of, organization_of, until_status
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -22,59 +22,14 @@ def paybus(whole_paybus: Paybus) -> Iterator[Paybus]:
     whole_paybus.backend(mode="well")
 
 
-def _integration(paybus: Paybus, number: str) -> dict[str, Any] | None:
-    """The integration of the customer whose ids end with `number`, as the API shows it."""
-    customers = paybus.api(
-        "GET", "subscription", f"/v1/customers?provider_customer_id=cus_{number}"
-    ).json()["items"]
-    if not customers:
-        return None
-    path = f"/v1/integrations?customer_id={customers[0]['id']}"
-    items = paybus.api("GET", "provisioning", path).json()["items"]
-    return items[0] if items else None
-
-
-def _until_status(paybus: Paybus, number: str, status: str) -> dict[str, Any]:
-    def reached() -> dict[str, Any] | None:
-        integration = _integration(paybus, number)
-        return integration if integration and integration["status"] == status else None
-
-    found = until(reached, what=f"the integration is {status}")
-    assert found is not None
-    return found
-
-
-def _organization(paybus: Paybus, integration: dict[str, Any]) -> list[dict[str, Any]]:
-    return [o for o in paybus.books()["organizations"] if o["reference"] == integration["id"]]
-
-
 def test_a_subscription_gets_an_organization_and_its_admin(paybus: Paybus) -> None:
     number = paybus.subscribe()
-    integration = _until_status(paybus, number, "provisioned")
-    (organization,) = _organization(paybus, integration)
+    integration = until_status(paybus, number, "provisioned")
+    (organization,) = organization_of(paybus, integration)
     assert organization["name"] == f"Organization {number}"
     assert organization["id"] == integration["organization_id"]
     (admin,) = paybus.books()["users"][organization["id"]]
     assert (admin["email"], admin["role"]) == (f"owner-{number}@example.com", "admin")
-
-
-@pytest.mark.parametrize("mode", ["fail_after", "hang_after"])
-def test_an_unknown_outcome_is_looked_up_before_it_is_tried_again(
-    paybus: Paybus, mode: str
-) -> None:
-    """The back end does the work and answers 500, or never: still one organization, one admin."""
-    paybus.backend(mode=mode)
-    number = paybus.subscribe()
-    until(
-        lambda: [o for o in paybus.books()["organizations"] if number in o["name"]],
-        what="the back end did the work",
-    )
-    paybus.backend(mode="well")
-    integration = _until_status(paybus, number, "provisioned")
-    books = paybus.books()
-    assert books["created"][integration["id"]] == 1
-    assert len(books["users"][integration["organization_id"]]) == 1
-    assert books["calls"]["GET organizations"] > 0, "it was looked up"
 
 
 def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(
@@ -82,7 +37,7 @@ def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(
 ) -> None:
     paybus.backend(mode="fail")
     number = paybus.subscribe()
-    integration = _until_status(paybus, number, "failed")
+    integration = until_status(paybus, number, "failed")
     detail = paybus.api("GET", "provisioning", f"/v1/integrations/{integration['id']}").json()
     assert [attempt["outcome"] for attempt in detail["attempts"]] == ["failed"] * 5
     assert "the back end answered 503: told to fail" in detail["error"]
@@ -110,14 +65,14 @@ def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(
     paybus.backend(mode="well")
     answer = paybus.api("POST", "provisioning", f"/v1/integrations/{integration['id']}/retry")
     assert answer.status_code == 202
-    integration = _until_status(paybus, number, "provisioned")
+    integration = until_status(paybus, number, "provisioned")
     assert integration["error"] is None
 
 
 def test_what_the_back_end_refuses_is_not_tried_again(paybus: Paybus) -> None:
     paybus.backend(mode="refuse")
     number = paybus.subscribe()
-    integration = _until_status(paybus, number, "failed")
+    integration = until_status(paybus, number, "failed")
     detail = paybus.api("GET", "provisioning", f"/v1/integrations/{integration['id']}").json()
     assert len(detail["attempts"]) == 1
     assert "422" in detail["error"]
@@ -127,7 +82,7 @@ def test_what_the_back_end_refuses_is_not_tried_again(paybus: Paybus) -> None:
 def test_a_dead_letter_that_is_replayed_and_fails_again_is_failed_again(paybus: Paybus) -> None:
     paybus.backend(mode="refuse")
     number = paybus.subscribe()
-    integration = _until_status(paybus, number, "failed")
+    integration = until_status(paybus, number, "failed")
 
     def dead() -> list[str]:
         messages = paybus.messages("provisioning.organizations.dead", remove=True)
@@ -136,27 +91,27 @@ def test_a_dead_letter_that_is_replayed_and_fails_again_is_failed_again(paybus: 
     (body,) = until(dead, what="its dead letter")
     paybus.publish("provisioning.organizations", body)
     until(dead, what="it is dead again")
-    assert (_integration(paybus, number) or {})["status"] == "failed"
+    assert (integration_of(paybus, number) or {})["status"] == "failed"
     paybus.backend(mode="well")
     paybus.publish("provisioning.organizations", body)
-    _until_status(paybus, number, "provisioned")
+    until_status(paybus, number, "provisioned")
 
 
 def test_a_request_for_what_does_not_exist_is_dead_lettered_and_holds_nobody_up(
     paybus: Paybus,
 ) -> None:
     number = paybus.subscribe()
-    _until_status(paybus, number, "provisioned")
+    until_status(paybus, number, "provisioned")
     (body,) = [
         json.dumps(e)
         for e in paybus.journal()
         if e["type"] == "organization.requested"
-        and e["subject"] == (_integration(paybus, number) or {})["id"]
+        and e["subject"] == (integration_of(paybus, number) or {})["id"]
     ]
     unknown = json.loads(body) | {"data": {"integration_id": "nobody"}}
     for _ in range(20):  # more than there are places
         paybus.publish("provisioning.organizations", json.dumps(unknown))
-    _until_status(paybus, paybus.subscribe(), "provisioned")
+    until_status(paybus, paybus.subscribe(), "provisioned")
     until(
         lambda: len(paybus.messages("provisioning.organizations.dead")) >= 20,
         what="the dead letters",
@@ -164,91 +119,51 @@ def test_a_request_for_what_does_not_exist_is_dead_lettered_and_holds_nobody_up(
     paybus.messages("provisioning.organizations.dead", remove=True)
 
 
-def _end(paybus: Paybus, number: str) -> None:
-    ended = subscription_created(number)
-    ended |= {"id": f"evt_end_{number}", "type": "customer.subscription.deleted"}
-    ended["created"] += 1
-    assert paybus.send(ended).status_code == 200
-
-
-def test_cancelled_after_a_creation_of_unknown_outcome_is_suspended(paybus: Paybus) -> None:
-    """The back end created it and answered 500; then the customer left."""
-    paybus.backend(mode="fail_after")
-    number = paybus.subscribe()
-    until(
-        lambda: [o for o in paybus.books()["organizations"] if number in o["name"]],
-        what="it was created",
-    )
-    _end(paybus, number)
-    paybus.backend(mode="well")
-    integration = _until_status(paybus, number, "suspended")
-    (organization,) = _organization(paybus, integration)
-    assert organization["status"] == "suspended"
-
-
-def test_resubscribed_after_a_suspension_of_unknown_outcome_is_active(paybus: Paybus) -> None:
-    """The back end suspended it and answered 500; then the customer came back."""
-    number = paybus.subscribe()
-    integration = _until_status(paybus, number, "provisioned")
-    paybus.backend(mode="fail_after")
-    _end(paybus, number)
-    until(
-        lambda: _organization(paybus, integration)[0]["status"] == "suspended",
-        what="it was suspended",
-    )
-    again = subscription_created(uuid4().hex)
-    again["data"]["object"]["customer"] = f"cus_{number}"
-    assert paybus.send(again).status_code == 200
-    paybus.backend(mode="well")
-    until(lambda: _organization(paybus, integration)[0]["status"] == "active", what="it is active")
-    _until_status(paybus, number, "provisioned")
-
-
 def test_a_rate_limit_is_waited_out(paybus: Paybus) -> None:
     paybus.backend(mode="rate_limit")
     number = paybus.subscribe()
     until(
-        lambda: (i := _integration(paybus, number)) and "429" in (i["error"] or ""),
+        lambda: (i := integration_of(paybus, number)) and "429" in (i["error"] or ""),
         what="the limit was hit",
     )
     paybus.backend(mode="well")
-    _until_status(paybus, number, "provisioned")
+    until_status(paybus, number, "provisioned")
 
 
 def test_retry_with_wait_answers_with_the_outcome(paybus: Paybus) -> None:
     paybus.backend(mode="refuse")
     number = paybus.subscribe()
-    integration = _until_status(paybus, number, "failed")
+    integration = until_status(paybus, number, "failed")
     path = f"/v1/integrations/{integration['id']}/retry?wait=true"
     paybus.backend(mode="fail")
     answer = paybus.api("POST", "provisioning", path)
     assert answer.status_code == 502
     assert "told to fail" in answer.json()["detail"]
     paybus.backend(mode="well")
-    _until_status(paybus, number, "provisioned")
+    until_status(paybus, number, "provisioned")
     answer = paybus.api("POST", "provisioning", path)
     assert answer.status_code == 409
     assert "nothing to try again" in answer.json()["detail"]
-    assert len(_organization(paybus, integration)) == 1
+    assert len(organization_of(paybus, integration)) == 1
 
 
 def test_retry_with_wait_provisions_before_it_answers(paybus: Paybus) -> None:
     paybus.backend(mode="refuse")
     number = paybus.subscribe()
-    integration = _until_status(paybus, number, "failed")
+    integration = until_status(paybus, number, "failed")
     paybus.backend(mode="well")
     path = f"/v1/integrations/{integration['id']}/retry?wait=true"
     answer = paybus.api("POST", "provisioning", path)
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "provisioned"
-    assert len(_organization(paybus, integration)) == 1
+    assert len(organization_of(paybus, integration)) == 1
 
 
 def test_retry_all_matching(paybus: Paybus) -> None:
     paybus.backend(mode="refuse")
     numbers = [paybus.subscribe() for _ in range(5)]
     for number in numbers:
-        _until_status(paybus, number, "failed")
+        until_status(paybus, number, "failed")
     paybus.backend(mode="well")
     failed = paybus.api("GET", "provisioning", "/v1/integrations?status=failed").json()["items"]
     answer = paybus.api(
@@ -260,32 +175,32 @@ def test_retry_all_matching(paybus: Paybus) -> None:
     )
     assert answer.json()["requested"] == len(failed) >= 5
     for number in numbers:
-        _until_status(paybus, number, "provisioned")
+        until_status(paybus, number, "provisioned")
 
 
 def test_the_hourly_job_tries_failed_ones_again(paybus: Paybus) -> None:
     paybus.backend(mode="refuse")
     number = paybus.subscribe()
-    _until_status(paybus, number, "failed")
+    until_status(paybus, number, "failed")
     paybus.backend(mode="well")
     answer = paybus.api("POST", "provisioning", "/v1/schedules/retry-failed/run")
     assert answer.status_code == 202
-    _until_status(paybus, number, "provisioned")
+    until_status(paybus, number, "provisioned")
 
 
 def test_cancelled_suspends_and_a_new_subscription_resumes(paybus: Paybus) -> None:
     number = paybus.subscribe()
-    integration = _until_status(paybus, number, "provisioned")
-    _end(paybus, number)
-    _until_status(paybus, number, "suspended")
-    (organization,) = _organization(paybus, integration)
+    integration = until_status(paybus, number, "provisioned")
+    end_subscription(paybus, number)
+    until_status(paybus, number, "suspended")
+    (organization,) = organization_of(paybus, integration)
     assert organization["status"] == "suspended"
 
     again = subscription_created(uuid4().hex)
     again["data"]["object"]["customer"] = f"cus_{number}"
     assert paybus.send(again).status_code == 200
-    _until_status(paybus, number, "provisioned")
-    (organization,) = _organization(paybus, integration)
+    until_status(paybus, number, "provisioned")
+    (organization,) = organization_of(paybus, integration)
     assert organization["status"] == "active"
 
 
@@ -294,7 +209,7 @@ def test_without_an_address_it_waits_and_goes_on_when_the_address_comes(paybus: 
     webhook = subscription_created(number)
     webhook["data"]["object"]["metadata"] = {}
     assert paybus.send(webhook).status_code == 200
-    _until_status(paybus, number, "waiting")
+    until_status(paybus, number, "waiting")
     checkout = {
         "id": f"evt_cs_{number}",
         "object": "event",
@@ -312,7 +227,7 @@ def test_without_an_address_it_waits_and_goes_on_when_the_address_comes(paybus: 
         },
     }
     assert paybus.send(checkout).status_code == 200
-    integration = _until_status(paybus, number, "provisioned")
+    integration = until_status(paybus, number, "provisioned")
     assert integration["email"] == "late@example.com"
 
 
@@ -325,10 +240,10 @@ def test_switched_off_it_parks_the_work_and_releases_it_when_switched_on(
             spec = paybus.layout.spec(name, BACKEND_INTEGRATION_ENABLED="false")
             paybus.system.start_one(spec).wait_ready()
         number = paybus.subscribe()
-        _until_status(paybus, number, "parked")
+        until_status(paybus, number, "parked")
         assert paybus.books()["organizations"] == []
         for name in ("provisioning-worker", "provisioning-api"):
             paybus.system.processes[name].stop()
             paybus.start(name)
         paybus.api("POST", "provisioning", "/v1/schedules/release-parked/run")
-        _until_status(paybus, number, "provisioned")
+        until_status(paybus, number, "provisioned")
