@@ -38,10 +38,10 @@ MUTANTS = (
         "test_promise_1_2xx_means_durable.py",
     ),
     Mutant(
-        "promise 1: the channel has no publisher confirms",
-        f"{MESSAGING}/publisher.py",
-        "await self._broker.channel()",
-        "await self._broker.channel(confirms=False)",
+        "promise 1: what was handed to the socket counts as confirmed",
+        f"{MESSAGING}/confirms.py",
+        "        return confirmed\n",
+        "        confirmed.set_result(None)\n        return confirmed\n",
         "test_promise_1_2xx_means_durable.py",
     ),
     Mutant(

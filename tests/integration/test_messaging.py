@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
 
+from common.messaging.connection import Broker
+from common.messaging.declare import declaring
+from common.messaging.publisher import Publisher, Unroutable
+from common.messaging.retry import Ladder
 from conftest import MakePaybus
 from devstack.rabbitmq import PrivateNode, find_server
 from devstack.webhook import subscription_created
-from support.paybus import Paybus
+from support.paybus import SHORT_LADDER, Paybus
 from support.waiting import until
 
 
@@ -94,6 +99,30 @@ def test_inbox_rows_older_than_the_journal_are_removed_and_others_stay(
             lambda: paybus.sql("subscription", "SELECT count(*) FROM inbox") == [(8 * 24 - 1,)],
             what="those older than 8 days are gone",
         )
+
+
+async def test_a_publish_that_no_queue_takes_is_an_error_and_its_neighbours_are_not(
+    make_paybus: MakePaybus,
+) -> None:
+    """In one write with others, small and larger than a frame."""
+    with make_paybus() as paybus:
+        declare = declaring(Ladder.parse(SHORT_LADDER))
+        broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
+        await broker.start()
+        publisher = Publisher(broker, timeout=20)
+        bodies = [b"{}", b"x" * 300_000, b""] * 30
+        messages = [("", "subscription.billing", body) for body in bodies]
+        messages[10] = ("", "no.such.queue", b"{}")
+        outcomes = await publisher.publish_all(messages)
+        with pytest.raises(Unroutable, match=r"no\.such\.queue"):
+            await publisher.publish("", "no.such.queue", b"{}")
+        await broker.close()
+        failed = [number for number, outcome in enumerate(outcomes) if outcome is not None]
+        assert failed == [10]
+        assert isinstance(outcomes[10], Unroutable)
+        del bodies[10]
+        queued = await asyncio.to_thread(paybus.messages, "subscription.billing")
+        assert [len(each["payload"]) for each in queued] == [len(body) for body in bodies]
 
 
 @pytest.fixture(scope="module")
