@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from devstack.rabbitmq import PrivateNode, find_server
 from devstack.stack import Stack
 from devstack.tokens import DevKeys
 from support.paybus import Paybus, Templates, running
@@ -41,6 +42,18 @@ def templates(stack: Stack, keys: DevKeys, logs: Path) -> Templates:
 def make_paybus(stack: Stack, templates: Templates, keys: DevKeys, logs: Path) -> MakePaybus:
     """`with make_paybus(["webhook-gateway"], SETTING="value") as paybus: ...`"""
     return partial(running, stack, templates, keys, logs)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
+    """A broker of a test module's own, which it may kill and alarm."""
+    server = find_server()
+    if server is None:
+        pytest.skip("needs a RabbitMQ on this machine to kill")
+    node = PrivateNode(server, tmp_path_factory.mktemp("rabbitmq"), "secret-of-this-test")
+    node.start()
+    yield node
+    node.stop(keep_data=False)
 
 
 @pytest.fixture(scope="module")

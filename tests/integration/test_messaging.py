@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -13,7 +12,7 @@ from common.messaging.declare import declaring
 from common.messaging.publisher import Publisher, Unroutable
 from common.messaging.retry import Ladder
 from conftest import MakePaybus
-from devstack.rabbitmq import PrivateNode, find_server
+from devstack.rabbitmq import PrivateNode
 from devstack.webhook import subscription_created
 from support.paybus import SHORT_LADDER, Paybus
 from support.waiting import until
@@ -123,18 +122,6 @@ async def test_a_publish_that_no_queue_takes_is_an_error_and_its_neighbours_are_
         del bodies[10]
         queued = await asyncio.to_thread(paybus.messages, "subscription.billing")
         assert [len(each["payload"]) for each in queued] == [len(body) for body in bodies]
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
-    """A broker whose alarm the test may raise: it stops every publisher of the node."""
-    server = find_server()
-    if server is None:
-        pytest.skip("needs a RabbitMQ on this machine of its own")
-    node = PrivateNode(server, tmp_path_factory.mktemp("rabbitmq"), "secret-of-this-test")
-    node.start()
-    yield node
-    node.stop(keep_data=False)
 
 
 def test_a_memory_alarm_answers_503_in_bounded_time_and_consumers_go_on(

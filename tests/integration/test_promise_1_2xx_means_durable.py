@@ -12,22 +12,10 @@ import pytest
 
 from conftest import MakePaybus
 from devstack.processes import Process
-from devstack.rabbitmq import PrivateNode, find_server
+from devstack.rabbitmq import PrivateNode
 from devstack.webhook import signature, subscription_created
 from support.paybus import Paybus
 from support.waiting import until
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
-    """A broker that the test may kill."""
-    server = find_server()
-    if server is None:
-        pytest.skip("needs a RabbitMQ on this machine to kill")
-    node = PrivateNode(server, tmp_path_factory.mktemp("rabbitmq"), "secret-of-this-test")
-    node.start()
-    yield node
-    node.stop(keep_data=False)
 
 
 @pytest.fixture(scope="module")
