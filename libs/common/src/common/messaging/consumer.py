@@ -10,9 +10,8 @@ import asyncio
 import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -22,7 +21,6 @@ from aiormq.exceptions import ChannelNotFoundEntity
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import metrics
-from common.contracts import registry
 from common.contracts.event import DecodeError, Event
 from common.contracts.topology import DEAD_LETTER_EXCHANGE, Queue
 from common.database import Sessions
@@ -30,7 +28,7 @@ from common.errors import Unavailable
 from common.logs import get_logger, handling
 from common.messaging import dead_letter, refill
 from common.messaging.connection import Broker, broker_errors, describe
-from common.messaging.dead_letter import Failures
+from common.messaging.delivery import Delivery
 from common.messaging.outbox import Work
 from common.messaging.publisher import Publisher
 from common.messaging.retry import GiveUp, Kind, Ladder, classify, plan
@@ -40,35 +38,11 @@ log = get_logger(__name__)
 
 _OUTAGE_PAUSE_SECONDS = 1.0
 _RECONSUME_PAUSE_SECONDS = 0.2
-_SUSPECT_RETURNS = 2
 
 Handler = Callable[[Work, Event[Any]], Awaitable[None]]
 Effect = Callable[[Event[Any]], Awaitable[None]]
 Prepare = Callable[[AsyncSession, Sequence[Event[Any]]], Awaitable[None]]
 OnGiveUp = Callable[[Work, Event[Any], BaseException], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A message as it arrived; `event` is None when it could not be decoded."""
-
-    channel: AbstractChannel
-    tag: int
-    body: bytes
-    headers: Mapping[str, Any]
-    failures: Failures
-    event: Event[Any] | None
-    decode_error: DecodeError | None
-
-    @property
-    def alone(self) -> bool:
-        """Whether to run it with no other: an order to refill, or a message that came back more
-        than once without an outcome, so that it or a neighbour may be killing the process."""
-        return refill.ordered(self.headers) or self._returns() >= _SUSPECT_RETURNS
-
-    def _returns(self) -> int:
-        count = self.headers.get("x-delivery-count", 0)  # a quorum queue's own
-        return count if isinstance(count, int) else 0
 
 
 class RefillFailed(Exception):
@@ -181,26 +155,7 @@ class Consumer(ABC):
     async def _arrive(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
         if channel is not self._channel:
             return  # of a channel that is lost already: the broker delivers it again
-        headers = message.header.properties.headers or {}
-        event, fault = None, None
-        try:
-            event = registry.decode(message.body)
-        except DecodeError as error:
-            fault = error
-        except Exception as error:  # noqa: BLE001 - it must arrive, or it would be skipped over
-            fault = DecodeError(describe(error))
-        assert message.delivery_tag is not None
-        self._arrived.append(
-            Delivery(
-                channel,
-                message.delivery_tag,
-                message.body,
-                headers,
-                Failures.of(headers),
-                event,
-                fault,
-            )
-        )
+        self._arrived.append(Delivery.of(channel, message))
         self._wake.set()
 
     def _take_alone(self) -> Delivery | None:
@@ -293,7 +248,7 @@ class Consumer(ABC):
             decision.rung.queue,
             self.queue.name,
             delivery.body,
-            headers=_refill_order(delivery) | failures.headers(attempt=decision.attempt),
+            headers=delivery.refill_order | failures.headers(attempt=decision.attempt),
         )
         metrics.consumed.labels(self.queue.name, outcome).inc()
 
@@ -310,7 +265,7 @@ class Consumer(ABC):
             DEAD_LETTER_EXCHANGE,
             self.queue.name,
             delivery.body,
-            headers=_refill_order(delivery)
+            headers=delivery.refill_order
             | dead_letter.headers(
                 failures, queue=self.queue.name, reason=reason, error=error, redact=self._redact
             ),
@@ -345,8 +300,3 @@ class Consumer(ABC):
         age = metrics.event_age_seconds.labels(self.queue.name)
         for event in events:
             age.observe(max(0.0, (now - event.recordedtime).total_seconds()))
-
-
-def _refill_order(delivery: Delivery) -> dict[str, Any]:
-    """An order to refill stays one on the retry ladder and among the dead letters."""
-    return {key: value for key, value in delivery.headers.items() if key == refill.ORDER}

@@ -15,7 +15,8 @@ from common.errors import Unavailable
 from common.logs import get_logger, handling
 from common.messaging import refill
 from common.messaging.connection import describe
-from common.messaging.consumer import Consumer, Delivery, Stop
+from common.messaging.consumer import Consumer, Stop
+from common.messaging.delivery import Delivery
 
 log = get_logger(__name__)
 

@@ -16,7 +16,8 @@ from common.errors import Permanent
 from common.logs import get_logger, handling
 from common.messaging import inbox, refill
 from common.messaging.connection import describe
-from common.messaging.consumer import Consumer, Delivery, Stop
+from common.messaging.consumer import Consumer, Stop
+from common.messaging.delivery import Delivery
 from common.messaging.outbox import Work
 
 log = get_logger(__name__)

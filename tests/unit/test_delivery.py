@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from aiormq.abc import AbstractChannel
 
-from common.messaging.consumer import Delivery
 from common.messaging.dead_letter import Failures
+from common.messaging.delivery import Delivery
 
 
 def _delivery(headers: dict[str, Any]) -> Delivery:

@@ -1,0 +1,68 @@
+"""A message as it arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from aiormq.abc import AbstractChannel, DeliveredMessage
+
+from common.contracts import registry
+from common.contracts.event import DecodeError, Event
+from common.messaging import refill
+from common.messaging.connection import describe
+from common.messaging.dead_letter import Failures
+
+# A quorum queue's own header: how often it was given back or its consumer was lost.
+_RETURNS = "x-delivery-count"
+_SUSPECT_RETURNS = 2
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """`event` is None when it could not be decoded."""
+
+    channel: AbstractChannel
+    tag: int
+    body: bytes
+    headers: Mapping[str, Any]
+    failures: Failures
+    event: Event[Any] | None
+    decode_error: DecodeError | None
+
+    @classmethod
+    def of(cls, channel: AbstractChannel, message: DeliveredMessage) -> Self:
+        """Never fails: a message that did not arrive would be skipped over."""
+        headers = message.header.properties.headers or {}
+        event, fault = None, None
+        try:
+            event = registry.decode(message.body)
+        except DecodeError as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001
+            fault = DecodeError(describe(error))
+        assert message.delivery_tag is not None
+        return cls(
+            channel,
+            message.delivery_tag,
+            message.body,
+            headers,
+            Failures.of(headers),
+            event,
+            fault,
+        )
+
+    @property
+    def alone(self) -> bool:
+        """Whether to run it with no other: an order to refill, or a message that came back more
+        than once without an outcome, so that it or a neighbour may be killing the process."""
+        if refill.ordered(self.headers):
+            return True
+        returns = self.headers.get(_RETURNS, 0)
+        return isinstance(returns, int) and returns >= _SUSPECT_RETURNS
+
+    @property
+    def refill_order(self) -> dict[str, Any]:
+        """What keeps an order to refill one, on the retry ladder and among the dead letters."""
+        return {key: value for key, value in self.headers.items() if key == refill.ORDER}
