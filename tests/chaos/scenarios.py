@@ -71,6 +71,15 @@ def kill_queue_leaders(field: Field) -> None:
         leader.start()
 
 
+def delete_queues(field: Field) -> None:
+    """One that is consumed, one before it on the way, and one in which failed messages wait."""
+    names = ("subscription.billing", "provisioning.subscriptions", "retry.1s")
+    for share, name in zip((0.2, 0.4, 0.6), names, strict=True):
+        field.wait_for_share(share)
+        field.delete_queue(name)
+        field.kill_one("subscription-worker")  # it declares the topology when it is back
+
+
 def stop_postgres(field: Field) -> None:
     for share in (0.2, 0.6):
         field.wait_for_share(share)
@@ -142,6 +151,7 @@ SCENARIOS = (
         kill_queue_leaders,
         cluster=True,
     ),
+    Scenario("delete-queues", "three queues deleted, one of them a retry queue", delete_queues),
     Scenario("stop-postgres", "PostgreSQL stopped in immediate mode, twice", stop_postgres),
     Scenario("drop-connections", "all database connections dropped every second", drop_connections),
     Scenario(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from uuid import uuid4
 
 import pytest
+from pamqp.common import FieldTable
 
 from common.messaging.connection import Broker
 from common.messaging.declare import declaring
-from common.messaging.publisher import Publisher, Unroutable
+from common.messaging.publisher import Properties, Publisher, Unroutable
 from common.messaging.retry import Ladder
 from conftest import MakePaybus
 from devstack.rabbitmq import PrivateNode
@@ -68,6 +70,54 @@ def test_a_queue_deleted_under_its_consumer_is_declared_again_and_refilled(
         assert paybus.dead_letters() == {}
 
 
+def test_what_waited_in_a_retry_queue_that_was_deleted_comes_back_from_the_journal(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus(["webhook-gateway", "subscription-worker"], RETRY_LADDER="8s,60s") as paybus:
+        paybus.sql("subscription", "ALTER TABLE subscriptions RENAME TO away")
+        for _ in range(10):
+            paybus.subscribe()
+        until(lambda: len(paybus.messages("retry.8s")) == 10, what="all wait")
+        paybus.system.processes["subscription-worker"].stop()
+        paybus.sql("subscription", "ALTER TABLE away RENAME TO subscriptions")
+        _delete(paybus, "retry.8s")
+        paybus.start("subscription-worker")
+        until(lambda: _subscriptions(paybus) == 10, what="all are there")
+
+
+def test_a_deleted_exchange_is_declared_again(make_paybus: MakePaybus) -> None:
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        paybus.subscribe()
+        url = f"{paybus.management}/api/exchanges/{paybus.virtual_host}/subscriptions"
+        assert paybus.http.delete(url).status_code == 204
+        until(
+            lambda: paybus.send(subscription_created(uuid4().hex)).status_code == 200,
+            what="webhooks are accepted again",
+        )
+        until(lambda: _subscriptions(paybus) == 2, what="and taken in")
+
+
+def test_what_the_inbox_has_forgotten_is_not_refilled(make_paybus: MakePaybus) -> None:
+    """A stream forgets by whole segments, so it may remember for longer than it should."""
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 1, what="it was taken in")
+        (event,) = [
+            each for each in paybus.journal() if each["type"] == "provider_subscription.created"
+        ]
+        paybus.system.processes["subscription-worker"].stop()
+        old = event | {"id": "evt_old", "recordedtime": "2020-01-01T00:00:00Z"}
+        missed = event | {"id": "evt_missed"}
+        for each in (old, missed):
+            paybus.publish_to("subscriptions", each["type"], json.dumps(each))
+        _delete(paybus, "subscription.billing")
+        paybus.start("subscription-worker")
+        until(lambda: _refilled(paybus) == 1, what="one of the two was copied")
+        query = "SELECT 1 FROM inbox WHERE id = %s"
+        until(lambda: paybus.sql("subscription", query, "evt_missed"), what="it was taken in")
+        assert paybus.sql("subscription", query, "evt_old") == []
+
+
 def test_an_order_to_refill_that_fails_ends_as_a_dead_letter(make_paybus: MakePaybus) -> None:
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         paybus.subscribe()
@@ -98,6 +148,43 @@ def test_inbox_rows_older_than_the_journal_are_removed_and_others_stay(
             lambda: paybus.sql("subscription", "SELECT count(*) FROM inbox") == [(8 * 24 - 1,)],
             what="those older than 8 days are gone",
         )
+
+
+async def test_what_can_not_be_encoded_shifts_no_confirm(make_paybus: MakePaybus) -> None:
+    """The broker numbers what it gets: a number too many would confirm a message by its neighbour's
+    confirm."""
+    with make_paybus() as paybus:
+        declare = declaring(Ladder.parse(SHORT_LADDER))
+        broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
+        await broker.start()
+        publisher = Publisher(broker, timeout=20)
+        channel = await broker.channel(within=20)
+        full: FieldTable = {"x-max-length": 0, "x-overflow": "reject-publish"}
+        await channel.declare_queue("full", arguments=full)
+        for bad in ({"x": "\ud800"}, {"x": 2**70}):
+            with pytest.raises(Exception, match=r"surrogates|numeric"):
+                await publisher.publish("", "subscription.billing", b"{}", headers=bad)
+        refused, taken = ("", "full", b"{}"), ("", "subscription.billing", b"{}")
+        outcomes = await publisher.publish_all([refused, refused, taken, taken])
+        await broker.close()
+        assert [outcome is None for outcome in outcomes] == [False, False, True, True]
+
+
+async def test_a_message_returned_too_late_leaves_the_channel_usable(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus() as paybus:
+        declare = declaring(Ladder.parse(SHORT_LADDER))
+        broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
+        await broker.start()
+        await broker.channel(within=20)
+        channel = await broker.confirm_channel()
+        channel.publish(b"{}", "", "no.such.queue", Properties()).cancel()
+        confirmed = channel.publish(b"{}", "", "subscription.billing", Properties())
+        async with asyncio.timeout(20):
+            await confirmed
+        assert not channel.is_closed
+        await broker.close()
 
 
 async def test_a_publish_that_no_queue_takes_is_an_error_and_its_neighbours_are_not(

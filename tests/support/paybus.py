@@ -119,11 +119,21 @@ class Paybus:
 
     def publish(self, queue: str, body: str, *, headers: Mapping[str, Any] | None = None) -> None:
         """Straight to a queue, as an operator's replay does."""
+        self.publish_to("amq.default", queue, body, headers=headers)
+
+    def publish_to(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: str,
+        *,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
         answer = self.http.post(
-            f"{self.management}/api/exchanges/{self.virtual_host}/amq.default/publish",
+            f"{self.management}/api/exchanges/{self.virtual_host}/{exchange}/publish",
             json={
                 "properties": {"delivery_mode": 2, "headers": dict(headers or {})},
-                "routing_key": queue,
+                "routing_key": routing_key,
                 "payload": body,
                 "payload_encoding": "string",
             },

@@ -16,9 +16,10 @@ DEAD_LETTER_EXCHANGE: Final = "dead-letters"
 
 # A stream of everything that was published to a domain exchange.
 JOURNAL: Final = "journal"
+JOURNAL_DAYS: Final = 7
 _JOURNAL_ARGUMENTS: Final = {
     "x-queue-type": "stream",
-    "x-max-age": "7D",
+    "x-max-age": f"{JOURNAL_DAYS}D",
     "x-max-length-bytes": 10_000_000_000,
     "x-stream-max-segment-size-bytes": 50_000_000,
 }

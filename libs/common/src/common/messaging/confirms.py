@@ -8,6 +8,7 @@ each waits for one plain future. What the broker answers is read by aiormq as ev
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 from uuid import uuid4
@@ -34,7 +35,7 @@ class ConfirmChannel(aiormq.Channel):
         super().__init__(connection, number, publisher_confirms=True, on_return_raises=True)
         self._name = uuid4().hex[:12]
         # aiormq finds the publish that a returned message belongs to by its message id.
-        self.message_id_delivery_tag = _TagsInMessageIds()
+        self.message_id_delivery_tag = _TagsInMessageIds(self.confirmations)
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._flushing: asyncio.Task[None] | None = None
@@ -50,8 +51,8 @@ class ConfirmChannel(aiormq.Channel):
             raise aiormq.exceptions.ChannelInvalidStateError("the channel is closed")
         if self._unsent_bytes > _MOST_UNSENT_BYTES:
             raise Congested("too much waits to be written to RabbitMQ")
-        self.delivery_tag += 1
-        properties.message_id = f"{self._name}-{self.delivery_tag}"
+        tag = self.delivery_tag + 1
+        properties.message_id = f"{self._name}-{tag}"
         frames = b"".join(
             (
                 _publish_frame(self.number, exchange, routing_key),
@@ -61,8 +62,11 @@ class ConfirmChannel(aiormq.Channel):
                 *(pamqp.frame.marshal(part, self.number) for part in self._parts(body)),
             )
         )
+        # Only what could be encoded is counted: the broker counts what it gets, and a tag too many
+        # would take each later confirm for another message's.
+        self.delivery_tag = tag
         confirmed: asyncio.Future[Any] = self.loop.create_future()
-        self.confirmations[self.delivery_tag] = confirmed
+        self.confirmations[tag] = confirmed
         self._unsent.append(frames)
         self._unsent_bytes += len(frames)
         if self._flushing is None:
@@ -96,21 +100,29 @@ class ConfirmChannel(aiormq.Channel):
         finally:
             self._flushing = None
 
-    def _reject_all(self, _: asyncio.Future[Any]) -> None:
+    def _reject_all(self, closing: asyncio.Future[Any]) -> None:
         if self._flushing is not None:
             self._flushing.cancel()
+        reason = None if closing.cancelled() else closing.exception()
+        if not isinstance(reason, aiormq.exceptions.AMQPError):
+            reason = aiormq.exceptions.ChannelInvalidStateError("the channel was closed")
         for confirmed in self.confirmations.values():
             if isinstance(confirmed, asyncio.Future) and not confirmed.done():
-                confirmed.set_exception(
-                    aiormq.exceptions.ChannelInvalidStateError("the channel was closed")
-                )
+                confirmed.set_exception(reason)
 
 
 class _TagsInMessageIds(dict[str, int]):
     """Reads the delivery tag from a message id, in place of one entry for each publish."""
 
+    def __init__(self, confirmations: Mapping[int, Any]) -> None:
+        super().__init__()
+        self._confirmations = confirmations
+
     def get(self, message_id: str, default: Any = None) -> Any:
-        return int(message_id.rpartition("-")[2])
+        tag = int(message_id.rpartition("-")[2])
+        waiting = self._confirmations.get(tag)
+        # Nobody waits for a publish that timed out: aiormq would fail on its finished future.
+        return tag if isinstance(waiting, asyncio.Future) and not waiting.done() else default
 
 
 @lru_cache(maxsize=1024)

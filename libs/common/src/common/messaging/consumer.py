@@ -88,6 +88,7 @@ class Consumer(ABC):
         self._arrived: deque[Delivery] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._order_refill = False
         self._channel: AbstractChannel | None = None
 
     @property
@@ -103,6 +104,7 @@ class Consumer(ABC):
     async def run(self) -> None:
         """Consume until stopped, from a new channel whenever the old one was lost."""
         while not self._stopping:
+            await self._after_cancel()
             try:
                 with broker_errors("consuming"):
                     await self._consume()
@@ -114,6 +116,17 @@ class Consumer(ABC):
             finally:
                 self._channel = None
                 self._arrived.clear()
+
+    async def _after_cancel(self) -> None:
+        while self._order_refill and not self._stopping:
+            try:
+                await self._publisher.publish(
+                    refill.rung(self._ladder).queue, self.queue.name, b"", headers=refill.order()
+                )
+                self._order_refill = False
+            except Unavailable as error:
+                log.warning("no refill ordered yet", queue=self.queue.name, error=str(error))
+                await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
 
     async def _recover(self, error: Unavailable) -> None:
         await asyncio.sleep(_RECONSUME_PAUSE_SECONDS)
@@ -135,7 +148,7 @@ class Consumer(ABC):
             underlay = await channel.get_underlay_channel()
             self._channel = underlay
             underlay.closing.add_done_callback(lambda _: self._lose(underlay))
-            underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(underlay))
+            underlay.on_consumer_cancel_callbacks.add(lambda _: self._cancelled(underlay))
             await underlay.basic_qos(prefetch_count=self._prefetch)
             consuming = await underlay.basic_consume(
                 self.queue.name, partial(self._arrive, underlay)
@@ -146,6 +159,11 @@ class Consumer(ABC):
                 await underlay.basic_cancel(consuming.consumer_tag)
         finally:
             await channel.close()
+
+    def _cancelled(self, channel: AbstractChannel) -> None:
+        """By the broker, mostly because the queue was deleted; by now it may be there again."""
+        self._order_refill = not self._stopping
+        self._lose(channel)
 
     def _lose(self, channel: AbstractChannel) -> None:
         if self._channel is channel:

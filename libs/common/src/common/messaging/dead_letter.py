@@ -24,6 +24,7 @@ DEAD_SINCE: Final = "x-paybus-dead-since"
 _LONGEST_ERROR = 2_000
 _LONGEST_STACK = 16_000
 _LONGEST_HISTORY = 20
+_LARGEST_ATTEMPT = 1_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Failures:
         """Read from a message's headers; broken ones count as none, so that it is still handled."""
         try:
             history = json.loads(_text(headers.get(HISTORY, "[]")))
-            return cls(max(1, int(headers.get(ATTEMPT, 1))), tuple(history))
+            attempt = int(headers.get(ATTEMPT, 1))
+            return cls(min(max(1, attempt), _LARGEST_ATTEMPT), tuple(history))
         except Exception:  # noqa: BLE001 - anyone may have written them
             return cls(1, ())
 
@@ -62,10 +64,15 @@ def headers(
     return failures.headers(attempt=failures.attempt) | {
         QUEUE: queue,
         REASON: reason,
-        ERROR: redact(describe(error))[:_LONGEST_ERROR],
-        STACK: redact(stack)[-_LONGEST_STACK:],
+        ERROR: _encodable(redact(describe(error)))[:_LONGEST_ERROR],
+        STACK: _encodable(redact(stack))[-_LONGEST_STACK:],
         DEAD_SINCE: datetime.now(UTC).isoformat(),
     }
+
+
+def _encodable(text: str) -> str:
+    """An error may quote what is no valid Unicode; a header must be."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _text(value: Any) -> str:

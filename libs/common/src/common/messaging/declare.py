@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from aio_pika import DeliveryMode, ExchangeType, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from common.contracts import topology
-from common.contracts.topology import DEAD_LETTER_EXCHANGE, DOMAIN_EXCHANGES, JOURNAL
+from common.contracts.topology import DEAD_LETTER_EXCHANGE, DOMAIN_EXCHANGES, JOURNAL, Queue
 from common.logs import get_logger
 from common.messaging import refill
 from common.messaging.connection import OnConnect
@@ -36,8 +37,9 @@ def declaring(ladder: Ladder) -> OnConnect:
 async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
     async with connection.channel(publisher_confirms=False) as channel:
         try:
+            lost = await _lost_queues(connection, ladder)
             await _declare_waits(channel, ladder)
-            await _order_refills(connection, ladder)
+            await _order_refills(connection, ladder, lost)
             await _declare_all(channel)
         except ChannelPreconditionFailed as error:
             raise TopologyMismatch(
@@ -66,30 +68,39 @@ async def _declare_waits(channel: AbstractChannel, ladder: Ladder) -> None:
         await waiting.bind(retry)
 
 
-async def _order_refills(connection: AbstractConnection, ladder: Ladder) -> None:
-    """Before a queue that was deleted is declared: afterwards nobody could tell that it was.
+async def _lost_queues(connection: AbstractConnection, ladder: Ladder) -> Sequence[Queue]:
+    """Those that have lost messages, because they or a retry queue were deleted.
 
-    The order waits on the ladder meanwhile, and then finds the queue there.
+    It is looked for before anything is declared: afterwards nobody could tell.
     """
     if not await _exists(connection, JOURNAL):
-        return  # a new broker, or one that has nothing to refill from
-    for queue in topology.QUEUES:
-        if not await _exists(connection, queue.name):
-            log.error("a queue is gone; it will be refilled from the journal", queue=queue.name)
-            async with connection.channel() as channel:
-                exchange = await channel.get_exchange(ladder.at_least(5).queue, ensure=False)
-                message = Message(
-                    b"", headers=refill.order(), delivery_mode=DeliveryMode.PERSISTENT
-                )
-                await exchange.publish(message, routing_key=queue.name)
+        return ()  # a new broker, or one that has nothing to refill from
+    for rung in ladder.rungs:
+        if not await _exists(connection, rung.queue):
+            log.error("a retry queue is gone; refilling from the journal", queue=rung.queue)
+            return topology.QUEUES
+    return [queue for queue in topology.QUEUES if not await _exists(connection, queue.name)]
+
+
+async def _order_refills(
+    connection: AbstractConnection, ladder: Ladder, lost: Sequence[Queue]
+) -> None:
+    """The order waits on the ladder while the queue is declared, and then finds it there."""
+    for queue in lost:
+        log.error("a queue lost messages; refilling it from the journal", queue=queue.name)
+        async with connection.channel() as channel:
+            exchange = await channel.get_exchange(refill.rung(ladder).queue, ensure=False)
+            order = Message(b"", headers=refill.order(), delivery_mode=DeliveryMode.PERSISTENT)
+            await exchange.publish(order, routing_key=queue.name)
 
 
 async def _exists(connection: AbstractConnection, queue: str) -> bool:
     try:
         async with connection.channel(publisher_confirms=False) as channel:
             await channel.declare_queue(queue, passive=True)
-    except ChannelNotFoundEntity:
-        return False
+    except ChannelNotFoundEntity as error:
+        # The same code stands for a queue that is there and down, which has not been deleted.
+        return "no queue" not in str(error)
     return True
 
 

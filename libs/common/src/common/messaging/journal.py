@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
@@ -32,16 +33,17 @@ class Entry:
 
 
 async def read_to_now(
-    broker: Broker, publisher: Publisher, *, offset: int | None = None
+    broker: Broker, publisher: Publisher, *, start: int | datetime
 ) -> AsyncGenerator[Entry]:
-    """Everything from `offset` on (None: the beginning) that was published before this call.
+    """Everything from `start` on that was published before this call: an offset, or a time (UTC),
+    from which on nothing is left out, and something earlier may come along.
 
     A stream has no end to be seen, so a mark is written into it and read up to. Raises
     `Unavailable` when the broker or the stream is away.
     """
     mark = json.dumps({"type": _MARK, "id": str(uuid4())}).encode()
     await publisher.publish("", JOURNAL, mark)
-    async with aclosing(_read(broker, offset)) as entries:
+    async with aclosing(_read(broker, start)) as entries:
         async for entry in entries:
             if entry.body == mark:
                 return
@@ -49,18 +51,14 @@ async def read_to_now(
                 yield entry
 
 
-async def _read(broker: Broker, offset: int | None) -> AsyncGenerator[Entry]:
+async def _read(broker: Broker, start: int | datetime) -> AsyncGenerator[Entry]:
     arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
     with broker_errors("the journal can't be read"):
         channel = await broker.channel(confirms=False, within=_SILENCE_SECONDS)
         try:
             underlay = await channel.get_underlay_channel()
             await underlay.basic_qos(prefetch_count=_PREFETCH)
-            await underlay.basic_consume(
-                JOURNAL,
-                arrived.put,
-                arguments={"x-stream-offset": "first" if offset is None else offset},
-            )
+            await underlay.basic_consume(JOURNAL, arrived.put, arguments={"x-stream-offset": start})
             while True:
                 async with asyncio.timeout(_SILENCE_SECONDS):
                     message = await arrived.get()

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from common import metrics
-from common.contracts.topology import Queue
+from common.contracts.topology import JOURNAL_DAYS, Queue
 from common.database import Sessions
 from common.logs import get_logger
 from common.messaging import inbox
 from common.messaging.connection import Broker
 from common.messaging.journal import Entry, read_to_now
 from common.messaging.publisher import Publisher
+from common.messaging.retry import Ladder, Rung
 
 log = get_logger(__name__)
 
@@ -33,6 +35,11 @@ _LONGEST_SECONDS = 300
 def order(offset: int | None = None) -> dict[str, Any]:
     """The headers of an order; the body is empty. `offset` is where in the journal to go on."""
     return {ORDER: -1 if offset is None else offset}
+
+
+def rung(ladder: Ladder) -> Rung:
+    """Where an order waits: long enough for the queue to be declared meanwhile."""
+    return ladder.at_least(5)
 
 
 def ordered(headers: Mapping[str, Any]) -> bool:
@@ -53,21 +60,21 @@ async def refill(
     """
     offset = int(headers[ORDER])
     started = time.monotonic()
+    # A stream forgets by whole segments, so it may hold what the inbox has forgotten already.
+    oldest = datetime.now(UTC) - timedelta(days=JOURNAL_DAYS)
     copied = 0
     batch: list[Entry] = []
     log.warning("refilling a queue from the journal", queue=queue.name, offset=offset)
-    entries = read_to_now(broker, publisher, offset=None if offset < 0 else offset)
-    async for entry in entries:
-        if queue.takes(entry.exchange, entry.routing_key):
+    async for entry in read_to_now(broker, publisher, start=oldest if offset < 0 else offset):
+        if queue.takes(entry.exchange, entry.routing_key) and not _older(entry.body, oldest):
             batch.append(entry)
         if len(batch) == _BATCH:
             copied += await _copy(queue, batch, publisher, sessions)
             batch = []
-            if time.monotonic() - started > _LONGEST_SECONDS:
-                await publisher.publish("", queue.name, b"", headers=order(entry.offset + 1))
-                break
-    else:
-        copied += await _copy(queue, batch, publisher, sessions)
+        if time.monotonic() - started > _LONGEST_SECONDS:
+            await publisher.publish("", queue.name, b"", headers=order(entry.offset + 1))
+            break
+    copied += await _copy(queue, batch, publisher, sessions)
     metrics.refilled.labels(queue.name).inc(copied)
     log.warning("refilled a queue from the journal", queue=queue.name, events=copied)
 
@@ -82,6 +89,13 @@ async def _copy(
     for entry in missing:
         await publisher.publish("", queue.name, entry.body)
     return len(missing)
+
+
+def _older(body: bytes, oldest: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(json.loads(body)["recordedtime"]) < oldest
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _key(body: bytes) -> tuple[str, str] | None:
