@@ -131,10 +131,16 @@ class Bench:
                     break
                 best = per_minute
             # A step back from the edge: three minutes are longer than twelve seconds.
-            rate = max(15_000, round(best * 0.9))
-            took, behind = measure.sustained(self._paybus, rate=rate / 60, seconds=self._some(180))
-        if behind > 2:
-            raise SystemExit(f"{rate:,} a minute is too much: {behind:.1f} s behind at the end")
+            for share in (0.9, 0.7, 0.5, 0.0):
+                rate = max(15_000, round(best * share))
+                took, behind = measure.sustained(
+                    self._paybus, rate=rate / 60, seconds=self._some(180)
+                )
+                print(f"  {rate:,} a minute for long: {behind:.2f} s behind at the end")
+                if behind <= 2:
+                    break
+            else:
+                raise SystemExit(f"{rate:,} a minute is too much: {behind:.1f} s behind at the end")
         self.report.add("sustained.per_minute", PAYBUS, rate)
         self.report.add("sustained.p99_ms", PAYBUS, measure.milliseconds(took, 99))
 
