@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -254,7 +255,8 @@ class Field:
         environment = {
             **like.env,
             "DATABASE_URL": self.databases["ledger"],
-            "PYTHONPATH": str(_TESTS),
+            # In front may be sources that were broken on purpose, see tests/mutants.py.
+            "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(_TESTS)]),
             **self._worker_env[name],
         }
         full = name if replica == 0 else f"{name}-{replica}"
