@@ -29,7 +29,7 @@ def _subscriptions(paybus: Paybus) -> int:
 
 
 def test_sigterm_finishes_the_batch_and_ends_with_status_0(make_paybus: MakePaybus) -> None:
-    with make_paybus(["webhook-gateway"]) as paybus:
+    with make_paybus(["webhook-gateway"], CONSUMER_BATCH="10") as paybus:
         for _ in range(200):
             paybus.subscribe()
         worker: Process = paybus.system.start_one(paybus.layout.spec("subscription-worker"))
