@@ -61,7 +61,7 @@ def test_promise_2_a_worker_killed_between_commit_and_ack_redelivers_without_eff
     make_paybus: MakePaybus,
 ) -> None:
     """Frozen in the middle of its work and killed, over and over: each event still counts once."""
-    with make_paybus(["webhook-gateway"]) as paybus:
+    with make_paybus(["webhook-gateway"], CONSUMER_BATCH="20") as paybus:
         for _ in range(300):
             paybus.subscribe()
         for _ in range(4):
