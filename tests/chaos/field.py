@@ -26,13 +26,16 @@ from devstack.processes import Process, Spec
 from devstack.stack import Stack
 from devstack.system import System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
+from support.waiting import Steady, poll, trouble_lasts
 
 WORKERS = ("subscription-worker", "provisioning-worker", "ledger-worker")
 
 _TESTS = Path(__file__).resolve().parents[1]
 _PATIENCE_SECONDS = 240
-# Longer than the broker's management figures are old.
-_STILL_SECONDS = 6
+# Longer than any outage of a scenario, and any step of the retry ladder.
+_HOPELESS_SECONDS = 90
+# The broker's management figures are up to so old.
+_FIGURES_SECONDS = 6
 
 
 class Field:
@@ -164,11 +167,12 @@ class Field:
 
     def wait_for_share(self, share: float) -> None:
         """Until so much of the load was accepted."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while self.sent_share < share:
-            if time.monotonic() > deadline or not self.flowing:
-                raise DevstackError(f"the load stopped at {self.sent_share:.0%}")
-            time.sleep(0.02)
+        poll(
+            lambda: self.sent_share >= share or not self.flowing,
+            seconds=_PATIENCE_SECONDS,
+        )
+        if self.sent_share < share:
+            raise DevstackError(f"the load stopped at {self.sent_share:.0%}")
 
     def settle(self) -> tuple[Verdict, float]:
         """Wait until everything is done. Returns the verdict, and the seconds that it took from the
@@ -179,26 +183,32 @@ class Field:
         if self._provider.accepted < len(self.sent.bodies):
             raise DevstackError("the provider failed; see its exception above")
         started = time.monotonic()
-        verdict = self.books.verdict(self.sent)
-        while not verdict.good and time.monotonic() - started < _PATIENCE_SECONDS:
-            if verdict.doubled or verdict.unexplained:
-                break  # these do not go away
-            time.sleep(0.5)
-            verdict = self.books.verdict(self.sent)
+        steady = Steady()
+
+        def done_or_hopeless() -> Verdict | None:
+            # What was doubled or buried does not go away, what does not move does not come.
+            found = self.books.verdict(self.sent)
+            final = found.good or found.doubled or found.unexplained
+            return found if final or steady.seconds(found) > _HOPELESS_SECONDS else None
+
+        verdict = poll(done_or_hopeless, seconds=_PATIENCE_SECONDS, pause=0.5)
         recovery = time.monotonic() - started
-        if verdict.good:
-            verdict = self._once_more(verdict)
+        if verdict is None or verdict.good:
+            verdict = self._once_more()
         return verdict, recovery
 
-    def _once_more(self, verdict: Verdict) -> Verdict:
+    def _once_more(self) -> Verdict:
         """What is still in somebody's hands might become a second effect: count again without."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        time.sleep(_STILL_SECONDS)
-        while (held := self.books.unacknowledged()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        steady = Steady()
+
+        def nothing_held() -> bool:
+            held = self.books.unacknowledged()
+            return steady.seconds(held) > _FIGURES_SECONDS and not held
+
+        let_go = poll(nothing_held, seconds=_PATIENCE_SECONDS, pause=0.5)
         verdict = self.books.verdict(self.sent)
-        if held:
-            verdict.waiting["unacknowledged"] = held
+        if not let_go:
+            verdict.waiting["unacknowledged"] = self.books.unacknowledged()
         return verdict
 
     # -- the processes -------------------------------------------------------------------------
@@ -243,7 +253,7 @@ class Field:
         with psycopg.connect(url) as connection:
             connection.execute("SET idle_in_transaction_session_timeout = 0")
             connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            time.sleep(seconds)
+            trouble_lasts(seconds)
 
     def _process(self, name: str, replica: int) -> Process:
         return self.system.processes[name if replica == 0 else f"{name}-{replica}"]

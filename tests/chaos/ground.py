@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from devstack import children
 from devstack.addresses import DevstackError, free_ports
 from devstack.postgres import Postgres
 from devstack.rabbitmq import PrivateNode, find_server, start_epmd
+from support.waiting import until
 
 _PASSWORD = "chaos"
 
@@ -75,11 +75,7 @@ class Cluster:
         ]
         for node in self.nodes:
             node.start()
-        deadline = time.monotonic() + 60
-        while self._running() < len(self.nodes):
-            if time.monotonic() > deadline:
-                raise DevstackError("the three RabbitMQ nodes did not become a cluster")
-            time.sleep(0.5)
+        until(lambda: self._running() == len(names), what="three nodes are a cluster", seconds=60)
 
     def leader(self, virtual_host: str, queue: str) -> PrivateNode:
         """The node that leads a queue now."""

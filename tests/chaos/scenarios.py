@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from functools import partial
 from chaos.field import WORKERS, Field
 from chaos.load import Plan
 from chaos.proxy import Line, Proxy
+from support.waiting import trouble_lasts
 
 Disturb = Callable[[Field], None]
 
@@ -40,7 +40,7 @@ def nothing(field: Field) -> None:
 
 def kill_processes(field: Field) -> None:
     while field.flowing:
-        time.sleep(1)
+        trouble_lasts(1)
         field.kill_one("webhook-gateway", *WORKERS)
 
 
@@ -55,7 +55,7 @@ def memory_alarm(field: Field) -> None:
     for share in (0.2, 0.6):
         field.wait_for_share(share)
         field.ground.node.control("set_vm_memory_high_watermark", "absolute", "1")
-        time.sleep(5)
+        trouble_lasts(5)
         field.ground.node.control("set_vm_memory_high_watermark", "0.6")
 
 
@@ -67,7 +67,7 @@ def kill_queue_leaders(field: Field) -> None:
         field.wait_for_share(share)
         leader = field.cluster.leader(virtual_host, "subscription.billing")
         leader.kill()
-        time.sleep(3)
+        trouble_lasts(3)
         leader.start()
 
 
@@ -84,13 +84,13 @@ def stop_postgres(field: Field) -> None:
     for share in (0.2, 0.6):
         field.wait_for_share(share)
         field.ground.database.stop_at_once()
-        time.sleep(2)
+        trouble_lasts(2)
         field.ground.database.start()
 
 
 def drop_connections(field: Field) -> None:
     while field.flowing:
-        time.sleep(1)
+        trouble_lasts(1)
         field.ground.database.drop_connections(field.database_like)
 
 
@@ -103,7 +103,7 @@ def hang_statements(field: Field) -> None:
     frozen = field.dice.sample(backends, min(6, len(backends)))
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(40)
+    trouble_lasts(40)
     for pid in frozen:
         os.kill(pid, signal.SIGCONT)
 
@@ -112,7 +112,7 @@ def disturb_line(which: Callable[[Field], Proxy], line: Line, seconds: float, fi
     for share in (0.2, 0.6):
         field.wait_for_share(share)
         which(field).line(line)
-        time.sleep(seconds)
+        trouble_lasts(seconds)
         which(field).line(Line.GOOD)
 
 

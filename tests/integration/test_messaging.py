@@ -25,6 +25,12 @@ def _subscriptions(paybus: Paybus) -> int:
     return count
 
 
+def _take_in_ten(paybus: Paybus) -> None:
+    for _ in range(10):
+        paybus.subscribe()
+    until(lambda: _subscriptions(paybus) == 10, what="10 were taken in")
+
+
 def _delete(paybus: Paybus, queue: str) -> None:
     url = f"{paybus.management}/api/queues/{paybus.virtual_host}/{queue}"
     assert paybus.http.delete(url).status_code == 204
@@ -39,9 +45,7 @@ def test_a_queue_deleted_while_its_service_was_stopped_is_refilled_from_the_jour
 ) -> None:
     """What waited in it, and what was published while it was gone, both come back."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
-        for _ in range(10):
-            paybus.subscribe()
-        until(lambda: _subscriptions(paybus) == 10, what="10 were taken in")
+        _take_in_ten(paybus)
         paybus.system.processes["subscription-worker"].stop()
         for _ in range(20):
             paybus.subscribe()
@@ -60,9 +64,7 @@ def test_a_queue_deleted_under_its_consumer_is_declared_again_and_refilled(
     make_paybus: MakePaybus,
 ) -> None:
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
-        for _ in range(10):
-            paybus.subscribe()
-        until(lambda: _subscriptions(paybus) == 10, what="10 were taken in")
+        _take_in_ten(paybus)
         _delete(paybus, "subscription.billing")
         for _ in range(20):
             paybus.subscribe()

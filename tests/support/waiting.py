@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline; never for a time."""
+"""Waiting for a condition, with a deadline. Only trouble is given a time to last."""
 
 from __future__ import annotations
 
@@ -10,16 +10,40 @@ from typing import TypeVar
 ValueT = TypeVar("ValueT")
 
 
+def poll(condition: Callable[[], ValueT], *, seconds: float, pause: float = 0.05) -> ValueT:
+    """Call until it returns something true or the time is over; return what it returned last."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(pause)
+    return value
+
+
 def until(
     condition: Callable[[], ValueT], *, what: str, seconds: float = 30, pause: float = 0.05
 ) -> ValueT:
     """Call until it returns something true; return that. Fails with `what` and the last value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}; last seen: {value!r}")
-        time.sleep(pause)
+    value = poll(condition, seconds=seconds, pause=pause)
+    if not value:
+        raise AssertionError(f"not within {seconds} s: {what}; last seen: {value!r}")
     return value
+
+
+class Steady:
+    """For how long a value has stayed the same, by the times it was looked at."""
+
+    def __init__(self) -> None:
+        self._value: object = None
+        self._since = time.monotonic()
+
+    def seconds(self, value: object) -> float:
+        if value != self._value:
+            self._value, self._since = value, time.monotonic()
+        return time.monotonic() - self._since
+
+
+def trouble_lasts(seconds: float) -> None:
+    """Keep something broken for so long. Nothing may be expected to have happened by its end."""
+    time.sleep(seconds)
 
 
 async def until_async(
