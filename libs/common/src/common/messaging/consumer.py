@@ -1,7 +1,8 @@
-"""Taking messages from a queue, and what becomes of those that fail.
+"""Taking messages from a queue.
 
 `TransactionalConsumer` (transactional.py) is for effects that are rows, `EffectfulConsumer`
-(effectful.py) for effects outside. Both acknowledge a message only when its effect is safe.
+(effectful.py) for effects outside. Both acknowledge a message only when its effect is safe, or when
+it is safe elsewhere because it failed (failing.py).
 """
 
 from __future__ import annotations
@@ -11,38 +12,31 @@ import random
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import metrics
 from common.contracts.event import DecodeError, Event
-from common.contracts.topology import DEAD_LETTER_EXCHANGE, Queue
+from common.contracts.topology import Queue
 from common.database import Sessions
 from common.errors import Unavailable
-from common.logs import get_logger, handling
-from common.messaging import dead_letter, refill
+from common.logs import get_logger
+from common.messaging import refill
 from common.messaging.connection import Broker, broker_errors, describe
 from common.messaging.delivery import Delivery
-from common.messaging.outbox import Work
+from common.messaging.failing import FailureHandler, OnGiveUp
 from common.messaging.publisher import Publisher
-from common.messaging.retry import GiveUp, Kind, Ladder, classify, plan
+from common.messaging.retry import Kind, Ladder, classify
 from common.redaction import Redactor
 
 log = get_logger(__name__)
 
 _OUTAGE_PAUSE_SECONDS = 1.0
 _RECONSUME_PAUSE_SECONDS = 0.2
-
-Handler = Callable[[Work, Event[Any]], Awaitable[None]]
-Effect = Callable[[Event[Any]], Awaitable[None]]
-Prepare = Callable[[AsyncSession, Sequence[Event[Any]]], Awaitable[None]]
-OnGiveUp = Callable[[Work, Event[Any], BaseException], Awaitable[None]]
 
 
 class RefillFailed(Exception):
@@ -54,12 +48,8 @@ class Stop(Exception):
 
 
 class Consumer(ABC):
-    """One consumer of one queue. `prefetch` bounds what is held unacknowledged.
-
-    `attempts` counts the first one. When they are used up, or the error is permanent, `on_give_up`
-    runs in a transaction of its own (it must bear being run twice), then the message goes to the
-    queue's dead letters.
-    """
+    """One consumer of one queue. `prefetch` bounds what is held unacknowledged; `attempts` and
+    `on_give_up` are those of `FailureHandler`."""
 
     def __init__(
         self,
@@ -80,11 +70,18 @@ class Consumer(ABC):
         self._publisher = publisher
         self._sessions = sessions
         self._ladder = ladder
-        self._redact = redact
         self._source = source
         self._prefetch = prefetch
-        self._attempts = attempts
-        self._on_give_up = on_give_up
+        self._failing = FailureHandler(
+            queue,
+            publisher=publisher,
+            sessions=sessions,
+            ladder=ladder,
+            redact=redact,
+            source=source,
+            attempts=attempts,
+            on_give_up=on_give_up,
+        )
         self._arrived: deque[Delivery] = deque()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -201,7 +198,7 @@ class Consumer(ABC):
         except Exception as error:  # noqa: BLE001 - also an outage: the queue's messages go on
             failed = RefillFailed(f"{self.queue.name} can't be refilled: {describe(error)}")
             failed.__cause__ = error
-            await self._through_outages(partial(self._fail, delivery, failed))
+            await self._fail(delivery, failed)
 
     async def _arrivals(self) -> None:
         """Wait until there is something to do. Raises `Stop` when the channel is gone."""
@@ -239,78 +236,12 @@ class Consumer(ABC):
             self._check_channel()
 
     async def _fail(self, delivery: Delivery, error: BaseException) -> None:
-        """Send the message up the ladder or to the dead letters; the caller acknowledges it."""
-        with handling(delivery.event) if delivery.event is not None else nullcontext():
-            await self._settle(delivery, error)
-
-    async def _settle(self, delivery: Delivery, error: BaseException) -> None:
-        failures = delivery.failures.with_error(error, self._redact)
-        decision = plan(
-            self._ladder, attempt=failures.attempt, attempts=self._attempts, error=error
-        )
-        if isinstance(decision, GiveUp):
-            await self._give_up(delivery, decision.reason, error)
-            return
-        if decision.attempt == failures.attempt:  # put off, not failed
-            failures, outcome = delivery.failures, "deferred"
-        else:
-            outcome = "retried"
-            log.warning(
-                "failed, will be tried again",
-                queue=self.queue.name,
-                attempt=failures.attempt,
-                again_in_seconds=decision.rung.seconds,
-                error=describe(error),
-            )
-        await self._publisher.publish(
-            decision.rung.queue,
-            self.queue.name,
-            delivery.body,
-            headers=delivery.refill_order | failures.headers(attempt=decision.attempt),
-        )
-        metrics.consumed.labels(self.queue.name, outcome).inc()
+        """Try it again later, or bury it; the caller acknowledges it."""
+        await self._through_outages(partial(self._failing.settle, delivery, error))
 
     async def _bury(self, delivery: Delivery) -> None:
-        """Dead-letter at once what could not be decoded: there is nothing to hand to a handler."""
-        error = delivery.decode_error or DecodeError("not decoded")
-        await self._through_outages(partial(self._give_up, delivery, "undecodable", error))
-
-    async def _give_up(self, delivery: Delivery, reason: str, error: BaseException) -> None:
-        if self._on_give_up is not None and delivery.event is not None:
-            await self._tell_given_up(self._on_give_up, delivery.event, error)
-        failures = delivery.failures.with_error(error, self._redact)
-        await self._publisher.publish(
-            DEAD_LETTER_EXCHANGE,
-            self.queue.name,
-            delivery.body,
-            headers=delivery.refill_order
-            | dead_letter.headers(
-                failures, queue=self.queue.name, reason=reason, error=error, redact=self._redact
-            ),
-        )
-        metrics.consumed.labels(self.queue.name, "dead_lettered").inc()
-        log.error(
-            "dead-lettered",
-            queue=self.queue.name,
-            dead_letters=self.queue.dead,
-            reason=reason,
-            attempts=failures.attempt,
-            error=describe(error),
-        )
-
-    async def _tell_given_up(
-        self, on_give_up: OnGiveUp, event: Event[Any], error: BaseException
-    ) -> None:
-        try:
-            async with self._sessions.begin() as session:
-                work = Work(session, self._source)
-                await on_give_up(work, event, error)
-                await work.flush()
-        except Exception as failure:
-            if classify(failure) is Kind.OUTAGE:
-                raise
-            # The dead letter is what counts: without it the message would go round for ever.
-            log.exception("giving up could not be recorded", queue=self.queue.name)
+        """What could not be decoded: there is nothing to hand to a handler."""
+        await self._fail(delivery, delivery.decode_error or DecodeError("not decoded"))
 
     def _done(self, events: Sequence[Event[Any]]) -> None:
         metrics.consumed.labels(self.queue.name, "done").inc(len(events))

@@ -77,6 +77,6 @@ class EffectfulConsumer(Consumer):
         except Stop:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
-            await self._through_outages(partial(self._fail, delivery, error))
+            await self._fail(delivery, error)
         else:
             self._done([event])

@@ -80,7 +80,7 @@ class TransactionalConsumer(Consumer):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
             if len(good) == 1:
-                await self._through_outages(partial(self._fail, good[0], error))
+                await self._fail(good[0], error)
                 return
             log.info("a batch failed, running each alone", size=len(good), error=describe(error))
             for delivery in good:
