@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import cast
 from uuid import uuid4
 
-from devstack.system import WEBHOOK_SECRET
+from devstack.endpoints import SECRETS
 from devstack.webhook import signature, subscription_created
 
 
@@ -56,7 +56,7 @@ def requests(names: list[str], port: int, path: str) -> list[tuple[str, bytes]]:
         body = json.dumps(subscription_created(name)).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-            f"Stripe-Signature: {signature(body, WEBHOOK_SECRET)}\r\n"
+            f"Stripe-Signature: {signature(body, SECRETS['stripe'])}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         made.append((name, head.encode() + body))

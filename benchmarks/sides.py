@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -16,16 +17,20 @@ import httpx
 import psycopg
 from aio_pika.abc import AbstractConnection
 
+from common.contracts.event import Event
 from common.contracts.registry import lookup
 from common.messaging.connection import Broker
 from common.messaging.publisher import Publisher
 from devstack.addresses import DevstackError, free_ports
+from devstack.endpoints import SECRETS
 from devstack.processes import Process, Spec, run_once
 from devstack.stack import PROJECT, Stack
-from devstack.system import WEBHOOK_SECRET, System, create_databases, migrate, plan
+from devstack.system import System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import subscription_created
-from webhook_gateway.providers.stripe import Stripe
+from webhook_gateway.endpoints import Endpoint
+from webhook_gateway.providers import Proof
+from webhook_gateway.routes import make
 
 _PATIENCE_SECONDS = 300
 _PUBLISHED_AT_ONCE = 500
@@ -108,7 +113,7 @@ class Paybus(Side):
         migrate(self.layout, logs)
         super().__init__(stack, self.layout.rabbitmq_url, databases["subscription"])
         self.system = System(stack, self.layout, logs)
-        self._translate = Stripe(secrets=[WEBHOOK_SECRET], tenant="default").translate
+        self._stripe = make(Endpoint(provider="stripe", tenant="default"))
         self._provisioning_url = databases["provisioning"].replace("+psycopg", "")
         with self.process("webhook-gateway"):
             pass  # it has declared the topology
@@ -145,7 +150,7 @@ class Paybus(Side):
         await broker.start()
         publisher = Publisher(broker, timeout=30)
         for start in range(0, len(names), _PUBLISHED_AT_ONCE):
-            events = [self._translate(_body(n)) for n in names[start : start + _PUBLISHED_AT_ONCE]]
+            events = [self._event(n) for n in names[start : start + _PUBLISHED_AT_ONCE]]
             outcomes = await publisher.publish_all(
                 [(lookup(event.type).exchange, event.type, event.encode()) for event in events]
             )
@@ -153,8 +158,12 @@ class Paybus(Side):
                 raise failed
         await broker.close()
 
+    def _event(self, name: str) -> Event[Any]:
+        (event,) = self._stripe.translate(_body(name), Proof("signature"))
+        return event
+
     def fill_outbox(self, count: int) -> None:
-        event = self._translate(_body("relay"))
+        event = self._event("relay")
         self._database.execute(
             "INSERT INTO outbox (exchange, routing_key, body) "
             "SELECT 'subscriptions', 'subscription.renewed', %s FROM generate_series(1, %s)",
@@ -194,7 +203,7 @@ class Peer(Side):
         self._env = {
             "PEER_DATABASE_URL": self._database_url,
             "RABBITMQ_URL": url,
-            "STRIPE_WEBHOOK_SECRETS": WEBHOOK_SECRET,
+            "STRIPE_WEBHOOK_SECRETS": SECRETS["stripe"],
             "PYTHONPATH": str(PROJECT),
             "DJANGO_SETTINGS_MODULE": "benchmarks.peer.settings",
         }

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from devstack.system import WEBHOOK_SECRET
+from devstack.endpoints import SECRETS
 from devstack.webhook import signature, subscription_created
 
 _CONNECTIONS = 8
@@ -135,7 +135,7 @@ class Provider(threading.Thread):
             waiting.task_done()
 
     async def _accepted(self, http: httpx.AsyncClient, body: bytes) -> bool:
-        headers = {"Stripe-Signature": signature(body, WEBHOOK_SECRET)}
+        headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
         try:
             answer = await http.post(
                 self._dice.choice(self._gateways), content=body, headers=headers

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from conftest import MakePaybus
-from devstack.system import WEBHOOK_SECRET
+from devstack.endpoints import SECRETS
 from devstack.webhook import signature, subscription_created
 from support.paybus import Paybus
 
@@ -33,8 +33,8 @@ BODY = json.dumps(subscription_created("refused")).encode()
     [
         ("", "header is missing"),
         (signature(BODY, "whsec_wrong"), "does not match"),
-        (signature(BODY, WEBHOOK_SECRET, int(time.time()) - 1000), "300 s old"),
-        (signature(BODY, WEBHOOK_SECRET, int(time.time()) + 1000), "300 s in the future"),
+        (signature(BODY, SECRETS["stripe"], int(time.time()) - 1000), "300 s old"),
+        (signature(BODY, SECRETS["stripe"], int(time.time()) + 1000), "300 s in the future"),
     ],
 )
 def test_a_bad_signature_is_answered_400_with_a_problem_document(
@@ -47,7 +47,7 @@ def test_a_bad_signature_is_answered_400_with_a_problem_document(
     assert problem["status"] == 400
     assert problem["title"] == "Bad Request"
     assert reason in problem["detail"]
-    assert WEBHOOK_SECRET not in answer.text
+    assert SECRETS["stripe"] not in answer.text
     assert _nothing_was_published(paybus)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,8 +19,9 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from common.contracts import topology
 from common.messaging.retry import Ladder
+from devstack.endpoints import SECRETS
 from devstack.stack import Stack
-from devstack.system import WEBHOOK_SECRET, Layout, System, migrate, plan
+from devstack.system import Layout, System, migrate, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
 
@@ -66,12 +68,20 @@ class Paybus:
     def send(self, webhook: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
         """A webhook, signed unless a `Stripe-Signature` is given."""
         body = webhook if isinstance(webhook, bytes) else json.dumps(webhook).encode()
-        signed = {"Stripe-Signature": signature(body, WEBHOOK_SECRET)}
-        return self.http.post(
-            f"{self.layout.url('webhook-gateway')}/webhooks/stripe",
-            content=body,
-            headers=signed | {name.replace("_", "-"): value for name, value in headers.items()},
-        )
+        signed = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
+        return self.call("stripe", body, signed | headers)
+
+    def call(
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        *,
+        method: str = "POST",
+    ) -> httpx.Response:
+        """A provider's call of `/webhooks/{path}`."""
+        url = f"{self.layout.url('webhook-gateway')}/webhooks/{path}"
+        return self.http.request(method, url, content=body, headers=headers)
 
     def subscribe(self, **options: Any) -> str:
         """Send a new customer's active subscription; returns what the ids end with."""
@@ -182,6 +192,10 @@ class Paybus:
                     await asyncio.wait_for(news.wait(), 1)
         return events
 
+    def log(self, process: str) -> str:
+        """All that a process has logged so far."""
+        return self.system.processes[process].log.read_text()
+
     def metric(self, process: str, name: str, **labels: str) -> float:
         """A sample's value; 0 when it is not there yet."""
         text = self.http.get(f"{self.layout.url(process)}/metrics").text
@@ -214,7 +228,7 @@ def running(
         extra_env={"RETRY_LADDER": SHORT_LADDER} | extra_env,
     )
     if rabbitmq_url is not None:
-        layout = Layout(rabbitmq_url, databases, layout.ports, layout.jwks, layout.extra_env)
+        layout = replace(layout, rabbitmq_url=rabbitmq_url)
     paybus = Paybus(stack, layout, keys, System(stack, layout, logs / name))
     try:
         paybus.start(*names)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from common.redaction import Redactor
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "endpoints.example.toml"
+
 GOOD = {
     "RABBITMQ_URL": "amqp://user:hunter22@127.0.0.1:1/vhost",
-    "STRIPE_WEBHOOK_SECRETS": "whsec_a,whsec_b",
+    "ENDPOINTS_FILE": str(EXAMPLE),
     "DATABASE_URL": "postgresql://user:hunter22@127.0.0.1:1/db",
 }
 
@@ -40,9 +43,15 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
         (
             "webhook_gateway",
             "api",
-            {"STRIPE_WEBHOOK_SECRETS": ""},
-            "STRIPE_WEBHOOK_SECRETS is wrong: List should have at least 1 item after validation, "
-            "not 0.",
+            {"ENDPOINTS_FILE": "/nowhere/endpoints.toml"},
+            "ENDPOINTS_FILE is wrong: Path does not point to a file.",
+        ),
+        (
+            "webhook_gateway",
+            "api",
+            {"ENDPOINTS_FILE": __file__},
+            f"ENDPOINTS_FILE is wrong: {__file__} is no TOML: Expected '=' after a key in a "
+            "key/value pair (at line 1, column 3).",
         ),
         (
             "webhook_gateway",

@@ -20,9 +20,15 @@ class Redactor:
     """Replaces known secret values, and what looks like one, in any text."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        values = {part for secret in secrets for part in _parts(secret) if len(part) >= 6}
+        self._values: set[str] = set()
+        self._known: re.Pattern[str] | None = None
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Mask these too, from now on; none is ever forgotten."""
+        self._values |= {part for secret in secrets for part in _parts(secret) if len(part) >= 6}
         # Longest first, so that a secret that contains another is masked whole.
-        ordered = sorted(values, key=len, reverse=True)
+        ordered = sorted(self._values, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
     def __call__(self, text: str) -> str:

@@ -90,6 +90,12 @@ def main(name: str, roles: Mapping[str, Role], *, migrations: Path | None = None
         sys.exit(runner.run(_serve(loaded, roles[role].wire, redact)))
 
 
+def refuse(sentence: str) -> NoReturn:
+    """End the process because of a setting that only the role itself can check (status 2)."""
+    print(f"{sentence}.", file=sys.stderr)
+    sys.exit(2)
+
+
 def _begin(name: str, role: str, settings: type[SettingsT]) -> tuple[SettingsT, Redactor]:
     loaded = load(settings)
     redact = Redactor(secrets_of(loaded))
@@ -178,8 +184,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.bind((host, port))
     except OSError as error:
-        print(f"HTTP_PORT: can't listen on {host}:{port}: {error.strerror}.", file=sys.stderr)
-        sys.exit(2)
+        refuse(f"HTTP_PORT: can't listen on {host}:{port}: {error.strerror}")
     return listening
 
 

@@ -27,8 +27,9 @@ from rich.table import Table
 from common.contracts import registry, topology
 from common.contracts.event import DecodeError, Event
 from devstack.addresses import DevstackError
+from devstack.endpoints import SECRETS
 from devstack.stack import PAYBUS, Stack
-from devstack.system import PROCESSES, WEBHOOK_SECRET, System, create_databases, migrate, plan
+from devstack.system import PROCESSES, System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 
 # Six webhooks each. The emulator, the SDK and all of Paybus share this machine's cores; faster than
@@ -123,7 +124,7 @@ class _Demo:
                 (
                     await http.post(
                         f"{self._url('sandbox-stripe')}/_config/webhooks/paybus",
-                        json=stripe_webhooks | {"secret": WEBHOOK_SECRET},
+                        json=stripe_webhooks | {"secret": SECRETS["stripe"]},
                     )
                 ).raise_for_status()
             shop = asyncio.create_task(self._shop())

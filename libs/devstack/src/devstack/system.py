@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from devstack import endpoints
 from devstack.addresses import free_ports, preferred_port
 from devstack.processes import Process, Spec, run_once, stop_all
 from devstack.stack import Stack
 from devstack.tokens import DevKeys
 
-WEBHOOK_SECRET = "whsec_development_only"  # noqa: S105 - for this machine's sandbox alone
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
 _SERVICES = ("subscription", "provisioning")
@@ -25,6 +25,7 @@ _PREFERRED = {
     "subscription-worker": 8011,
     "provisioning-worker": 8012,
     "sandbox-backend": 8090,
+    "sandbox-providers": 8091,
     "sandbox-stripe": 8420,
 }
 
@@ -37,6 +38,7 @@ class Layout:
     databases: Mapping[str, str]
     ports: Mapping[str, int]
     jwks: Path
+    endpoints: Path
     extra_env: Mapping[str, str]
 
     def url(self, process: str) -> str:
@@ -77,7 +79,11 @@ def plan(
         for index, (name, port) in enumerate(_PREFERRED.items())
     }
     url = stack.virtual_host(virtual_host)
-    return Layout(url, databases, ports, keys.jwks, extra_env or {})
+    file = endpoints.write(
+        keys.folder / f"endpoints-{virtual_host}.toml",
+        endpoints.development(f"http://127.0.0.1:{ports['sandbox-providers']}/plaid"),
+    )
+    return Layout(url, databases, ports, keys.jwks, file, extra_env or {})
 
 
 def create_databases(stack: Stack, prefix: str) -> Mapping[str, str]:
@@ -127,7 +133,7 @@ def _ready(port: int) -> str:
 
 
 def _gateway(layout: Layout, port: int) -> Spec:
-    env = {"RABBITMQ_URL": layout.rabbitmq_url, "STRIPE_WEBHOOK_SECRETS": WEBHOOK_SECRET}
+    env = {"RABBITMQ_URL": layout.rabbitmq_url, "ENDPOINTS_FILE": str(layout.endpoints)}
     return Spec("webhook-gateway", "webhook_gateway", ["api"], env | _http(port), _ready(port))
 
 
@@ -169,6 +175,11 @@ def _sandbox_backend(_: Layout, port: int) -> Spec:
     return Spec("sandbox-backend", "sandbox.backend", arguments, {}, ready)
 
 
+def _sandbox_providers(_: Layout, port: int) -> Spec:
+    ready = f"http://127.0.0.1:{port}/_ready"
+    return Spec("sandbox-providers", "sandbox.providers", ["--port", str(port)], {}, ready)
+
+
 def _sandbox_stripe(_: Layout, port: int) -> Spec:
     ready = f"http://127.0.0.1:{port}/js.stripe.com/v3/"
     return Spec("sandbox-stripe", "sandbox.stripe", ["--port", str(port)], {}, ready)
@@ -181,5 +192,6 @@ _MAKERS = {
     "provisioning-api": _provisioning_api,
     "provisioning-worker": _provisioning_worker,
     "sandbox-backend": _sandbox_backend,
+    "sandbox-providers": _sandbox_providers,
     "sandbox-stripe": _sandbox_stripe,
 }

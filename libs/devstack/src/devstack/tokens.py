@@ -19,6 +19,7 @@ class DevKeys:
     """An ES256 key pair under `folder`, made at first use."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._private = folder / "private.pem"
         self.jwks = folder / "jwks.json"
         if not (self._private.exists() and self.jwks.exists()):

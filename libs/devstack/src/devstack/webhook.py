@@ -12,8 +12,8 @@ from uuid import uuid4
 import httpx
 
 from devstack.addresses import DevstackError
+from devstack.endpoints import SECRETS
 from devstack.stack import PAYBUS
-from devstack.system import WEBHOOK_SECRET
 
 
 def signature(body: bytes, secret: str, timestamp: int | None = None) -> str:
@@ -71,7 +71,7 @@ def main() -> int:
     addresses = json.loads(place.read_text())
     number = uuid4().hex[:12]
     body = json.dumps(subscription_created(number)).encode()
-    headers = {"Stripe-Signature": signature(body, WEBHOOK_SECRET)}
+    headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
     url = f"{addresses['webhook-gateway']}/webhooks/stripe"
     try:
         answer = httpx.post(url, content=body, headers=headers, timeout=10)

@@ -91,6 +91,7 @@ HANDLERS: Mapping[str, Handler] = {
     "checkout.completed": on_checkout_completed,
     "payment.succeeded": on_payment,
     "payment.failed": on_payment,
+    "payment.expired": on_payment,
     "payment.refunded": on_payment_refunded,
     "payment.disputed": on_payment_disputed,
     "provider_subscription.created": on_provider_subscription,

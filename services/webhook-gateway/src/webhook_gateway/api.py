@@ -1,4 +1,4 @@
-"""`POST /webhooks/{provider}`: verify, translate, publish, and only then answer 2xx.
+"""`POST /webhooks/{provider}[/{endpoint}]`: verify, translate, publish, and only then answer 2xx.
 
 Plain ASGI in front of the FastAPI application, which has the health and metrics endpoints: routing,
 dependencies and middleware would take as long as all of the work here (docs/performance.md).
@@ -7,7 +7,6 @@ dependencies and middleware would take as long as all of the work here (docs/per
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +24,7 @@ from common.messaging.publisher import Publisher
 from common.redaction import Redactor
 from webhook_gateway import metrics
 from webhook_gateway.providers import Provider, Untranslatable, VerificationFailed
+from webhook_gateway.routes import Routes
 
 log = get_logger(__name__)
 
@@ -40,14 +40,14 @@ class Gateway:
 
     def __init__(
         self,
-        providers: Sequence[Provider],
+        routes: Routes,
         publisher: Publisher,
         *,
         redact: Redactor,
         max_body_bytes: int,
         otherwise: FastAPI,
     ) -> None:
-        self._providers = {provider.name: provider for provider in providers}
+        self._routes = routes
         self._publisher = publisher
         self._redact = redact
         self._max_body_bytes = max_body_bytes
@@ -56,21 +56,21 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(_PATH):
             await self._otherwise(scope, receive, send)
-        elif scope["method"] != "POST":
+        elif (provider := self._routes.find(scope["path"][len(_PATH) :])) is None:
+            refused = answer_to(NotFound(f"no webhooks are served at {scope['path']}"))
+            await refused(scope, receive, send)
+        elif scope["method"] not in provider.methods:
+            allowed = ", ".join(sorted(provider.methods))
             refused = problem(
-                HTTPStatus.METHOD_NOT_ALLOWED, "webhooks are sent by POST", {"Allow": "POST"}
+                HTTPStatus.METHOD_NOT_ALLOWED, f"webhooks come by {allowed}", {"Allow": allowed}
             )
             await refused(scope, receive, send)
         else:
-            await self._receive(scope, receive, send)
+            await self._receive(provider, scope, receive, send)
 
-    async def _receive(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path"].removeprefix(_PATH)
-        provider = self._providers.get(name)
-        if provider is None:
-            refused = answer_to(NotFound(f"no provider called {name!r} is served here"))
-            await refused(scope, receive, send)
-            return
+    async def _receive(
+        self, provider: Provider, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         started = time.perf_counter()
         outcome = "error"
         try:
@@ -87,23 +87,26 @@ class Gateway:
             for message in _ACCEPTED:
                 await send(message)
         finally:
-            metrics.webhooks.labels(name, outcome).observe(time.perf_counter() - started)
+            metrics.webhooks.labels(provider.name, outcome).observe(time.perf_counter() - started)
 
-    async def _take(self, provider: Provider, headers: Mapping[str, str], receive: Receive) -> str:
+    async def _take(self, provider: Provider, headers: Headers, receive: Receive) -> str:
         """Return `published` or `dead_lettered`, both after the broker's confirm."""
         body = await self._read(headers, receive)
         try:
-            provider.verify(headers, body)
+            proof = await provider.verify(headers, body)
         except VerificationFailed as error:
-            log.info("webhook refused", provider=provider.name, reason=str(error))
+            log.info("webhook refused", endpoint=provider.endpoint.path, reason=str(error))
             raise Invalid(str(error)) from error
         try:
-            event = provider.translate(body)
+            events = provider.translate(body, proof)
         except Untranslatable as error:
+            if proof.trust == "none":  # anybody's words: nothing is lost with them
+                raise Invalid(str(error)) from error
             # The provider would send the same bytes again: keep them, answer 2xx, let people look.
             await self._dead_letter(provider, body, error)
             return "dead_lettered"
-        await self._publisher.publish_event(event)
+        for event in events:
+            await self._publisher.publish_event(event)
         return "published"
 
     async def _dead_letter(self, provider: Provider, body: bytes, error: Untranslatable) -> None:
@@ -118,17 +121,17 @@ class Gateway:
             DEAD_LETTER_EXCHANGE,
             WEBHOOKS.name,
             body,
-            headers=headers | {"x-paybus-provider": provider.name},
+            headers=headers | {"x-paybus-provider": provider.endpoint.path},
             content_type="application/octet-stream",
         )
         log.error(
             "webhook dead-lettered",
-            provider=provider.name,
+            endpoint=provider.endpoint.path,
             dead_letters=WEBHOOKS.dead,
             error=str(error),
         )
 
-    async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
         """The body as it came. Raises `TooLarge` as soon as the limit is passed."""
         too_large = TooLarge(f"a webhook's body may have {self._max_body_bytes} bytes at the most")
         declared = headers.get("content-length", "")

@@ -19,7 +19,7 @@ CONTENT_TYPE: Final = "application/cloudevents+json"
 # An id of a provider's or ours.
 Id = Annotated[str, Field(min_length=1, max_length=255)]
 
-Trust = Literal["signature", "secret", "requery"]
+Trust = Literal["signature", "secret", "requery", "none"]
 
 
 class Payload(BaseModel):
@@ -37,7 +37,8 @@ class Event(BaseModel, Generic[PayloadT]):
     `time` is when it happened at its origin, `recordedtime` when Paybus wrote it down, both UTC.
     `correlationid` is the id of the first event of the chain, `causationid` of the one before.
     `sequence` is the producer's version of `subject`: a consumer keeps the highest it has seen.
-    `trust` says how the origin was authenticated.
+    `trust` says how the origin was authenticated: by a signature over the body, by a plain secret,
+    by asking the provider ourselves, or not at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

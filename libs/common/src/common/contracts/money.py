@@ -3,9 +3,31 @@
 XAF, XOF and JPY have no minor unit (ISO 4217), so 500 means 500 francs; for EUR it means 5.00.
 """
 
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import Field
 
 MinorUnits = Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+# ISO 4217, as of 2024: currencies whose minor unit is not a hundredth.
+_NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+_THOUSANDTHS = "BHD IQD JOD KWD LYD OMR TND"
+_EXPONENTS = dict.fromkeys(_NONE.split(), 0) | dict.fromkeys(_THOUSANDTHS.split(), 3)
+
+
+def minor_units(amount: Decimal | str | int, currency: str) -> int:
+    """`amount` in major units, as some providers write it, in minor units: 15.5 EUR is 1550.
+
+    Raises `ValueError` for what is no amount of this currency: 0.5 XAF, NaN.
+    """
+    scaled = Decimal(amount).scaleb(_EXPONENTS.get(currency, 2))
+    if not scaled.is_finite() or scaled != scaled.to_integral_value():
+        raise ValueError(f"not an amount of {currency}")
+    return int(scaled)
+
+
+def major_units(amount: int, currency: str) -> Decimal:
+    """The other way round: 1550 EUR is 15.50."""
+    return Decimal(amount).scaleb(-_EXPONENTS.get(currency, 2))

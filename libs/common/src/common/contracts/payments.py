@@ -31,6 +31,18 @@ class CheckoutCompleted(Payload):
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
+class PaymentHint(Payload):
+    """Somebody says that a payment changed. It proves nothing: the provider has to be asked.
+
+    `reference` is what `endpoint`'s provider is asked for; `claim` is for people who read it.
+    """
+
+    provider: str
+    endpoint: str
+    reference: Id
+    claim: str
+
+
 class PaymentReported(Payload):
     """One attempt to pay, successful or not.
 

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.contracts import event
+from common.contracts.banking import BankItemReported
 from common.contracts.event import Event, Payload
 from common.contracts.jobs import JobDue
 from common.contracts.payments import (
     CheckoutCompleted,
     PaymentDisputed,
+    PaymentHint,
     PaymentRefunded,
     PaymentReported,
     ProviderEvent,
 )
+from common.contracts.payouts import TransferReported
 from common.contracts.provisioning import OrganizationChanged, OrganizationRequested
 from common.contracts.subscriptions import (
     CustomerChanged,
@@ -37,6 +40,12 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     ),
     "payment.succeeded": EventType("payments", PaymentReported, "A payment arrived."),
     "payment.failed": EventType("payments", PaymentReported, "An attempt to pay failed."),
+    "payment.expired": EventType(
+        "payments", PaymentReported, "The time to pay is over, and nothing was paid."
+    ),
+    "payment.reported": EventType(
+        "payments", PaymentHint, "A hint that a payment changed; nobody may act on it unasked."
+    ),
     "payment.refunded": EventType("payments", PaymentRefunded, "Money went back to the payer."),
     "payment.disputed": EventType("payments", PaymentDisputed, "The payer disputes a payment."),
     "provider_subscription.created": EventType(
@@ -68,6 +77,27 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     ),
     "subscription.cancelled": EventType(
         "subscriptions", SubscriptionChanged, "The subscription ended."
+    ),
+    "transfer.created": EventType("payouts", TransferReported, "A transfer was accepted."),
+    "transfer.succeeded": EventType("payouts", TransferReported, "A transfer arrived."),
+    "transfer.failed": EventType("payouts", TransferReported, "A transfer will not arrive."),
+    "transfer.reversed": EventType("payouts", TransferReported, "A transfer was taken back."),
+    "payout.created": EventType("payouts", TransferReported, "A payout is on its way to a bank."),
+    "payout.succeeded": EventType("payouts", TransferReported, "A payout arrived at the bank."),
+    "payout.failed": EventType("payouts", TransferReported, "A payout will not arrive."),
+    "bank_item.updated": EventType("banking", BankItemReported, "There are new transactions."),
+    "bank_item.failed": EventType(
+        "banking", BankItemReported, "The link stopped working; the customer has to log in again."
+    ),
+    "bank_item.repaired": EventType("banking", BankItemReported, "The link works again."),
+    "bank_item.expiring": EventType(
+        "banking", BankItemReported, "The link ends soon unless the customer renews it."
+    ),
+    "bank_item.revoked": EventType(
+        "banking", BankItemReported, "The customer took the permission back: delete the data."
+    ),
+    "bank_item.accounts_available": EventType(
+        "banking", BankItemReported, "The customer has accounts that are not shared yet."
     ),
     "customer.changed": EventType(
         "subscriptions", CustomerChanged, "A customer's e-mail address or name changed."

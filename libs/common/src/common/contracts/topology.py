@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 # Routing keys in these exchanges are event types.
-DOMAIN_EXCHANGES: Final = ("payments", "subscriptions", "provisioning")
+DOMAIN_EXCHANGES: Final = ("payments", "subscriptions", "provisioning", "payouts", "banking")
 
 # Publish here with a queue's name as the routing key.
 DEAD_LETTER_EXCHANGE: Final = "dead-letters"
@@ -61,8 +61,12 @@ QUEUES: Final = (
     Queue(
         "subscription.billing",
         (
-            Binding("payments", "payment.*"),
-            Binding("payments", "checkout.*"),
+            Binding("payments", "payment.succeeded"),
+            Binding("payments", "payment.failed"),
+            Binding("payments", "payment.expired"),
+            Binding("payments", "payment.refunded"),
+            Binding("payments", "payment.disputed"),
+            Binding("payments", "checkout.completed"),
             Binding("subscriptions", "provider_subscription.*"),
         ),
     ),
@@ -78,6 +82,12 @@ QUEUES: Final = (
     Queue("provisioning.jobs", (Binding("provisioning", "provisioning.job_due"),)),
 )
 
+# Bindings of earlier versions, which a broker keeps until they are taken away.
+RETIRED_BINDINGS: Final = (
+    ("subscription.billing", Binding("payments", "payment.*")),
+    ("subscription.billing", Binding("payments", "checkout.*")),
+)
+
 # Webhooks that are authentic and still can't be understood: no queue, only its dead letters.
 WEBHOOKS: Final = Queue("webhook-gateway.webhooks")
 
@@ -89,6 +99,10 @@ JOURNAL_ONLY: Final = (
     "organization.provisioned",
     "organization.failed",
     "organization.suspended",
+    "payment.reported",
+    "transfer.*",
+    "payout.*",
+    "bank_item.*",
     "provider.#",
 )
 

@@ -121,6 +121,9 @@ async def _declare_all(channel: AbstractChannel) -> None:
         )
         for binding in queue.bindings:
             await declared.bind(exchanges[binding.exchange], binding.pattern)
+        for name, binding in topology.RETIRED_BINDINGS:
+            if name == queue.name:
+                await declared.unbind(exchanges[binding.exchange], binding.pattern)
 
 
 async def _declare_journal(channel: AbstractChannel) -> None:

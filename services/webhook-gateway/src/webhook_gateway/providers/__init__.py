@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
 
-from common.contracts.event import Event
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+from starlette.datastructures import Headers
+
+from common.contracts.event import Event, Payload, Trust, derived_id, event_model, faults
+from common.contracts.payments import PaymentHint, ProviderEvent
 from common.errors import PaybusError
+from webhook_gateway.endpoints import Endpoint
+
+Object = Mapping[str, Any]
 
 
 class VerificationFailed(PaybusError):
@@ -14,19 +26,113 @@ class VerificationFailed(PaybusError):
 
 
 class Untranslatable(PaybusError):
-    """The call is authentic but can't be understood."""
+    """The call can't be understood."""
 
 
-class Provider(Protocol):
-    """`name` is the last part of the webhook's path."""
+@dataclass(frozen=True)
+class Proof:
+    """How far a call can be trusted. `signed_at` (UTC seconds) is what its signature says, if it
+    says when: it tells two calls with the same body apart."""
 
-    name: str
+    trust: Trust
+    signed_at: int | None = None
 
-    def verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raises `VerificationFailed`. Header names are looked up in lower case."""
 
-    def translate(self, body: bytes) -> Event[Any]:
-        """The domain event of a verified call; the same call gives the same event id.
+class Options(BaseModel):
+    """What an endpoint of this provider may set besides its secrets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Provider(ABC):
+    """One endpoint of one provider. Subclasses say the provider's name, and its two rules."""
+
+    name: ClassVar[str]
+    methods: ClassVar[frozenset[str]] = frozenset({"POST"})
+    needs_secret: ClassVar[bool] = True
+    options_model: ClassVar[type[Options]] = Options
+
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        self.endpoint = endpoint
+        self.options = options
+        self.secrets = [each.get_secret_value() for each in endpoint.secrets]
+        self.source = endpoint.source
+
+    @abstractmethod
+    async def verify(self, headers: Headers, body: bytes) -> Proof:
+        """Raises `VerificationFailed`, or `Unavailable` when it can't be told now."""
+
+    def translate(self, body: bytes, proof: Proof) -> Sequence[Event[Any]]:
+        """The domain events of a verified call; the same call gives the same event ids.
 
         Raises `Untranslatable`.
         """
+        try:
+            webhook = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise Untranslatable(f"the body is not JSON: {error}") from None
+        try:
+            return self._events(webhook, proof)
+        except ValidationError as error:
+            raise Untranslatable(faults(error)) from None
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            raise Untranslatable(
+                f"not a call as {self.name} describes it: {type(error).__name__}: {error}"
+            ) from None
+
+    @abstractmethod
+    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+        """What the parsed body means. May raise what reading a strange structure raises."""
+
+    def event(
+        self,
+        type_: str,
+        data: Payload,
+        *,
+        id_: str,
+        subject: str,
+        proof: Proof,
+        time: datetime | None = None,
+    ) -> Event[Any]:
+        now = datetime.now(UTC)
+        return event_model(type(data))(
+            id=id_,
+            source=self.source,
+            type=type_,
+            subject=f"{self.name}/{subject}",
+            time=time or now,
+            recordedtime=now,
+            tenant=self.endpoint.tenant,
+            correlationid=id_,
+            trust=proof.trust,
+            data=data,
+        )
+
+    def hint(self, reference: str, claim: str, proof: Proof) -> Event[Any]:
+        """The same claim about the same payment is the same event, however often it is made."""
+        return self.event(
+            "payment.reported",
+            PaymentHint(
+                provider=self.name, endpoint=self.endpoint.name, reference=reference, claim=claim
+            ),
+            id_=derived_id(self.source, reference, claim),
+            subject=reference,
+            proof=proof,
+        )
+
+    def untranslated(
+        self, type_: str, body: dict[str, Any], *, id_: str, time: datetime | None = None
+    ) -> Event[Any]:
+        """A verified call of a type that nobody asked for yet goes to the journal."""
+        return self.event(
+            f"provider.{self.name}.{type_}",
+            ProviderEvent(provider=self.name, provider_type=type_, body=body),
+            id_=id_,
+            subject=id_,
+            proof=Proof("signature"),
+            time=time,
+        )
+
+
+def digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

@@ -1,4 +1,4 @@
-"""Stripe webhooks: snapshot events.
+"""Stripe: snapshot events, and thin events, which name an object and show none of it.
 
 Signature: https://docs.stripe.com/webhooks#verify-manually
 Objects: https://docs.stripe.com/api, before and since version 2025-03-31.basil, which moved a
@@ -9,43 +9,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import stripe
-from pydantic import ValidationError
-from pydantic_core import from_json
+from starlette.datastructures import Headers
 
-from common.contracts.event import Event, Payload, event_model, faults
+from common.contracts.event import Event, Payload
 from common.contracts.payments import (
     CheckoutCompleted,
     Contact,
     PaymentDisputed,
     PaymentRefunded,
     PaymentReported,
-    ProviderEvent,
 )
+from common.contracts.payouts import TransferReported
 from common.contracts.subscriptions import PlanSnapshot, ProviderSubscription, Status
-from webhook_gateway.providers import Untranslatable, VerificationFailed
+from webhook_gateway.providers import Object, Proof, Provider, VerificationFailed
+from webhook_gateway.providers.authentic import the_header
+from webhook_gateway.times import from_seconds, parse
 
 TOLERANCE_SECONDS = 300
 
 _MALFORMED = "the Stripe-Signature header is not of the form t=...,v1=..."
 
-Object = Mapping[str, Any]
+_SIGNED = Proof("signature")
 
 
-class Stripe:
-    """Several secrets are good at once, so that one can be rotated without a gap."""
-
+class Stripe(Provider):
     name = "stripe"
 
-    def __init__(self, *, secrets: Sequence[str], tenant: str) -> None:
-        self._secrets = tuple(secrets)
-        self._tenant = tenant
-
-    def verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        header = headers.get("stripe-signature", "")
+    async def verify(self, headers: Headers, body: bytes) -> Proof:
+        header = the_header(headers, "stripe-signature")
         if not header.isascii():  # the SDK's constant-time comparison takes ASCII only
             raise VerificationFailed(_MALFORMED)
         try:
@@ -53,45 +47,37 @@ class Stripe:
         except UnicodeDecodeError:
             raise VerificationFailed("the body is not UTF-8, as Stripe's always is") from None
         refusal = "no secret is configured"
-        for secret in self._secrets:
+        for secret in self.secrets:
             try:
                 stripe.WebhookSignature.verify_header(text, header, secret, TOLERANCE_SECONDS)
             except stripe.SignatureVerificationError as error:
                 refusal = _reason(error)
             else:
-                return _refuse_future(header)
+                _refuse_future(header)
+                return _SIGNED
         raise VerificationFailed(refusal)
 
-    def translate(self, body: bytes) -> Event[Any]:
-        try:
-            webhook = from_json(body)
-        except ValueError as error:
-            raise Untranslatable(f"the body is not JSON: {error}") from None
-        try:
-            return self._event(webhook)
-        except ValidationError as error:
-            raise Untranslatable(f"{webhook['type']}: {faults(error)}") from None
-        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise Untranslatable(
-                f"not a Stripe event as its API describes it: {type(error).__name__}: {error}"
-            ) from None
-
-    def _event(self, webhook: dict[str, Any]) -> Event[Any]:
+    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
         provider_type: str = webhook["type"]
+        if webhook.get("object") == "v2.core.event":  # thin: it names an object and shows none
+            time = parse(webhook["created"])
+            return [self.untranslated(provider_type, webhook, id_=webhook["id"], time=time)]
+        time = from_seconds(webhook["created"])
+        if provider_type not in _TRANSLATIONS:
+            body = {key: webhook[key] for key in ("id", "type", "created", "data")}
+            return [self.untranslated(provider_type, body, id_=webhook["id"], time=time)]
         snapshot: Object = webhook["data"]["object"]
-        domain_type, payload = _translate(provider_type, snapshot, webhook)
-        return event_model(type(payload))(
-            id=webhook["id"],
-            source="/webhook-gateway/stripe",
-            type=domain_type,
-            subject=f"stripe/{snapshot.get('id') or webhook['id']}",
-            time=_time(webhook["created"]),
-            recordedtime=datetime.now(UTC),
-            tenant=self._tenant,
-            correlationid=webhook["id"],
-            trust="signature",
-            data=payload,
-        )
+        domain_type, translation = _TRANSLATIONS[provider_type]
+        return [
+            self.event(
+                domain_type,
+                translation(snapshot),
+                id_=webhook["id"],
+                subject=snapshot.get("id") or webhook["id"],
+                proof=proof,
+                time=time,
+            )
+        ]
 
 
 def _refuse_future(header: str) -> None:
@@ -113,17 +99,6 @@ def _reason(error: stripe.SignatureVerificationError) -> str:
     if text.startswith(("Unable to extract", "No signatures found with expected scheme")):
         return _MALFORMED
     return "the signature does not match the body and any configured secret"
-
-
-def _translate(provider_type: str, snapshot: Object, webhook: Object) -> tuple[str, Payload]:
-    if provider_type in _TRANSLATIONS:
-        domain_type, translation = _TRANSLATIONS[provider_type]
-        return domain_type, translation(snapshot)
-    body = {key: webhook[key] for key in ("id", "type", "created", "data")}
-    return (
-        f"provider.stripe.{provider_type}",
-        ProviderEvent(provider="stripe", provider_type=provider_type, body=body),
-    )
 
 
 def _checkout(session: Object) -> CheckoutCompleted:
@@ -184,7 +159,7 @@ def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
             customer_id=_required_id(subscription["customer"]),
             status=Status.CANCELLED if ended else _STATUS[subscription["status"]],
             plan=_plan(first.get("price") or first.get("plan") or subscription.get("plan")),
-            current_period_end=_time(ends) if ends else None,
+            current_period_end=from_seconds(ends) if ends else None,
             cancel_at_period_end=bool(subscription.get("cancel_at_period_end")),
             metadata=_metadata(subscription),
         )
@@ -213,6 +188,18 @@ def _refund(charge: Object) -> PaymentRefunded:
         references=sorted(each for each in references if each),
         amount_refunded=charge["amount_refunded"],
         currency=charge["currency"].upper(),
+    )
+
+
+def _transfer(transfer: Object) -> TransferReported:
+    return TransferReported(
+        provider="stripe",
+        transfer_id=transfer["id"],
+        account=_id(transfer.get("destination")),
+        reference=transfer.get("transfer_group"),
+        amount=transfer["amount"],
+        currency=transfer["currency"].upper(),
+        reason=transfer.get("failure_message"),  # payouts only
     )
 
 
@@ -252,6 +239,12 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "customer.subscription.deleted": ("provider_subscription.deleted", _subscription(ended=True)),
     "charge.refunded": ("payment.refunded", _refund),
     "charge.dispute.created": ("payment.disputed", _dispute),
+    "transfer.created": ("transfer.created", _transfer),
+    "transfer.reversed": ("transfer.reversed", _transfer),
+    "payout.created": ("payout.created", _transfer),
+    "payout.paid": ("payout.succeeded", _transfer),
+    "payout.failed": ("payout.failed", _transfer),
+    "payout.canceled": ("payout.failed", _transfer),
 }
 
 
@@ -272,7 +265,3 @@ def _metadata(thing: Object) -> dict[str, str]:
 
 def _currency(code: str | None) -> str | None:
     return code.upper() if code else None
-
-
-def _time(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,199 @@
+"""Plaid.
+
+https://plaid.com/docs/api/webhooks/webhook-verification/: `Plaid-Verification` is a JSON Web Token,
+ES256, at most five minutes old, over the SHA-256 of the body. Its key is asked for by `kid`.
+
+The official SDK is not used for that one call: it takes seconds to import its 1,500 models, which a
+gateway would pay at every start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx
+import jwt
+from pydantic import HttpUrl, SecretStr
+from starlette.datastructures import Headers
+
+from common.contracts.banking import BankItemReported
+from common.contracts.event import Event, derived_id
+from common.errors import Unavailable
+from webhook_gateway import providers
+from webhook_gateway.endpoints import Endpoint
+from webhook_gateway.providers import Object, Proof, Provider, VerificationFailed, digest
+from webhook_gateway.providers.authentic import the_header
+from webhook_gateway.times import parse
+
+TOLERANCE_SECONDS: Final = 300
+
+_GOOD_SECONDS = 3600
+_REFUSED_SECONDS = 60
+_MOST_REFUSED = 1000
+_ASKS_PER_MINUTE = 30
+_ASK_SECONDS = 5
+_NOT_VOUCHED = "Plaid does not vouch for the key of Plaid-Verification"
+
+_ITEM_CODES: Mapping[str, str] = {
+    "ERROR": "bank_item.failed",
+    "LOGIN_REPAIRED": "bank_item.repaired",
+    "PENDING_DISCONNECT": "bank_item.expiring",
+    "PENDING_EXPIRATION": "bank_item.expiring",
+    "USER_PERMISSION_REVOKED": "bank_item.revoked",
+    "USER_ACCOUNT_REVOKED": "bank_item.revoked",
+    "NEW_ACCOUNTS_AVAILABLE": "bank_item.accounts_available",
+}
+
+
+class Options(providers.Options):
+    """`secret` is the API's, with which keys are asked for; webhooks have no secret of ours."""
+
+    client_id: str
+    secret: SecretStr
+    base_url: HttpUrl = HttpUrl("https://production.plaid.com")
+
+
+class Plaid(Provider):
+    name = "plaid"
+    needs_secret = False
+    options_model = Options
+    options: Options
+
+    def __init__(self, endpoint: Endpoint, options: providers.Options) -> None:
+        super().__init__(endpoint, options)
+        self._keys = Keys(self.options)
+
+    async def verify(self, headers: Headers, body: bytes) -> Proof:
+        token = the_header(headers, "plaid-verification")
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.PyJWTError:
+            raise VerificationFailed("Plaid-Verification is no JSON Web Token") from None
+        if header.get("alg") != "ES256" or not isinstance(header.get("kid"), str):
+            raise VerificationFailed("Plaid-Verification is not signed by ES256 with a key's id")
+        key = await self._keys.get(header["kid"])
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=["ES256"],
+                options={"require": ["iat", "request_body_sha256"], "verify_iat": False},
+            )
+            signed_at = int(claims["iat"])
+        except (jwt.PyJWTError, ValueError, TypeError):
+            raise VerificationFailed("the signature of Plaid-Verification does not match") from None
+        if abs(time.time() - signed_at) > TOLERANCE_SECONDS:
+            raise VerificationFailed(f"Plaid-Verification is not of the last {TOLERANCE_SECONDS} s")
+        said = str(claims["request_body_sha256"]).encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(said, digest(body).encode()):
+            raise VerificationFailed("Plaid-Verification is of another body")
+        return Proof("signature", signed_at)
+
+    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+        kind, code = webhook["webhook_type"], webhook["webhook_code"]
+        type_ = _ITEM_CODES.get(code) if kind == "ITEM" else None
+        if (kind, code) == ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE"):
+            type_ = "bank_item.updated"
+        # There is no event id, and the same words mean something new another time.
+        id_ = derived_id(self.source, str(proof.signed_at), json.dumps(webhook, sort_keys=True))
+        if type_ is None:
+            return [self.untranslated(f"{kind}.{code}", webhook, id_=id_)]
+        return [
+            self.event(type_, _report(webhook), id_=id_, subject=webhook["item_id"], proof=proof)
+        ]
+
+
+def _report(webhook: Object) -> BankItemReported:
+    error = webhook.get("error") or {}
+    until = webhook.get("disconnect_time") or webhook.get("consent_expiration_time")
+    return BankItemReported(
+        provider="plaid",
+        item_id=webhook["item_id"],
+        reason=error.get("error_code") or webhook.get("reason"),
+        until=parse(until) if until else None,
+        initial_update_complete=webhook.get("initial_update_complete"),
+        historical_update_complete=webhook.get("historical_update_complete"),
+    )
+
+
+class Keys:
+    """Plaid's public keys by id, asked for when they are first met and again every hour.
+
+    Whoever invents ids makes us ask for each, so unknown ones share a budget; they can neither use
+    up that of the keys that are known nor drive those out.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._good: dict[str, _Good] = {}
+        self._refused: dict[str, float] = {}  # until when not to ask again
+        self._asked: deque[float] = deque(maxlen=_ASKS_PER_MINUTE)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def get(self, key_id: str) -> jwt.PyJWK:
+        """Raises `VerificationFailed` for a key that Plaid does not know or that has expired, and
+        `Unavailable` when Plaid can't be asked now."""
+        if (key := self._fresh(key_id)) is None:
+            async with self._one_at_a_time:
+                key = self._fresh(key_id) or await self._ask(key_id)
+        return key
+
+    def _fresh(self, key_id: str) -> jwt.PyJWK | None:
+        now = time.time()
+        if self._refused.get(key_id, 0) > now:
+            raise VerificationFailed(_NOT_VOUCHED)
+        good = self._good.get(key_id)
+        return good.key if good is not None and good.until > now else None
+
+    async def _ask(self, key_id: str) -> jwt.PyJWK:
+        now = time.time()
+        if key_id not in self._good:
+            self._spend(now)
+        answer = await self._call(key_id)
+        if answer.status_code != HTTPStatus.BAD_REQUEST and not answer.is_success:
+            raise Unavailable(f"Plaid answers {answer.status_code} when asked for its key")
+        key = answer.json()["key"] if answer.is_success else {"expired_at": now}
+        expires = key.get("expired_at") or math.inf
+        if expires <= now:
+            self._good.pop(key_id, None)
+            while len(self._refused) >= _MOST_REFUSED:
+                del self._refused[next(iter(self._refused))]
+            self._refused[key_id] = now + _REFUSED_SECONDS
+            raise VerificationFailed(_NOT_VOUCHED)
+        good = _Good(jwt.PyJWK(key, algorithm="ES256"), min(now + _GOOD_SECONDS, expires))
+        self._good[key_id] = good
+        return good.key
+
+    def _spend(self, now: float) -> None:
+        if len(self._asked) == _ASKS_PER_MINUTE and now - self._asked[0] < 60:
+            raise Unavailable("too many unknown keys were asked for in the last minute")
+        self._asked.append(now)
+
+    async def _call(self, key_id: str) -> httpx.Response:
+        try:
+            async with httpx.AsyncClient(timeout=_ASK_SECONDS) as http:
+                return await http.post(
+                    f"{str(self._options.base_url).rstrip('/')}/webhook_verification_key/get",
+                    json={
+                        "client_id": self._options.client_id,
+                        "secret": self._options.secret.get_secret_value(),
+                        "key_id": key_id,
+                    },
+                )
+        except httpx.TransportError as error:
+            raise Unavailable(f"Plaid can't be asked for its key: {type(error).__name__}") from None
+
+
+@dataclass(frozen=True)
+class _Good:
+    key: jwt.PyJWK
+    until: float

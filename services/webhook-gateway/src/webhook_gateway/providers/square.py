@@ -1,0 +1,134 @@
+"""Square.
+
+https://developer.squareup.com/docs/webhooks/step3validate: `x-square-hmacsha256-signature` is the
+base64 HMAC-SHA256 of the notification URL followed by the body. The URL is the one that Square was
+given, byte for byte, so it is an option of the endpoint and never guessed from the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+from starlette.datastructures import Headers
+
+from common.contracts.event import Event, Payload
+from common.contracts.payments import (
+    Contact,
+    PaymentDisputed,
+    PaymentRefunded,
+    PaymentReported,
+)
+from common.contracts.payouts import TransferReported
+from webhook_gateway import providers
+from webhook_gateway.providers import Object, Proof, Provider
+from webhook_gateway.providers.authentic import base64_hmac, check_any, the_header
+from webhook_gateway.times import parse
+
+_PAYMENTS: Mapping[str, str] = {
+    "COMPLETED": "payment.succeeded",
+    "FAILED": "payment.failed",
+    "CANCELED": "payment.failed",
+}
+_PAYOUTS: Mapping[str, str] = {
+    "SENT": "payout.created",
+    "PAID": "payout.succeeded",
+    "FAILED": "payout.failed",
+}
+
+
+class Options(providers.Options):
+    notification_url: str = Field(pattern=r"^https?://")
+
+
+class Square(Provider):
+    name = "square"
+    options_model = Options
+    options: Options
+
+    async def verify(self, headers: Headers, body: bytes) -> Proof:
+        given = the_header(headers, "x-square-hmacsha256-signature")
+        url = self.options.notification_url.encode()
+        check_any(given, self.secrets, lambda s: base64_hmac(s, url, body), what="the signature")
+        return Proof("signature")
+
+    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+        found = _translate(webhook["type"], webhook["data"]["object"])
+        if not found:
+            body = {key: webhook[key] for key in ("event_id", "type", "created_at", "data")}
+            time = parse(webhook["created_at"])
+            return [self.untranslated(webhook["type"], body, id_=webhook["event_id"], time=time)]
+        return [
+            self.event(
+                type_,
+                payload,
+                # One call may say two things, each an event of its own.
+                id_=webhook["event_id"] if number == 0 else f"{webhook['event_id']}/{number}",
+                subject=webhook["data"]["id"],
+                proof=proof,
+                time=parse(webhook["created_at"]),
+            )
+            for number, (type_, payload) in enumerate(found)
+        ]
+
+
+def _translate(type_: str, thing: Object) -> list[tuple[str, Payload]]:
+    if type_ in {"payment.created", "payment.updated"}:
+        return _payment(thing["payment"])
+    if type_ == "dispute.created":
+        return [("payment.disputed", _dispute(thing["dispute"]))]
+    if type_.startswith("payout.") and (payout := thing["payout"])["status"] in _PAYOUTS:
+        return [(_PAYOUTS[payout["status"]], _payout(payout))]
+    return []
+
+
+def _payment(payment: Object) -> list[tuple[str, Payload]]:
+    found: list[tuple[str, Payload]] = []
+    references = sorted(filter(None, {payment.get("order_id"), payment.get("reference_id")}))
+    if payment["status"] in _PAYMENTS:
+        errors = payment.get("card_details", {}).get("errors") or [{}]
+        report = PaymentReported(
+            provider="square",
+            payment_id=payment["id"],
+            references=references,
+            customer_id=payment.get("customer_id"),
+            contact=Contact(email=payment.get("buyer_email_address")),
+            amount=payment["amount_money"]["amount"],
+            currency=payment["amount_money"]["currency"],
+            reason=errors[0].get("code"),
+        )
+        found.append((_PAYMENTS[payment["status"]], report))
+    # The total so far, which a refund's own events don't have.
+    if refunded := payment.get("refunded_money"):
+        refund = PaymentRefunded(
+            provider="square",
+            refund_of=payment["id"],
+            references=sorted({payment["id"], *references}),
+            amount_refunded=refunded["amount"],
+            currency=refunded["currency"],
+        )
+        found.append(("payment.refunded", refund))
+    return found
+
+
+def _dispute(dispute: Object) -> PaymentDisputed:
+    return PaymentDisputed(
+        provider="square",
+        dispute_id=dispute["dispute_id"] if "dispute_id" in dispute else dispute["id"],
+        references=[dispute["disputed_payment"]["payment_id"]],
+        amount=dispute["amount_money"]["amount"],
+        currency=dispute["amount_money"]["currency"],
+        reason=dispute["reason"],
+    )
+
+
+def _payout(payout: Object) -> TransferReported:
+    return TransferReported(
+        provider="square",
+        transfer_id=payout["id"],
+        account=payout.get("location_id"),
+        reference=payout.get("end_to_end_id"),
+        amount=abs(payout["amount_money"]["amount"]),
+        currency=payout["amount_money"]["currency"],
+    )

@@ -1,0 +1,111 @@
+"""Which provider answers for which path, as the endpoints file says now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import SecretStr, ValidationError
+
+from common.contracts.event import faults
+from common.logs import get_logger
+from common.redaction import Redactor
+from webhook_gateway import endpoints, metrics
+from webhook_gateway.endpoints import DEFAULT, Endpoint, EndpointsInvalid
+from webhook_gateway.providers import Provider
+from webhook_gateway.providers.registry import PROVIDERS
+
+log = get_logger(__name__)
+
+_LOOK_SECONDS = 2.0
+
+
+class Routes:
+    """Reads the file anew when its content changes; what can't be used leaves the old one in force.
+
+    Content rather than modification time: a mounted Kubernetes secret is replaced by a link.
+    """
+
+    def __init__(self, path: Path, redact: Redactor) -> None:
+        """Raises `EndpointsInvalid`."""
+        self._path = path
+        self._redact = redact
+        self._stop = asyncio.Event()
+        self._seen = _content(path)
+        self._providers = self._read()
+        self.fault: str | None = None
+
+    def find(self, path: str) -> Provider | None:
+        """By `stripe` or `stripe/paris`."""
+        return self._providers.get(path)
+
+    def all(self) -> list[Provider]:
+        return list({id(each): each for each in self._providers.values()}.values())
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
+            content = _content(self._path)
+            if content != self._seen:
+                self._seen = content
+                self._reload()
+
+    def _reload(self) -> None:
+        try:
+            self._providers = self._read()
+        except EndpointsInvalid as error:
+            self.fault = str(error)
+            log.error("the endpoints file is not used, the one before it stays", error=self.fault)
+        else:
+            self.fault = None
+            log.info("endpoints read", endpoints=sorted(each.path for each in self._endpoints()))
+        metrics.endpoints_fault.set(self.fault is not None)
+
+    def _endpoints(self) -> list[Endpoint]:
+        return [provider.endpoint for provider in self.all()]
+
+    def _read(self) -> Mapping[str, Provider]:
+        found: dict[str, Provider] = {}
+        for endpoint in endpoints.read(self._path):
+            provider = make(endpoint)
+            self._redact.learn(secrets_of(provider))
+            if provider.needs_secret and not provider.secrets:
+                log.warning("not served: it has no secret", endpoint=endpoint.path)
+                continue
+            found[endpoint.path] = provider
+            if endpoint.name == DEFAULT:
+                found[endpoint.provider] = provider
+        return found
+
+
+def make(endpoint: Endpoint) -> Provider:
+    """Raises `EndpointsInvalid`."""
+    kind = PROVIDERS.get(endpoint.provider)
+    if kind is None:
+        raise EndpointsInvalid(
+            f"no provider is called {endpoint.provider}; there are {', '.join(sorted(PROVIDERS))}"
+        )
+    try:
+        return kind(endpoint, kind.options_model.model_validate(endpoint.options))
+    except ValidationError as error:
+        raise EndpointsInvalid(f"{endpoint.path}: options: {faults(error)}") from None
+
+
+def secrets_of(provider: Provider) -> list[str]:
+    options = [getattr(provider.options, name) for name in type(provider.options).model_fields]
+    return provider.secrets + [
+        each.get_secret_value() for each in options if isinstance(each, SecretStr)
+    ]
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

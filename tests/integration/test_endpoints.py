@@ -1,0 +1,125 @@
+"""Several tenants and accounts at one gateway, from a file that may change while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import MakePaybus
+from devstack import endpoints
+from devstack.webhook import signature, subscription_created
+from support.paybus import Paybus
+from support.waiting import until
+
+BODY = json.dumps(subscription_created("tenants")).encode()
+
+
+@pytest.fixture(scope="module")
+def gateway(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(["webhook-gateway"]) as paybus:
+        yield paybus
+
+
+@pytest.fixture
+def paybus(gateway: Paybus) -> Paybus:
+    """With the endpoints of a development machine again, whatever the test before wrote."""
+    write(gateway, *endpoints.development())
+    until(lambda: gateway.call("fapshi", b"").status_code != 404, what="the file is read")
+    until(lambda: status(gateway, "stripe", endpoints.SECRETS["stripe"]) == 200, what="all of it")
+    return gateway
+
+
+def write(paybus: Paybus, *found: dict[str, Any]) -> None:
+    endpoints.write(paybus.layout.endpoints, found)
+
+
+def stripe(name: str, tenant: str, *secrets: str) -> dict[str, Any]:
+    return {"provider": "stripe", "name": name, "tenant": tenant, "secrets": list(secrets)}
+
+
+def status(paybus: Paybus, path: str, secret: str) -> int:
+    return paybus.call(path, BODY, {"Stripe-Signature": signature(BODY, secret)}).status_code
+
+
+def test_each_account_has_its_tenant_its_secret_and_its_own_event_ids(paybus: Paybus) -> None:
+    write(paybus, stripe("eu", "shop", "whsec_eu"), stripe("us", "market", "whsec_us"))
+    until(lambda: status(paybus, "stripe/eu", "whsec_eu") == 200, what="the file is read")
+    assert status(paybus, "stripe/us", "whsec_us") == 200
+    assert status(paybus, "stripe/eu", "whsec_us") == 400, "another tenant's secret"
+    assert status(paybus, "stripe", "whsec_eu") == 404, "no endpoint is the default one"
+    assert status(paybus, "stripe/asia", "whsec_eu") == 404
+    events = [json.loads(each["payload"]) for each in paybus.messages("subscription.billing")]
+    assert {(each["tenant"], each["source"]) for each in events if each["tenant"] != "default"} == {
+        ("shop", "/webhook-gateway/stripe/eu"),
+        ("market", "/webhook-gateway/stripe/us"),
+    }
+
+
+def test_a_secret_is_rotated_without_a_gap_and_without_a_restart(paybus: Paybus) -> None:
+    path = "stripe"
+    write(paybus, stripe("default", "shop", "whsec_old"))
+    until(lambda: status(paybus, path, "whsec_old") == 200, what="the file is read")
+    write(paybus, stripe("default", "shop", "whsec_new", "whsec_old"))
+    until(lambda: status(paybus, path, "whsec_new") == 200, what="the new one is good")
+    assert status(paybus, path, "whsec_old") == 200, "so is the old one"
+    write(paybus, stripe("default", "shop", "whsec_new"))
+    until(lambda: status(paybus, path, "whsec_old") == 400, what="the old one is not")
+    assert status(paybus, path, "whsec_new") == 200
+
+
+def test_a_broken_file_leaves_the_one_before_it_in_force_and_shows(paybus: Paybus) -> None:
+    write(paybus, stripe("default", "shop", "whsec_good"))
+    until(lambda: status(paybus, "stripe", "whsec_good") == 200, what="the file is read")
+    paybus.layout.endpoints.write_text("[[endpoint]]\nprovider = 7\nsecrets = ['hunter22']")
+
+    def fault() -> bool:
+        return paybus.metric("webhook-gateway", "paybus_endpoints_fault") == 1
+
+    until(fault, what="the metric tells")
+    assert status(paybus, "stripe", "whsec_good") == 200
+    logs = paybus.log("webhook-gateway")
+    assert "endpoint.0.provider: Input should be a valid string" in logs
+    assert "hunter22" not in logs
+    paybus.layout.endpoints.unlink()
+    until(lambda: "can't be read" in paybus.log("webhook-gateway"), what="it is missed")
+    assert status(paybus, "stripe", "whsec_good") == 200
+    write(paybus, stripe("default", "shop", "whsec_next"))
+    until(lambda: status(paybus, "stripe", "whsec_next") == 200, what="a good one is used again")
+    assert not fault()
+
+
+def test_mtn_may_put_or_post_and_others_only_post(paybus: Paybus) -> None:
+    reference = "0c3e6f6e-6b52-4f3a-8f8e-0d7a7a7f2f9b"
+    body = json.dumps({"externalId": reference, "status": "SUCCESSFUL"}).encode()
+    for method in ("PUT", "POST"):
+        assert paybus.call("mtn-momo", body, method=method).status_code == 200
+    refused = paybus.call("mtn-momo", body, method="DELETE")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST, PUT")
+    assert paybus.call("fapshi", body, method="PUT").status_code == 405
+    hint, again = (each for each in paybus.journal() if each["subject"].startswith("mtn-momo/"))
+    assert hint["id"] == again["id"], "the same claim about the same payment"
+    assert hint["trust"] == "none"
+    assert hint["data"]["reference"] == reference
+
+
+@pytest.mark.parametrize("path", ["mtn-momo", "orange-money"])
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b'{"externalId": "' + b"9" * 9000])
+def test_nonsense_from_anybody_leaves_no_dead_letter(
+    paybus: Paybus, path: str, body: bytes
+) -> None:
+    answer = paybus.call(path, body)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert paybus.dead_letters() == {}
+
+
+def test_the_token_of_orange_goes_nowhere(paybus: Paybus) -> None:
+    token = "dd497bda3b250e536186fc0663f32f40"
+    body = json.dumps({"status": "SUCCESS", "notif_token": token, "txnid": "MP1"}).encode()
+    assert paybus.call("orange-money", body).status_code == 200
+    (hint,) = (each for each in paybus.journal() if each["subject"].startswith("orange-money/"))
+    assert token not in json.dumps(hint)
+    assert token not in paybus.log("webhook-gateway")

@@ -1,0 +1,87 @@
+"""The endpoints file: what it may say, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from common.redaction import Redactor
+from webhook_gateway.endpoints import EndpointsInvalid
+from webhook_gateway.routes import Routes
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "endpoints.example.toml"
+
+
+def routes(tmp_path: Path, text: str) -> Routes:
+    file = tmp_path / "endpoints.toml"
+    file.write_text(text)
+    return Routes(file, Redactor())
+
+
+def test_the_example_is_a_good_one_and_names_every_provider() -> None:
+    served = Routes(EXAMPLE, Redactor())
+    assert served.find("stripe") is served.find("stripe/default")
+    assert served.find("square/paris") is not None
+    assert served.find("square") is None
+    assert len(served.all()) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "endpoint: Field required"),
+        ("endpoint = 1", "endpoint: Input should be a valid list"),
+        ('[[endpoint]]\nprovider = "stripe"', "endpoint.0.tenant: Field required"),
+        ('[[endpoint]]\nprovider = "nobody"\ntenant = "t"', "no provider is called nobody"),
+        (
+            '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecrets = ["hunter22", ""]',
+            "endpoint.0.secrets: Value error, a secret may not be empty",
+        ),
+        (
+            '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecret = "hunter22"',
+            "endpoint.0.secret: Extra inputs are not permitted",
+        ),
+        (
+            '[[endpoint]]\nprovider = "square"\ntenant = "t"\nsecrets = ["hunter22"]',
+            "square/default: options: notification_url: Field required",
+        ),
+        (
+            '[[endpoint]]\nprovider = "plaid"\ntenant = "t"\n'
+            'options = { client_id = 1, secret = "hunter22" }',
+            "plaid/default: options: client_id: Input should be a valid string",
+        ),
+        (
+            '[[endpoint]]\nprovider = "a/b"\ntenant = "t"',
+            "endpoint.0.provider: String",
+        ),
+        (
+            '[[endpoint]]\nprovider = "dwolla"\ntenant = "t"\n' * 2,
+            "more than one endpoint is dwolla/default",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_with_place_and_reason_and_no_value(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    with pytest.raises(EndpointsInvalid, match=re.escape(reason)) as caught:
+        routes(tmp_path, text)
+    assert "hunter22" not in str(caught.value)
+
+
+def test_a_provider_without_a_secret_is_not_served(tmp_path: Path) -> None:
+    served = routes(tmp_path, '[[endpoint]]\nprovider = "stripe"\ntenant = "t"')
+    assert served.find("stripe") is None
+
+
+def test_what_the_file_says_in_secret_is_masked_from_then_on(tmp_path: Path) -> None:
+    file = tmp_path / "endpoints.toml"
+    file.write_text(
+        '[[endpoint]]\nprovider = "fapshi"\ntenant = "t"\nsecrets = ["hunter22"]\n'
+        '[[endpoint]]\nprovider = "plaid"\ntenant = "t"\n'
+        'options = { client_id = "me", secret = "hunter33" }'
+    )
+    redact = Redactor()
+    Routes(file, redact)
+    assert redact("hunter22 hunter33 me") == "[secret] [secret] me"

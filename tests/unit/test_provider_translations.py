@@ -1,0 +1,177 @@
+"""What each provider's calls become; Stripe's older ones are in test_stripe_provider.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from support.providers import a_provider, translate
+from webhook_gateway.providers import Proof, Untranslatable
+
+URL = "https://pay.example.com/webhooks/square"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "square": {"notification_url": URL},
+    "plaid": {"client_id": "me", "secret": "api-secret"},
+}
+REFERENCE = "0c3e6f6e-6b52-4f3a-8f8e-0d7a7a7f2f9b"
+EUR = {"amount": 1500, "currency": "EUR"}
+
+
+def square(type_: str, **thing: Any) -> dict[str, Any]:
+    (found,) = thing.values()
+    return {
+        "merchant_id": "M",
+        "type": type_,
+        "event_id": "e-1",
+        "created_at": "2026-11-21T10:00:00.5Z",
+        "data": {"type": type_.partition(".")[0], "id": found["id"], "object": thing},
+    }
+
+
+def dwolla(topic: str) -> dict[str, Any]:
+    return {
+        "id": "event-1",
+        "resourceId": "transfer-1",
+        "topic": topic,
+        "timestamp": "2026-11-21T10:00:00.000Z",
+        "_links": {
+            "account": {"href": "https://api.dwolla.com/accounts/a"},
+            "customer": {"href": "https://api.dwolla.com/customers/c"},
+        },
+    }
+
+
+def stripe(type_: str, snapshot: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "evt_1", "type": type_, "created": 1, "data": {"object": snapshot}}
+
+
+def plaid(code: str, kind: str = "ITEM", **more: Any) -> dict[str, Any]:
+    return {"webhook_type": kind, "webhook_code": code, "item_id": "item-1", **more}
+
+
+PAYMENT = {"id": "p1", "status": "COMPLETED", "amount_money": EUR, "order_id": "o1"}
+PAYOUT = {"id": "po1", "amount_money": EUR, "location_id": "L", "end_to_end_id": "ours"}
+TRANSFER = {"id": "tr_1", "amount": 900, "currency": "eur", "destination": "acct_1"}
+
+CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    ("fapshi", {"transId": "t", "status": "FAILED"}, "payment.reported", {"claim": "failed"}),
+    ("mtn-momo", {"externalId": REFERENCE, "status": "SUCCESSFUL"}, "payment.reported",
+     {"reference": REFERENCE, "claim": "successful", "endpoint": "default"}),
+    ("mtn-momo", {"referenceId": REFERENCE, "externalId": "x", "status": "FAILED"},
+     "payment.reported", {"reference": REFERENCE}),
+    ("orange-money", {"notif_token": "token", "status": "SUCCESS", "txnid": "1"},
+     "payment.reported", {"reference": hashlib.sha256(b"token").hexdigest()}),
+    ("flutterwave", {"event": "transfer.completed", "data": {"id": 33286, "reference": "ours",
+     "amount": 50.25, "currency": "NGN", "status": "SUCCESSFUL", "complete_message": ""}},
+     "transfer.succeeded", {"transfer_id": "33286", "amount": 5025, "reason": None}),
+    ("flutterwave", {"id": "wbk_1", "type": "transfer.disburse", "data": {"id": "trf_1",
+     "amount": {"value": 500, "currency": "XAF"}, "currency": "XAF", "status": "FAILED"}},
+     "transfer.failed", {"amount": 500, "currency": "XAF"}),
+    ("flutterwave", {"id": "wbk_2", "type": "refund.completed",
+     "data": {"id": "r", "status": "succeeded"}}, "provider.flutterwave.refund.completed", {}),
+    ("square", square("payment.updated", payment=PAYMENT), "payment.succeeded",
+     {"payment_id": "p1", "amount": 1500, "currency": "EUR", "references": ["o1"]}),
+    ("square", square("payment.updated", payment=PAYMENT | {"status": "FAILED",
+     "card_details": {"errors": [{"code": "CVV_FAILURE"}]}}), "payment.failed",
+     {"reason": "CVV_FAILURE"}),
+    ("square", square("payment.created", payment=PAYMENT | {"status": "APPROVED"}),
+     "provider.square.payment.created", {}),
+    ("square", square("dispute.created", dispute={"id": "d1", "amount_money": EUR,
+     "reason": "NO_KNOWLEDGE", "disputed_payment": {"payment_id": "p1"}}), "payment.disputed",
+     {"dispute_id": "d1", "references": ["p1"]}),
+    ("square", square("payout.sent", payout=PAYOUT | {"status": "SENT"}), "payout.created",
+     {"transfer_id": "po1", "reference": "ours", "account": "L"}),
+    ("square", square("payout.paid", payout=PAYOUT | {"status": "PAID"}), "payout.succeeded", {}),
+    ("square", square("payout.failed", payout=PAYOUT | {"status": "FAILED",
+     "amount_money": {"amount": -1500, "currency": "EUR"}}), "payout.failed", {"amount": 1500}),
+    ("square", square("customer.created", customer={"id": "c"}),
+     "provider.square.customer.created", {}),
+    ("dwolla", dwolla("customer_transfer_completed"), "transfer.succeeded",
+     {"transfer_id": "transfer-1", "account": "https://api.dwolla.com/customers/c",
+      "amount": None}),
+    ("dwolla", dwolla("transfer_reclaimed"), "transfer.reversed", {}),
+    ("dwolla", dwolla("customer_bank_transfer_failed"), "payout.failed",
+     {"reason": "customer_bank_transfer_failed"}),
+    ("dwolla", dwolla("customer_created"), "provider.dwolla.customer_created", {}),
+    ("plaid", plaid("SYNC_UPDATES_AVAILABLE", "TRANSACTIONS", initial_update_complete=True),
+     "bank_item.updated", {"item_id": "item-1", "initial_update_complete": True}),
+    ("plaid", plaid("ERROR", error={"error_code": "ITEM_LOGIN_REQUIRED"}), "bank_item.failed",
+     {"reason": "ITEM_LOGIN_REQUIRED"}),
+    ("plaid", plaid("PENDING_EXPIRATION", consent_expiration_time="2026-12-01T00:00:00Z"),
+     "bank_item.expiring", {"until": "2026-12-01T00:00:00Z"}),
+    ("plaid", plaid("PENDING_DISCONNECT", reason="INSTITUTION_MIGRATION"), "bank_item.expiring",
+     {"reason": "INSTITUTION_MIGRATION", "until": None}),
+    ("plaid", plaid("LOGIN_REPAIRED"), "bank_item.repaired", {}),
+    ("plaid", plaid("USER_PERMISSION_REVOKED"), "bank_item.revoked", {}),
+    ("plaid", plaid("NEW_ACCOUNTS_AVAILABLE"), "bank_item.accounts_available", {}),
+    ("plaid", plaid("AUTOMATICALLY_VERIFIED", "AUTH"), "provider.plaid.AUTH.AUTOMATICALLY_VERIFIED",
+     {}),
+    ("stripe", stripe("transfer.created", TRANSFER | {"transfer_group": "ours"}),
+     "transfer.created", {"account": "acct_1", "reference": "ours", "amount": 900}),
+    ("stripe", stripe("payout.failed", TRANSFER | {"failure_message": "closed"}),
+     "payout.failed", {"reason": "closed"}),
+    ("stripe", {"id": "evt_2", "object": "v2.core.event", "created": "2026-11-21T10:00:00.000Z",
+     "type": "v1.billing.meter.error_report_triggered", "related_object": {"id": "mtr_1"}},
+     "provider.stripe.v1.billing.meter.error_report_triggered", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("provider", "webhook", "type_", "data"), CASES)
+def test_a_call_becomes(
+    provider: str, webhook: dict[str, Any], type_: str, data: dict[str, Any]
+) -> None:
+    endpoint = a_provider(provider, "secret", tenant="shop", **OPTIONS.get(provider, {}))
+    event = translate(endpoint, json.dumps(webhook).encode(), Proof("secret", 7))
+    body = json.loads(event.encode())
+    assert (body["type"], body["tenant"]) == (type_, "shop")
+    assert body["source"] == f"/webhook-gateway/{provider}"
+    assert data.items() <= body["data"].items()
+    assert translate(endpoint, json.dumps(webhook).encode(), Proof("secret", 7)).id == event.id
+
+
+def test_one_call_of_square_may_say_two_things() -> None:
+    endpoint = a_provider("square", "secret", **OPTIONS["square"])
+    webhook = square(
+        "payment.updated", payment=PAYMENT | {"refunded_money": {"amount": 500, "currency": "EUR"}}
+    )
+    events = endpoint.translate(json.dumps(webhook).encode(), Proof("signature"))
+    assert [(each.type, each.id) for each in events] == [
+        ("payment.succeeded", "e-1"),
+        ("payment.refunded", "e-1/1"),
+    ]
+    assert events[1].data.amount_refunded == 500
+
+
+NONSENSE = [
+    b"",
+    b"\xff",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"7",
+    b"{}",
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"type": NaN, "event_id": 1e999}',
+    b'{"type": "\\ud800", "topic": "\\udc00", "webhook_code": "\\ud800"}',
+    b'{"data": {"id": %d}}' % 2**70,
+    b'{"data": null, "_links": 7, "status": [], "transId": {}, "topic": "transfer_created"}',
+]
+
+
+@pytest.mark.parametrize("provider", ["fapshi", "mtn-momo", "orange-money", "flutterwave"])
+@pytest.mark.parametrize("body", [*NONSENSE, b'{"transId": "\\u0000", "status": null}'])
+def test_nonsense_is_untranslatable_for_mobile_money(provider: str, body: bytes) -> None:
+    with pytest.raises(Untranslatable):
+        a_provider(provider, "secret").translate(body, Proof("secret"))
+
+
+@pytest.mark.parametrize("provider", ["stripe", "square", "dwolla", "plaid"])
+@pytest.mark.parametrize("body", NONSENSE)
+def test_nonsense_is_untranslatable(provider: str, body: bytes) -> None:
+    endpoint = a_provider(provider, "secret", **OPTIONS.get(provider, {}))
+    with pytest.raises(Untranslatable):
+        endpoint.translate(body, Proof("signature"))
