@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGING = "libs/common/src/common/messaging"
+GATEWAY = "services/webhook-gateway/src/webhook_gateway"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "promise 1: the gateway answers without waiting for the confirm",
-        "services/webhook-gateway/src/webhook_gateway/api.py",
+        f"{GATEWAY}/api.py",
         "        await self._publisher.publish_event(event)\n",
         "        __import__('asyncio').ensure_future(self._publisher.publish_event(event))\n",
         "test_promise_1_2xx_means_durable.py",
@@ -96,6 +97,34 @@ MUTANTS = (
         " if outcome is None",
         " if outcome is outcome",
         "test_relay_and_inbox.py",
+    ),
+    Mutant(
+        "promise 7: whatever a provider answers counts as success",
+        f"{GATEWAY}/domain.py",
+        "    if answer is Standing.SUCCEEDED:\n        return Step(answer, None)\n",
+        "    if answer:\n        return Step(Standing.SUCCEEDED, None)\n",
+        "test_promise_7_no_forged_call_has_an_effect.py",
+    ),
+    Mutant(
+        "promise 7: questions have no budget",
+        f"{GATEWAY}/repository.py",
+        "    budget.tokens -= len(taken)\n",
+        "",
+        "test_promise_7_no_forged_call_has_an_effect.py",
+    ),
+    Mutant(
+        "promise 8: nobody asks before a hint comes",
+        f"{GATEWAY}/handlers.py",
+        '"ask_at": event.recordedtime + FIRST_ASK,',
+        '"ask_at": None,',
+        "test_promise_8_a_webhook_that_never_came_is_healed.py",
+    ),
+    Mutant(
+        "promise 8: what was told is not remembered",
+        f"{GATEWAY}/asker.py",
+        "            row.told = step.tell\n",
+        "",
+        "test_promise_8_a_webhook_that_never_came_is_healed.py",
     ),
     Mutant(
         "chaos, inbox: it lets every event through",

@@ -26,7 +26,7 @@ def gateway(make_paybus: MakePaybus) -> Iterator[Paybus]:
 @pytest.fixture
 def paybus(gateway: Paybus) -> Paybus:
     """With the endpoints of a development machine again, whatever the test before wrote."""
-    write(gateway, *endpoints.development())
+    write(gateway, *endpoints.development(gateway.layout.url("sandbox-providers")))
     until(lambda: gateway.call("fapshi", b"").status_code != 404, what="the file is read")
     until(lambda: status(gateway, "stripe", endpoints.SECRETS["stripe"]) == 200, what="all of it")
     return gateway
@@ -100,9 +100,8 @@ def test_mtn_may_put_or_post_and_others_only_post(paybus: Paybus) -> None:
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST, PUT")
     assert paybus.call("fapshi", body, method="PUT").status_code == 405
     hint, again = (each for each in paybus.journal() if each["subject"].startswith("mtn-momo/"))
-    assert hint["id"] == again["id"], "the same claim about the same payment"
-    assert hint["trust"] == "none"
-    assert hint["data"]["reference"] == reference
+    for each in (hint, again):
+        assert (each["trust"], each["data"]["reference"]) == ("none", reference)
 
 
 @pytest.mark.parametrize("path", ["mtn-momo", "orange-money"])

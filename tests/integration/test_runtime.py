@@ -21,6 +21,7 @@ from provisioning import models as provisioning_models
 from subscription import models as subscription_models
 from support.paybus import Paybus
 from support.waiting import until, until_async
+from webhook_gateway import models as gateway_models
 
 
 def _subscriptions(paybus: Paybus) -> int:
@@ -145,6 +146,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: Make
         for service, base in (
             ("subscription", subscription_models.Base),
             ("provisioning", provisioning_models.Base),
+            ("webhook-gateway", gateway_models.Base),
         ):
             engine = create_engine(paybus.layout.databases[service])
             with engine.connect() as connection:

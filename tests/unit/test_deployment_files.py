@@ -17,7 +17,7 @@ from webhook_gateway import settings as gateway
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SETTINGS: dict[str, list[type[BaseSettings]]] = {
-    "webhook-gateway": [gateway.Settings],
+    "webhook-gateway": [gateway.ApiSettings, gateway.WorkerSettings],
     "subscription": [subscription.ApiSettings, subscription.WorkerSettings],
     "provisioning": [provisioning.ApiSettings, provisioning.WorkerSettings],
 }

@@ -6,6 +6,7 @@ from common.contracts.catalogue import queues_of
 from common.contracts.registry import EVENT_TYPES
 from provisioning.handlers import Handlers
 from subscription.handlers import HANDLERS
+from webhook_gateway.handlers import Handlers as GatewayHandlers
 
 
 def _types_of(queue: str) -> set[str]:
@@ -14,6 +15,11 @@ def _types_of(queue: str) -> set[str]:
 
 def test_subscription_handles_what_its_queue_gets() -> None:
     assert _types_of("subscription.billing") == set(HANDLERS)
+
+
+def test_the_gateway_s_worker_handles_what_its_queue_gets() -> None:
+    handlers = GatewayHandlers(lambda: None).by_event()
+    assert _types_of("webhook-gateway.payments") == set(handlers)
 
 
 def test_provisioning_handles_what_its_queue_gets() -> None:

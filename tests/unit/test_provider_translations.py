@@ -59,7 +59,7 @@ TRANSFER = {"id": "tr_1", "amount": 900, "currency": "eur", "destination": "acct
 CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("fapshi", {"transId": "t", "status": "FAILED"}, "payment.reported", {"claim": "failed"}),
     ("mtn-momo", {"externalId": REFERENCE, "status": "SUCCESSFUL"}, "payment.reported",
-     {"reference": REFERENCE, "claim": "successful", "endpoint": "default"}),
+     {"reference": REFERENCE, "claim": "succeeded", "endpoint": "default"}),
     ("mtn-momo", {"referenceId": REFERENCE, "externalId": "x", "status": "FAILED"},
      "payment.reported", {"reference": REFERENCE}),
     ("orange-money", {"notif_token": "token", "status": "SUCCESS", "txnid": "1"},
@@ -129,7 +129,8 @@ def test_a_call_becomes(
     assert (body["type"], body["tenant"]) == (type_, "shop")
     assert body["source"] == f"/webhook-gateway/{provider}"
     assert data.items() <= body["data"].items()
-    assert translate(endpoint, json.dumps(webhook).encode(), Proof("secret", 7)).id == event.id
+    again = translate(endpoint, json.dumps(webhook).encode(), Proof("secret", 7))
+    assert (again.id == event.id) == (type_ != "payment.reported"), "each hint is news"
 
 
 def test_one_call_of_square_may_say_two_things() -> None:

@@ -229,7 +229,6 @@ def test_a_charge_of_mobile_money_is_only_a_hint(name: str) -> None:
     (event,) = endpoint.translate(vector.body, proof)
     assert event.type == "payment.reported"
     assert event.data.reference in {"EAbcDEfg", "checkout-1"}
-    assert (event,)[0].id == endpoint.translate(vector.body, proof)[0].id
 
 
 def _refused(endpoint: Any, body: bytes, headers: Any) -> str:

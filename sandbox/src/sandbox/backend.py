@@ -7,27 +7,18 @@ the work and never answer. `GET /_books` shows what it holds and how often each 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
+
+from sandbox import behaviour
 
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1)]
-
-
-class Behaviour(BaseModel):
-    """How the next calls go. `rate` is the share of them that misbehaves, chosen at random."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    mode: Literal["well", "fail", "fail_after", "hang_after", "refuse", "rate_limit"] = "well"
-    rate: float = Field(default=1.0, ge=0, le=1)
-    delay_seconds: float = Field(default=0.0, ge=0, le=60)
 
 
 class NewOrganization(BaseModel):
@@ -78,35 +69,20 @@ class Books:
 def create_app(token: str, *, seed: int = 0) -> FastAPI:
     app = FastAPI(title="Sandbox back end")
     books = Books()
-    chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
-    state = {"behaviour": Behaviour()}
+
+    def count(request: Request) -> None:
+        books.calls[f"{request.method} {request.url.path.split('/')[-1]}"] += 1
+
+    behaviour.install(app, seed=seed, count=count)
 
     @app.middleware("http")
-    async def misbehave(request: Request, proceed: Any) -> Response:
-        path = request.url.path
-        if path.startswith("/_"):
-            return await proceed(request)  # type: ignore[no-any-return]
-        if request.headers.get("authorization") != f"Bearer {token}":
-            return Response(status_code=401)
-        books.calls[f"{request.method} {path.split('/')[-1]}"] += 1
-        behaviour = state["behaviour"]
-        await asyncio.sleep(behaviour.delay_seconds)
-        mode = behaviour.mode if chance.random() < behaviour.rate else "well"
-        early = {"fail": (503, {}), "refuse": (422, {}), "rate_limit": (429, {"Retry-After": "1"})}
-        if mode in early:
-            status, headers = early[mode]
-            return Response(f"told to {mode}", status_code=status, headers=headers)
-        response: Response = await proceed(request)
-        if mode == "fail_after":
-            return Response("told to fail after the work", status_code=500)
-        if mode == "hang_after":
-            await asyncio.sleep(3600)
-        return response
-
-    @app.put("/_behaviour")
-    async def behave(behaviour: Behaviour) -> Behaviour:
-        state["behaviour"] = behaviour
-        return behaviour
+    async def authorize(
+        request: Request, proceed: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        allowed = request.headers.get("authorization") == f"Bearer {token}"
+        if allowed or request.url.path.startswith("/_"):
+            return await proceed(request)
+        return Response(status_code=401)
 
     @app.get("/_books")
     async def show_books() -> dict[str, Any]:

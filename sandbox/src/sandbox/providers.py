@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 
 import uvicorn
 from fastapi import FastAPI
 
-from sandbox import plaid
+from sandbox import behaviour, plaid
+from sandbox.mobile_money import MobileMoney
+from sandbox.mobile_money import create_router as mobile_money
 
 
-def create_app() -> FastAPI:
+def create_app(secrets: Mapping[str, str], *, public_url: str, seed: int = 0) -> FastAPI:
+    """`secrets` are those of callbacks by provider, and Plaid's of its API."""
     app = FastAPI(title="Sandbox providers")
-    app.include_router(plaid.create_router(secret="dev_plaid"))  # noqa: S106 - the stand-in's
+    behaviour.install(app, seed=seed, count=lambda _: None)
+    app.include_router(plaid.create_router(secrets["plaid"]))
+    app.include_router(mobile_money(MobileMoney(secrets, seed=seed), public_url))
 
     @app.get("/_ready")
     async def ready() -> dict[str, str]:
@@ -25,8 +32,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sandbox.providers")
     parser.add_argument("--port", type=int, default=8091)
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--secrets", type=json.loads, required=True, help="by provider, as JSON")
     options = parser.parse_args()
-    uvicorn.run(create_app(), host=options.host, port=options.port, log_level="warning")
+    app = create_app(
+        options.secrets,
+        public_url=f"http://{options.host}:{options.port}",
+        seed=options.seed,
+    )
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        timeout_graceful_shutdown=1,  # it may be hanging on purpose
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from common.messaging.publisher import Publisher
 from common.messaging.relay import Relay
 from common.messaging.retry import Ladder
 from common.redaction import Redactor
-from common.scheduler import Scheduler
 from common.service import Context, Running, Task
 from common.settings import BrokerSettings, DatabaseSettings, WorkerSettings
 
@@ -78,16 +77,15 @@ def worker(
     parts: Messaging,
     engine: AsyncEngine,
     consumers: Sequence[Consumer],
-    scheduler: Scheduler | None = None,
+    tasks: Sequence[Task] = (),
 ) -> Running:
-    """A worker: the consumers, an outbox relay, perhaps a scheduler, and their health over HTTP."""
+    """A worker: the consumers, an outbox relay, further tasks, and their health over HTTP."""
     relay = Relay(sessions(engine), parts.publisher, settings.database_url.get_secret_value())
     housekeeper = Housekeeper(sessions(engine), keep_days=settings.inbox_keep_days)
-    tasks: list[Task] = [*consumers, housekeeper, *([scheduler] if scheduler else [])]
     watchdog = Watchdog([parts.broker, *(each.broker for each in consumers)], consumers)
     ready = all_of(broker_check(parts.broker), database_check(engine), consumers_check(consumers))
     app = create_app(title, alive=watchdog.check, ready=ready)
-    return Running(app, tasks, [relay])
+    return Running(app, [*consumers, housekeeper, *tasks], [relay])
 
 
 def consumer_options(

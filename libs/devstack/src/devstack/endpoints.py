@@ -18,16 +18,39 @@ SECRETS: Mapping[str, str] = {
     "square": "square_development_only",
     "dwolla": "dwolla_development_only",
 }
-_OPTIONS: Mapping[str, Mapping[str, str]] = {"square": {"notification_url": SQUARE_URL}}
+PLAID_SECRET = "plaid_development_only"  # noqa: S105 - likewise
 
 
-def development(plaid_url: str | None = None) -> list[dict[str, Any]]:
-    """`plaid_url` is where Plaid's keys are asked for; without, Plaid is not served."""
-    names = [*SECRETS, "mtn-momo", "orange-money"]
-    options: dict[str, Mapping[str, str]] = dict(_OPTIONS)
-    if plaid_url is not None:
-        names.append("plaid")
-        options["plaid"] = {"client_id": "dev", "secret": "dev_plaid", "base_url": plaid_url}
+def development(sandbox: str) -> list[dict[str, Any]]:
+    """Every provider; `sandbox` is the URL of the stand-ins that are asked."""
+    options: dict[str, dict[str, str]] = {
+        "square": {"notification_url": SQUARE_URL},
+        "plaid": {
+            "client_id": "development",
+            "secret": PLAID_SECRET,
+            "base_url": f"{sandbox}/plaid",
+        },
+        "fapshi": {
+            "api_user": "development",
+            "api_key": "fapshi_api_development",
+            "base_url": f"{sandbox}/fapshi",
+        },
+        "mtn-momo": {
+            "subscription_key": "mtn_key_development",
+            "api_user": "development",
+            "api_key": "mtn_api_development",
+            "base_url": f"{sandbox}/mtn-momo",
+        },
+        "orange-money": {
+            "client_id": "development",
+            "client_secret": "orange_development_only",
+            "base_url": f"{sandbox}/orange-money",
+        },
+        "flutterwave": {
+            "secret_key": "flutterwave_api_development",
+            "base_url": f"{sandbox}/flutterwave/v3",
+        },
+    }
     return [
         {
             "provider": name,
@@ -35,7 +58,7 @@ def development(plaid_url: str | None = None) -> list[dict[str, Any]]:
             "secrets": [SECRETS[name]] if name in SECRETS else [],
             "options": options.get(name, {}),
         }
-        for name in names
+        for name in sorted(SECRETS.keys() | options.keys())
     ]
 
 

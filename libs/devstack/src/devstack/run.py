@@ -12,12 +12,14 @@ from devstack.system import PROCESSES, System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 
 _WHAT = {
-    "webhook-gateway": "webhooks: POST /webhooks/stripe",
+    "webhook-gateway": "webhooks: POST /webhooks/stripe and others",
     "subscription-api": "plans, customers, payments, subscriptions; /docs",
     "provisioning-api": "integrations, schedules; /docs",
+    "webhook-gateway-worker": "health and metrics",
     "subscription-worker": "health and metrics",
     "provisioning-worker": "health and metrics",
     "sandbox-backend": "the back end that provisioning calls: GET /_books, PUT /_behaviour",
+    "sandbox-providers": "Fapshi, MTN, Orange, Flutterwave, Plaid: GET /_money, PUT /_delivery",
     "sandbox-stripe": "localstripe, a Stripe API",
 }
 
@@ -75,9 +77,9 @@ def _run() -> None:
 def _explain(addresses: dict[str, str], management_url: str, logs: str) -> None:
     print("\nPaybus is running:")
     for name, url in addresses.items():
-        print(f"  {name:20} {url:24} {_WHAT[name]}")
-    print(f"  {'RabbitMQ':20} {management_url}")
-    print(f"  {'logs':20} {logs}")
+        print(f"  {name:22} {url:24} {_WHAT[name]}")
+    print(f"  {'RabbitMQ':22} {management_url}")
+    print(f"  {'logs':22} {logs}")
     print("\nSend a first webhook, from another terminal:  make webhook")
     print("A token for the APIs:                         make -s token ROLE=operator")
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from devstack.tokens import DevKeys
 
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
-_SERVICES = ("subscription", "provisioning")
+SERVICES = ("subscription", "provisioning", "webhook-gateway")
 
 # Tried first, so that addresses are the same each time; another copy gets free ones.
 _PREFERRED = {
     "webhook-gateway": 8000,
     "subscription-api": 8001,
     "provisioning-api": 8002,
+    "webhook-gateway-worker": 8010,
     "subscription-worker": 8011,
     "provisioning-worker": 8012,
     "sandbox-backend": 8090,
@@ -81,13 +83,13 @@ def plan(
     url = stack.virtual_host(virtual_host)
     file = endpoints.write(
         keys.folder / f"endpoints-{virtual_host}.toml",
-        endpoints.development(f"http://127.0.0.1:{ports['sandbox-providers']}/plaid"),
+        endpoints.development(f"http://127.0.0.1:{ports['sandbox-providers']}"),
     )
     return Layout(url, databases, ports, keys.jwks, file, extra_env or {})
 
 
 def create_databases(stack: Stack, prefix: str) -> Mapping[str, str]:
-    return {service: stack.database(f"{prefix}{service}") for service in _SERVICES}
+    return {service: stack.database(f"{prefix}{service}") for service in SERVICES}
 
 
 def migrate(layout: Layout, logs: Path) -> None:
@@ -137,6 +139,12 @@ def _gateway(layout: Layout, port: int) -> Spec:
     return Spec("webhook-gateway", "webhook_gateway", ["api"], env | _http(port), _ready(port))
 
 
+def _gateway_worker(layout: Layout, port: int) -> Spec:
+    env = _worker(layout, "webhook-gateway") | {"ENDPOINTS_FILE": str(layout.endpoints)}
+    ready = _ready(port)
+    return Spec("webhook-gateway-worker", "webhook_gateway", ["worker"], env | _http(port), ready)
+
+
 def _subscription_api(layout: Layout, port: int) -> Spec:
     env = _api(layout, "subscription") | _http(port)
     return Spec("subscription-api", "subscription", ["api"], env, _ready(port))
@@ -177,7 +185,9 @@ def _sandbox_backend(_: Layout, port: int) -> Spec:
 
 def _sandbox_providers(_: Layout, port: int) -> Spec:
     ready = f"http://127.0.0.1:{port}/_ready"
-    return Spec("sandbox-providers", "sandbox.providers", ["--port", str(port)], {}, ready)
+    secrets = json.dumps({**endpoints.SECRETS, "plaid": endpoints.PLAID_SECRET})
+    arguments = ["--port", str(port), "--secrets", secrets]
+    return Spec("sandbox-providers", "sandbox.providers", arguments, {}, ready)
 
 
 def _sandbox_stripe(_: Layout, port: int) -> Spec:
@@ -187,6 +197,7 @@ def _sandbox_stripe(_: Layout, port: int) -> Spec:
 
 _MAKERS = {
     "webhook-gateway": _gateway,
+    "webhook-gateway-worker": _gateway_worker,
     "subscription-api": _subscription_api,
     "subscription-worker": _subscription_worker,
     "provisioning-api": _provisioning_api,

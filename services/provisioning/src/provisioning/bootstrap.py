@@ -71,7 +71,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         sessions, service="provisioning", tenant=settings.tenant, schedule=schedule
     )
     return parts.worker(
-        "Paybus provisioning worker", settings, messaging, engine, consumers, scheduler
+        "Paybus provisioning worker", settings, messaging, engine, consumers, tasks=[scheduler]
     )
 
 

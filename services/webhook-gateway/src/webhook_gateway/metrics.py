@@ -1,6 +1,6 @@
 """The gateway's own metrics."""
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 webhooks = Histogram(
     "paybus_webhook_seconds",
@@ -12,4 +12,22 @@ webhooks = Histogram(
 endpoints_fault = Gauge(
     "paybus_endpoints_fault",
     "1 while the endpoints file can't be used and the one before it stays in force.",
+)
+
+questions = Counter(
+    "paybus_provider_questions",
+    "Questions about a payment, by what was answered: a standing, or failed.",
+    ["provider", "outcome"],
+)
+
+healed = Counter(
+    "paybus_payments_healed",
+    "Payments that were found to have succeeded although no webhook had come.",
+    ["provider"],
+)
+
+watched = Gauge(
+    "paybus_watched_payments",
+    "Payments whose outcome is still asked for.",
+    ["provider"],
 )

@@ -2,9 +2,21 @@
 
 from pydantic import Field, FilePath
 
+from common import settings
 from common.settings import BrokerSettings, HttpSettings
 
 
-class Settings(HttpSettings, BrokerSettings):
+class EndpointsSettings(HttpSettings, BrokerSettings):
     endpoints_file: FilePath = Field(description="whose webhooks are taken, as TOML")
+
+
+class ApiSettings(EndpointsSettings):
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+
+
+class WorkerSettings(EndpointsSettings, settings.WorkerSettings):
+    questions_per_second: float = Field(
+        default=5, gt=0, description="to one endpoint's provider, by all workers together"
+    )
+    questions_burst: int = Field(default=20, ge=1)
+    concurrency: int = Field(default=16, ge=1, description="questions to one provider at once")

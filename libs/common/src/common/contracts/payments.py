@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from common.contracts.event import Id, Payload
 from common.contracts.money import Currency, MinorUnits
@@ -13,6 +13,24 @@ class Contact(Payload):
 
     email: str | None = None
     name: str | None = None
+
+
+class CheckoutStarted(Payload):
+    """A customer was sent to pay. `reference` is what the provider calls the payment.
+
+    `lookup` is what the provider has to be told besides when it is asked about it; `hint_reference`
+    what its calls name instead of the reference, where that is so.
+    """
+
+    provider: str
+    endpoint: str
+    reference: Id
+    checkout_id: Id
+    amount: MinorUnits
+    currency: Currency
+    expires_at: AwareDatetime
+    hint_reference: str | None = None
+    lookup: dict[str, str] = Field(default_factory=dict)
 
 
 class CheckoutCompleted(Payload):

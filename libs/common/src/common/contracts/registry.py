@@ -10,6 +10,7 @@ from common.contracts.event import Event, Payload
 from common.contracts.jobs import JobDue
 from common.contracts.payments import (
     CheckoutCompleted,
+    CheckoutStarted,
     PaymentDisputed,
     PaymentHint,
     PaymentRefunded,
@@ -35,6 +36,9 @@ class EventType:
 PROVIDER_PREFIX: Final = "provider."
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = {
+    "checkout.started": EventType(
+        "payments", CheckoutStarted, "A customer was sent to pay; the payment is watched from now."
+    ),
     "checkout.completed": EventType(
         "payments", CheckoutCompleted, "A customer finished a provider's checkout page."
     ),

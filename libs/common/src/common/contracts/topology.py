@@ -59,6 +59,13 @@ class Queue:
 
 QUEUES: Final = (
     Queue(
+        "webhook-gateway.payments",
+        (
+            Binding("payments", "payment.reported"),
+            Binding("payments", "checkout.started"),
+        ),
+    ),
+    Queue(
         "subscription.billing",
         (
             Binding("payments", "payment.succeeded"),
@@ -99,7 +106,6 @@ JOURNAL_ONLY: Final = (
     "organization.provisioned",
     "organization.failed",
     "organization.suspended",
-    "payment.reported",
     "transfer.*",
     "payout.*",
     "bank_item.*",

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 
-from common.contracts.event import Event, Payload, Trust, derived_id, event_model, faults
+from common.contracts.event import Event, Payload, Trust, event_model, faults
 from common.contracts.payments import PaymentHint, ProviderEvent
 from common.errors import PaybusError
 from webhook_gateway.endpoints import Endpoint
@@ -108,14 +109,16 @@ class Provider(ABC):
             data=data,
         )
 
-    def hint(self, reference: str, claim: str, proof: Proof) -> Event[Any]:
-        """The same claim about the same payment is the same event, however often it is made."""
+    def hint(self, reference: str, status: str, proof: Proof) -> Event[Any]:
+        """Each is news: were the second of two the same event, a forged one that came before the
+        true one would silence it. What it costs is bounded where the provider is asked."""
+        claim = _CLAIMS.get(status.lower(), "other")
         return self.event(
             "payment.reported",
             PaymentHint(
                 provider=self.name, endpoint=self.endpoint.name, reference=reference, claim=claim
             ),
-            id_=derived_id(self.source, reference, claim),
+            id_=str(uuid4()),
             subject=reference,
             proof=proof,
         )
@@ -132,6 +135,15 @@ class Provider(ABC):
             proof=Proof("signature"),
             time=time,
         )
+
+
+# What providers call it.
+_CLAIMS = {
+    **dict.fromkeys(("success", "successful", "succeeded", "completed"), "succeeded"),
+    **dict.fromkeys(("created", "initiated", "pending"), "pending"),
+    "failed": "failed",
+    "expired": "expired",
+}
 
 
 def digest(body: bytes) -> str:

@@ -10,15 +10,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
+from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event
-from webhook_gateway.providers import Proof, Provider
+from common.contracts.payments import Contact
+from webhook_gateway import asking, providers
+from webhook_gateway.asking import Answer, AskedProvider, Question
+from webhook_gateway.domain import Standing
+from webhook_gateway.providers import Proof
 from webhook_gateway.providers.authentic import check_any, the_header
 
 
-class Fapshi(Provider):
+class Options(providers.Options):
+    """The API's credentials. Without them hints can't be asked about."""
+
+    api_user: str = ""
+    api_key: SecretStr = SecretStr("")
+    base_url: HttpUrl = HttpUrl("https://live.fapshi.com")
+
+
+class Fapshi(AskedProvider):
     name = "fapshi"
+    options_model = Options
+    options: Options
 
     async def verify(self, headers: Headers, body: bytes) -> Proof:
         given = the_header(headers, "x-wh-secret")
@@ -28,4 +44,39 @@ class Fapshi(Provider):
     def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
         if isinstance(webhook, list):  # as the documentation once showed it
             (webhook,) = webhook
-        return [self.hint(webhook["transId"], webhook["status"].lower(), proof)]
+        return [self.hint(webhook["transId"], webhook["status"], proof)]
+
+    @property
+    def can_be_asked(self) -> bool:
+        return bool(self.options.api_user and self.options.api_key.get_secret_value())
+
+    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+        """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
+        payment = await asking.call(
+            http,
+            "GET",
+            self.url(self.options.base_url, "payment-status", question.reference),
+            headers={
+                "apiuser": self.options.api_user,
+                "apikey": self.options.api_key.get_secret_value(),
+            },
+        )
+        if payment is None:
+            return Answer(Standing.UNKNOWN)
+        return Answer(
+            _STANDINGS[payment["status"]],
+            amount=payment["amount"],
+            currency="XAF",
+            references=tuple(filter(None, (payment.get("externalId"),))),
+            contact=Contact(email=payment.get("email"), name=payment.get("payerName")),
+            reason=payment.get("reason"),
+        )
+
+
+_STANDINGS = {
+    "CREATED": Standing.PENDING,
+    "PENDING": Standing.PENDING,
+    "SUCCESSFUL": Standing.SUCCEEDED,
+    "FAILED": Standing.FAILED,
+    "EXPIRED": Standing.EXPIRED,
+}

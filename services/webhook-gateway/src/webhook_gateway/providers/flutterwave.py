@@ -12,12 +12,18 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import httpx
+from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event, derived_id
 from common.contracts.money import minor_units
+from common.contracts.payments import Contact
 from common.contracts.payouts import TransferReported
-from webhook_gateway.providers import Object, Proof, Provider
+from webhook_gateway import asking, providers
+from webhook_gateway.asking import Answer, AskedProvider, Question
+from webhook_gateway.domain import Standing
+from webhook_gateway.providers import Object, Proof
 from webhook_gateway.providers.authentic import base64_hmac, check_any, the_header
 
 _TRANSFERS = {
@@ -28,8 +34,17 @@ _TRANSFERS = {
 }
 
 
-class Flutterwave(Provider):
+class Options(providers.Options):
+    """`secret_key` is v3's, for its API. Without it hints can't be asked about."""
+
+    secret_key: SecretStr = SecretStr("")
+    base_url: HttpUrl = HttpUrl("https://api.flutterwave.com/v3")
+
+
+class Flutterwave(AskedProvider):
     name = "flutterwave"
+    options_model = Options
+    options: Options
 
     async def verify(self, headers: Headers, body: bytes) -> Proof:
         if "flutterwave-signature" in headers:
@@ -45,7 +60,7 @@ class Flutterwave(Provider):
         data = webhook["data"]
         if type_.startswith("charge."):
             reference = data.get("tx_ref") or data["reference"]
-            return [self.hint(reference, data["status"].lower(), proof)]
+            return [self.hint(reference, data["status"], proof)]
         id_ = webhook.get("id") or derived_id(self.source, type_, str(data["id"]), data["status"])
         status = data["status"].lower()
         if type_.startswith("transfer.") and status in _TRANSFERS:
@@ -59,6 +74,39 @@ class Flutterwave(Provider):
                 )
             ]
         return [self.untranslated(type_, webhook, id_=id_)]
+
+    @property
+    def can_be_asked(self) -> bool:
+        return bool(self.options.secret_key.get_secret_value())
+
+    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+        """https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref"""
+        answer = await asking.call(
+            http,
+            "GET",
+            self.url(self.options.base_url, "transactions", "verify_by_reference"),
+            params={"tx_ref": question.reference},
+            headers={"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"},
+        )
+        if answer is None:
+            return Answer(Standing.UNKNOWN)
+        charge = answer["data"]
+        customer = charge.get("customer") or {}
+        return Answer(
+            _STANDINGS[charge["status"].lower()],
+            amount=minor_units(str(charge["amount"]), charge["currency"]),
+            currency=charge["currency"],
+            references=tuple(filter(None, (charge.get("flw_ref"), str(charge["id"])))),
+            contact=Contact(email=customer.get("email"), name=customer.get("name")),
+            reason=charge.get("processor_response"),
+        )
+
+
+_STANDINGS = {
+    "pending": Standing.PENDING,
+    "successful": Standing.SUCCEEDED,
+    "failed": Standing.FAILED,
+}
 
 
 def _transfer(data: Object) -> TransferReported:

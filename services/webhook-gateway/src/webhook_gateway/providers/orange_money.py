@@ -10,19 +10,88 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
+from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event
-from webhook_gateway.providers import Proof, Provider, digest
+from common.contracts.money import minor_units
+from webhook_gateway import asking, providers
+from webhook_gateway.asking import Answer, AskedProvider, Question, Token
+from webhook_gateway.domain import Standing
+from webhook_gateway.endpoints import Endpoint
+from webhook_gateway.providers import Proof, digest
 
 
-class OrangeMoney(Provider):
+class Options(providers.Options):
+    """The API's credentials. Without them hints can't be asked about."""
+
+    client_id: str = ""
+    client_secret: SecretStr = SecretStr("")
+    country: str = "cm"
+    base_url: HttpUrl = HttpUrl("https://api.orange.com")
+
+
+class OrangeMoney(AskedProvider):
     name = "orange-money"
     needs_secret = False
+    options_model = Options
+    options: Options
+
+    def __init__(self, endpoint: Endpoint, options: providers.Options) -> None:
+        super().__init__(endpoint, options)
+        self._token = Token()
 
     async def verify(self, headers: Headers, body: bytes) -> Proof:
         return Proof("none")
 
     def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
         reference = digest(webhook["notif_token"].encode())
-        return [self.hint(reference, webhook["status"].lower(), proof)]
+        return [self.hint(reference, webhook["status"], proof)]
+
+    @property
+    def can_be_asked(self) -> bool:
+        return bool(self.options.client_id and self.options.client_secret.get_secret_value())
+
+    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+        """The transaction status of a web payment, by order, amount and pay token."""
+        base = self.options.base_url
+        login = (self.options.client_id, self.options.client_secret.get_secret_value())
+        token = await self._token.get(
+            lambda: asking.call(
+                http,
+                "POST",
+                self.url(base, "oauth", "v3", "token"),
+                auth=login,
+                data={"grant_type": "client_credentials"},
+            )
+        )
+        asked = question.lookup
+        payment = await asking.call(
+            http,
+            "POST",
+            self.url(base, "orange-money-webpay", self.options.country, "v1", "transactionstatus"),
+            headers={"Authorization": f"Bearer {token}"},
+            json={
+                "order_id": asked["order_id"],
+                "amount": int(asked["amount"]),
+                "pay_token": asked["pay_token"],
+            },
+        )
+        if payment is None:
+            return Answer(Standing.UNKNOWN)
+        return Answer(
+            _STANDINGS[payment["status"]],
+            amount=minor_units(asked["amount"], asked["currency"]),
+            currency=asked["currency"],
+            references=tuple(filter(None, (asked["order_id"], payment.get("txnid")))),
+        )
+
+
+_STANDINGS = {
+    "INITIATED": Standing.PENDING,
+    "PENDING": Standing.PENDING,
+    "SUCCESS": Standing.SUCCEEDED,
+    "FAILED": Standing.FAILED,
+    "EXPIRED": Standing.EXPIRED,
+}

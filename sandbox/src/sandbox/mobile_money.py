@@ -1,0 +1,321 @@
+"""Fapshi, MTN MoMo, Orange Money and Flutterwave: payments, their status, and callbacks.
+
+`PUT /_payments/{provider}/_{reference}` is the payer: it settles a payment, and the callback goes.
+`POST /_forge` sends a callback that claims what is not so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Header, HTTPException, Request, Response
+from pydantic import BaseModel
+
+from sandbox.postman import Delivery, Postman
+
+Standing = Literal["pending", "succeeded", "failed", "expired"]
+
+
+@dataclass
+class Payment:
+    """`reference` is the provider's own name for it, `external` the merchant's."""
+
+    provider: str
+    reference: str
+    external: str
+    amount: Any
+    currency: str
+    standing: Standing = "pending"
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        return _WORDS[self.provider][self.standing]
+
+
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "fapshi": {
+        "pending": "CREATED",
+        "succeeded": "SUCCESSFUL",
+        "failed": "FAILED",
+        "expired": "EXPIRED",
+    },
+    "mtn-momo": {
+        "pending": "PENDING",
+        "succeeded": "SUCCESSFUL",
+        "failed": "FAILED",
+        "expired": "FAILED",
+    },
+    "orange-money": {
+        "pending": "INITIATED",
+        "succeeded": "SUCCESS",
+        "failed": "FAILED",
+        "expired": "EXPIRED",
+    },
+    "flutterwave": {
+        "pending": "pending",
+        "succeeded": "successful",
+        "failed": "failed",
+        "expired": "failed",
+    },
+}
+
+
+class Settle(BaseModel):
+    standing: Standing
+
+
+class Forge(BaseModel):
+    provider: str
+    reference: str
+    claim: Standing
+
+
+class MobileMoney:
+    """All four providers' books. `secrets` are those with which callbacks are authenticated."""
+
+    def __init__(self, secrets: Mapping[str, str], *, seed: int) -> None:
+        self.payments: dict[tuple[str, str], Payment] = {}
+        self.asked: Counter[str] = Counter()
+        self.postman = Postman(seed)
+        self._secrets = secrets
+
+    def add(self, payment: Payment) -> Payment:
+        return self.payments.setdefault((payment.provider, payment.reference), payment)
+
+    def find(self, provider: str, reference: str) -> Payment:
+        self.asked[provider] += 1
+        try:
+            return self.payments[provider, reference]
+        except KeyError:
+            raise HTTPException(404, "no such payment") from None
+
+    def settle(self, payment: Payment, standing: Standing) -> None:
+        payment.standing = standing
+        self.call_back(payment, standing)
+
+    def call_back(self, payment: Payment, standing: Standing, *, surely: bool = False) -> None:
+        """Tell the merchant that the payment has this standing, whether it is true or not."""
+        told = Payment(**{**vars(payment), "standing": standing})
+        body, headers = _callback(told, self._secrets)
+        self.postman.send(
+            payment.provider,
+            body,
+            headers,
+            url=payment.more.get("callback_url"),
+            method="PUT" if payment.provider == "mtn-momo" else "POST",
+            surely=surely,
+        )
+
+
+def _callback(payment: Payment, secrets: Mapping[str, str]) -> tuple[Any, dict[str, str]]:
+    match payment.provider:
+        case "fapshi":
+            return _fapshi(payment), {"x-wh-secret": secrets["fapshi"]}
+        case "mtn-momo":
+            return _mtn(payment), {}
+        case "orange-money":
+            body = {"status": payment.status, "notif_token": payment.more["notif_token"]}
+            return body | {"txnid": f"MP{payment.reference[:8]}"}, {}
+        case _:
+            body = {"event": "charge.completed", "data": _flutterwave(payment)}
+            return body, {"verif-hash": secrets["flutterwave"]}
+
+
+def _fapshi(payment: Payment) -> dict[str, Any]:
+    return {
+        "transId": payment.reference,
+        "status": payment.status,
+        "medium": "mobile money",
+        "serviceName": "shop",
+        "amount": payment.amount,
+        "externalId": payment.external,
+        "email": payment.more.get("email"),
+        "payerName": None,
+    }
+
+
+def _mtn(payment: Payment) -> dict[str, Any]:
+    return {
+        "financialTransactionId": f"{abs(hash(payment.reference)) % 10**10}",
+        "externalId": payment.external,
+        "amount": payment.amount,
+        "currency": payment.currency,
+        "payer": payment.more.get("payer"),
+        "status": payment.status,
+    }
+
+
+def _flutterwave(payment: Payment) -> dict[str, Any]:
+    return {
+        "id": abs(hash(payment.reference)) % 10**9,
+        "tx_ref": payment.reference,
+        "flw_ref": f"FLW{payment.reference[:8]}",
+        "amount": payment.amount,
+        "currency": payment.currency,
+        "status": payment.status,
+        "customer": payment.more.get("customer"),
+    }
+
+
+def create_router(money: MobileMoney, public_url: str) -> APIRouter:
+    """`public_url` is where a payer finds the payment pages."""
+    router = APIRouter()
+    _add_fapshi(router, money, public_url)
+    _add_mtn(router, money)
+    _add_orange(router, money, public_url)
+    _add_flutterwave(router, money, public_url)
+
+    @router.put("/_delivery")
+    async def deliver(delivery: Delivery) -> Delivery:
+        money.postman.delivery = delivery
+        return delivery
+
+    @router.put("/_payments/{provider}/_{reference}")
+    async def settle(provider: str, reference: str, settle: Settle) -> None:
+        money.settle(money.payments[provider, reference], settle.standing)
+
+    @router.post("/_forge")
+    async def forge(forge: Forge) -> None:
+        payment = money.payments[forge.provider, forge.reference]
+        money.call_back(payment, forge.claim, surely=True)
+
+    @router.get("/_money")
+    async def books() -> dict[str, Any]:
+        return {
+            "payments": [
+                {
+                    "provider": each.provider,
+                    "reference": each.reference,
+                    "external": each.external,
+                    "standing": each.standing,
+                }
+                for each in money.payments.values()
+            ],
+            "asked": money.asked,
+            "callbacks": money.postman.counts,
+        }
+
+    return router
+
+
+def _add_fapshi(router: APIRouter, money: MobileMoney, public_url: str) -> None:
+    @router.post("/fapshi/initiate-pay")
+    async def initiate(request: Request, apiuser: Annotated[str, Header()] = "") -> dict[str, Any]:
+        if not apiuser:
+            raise HTTPException(401, "apiuser and apikey are missing")
+        body = await request.json()
+        if not isinstance(body.get("amount"), int) or body["amount"] < 100:
+            raise HTTPException(400, "amount cannot be less than 100 XAF")
+        payment = Payment(
+            "fapshi",
+            uuid4().hex[:8],
+            body.get("externalId", ""),
+            body["amount"],
+            "XAF",
+            more={"email": body.get("email")},
+        )
+        money.add(payment)
+        link = f"{public_url}/pay/fapshi/{payment.reference}"
+        return {"message": "Request successful", "link": link, "transId": payment.reference}
+
+    @router.get("/fapshi/payment-status/{reference}")
+    async def status(reference: str) -> dict[str, Any]:
+        return _fapshi(money.find("fapshi", reference))
+
+    @router.get("/fapshi/search")
+    async def search() -> list[dict[str, Any]]:
+        return [_fapshi(each) for each in money.payments.values() if each.provider == "fapshi"]
+
+
+def _add_mtn(router: APIRouter, money: MobileMoney) -> None:
+    @router.post("/mtn-momo/collection/token/")
+    async def token() -> dict[str, Any]:
+        return {"access_token": "mtn-token", "token_type": "access_token", "expires_in": 3600}
+
+    @router.post("/mtn-momo/collection/v1_0/requesttopay", status_code=202)
+    async def request_to_pay(
+        request: Request,
+        x_reference_id: Annotated[str, Header()],
+        x_callback_url: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        if ("mtn-momo", x_reference_id) in money.payments:
+            raise HTTPException(409, "Duplicated reference id. Creation of resource failed.")
+        body = await request.json()
+        more = {"payer": body["payer"]}
+        if x_callback_url:
+            more["callback_url"] = x_callback_url
+        payment = Payment(
+            "mtn-momo", x_reference_id, body["externalId"], body["amount"], body["currency"]
+        )
+        payment.more = more
+        money.add(payment)
+        return Response(status_code=202)
+
+    @router.get("/mtn-momo/collection/v1_0/requesttopay/{reference}")
+    async def status(reference: str) -> dict[str, Any]:
+        return _mtn(money.find("mtn-momo", reference))
+
+
+def _add_orange(router: APIRouter, money: MobileMoney, public_url: str) -> None:
+    @router.post("/orange-money/oauth/v3/token")
+    async def token(request: Request) -> dict[str, Any]:
+        if await request.body() != b"grant_type=client_credentials":
+            raise HTTPException(400, "unsupported_grant_type")
+        return {"token_type": "Bearer", "access_token": "orange-token", "expires_in": 3600}
+
+    @router.post("/orange-money/orange-money-webpay/{country}/v1/webpayment", status_code=201)
+    async def web_payment(country: str, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        pay_token, notif_token = uuid4().hex, uuid4().hex
+        more = {"pay_token": pay_token, "notif_token": notif_token}
+        payment = Payment(
+            "orange-money", body["order_id"], body["order_id"], body["amount"], body["currency"]
+        )
+        payment.more = more | {"callback_url": body.get("notif_url")}
+        money.payments["orange-money", payment.reference] = payment
+        return {
+            "status": 201,
+            "message": "OK",
+            "pay_token": pay_token,
+            "payment_url": f"{public_url}/pay/orange-money/{pay_token}",
+            "notif_token": notif_token,
+        }
+
+    @router.post("/orange-money/orange-money-webpay/{country}/v1/transactionstatus")
+    async def status(country: str, request: Request) -> dict[str, Any]:
+        body = await request.json()
+        payment = money.find("orange-money", body["order_id"])
+        if (body["pay_token"], body["amount"]) != (payment.more["pay_token"], payment.amount):
+            raise HTTPException(400, "order, amount and pay token do not belong together")
+        txnid = f"MP{payment.reference[:8]}"
+        return {"status": payment.status, "order_id": payment.reference, "txnid": txnid}
+
+
+def _add_flutterwave(router: APIRouter, money: MobileMoney, public_url: str) -> None:
+    @router.post("/flutterwave/v3/payments")
+    async def pay(request: Request) -> dict[str, Any]:
+        body = await request.json()
+        payment = Payment(
+            "flutterwave",
+            body["tx_ref"],
+            body["tx_ref"],
+            body["amount"],
+            body["currency"],
+            more={"customer": body.get("customer")},
+        )
+        money.add(payment)
+        link = {"link": f"{public_url}/pay/flutterwave/{payment.reference}"}
+        return {"status": "success", "message": "Hosted Link", "data": link}
+
+    @router.get("/flutterwave/v3/transactions/verify_by_reference")
+    async def verify(tx_ref: str) -> dict[str, Any]:
+        payment = money.find("flutterwave", tx_ref)
+        if payment.standing == "pending":  # a link that nobody has used is no transaction yet
+            raise HTTPException(404, "No transaction was found for this id")
+        message = "Transaction fetched successfully"
+        return {"status": "success", "message": message, "data": _flutterwave(payment)}

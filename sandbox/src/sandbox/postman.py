@@ -1,0 +1,77 @@
+"""Delivers providers' callbacks, as badly as it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Delivery(BaseModel):
+    """What becomes of callbacks: shares that are lost or sent twice, and up to how late each is
+    sent, which also changes their order. `urls` says where to, by provider."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    urls: dict[str, str] = Field(default_factory=dict)
+    drop: float = Field(default=0, ge=0, le=1)
+    duplicate: float = Field(default=0, ge=0, le=1)
+    delay_seconds: float = Field(default=0, ge=0, le=60)
+
+
+class Postman:
+    """Mobile money providers send once; what is not answered 2xx is not sent again."""
+
+    def __init__(self, seed: int) -> None:
+        self.delivery = Delivery()
+        self.counts: Counter[str] = Counter()
+        self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def send(
+        self,
+        provider: str,
+        body: Any,
+        headers: Mapping[str, str],
+        *,
+        url: str | None = None,
+        method: str = "POST",
+        surely: bool = False,
+    ) -> None:
+        """`surely` is for what must arrive whatever the delivery is like: a forgery."""
+        to = url or self.delivery.urls.get(provider)
+        if to is None:
+            return
+        times = 1
+        if not surely:
+            if self._chance.random() < self.delivery.drop:
+                self.counts[f"{provider} dropped"] += 1
+                return
+            times += self._chance.random() < self.delivery.duplicate
+        for _ in range(times):
+            late = self._chance.uniform(0, self.delivery.delay_seconds)
+            task = asyncio.create_task(self._send(provider, to, body, headers, method, late))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def _send(
+        self,
+        provider: str,
+        url: str,
+        body: Any,
+        headers: Mapping[str, str],
+        method: str,
+        late: float,
+    ) -> None:
+        await asyncio.sleep(late)
+        try:
+            async with httpx.AsyncClient(timeout=10) as http:
+                answer = await http.request(method, url, json=body, headers=headers)
+            self.counts[f"{provider} answered {answer.status_code}"] += 1
+        except httpx.TransportError:
+            self.counts[f"{provider} unanswered"] += 1

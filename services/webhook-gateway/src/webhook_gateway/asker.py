@@ -1,0 +1,218 @@
+"""Asks providers about the payments whose outcome is open, and tells what they say.
+
+Webhook and poll share this path: a hint only moves the next question to now. So either may come
+first, and what is told of a payment has one id whichever it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import sqlalchemy.exc
+
+from common.contracts.event import Event, derived_id
+from common.contracts.payments import PaymentReported
+from common.database import Sessions
+from common.errors import RateLimited
+from common.logs import get_logger
+from common.messaging import outbox
+from common.messaging.connection import describe
+from common.redaction import Redactor
+from webhook_gateway import domain, metrics, repository
+from webhook_gateway.asking import Answer, AskedProvider, Question
+from webhook_gateway.domain import Standing, Watch
+from webhook_gateway.models import WatchedPayment
+from webhook_gateway.providers import Proof
+from webhook_gateway.routes import Routes
+
+log = get_logger(__name__)
+
+_LOOK_SECONDS = 0.5
+_TIDY_SECONDS = 600.0
+_ANSWER_SECONDS = 10.0
+_LEASE = timedelta(seconds=30)  # longer than an answer and its transaction may take
+_KEEP = timedelta(days=30)
+_KEEP_HINTS = timedelta(hours=1)
+
+_TYPES = {
+    Standing.SUCCEEDED: "payment.succeeded",
+    Standing.FAILED: "payment.failed",
+    Standing.EXPIRED: "payment.expired",
+}
+_ASKED = Proof("requery")
+
+
+class Asker:
+    """One runs in every worker. `per_second` and `burst` bound what one endpoint's provider is
+    asked by all of them together; `at_once` what waits for one provider in this process."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        routes: Routes,
+        *,
+        redact: Redactor,
+        per_second: float,
+        burst: int,
+        at_once: int,
+    ) -> None:
+        self._sessions = sessions
+        self._routes = routes
+        self._redact = redact
+        self._per_second = per_second
+        self._burst = burst
+        self._at_once = at_once
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._waiting: Counter[str] = Counter()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        tidied = 0.0
+        loop = asyncio.get_running_loop()
+        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http:
+            while not self._stopping:
+                self._wake.clear()
+                try:
+                    for provider in self._asked_providers():
+                        await self._begin(http, provider)
+                    if loop.time() - tidied > _TIDY_SECONDS:
+                        await self._tidy()
+                        tidied = loop.time()
+                except sqlalchemy.exc.SQLAlchemyError as error:
+                    log.warning("can't look what to ask", error=describe(error))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _LOOK_SECONDS)
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _asked_providers(self) -> list[AskedProvider]:
+        return [
+            each
+            for each in self._routes.all()
+            if isinstance(each, AskedProvider) and each.can_be_asked
+        ]
+
+    async def _begin(self, http: httpx.AsyncClient, provider: AskedProvider) -> None:
+        path = provider.endpoint.path
+        free = self._at_once - self._waiting[path]
+        if free <= 0:
+            return  # a slow provider holds up itself, and no other
+        async with self._sessions.begin() as session:
+            rows = await repository.claim(
+                session,
+                provider.name,
+                provider.endpoint.name,
+                per_second=self._per_second,
+                burst=self._burst,
+                most=free,
+                lease=_LEASE,
+            )
+        for row in rows:
+            self._waiting[path] += 1
+            task = asyncio.create_task(self._ask(http, provider, row))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def _ask(
+        self, http: httpx.AsyncClient, provider: AskedProvider, row: WatchedPayment
+    ) -> None:
+        try:
+            await self._settle(provider, row.id, await self._answer(http, provider, row))
+        except Exception as error:  # noqa: BLE001 - it is asked again when its lease ends
+            log.warning("an answer is not recorded", provider=provider.name, error=describe(error))
+        finally:
+            self._waiting[provider.endpoint.path] -= 1
+
+    async def _answer(
+        self, http: httpx.AsyncClient, provider: AskedProvider, row: WatchedPayment
+    ) -> Answer | str:
+        """The provider's answer, or why there is none."""
+        outcome = "failed"
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                answer = await provider.ask(http, Question(row.reference, row.lookup))
+            outcome = answer.standing.value
+        except RateLimited as error:
+            async with self._sessions.begin() as session:
+                path = provider.endpoint.path
+                await repository.hold_back(session, path, error.retry_after, self._per_second)
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it says is no answer
+            return self._redact(describe(error))
+        else:
+            return answer
+        finally:
+            metrics.questions.labels(provider.name, outcome).inc()
+
+    async def _settle(self, provider: AskedProvider, id_: str, answer: Answer | str) -> None:
+        async with self._sessions.begin() as session:
+            row = await repository.lock(session, id_)
+            if row is None:
+                return
+            now = datetime.now(UTC)
+            watch = Watch(row.announced, row.expires_at, row.asked, Standing(row.told))
+            if isinstance(answer, str):
+                row.error = answer
+                log.warning("no answer", provider=provider.name, asked=row.asked, error=answer)
+                row.ask_at = now + domain.pause(row.asked, announced=row.announced)
+                return
+            row.error = None
+            step = domain.step(
+                watch, answer.standing, now, failure_is_final=provider.failure_is_final
+            )
+            row.ask_at = step.ask_at
+            if step.tell is None:
+                return
+            row.told = step.tell
+            await outbox.write(session, [_event(provider, row, step.tell, answer)])
+        healed = step.tell is Standing.SUCCEEDED and row.hinted_at is None
+        if healed:
+            metrics.healed.labels(provider.name).inc()
+        log.info("payment told", provider=provider.name, standing=step.tell, healed=healed)
+
+    async def _tidy(self) -> None:
+        async with self._sessions.begin() as session:
+            await repository.forget(session, settled=_KEEP, hints=_KEEP_HINTS)
+            pending: Mapping[str, int] = await repository.pending(session)
+        metrics.watched.clear()
+        for provider, count in pending.items():
+            metrics.watched.labels(provider).set(count)
+
+
+def _event(
+    provider: AskedProvider, row: WatchedPayment, standing: Standing, answer: Answer
+) -> Event[Any]:
+    # Of what expired unasked, or unknown to the provider, we know what we wanted.
+    known = bool(answer.currency)
+    event = provider.event(
+        _TYPES[standing],
+        PaymentReported(
+            provider=provider.name,
+            payment_id=row.reference,
+            references=sorted(answer.references),
+            customer_id=None,
+            contact=answer.contact,
+            amount=answer.amount if known else row.amount,
+            currency=answer.currency if known else row.currency,
+            reason=answer.reason,
+        ),
+        id_=derived_id(provider.source, row.reference, standing),
+        subject=row.reference,
+        proof=_ASKED,
+    )
+    return event.model_copy(
+        update={"correlationid": row.correlation_id, "causationid": row.cause_id}
+    )

@@ -1,0 +1,105 @@
+"""Asking a provider for the truth about a payment."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import HttpUrl
+
+from common.contracts.payments import Contact
+from common.errors import RateLimited, Upstream
+from webhook_gateway.domain import Standing
+from webhook_gateway.providers import Object, Provider
+
+_LONGEST_EXCERPT = 300
+_RETRY_AFTER_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """`reference` is the provider's name for the payment; `lookup` what else it wants to be told,
+    as the payment's `checkout.started` had it."""
+
+    reference: str
+    lookup: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the provider says. `amount` is in minor units; it and `currency` are there when the
+    standing is not `pending` or `unknown`."""
+
+    standing: Standing
+    amount: int = 0
+    currency: str = ""
+    references: tuple[str, ...] = ()
+    contact: Contact = field(default_factory=Contact)
+    reason: str | None = None
+
+
+class Token:
+    """An OAuth access token (RFC 6749, 4.4), asked for anew a minute before it ends."""
+
+    def __init__(self) -> None:
+        self._token = ""
+        self._until = 0.0
+
+    async def get(self, fetch: Callable[[], Awaitable[Object | None]]) -> str:
+        if time.monotonic() >= self._until:
+            answer = await fetch()
+            if answer is None:
+                raise Upstream("has no token for us")
+            self._token = str(answer["access_token"])
+            self._until = time.monotonic() + float(answer["expires_in"]) - 60
+        return self._token
+
+
+class AskedProvider(Provider):
+    """One whose calls are hints. `failure_is_final` is whether a failed payment stays one: a link
+    may be paid after a first attempt failed."""
+
+    failure_is_final: ClassVar[bool] = False
+
+    @staticmethod
+    def url(base: HttpUrl, *parts: str) -> str:
+        """Each part is one of the path, whatever characters a hint had in it."""
+        return "/".join([str(base).rstrip("/"), *(quote(part, safe="") for part in parts)])
+
+    @property
+    @abstractmethod
+    def can_be_asked(self) -> bool:
+        """Whether the endpoint has what its API wants."""
+
+    @abstractmethod
+    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+        """Raises `RateLimited`, `Upstream`, and what reading a strange answer raises."""
+
+
+async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -> Object | None:
+    """The JSON object of an answer; None when the provider does not know what was asked for.
+
+    Raises `RateLimited` or `Upstream`. The message has an excerpt of the answer.
+    """
+    try:
+        answer = await http.request(method, url, **request)
+    except httpx.TransportError as error:
+        raise Upstream(f"no answer ({type(error).__name__})") from error
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return None
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        after = answer.headers.get("retry-after", "")
+        raise RateLimited(
+            "asked too often", float(after) if after.isdecimal() else _RETRY_AFTER_SECONDS
+        )
+    if not answer.is_success:
+        raise Upstream(f"answers {answer.status_code}: {answer.text[:_LONGEST_EXCERPT]}")
+    body = answer.json()
+    if not isinstance(body, dict):
+        raise Upstream("answers something that is no JSON object")
+    return body

@@ -1,0 +1,67 @@
+"""When to ask a provider about a payment, and what its answers mean. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+FIRST_ASK: Final = timedelta(seconds=15)
+# However many hints come, one payment is asked about no more often.
+HINT_PAUSE: Final = timedelta(seconds=5)
+_LONGEST_PAUSE = timedelta(minutes=10)
+# A hint about a payment that nobody announced: true ones are settled at the first question.
+_QUESTIONS_FOR_A_HINT = 6
+
+
+class Standing(StrEnum):
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"  # to the provider
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A payment that is watched. `announced` is whether a checkout of ours started it."""
+
+    announced: bool
+    expires_at: datetime
+    asked: int
+    told: Standing = Standing.PENDING
+
+
+@dataclass(frozen=True)
+class Step:
+    """`tell` is what others are told now, if anything; `ask_at` when to ask again, if ever."""
+
+    tell: Standing | None
+    ask_at: datetime | None
+
+
+def pause(asked: int, *, announced: bool) -> timedelta:
+    """After so many questions: longer each time, up to ten minutes."""
+    first = FIRST_ASK if announced else timedelta(seconds=5)
+    return min(_LONGEST_PAUSE, first * 1.5 ** min(asked, 20))
+
+
+def step(watch: Watch, answer: Standing, now: datetime, *, failure_is_final: bool) -> Step:
+    """What follows from an answer.
+
+    Success is final. A failure or an expiry is told once, and watched on while the payment can
+    still be made: a payer may try a link again.
+    """
+    if watch.told is Standing.SUCCEEDED:
+        return Step(None, None)
+    if answer is Standing.SUCCEEDED:
+        return Step(answer, None)
+    again = now + pause(watch.asked, announced=watch.announced)
+    over = now >= watch.expires_at or not (watch.announced or watch.asked < _QUESTIONS_FOR_A_HINT)
+    if answer is Standing.FAILED:
+        tell = answer if watch.told is not answer else None
+        return Step(tell, None if failure_is_final or over else again)
+    if answer is Standing.EXPIRED or (over and watch.announced):
+        return Step(Standing.EXPIRED if watch.told is Standing.PENDING else None, None)
+    return Step(None, None if over else again)

@@ -1,0 +1,87 @@
+"""What makes the worker ask: a checkout of ours, or somebody's hint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from common.contracts.event import Event
+from common.contracts.payments import CheckoutStarted, PaymentHint
+from common.logs import get_logger
+from common.messaging.outbox import Work
+from common.messaging.transactional import Handler
+from webhook_gateway import repository
+from webhook_gateway.domain import FIRST_ASK
+from webhook_gateway.models import payment_id
+
+log = get_logger(__name__)
+
+# A hint that nobody announced is asked about a few times only, see domain.step.
+_HINT_EXPIRES = timedelta(hours=1)
+# Here a hint carries a secret of the payment instead of its name.
+_HINTS_BY_SECRET = frozenset({"orange-money"})
+
+
+class Handlers:
+    """`wake` is called when there is something new to ask."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    async def on_checkout_started(self, work: Work, event: Event[CheckoutStarted]) -> None:
+        started = event.data
+        if started.provider == "stripe":
+            return  # has an event list, which is read instead
+        await repository.announce(
+            work.session,
+            {
+                "id": _id(event, started.provider, started.endpoint, started.reference),
+                "tenant": event.tenant,
+                "provider": started.provider,
+                "endpoint": started.endpoint,
+                "reference": started.reference,
+                "hint_reference": started.hint_reference,
+                "lookup": started.lookup,
+                "amount": started.amount,
+                "currency": started.currency,
+                "correlation_id": event.correlationid,
+                "cause_id": event.id,
+                "expires_at": started.expires_at,
+                "ask_at": event.recordedtime + FIRST_ASK,
+            },
+        )
+
+    async def on_hint(self, work: Work, event: Event[PaymentHint]) -> None:
+        hint = event.data
+        if hint.provider in _HINTS_BY_SECRET:
+            known = await repository.hint_by(
+                work.session, hint.provider, hint.endpoint, hint.reference
+            )
+            if not known:
+                log.info("a hint about no payment of ours", provider=hint.provider)
+        else:
+            await repository.hint(
+                work.session,
+                {
+                    "id": _id(event, hint.provider, hint.endpoint, hint.reference),
+                    "tenant": event.tenant,
+                    "provider": hint.provider,
+                    "endpoint": hint.endpoint,
+                    "reference": hint.reference,
+                    "correlation_id": event.correlationid,
+                    "cause_id": event.id,
+                    "expires_at": event.recordedtime + _HINT_EXPIRES,
+                },
+            )
+        self._wake()
+
+    def by_event(self) -> Mapping[str, Handler]:
+        return {
+            "checkout.started": self.on_checkout_started,
+            "payment.reported": self.on_hint,
+        }
+
+
+def _id(event: Event[Any], provider: str, endpoint: str, reference: str) -> str:
+    return payment_id(event.tenant, provider, endpoint, reference)

@@ -1,0 +1,150 @@
+"""All SQL of the gateway's worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from webhook_gateway.domain import HINT_PAUSE
+from webhook_gateway.models import AskBudget, WatchedPayment
+
+# What a hint has written already, and what only the questions change.
+_LASTING = frozenset({"id", "tenant", "provider", "endpoint", "reference", "ask_at"})
+_OPEN = WatchedPayment.told != "succeeded"
+
+
+async def announce(session: AsyncSession, values: Mapping[str, Any]) -> None:
+    """A checkout of ours began. A hint may have been here before it."""
+    row = insert(WatchedPayment).values(announced=True, **values)
+    known = [name for name in values if name not in _LASTING] + ["announced"]
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=[WatchedPayment.id],
+            set_={name: getattr(row.excluded, name) for name in known}
+            | {"ask_at": case((_OPEN, row.excluded.ask_at))},
+        )
+    )
+
+
+async def hint(session: AsyncSession, values: Mapping[str, Any]) -> None:
+    """Ask now. Nobody may have announced the payment."""
+    row = insert(WatchedPayment).values(hinted_at=func.now(), ask_at=func.now(), **values)
+    await session.execute(
+        row.on_conflict_do_update(index_elements=[WatchedPayment.id], set_=_HINTED)
+    )
+
+
+async def hint_by(session: AsyncSession, provider: str, endpoint: str, hint_reference: str) -> bool:
+    """The same, when the hint has another name for the payment. False when nobody announced it."""
+    found = await session.execute(
+        update(WatchedPayment)
+        .where(
+            WatchedPayment.provider == provider,
+            WatchedPayment.endpoint == endpoint,
+            WatchedPayment.hint_reference == hint_reference,
+        )
+        .values(_HINTED)
+        .returning(WatchedPayment.id)
+    )
+    return bool(found.all())
+
+
+_HINTED: Mapping[str, Any] = {
+    "hinted_at": func.coalesce(WatchedPayment.hinted_at, func.now()),
+    "ask_at": case((_OPEN, func.greatest(func.now(), WatchedPayment.asked_at + HINT_PAUSE))),
+    "updated_at": func.now(),
+}
+
+
+async def claim(
+    session: AsyncSession,
+    provider: str,
+    endpoint: str,
+    *,
+    per_second: float,
+    burst: int,
+    most: int,
+    lease: timedelta,
+) -> Sequence[WatchedPayment]:
+    """Payments to ask about now, within the endpoint's budget; announced ones go first.
+
+    Until the lease ends nobody else asks about them; whoever dies meanwhile is replaced then.
+    """
+    due = (
+        (WatchedPayment.provider == provider)
+        & (WatchedPayment.endpoint == endpoint)
+        & (WatchedPayment.ask_at <= func.now())
+    )
+    if not await session.scalar(select(WatchedPayment.id).where(due).limit(1)):
+        return ()
+    path = f"{provider}/{endpoint}"
+    fresh = insert(AskBudget).values(path=path, tokens=burst, filled_at=func.now())
+    await session.execute(fresh.on_conflict_do_nothing())
+    budget = await session.get(
+        AskBudget, path, with_for_update={"skip_locked": True}, populate_existing=True
+    )
+    if budget is None:
+        return ()  # another replica asks this provider right now
+    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    elapsed = max(0.0, (now - budget.filled_at).total_seconds())
+    budget.tokens = min(float(burst), budget.tokens + elapsed * per_second)
+    budget.filled_at = now
+    taken = (
+        await session.scalars(
+            select(WatchedPayment)
+            .where(due)
+            .order_by(WatchedPayment.announced.desc(), WatchedPayment.ask_at)
+            .limit(min(most, int(budget.tokens)))
+            .with_for_update(skip_locked=True)
+        )
+    ).all()
+    budget.tokens -= len(taken)
+    for row in taken:
+        row.ask_at = now + lease
+        row.asked += 1
+        row.asked_at = now
+    return taken
+
+
+async def hold_back(session: AsyncSession, path: str, seconds: float, per_second: float) -> None:
+    """The provider asked us to wait: nothing is asked of it before that."""
+    await session.execute(
+        update(AskBudget).where(AskBudget.path == path).values(tokens=-seconds * per_second)
+    )
+
+
+async def lock(session: AsyncSession, id_: str) -> WatchedPayment | None:
+    return await session.get(WatchedPayment, id_, with_for_update=True)
+
+
+async def forget(session: AsyncSession, *, settled: timedelta, hints: timedelta) -> int:
+    """Remove what is settled for long, and hints that led to nothing. Returns how many."""
+    gone = await session.execute(
+        delete(WatchedPayment)
+        .where(
+            WatchedPayment.ask_at.is_(None),
+            or_(
+                WatchedPayment.updated_at < func.now() - settled,
+                (WatchedPayment.updated_at < func.now() - hints)
+                & ~WatchedPayment.announced
+                & (WatchedPayment.told == "pending"),
+            ),
+        )
+        .returning(WatchedPayment.id)
+    )
+    return len(gone.all())
+
+
+async def pending(session: AsyncSession) -> Mapping[str, int]:
+    """How many payments are asked about, by provider."""
+    rows = await session.execute(
+        select(WatchedPayment.provider, func.count().label("payments"))
+        .where(WatchedPayment.ask_at.is_not(None))
+        .group_by(WatchedPayment.provider)
+    )
+    return {row.provider: row.payments for row in rows}

@@ -1,0 +1,149 @@
+"""Promise 8: a webhook that never came is healed by asking the provider, through the same path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from conftest import MakePaybus
+from support.mobile_money import PROVIDERS, Checkout, ask_now, checkout, deliver, sandbox, tap
+from support.paybus import Paybus
+from support.waiting import until
+
+PROCESSES = ["sandbox-providers", "webhook-gateway", "webhook-gateway-worker"]
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(PROCESSES) as paybus:
+        tap(paybus)
+        yield paybus
+
+
+@pytest.fixture(autouse=True)
+def well(paybus: Paybus) -> Iterator[None]:
+    yield
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+
+
+def healed(paybus: Paybus, provider: str) -> float:
+    return paybus.metric(
+        "webhook-gateway-worker", "paybus_payments_healed_total", provider=provider
+    )
+
+
+def hints(paybus: Paybus, payment: Checkout) -> list[str]:
+    """Who spoke of the payment; Orange's calls name it by something else."""
+    return [
+        each["id"]
+        for each in paybus.tapped()
+        if each["type"] == "payment.reported"
+        and each["data"]["reference"] in {payment.reference, payment.event.data.hint_reference}
+    ]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("standing", ["succeeded", "failed"])
+def test_what_became_of_a_payment_is_told_although_its_callback_was_dropped(
+    paybus: Paybus, provider: str, standing: str
+) -> None:
+    deliver(paybus, drop=1)
+    before = healed(paybus, provider)
+    payment = checkout(paybus, provider)
+    payment.settle(standing)
+    payment.announce_and_ask()
+    until(lambda: payment.told() == [f"payment.{standing}"], what="it is told")
+    assert healed(paybus, provider) == before + (standing == "succeeded")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_webhook_and_poll_together_tell_it_once(paybus: Paybus, provider: str) -> None:
+    deliver(paybus, duplicate=1, delay_seconds=1)
+    payment = checkout(paybus, provider)
+    payment.settle("succeeded")
+    payment.announce_and_ask()
+    until(lambda: payment.told() == ["payment.succeeded"], what="it is told")
+    until(lambda: len(hints(paybus, payment)) == 2, what="both callbacks came")
+    until(lambda: paybus.depths()["webhook-gateway.payments"] == 0, what="they are taken")
+    until(payment.closed, what="they are asked about")
+    assert payment.told() == ["payment.succeeded"]
+
+
+def test_a_callback_that_overtakes_the_announcement_is_asked_about_all_the_same(
+    paybus: Paybus,
+) -> None:
+    deliver(paybus)
+    payment = checkout(paybus, "fapshi")
+    payment.settle("succeeded")
+    until(lambda: payment.told() == ["payment.succeeded"], what="it is told")
+    payment.announce()
+    until(lambda: paybus.depths()["webhook-gateway.payments"] == 0, what="it is announced")
+    until(payment.closed, what="it is asked about")
+    assert payment.told() == ["payment.succeeded"]
+
+
+def test_a_link_that_fails_first_and_is_paid_later_is_told_as_both(paybus: Paybus) -> None:
+    deliver(paybus, drop=1)
+    payment = checkout(paybus, "flutterwave")
+    payment.settle("failed")
+    payment.announce_and_ask()
+    until(lambda: payment.told() == ["payment.failed"], what="the failure is told")
+    payment.settle("succeeded")
+    ask_now(paybus)
+    until(
+        lambda: payment.told() == ["payment.failed", "payment.succeeded"],
+        what="the success is told too",
+    )
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_payment_that_nobody_makes_expires(paybus: Paybus, provider: str) -> None:
+    payment = checkout(paybus, provider, expires_in=0)
+    payment.announce_and_ask()
+    until(lambda: payment.told() == ["payment.expired"], what="it expires")
+
+
+@pytest.mark.parametrize("mode", ["fail", "rate_limit", "hang_after"])
+def test_a_provider_that_does_not_answer_is_asked_again(paybus: Paybus, mode: str) -> None:
+    deliver(paybus, drop=1)
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    payment = checkout(paybus, "mtn-momo")
+    payment.settle("succeeded")
+    sandbox(paybus, "PUT", "/_behaviour", mode=mode)
+    failed = "paybus_provider_questions_total"
+
+    def failures() -> float:
+        return paybus.metric(
+            "webhook-gateway-worker", failed, provider="mtn-momo", outcome="failed"
+        )
+
+    before = failures()
+    payment.announce_and_ask()
+    until(lambda: failures() > before, what="a question failed", seconds=60)
+    assert payment.told() == []
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    ask_now(paybus)
+    until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=60)
+
+
+def test_a_worker_that_is_killed_while_it_asks_is_replaced(make_paybus: MakePaybus) -> None:
+    with make_paybus(["sandbox-providers", "webhook-gateway"]) as paybus:
+        tap(paybus)
+        deliver(paybus, drop=1)
+        payment = checkout(paybus, "fapshi")
+        payment.settle("succeeded")
+        sandbox(paybus, "PUT", "/_behaviour", mode="hang_after")
+        paybus.start("webhook-gateway-worker")
+        payment.announce()
+        query = "SELECT asked FROM watched_payments WHERE reference = %s"
+
+        def was_asked() -> bool:
+            ask_now(paybus)
+            return paybus.sql("webhook-gateway", query, payment.reference) > [(0,)]
+
+        until(was_asked, what="it is asked about")
+        paybus.system.processes["webhook-gateway-worker"].kill()
+        sandbox(paybus, "PUT", "/_behaviour", mode="well")
+        paybus.start("webhook-gateway-worker")
+        until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=60)

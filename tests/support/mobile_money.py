@@ -1,0 +1,179 @@
+"""Payments at the sandbox's mobile money providers, and what Paybus is told of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from common.contracts.event import Event
+from common.contracts.payments import CheckoutStarted
+from support.paybus import Paybus
+from support.waiting import until
+
+PROVIDERS = ("fapshi", "mtn-momo", "orange-money", "flutterwave")
+AMOUNT = 500
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """`reference` is the provider's; `event` what the shop told Paybus, or will."""
+
+    paybus: Paybus
+    provider: str
+    reference: str
+    event: Event[CheckoutStarted]
+
+    def announce(self) -> None:
+        """What the subscription service does."""
+        self.paybus.publish_to("payments", "checkout.started", self.event.encode().decode())
+
+    def settle(self, standing: str) -> None:
+        """What the payer does."""
+        url = f"/_payments/{self.provider}/_{self.reference}"
+        sandbox(self.paybus, "PUT", url, standing=standing)
+
+    def forge(self, claim: str) -> None:
+        """What a fraud does who knows the payment's reference, and every secret."""
+        body = {"provider": self.provider, "reference": self.reference, "claim": claim}
+        sandbox(self.paybus, "POST", "/_forge", **body)
+
+    def told(self) -> list[str]:
+        """The types of the events that say what became of it."""
+        return [each["type"] for each in self.events()]
+
+    def events(self) -> list[dict[str, Any]]:
+        subject = f"{self.provider}/{self.reference}"
+        return [
+            each
+            for each in self.paybus.tapped()
+            if each["subject"] == subject and each["type"] != "payment.reported"
+        ]
+
+    def announce_and_ask(self) -> None:
+        """Announce, and move the clock on: the first question is due."""
+        self.announce()
+        until(self._watched, what=f"the payment at {self.provider} is watched")
+        ask_now(self.paybus)
+
+    def closed(self) -> bool:
+        """Whether nothing is asked about it any more, nor was a moment ago."""
+        ask_now(self.paybus)
+        query = "SELECT ask_at IS NULL FROM watched_payments WHERE reference = %s"
+        return self.paybus.sql("webhook-gateway", query, self.reference) == [(True,)]
+
+    def _watched(self) -> bool:
+        query = "SELECT 1 FROM watched_payments WHERE reference = %s AND announced"
+        return bool(self.paybus.sql("webhook-gateway", query, self.reference))
+
+
+def sandbox(paybus: Paybus, method: str, path: str, **body: Any) -> Any:
+    url = f"{paybus.layout.url('sandbox-providers')}{path}"
+    answer = paybus.http.request(method, url, json=body).raise_for_status()
+    return answer.json() if answer.content else None
+
+
+def deliver(paybus: Paybus, **behaviour: Any) -> None:
+    """Callbacks go to the gateway, as badly as `behaviour` says."""
+    gateway = paybus.layout.url("webhook-gateway")
+    urls = {provider: f"{gateway}/webhooks/{provider}" for provider in PROVIDERS}
+    sandbox(paybus, "PUT", "/_delivery", urls=urls, **behaviour)
+
+
+def tap(paybus: Paybus) -> None:
+    """Before the first payment: what is told of any is kept for `Checkout.told`."""
+    paybus.tap("payments", "payment.*")
+
+
+def ask_now(paybus: Paybus) -> None:
+    """Every question that is to be asked some day is due now."""
+    paybus.sql(
+        "webhook-gateway", "UPDATE watched_payments SET ask_at = now() WHERE ask_at IS NOT NULL"
+    )
+
+
+def asked(paybus: Paybus, provider: str) -> int:
+    """How often the provider was asked about a payment."""
+    count: int = sandbox(paybus, "GET", "/_money")["asked"].get(provider, 0)
+    return count
+
+
+def checkout(paybus: Paybus, provider: str, *, expires_in: float = 3600) -> Checkout:
+    """A payment that was begun at the provider; nobody has announced it yet."""
+    ours = str(uuid4())
+    reference, more = _begin(paybus, provider, ours)
+    now = datetime.now(UTC)
+    started = CheckoutStarted(
+        provider=provider,
+        endpoint="default",
+        reference=reference,
+        checkout_id=ours,
+        amount=AMOUNT,
+        currency="XAF",
+        expires_at=now + timedelta(seconds=expires_in),
+        **more,
+    )
+    event = Event[CheckoutStarted](
+        id=f"started-{ours}",
+        source="/test",
+        type="checkout.started",
+        subject=ours,
+        time=now,
+        recordedtime=now,
+        tenant="default",
+        correlationid=f"started-{ours}",
+        trust="signature",
+        data=started,
+    )
+    return Checkout(paybus, provider, reference, event)
+
+
+def _begin(paybus: Paybus, provider: str, ours: str) -> tuple[str, dict[str, Any]]:
+    base = f"{paybus.layout.url('sandbox-providers')}/{provider}"
+    match provider:
+        case "fapshi":
+            answer = paybus.http.post(
+                f"{base}/initiate-pay",
+                json={"amount": AMOUNT, "externalId": ours},
+                headers={"apiuser": "u", "apikey": "k"},
+            )
+            return answer.raise_for_status().json()["transId"], {}
+        case "mtn-momo":
+            answer = paybus.http.post(
+                f"{base}/collection/v1_0/requesttopay",
+                headers={"X-Reference-Id": ours},
+                json={
+                    "amount": str(AMOUNT),
+                    "currency": "XAF",
+                    "externalId": ours,
+                    "payer": {"partyIdType": "MSISDN", "partyId": "237670000000"},
+                },
+            )
+            answer.raise_for_status()
+            return ours, {}
+        case "orange-money":
+            answer = paybus.http.post(
+                f"{base}/orange-money-webpay/cm/v1/webpayment",
+                json={"order_id": ours[:30], "amount": AMOUNT, "currency": "XAF"},
+            ).raise_for_status()
+            return ours[:30], _orange(ours[:30], answer.json())
+        case _:
+            answer = paybus.http.post(
+                f"{base}/v3/payments",
+                json={"tx_ref": ours, "amount": AMOUNT, "currency": "XAF"},
+            )
+            answer.raise_for_status()
+            return ours, {}
+
+
+def _orange(order: str, answer: dict[str, Any]) -> dict[str, Any]:
+    lookup = {
+        "order_id": order,
+        "amount": str(AMOUNT),
+        "currency": "XAF",
+        "pay_token": answer["pay_token"],
+    }
+    hashed = hashlib.sha256(answer["notif_token"].encode()).hexdigest()
+    return {"hint_reference": hashed, "lookup": lookup}
