@@ -6,10 +6,11 @@ N ?= 200
 ROLE ?= operator
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
+INPUTS ?= 100000
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit test-rabbitmq4 chaos bench mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo test test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,6 +48,9 @@ chaos: setup ## break everything under load and count every effect (SEED=, SCENA
 
 bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minutes; ONLY=ingest,effects ROUNDS=1)
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
+fuzz: setup ## hostile input to gateway and APIs over real sockets (INPUTS=100000, SEED=)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED))
 
 mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
 	@$(BIN)/python tests/mutants.py $(ONLY)

@@ -21,7 +21,7 @@ GATEWAY = "services/webhook-gateway/src/webhook_gateway"
 @dataclass(frozen=True)
 class Mutant:
     """`old` stands in `file` exactly once; with `new` in its place `test` must fail: a file of
-    tests/integration, or `chaos` and the name of a scenario."""
+    tests/integration, `chaos` and the name of a scenario, or `fuzz`."""
 
     what: str
     file: str
@@ -127,6 +127,20 @@ MUTANTS = (
         "test_promise_8_a_webhook_that_never_came_is_healed.py",
     ),
     Mutant(
+        "promise 7: any secret will do",
+        f"{GATEWAY}/providers/authentic.py",
+        "    if not any(matches):\n",
+        "    if not matches:\n",
+        "fuzz",
+    ),
+    Mutant(
+        "promise 7: strange structures are not expected",
+        f"{GATEWAY}/providers/__init__.py",
+        "except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as",
+        "except LookupError as",
+        "fuzz",
+    ),
+    Mutant(
         "chaos, inbox: it lets every event through",
         f"{MESSAGING}/inbox.py",
         "if (event.source, event.id) in claimed and by_key",
@@ -196,6 +210,8 @@ def _command(test: str) -> list[str]:
     if kind == "chaos":
         webhooks = str(_CHAOS_WEBHOOKS)
         return ["-m", "chaos", "--scenarios", scenario, "--webhooks", webhooks, "--seed", "1"]
+    if kind == "fuzz":
+        return ["-m", "fuzz", "--inputs", "2000", "--seed", "1", "--idle", "100"]
     path = str(ROOT / "tests/integration" / test)
     return ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path]
 

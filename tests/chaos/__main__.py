@@ -109,6 +109,7 @@ def _run(
         replicas=scenario.replicas,
         cluster=scenario.cluster,
         proxied=scenario.proxied,
+        spool=scenario.spool,
     )
     with field:
         field.start_load()

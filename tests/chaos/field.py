@@ -52,6 +52,7 @@ class Field:
         replicas: int = 2,
         cluster: bool = False,
         proxied: Sequence[str] = (),
+        spool: bool = False,
     ) -> None:
         self.ground = ground
         self.dice = random.Random(seed)
@@ -61,6 +62,7 @@ class Field:
         self._replicas = replicas
         self._wants_cluster = cluster
         self._proxied = proxied
+        self._spool = spool
         self.sent = Webhooks.of(load, self.dice)
         self._exit = ExitStack()
         self._counts = dict.fromkeys((*WORKERS, "webhook-gateway"), 0)
@@ -195,6 +197,8 @@ class Field:
         recovery = time.monotonic() - started
         if verdict is None or verdict.good:
             verdict = self._once_more()
+        if self._spool and (away := self._provider.turned_away):
+            verdict.missing.append(f"{away} answers that were not 2xx, although there is a spool")
         return verdict, recovery
 
     def _once_more(self) -> Verdict:
@@ -259,6 +263,10 @@ class Field:
         return self.system.processes[name if replica == 0 else f"{name}-{replica}"]
 
     def _spec(self, name: str, replica: int) -> Spec:
+        if name == "webhook-gateway" and self._spool:
+            folder = self._logs / f"spool-{replica}"  # each has a disk of its own
+            folder.mkdir(parents=True, exist_ok=True)
+            return self.layout.spec(name, replica=replica, GATEWAY_SPOOL_DIR=str(folder))
         if name != "ledger-worker":
             return self.layout.spec(name, replica=replica, **self._worker_env.get(name, {}))
         like = self.layout.spec("subscription-worker", replica=replica + 1)

@@ -109,6 +109,7 @@ class Provider(threading.Thread):
         self._dice = random.Random(seed)
         self.accepted = 0
         self.refused = 0  # answers that were not 2xx, and no answers
+        self.turned_away = 0  # the former alone
 
     def run(self) -> None:
         asyncio.run(self._send_all())
@@ -144,4 +145,5 @@ class Provider(threading.Thread):
             return False
         if answer.is_client_error:
             raise AssertionError(f"a good webhook was refused: {answer.text}")
+        self.turned_away += answer.is_server_error
         return answer.is_success

@@ -29,6 +29,7 @@ class Scenario:
     replicas: int = 2
     cluster: bool = False
     proxied: Sequence[str] = ()
+    spool: bool = False
 
     def plan(self, webhooks: int) -> Plan:
         return Plan(webhooks, self.copies, self.poison_every, self.killer)
@@ -49,6 +50,17 @@ def kill_broker(field: Field) -> None:
         field.wait_for_share(share)
         field.ground.node.kill()
         field.ground.node.start()
+
+
+def spool(field: Field) -> None:
+    """The broker is down for 30 s, and in the middle of that a gateway dies."""
+    field.wait_for_share(0.2)
+    field.ground.node.kill()
+    for _ in range(2):
+        trouble_lasts(10)
+        field.kill_one("webhook-gateway")
+    trouble_lasts(10)
+    field.ground.node.start()
 
 
 def memory_alarm(field: Field) -> None:
@@ -144,6 +156,12 @@ SCENARIOS = (
         "kill-processes", "SIGKILL of a random gateway or worker every second", kill_processes
     ),
     Scenario("kill-broker", "SIGKILL of the broker and restart, twice", kill_broker),
+    Scenario(
+        "spool",
+        "the broker down for 30 s, the gateways with a spool and killed twice meanwhile",
+        spool,
+        spool=True,
+    ),
     Scenario("memory-alarm", "the broker in a memory alarm for 5 s, twice", memory_alarm),
     Scenario(
         "kill-leaders",

@@ -26,7 +26,8 @@ def gateway(make_paybus: MakePaybus) -> Iterator[Paybus]:
 @pytest.fixture
 def paybus(gateway: Paybus) -> Paybus:
     """With the endpoints of a development machine again, whatever the test before wrote."""
-    write(gateway, *endpoints.development(gateway.layout.url("sandbox-providers")))
+    stand_ins = (gateway.layout.url(name) for name in ("sandbox-providers", "sandbox-stripe"))
+    write(gateway, *endpoints.development(*stand_ins))
     until(lambda: gateway.call("fapshi", b"").status_code != 404, what="the file is read")
     until(lambda: status(gateway, "stripe", endpoints.SECRETS["stripe"]) == 200, what="all of it")
     return gateway
@@ -122,3 +123,49 @@ def test_the_token_of_orange_goes_nowhere(paybus: Paybus) -> None:
     (hint,) = (each for each in paybus.journal() if each["subject"].startswith("orange-money/"))
     assert token not in json.dumps(hint)
     assert token not in paybus.log("webhook-gateway")
+
+
+def test_a_flood_is_answered_429_with_retry_after_and_others_are_not_held_up(
+    paybus: Paybus,
+) -> None:
+    limited = {**stripe("default", "shop", "whsec_a"), "options": {"rate_limit": "5/hour"}}
+    write(paybus, limited, stripe("other", "shop", "whsec_b"))
+    until(lambda: status(paybus, "stripe/other", "whsec_b") == 200, what="the file is read")
+    answers = [status(paybus, "stripe", "whsec_a") for _ in range(8)]
+    assert answers == sorted(answers)
+    assert set(answers) <= {200, 429}
+    refused = paybus.call("stripe", BODY)
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["retry-after"]) <= 3600
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert status(paybus, "stripe/other", "whsec_b") == 200
+
+
+def test_a_redis_that_is_away_limits_nothing(make_paybus: MakePaybus) -> None:
+    away = "redis://:hunter22@127.0.0.1:1/0"
+    with make_paybus(["webhook-gateway"], REDIS_URL=away) as paybus:
+        limited = {**stripe("default", "shop", "whsec_a"), "options": {"rate_limit": "1/hour"}}
+        write(paybus, limited)
+        until(lambda: status(paybus, "stripe", "whsec_a") == 200, what="the file is read")
+        assert {status(paybus, "stripe", "whsec_a") for _ in range(5)} == {200}
+        log = paybus.log("webhook-gateway")
+        assert "Redis can't count" in log
+        assert "hunter22" not in log
+
+
+def test_health_says_what_came_last_and_what_was_refused_and_why(paybus: Paybus) -> None:
+    write(paybus, stripe("default", "shop", "whsec_health"))
+    until(lambda: status(paybus, "stripe", "whsec_health") == 200, what="the file is read")
+    assert status(paybus, "stripe", "whsec_wrong") == 400
+    base = paybus.layout.url("webhook-gateway")
+    detailed = paybus.http.get(f"{base}/health/detailed").json()
+    assert detailed["broker"] == {"connected": True}
+    assert detailed["spool"] == {"used": False}
+    assert detailed["endpoints_file"] == {"fault": None}
+    seen = detailed["endpoints"]["stripe/default"]
+    assert (seen["provider"], seen["tenant"]) == ("stripe", "shop")
+    assert seen["accepted"] >= 1
+    assert seen["last_accepted"] is not None
+    assert "does not match" in seen["last_reason"]
+    simple = paybus.http.get(f"{base}/webhooks/health")
+    assert (simple.status_code, simple.json()) == (200, {"status": "ok"})

@@ -21,9 +21,10 @@ SECRETS: Mapping[str, str] = {
 PLAID_SECRET = "plaid_development_only"  # noqa: S105 - likewise
 
 
-def development(sandbox: str) -> list[dict[str, Any]]:
-    """Every provider; `sandbox` is the URL of the stand-ins that are asked."""
+def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:
+    """Every provider; `sandbox` and `stripe` are the URLs of the stand-ins that are asked."""
     options: dict[str, dict[str, str]] = {
+        "stripe": {"api_key": "sk_test_development", "base_url": stripe},
         "square": {"notification_url": SQUARE_URL},
         "plaid": {
             "client_id": "development",

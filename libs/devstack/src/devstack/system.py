@@ -83,7 +83,10 @@ def plan(
     url = stack.virtual_host(virtual_host)
     file = endpoints.write(
         keys.folder / f"endpoints-{virtual_host}.toml",
-        endpoints.development(f"http://127.0.0.1:{ports['sandbox-providers']}"),
+        endpoints.development(
+            f"http://127.0.0.1:{ports['sandbox-providers']}",
+            f"http://127.0.0.1:{ports['sandbox-stripe']}",
+        ),
     )
     return Layout(url, databases, ports, keys.jwks, file, extra_env or {})
 

@@ -6,6 +6,8 @@ dependencies and middleware would take as long as all of the work here (docs/per
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from http import HTTPStatus
 from typing import Any
@@ -14,21 +16,32 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from common.contracts.topology import DEAD_LETTER_EXCHANGE, WEBHOOKS
-from common.errors import Invalid, NotFound, PaybusError, TooLarge, Unavailable
+from common.contracts.event import CONTENT_TYPE
+from common.contracts.registry import lookup
+from common.errors import (
+    Invalid,
+    NotFound,
+    PaybusError,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+)
 from common.http import answer_to, answer_to_bug, problem
 from common.logs import get_logger
-from common.messaging import dead_letter
-from common.messaging.dead_letter import Failures
-from common.messaging.publisher import Publisher
 from common.redaction import Redactor
 from webhook_gateway import metrics
+from webhook_gateway.health import Record
+from webhook_gateway.limiter import Limiter
+from webhook_gateway.outlet import Outlet
 from webhook_gateway.providers import Provider, Untranslatable, VerificationFailed
 from webhook_gateway.routes import Routes
+from webhook_gateway.untranslatable import bury
 
 log = get_logger(__name__)
 
 _PATH = "/webhooks/"
+_HEALTH = "/webhooks/health"
+_BODY_SECONDS = 10  # as long as the most patient provider waits for an answer
 _ACCEPTED: tuple[dict[str, Any], ...] = (
     {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]},
     {"type": "http.response.body", "body": b""},
@@ -41,14 +54,18 @@ class Gateway:
     def __init__(
         self,
         routes: Routes,
-        publisher: Publisher,
+        outlet: Outlet,
+        limiter: Limiter,
+        record: Record,
         *,
         redact: Redactor,
         max_body_bytes: int,
         otherwise: FastAPI,
     ) -> None:
         self._routes = routes
-        self._publisher = publisher
+        self._outlet = outlet
+        self._limiter = limiter
+        self._record = record
         self._redact = redact
         self._max_body_bytes = max_body_bytes
         self._otherwise = otherwise
@@ -57,6 +74,9 @@ class Gateway:
         if scope["type"] != "http" or not scope["path"].startswith(_PATH):
             await self._otherwise(scope, receive, send)
         elif (provider := self._routes.find(scope["path"][len(_PATH) :])) is None:
+            if scope["path"] == _HEALTH:
+                await self._otherwise(scope, receive, send)
+                return
             refused = answer_to(NotFound(f"no webhooks are served at {scope['path']}"))
             await refused(scope, receive, send)
         elif scope["method"] not in provider.methods:
@@ -72,14 +92,17 @@ class Gateway:
         self, provider: Provider, scope: Scope, receive: Receive, send: Send
     ) -> None:
         started = time.perf_counter()
-        outcome = "error"
+        outcome, reason = "error", None
         try:
+            await self._limiter.take(provider.endpoint.path, provider.rate_limit)
             outcome = await self._take(provider, Headers(scope=scope), receive)
+        except RateLimited as error:
+            outcome, reason = "limited", str(error)
+            after = {"Retry-After": str(math.ceil(error.retry_after))}
+            await problem(HTTPStatus.TOO_MANY_REQUESTS, reason, after)(scope, receive, send)
         except PaybusError as error:
-            if isinstance(error, Invalid | TooLarge):
-                outcome = "refused"
-            elif isinstance(error, Unavailable):
-                outcome = "unavailable"
+            outcome = "unavailable" if isinstance(error, Unavailable) else "refused"
+            reason = str(error)
             await answer_to(error)(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - logged; the provider sends it again
             await answer_to_bug(error)(scope, receive, send)
@@ -87,11 +110,16 @@ class Gateway:
             for message in _ACCEPTED:
                 await send(message)
         finally:
+            self._record.note(provider.endpoint.path, outcome, reason)
             metrics.webhooks.labels(provider.name, outcome).observe(time.perf_counter() - started)
 
     async def _take(self, provider: Provider, headers: Headers, receive: Receive) -> str:
-        """Return `published` or `dead_lettered`, both after the broker's confirm."""
-        body = await self._read(headers, receive)
+        """Return `published`, `spooled` or `dead_lettered`: each when the call is safe."""
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await self._read(headers, receive)
+        except TimeoutError:
+            raise Invalid(f"the body did not arrive within {_BODY_SECONDS} s") from None
         try:
             proof = await provider.verify(headers, body)
         except VerificationFailed as error:
@@ -103,33 +131,15 @@ class Gateway:
             if proof.trust == "none":  # anybody's words: nothing is lost with them
                 raise Invalid(str(error)) from error
             # The provider would send the same bytes again: keep them, answer 2xx, let people look.
-            await self._dead_letter(provider, body, error)
+            await bury(self._outlet.publish, provider, body, error, self._redact)
             return "dead_lettered"
+        confirmed = True
         for event in events:
-            await self._publisher.publish_event(event)
-        return "published"
-
-    async def _dead_letter(self, provider: Provider, body: bytes, error: Untranslatable) -> None:
-        headers = dead_letter.headers(
-            Failures(1, ()).with_error(error, self._redact),
-            queue=WEBHOOKS.name,
-            reason="untranslatable",
-            error=error,
-            redact=self._redact,
-        )
-        await self._publisher.publish(
-            DEAD_LETTER_EXCHANGE,
-            WEBHOOKS.name,
-            body,
-            headers=headers | {"x-paybus-provider": provider.endpoint.path},
-            content_type="application/octet-stream",
-        )
-        log.error(
-            "webhook dead-lettered",
-            endpoint=provider.endpoint.path,
-            dead_letters=WEBHOOKS.dead,
-            error=str(error),
-        )
+            exchange = lookup(event.type).exchange
+            confirmed &= await self._outlet.publish(
+                exchange, event.type, event.encode(), content_type=CONTENT_TYPE
+            )
+        return "published" if confirmed else "spooled"
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         """The body as it came. Raises `TooLarge` as soon as the limit is passed."""

@@ -4,7 +4,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 webhooks = Histogram(
     "paybus_webhook_seconds",
-    "Time to answer a webhook, by outcome: published, dead_lettered, refused, unavailable, error.",
+    "Time to answer a webhook, by outcome: published, spooled, dead_lettered, refused, limited, "
+    "unavailable, error.",
     ["provider", "outcome"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
 )
@@ -31,3 +32,11 @@ watched = Gauge(
     "Payments whose outcome is still asked for.",
     ["provider"],
 )
+
+spooled = Gauge("paybus_spooled_events", "Messages that wait in the local spool for the broker.")
+
+spool_oldest_seconds = Gauge(
+    "paybus_spool_oldest_seconds", "How long the oldest message in the local spool has waited."
+)
+
+rate_limited = Counter("paybus_webhooks_rate_limited", "Calls answered 429.", ["provider"])

@@ -59,5 +59,15 @@ class AskBudget(Base):
     filled_at: Mapped[datetime]
 
 
+class EventCursor(Base):
+    """Up to when (the provider's time stamps) an endpoint's event list was read."""
+
+    __tablename__ = "event_cursors"
+
+    path: Mapped[str] = mapped_column(primary_key=True)
+    read_to: Mapped[datetime]
+    read_next_at: Mapped[datetime]
+
+
 def payment_id(tenant: str, provider: str, endpoint: str, reference: str) -> str:
     return derived_id("watched_payments", tenant, provider, endpoint, reference)

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from webhook_gateway.domain import HINT_PAUSE
-from webhook_gateway.models import AskBudget, WatchedPayment
+from webhook_gateway.models import AskBudget, EventCursor, WatchedPayment
 
 # What a hint has written already, and what only the questions change.
 _LASTING = frozenset({"id", "tenant", "provider", "endpoint", "reference", "ask_at"})
@@ -138,6 +138,27 @@ async def forget(session: AsyncSession, *, settled: timedelta, hints: timedelta)
         .returning(WatchedPayment.id)
     )
     return len(gone.all())
+
+
+async def claim_event_list(
+    session: AsyncSession, path: str, pause: timedelta
+) -> tuple[datetime, datetime] | None:
+    """Up to when the list was read, and the time now; None when it is not due, or somebody else's
+    turn. What was never read is read from now on."""
+    fresh = insert(EventCursor).values(path=path, read_to=func.now(), read_next_at=func.now())
+    await session.execute(fresh.on_conflict_do_nothing())
+    cursor = await session.get(EventCursor, path, with_for_update={"skip_locked": True})
+    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    if cursor is None or cursor.read_next_at > now:
+        return None
+    cursor.read_next_at = now + pause
+    return cursor.read_to, now
+
+
+async def move_event_cursor(session: AsyncSession, path: str, read_to: datetime) -> None:
+    await session.execute(
+        update(EventCursor).where(EventCursor.path == path).values(read_to=read_to)
+    )
 
 
 async def pending(session: AsyncSession) -> Mapping[str, int]:

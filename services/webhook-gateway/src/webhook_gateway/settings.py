@@ -1,6 +1,6 @@
 """The gateway's settings. Secrets of providers are in the endpoints file (endpoints.py)."""
 
-from pydantic import Field, FilePath
+from pydantic import DirectoryPath, Field, FilePath, SecretStr
 
 from common import settings
 from common.settings import BrokerSettings, HttpSettings
@@ -12,6 +12,13 @@ class EndpointsSettings(HttpSettings, BrokerSettings):
 
 class ApiSettings(EndpointsSettings):
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    gateway_spool_dir: DirectoryPath | None = Field(
+        default=None, description="where webhooks wait while the broker does not confirm"
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="where all gateways together count calls for the rate limits"
+    )
+    gateway_spool_max_bytes: int = Field(default=1024**3, ge=1024**2)
 
 
 class WorkerSettings(EndpointsSettings, settings.WorkerSettings):
@@ -20,3 +27,7 @@ class WorkerSettings(EndpointsSettings, settings.WorkerSettings):
     )
     questions_burst: int = Field(default=20, ge=1)
     concurrency: int = Field(default=16, ge=1, description="questions to one provider at once")
+    stripe_grace_seconds: float = Field(
+        default=120, ge=1, description="how long a webhook of Stripe may take before it is missed"
+    )
+    stripe_pause_seconds: float = Field(default=60, ge=1)

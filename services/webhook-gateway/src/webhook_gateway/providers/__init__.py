@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import limits
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 
@@ -30,6 +31,14 @@ class Untranslatable(PaybusError):
     """The call can't be understood."""
 
 
+def _rate(value: str) -> str:
+    try:
+        limits.parse(value)
+    except ValueError:
+        raise ValueError("must look like 6000/minute") from None
+    return value
+
+
 @dataclass(frozen=True)
 class Proof:
     """How far a call can be trusted. `signed_at` (UTC seconds) is what its signature says, if it
@@ -40,9 +49,12 @@ class Proof:
 
 
 class Options(BaseModel):
-    """What an endpoint of this provider may set besides its secrets."""
+    """What an endpoint of this provider may set besides its secrets. `rate_limit` is how many calls
+    it takes, such as `6000/minute`; left out, it is the provider's `usual_rate`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate_limit: Annotated[str, AfterValidator(_rate)] | None = None
 
 
 class Provider(ABC):
@@ -51,6 +63,8 @@ class Provider(ABC):
     name: ClassVar[str]
     methods: ClassVar[frozenset[str]] = frozenset({"POST"})
     needs_secret: ClassVar[bool] = True
+    # Ten times what the busiest accounts send, and bursts of a whole minute's at once.
+    usual_rate: ClassVar[str] = "600000/minute"
     options_model: ClassVar[type[Options]] = Options
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
@@ -58,6 +72,7 @@ class Provider(ABC):
         self.options = options
         self.secrets = [each.get_secret_value() for each in endpoint.secrets]
         self.source = endpoint.source
+        self.rate_limit = options.rate_limit or self.usual_rate
 
     @abstractmethod
     async def verify(self, headers: Headers, body: bytes) -> Proof:

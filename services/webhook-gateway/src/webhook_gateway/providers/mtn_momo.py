@@ -38,6 +38,7 @@ class MtnMomo(AskedProvider):
     name = "mtn-momo"
     methods = frozenset({"POST", "PUT"})
     needs_secret = False
+    usual_rate = "6000/minute"  # anybody may call
     failure_is_final = True  # a request to pay is one attempt
     options_model = Options
     options: Options

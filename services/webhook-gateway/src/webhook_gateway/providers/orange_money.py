@@ -35,6 +35,7 @@ class Options(providers.Options):
 class OrangeMoney(AskedProvider):
     name = "orange-money"
     needs_secret = False
+    usual_rate = "6000/minute"  # anybody may call
     options_model = Options
     options: Options
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import stripe
+from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event, Payload
@@ -24,6 +25,7 @@ from common.contracts.payments import (
 )
 from common.contracts.payouts import TransferReported
 from common.contracts.subscriptions import PlanSnapshot, ProviderSubscription, Status
+from webhook_gateway import providers
 from webhook_gateway.providers import Object, Proof, Provider, VerificationFailed
 from webhook_gateway.providers.authentic import the_header
 from webhook_gateway.times import from_seconds, parse
@@ -35,8 +37,18 @@ _MALFORMED = "the Stripe-Signature header is not of the form t=...,v1=..."
 _SIGNED = Proof("signature")
 
 
+class Options(providers.Options):
+    """`api_key` (a restricted one that reads events will do) is for reading the event list. Without
+    it, what Stripe could not deliver stays undelivered."""
+
+    api_key: SecretStr = SecretStr("")
+    base_url: HttpUrl = HttpUrl("https://api.stripe.com")
+
+
 class Stripe(Provider):
     name = "stripe"
+    options_model = Options
+    options: Options
 
     async def verify(self, headers: Headers, body: bytes) -> Proof:
         header = the_header(headers, "stripe-signature")

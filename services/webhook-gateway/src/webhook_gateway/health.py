@@ -1,0 +1,82 @@
+"""What the gateway knows of itself: for operators, and in a word for anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from webhook_gateway.outlet import Outlet
+from webhook_gateway.routes import Routes
+
+_GOOD = frozenset({"published", "spooled", "dead_lettered"})
+
+
+@dataclass
+class Seen:
+    """Of one endpoint, since this process started; times in UTC."""
+
+    accepted: int = 0
+    refused: int = 0
+    last_accepted: datetime | None = None
+    last_refused: datetime | None = None
+    last_reason: str | None = None
+
+
+class Record:
+    """Of all endpoints, by path."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Seen] = {}
+
+    def note(self, path: str, outcome: str, reason: str | None) -> None:
+        """`reason` is why it was not accepted."""
+        seen = self._seen.get(path)
+        if seen is None:
+            seen = self._seen[path] = Seen()
+        if outcome in _GOOD:
+            seen.accepted += 1
+            seen.last_accepted = datetime.now(UTC)
+        else:
+            seen.refused += 1
+            seen.last_refused = datetime.now(UTC)
+            seen.last_reason = reason or outcome
+
+    def of(self, path: str) -> Mapping[str, Any]:
+        return asdict(self._seen.get(path, Seen()))
+
+
+def create_router(routes: Routes, outlet: Outlet, record: Record) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health/detailed", tags=["health"])
+    async def detailed() -> dict[str, Any]:
+        """Broker, spool, and each endpoint since this process started. Not for the outside world:
+        it names tenants."""
+        return {
+            "broker": {"connected": outlet.connected},
+            "spool": await outlet.spool_state(),
+            "endpoints_file": {"fault": routes.fault},
+            "endpoints": {
+                provider.endpoint.path: {
+                    "provider": provider.name,
+                    "tenant": provider.endpoint.tenant,
+                    **record.of(provider.endpoint.path),
+                }
+                for provider in routes.all()
+            },
+        }
+
+    @router.get("/webhooks/health", tags=["health"])
+    async def webhooks() -> Response:
+        """Whether a webhook would be taken in now."""
+        well = await outlet.check() is None
+        status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse({"status": "ok" if well else "unavailable"}, status)
+
+    return router

@@ -1,0 +1,235 @@
+"""Where webhooks wait on the local disk while the broker does not confirm.
+
+An SQLite file with `synchronous=FULL`: what `add` returned from has been through fsync, so it
+survives SIGKILL and a power cut, though not the loss of the disk. Several processes may share a
+folder; one of them at a time, whoever holds the lock, hands the spool on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from common.errors import Unavailable
+from common.logs import get_logger
+from common.messaging.connection import describe
+from webhook_gateway import metrics
+
+log = get_logger(__name__)
+
+FILE: Final = "spool.sqlite3"
+
+_BATCH = 100
+_PAGE_BYTES = 4096
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS spooled (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    spooled_at REAL NOT NULL,  -- seconds, UTC
+    exchange TEXT NOT NULL,
+    routing_key TEXT NOT NULL,
+    body BLOB NOT NULL,
+    headers TEXT NOT NULL,  -- JSON
+    content_type TEXT NOT NULL
+)
+"""
+_ADD = (
+    "INSERT INTO spooled (spooled_at, exchange, routing_key, body, headers, content_type) "
+    "VALUES (?, ?, ?, ?, ?, ?)"
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """A message as it is to be published."""
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    headers: Mapping[str, Any]
+    content_type: str
+
+
+class SpoolFull(Unavailable):
+    """The local spool has reached its limit: the provider has to send this again."""
+
+
+class Spool:
+    """`most_bytes` bounds the file. All database work is done by one thread, which commits what
+    waited together: so one fsync serves many webhooks."""
+
+    def __init__(self, folder: Path, *, most_bytes: int) -> None:
+        self._folder = folder
+        self._most_pages = most_bytes // _PAGE_BYTES
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._database: sqlite3.Connection | None = None
+        self._waiting: list[tuple[Spooled, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._lock = -1
+        self.full = False
+
+    async def open(self) -> None:
+        """Raises `sqlite3.Error` or `OSError` when the folder can't be written."""
+        await self._run(self._open)
+        await self.measure()
+
+    async def close(self) -> None:
+        if self._writing is not None:
+            await asyncio.gather(self._writing, return_exceptions=True)
+        await self._run(self._close)
+        self._thread.shutdown()
+
+    async def add(self, message: Spooled) -> None:
+        """Return when it is on the disk. Raises `SpoolFull`, or `Unavailable` for a broken disk."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((message, written))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+        await written
+
+    async def after(self, position: int) -> Sequence[tuple[int, Spooled]]:
+        """Up to a batch, the oldest first, with their positions. Empty also while another process
+        hands the spool on."""
+        return await self._run(self._after, position)
+
+    async def remove(self, positions: Sequence[int]) -> None:
+        await self._run(self._remove, positions)
+
+    async def measure(self) -> tuple[int, float | None]:
+        """How many messages wait, and since when the oldest does (UTC seconds); for metrics too."""
+        count, since = await self._run(self._measure)
+        metrics.spooled.set(count)
+        metrics.spool_oldest_seconds.set(time.time() - since if since is not None else 0)
+        return count, since
+
+    async def _write(self) -> None:
+        while self._waiting:
+            taken, self._waiting = self._waiting, []
+            try:
+                await self._run(self._insert, [message for message, _ in taken])
+            except SpoolFull as error:
+                self._answer(taken, error)
+            except (sqlite3.Error, OSError) as error:
+                log.error("the spool can't be written", error=describe(error))
+                self._answer(taken, Unavailable(f"the spool can't be written: {describe(error)}"))
+            else:
+                self._answer(taken, None)
+
+    def _answer(
+        self,
+        taken: Sequence[tuple[Spooled, asyncio.Future[None]]],
+        error: Unavailable | None,
+    ) -> None:
+        self.full = error is not None
+        for _, written in taken:
+            if written.cancelled():
+                continue
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error)
+
+    async def _run(self, action: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action, *arguments)
+
+    # -- in the thread -------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._database = sqlite3.connect(
+            self._folder / FILE, timeout=10, isolation_level=None, check_same_thread=False
+        )
+        self._database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute(_SCHEMA)
+        self._lock = os.open(self._folder / f"{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+
+    def _insert(self, messages: Sequence[Spooled]) -> None:
+        assert self._database is not None
+        pages = sum(-(-len(message.body) // _PAGE_BYTES) for message in messages)
+        if self._used_pages() + pages > self._most_pages:
+            raise SpoolFull("the broker does not confirm, and the local spool is full")
+        now = time.time()
+        with self._transaction() as database:
+            database.executemany(
+                _ADD,
+                [
+                    (
+                        now,
+                        each.exchange,
+                        each.routing_key,
+                        each.body,
+                        json.dumps(dict(each.headers)),
+                        each.content_type,
+                    )
+                    for each in messages
+                ],
+            )
+
+    def _used_pages(self) -> int:
+        assert self._database is not None
+        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+        return int(pages) - int(free)
+
+    def _after(self, position: int) -> list[tuple[int, Spooled]]:
+        assert self._database is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return []
+        rows = self._database.execute(
+            "SELECT position, exchange, routing_key, body, headers, content_type "
+            "FROM spooled WHERE position > ? ORDER BY position LIMIT ?",
+            [position, _BATCH],
+        ).fetchall()
+        return [
+            (position, Spooled(exchange, key, body, json.loads(headers), content_type))
+            for position, exchange, key, body, headers, content_type in rows
+        ]
+
+    def _remove(self, positions: Sequence[int]) -> None:
+        with self._transaction() as database:
+            database.executemany(
+                "DELETE FROM spooled WHERE position = ?", [(each,) for each in positions]
+            )
+
+    def _measure(self) -> tuple[int, float | None]:
+        assert self._database is not None
+        row = self._database.execute("SELECT count(*), min(spooled_at) FROM spooled").fetchone()
+        return int(row[0]), row[1]
+
+    def _transaction(self) -> _Transaction:
+        assert self._database is not None
+        return _Transaction(self._database)
+
+
+class _Transaction:
+    """`BEGIN IMMEDIATE`: two processes wait for each other at the start, and not in the middle."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._database.execute("BEGIN IMMEDIATE")
+        return self._database
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._database.execute("COMMIT" if kind is None else "ROLLBACK")

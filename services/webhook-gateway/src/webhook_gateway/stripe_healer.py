@@ -1,0 +1,146 @@
+"""Publishes what Stripe could not deliver: reads its event list and compares it with the journal.
+
+An event that came by webhook is in the journal under the same id, so nothing is published twice;
+and were it, it would be a duplicate to every inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy.exc
+import stripe
+from pydantic_core import from_json, to_json
+from stripe.params import EventListParams
+
+from common.contracts.event import Event
+from common.contracts.topology import JOURNAL_DAYS
+from common.database import Sessions
+from common.errors import Unavailable
+from common.logs import get_logger
+from common.messaging import outbox
+from common.messaging.connection import Broker, describe
+from common.messaging.journal import read_to_now
+from common.messaging.publisher import Publisher
+from common.redaction import Redactor
+from webhook_gateway import metrics, repository
+from webhook_gateway.providers import Proof, Untranslatable
+from webhook_gateway.providers.stripe import Stripe
+from webhook_gateway.routes import Routes
+from webhook_gateway.untranslatable import bury
+
+log = get_logger(__name__)
+
+_LOOK_SECONDS = 1.0
+# Stripe's first attempt takes seconds; what is older should have been here.
+_LONGEST_WINDOW = timedelta(hours=1)
+_CLOCKS_DIFFER = timedelta(minutes=5)
+_PAGE = 100
+_ASKED = Proof("requery")
+
+
+class StripeHealer:
+    """One runs in every worker; a row per endpoint says whose turn it is. `grace` is how long a
+    webhook may take before it is missed, `pause` how often is looked."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        routes: Routes,
+        broker: Broker,
+        publisher: Publisher,
+        *,
+        redact: Redactor,
+        grace: timedelta,
+        pause: timedelta,
+    ) -> None:
+        self._sessions = sessions
+        self._routes = routes
+        self._broker = broker
+        self._publisher = publisher
+        self._redact = redact
+        self._grace = grace
+        self._pause = pause
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        while not self._stop.is_set():
+            for provider in self._routes.all():
+                if isinstance(provider, Stripe) and provider.options.api_key.get_secret_value():
+                    await self._look(provider)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
+
+    async def _look(self, provider: Stripe) -> None:
+        path = provider.endpoint.path
+        try:
+            async with self._sessions.begin() as session:
+                claimed = await repository.claim_event_list(session, path, self._pause)
+            if claimed is not None:
+                await self._heal(provider, *claimed)
+        except (sqlalchemy.exc.SQLAlchemyError, stripe.StripeError, Unavailable) as error:
+            said = self._redact(describe(error))
+            log.warning("the event list is read again later", endpoint=path, error=said)
+
+    async def _heal(self, provider: Stripe, read_to: datetime, now: datetime) -> None:
+        start = max(read_to, now - timedelta(days=JOURNAL_DAYS))
+        if start > read_to:
+            log.error("events older than the journal are not compared", before=start.isoformat())
+        end = min(now - self._grace, start + _LONGEST_WINDOW)
+        if end <= start:
+            return
+        listed = await _list(provider, start, end)
+        missing = listed
+        if listed:
+            known = await self._known(provider.source, start - _CLOCKS_DIFFER)
+            missing = [each for each in listed if each["id"] not in known]
+        events = [event for each in missing for event in await self._translate(provider, each)]
+        async with self._sessions.begin() as session:
+            await outbox.write(session, events)
+            await repository.move_event_cursor(session, provider.endpoint.path, end)
+        payments = sum(event.type.startswith("payment.") for event in events)
+        metrics.healed.labels(provider.name).inc(payments)
+        if events:
+            log.warning("webhooks never came", endpoint=provider.endpoint.path, events=len(events))
+
+    async def _known(self, source: str, start: datetime) -> set[str]:
+        """The ids of this endpoint's events in the journal."""
+        mark = f'"source":"{source}"'.encode()
+        found: set[str] = set()
+        async for entry in read_to_now(self._broker, self._publisher, start=start):
+            if mark in entry.body:
+                found.add(from_json(entry.body)["id"])
+        return found
+
+    async def _translate(self, provider: Stripe, event: dict[str, Any]) -> Sequence[Event[Any]]:
+        body = to_json(event)
+        try:
+            return provider.translate(body, _ASKED)
+        except Untranslatable as error:
+            await bury(self._publisher.publish, provider, body, error, self._redact)
+            return ()
+
+
+async def _list(provider: Stripe, start: datetime, end: datetime) -> list[dict[str, Any]]:
+    """The events of these seconds, the oldest first."""
+    http = stripe.HTTPXClient(timeout=30)
+    client = stripe.StripeClient(
+        provider.options.api_key.get_secret_value(),
+        http_client=http,
+        base_addresses={"api": str(provider.options.base_url).rstrip("/")},
+    )
+    try:
+        seconds = {"gte": int(start.timestamp()), "lt": int(end.timestamp()) + 1}
+        parameters: EventListParams = {"created": seconds, "limit": _PAGE}  # type: ignore[typeddict-item]
+        page = await client.v1.events.list_async(parameters)
+        found = [event.to_dict() async for event in page.auto_paging_iter()]
+    finally:
+        await http.close_async()  # type: ignore[no-untyped-call]
+    return found[::-1]

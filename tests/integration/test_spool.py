@@ -1,0 +1,100 @@
+"""The local spool: with it a broker that is away turns no provider away, and nothing is lost.
+
+`make chaos` holds the same under load (`spool`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import MakePaybus
+from devstack.rabbitmq import PrivateNode
+from devstack.webhook import subscription_created
+from support.paybus import Paybus
+from support.waiting import until
+
+
+@pytest.fixture
+def paybus(make_paybus: MakePaybus, node: PrivateNode, tmp_path: Path) -> Iterator[Paybus]:
+    settings = {"GATEWAY_SPOOL_DIR": str(tmp_path), "GATEWAY_SPOOL_MAX_BYTES": str(1024**2)}
+    with make_paybus(["webhook-gateway"], rabbitmq_url=node.address.url, **settings) as paybus:
+        # With a spool a gateway is ready before it is connected.
+        health = f"{paybus.layout.url('webhook-gateway')}/health/detailed"
+        until(lambda: paybus.http.get(health).json()["broker"]["connected"], what="connected")
+        yield paybus
+
+
+def spooled(paybus: Paybus) -> float:
+    return paybus.metric("webhook-gateway", "paybus_spooled_events")
+
+
+def queued(node: PrivateNode, paybus: Paybus) -> list[str]:
+    """The ids in the queue, which is emptied."""
+    url = f"{node.address.management_url}/api/queues/%2F/subscription.billing/get"
+    take = {"count": 10_000, "ackmode": "ack_requeue_false", "encoding": "auto"}
+    answer = paybus.http.post(url, json=take).raise_for_status()
+    return [json.loads(each["payload"])["id"] for each in answer.json()]
+
+
+def test_while_the_broker_is_down_webhooks_are_answered_200_and_handed_on_in_order(
+    paybus: Paybus, node: PrivateNode
+) -> None:
+    assert paybus.send(subscription_created("before")).status_code == 200
+    node.kill()
+    for number in range(150):
+        assert paybus.send(subscription_created(f"down-{number:03d}")).status_code == 200
+    until(lambda: spooled(paybus) == 150, what="they wait in the spool")
+    assert paybus.metric("webhook-gateway", "paybus_spool_oldest_seconds") > 0
+    assert paybus.http.get(f"{paybus.layout.url('webhook-gateway')}/readyz").status_code == 200
+    node.start()
+    until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
+    ids = queued(node, paybus)
+    assert ids[0] == "evt_before"
+    fresh = list(dict.fromkeys(ids[1:]))  # one that a retry repeats is the same event
+    assert fresh == [f"evt_down-{number:03d}" for number in range(150)]
+
+
+def test_what_was_answered_200_survives_sigkill_of_the_gateway(
+    paybus: Paybus, node: PrivateNode
+) -> None:
+    node.kill()
+    for number in range(20):
+        assert paybus.send(subscription_created(f"killed-{number}")).status_code == 200
+    paybus.system.processes["webhook-gateway"].kill()
+    node.start()
+    paybus.start("webhook-gateway")
+    until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
+    assert {f"evt_killed-{number}" for number in range(20)} <= set(queued(node, paybus))
+
+
+def test_a_full_spool_answers_503_and_takes_again_when_it_is_empty(
+    paybus: Paybus, node: PrivateNode
+) -> None:
+    node.kill()
+    webhook = subscription_created("large")
+    webhook["data"]["object"]["metadata"]["padding"] = "x" * 200_000
+    answers = [paybus.send(webhook | {"id": f"evt_{number}"}).status_code for number in range(8)]
+    assert answers[0] == 200
+    assert answers[-1] == 503
+    assert answers == sorted(answers), "once it is full it is full"
+    node.start()
+    until(lambda: spooled(paybus) == 0, what="it is handed on", seconds=60)
+    assert paybus.send(webhook | {"id": "evt_again"}).status_code == 200
+
+
+def test_what_can_t_be_understood_goes_through_the_spool_to_the_dead_letters(
+    paybus: Paybus, node: PrivateNode
+) -> None:
+    node.kill()
+    assert paybus.send(b'{"no": "event"}').status_code == 200
+    node.start()
+    until(lambda: spooled(paybus) == 0, what="it is handed on", seconds=60)
+    url = f"{node.address.management_url}/api/queues/%2F/webhook-gateway.webhooks.dead/get"
+    take = {"count": 10, "ackmode": "ack_requeue_false", "encoding": "auto"}
+    (dead,) = paybus.http.post(url, json=take).json()
+    assert dead["payload"] == '{"no": "event"}'
+    assert dead["properties"]["headers"]["x-paybus-reason"] == "untranslatable"

@@ -1,0 +1,74 @@
+"""Promise 8 for Stripe: what its webhooks did not bring is read from its event list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import MakePaybus
+from devstack.endpoints import SECRETS
+from support.paybus import Paybus
+from support.waiting import until
+
+PROCESSES = ["sandbox-stripe", "webhook-gateway", "webhook-gateway-worker"]
+KEY = "sk_test_12345"
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(PROCESSES, STRIPE_GRACE_SECONDS="3", STRIPE_PAUSE_SECONDS="1") as paybus:
+        until(lambda: _cursor(paybus), what="the event list is read from now on")
+        yield paybus
+
+
+def test_events_whose_webhooks_never_came_are_published_once(paybus: Paybus) -> None:
+    customer = _stripe(paybus, "customers", email="a@example.com")
+    until(lambda: _published(paybus, customer["id"]), what="it is healed", seconds=60)
+    _two_more_looks(paybus)
+    (event,) = _published(paybus, customer["id"])
+    assert event["trust"] == "signature" or event["trust"] == "requery"
+    assert event["source"] == "/webhook-gateway/stripe"
+    assert event["type"] == "provider.stripe.customer.created"
+
+
+def test_what_came_by_webhook_is_not_published_again(paybus: Paybus) -> None:
+    hook = {
+        "url": f"{paybus.layout.url('webhook-gateway')}/webhooks/stripe",
+        "secret": SECRETS["stripe"],
+    }
+    url = f"{paybus.layout.url('sandbox-stripe')}/_config/webhooks/paybus"
+    paybus.http.post(url, json=hook).raise_for_status()
+    customer = _stripe(paybus, "customers", email="b@example.com")
+    until(lambda: _published(paybus, customer["id"]), what="its webhook came")
+    _two_more_looks(paybus)
+    assert len(_published(paybus, customer["id"])) == 1
+
+
+def _stripe(paybus: Paybus, kind: str, **fields: Any) -> dict[str, Any]:
+    url = f"{paybus.layout.url('sandbox-stripe')}/v1/{kind}"
+    made = paybus.http.post(url, data=fields, auth=(KEY, "")).raise_for_status()
+    found: dict[str, Any] = made.json()
+    return found
+
+
+def _published(paybus: Paybus, customer: str) -> list[dict[str, Any]]:
+    return [
+        each
+        for each in paybus.journal()
+        if each["type"] == "provider.stripe.customer.created"
+        and each["data"]["body"]["data"]["object"]["id"] == customer
+    ]
+
+
+def _cursor(paybus: Paybus) -> list[tuple[Any, ...]]:
+    return paybus.sql("webhook-gateway", "SELECT read_to FROM event_cursors")
+
+
+def _two_more_looks(paybus: Paybus) -> None:
+    """The list was read twice beyond this moment, grace included."""
+    (now,) = paybus.sql("webhook-gateway", "SELECT now()")[0]
+    for _ in range(2):
+        until(lambda: _cursor(paybus)[0][0] > now, what="it is read beyond now", seconds=60)
+        (now,) = paybus.sql("webhook-gateway", "SELECT now()")[0]
