@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Request, Response
 from pydantic import BaseModel
 
 from sandbox import behaviour
+from sandbox.serving import serve
 
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1)]
 
@@ -134,13 +134,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     app = create_app(options.token, seed=options.seed)
-    uvicorn.run(
-        app,
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        timeout_graceful_shutdown=1,  # it may be hanging on purpose
-    )
+    serve(app, options.host, options.port)
 
 
 if __name__ == "__main__":

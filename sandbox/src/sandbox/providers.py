@@ -6,12 +6,12 @@ import argparse
 import json
 from collections.abc import Mapping
 
-import uvicorn
 from fastapi import FastAPI
 
 from sandbox import behaviour, plaid
 from sandbox.mobile_money import MobileMoney
 from sandbox.mobile_money import create_router as mobile_money
+from sandbox.serving import serve
 
 
 def create_app(secrets: Mapping[str, str], *, public_url: str, seed: int = 0) -> FastAPI:
@@ -40,13 +40,7 @@ def main() -> None:
         public_url=f"http://{options.host}:{options.port}",
         seed=options.seed,
     )
-    uvicorn.run(
-        app,
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        timeout_graceful_shutdown=1,  # it may be hanging on purpose
-    )
+    serve(app, options.host, options.port)
 
 
 if __name__ == "__main__":

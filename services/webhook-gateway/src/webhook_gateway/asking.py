@@ -11,11 +11,13 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import HttpUrl
+from starlette.datastructures import Headers
 
 from common.contracts.payments import Contact
 from common.errors import RateLimited, Upstream
 from webhook_gateway.domain import Standing
-from webhook_gateway.providers import Object, Provider
+from webhook_gateway.endpoints import Endpoint
+from webhook_gateway.providers import Object, Options, Proof, Provider
 
 _LONGEST_EXCERPT = 300
 _RETRY_AFTER_SECONDS = 30.0
@@ -79,6 +81,20 @@ class AskedProvider(Provider):
     @abstractmethod
     async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
         """Raises `RateLimited`, `Upstream`, and what reading a strange answer raises."""
+
+
+class UnprovedProvider(AskedProvider):
+    """One whose calls prove nothing: anybody may make them. Its API wants an access token."""
+
+    needs_secret = False
+    usual_rate = "6000/minute"
+
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        super().__init__(endpoint, options)
+        self._token = Token()
+
+    async def verify(self, headers: Headers, body: bytes) -> Proof:
+        return Proof("none")
 
 
 async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -> Object | None:

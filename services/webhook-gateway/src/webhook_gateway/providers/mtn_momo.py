@@ -13,14 +13,12 @@ from uuid import UUID
 
 import httpx
 from pydantic import HttpUrl, SecretStr
-from starlette.datastructures import Headers
 
 from common.contracts.event import Event
 from common.contracts.money import minor_units
 from webhook_gateway import asking, providers
-from webhook_gateway.asking import Answer, AskedProvider, Question, Token
+from webhook_gateway.asking import Answer, Question, UnprovedProvider
 from webhook_gateway.domain import Standing
-from webhook_gateway.endpoints import Endpoint
 from webhook_gateway.providers import Proof
 
 
@@ -34,21 +32,12 @@ class Options(providers.Options):
     base_url: HttpUrl = HttpUrl("https://proxy.momoapi.mtn.com")
 
 
-class MtnMomo(AskedProvider):
+class MtnMomo(UnprovedProvider):
     name = "mtn-momo"
     methods = frozenset({"POST", "PUT"})
-    needs_secret = False
-    usual_rate = "6000/minute"  # anybody may call
     failure_is_final = True  # a request to pay is one attempt
     options_model = Options
     options: Options
-
-    def __init__(self, endpoint: Endpoint, options: providers.Options) -> None:
-        super().__init__(endpoint, options)
-        self._token = Token()
-
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
-        return Proof("none")
 
     def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
         reference = str(UUID(webhook.get("referenceId") or webhook["externalId"]))

@@ -12,14 +12,12 @@ from typing import Any
 
 import httpx
 from pydantic import HttpUrl, SecretStr
-from starlette.datastructures import Headers
 
 from common.contracts.event import Event
 from common.contracts.money import minor_units
 from webhook_gateway import asking, providers
-from webhook_gateway.asking import Answer, AskedProvider, Question, Token
+from webhook_gateway.asking import Answer, Question, UnprovedProvider
 from webhook_gateway.domain import Standing
-from webhook_gateway.endpoints import Endpoint
 from webhook_gateway.providers import Proof, digest
 
 
@@ -32,19 +30,10 @@ class Options(providers.Options):
     base_url: HttpUrl = HttpUrl("https://api.orange.com")
 
 
-class OrangeMoney(AskedProvider):
+class OrangeMoney(UnprovedProvider):
     name = "orange-money"
-    needs_secret = False
-    usual_rate = "6000/minute"  # anybody may call
     options_model = Options
     options: Options
-
-    def __init__(self, endpoint: Endpoint, options: providers.Options) -> None:
-        super().__init__(endpoint, options)
-        self._token = Token()
-
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
-        return Proof("none")
 
     def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
         reference = digest(webhook["notif_token"].encode())
