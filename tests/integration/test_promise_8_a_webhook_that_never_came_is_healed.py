@@ -11,6 +11,7 @@ from support.mobile_money import PROVIDERS, Checkout, ask_now, checkout, deliver
 from support.paybus import Paybus
 from support.waiting import until
 
+_SPENT = "UPDATE ask_budgets SET tokens = -1000 WHERE path = 'fapshi/default'"
 PROCESSES = ["sandbox-providers", "webhook-gateway", "webhook-gateway-worker"]
 
 
@@ -125,6 +126,37 @@ def test_a_provider_that_does_not_answer_is_asked_again(paybus: Paybus, mode: st
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     ask_now(paybus)
     until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=60)
+
+
+def test_a_hint_that_comes_while_a_question_is_under_way_is_not_forgotten(paybus: Paybus) -> None:
+    """Without it the next question would be more than half a minute away."""
+    deliver(paybus)
+    payment = checkout(paybus, "mtn-momo")
+    sandbox(paybus, "PUT", "/_behaviour", mode="hang_after")
+    payment.announce_and_ask()
+    query = "SELECT asked > 0 FROM watched_payments WHERE reference = %s"
+    until(
+        lambda: paybus.sql("webhook-gateway", query, payment.reference) == [(True,)],
+        what="a question is under way",
+    )
+    payment.settle("succeeded")
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=25)
+
+
+def test_a_provider_that_asks_to_wait_holds_up_no_other(paybus: Paybus) -> None:
+    deliver(paybus, drop=1)
+    slow, quick = checkout(paybus, "fapshi"), checkout(paybus, "flutterwave")
+    for payment in (slow, quick):
+        payment.settle("succeeded")
+    paybus.sql("webhook-gateway", _SPENT)
+    slow.announce()
+    quick.announce_and_ask()
+    until(lambda: quick.told() == ["payment.succeeded"], what="the other is told")
+    assert slow.told() == []
+    paybus.sql("webhook-gateway", "UPDATE ask_budgets SET tokens = 10")
+    ask_now(paybus)
+    until(lambda: slow.told() == ["payment.succeeded"], what="it is told in its turn")
 
 
 def test_a_worker_that_is_killed_while_it_asks_is_replaced(make_paybus: MakePaybus) -> None:

@@ -37,7 +37,6 @@ _LOOK_SECONDS = 0.5
 _TIDY_SECONDS = 600.0
 _ANSWER_SECONDS = 10.0
 _LEASE = timedelta(seconds=30)  # longer than an answer and its transaction may take
-_KEEP = timedelta(days=30)
 _KEEP_HINTS = timedelta(hours=1)
 
 _TYPES = {
@@ -94,6 +93,8 @@ class Asker:
                         tidied = loop.time()
                 except sqlalchemy.exc.SQLAlchemyError as error:
                     log.warning("can't look what to ask", error=describe(error))
+                except Exception:
+                    log.exception("can't look what to ask")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _LOOK_SECONDS)
             await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -130,7 +131,7 @@ class Asker:
         self, http: httpx.AsyncClient, provider: AskedProvider, row: WatchedPayment
     ) -> None:
         try:
-            await self._settle(provider, row.id, await self._answer(http, provider, row))
+            await self._settle(provider, row, await self._answer(http, provider, row))
         except Exception as error:  # noqa: BLE001 - it is asked again when its lease ends
             log.warning("an answer is not recorded", provider=provider.name, error=describe(error))
         finally:
@@ -157,23 +158,31 @@ class Asker:
         finally:
             metrics.questions.labels(provider.name, outcome).inc()
 
-    async def _settle(self, provider: AskedProvider, id_: str, answer: Answer | str) -> None:
+    async def _settle(
+        self, provider: AskedProvider, asked: WatchedPayment, answer: Answer | str
+    ) -> None:
+        """`asked` is the payment as it was when the question began."""
         async with self._sessions.begin() as session:
-            row = await repository.lock(session, id_)
+            row = await repository.lock(session, asked.id)
             if row is None:
                 return
+            # A hint that came meanwhile wants a question that begins after it.
+            sooner = row.ask_at if row.ask_at != asked.ask_at else None
             now = datetime.now(UTC)
             watch = Watch(row.announced, row.expires_at, row.asked, Standing(row.told))
             if isinstance(answer, str):
                 row.error = answer
                 log.warning("no answer", provider=provider.name, asked=row.asked, error=answer)
-                row.ask_at = now + domain.pause(row.asked, announced=row.announced)
+                again = now + domain.pause(row.asked, announced=row.announced)
+                row.ask_at = min(again, sooner or again)
                 return
             row.error = None
             step = domain.step(
                 watch, answer.standing, now, failure_is_final=provider.failure_is_final
             )
             row.ask_at = step.ask_at
+            if sooner is not None and Standing.SUCCEEDED not in {step.tell, watch.told}:
+                row.ask_at = min(sooner, step.ask_at or sooner)
             if step.tell is None:
                 return
             row.told = step.tell
@@ -185,7 +194,7 @@ class Asker:
 
     async def _tidy(self) -> None:
         async with self._sessions.begin() as session:
-            await repository.forget(session, settled=_KEEP, hints=_KEEP_HINTS)
+            await repository.forget_hints(session, _KEEP_HINTS)
             pending: Mapping[str, int] = await repository.pending(session)
         metrics.watched.clear()
         for provider, count in pending.items():

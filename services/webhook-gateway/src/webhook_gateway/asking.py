@@ -45,11 +45,18 @@ class Answer:
     reason: str | None = None
 
 
+class NotAuthorized(Upstream):
+    """The provider does not take our credentials, or not any more."""
+
+
 class Token:
     """An OAuth access token (RFC 6749, 4.4), asked for anew a minute before it ends."""
 
     def __init__(self) -> None:
         self._token = ""
+        self._until = 0.0
+
+    def forget(self) -> None:
         self._until = 0.0
 
     async def get(self, fetch: Callable[[], Awaitable[Object | None]]) -> str:
@@ -96,6 +103,16 @@ class UnprovedProvider(AskedProvider):
     async def verify(self, headers: Headers, body: bytes) -> Proof:
         return Proof("none")
 
+    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+        try:
+            return await self._ask(http, question)
+        except NotAuthorized:
+            self._token.forget()  # it may have been revoked before its time
+            raise
+
+    @abstractmethod
+    async def _ask(self, http: httpx.AsyncClient, question: Question) -> Answer: ...
+
 
 async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -> Object | None:
     """The JSON object of an answer; None when the provider does not know what was asked for.
@@ -113,6 +130,8 @@ async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -
         raise RateLimited(
             "asked too often", float(after) if after.isdecimal() else _RETRY_AFTER_SECONDS
         )
+    if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        raise NotAuthorized(f"answers {answer.status_code}: check the endpoint's credentials")
     if not answer.is_success:
         raise Upstream(f"answers {answer.status_code}: {answer.text[:_LONGEST_EXCERPT]}")
     body = answer.json()

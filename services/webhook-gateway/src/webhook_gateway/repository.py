@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -99,7 +99,7 @@ async def claim(
             select(WatchedPayment)
             .where(due)
             .order_by(WatchedPayment.announced.desc(), WatchedPayment.ask_at)
-            .limit(min(most, int(budget.tokens)))
+            .limit(max(0, min(most, int(budget.tokens))))
             .with_for_update(skip_locked=True)
         )
     ).all()
@@ -122,18 +122,16 @@ async def lock(session: AsyncSession, id_: str) -> WatchedPayment | None:
     return await session.get(WatchedPayment, id_, with_for_update=True)
 
 
-async def forget(session: AsyncSession, *, settled: timedelta, hints: timedelta) -> int:
-    """Remove what is settled for long, and hints that led to nothing. Returns how many."""
+async def forget_hints(session: AsyncSession, age: timedelta) -> int:
+    """Remove hints that led to nothing; returns how many. What was settled stays: a hint about it
+    must find it, or an old success would be told again."""
     gone = await session.execute(
         delete(WatchedPayment)
         .where(
             WatchedPayment.ask_at.is_(None),
-            or_(
-                WatchedPayment.updated_at < func.now() - settled,
-                (WatchedPayment.updated_at < func.now() - hints)
-                & ~WatchedPayment.announced
-                & (WatchedPayment.told == "pending"),
-            ),
+            WatchedPayment.updated_at < func.now() - age,
+            ~WatchedPayment.announced,
+            WatchedPayment.told == "pending",
         )
         .returning(WatchedPayment.id)
     )

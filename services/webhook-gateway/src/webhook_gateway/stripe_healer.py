@@ -88,6 +88,8 @@ class StripeHealer:
         except (sqlalchemy.exc.SQLAlchemyError, stripe.StripeError, Unavailable) as error:
             said = self._redact(describe(error))
             log.warning("the event list is read again later", endpoint=path, error=said)
+        except Exception:
+            log.exception("the event list is read again later", endpoint=path)
 
     async def _heal(self, provider: Stripe, read_to: datetime, now: datetime) -> None:
         start = max(read_to, now - timedelta(days=JOURNAL_DAYS))

@@ -47,7 +47,7 @@ class MtnMomo(UnprovedProvider):
     def can_be_asked(self) -> bool:
         return bool(self.options.api_user and self.options.subscription_key.get_secret_value())
 
-    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+    async def _ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
         """https://momodeveloper.mtn.com/API-collections#api=collection, requesttopay status"""
         key = {"Ocp-Apim-Subscription-Key": self.options.subscription_key.get_secret_value()}
         base = self.options.base_url

@@ -43,7 +43,7 @@ class OrangeMoney(UnprovedProvider):
     def can_be_asked(self) -> bool:
         return bool(self.options.client_id and self.options.client_secret.get_secret_value())
 
-    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+    async def _ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
         """The transaction status of a web payment, by order, amount and pay token."""
         base = self.options.base_url
         login = (self.options.client_id, self.options.client_secret.get_secret_value())
