@@ -105,11 +105,11 @@ def _fuzz_gateway(gateway: Process, port: int, inputs: int, number: int) -> Coun
 def _judge(call: Call, status: int) -> None:
     accepted = 200 <= status < 300
     if status >= 500:
-        raise Found(f"{status} to {call!r}")
+        raise Found(f"{status} to {call}")
     if call.genuine is False and accepted:
-        raise Found(f"a forgery was taken: {call!r}")
+        raise Found(f"a forgery was taken: {call}")
     if call.genuine is True and not accepted and not _no_stripe_body(call):
-        raise Found(f"{status} to a genuine call: {call!r}")
+        raise Found(f"{status} to a genuine call: {call}")
 
 
 def _no_stripe_body(call: Call) -> bool:
