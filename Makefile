@@ -20,7 +20,7 @@ setup: $(VENV)/.installed ## install the tools and packages into .venv (the othe
 # uv itself comes from the same hashed lock as everything else; pip installs only uv.
 $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml sandbox/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Paybus needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "setting up $(VENV) ..."
+	@echo "setting up $(VENV) ..." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock
@@ -44,16 +44,16 @@ test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
 
 chaos: setup ## break everything under load and count every effect (SEED=, SCENARIOS=a,b, WEBHOOKS=5000)
-	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) --webhooks $(WEBHOOKS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") --webhooks $(WEBHOOKS)
 
 bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minutes; ONLY=ingest,effects ROUNDS=1)
-	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) $(if $(ONLY),--only "$(ONLY)")
 
 fuzz: setup ## hostile input to gateway and APIs over real sockets (INPUTS=100000, SEED=)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED))
 
 mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
-	@$(BIN)/python tests/mutants.py $(ONLY)
+	@$(BIN)/python tests/mutants.py "$(ONLY)"
 
 lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md is current
 	@$(BIN)/ruff check .
@@ -80,5 +80,5 @@ lock: setup ## resolve the dependencies again and write requirements.lock
 	@$(BIN)/uv export --quiet --all-packages --all-groups --no-emit-workspace --no-header --output-file requirements.lock
 
 clean: ## remove the virtual environment, caches and the private broker's and database's data
-	@rm -rf $(VENV) .paybus .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache uv.lock
+	@rm -rf $(VENV) .paybus .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .import_linter_cache uv.lock
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.report import CELERY, PAYBUS, RESULTS, SYNC, Report
 from benchmarks.sides import Paybus, Peer
-from devstack.addresses import free_ports
+from devstack.addresses import DevstackError, free_ports
 from devstack.processes import Process, Spec
 from devstack.stack import PAYBUS as STATE
 from devstack.stack import PROJECT, Stack
@@ -158,42 +158,53 @@ class Bench:
         return max(1, round(count * self._scale))
 
 
+_PARTS: dict[str, Callable[[Bench], None]] = {
+    "limits": Bench.limits,
+    "ingest": Bench.ingest,
+    "effects": Bench.effects,
+    "relay": Bench.relay,
+    "e2e": Bench.end_to_end,
+    "provisioned": Bench.provisioned,
+    "backlog": Bench.backlog,
+    "sustained": Bench.sustained,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="less work, for a quick look")
     parser.add_argument("--only", default="", help="parts, separated by commas")
     options = parser.parse_args()
+    chosen = [name.strip() for name in options.only.split(",")] if options.only else list(_PARTS)
+    if unknown := set(chosen) - set(_PARTS):
+        parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(_PARTS)}")
+    if options.rounds < 1:
+        parser.error("ROUNDS must be 1 at the least")
     logging.disable(logging.CRITICAL)
     logs = STATE / "bench"
     shutil.rmtree(logs, ignore_errors=True)
     started = time.monotonic()
     with Stack() as stack:
         bench = Bench(stack, logs, rounds=options.rounds, scale=options.scale)
-        parts: dict[str, Callable[[], None]] = {
-            "limits": bench.limits,
-            "ingest": bench.ingest,
-            "effects": bench.effects,
-            "relay": bench.relay,
-            "e2e": bench.end_to_end,
-            "provisioned": bench.provisioned,
-            "backlog": bench.backlog,
-            "sustained": bench.sustained,
-        }
-        chosen = options.only.split(",") if options.only else list(parts)
         try:
             for name in chosen:
                 print(f"{name} ...", flush=True)
-                parts[name]()
+                _PARTS[name](bench)
         finally:
             bench.close()
     print(bench.report.table())
     if not options.only and options.scale == 1:
         bench.report.save()
         print(f"written: {RESULTS}/latest.json, latest.svg")
+    else:
+        print("not written: only a whole run is kept")
     print(f"{time.monotonic() - started:.0f} s in all")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except DevstackError as error:
+        sys.exit(f"make bench: {error}")

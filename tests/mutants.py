@@ -6,6 +6,7 @@ Each mutant is a copy of the sources with one text replaced, put in front of the
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,8 +35,12 @@ MUTANTS = (
     Mutant(
         "promise 1: the gateway answers without waiting for the confirm",
         f"{GATEWAY}/api.py",
-        "        await self._publisher.publish_event(event)\n",
-        "        __import__('asyncio').ensure_future(self._publisher.publish_event(event))\n",
+        "            confirmed &= await self._outlet.publish(\n"
+        "                exchange, event.type, event.encode(), content_type=CONTENT_TYPE\n"
+        "            )\n",
+        "            asyncio.ensure_future(self._outlet.publish(\n"
+        "                exchange, event.type, event.encode(), content_type=CONTENT_TYPE\n"
+        "            ))\n",
         "test_promise_1_2xx_means_durable.py",
     ),
     Mutant(
@@ -60,6 +65,20 @@ MUTANTS = (
         "            await __import__('asyncio').sleep(0.2)\n"
         "            await work.flush()\n",
         "test_promise_2_one_effect_per_event.py",
+    ),
+    Mutant(
+        "promise 3: what can't be decoded is passed over",
+        f"{MESSAGING}/consumer.py",
+        '        await self._fail(delivery, delivery.decode_error or DecodeError("not decoded"))\n',
+        "        return\n",
+        "test_promise_3_nothing_vanishes.py",
+    ),
+    Mutant(
+        "promise 4: nobody looks up what an unknown outcome did",
+        "services/provisioning/src/provisioning/provisioner.py",
+        "        organization = None\n        if intent.outcome_unknown:\n",
+        "        organization = None\n        if False:\n",
+        "test_promise_4_an_unknown_outcome_is_looked_up.py",
     ),
     Mutant(
         "promise 5: the report that comes last wins",
@@ -166,11 +185,16 @@ MUTANTS = (
 )
 
 _CHAOS_WEBHOOKS = 3000
+# How pytest, chaos and fuzz say that they found something.
+_SEEN = (r"^FAILED ", r"^BROKEN: ", r"^FOUND: ")
 
 
 def main(only: str = "") -> int:
     survivors = 0
     chosen = [mutant for mutant in MUTANTS if only in mutant.what]
+    if not chosen:
+        names = "\n  ".join(mutant.what for mutant in MUTANTS)
+        raise SystemExit(f"no mutant has {only!r} in its name; there are\n  {names}")
     for mutant in chosen:
         caught = _is_caught(mutant)
         survivors += not caught
@@ -200,9 +224,12 @@ def _is_caught(mutant: Mutant) -> bool:
             text=True,
             check=False,
         )
-        if ended.returncode not in (0, 1):
-            raise SystemExit(f"{mutant.what}: the test itself failed\n{ended.stdout}{ended.stderr}")
-        return ended.returncode == 1
+        said = ended.stdout + ended.stderr
+        # Caught is what the test says it saw; a broker that did not start is not.
+        seen = any(re.search(sign, said, re.MULTILINE) for sign in _SEEN)
+        if (ended.returncode != 0 and not seen) or re.search(r"^ERROR ", said, re.MULTILINE):
+            raise SystemExit(f"{mutant.what}: the test itself failed\n{said}")
+        return ended.returncode != 0
 
 
 def _command(test: str) -> list[str]:

@@ -8,12 +8,14 @@ import random
 import shutil
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.books import Verdict
 from chaos.field import Field
 from chaos.ground import Ground, ground
+from chaos.load import FEWEST
 from chaos.scenarios import SCENARIOS, Scenario
 from devstack.addresses import DevstackError
 from devstack.stack import PAYBUS
@@ -61,15 +63,21 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=125, help="webhooks a second")
     parser.add_argument("--scenarios", default="", help="names, separated by commas; all if empty")
     options = parser.parse_args()
+    if options.webhooks < FEWEST:
+        parser.error(f"a scenario needs {FEWEST} webhooks at the least: WEBHOOKS={FEWEST}")
     logging.disable(logging.CRITICAL)
     chosen = _choose(options.scenarios)
-    print(f"seed {options.seed}; replay with `make chaos SEED={options.seed}`", flush=True)
+    again = f"make chaos SEED={options.seed} WEBHOOKS={options.webhooks}"
+    if options.scenarios:
+        again += f" SCENARIOS={','.join(each.name for each in chosen)}"
+    print(f"replay with `{again}`", flush=True)
     logs = PAYBUS / "chaos"
     shutil.rmtree(logs, ignore_errors=True)
     outcomes = []
     with ground() as on:
-        for number, scenario in enumerate(chosen):
-            seed = options.seed + number
+        for scenario in chosen:
+            # By its name, so that it is the same whichever others run.
+            seed = options.seed + zlib.crc32(scenario.name.encode())
             outcome = _run(on, scenario, options.webhooks, options.rate, seed, logs)
             outcomes.append(outcome)
     print(_HEAD)
@@ -88,12 +96,13 @@ def _choose(names: str) -> list[Scenario]:
     if not names:
         return list(SCENARIOS)
     by_name = {scenario.name: scenario for scenario in SCENARIOS}
-    unknown = set(names.split(",")) - by_name.keys()
+    wanted = [name.strip() for name in names.split(",")]
+    unknown = set(wanted) - by_name.keys()
     if unknown:
         raise SystemExit(
             f"no scenario is called {', '.join(sorted(unknown))}; there are {', '.join(by_name)}"
         )
-    return [by_name[name] for name in names.split(",")]
+    return [by_name[name] for name in wanted]
 
 
 def _run(
@@ -116,8 +125,8 @@ def _run(
         try:
             scenario.disturb(field)
             verdict, recovery = field.settle()
-        except DevstackError as error:
-            verdict, recovery = Verdict(missing=[str(error)]), 0.0
+        except Exception as error:  # noqa: BLE001 - the others still run
+            verdict, recovery = Verdict(missing=[f"{type(error).__name__}: {error}"]), 0.0
         outcome = Outcome(
             scenario, len(field.sent.bodies), verdict, field.refused, field.restarts, recovery
         )
@@ -142,4 +151,7 @@ def _run(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except DevstackError as error:
+        sys.exit(f"make chaos: {error}")

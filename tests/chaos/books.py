@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import aio_pika
 import httpx
 import psycopg
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from chaos.ledger import QUEUE as LEDGER
 from chaos.load import Webhooks
@@ -174,10 +175,17 @@ class Books:
     async def _depths(self) -> dict[str, int]:
         names = [queue.name for queue in (*topology.QUEUES, LEDGER)]
         names += [rung.queue for rung in Ladder.parse(LADDER).rungs]
-        connection = await aio_pika.connect(self._amqp, timeout=10)
-        async with connection, connection.channel() as channel:
-            queues = [await channel.declare_queue(name, passive=True) for name in names]
-        return {queue.name: queue.declaration_result.message_count or 0 for queue in queues}
+        depths: dict[str, int] = {}
+        async with await aio_pika.connect(self._amqp, timeout=10) as connection:
+            for name in names:
+                try:
+                    async with connection.channel() as channel:
+                        queue = await channel.declare_queue(name, passive=True)
+                except ChannelNotFoundEntity:
+                    depths[f"{name}, which is gone,"] = 1  # until somebody declares it again
+                else:
+                    depths[name] = queue.declaration_result.message_count or 0
+        return depths
 
     def _sql(self, service: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._databases[service], connect_timeout=10) as connection:

@@ -18,6 +18,7 @@ from devstack.webhook import signature, subscription_created
 
 _CONNECTIONS = 8
 _PER_SUBSCRIPTION = 5  # the creation and four payments
+FEWEST = 20 * _PER_SUBSCRIPTION
 _ANSWER_SECONDS = 10  # a provider's patience
 
 

@@ -25,6 +25,7 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from devstack.addresses import DevstackError
 from devstack.endpoints import SECRETS
 from devstack.processes import Process
 from devstack.stack import Stack
@@ -225,3 +226,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except Found as found:
         sys.exit(f"FOUND: {found}")
+    except DevstackError as error:
+        sys.exit(f"make fuzz: {error}")
