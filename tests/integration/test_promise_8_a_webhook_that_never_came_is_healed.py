@@ -99,10 +99,19 @@ def test_a_link_that_fails_first_and_is_paid_later_is_told_as_both(paybus: Paybu
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_payment_that_nobody_makes_expires(paybus: Paybus, provider: str) -> None:
+def test_a_payment_that_nobody_makes_expires_and_may_still_arrive(
+    paybus: Paybus, provider: str
+) -> None:
+    deliver(paybus, drop=1)
     payment = checkout(paybus, provider, expires_in=0)
     payment.announce_and_ask()
     until(lambda: payment.told() == ["payment.expired"], what="it expires")
+    payment.settle("succeeded")
+    ask_now(paybus)
+    until(
+        lambda: payment.told() == ["payment.expired", "payment.succeeded"],
+        what="it was under way, and arrived",
+    )
 
 
 @pytest.mark.parametrize("mode", ["fail", "rate_limit", "hang_after"])
@@ -126,6 +135,20 @@ def test_a_provider_that_does_not_answer_is_asked_again(paybus: Paybus, mode: st
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     ask_now(paybus)
     until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=60)
+
+
+def test_an_answer_about_another_payment_is_none(paybus: Paybus) -> None:
+    deliver(paybus, drop=1)
+    mine, other = checkout(paybus, "fapshi"), checkout(paybus, "fapshi")
+    sandbox(paybus, "PUT", f"/_payments/fapshi/_{mine.reference}/mix_up", with_=other.reference)
+    other.settle("succeeded")
+    mine.announce_and_ask()
+    query = "SELECT error FROM watched_payments WHERE reference = %s"
+    until(
+        lambda: "another payment" in str(paybus.sql("webhook-gateway", query, mine.reference)),
+        what="the answer is seen through",
+    )
+    assert mine.told() == []
 
 
 def test_a_hint_that_comes_while_a_question_is_under_way_is_not_forgotten(paybus: Paybus) -> None:

@@ -86,6 +86,28 @@ def test_a_full_spool_answers_503_and_takes_again_when_it_is_empty(
     assert paybus.send(webhook | {"id": "evt_again"}).status_code == 200
 
 
+def test_two_gateways_may_share_a_folder_and_each_hands_on_what_the_other_left(
+    make_paybus: MakePaybus, node: PrivateNode, tmp_path: Path
+) -> None:
+    settings = {"GATEWAY_SPOOL_DIR": str(tmp_path)}
+    url = node.address.url
+    with (
+        make_paybus(["webhook-gateway"], rabbitmq_url=url, **settings) as one,
+        make_paybus(["webhook-gateway"], rabbitmq_url=url, **settings) as two,
+    ):
+        for paybus in (one, two):
+            until(lambda: paybus.send(subscription_created("x")).status_code == 200, what="up")
+        for first, second in ((one, two), (two, one)):
+            node.kill()
+            for number in range(10):
+                assert first.send(subscription_created(f"shared-{number}")).status_code == 200
+            first.system.processes["webhook-gateway"].stop()
+            node.start()
+            until(lambda: spooled(second) == 0, what="the other hands it on", seconds=60)
+            assert {f"evt_shared-{n}" for n in range(10)} <= set(queued(node, second))
+            first.start("webhook-gateway")
+
+
 def test_what_can_t_be_understood_goes_through_the_spool_to_the_dead_letters(
     paybus: Paybus, node: PrivateNode
 ) -> None:

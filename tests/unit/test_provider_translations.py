@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic_core import from_json
 
 from support.providers import a_provider, translate
 from webhook_gateway.providers import Proof, Untranslatable
@@ -124,12 +125,12 @@ def test_a_call_becomes(
     provider: str, webhook: dict[str, Any], type_: str, data: dict[str, Any]
 ) -> None:
     endpoint = a_provider(provider, "secret", tenant="shop", **OPTIONS.get(provider, {}))
-    event = translate(endpoint, json.dumps(webhook).encode(), Proof("secret", 7))
+    event = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", 7))
     body = json.loads(event.encode())
     assert (body["type"], body["tenant"]) == (type_, "shop")
     assert body["source"] == f"/webhook-gateway/{provider}"
     assert data.items() <= body["data"].items()
-    again = translate(endpoint, json.dumps(webhook).encode(), Proof("secret", 7))
+    again = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", 7))
     assert (again.id == event.id) == (type_ != "payment.reported"), "each hint is news"
 
 
@@ -176,3 +177,27 @@ def test_nonsense_is_untranslatable(provider: str, body: bytes) -> None:
     endpoint = a_provider(provider, "secret", **OPTIONS.get(provider, {}))
     with pytest.raises(Untranslatable):
         endpoint.translate(body, Proof("signature"))
+
+
+def test_a_transfer_is_not_believed_for_a_plain_secret() -> None:
+    data = {"id": 1, "status": "SUCCESSFUL", "amount": 50, "currency": "NGN"}
+    body = json.dumps({"event": "transfer.completed", "data": data}).encode()
+    event = translate(a_provider("flutterwave", "secret"), body, Proof("secret"))
+    assert (event.type, event.trust) == ("provider.flutterwave.transfer.completed", "secret")
+
+
+def test_what_nobody_could_read_inside_an_envelope_is_untranslatable() -> None:
+    """Nested as deeply as JSON may be, and then put into an event: readers of the journal would
+    stumble over it."""
+    deep = b'{"id": "evt_1", "type": "product.created", "created": 1, "data": %s%s}'
+    endpoint = a_provider("stripe", "secret")
+    outcomes = set()
+    for depth in range(100, 260, 2):
+        try:
+            (event,) = endpoint.translate(deep % (b"[" * depth, b"]" * depth), Proof("signature"))
+        except Untranslatable:
+            outcomes.add("refused")
+        else:
+            from_json(event.encode())
+            outcomes.add("taken")
+    assert outcomes == {"taken", "refused"}

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhook_gateway.domain import Standing, Step, Watch, pause, step
+from webhook_gateway.domain import Standing, Step, Watch, next_question, pause, step
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 LATER, EARLIER = NOW + timedelta(hours=1), NOW - timedelta(seconds=1)
@@ -41,9 +41,16 @@ def test_a_failed_link_is_watched_on_and_a_failed_request_is_not() -> None:
     assert step(announced(), FAILED, NOW, failure_is_final=True) == Step(FAILED, None)
 
 
-def test_what_nobody_paid_in_time_expires() -> None:
-    for answer in (PENDING, UNKNOWN, EXPIRED):
-        assert step(announced(EARLIER), answer, NOW, failure_is_final=False) == Step(EXPIRED, None)
+def test_what_nobody_paid_in_time_expires_and_is_watched_for_another_day() -> None:
+    assert step(announced(EARLIER), EXPIRED, NOW, failure_is_final=False) == Step(EXPIRED, None)
+    for answer in (PENDING, UNKNOWN):
+        found = step(announced(EARLIER), answer, NOW, failure_is_final=False)
+        assert found.tell is EXPIRED
+        assert found.ask_at is not None
+        told = announced(EARLIER, told=EXPIRED)
+        assert step(told, SUCCEEDED, NOW, failure_is_final=False) == Step(SUCCEEDED, None)
+        day_after = NOW + timedelta(hours=24)
+        assert step(told, answer, day_after, failure_is_final=False) == Step(None, None)
 
 
 def test_a_hint_about_nothing_is_dropped_without_a_word() -> None:
@@ -80,6 +87,19 @@ def test_every_payment_is_settled_or_dropped_in_the_end(
         assert found.ask_at > now
         now = found.ask_at
         watch = replace(watch, asked=watch.asked + 1, told=found.tell or watch.told)
+    raise AssertionError("80 questions, and still open")
+
+
+@given(watch=watches)
+def test_no_answer_at_all_is_not_for_ever_either(watch: Watch) -> None:
+    """Within a bounded number of questions nobody is asked any more."""
+    now: datetime | None = NOW
+    for _ in range(80):
+        assert now is not None
+        now = next_question(watch, now)
+        if now is None:
+            return
+        watch = replace(watch, asked=watch.asked + 1)
     raise AssertionError("80 questions, and still open")
 
 

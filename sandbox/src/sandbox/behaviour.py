@@ -29,7 +29,7 @@ _EARLY: dict[str, tuple[int, dict[str, str]]] = {
 
 
 def install(app: FastAPI, *, seed: int, count: Callable[[Request], None]) -> None:
-    """Add `PUT /_behaviour`, which all paths obey that are not the stand-in's own (`/.../_x`).
+    """Add `PUT /_behaviour`, which all paths obey that are not the stand-in's own (`/_x`).
 
     `count` is told of every such call.
     """
@@ -40,7 +40,7 @@ def install(app: FastAPI, *, seed: int, count: Callable[[Request], None]) -> Non
     async def misbehave(
         request: Request, proceed: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        if request.url.path.rpartition("/")[2].startswith("_"):
+        if "/_" in request.url.path:
             return await proceed(request)
         count(request)
         behaviour = state["behaviour"]

@@ -69,6 +69,10 @@ class Settle(BaseModel):
     standing: Standing
 
 
+class MixUp(BaseModel):
+    with_: str
+
+
 class Forge(BaseModel):
     provider: str
     reference: str
@@ -178,6 +182,11 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
     @router.put("/_payments/{provider}/_{reference}")
     async def settle(provider: str, reference: str, settle: Settle) -> None:
         money.settle(money.payments[provider, reference], settle.standing)
+
+    @router.put("/_payments/{provider}/_{reference}/mix_up")
+    async def mix_up(provider: str, reference: str, other: MixUp) -> None:
+        """Whoever asks about this payment is told of the other one."""
+        money.payments[provider, reference] = money.payments[provider, other.with_]
 
     @router.post("/_forge")
     async def forge(forge: Forge) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -26,7 +26,7 @@ from common.messaging.connection import describe
 from common.redaction import Redactor
 from webhook_gateway import domain, metrics, repository
 from webhook_gateway.asking import Answer, AskedProvider, Question
-from webhook_gateway.domain import Standing, Watch
+from webhook_gateway.domain import Standing, Step, Watch
 from webhook_gateway.models import WatchedPayment
 from webhook_gateway.providers import Proof
 from webhook_gateway.routes import Routes
@@ -85,16 +85,18 @@ class Asker:
         async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http:
             while not self._stopping:
                 self._wake.clear()
-                try:
-                    for provider in self._asked_providers():
+                for provider in self._asked_providers():
+                    try:
                         await self._begin(http, provider)
+                    except Exception as error:  # noqa: BLE001 - the others are still asked
+                        path = provider.endpoint.path
+                        log.warning("can't look what to ask", endpoint=path, error=describe(error))
+                try:
                     if loop.time() - tidied > _TIDY_SECONDS:
                         await self._tidy()
                         tidied = loop.time()
                 except sqlalchemy.exc.SQLAlchemyError as error:
-                    log.warning("can't look what to ask", error=describe(error))
-                except Exception:
-                    log.exception("can't look what to ask")
+                    log.warning("can't tidy up", error=describe(error))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _LOOK_SECONDS)
             await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -116,6 +118,7 @@ class Asker:
                 session,
                 provider.name,
                 provider.endpoint.name,
+                tenant=provider.endpoint.tenant,
                 per_second=self._per_second,
                 burst=self._burst,
                 most=free,
@@ -168,29 +171,43 @@ class Asker:
                 return
             # A hint that came meanwhile wants a question that begins after it.
             sooner = row.ask_at if row.ask_at != asked.ask_at else None
-            now = datetime.now(UTC)
-            watch = Watch(row.announced, row.expires_at, row.asked, Standing(row.told))
-            if isinstance(answer, str):
-                row.error = answer
-                log.warning("no answer", provider=provider.name, asked=row.asked, error=answer)
-                again = now + domain.pause(row.asked, announced=row.announced)
-                row.ask_at = min(again, sooner or again)
-                return
-            row.error = None
-            step = domain.step(
-                watch, answer.standing, now, failure_is_final=provider.failure_is_final
+            step, event, error = self._conclude(
+                provider, row, answer, await repository.clock(session)
             )
+            row.error = error
             row.ask_at = step.ask_at
-            if sooner is not None and Standing.SUCCEEDED not in {step.tell, watch.told}:
+            if sooner is not None and Standing.SUCCEEDED not in {step.tell, Standing(row.told)}:
                 row.ask_at = min(sooner, step.ask_at or sooner)
-            if step.tell is None:
-                return
-            row.told = step.tell
-            await outbox.write(session, [_event(provider, row, step.tell, answer)])
+            if step.tell is not None and event is not None:
+                row.told = step.tell
+                await outbox.write(session, [event])
+        if error is not None:
+            log.warning("no answer", provider=provider.name, payment=asked.id, error=error)
+            if step.ask_at is None:
+                log.error("given up without an answer", payment=asked.id, error=error)
+        if step.tell is None:
+            return
         healed = step.tell is Standing.SUCCEEDED and row.hinted_at is None
         if healed:
             metrics.healed.labels(provider.name).inc()
         log.info("payment told", provider=provider.name, standing=step.tell, healed=healed)
+
+    def _conclude(
+        self, provider: AskedProvider, row: WatchedPayment, answer: Answer | str, now: datetime
+    ) -> tuple[Step, Event[Any] | None, str | None]:
+        """What to do, the event to tell, and why there is no answer that can be told."""
+        watch = Watch(row.announced, row.expires_at, row.asked, Standing(row.told))
+        if not isinstance(answer, str):
+            step = domain.step(
+                watch, answer.standing, now, failure_is_final=provider.failure_is_final
+            )
+            if step.tell is None:
+                return step, None, None
+            try:
+                return step, _event(provider, row, step.tell, answer), None
+            except (ValueError, TypeError) as error:
+                answer = f"its answer can't be told: {self._redact(describe(error))}"
+        return Step(None, domain.next_question(watch, now)), None, answer
 
     async def _tidy(self) -> None:
         async with self._sessions.begin() as session:

@@ -21,6 +21,7 @@ from webhook_gateway.providers import Object, Options, Proof, Provider
 
 _LONGEST_EXCERPT = 300
 _RETRY_AFTER_SECONDS = 30.0
+_LONGEST_RETRY_AFTER_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,17 @@ class UnprovedProvider(AskedProvider):
     async def _ask(self, http: httpx.AsyncClient, question: Question) -> Answer: ...
 
 
+def expect(question: Question, answered: Any) -> None:
+    """Raises `Upstream` when the answer is about another payment than was asked about."""
+    if answered != question.reference:
+        raise Upstream("answers about another payment than it was asked about")
+
+
+def texts(*values: Any) -> tuple[str, ...]:
+    """Those that are there, as text, whatever the provider makes of its ids."""
+    return tuple(str(each) for each in values if each is not None and each != "")
+
+
 async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -> Object | None:
     """The JSON object of an answer; None when the provider does not know what was asked for.
 
@@ -127,9 +139,8 @@ async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -
         return None
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
         after = answer.headers.get("retry-after", "")
-        raise RateLimited(
-            "asked too often", float(after) if after.isdecimal() else _RETRY_AFTER_SECONDS
-        )
+        seconds = float(after[:9]) if after.isdecimal() else _RETRY_AFTER_SECONDS
+        raise RateLimited("asked too often", min(seconds, _LONGEST_RETRY_AFTER_SECONDS))
     if answer.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         raise NotAuthorized(f"answers {answer.status_code}: check the endpoint's credentials")
     if not answer.is_success:

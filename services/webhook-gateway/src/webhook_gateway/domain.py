@@ -11,6 +11,9 @@ FIRST_ASK: Final = timedelta(seconds=15)
 # However many hints come, one payment is asked about no more often.
 HINT_PAUSE: Final = timedelta(seconds=5)
 _LONGEST_PAUSE = timedelta(minutes=10)
+# What is under way when a payment expires may still succeed: it is watched, but seldom.
+AFTERMATH: Final = timedelta(hours=24)
+_AFTERMATH_PAUSE = timedelta(hours=1)
 # A hint about a payment that nobody announced: true ones are settled at the first question.
 _QUESTIONS_FOR_A_HINT = 6
 
@@ -57,11 +60,19 @@ def step(watch: Watch, answer: Standing, now: datetime, *, failure_is_final: boo
         return Step(None, None)
     if answer is Standing.SUCCEEDED:
         return Step(answer, None)
-    again = now + pause(watch.asked, announced=watch.announced)
-    over = now >= watch.expires_at or not (watch.announced or watch.asked < _QUESTIONS_FOR_A_HINT)
+    again = next_question(watch, now)
     if answer is Standing.FAILED:
-        tell = answer if watch.told is not answer else None
-        return Step(tell, None if failure_is_final or over else again)
-    if answer is Standing.EXPIRED or (over and watch.announced):
-        return Step(Standing.EXPIRED if watch.told is Standing.PENDING else None, None)
-    return Step(None, None if over else again)
+        failed = answer if watch.told is not answer else None
+        return Step(failed, None if failure_is_final else again)
+    expired = answer is Standing.EXPIRED or (watch.announced and now >= watch.expires_at)
+    tell = Standing.EXPIRED if expired and watch.told is Standing.PENDING else None
+    return Step(tell, None if answer is Standing.EXPIRED else again)
+
+
+def next_question(watch: Watch, now: datetime) -> datetime | None:
+    """When to ask again, whatever the last answer was, or that there was none; None is never."""
+    if not watch.announced and (watch.asked >= _QUESTIONS_FOR_A_HINT or now >= watch.expires_at):
+        return None
+    if now < watch.expires_at:
+        return now + pause(watch.asked, announced=watch.announced)
+    return now + _AFTERMATH_PAUSE if now < watch.expires_at + AFTERMATH else None

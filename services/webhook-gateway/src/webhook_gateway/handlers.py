@@ -56,7 +56,7 @@ class Handlers:
         hint = event.data
         if hint.provider in _HINTS_BY_SECRET:
             known = await repository.hint_by(
-                work.session, hint.provider, hint.endpoint, hint.reference
+                work.session, event.tenant, hint.provider, hint.endpoint, hint.reference
             )
             if not known:
                 log.info("a hint about no payment of ours", provider=hint.provider)

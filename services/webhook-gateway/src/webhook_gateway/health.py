@@ -75,7 +75,7 @@ def create_router(routes: Routes, outlet: Outlet, record: Record) -> APIRouter:
     @router.get("/webhooks/health", tags=["health"])
     async def webhooks() -> Response:
         """Whether a webhook would be taken in now."""
-        well = await outlet.check() is None
+        well = await outlet.taking()
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"status": "ok" if well else "unavailable"}, status)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, func
+from sqlalchemy import BigInteger, Index, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -43,7 +43,7 @@ class WatchedPayment(TenantRow, Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
     __table_args__ = (
-        Index("watched_payments_due", "provider", "endpoint", "ask_at"),
+        Index("watched_payments_due", "provider", "endpoint", text("announced DESC"), "ask_at"),
         Index("watched_payments_hint", "provider", "endpoint", "hint_reference"),
         Index("watched_payments_age", "updated_at"),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,6 +19,7 @@ from webhook_gateway.spool import Spool, Spooled
 log = get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
+_REFUSING_SECONDS = 10.0
 
 
 class Outlet:
@@ -30,6 +33,8 @@ class Outlet:
         self._publisher = publisher
         self._spool = spool
         self._stop = asyncio.Event()
+        self._handed: set[int] = set()
+        self._refused_at = -math.inf
 
     def stop(self) -> None:
         self._stop.set()
@@ -44,6 +49,12 @@ class Outlet:
             return {"used": False}
         waiting, since = await self._spool.measure()
         return {"used": True, "waiting": waiting, "full": self._spool.full, "oldest_at": since}
+
+    async def taking(self) -> bool:
+        """Whether the next webhook would be taken in, as far as the last ones tell: a broker in an
+        alarm is connected and confirms nothing. Not for readiness: without calls it never ends."""
+        refusing = time.monotonic() - self._refused_at < _REFUSING_SECONDS
+        return await self.check() is None and not (refusing and self._spool is None)
 
     async def check(self) -> str | None:
         """Whether webhooks can be taken in, for readiness."""
@@ -72,6 +83,7 @@ class Outlet:
                     exchange, routing_key, body, headers=headers, content_type=content_type
                 )
             except Unavailable:
+                self._refused_at = time.monotonic()
                 if self._spool is None:
                     raise
             else:
@@ -96,6 +108,8 @@ class Outlet:
         """Once through the spool. What no queue takes now stays, and holds up nothing behind it."""
         position = handed = kept = 0
         while not self._stop.is_set() and (batch := await spool.after(position)):
+            position = batch[-1][0]
+            batch = [each for each in batch if each[0] not in self._handed]
             outcomes = await asyncio.gather(
                 *(self._confirm(message) for _, message in batch), return_exceptions=True
             )
@@ -103,16 +117,29 @@ class Outlet:
                 each for (each, _), outcome in zip(batch, outcomes, strict=True) if not outcome
             ]
             # A crash before this publishes again; the consumers' inboxes make that harmless.
-            await spool.remove(confirmed)
+            await self._remove(spool, confirmed)
             handed += len(confirmed)
             kept += len(batch) - len(confirmed)
-            position = batch[-1][0]
             failed = [each for each in outcomes if each and not isinstance(each, Unroutable)]
             if failed:
                 log.warning("the spool waits", error=describe(failed[0]))
                 break
+        await self._remove(spool, [])
+        await spool.release()
         if handed or kept:
             log.info("went through the spool", handed_on=handed, kept=kept)
+
+    async def _remove(self, spool: Spool, confirmed: list[int]) -> None:
+        """What can't be removed now is remembered, and not published again by us."""
+        self._handed |= set(confirmed)
+        if not self._handed:
+            return
+        try:
+            await spool.remove(sorted(self._handed))
+        except (sqlite3.Error, OSError) as error:
+            log.error("handed on, and not removed from the spool yet", error=describe(error))
+        else:
+            self._handed.clear()
 
     async def _confirm(self, message: Spooled) -> None:
         await self._publisher.publish(

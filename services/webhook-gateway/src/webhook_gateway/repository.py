@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,7 +26,10 @@ async def announce(session: AsyncSession, values: Mapping[str, Any]) -> None:
         row.on_conflict_do_update(
             index_elements=[WatchedPayment.id],
             set_={name: getattr(row.excluded, name) for name in known}
-            | {"ask_at": case((_OPEN, row.excluded.ask_at))},
+            | {
+                "asked": 0,
+                "ask_at": case((_OPEN, func.least(WatchedPayment.ask_at, row.excluded.ask_at))),
+            },
         )
     )
 
@@ -39,11 +42,14 @@ async def hint(session: AsyncSession, values: Mapping[str, Any]) -> None:
     )
 
 
-async def hint_by(session: AsyncSession, provider: str, endpoint: str, hint_reference: str) -> bool:
+async def hint_by(
+    session: AsyncSession, tenant: str, provider: str, endpoint: str, hint_reference: str
+) -> bool:
     """The same, when the hint has another name for the payment. False when nobody announced it."""
     found = await session.execute(
         update(WatchedPayment)
         .where(
+            WatchedPayment.tenant == tenant,
             WatchedPayment.provider == provider,
             WatchedPayment.endpoint == endpoint,
             WatchedPayment.hint_reference == hint_reference,
@@ -66,6 +72,7 @@ async def claim(
     provider: str,
     endpoint: str,
     *,
+    tenant: str,
     per_second: float,
     burst: int,
     most: int,
@@ -78,6 +85,7 @@ async def claim(
     due = (
         (WatchedPayment.provider == provider)
         & (WatchedPayment.endpoint == endpoint)
+        & (WatchedPayment.tenant == tenant)  # an endpoint may have become another tenant's
         & (WatchedPayment.ask_at <= func.now())
     )
     if not await session.scalar(select(WatchedPayment.id).where(due).limit(1)):
@@ -90,7 +98,7 @@ async def claim(
     )
     if budget is None:
         return ()  # another replica asks this provider right now
-    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    now = await clock(session)
     elapsed = max(0.0, (now - budget.filled_at).total_seconds())
     budget.tokens = min(float(burst), budget.tokens + elapsed * per_second)
     budget.filled_at = now
@@ -122,13 +130,19 @@ async def lock(session: AsyncSession, id_: str) -> WatchedPayment | None:
     return await session.get(WatchedPayment, id_, with_for_update=True)
 
 
+async def clock(session: AsyncSession) -> datetime:
+    """The database's time, which all replicas share."""
+    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
+
+
 async def forget_hints(session: AsyncSession, age: timedelta) -> int:
     """Remove hints that led to nothing; returns how many. What was settled stays: a hint about it
     must find it, or an old success would be told again."""
     gone = await session.execute(
         delete(WatchedPayment)
         .where(
-            WatchedPayment.ask_at.is_(None),
+            or_(WatchedPayment.ask_at.is_(None), WatchedPayment.expires_at < func.now()),
             WatchedPayment.updated_at < func.now() - age,
             ~WatchedPayment.announced,
             WatchedPayment.told == "pending",
@@ -146,7 +160,7 @@ async def claim_event_list(
     fresh = insert(EventCursor).values(path=path, read_to=func.now(), read_next_at=func.now())
     await session.execute(fresh.on_conflict_do_nothing())
     cursor = await session.get(EventCursor, path, with_for_update={"skip_locked": True})
-    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    now = await clock(session)
     if cursor is None or cursor.read_next_at > now:
         return None
     cursor.read_next_at = now + pause

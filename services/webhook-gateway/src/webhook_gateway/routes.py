@@ -34,6 +34,7 @@ class Routes:
         self._redact = redact
         self._stop = asyncio.Event()
         self._seen = _content(path)
+        self._providers: Mapping[str, Provider] = {}
         self._providers = self._read()
         self.fault: str | None = None
 
@@ -72,8 +73,11 @@ class Routes:
 
     def _read(self) -> Mapping[str, Provider]:
         found: dict[str, Provider] = {}
+        before = {each.endpoint.path: each for each in self.all()}
         for endpoint in endpoints.read(self._path):
-            provider = make(endpoint)
+            kept = before.get(endpoint.path)
+            # One that did not change keeps its tokens, keys and budgets.
+            provider = kept if kept is not None and kept.endpoint == endpoint else make(endpoint)
             self._redact.learn(secrets_of(provider))
             if provider.needs_secret and not provider.secrets:
                 log.warning("not served: it has no secret", endpoint=endpoint.path)

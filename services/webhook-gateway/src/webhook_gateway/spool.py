@@ -30,6 +30,7 @@ FILE: Final = "spool.sqlite3"
 
 _BATCH = 100
 _PAGE_BYTES = 4096
+_RESERVE_BYTES = 32 * 1024**2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS spooled (
@@ -40,7 +41,8 @@ CREATE TABLE IF NOT EXISTS spooled (
     body BLOB NOT NULL,
     headers TEXT NOT NULL,  -- JSON
     content_type TEXT NOT NULL
-)
+);
+CREATE INDEX IF NOT EXISTS spooled_age ON spooled (spooled_at)  -- small, so quick to count by
 """
 _ADD = (
     "INSERT INTO spooled (spooled_at, exchange, routing_key, body, headers, content_type) "
@@ -103,12 +105,16 @@ class Spool:
         hands the spool on."""
         return await self._run(self._after, position)
 
+    async def release(self) -> None:
+        """Let another process hand the spool on."""
+        await self._run(fcntl.flock, self._lock, fcntl.LOCK_UN)
+
     async def remove(self, positions: Sequence[int]) -> None:
         await self._run(self._remove, positions)
 
     async def measure(self) -> tuple[int, float | None]:
         """How many messages wait, and since when the oldest does (UTC seconds); for metrics too."""
-        count, since = await self._run(self._measure)
+        count, since, self.full = await self._run(self._measure)
         metrics.spooled.set(count)
         metrics.spool_oldest_seconds.set(time.time() - since if since is not None else 0)
         return count, since
@@ -119,11 +125,13 @@ class Spool:
             try:
                 await self._run(self._insert, [message for message, _ in taken])
             except SpoolFull as error:
+                self.full = True
                 self._answer(taken, error)
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
                 log.error("the spool can't be written", error=describe(error))
                 self._answer(taken, Unavailable(f"the spool can't be written: {describe(error)}"))
             else:
+                self.full = False
                 self._answer(taken, None)
 
     def _answer(
@@ -131,7 +139,6 @@ class Spool:
         taken: Sequence[tuple[Spooled, asyncio.Future[None]]],
         error: Unavailable | None,
     ) -> None:
-        self.full = error is not None
         for _, written in taken:
             if written.cancelled():
                 continue
@@ -152,7 +159,7 @@ class Spool:
         self._database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute(_SCHEMA)
+        self._database.executescript(_SCHEMA)
         self._lock = os.open(self._folder / f"{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o600)
 
     def _close(self) -> None:
@@ -164,7 +171,7 @@ class Spool:
     def _insert(self, messages: Sequence[Spooled]) -> None:
         assert self._database is not None
         pages = sum(-(-len(message.body) // _PAGE_BYTES) for message in messages)
-        if self._used_pages() + pages > self._most_pages:
+        if self._used_pages() + pages > self._most_pages or self._disk_is_full():
             raise SpoolFull("the broker does not confirm, and the local spool is full")
         now = time.time()
         with self._transaction() as database:
@@ -189,6 +196,11 @@ class Spool:
         (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
         return int(pages) - int(free)
 
+    def _disk_is_full(self) -> bool:
+        """Removing wants room too, for the log: on a full disk nothing could be handed on."""
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize < _RESERVE_BYTES
+
     def _after(self, position: int) -> list[tuple[int, Spooled]]:
         assert self._database is not None
         try:
@@ -211,10 +223,11 @@ class Spool:
                 "DELETE FROM spooled WHERE position = ?", [(each,) for each in positions]
             )
 
-    def _measure(self) -> tuple[int, float | None]:
+    def _measure(self) -> tuple[int, float | None, bool]:
         assert self._database is not None
         row = self._database.execute("SELECT count(*), min(spooled_at) FROM spooled").fetchone()
-        return int(row[0]), row[1]
+        full = self._used_pages() >= self._most_pages or self._disk_is_full()
+        return int(row[0]), row[1], full
 
     def _transaction(self) -> _Transaction:
         assert self._database is not None

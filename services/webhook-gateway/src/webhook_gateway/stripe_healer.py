@@ -98,12 +98,15 @@ class StripeHealer:
         end = min(now - self._grace, start + _LONGEST_WINDOW)
         if end <= start:
             return
-        listed = await _list(provider, start, end)
+        # Some of it for the second time: an event may appear late, and clocks differ.
+        listed = await _list(provider, start - _CLOCKS_DIFFER, end)
         missing = listed
         if listed:
-            known = await self._known(provider.source, start - _CLOCKS_DIFFER)
+            known = await self._known(provider.source, start - 2 * _CLOCKS_DIFFER)
             missing = [each for each in listed if each["id"] not in known]
-        events = [event for each in missing for event in await self._translate(provider, each)]
+        events = [
+            event for each in missing for event in await self._translate(provider, each, start)
+        ]
         async with self._sessions.begin() as session:
             await outbox.write(session, events)
             await repository.move_event_cursor(session, provider.endpoint.path, end)
@@ -117,16 +120,25 @@ class StripeHealer:
         mark = f'"source":"{source}"'.encode()
         found: set[str] = set()
         async for entry in read_to_now(self._broker, self._publisher, start=start):
-            if mark in entry.body:
-                found.add(from_json(entry.body)["id"])
+            if mark not in entry.body:
+                continue
+            try:
+                event = from_json(entry.body)
+                if event["source"] == source:  # and not only its data, which anybody may write
+                    found.add(event["id"])
+            except (ValueError, LookupError, TypeError):
+                log.warning("an entry of the journal is no event", offset=entry.offset)
         return found
 
-    async def _translate(self, provider: Stripe, event: dict[str, Any]) -> Sequence[Event[Any]]:
+    async def _translate(
+        self, provider: Stripe, event: dict[str, Any], start: datetime
+    ) -> Sequence[Event[Any]]:
         body = to_json(event)
         try:
             return provider.translate(body, _ASKED)
         except Untranslatable as error:
-            await bury(self._publisher.publish, provider, body, error, self._redact)
+            if event.get("created", 0) >= int(start.timestamp()):  # else it was buried before
+                await bury(self._publisher.publish, provider, body, error, self._redact)
             return ()
 
 

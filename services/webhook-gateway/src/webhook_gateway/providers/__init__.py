@@ -139,17 +139,28 @@ class Provider(ABC):
         )
 
     def untranslated(
-        self, type_: str, body: dict[str, Any], *, id_: str, time: datetime | None = None
+        self,
+        type_: str,
+        body: dict[str, Any],
+        *,
+        id_: str,
+        proof: Proof,
+        time: datetime | None = None,
     ) -> Event[Any]:
-        """A verified call of a type that nobody asked for yet goes to the journal."""
-        return self.event(
+        """A verified call of a type that nobody asked for yet goes to the journal.
+
+        Raises `ValueError` for a body that nobody could read inside an envelope.
+        """
+        event = self.event(
             f"provider.{self.name}.{type_}",
             ProviderEvent(provider=self.name, provider_type=type_, body=body),
             id_=id_,
             subject=id_,
-            proof=Proof("signature"),
+            proof=proof,
             time=time,
         )
+        from_json(event.encode())  # it is nested deeper there
+        return event
 
 
 # What providers call it.

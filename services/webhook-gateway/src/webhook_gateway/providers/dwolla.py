@@ -46,7 +46,7 @@ class Dwolla(Provider):
         time = parse(webhook["timestamp"])
         type_ = _TOPICS.get(topic.removeprefix("customer_"))
         if type_ is None:
-            return [self.untranslated(topic, webhook, id_=webhook["id"], time=time)]
+            return [self.untranslated(topic, webhook, id_=webhook["id"], proof=proof, time=time)]
         links = webhook["_links"]
         report = TransferReported(
             provider="dwolla",

@@ -15,6 +15,7 @@ from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event
+from common.contracts.money import minor_units
 from common.contracts.payments import Contact
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, AskedProvider, Question
@@ -63,11 +64,12 @@ class Fapshi(AskedProvider):
         )
         if payment is None:
             return Answer(Standing.UNKNOWN)
+        asking.expect(question, payment["transId"])
         return Answer(
             _STANDINGS[payment["status"]],
-            amount=payment["amount"],
+            amount=minor_units(str(payment["amount"]), "XAF"),
             currency="XAF",
-            references=tuple(filter(None, (payment.get("externalId"),))),
+            references=asking.texts(payment.get("externalId")),
             contact=Contact(email=payment.get("email"), name=payment.get("payerName")),
             reason=payment.get("reason"),
         )

@@ -63,7 +63,8 @@ class Flutterwave(AskedProvider):
             return [self.hint(reference, data["status"], proof)]
         id_ = webhook.get("id") or derived_id(self.source, type_, str(data["id"]), data["status"])
         status = data["status"].lower()
-        if type_.startswith("transfer.") and status in _TRANSFERS:
+        signed = proof.trust == "signature"  # v3's plain secret says nothing of the body
+        if signed and type_.startswith("transfer.") and status in _TRANSFERS:
             return [
                 self.event(
                     _TRANSFERS[status],
@@ -73,7 +74,7 @@ class Flutterwave(AskedProvider):
                     proof=proof,
                 )
             ]
-        return [self.untranslated(type_, webhook, id_=id_)]
+        return [self.untranslated(type_, webhook, id_=id_, proof=proof)]
 
     @property
     def can_be_asked(self) -> bool:
@@ -91,12 +92,13 @@ class Flutterwave(AskedProvider):
         if answer is None:
             return Answer(Standing.UNKNOWN)
         charge = answer["data"]
+        asking.expect(question, charge["tx_ref"])
         customer = charge.get("customer") or {}
         return Answer(
             _STANDINGS[charge["status"].lower()],
             amount=minor_units(str(charge["amount"]), charge["currency"]),
             currency=charge["currency"],
-            references=tuple(filter(None, (charge.get("flw_ref"), str(charge["id"])))),
+            references=asking.texts(charge.get("flw_ref"), charge["id"]),
             contact=Contact(email=customer.get("email"), name=customer.get("name")),
             reason=charge.get("processor_response"),
         )

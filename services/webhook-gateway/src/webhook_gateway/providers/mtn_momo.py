@@ -70,12 +70,13 @@ class MtnMomo(UnprovedProvider):
         if payment is None:
             return Answer(Standing.UNKNOWN)
         reason = payment.get("reason")
-        references = (payment.get("externalId"), payment.get("financialTransactionId"))
         return Answer(
             _STANDINGS[payment["status"]],
-            amount=minor_units(payment["amount"], payment["currency"]),
+            amount=minor_units(str(payment["amount"]), payment["currency"]),
             currency=payment["currency"],
-            references=tuple(filter(None, references)),
+            references=asking.texts(
+                payment.get("externalId"), payment.get("financialTransactionId")
+            ),
             reason=reason.get("code") if isinstance(reason, dict) else reason,
         )
 

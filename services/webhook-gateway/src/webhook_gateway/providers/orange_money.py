@@ -8,6 +8,7 @@ goes anywhere, and the worker compares the hash with the one it keeps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -70,11 +71,12 @@ class OrangeMoney(UnprovedProvider):
         )
         if payment is None:
             return Answer(Standing.UNKNOWN)
+        asking.expect(replace(question, reference=asked["order_id"]), payment["order_id"])
         return Answer(
             _STANDINGS[payment["status"]],
             amount=minor_units(asked["amount"], asked["currency"]),
             currency=asked["currency"],
-            references=tuple(filter(None, (asked["order_id"], payment.get("txnid")))),
+            references=asking.texts(asked["order_id"], payment.get("txnid")),
         )
 
 

@@ -106,7 +106,7 @@ class Plaid(Provider):
         # There is no event id, and the same words mean something new another time.
         id_ = derived_id(self.source, str(proof.signed_at), json.dumps(webhook, sort_keys=True))
         if type_ is None:
-            return [self.untranslated(f"{kind}.{code}", webhook, id_=id_)]
+            return [self.untranslated(f"{kind}.{code}", webhook, id_=id_, proof=proof)]
         return [
             self.event(type_, _report(webhook), id_=id_, subject=webhook["item_id"], proof=proof)
         ]

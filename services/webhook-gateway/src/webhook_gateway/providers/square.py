@@ -58,7 +58,11 @@ class Square(Provider):
         if not found:
             body = {key: webhook[key] for key in ("event_id", "type", "created_at", "data")}
             time = parse(webhook["created_at"])
-            return [self.untranslated(webhook["type"], body, id_=webhook["event_id"], time=time)]
+            return [
+                self.untranslated(
+                    webhook["type"], body, id_=webhook["event_id"], proof=proof, time=time
+                )
+            ]
         return [
             self.event(
                 type_,

@@ -73,11 +73,15 @@ class Stripe(Provider):
         provider_type: str = webhook["type"]
         if webhook.get("object") == "v2.core.event":  # thin: it names an object and shows none
             time = parse(webhook["created"])
-            return [self.untranslated(provider_type, webhook, id_=webhook["id"], time=time)]
+            return [
+                self.untranslated(provider_type, webhook, id_=webhook["id"], proof=proof, time=time)
+            ]
         time = from_seconds(webhook["created"])
         if provider_type not in _TRANSLATIONS:
             body = {key: webhook[key] for key in ("id", "type", "created", "data")}
-            return [self.untranslated(provider_type, body, id_=webhook["id"], time=time)]
+            return [
+                self.untranslated(provider_type, body, id_=webhook["id"], proof=proof, time=time)
+            ]
         snapshot: Object = webhook["data"]["object"]
         domain_type, translation = _TRANSLATIONS[provider_type]
         return [
