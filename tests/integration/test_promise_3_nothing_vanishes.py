@@ -25,7 +25,7 @@ def test_promise_3_signed_but_not_json_is_answered_2xx_and_dead_lettered(paybus:
     (dead,) = until(lambda: paybus.messages(WEBHOOKS.dead, remove=True), what="a dead letter")
     assert dead["payload"] == "signed, but no JSON"
     assert dead["headers"]["x-paybus-reason"] == "untranslatable"
-    assert dead["headers"]["x-paybus-provider"] == "stripe"
+    assert dead["headers"]["x-paybus-endpoint"] == "stripe/default"
     assert "not JSON" in dead["headers"]["x-paybus-error"]
 
 

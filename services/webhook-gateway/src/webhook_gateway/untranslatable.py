@@ -33,7 +33,7 @@ async def bury(
         DEAD_LETTER_EXCHANGE,
         WEBHOOKS.name,
         body,
-        headers=headers | {"x-paybus-provider": provider.endpoint.path},
+        headers=headers | {"x-paybus-endpoint": provider.endpoint.path},
         content_type="application/octet-stream",
     )
     log.error(
