@@ -6,63 +6,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Header, HTTPException, Request, Response
 from pydantic import BaseModel
 
-from sandbox.postman import Delivery, Postman
-
-Standing = Literal["pending", "succeeded", "failed", "expired"]
-
-
-@dataclass
-class Payment:
-    """`reference` is the provider's own name for it, `external` the merchant's."""
-
-    provider: str
-    reference: str
-    external: str
-    amount: Any
-    currency: str
-    standing: Standing = "pending"
-    more: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def status(self) -> str:
-        return _WORDS[self.provider][self.standing]
-
-
-_WORDS: Mapping[str, Mapping[str, str]] = {
-    "fapshi": {
-        "pending": "CREATED",
-        "succeeded": "SUCCESSFUL",
-        "failed": "FAILED",
-        "expired": "EXPIRED",
-    },
-    "mtn-momo": {
-        "pending": "PENDING",
-        "succeeded": "SUCCESSFUL",
-        "failed": "FAILED",
-        "expired": "FAILED",
-    },
-    "orange-money": {
-        "pending": "INITIATED",
-        "succeeded": "SUCCESS",
-        "failed": "FAILED",
-        "expired": "EXPIRED",
-    },
-    "flutterwave": {
-        "pending": "pending",
-        "succeeded": "successful",
-        "failed": "failed",
-        "expired": "failed",
-    },
-}
+from sandbox.payments import MobileMoney, Payment, Standing, fapshi, flutterwave, mtn
+from sandbox.postman import Delivery
 
 
 class Settle(BaseModel):
@@ -77,93 +28,6 @@ class Forge(BaseModel):
     provider: str
     reference: str
     claim: Standing
-
-
-class MobileMoney:
-    """All four providers' books. `secrets` are those with which callbacks are authenticated."""
-
-    def __init__(self, secrets: Mapping[str, str], *, seed: int) -> None:
-        self.payments: dict[tuple[str, str], Payment] = {}
-        self.asked: Counter[str] = Counter()
-        self.postman = Postman(seed)
-        self._secrets = secrets
-
-    def add(self, payment: Payment) -> Payment:
-        return self.payments.setdefault((payment.provider, payment.reference), payment)
-
-    def find(self, provider: str, reference: str) -> Payment:
-        self.asked[provider] += 1
-        try:
-            return self.payments[provider, reference]
-        except KeyError:
-            raise HTTPException(404, "no such payment") from None
-
-    def settle(self, payment: Payment, standing: Standing) -> None:
-        payment.standing = standing
-        self.call_back(payment, standing)
-
-    def call_back(self, payment: Payment, standing: Standing, *, surely: bool = False) -> None:
-        """Tell the merchant that the payment has this standing, whether it is true or not."""
-        told = Payment(**{**vars(payment), "standing": standing})
-        body, headers = _callback(told, self._secrets)
-        self.postman.send(
-            payment.provider,
-            body,
-            headers,
-            url=payment.more.get("callback_url"),
-            method="PUT" if payment.provider == "mtn-momo" else "POST",
-            surely=surely,
-        )
-
-
-def _callback(payment: Payment, secrets: Mapping[str, str]) -> tuple[Any, dict[str, str]]:
-    match payment.provider:
-        case "fapshi":
-            return _fapshi(payment), {"x-wh-secret": secrets["fapshi"]}
-        case "mtn-momo":
-            return _mtn(payment), {}
-        case "orange-money":
-            body = {"status": payment.status, "notif_token": payment.more["notif_token"]}
-            return body | {"txnid": f"MP{payment.reference[:8]}"}, {}
-        case _:
-            body = {"event": "charge.completed", "data": _flutterwave(payment)}
-            return body, {"verif-hash": secrets["flutterwave"]}
-
-
-def _fapshi(payment: Payment) -> dict[str, Any]:
-    return {
-        "transId": payment.reference,
-        "status": payment.status,
-        "medium": "mobile money",
-        "serviceName": "shop",
-        "amount": payment.amount,
-        "externalId": payment.external,
-        "email": payment.more.get("email"),
-        "payerName": None,
-    }
-
-
-def _mtn(payment: Payment) -> dict[str, Any]:
-    return {
-        "financialTransactionId": f"{abs(hash(payment.reference)) % 10**10}",
-        "externalId": payment.external,
-        "amount": payment.amount,
-        "currency": payment.currency,
-        "payer": payment.more.get("payer"),
-        "status": payment.status,
-    }
-
-
-def _flutterwave(payment: Payment) -> dict[str, Any]:
-    return {
-        "id": abs(hash(payment.reference)) % 10**9,
-        "tx_ref": payment.reference,
-        "flw_ref": f"FLW{payment.reference[:8]}",
-        "amount": payment.amount,
-        "currency": payment.currency,
-        "status": payment.status,
-        "customer": payment.more.get("customer"),
-    }
 
 
 def create_router(money: MobileMoney, public_url: str) -> APIRouter:
@@ -234,11 +98,11 @@ def _add_fapshi(router: APIRouter, money: MobileMoney, public_url: str) -> None:
 
     @router.get("/fapshi/payment-status/{reference}")
     async def status(reference: str) -> dict[str, Any]:
-        return _fapshi(money.find("fapshi", reference))
+        return fapshi(money.find("fapshi", reference))
 
     @router.get("/fapshi/search")
     async def search() -> list[dict[str, Any]]:
-        return [_fapshi(each) for each in money.payments.values() if each.provider == "fapshi"]
+        return [fapshi(each) for each in money.payments.values() if each.provider == "fapshi"]
 
 
 def _add_mtn(router: APIRouter, money: MobileMoney) -> None:
@@ -267,7 +131,7 @@ def _add_mtn(router: APIRouter, money: MobileMoney) -> None:
 
     @router.get("/mtn-momo/collection/v1_0/requesttopay/{reference}")
     async def status(reference: str) -> dict[str, Any]:
-        return _mtn(money.find("mtn-momo", reference))
+        return mtn(money.find("mtn-momo", reference))
 
 
 def _add_orange(router: APIRouter, money: MobileMoney, public_url: str) -> None:
@@ -327,4 +191,4 @@ def _add_flutterwave(router: APIRouter, money: MobileMoney, public_url: str) -> 
         if payment.standing == "pending":  # a link that nobody has used is no transaction yet
             raise HTTPException(404, "No transaction was found for this id")
         message = "Transaction fetched successfully"
-        return {"status": "success", "message": message, "data": _flutterwave(payment)}
+        return {"status": "success", "message": message, "data": flutterwave(payment)}

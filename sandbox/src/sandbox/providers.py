@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from fastapi import FastAPI
 
 from sandbox import behaviour, plaid
-from sandbox.mobile_money import MobileMoney
 from sandbox.mobile_money import create_router as mobile_money
+from sandbox.payments import MobileMoney
 from sandbox.serving import serve
 
 
