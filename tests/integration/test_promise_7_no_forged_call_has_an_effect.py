@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from conftest import MakePaybus
-from support.mobile_money import PROVIDERS, asked, checkout, deliver, tap
+from support.mobile_money import PROVIDERS, asked, checkout, deliver, long_ago, tap
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -33,9 +33,11 @@ def test_a_forged_success_has_no_effect_and_the_true_one_has(paybus: Paybus, pro
     payment.announce_and_ask()
     until(lambda: asked(paybus, provider) > 0, what="the provider was asked")
     before = asked(paybus, provider)
+    long_ago(payment)
     payment.forge("succeeded")
     until(lambda: asked(paybus, provider) > before, what="the provider was asked")
     assert payment.told() == []
+    long_ago(payment)
     payment.settle("succeeded")
     until(lambda: payment.told() == ["payment.succeeded"], what="the truth is told")
     (event,) = payment.events()

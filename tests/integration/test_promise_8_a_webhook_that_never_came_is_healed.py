@@ -17,7 +17,7 @@ PROCESSES = ["sandbox-providers", "webhook-gateway", "webhook-gateway-worker"]
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    with make_paybus(PROCESSES) as paybus:
+    with make_paybus(PROCESSES, QUESTION_TIMEOUT_SECONDS="3") as paybus:
         tap(paybus)
         yield paybus
 

@@ -35,8 +35,7 @@ log = get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
 _TIDY_SECONDS = 600.0
-_ANSWER_SECONDS = 10.0
-_LEASE = timedelta(seconds=30)  # longer than an answer and its transaction may take
+_LEASE_MARGIN_SECONDS = 20  # an answer's transactions, with the waits that they may have
 _KEEP_HINTS = timedelta(hours=1)
 
 _TYPES = {
@@ -49,7 +48,8 @@ _ASKED = Proof("requery")
 
 class Asker:
     """One runs in every worker. `per_second` and `burst` bound what one endpoint's provider is
-    asked by all of them together; `at_once` what waits for one provider in this process."""
+    asked by all of them together; `at_once` what waits for one provider in this process,
+    `timeout` (seconds) how long."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Asker:
         per_second: float,
         burst: int,
         at_once: int,
+        timeout: float,
     ) -> None:
         self._sessions = sessions
         self._routes = routes
@@ -67,6 +68,8 @@ class Asker:
         self._per_second = per_second
         self._burst = burst
         self._at_once = at_once
+        self._timeout = timeout
+        self._lease = timedelta(seconds=timeout + _LEASE_MARGIN_SECONDS)
         self._wake = asyncio.Event()
         self._stopping = False
         self._under_way: set[asyncio.Task[None]] = set()
@@ -82,7 +85,7 @@ class Asker:
     async def run(self) -> None:
         tidied = 0.0
         loop = asyncio.get_running_loop()
-        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http:
+        async with httpx.AsyncClient(timeout=self._timeout) as http:
             while not self._stopping:
                 self._wake.clear()
                 for provider in self._asked_providers():
@@ -122,7 +125,7 @@ class Asker:
                 per_second=self._per_second,
                 burst=self._burst,
                 most=free,
-                lease=_LEASE,
+                lease=self._lease,
             )
         for row in rows:
             self._waiting[path] += 1
@@ -146,7 +149,7 @@ class Asker:
         """The provider's answer, or why there is none."""
         outcome = "failed"
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(self._timeout):
                 answer = await provider.ask(http, Question(row.reference, row.lookup))
             outcome = answer.standing.value
         except RateLimited as error:

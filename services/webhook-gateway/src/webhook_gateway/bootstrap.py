@@ -60,6 +60,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         per_second=settings.questions_per_second,
         burst=settings.questions_burst,
         at_once=settings.concurrency,
+        timeout=settings.question_timeout_seconds,
     )
     healer = StripeHealer(
         parts.sessions(engine),

@@ -26,6 +26,7 @@ class WorkerSettings(EndpointsSettings, settings.WorkerSettings):
         default=5, gt=0, description="to one endpoint's provider, by all workers together"
     )
     questions_burst: int = Field(default=20, ge=1)
+    question_timeout_seconds: float = Field(default=10, ge=0.1, le=60)
     concurrency: int = Field(default=16, ge=1, description="questions to one provider at once")
     stripe_grace_seconds: float = Field(
         default=120, ge=1, description="how long a webhook of Stripe may take before it is missed"
