@@ -156,9 +156,7 @@ async def test_what_can_not_be_encoded_shifts_no_confirm(make_paybus: MakePaybus
     """The broker numbers what it gets: a number too many would confirm a message by its neighbour's
     confirm."""
     with make_paybus() as paybus:
-        declare = declaring(Ladder.parse(SHORT_LADDER))
-        broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
-        await broker.start()
+        broker = await _connected(paybus)
         publisher = Publisher(broker, timeout=20)
         channel = await broker.channel(within=20)
         full: FieldTable = {"x-max-length": 0, "x-overflow": "reject-publish"}
@@ -172,13 +170,19 @@ async def test_what_can_not_be_encoded_shifts_no_confirm(make_paybus: MakePaybus
         assert [outcome is None for outcome in outcomes] == [False, False, True, True]
 
 
+async def _connected(paybus: Paybus) -> Broker:
+    """To be closed by the test; it has declared the topology."""
+    declare = declaring(Ladder.parse(SHORT_LADDER))
+    broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
+    await broker.start()
+    return broker
+
+
 async def test_a_message_returned_too_late_leaves_the_channel_usable(
     make_paybus: MakePaybus,
 ) -> None:
     with make_paybus() as paybus:
-        declare = declaring(Ladder.parse(SHORT_LADDER))
-        broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
-        await broker.start()
+        broker = await _connected(paybus)
         await broker.channel(within=20)
         channel = await broker.confirm_channel()
         channel.publish(b"{}", "", "no.such.queue", Properties()).cancel()
@@ -194,9 +198,7 @@ async def test_a_publish_that_no_queue_takes_is_an_error_and_its_neighbours_are_
 ) -> None:
     """In one write with others, small and larger than a frame."""
     with make_paybus() as paybus:
-        declare = declaring(Ladder.parse(SHORT_LADDER))
-        broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
-        await broker.start()
+        broker = await _connected(paybus)
         publisher = Publisher(broker, timeout=20)
         bodies = [b"{}", b"x" * 300_000, b""] * 30
         messages = [("", "subscription.billing", body) for body in bodies]
