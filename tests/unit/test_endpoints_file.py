@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from common.accounts import AccountsInvalid
 from common.redaction import Redactor
-from webhook_gateway.endpoints import EndpointsInvalid
 from webhook_gateway.routes import Routes
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "endpoints.example.toml"
@@ -31,7 +31,7 @@ def test_the_example_is_a_good_one_and_names_every_provider() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "endpoint: Field required"),
+        ("", "must have [[endpoint]] tables, and nothing else"),
         ("endpoint = 1", "endpoint: Input should be a valid list"),
         ('[[endpoint]]\nprovider = "stripe"', "endpoint.0.tenant: Field required"),
         ('[[endpoint]]\nprovider = "nobody"\ntenant = "t"', "no provider is called nobody"),
@@ -65,7 +65,7 @@ def test_the_example_is_a_good_one_and_names_every_provider() -> None:
 def test_a_wrong_file_is_refused_with_place_and_reason_and_no_value(
     tmp_path: Path, text: str, reason: str
 ) -> None:
-    with pytest.raises(EndpointsInvalid, match=re.escape(reason)) as caught:
+    with pytest.raises(AccountsInvalid, match=re.escape(reason)) as caught:
         routes(tmp_path, text)
     assert "hunter22" not in str(caught.value)
 

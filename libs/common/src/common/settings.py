@@ -10,6 +10,7 @@ import jwt
 from pydantic import (
     AfterValidator,
     AmqpDsn,
+    BaseModel,
     Field,
     FilePath,
     HttpUrl,
@@ -147,8 +148,8 @@ def _refuse(error: ValidationError) -> NoReturn:
     sys.exit(2)
 
 
-def secrets_of(settings: Settings) -> list[str]:
-    """Every secret value in the settings, so that logs and dead letters can be cleaned of them."""
+def secrets_of(settings: BaseModel) -> list[str]:
+    """Every secret value in settings or options, so that logs and dead letters hide them."""
     found: list[str] = []
     for name in type(settings).model_fields:
         value = getattr(settings, name)

@@ -4,13 +4,13 @@ import sqlite3
 from datetime import timedelta
 
 from common import parts
+from common.accounts import AccountsInvalid
 from common.contracts import topology
 from common.http import create_app
 from common.messaging.transactional import TransactionalConsumer
 from common.service import Context, Running, refuse
 from webhook_gateway.api import Gateway
 from webhook_gateway.asker import Asker
-from webhook_gateway.endpoints import EndpointsInvalid
 from webhook_gateway.handlers import Handlers
 from webhook_gateway.health import Record, create_router
 from webhook_gateway.limiter import Limiter
@@ -101,5 +101,5 @@ async def _spool(settings: ApiSettings, context: Context) -> Spool | None:
 def _routes(settings: EndpointsSettings, context: Context) -> Routes:
     try:
         return Routes(settings.endpoints_file, context.redact)
-    except EndpointsInvalid as error:
+    except AccountsInvalid as error:
         refuse(f"ENDPOINTS_FILE is wrong: {error}")

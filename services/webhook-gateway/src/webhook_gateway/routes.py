@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import SecretStr, ValidationError
-
-from common.contracts.event import faults
+from common.accounts import DEFAULT, AccountsInvalid, options_of
 from common.logs import get_logger
 from common.redaction import Redactor
+from common.settings import secrets_of
 from webhook_gateway import endpoints, metrics
-from webhook_gateway.endpoints import DEFAULT, Endpoint, EndpointsInvalid
+from webhook_gateway.endpoints import Endpoint
 from webhook_gateway.providers import Provider
 from webhook_gateway.providers.registry import PROVIDERS
 
@@ -29,7 +28,7 @@ class Routes:
     """
 
     def __init__(self, path: Path, redact: Redactor) -> None:
-        """Raises `EndpointsInvalid`."""
+        """Raises `AccountsInvalid`."""
         self._path = path
         self._redact = redact
         self._stop = asyncio.Event()
@@ -60,7 +59,7 @@ class Routes:
     def _reload(self) -> None:
         try:
             self._providers = self._read()
-        except EndpointsInvalid as error:
+        except AccountsInvalid as error:
             self.fault = str(error)
             log.error("the endpoints file is not used, the one before it stays", error=self.fault)
         else:
@@ -78,7 +77,7 @@ class Routes:
             kept = before.get(endpoint.path)
             # One that did not change keeps its tokens, keys and budgets.
             provider = kept if kept is not None and kept.endpoint == endpoint else make(endpoint)
-            self._redact.learn(secrets_of(provider))
+            self._redact.learn([*provider.secrets, *secrets_of(provider.options)])
             if provider.needs_secret and not provider.secrets:
                 log.warning("not served: it has no secret", endpoint=endpoint.path)
                 continue
@@ -89,23 +88,13 @@ class Routes:
 
 
 def make(endpoint: Endpoint) -> Provider:
-    """Raises `EndpointsInvalid`."""
+    """Raises `AccountsInvalid`."""
     kind = PROVIDERS.get(endpoint.provider)
     if kind is None:
-        raise EndpointsInvalid(
+        raise AccountsInvalid(
             f"no provider is called {endpoint.provider}; there are {', '.join(sorted(PROVIDERS))}"
         )
-    try:
-        return kind(endpoint, kind.options_model.model_validate(endpoint.options))
-    except ValidationError as error:
-        raise EndpointsInvalid(f"{endpoint.path}: options: {faults(error)}") from None
-
-
-def secrets_of(provider: Provider) -> list[str]:
-    options = [getattr(provider.options, name) for name in type(provider.options).model_fields]
-    return provider.secrets + [
-        each.get_secret_value() for each in options if isinstance(each, SecretStr)
-    ]
+    return kind(endpoint, options_of(endpoint, kind.options_model))
 
 
 def _content(path: Path) -> bytes | None:

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from common.contracts.event import Event
 from common.contracts.money import minor_units
 from common.contracts.payments import Contact
+from common.outside import call, url
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, AskedProvider, Question
 from webhook_gateway.domain import Standing
@@ -53,10 +54,10 @@ class Fapshi(AskedProvider):
 
     async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
         """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
-        payment = await asking.call(
+        payment = await call(
             http,
             "GET",
-            self.url(self.options.base_url, "payment-status", question.reference),
+            url(self.options.base_url, "payment-status", question.reference),
             headers={
                 "apiuser": self.options.api_user,
                 "apikey": self.options.api_key.get_secret_value(),

@@ -20,6 +20,7 @@ from common.contracts.event import Event, derived_id
 from common.contracts.money import minor_units
 from common.contracts.payments import Contact
 from common.contracts.payouts import TransferReported
+from common.outside import call, url
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, AskedProvider, Question
 from webhook_gateway.domain import Standing
@@ -82,10 +83,10 @@ class Flutterwave(AskedProvider):
 
     async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
         """https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref"""
-        answer = await asking.call(
+        answer = await call(
             http,
             "GET",
-            self.url(self.options.base_url, "transactions", "verify_by_reference"),
+            url(self.options.base_url, "transactions", "verify_by_reference"),
             params={"tx_ref": question.reference},
             headers={"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"},
         )

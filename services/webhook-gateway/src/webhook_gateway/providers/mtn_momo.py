@@ -16,6 +16,7 @@ from pydantic import HttpUrl, SecretStr
 
 from common.contracts.event import Event
 from common.contracts.money import minor_units
+from common.outside import call, url
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, Question, UnprovedProvider
 from webhook_gateway.domain import Standing
@@ -53,14 +54,14 @@ class MtnMomo(UnprovedProvider):
         base = self.options.base_url
         login = (self.options.api_user, self.options.api_key.get_secret_value())
         token = await self._token.get(
-            lambda: asking.call(
-                http, "POST", self.url(base, "collection", "token", ""), auth=login, headers=key
+            lambda: call(
+                http, "POST", url(base, "collection", "token", ""), auth=login, headers=key
             )
         )
-        payment = await asking.call(
+        payment = await call(
             http,
             "GET",
-            self.url(base, "collection", "v1_0", "requesttopay", question.reference),
+            url(base, "collection", "v1_0", "requesttopay", question.reference),
             headers=key
             | {
                 "Authorization": f"Bearer {token}",

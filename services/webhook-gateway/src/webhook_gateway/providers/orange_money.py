@@ -16,6 +16,7 @@ from pydantic import HttpUrl, SecretStr
 
 from common.contracts.event import Event
 from common.contracts.money import minor_units
+from common.outside import call, url
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, Question, UnprovedProvider
 from webhook_gateway.domain import Standing
@@ -49,19 +50,19 @@ class OrangeMoney(UnprovedProvider):
         base = self.options.base_url
         login = (self.options.client_id, self.options.client_secret.get_secret_value())
         token = await self._token.get(
-            lambda: asking.call(
+            lambda: call(
                 http,
                 "POST",
-                self.url(base, "oauth", "v3", "token"),
+                url(base, "oauth", "v3", "token"),
                 auth=login,
                 data={"grant_type": "client_credentials"},
             )
         )
         asked = question.lookup
-        payment = await asking.call(
+        payment = await call(
             http,
             "POST",
-            self.url(base, "orange-money-webpay", self.options.country, "v1", "transactionstatus"),
+            url(base, "orange-money-webpay", self.options.country, "v1", "transactionstatus"),
             headers={"Authorization": f"Bearer {token}"},
             json={
                 "order_id": asked["order_id"],

@@ -1,0 +1,67 @@
+"""Files that list a tenant's accounts with providers, as TOML: one table for each account."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.contracts.event import faults
+from common.errors import PaybusError
+
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+DEFAULT = "default"
+
+
+class AccountsInvalid(PaybusError):
+    """A file of accounts can't be used. The message names places and reasons, and no secret."""
+
+
+class Account(BaseModel):
+    """One account with a provider; `name` tells apart several with the same one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: str = Field(pattern=_NAME)
+    name: str = Field(default=DEFAULT, pattern=_NAME)
+    tenant: str = Field(pattern=_NAME)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"{self.provider}/{self.name}"
+
+
+AccountT = TypeVar("AccountT", bound=Account)
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
+    """The file's `[[table]]`s. Raises `AccountsInvalid`."""
+    accounts: TypeAdapter[dict[str, list[AccountT]]] = TypeAdapter(dict[str, list[model]])  # type: ignore[valid-type]
+    try:
+        file = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise AccountsInvalid(f"{path} can't be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise AccountsInvalid(f"{path} is no TOML: {error}") from None
+    if file.keys() != {table} or not file[table]:
+        raise AccountsInvalid(f"{path} must have [[{table}]] tables, and nothing else")
+    try:
+        found = accounts.validate_python(file)[table]
+    except ValidationError as error:
+        raise AccountsInvalid(f"{path}: {faults(error)}") from None
+    paths = [each.path for each in found]
+    if twice := {each for each in paths if paths.count(each) > 1}:
+        raise AccountsInvalid(f"{path}: more than one {table} is {', '.join(sorted(twice))}")
+    return found
+
+
+def options_of(account: Account, model: type[OptionsT]) -> OptionsT:
+    """Raises `AccountsInvalid`."""
+    try:
+        return model.model_validate(account.options)
+    except ValidationError as error:
+        raise AccountsInvalid(f"{account.path}: options: {faults(error)}") from None
