@@ -171,7 +171,12 @@ def _begin(paybus: Paybus, provider: str, ours: str) -> tuple[str, dict[str, Any
         case _:
             answer = paybus.http.post(
                 f"{base}/v3/payments",
-                json={"tx_ref": ours, "amount": AMOUNT, "currency": "XAF"},
+                json={
+                    "tx_ref": ours,
+                    "amount": AMOUNT,
+                    "currency": "XAF",
+                    "customer": {"email": "payer@example.com"},
+                },
             )
             answer.raise_for_status()
             return ours, {}

@@ -95,7 +95,7 @@ class Paybus:
     ) -> httpx.Response:
         token = self._keys.token(role, tenant=request.pop("tenant", "default"))
         url = f"{self.layout.url(f'{service}-api')}{path}"
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {token}"} | request.pop("extra_headers", {})
         return self.http.request(method, url, headers=headers, **request)
 
     def backend(self, **behaviour: Any) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Header, HTTPException, Request, Response
 from pydantic import BaseModel
@@ -22,6 +22,10 @@ class Settle(BaseModel):
 
 class MixUp(BaseModel):
     with_: str
+
+
+class Amount(BaseModel):
+    amount: str
 
 
 class Forge(BaseModel):
@@ -52,6 +56,11 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
         """Whoever asks about this payment is told of the other one."""
         money.payments[provider, reference] = money.payments[provider, other.with_]
 
+    @router.put("/_payments/{provider}/_{reference}/amount")
+    async def pay_other(provider: str, reference: str, other: Amount) -> None:
+        """The payer pays another amount than was asked for."""
+        money.payments[provider, reference].amount = other.amount
+
     @router.post("/_forge")
     async def forge(forge: Forge) -> None:
         payment = money.payments[forge.provider, forge.reference]
@@ -66,6 +75,7 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
                     "reference": each.reference,
                     "external": each.external,
                     "standing": each.standing,
+                    "asked": each.asked,
                 }
                 for each in money.payments.values()
             ],
@@ -118,6 +128,8 @@ def _add_mtn(router: APIRouter, money: MobileMoney) -> None:
     ) -> Response:
         if ("mtn-momo", x_reference_id) in money.payments:
             raise HTTPException(409, "Duplicated reference id. Creation of resource failed.")
+        if UUID(x_reference_id).version != 4:
+            raise HTTPException(400, "X-Reference-Id must be a UUID of version 4")
         body = await request.json()
         more = {"payer": body["payer"]}
         if x_callback_url:
@@ -144,6 +156,8 @@ def _add_orange(router: APIRouter, money: MobileMoney, public_url: str) -> None:
     @router.post("/orange-money/orange-money-webpay/{country}/v1/webpayment", status_code=201)
     async def web_payment(country: str, request: Request) -> dict[str, Any]:
         body = await request.json()
+        if len(body["order_id"]) > 30 or ("orange-money", body["order_id"]) in money.payments:
+            raise HTTPException(400, "order_id is too long, or known already")
         pay_token, notif_token = uuid4().hex, uuid4().hex
         more = {"pay_token": pay_token, "notif_token": notif_token}
         payment = Payment(
@@ -173,6 +187,8 @@ def _add_flutterwave(router: APIRouter, money: MobileMoney, public_url: str) -> 
     @router.post("/flutterwave/v3/payments")
     async def pay(request: Request) -> dict[str, Any]:
         body = await request.json()
+        if not (body.get("customer") or {}).get("email"):
+            raise HTTPException(400, "customer email is required")
         payment = Payment(
             "flutterwave",
             body["tx_ref"],

@@ -16,7 +16,8 @@ Standing = Literal["pending", "succeeded", "failed", "expired"]
 
 @dataclass
 class Payment:
-    """`reference` is the provider's own name for it, `external` the merchant's."""
+    """`reference` is the provider's own name for it, `external` the merchant's; `asked` is how
+    often the merchant asked about it."""
 
     provider: str
     reference: str
@@ -24,6 +25,7 @@ class Payment:
     amount: Any
     currency: str
     standing: Standing = "pending"
+    asked: int = 0
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -74,9 +76,11 @@ class MobileMoney:
     def find(self, provider: str, reference: str) -> Payment:
         self.asked[provider] += 1
         try:
-            return self.payments[provider, reference]
+            payment = self.payments[provider, reference]
         except KeyError:
             raise HTTPException(404, "no such payment") from None
+        payment.asked += 1
+        return payment
 
     def settle(self, payment: Payment, standing: Standing) -> None:
         payment.standing = standing

@@ -74,6 +74,12 @@ def hold(session: AsyncSession, found: Sequence[TenantRow]) -> None:
     session.info.setdefault("held", []).extend(found)
 
 
+async def clock(session: AsyncSession) -> datetime:
+    """The database's time, which all replicas share."""
+    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
+
+
 async def find(session: AsyncSession, table: type[RowT], tenant: str, id_: str) -> RowT:
     """Raises `NotFound`, also for another tenant's row."""
     row = await session.get(table, id_)

@@ -13,7 +13,7 @@ from devstack.tokens import DevKeys
 
 _WHAT = {
     "webhook-gateway": "webhooks: POST /webhooks/stripe and others",
-    "subscription-api": "plans, customers, payments, subscriptions; /docs",
+    "subscription-api": "checkouts, plans, customers, payments, subscriptions; /docs",
     "provisioning-api": "integrations, schedules; /docs",
     "webhook-gateway-worker": "health and metrics",
     "subscription-worker": "health and metrics",

@@ -41,6 +41,7 @@ class Layout:
     ports: Mapping[str, int]
     jwks: Path
     endpoints: Path
+    accounts: Path
     extra_env: Mapping[str, str]
 
     def url(self, process: str) -> str:
@@ -81,14 +82,19 @@ def plan(
         for index, (name, port) in enumerate(_PREFERRED.items())
     }
     url = stack.virtual_host(virtual_host)
-    file = endpoints.write(
-        keys.folder / f"endpoints-{virtual_host}.toml",
-        endpoints.development(
-            f"http://127.0.0.1:{ports['sandbox-providers']}",
-            f"http://127.0.0.1:{ports['sandbox-stripe']}",
-        ),
+    sandbox, stripe, gateway = (
+        f"http://127.0.0.1:{ports[name]}"
+        for name in ("sandbox-providers", "sandbox-stripe", "webhook-gateway")
     )
-    return Layout(url, databases, ports, keys.jwks, file, extra_env or {})
+    served = endpoints.write(
+        keys.folder / f"endpoints-{virtual_host}.toml", endpoints.development(sandbox, stripe)
+    )
+    accounts = endpoints.write(
+        keys.folder / f"accounts-{virtual_host}.toml",
+        endpoints.development_accounts(sandbox, stripe, gateway),
+        kind="account",
+    )
+    return Layout(url, databases, ports, keys.jwks, served, accounts, extra_env or {})
 
 
 def create_databases(stack: Stack, prefix: str) -> Mapping[str, str]:
@@ -149,7 +155,7 @@ def _gateway_worker(layout: Layout, port: int) -> Spec:
 
 
 def _subscription_api(layout: Layout, port: int) -> Spec:
-    env = _api(layout, "subscription") | _http(port)
+    env = _api(layout, "subscription") | {"ACCOUNTS_FILE": str(layout.accounts)} | _http(port)
     return Spec("subscription-api", "subscription", ["api"], env, _ready(port))
 
 

@@ -1,21 +1,35 @@
-"""The read API: plans, customers, payments and subscriptions of the caller's tenant."""
+"""The API: checkouts are started, plans, customers, payments and subscriptions read; all of the
+caller's tenant."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.api import Cursor, Limit, Page, Session, View, as_page, page
-from common.auth import Viewer
+from common.auth import Operator, Viewer
 from common.contracts.subscriptions import Status
 from subscription import models, repository
+from subscription.checkouts import Checkouts
+from subscription.outcomes import CheckoutStatus
+from subscription.requests import NewCheckout, ProviderName
 
 router = APIRouter(prefix="/v1", tags=["subscription"])
+
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="of the caller's choice; the same request with the same key is one checkout",
+    ),
+]
 
 
 class ProviderView(View):
@@ -67,6 +81,60 @@ class SubscriptionView(ProviderView):
     cancel_at_period_end: bool
     version: int = Field(description="the `sequence` of its last event")
     updated_at: datetime
+
+
+class CheckoutView(ProviderView):
+    account: str
+    status: CheckoutStatus
+    url: str | None = Field(
+        description="where to send the payer; null while it is starting, and when the provider "
+        "asks the payer's phone"
+    )
+    amount: int | None = Field(description="minor units")
+    currency: str | None
+    reference: str | None = Field(description="the provider's name for the payment")
+    customer_id: str | None
+    subscription_id: str | None = Field(
+        description="what it prolongs; there from the first report on"
+    )
+    expires_at: datetime | None
+    paid_at: datetime | None
+    error: str | None = Field(description="why the provider refused it")
+
+
+@router.post("/checkouts", status_code=201)
+async def start_checkout(
+    caller: Operator, request: Request, wanted: NewCheckout, idempotency_key: IdempotencyKey
+) -> CheckoutView:
+    checkouts: Checkouts = request.app.state.checkouts
+    row = await checkouts.start(caller.tenant, idempotency_key, wanted)
+    return CheckoutView.model_validate(row)
+
+
+@router.get("/checkouts")
+async def list_checkouts(
+    caller: Viewer,
+    session: Session,
+    status: CheckoutStatus | None = None,
+    provider: ProviderName | None = None,
+    customer_id: str | None = None,
+    subscription_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[CheckoutView]:
+    filters = {
+        "status": status,
+        "provider": provider,
+        "customer_id": customer_id,
+        "subscription_id": subscription_id,
+    }
+    return await page(session, models.Checkout, CheckoutView, caller.tenant, filters, cursor, limit)
+
+
+@router.get("/checkouts/{id_}")
+async def get_checkout(caller: Viewer, session: Session, id_: str) -> CheckoutView:
+    row = await rows.find(session, models.Checkout, caller.tenant, id_)
+    return CheckoutView.model_validate(row)
 
 
 @router.get("/plans")

@@ -1,13 +1,22 @@
 """Wires the subscription service."""
 
+from datetime import timedelta
+
+import httpx
+
 from common import parts
+from common.accounts import AccountsInvalid
+from common.api import schedules_router
 from common.auth import Authenticator
 from common.contracts import topology
 from common.http import create_app
 from common.messaging.transactional import TransactionalConsumer
-from common.service import Context, Running
-from subscription import handlers
+from common.scheduler import Scheduler, job_handler
+from common.service import Context, Running, refuse
+from subscription import handlers, renewals
+from subscription.accounts import Accounts
 from subscription.api import router
+from subscription.checkouts import Checkouts
 from subscription.settings import ApiSettings, WorkerSettings
 
 
@@ -18,7 +27,14 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     )
     app.state.authenticator = Authenticator(settings)
     app.state.sessions = parts.sessions(engine)
+    app.state.checkouts = Checkouts(
+        parts.sessions(engine),
+        await _accounts(settings, context),
+        timeout=settings.provider_timeout_seconds,
+        redact=context.redact,
+    )
     app.include_router(router)
+    app.include_router(schedules_router("subscription"))
     return Running(app)
 
 
@@ -26,11 +42,37 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     engine = await parts.database_engine(settings, context)
     messaging = await parts.messaging(settings, context, "subscription-worker")
     consuming = await parts.consuming(settings, context, messaging, "subscription-worker consumers")
-    billing = TransactionalConsumer(
-        topology.queue("subscription.billing"),
-        handlers.HANDLERS,
-        prepare=handlers.prepare,
-        batch=settings.consumer_batch,
-        **parts.consumer_options(messaging, consuming, engine, source="/subscription"),
+    options = parts.consumer_options(messaging, consuming, engine, source="/subscription")
+    sessions = parts.sessions(engine)
+    schedule = renewals.schedule(timedelta(seconds=settings.renewals_pause_seconds))
+    consumers = [
+        TransactionalConsumer(
+            topology.queue("subscription.billing"),
+            handlers.HANDLERS,
+            prepare=handlers.prepare,
+            batch=settings.consumer_batch,
+            **options,
+        ),
+        TransactionalConsumer(
+            topology.queue("subscription.jobs"),
+            {"subscription.job_due": job_handler(sessions, schedule)},
+            batch=1,
+            **options,
+        ),
+    ]
+    scheduler = Scheduler(
+        sessions, service="subscription", tenant=settings.tenant, schedule=schedule
     )
-    return parts.worker("Paybus subscription worker", settings, messaging, engine, [billing])
+    return parts.worker(
+        "Paybus subscription worker", settings, messaging, engine, consumers, tasks=[scheduler]
+    )
+
+
+async def _accounts(settings: ApiSettings, context: Context) -> Accounts:
+    http = await context.resources.enter_async_context(
+        httpx.AsyncClient(timeout=settings.provider_timeout_seconds)
+    )
+    try:
+        return Accounts(settings.accounts_file, http, context.redact)
+    except AccountsInvalid as error:
+        refuse(f"ACCOUNTS_FILE is wrong: {error}")

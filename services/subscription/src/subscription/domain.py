@@ -65,6 +65,8 @@ class Change(StrEnum):
     RENEWED = "renewed"
     PAST_DUE = "past_due"
     PLAN_CHANGED = "plan_changed"
+    EXPIRING = "expiring"
+    EXPIRED = "expired"
     CANCELLED = "cancelled"
 
 
@@ -145,7 +147,19 @@ class Subscription:
 
 
 def take_snapshot(before: Subscription, snapshot: Snapshot) -> tuple[Subscription, list[Change]]:
+    """A provider's, which is late or early: the newest holds."""
     newest = before.snapshot is None or snapshot.order > before.snapshot.order
+    return _with(before, snapshot, newest=newest)
+
+
+def replace_snapshot(before: Subscription, snapshot: Snapshot) -> tuple[Subscription, list[Change]]:
+    """Our own, made now from all that is known: it holds."""
+    return _with(before, snapshot, newest=True)
+
+
+def _with(
+    before: Subscription, snapshot: Snapshot, *, newest: bool
+) -> tuple[Subscription, list[Change]]:
     after = replace(
         before,
         snapshot=snapshot if newest else before.snapshot,
@@ -171,6 +185,8 @@ def changes(before: Subscription, after: Subscription) -> list[Change]:
     follow only these two end in the same state for every order of arrival.
     """
     told = list(_TOLD.get((before.phase, after.phase), ()))
+    if Change.CANCELLED in told and after.status is Status.EXPIRED:
+        told.insert(-1, Change.EXPIRED)
     if before.phase in _IN_USE and after.phase in _IN_USE:
         told += _contract_changes(before, after)
     return told

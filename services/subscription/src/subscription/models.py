@@ -4,16 +4,22 @@ row before it exists."""
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Index, func
+from sqlalchemy import BigInteger, Index, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from common.contracts.event import derived_id
 from common.rows import TYPES, TenantRow
+from subscription.requests import NewCheckout
+
+# The provider of customers, plans and subscriptions that no provider keeps.
+OURS: Final = "paybus"
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = TYPES
+    type_annotation_map = TYPES | {dict[str, Any]: JSONB}
 
 
 class Row(TenantRow, Base):
@@ -72,6 +78,9 @@ class Subscription(Row):
     payment_at: Mapped[datetime | None]
     payment_event_id: Mapped[str | None]
     payment_paid: Mapped[bool | None]
+    # For those that are ours: when its clock strikes next, and which period's end was told of.
+    due_at: Mapped[datetime | None]
+    reminded_of: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -79,6 +88,7 @@ class Subscription(Row):
         Index("subscriptions_page", "tenant", "created_at", "id"),
         Index("subscriptions_status", "tenant", "status", "created_at", "id"),
         Index("subscriptions_customer", "tenant", "customer_id"),
+        Index("subscriptions_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     )
 
 
@@ -118,6 +128,43 @@ class Reversal(Row):
     __table_args__ = (Index("reversals_references", "references", postgresql_using="gin"),)
 
 
+class Checkout(Row):
+    """A payment that we started, or are about to. `request` is what the caller asked for,
+    `reference` what the provider calls it, `error` why it was refused."""
+
+    __tablename__ = "checkouts"
+
+    account: Mapped[str]
+    idempotency_key: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    amount: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None]
+    customer_id: Mapped[str | None]
+    subscription_id: Mapped[str | None]
+    reference: Mapped[str | None]
+    url: Mapped[str | None]
+    expires_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+    paid_at: Mapped[datetime | None]
+    reported_at: Mapped[datetime | None]
+    reported_event_id: Mapped[str | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (
+        Index("checkouts_page", "tenant", "created_at", "id"),
+        Index("checkouts_reference", "reference"),
+        Index("checkouts_subscription", "subscription_id"),
+    )
+
+
 def row_id(table: type[Row], tenant: str, provider: str, provider_id: str) -> str:
     """The id of a provider's object in our tables."""
     return derived_id(table.__tablename__, tenant, provider, provider_id)
+
+
+def our_subscription(request: NewCheckout) -> str | None:
+    """The name of the subscription that a checkout prolongs, whoever the provider is; None for a
+    single payment. A customer has one of each plan."""
+    return f"{request.customer.reference}/{request.plan.plan_id}" if request.plan else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.arrays import is_one_of
-from subscription.models import Payment, Plan, Reversal
+from subscription.models import Checkout, Payment, Plan, Reversal, Subscription
 
 
 async def plans(session: AsyncSession, ids: Iterable[str]) -> Sequence[Plan]:
@@ -69,3 +70,50 @@ async def reversals_of(
     for payment_id, reversal in rows:
         found[payment_id].append(reversal)
     return found
+
+
+async def intend_checkout(session: AsyncSession, values: Mapping[str, Any]) -> Checkout:
+    """Insert unless it is there; returns it, locked."""
+    await session.execute(insert(Checkout).values(values).on_conflict_do_nothing())
+    return await locked_checkout(session, values["id"])
+
+
+async def locked_checkout(session: AsyncSession, id_: str) -> Checkout:
+    locking = select(Checkout).where(Checkout.id == id_).with_for_update()
+    return (await session.execute(locking)).scalar_one()
+
+
+async def checkouts_named(session: AsyncSession, names: Sequence[str]) -> Sequence[Checkout]:
+    """By their own ids or the providers' references; locked, in the order of their ids."""
+    named = or_(is_one_of(Checkout.id, names), is_one_of(Checkout.reference, names))
+    locking = select(Checkout).where(named).order_by(Checkout.id).with_for_update()
+    return (await session.scalars(locking)).all()
+
+
+async def paid_checkouts(
+    session: AsyncSession, subscriptions: Sequence[str]
+) -> Mapping[str, Sequence[Checkout]]:
+    """Each subscription's paid checkouts, by its id."""
+    found: dict[str, list[Checkout]] = {id_: [] for id_ in subscriptions}
+    paid = (
+        select(Checkout)
+        .where(is_one_of(Checkout.subscription_id, subscriptions), Checkout.paid_at.is_not(None))
+        .order_by(Checkout.paid_at, Checkout.id)
+    )
+    for checkout in await session.scalars(paid):
+        found[checkout.subscription_id or ""].append(checkout)
+    return found
+
+
+async def due_subscriptions(
+    session: AsyncSession, now: datetime, most: int
+) -> Sequence[Subscription]:
+    """Locked; those that somebody else works on are theirs."""
+    due = (
+        select(Subscription)
+        .where(Subscription.due_at <= now)
+        .order_by(Subscription.due_at, Subscription.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.scalars(due)).all()

@@ -1,16 +1,25 @@
 """The subscription service's settings, per role."""
 
-from pydantic import Field
+from pydantic import Field, FilePath
 
 from common import settings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings
 
 
 class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings):
-    pass
+    accounts_file: FilePath | None = Field(
+        default=None, description="at which accounts checkouts are started, as TOML"
+    )
+    provider_timeout_seconds: float = Field(
+        default=15, ge=0.1, le=60, description="how long a provider may take to start a checkout"
+    )
 
 
 class WorkerSettings(settings.WorkerSettings):
     consumer_batch: int = Field(
         default=250, ge=1, le=1000, description="messages in one transaction, at the most"
     )
+    renewals_pause_seconds: float = Field(
+        default=60, ge=1, description="how often due subscriptions are looked for"
+    )
+    tenant: str = Field(default="default", description="the tenant that scheduled jobs run for")

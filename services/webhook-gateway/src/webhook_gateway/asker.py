@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import sqlalchemy.exc
 
+from common import rows
 from common.contracts.event import Event, derived_id
 from common.contracts.payments import PaymentReported
 from common.database import Sessions
@@ -117,7 +118,7 @@ class Asker:
         if free <= 0:
             return  # a slow provider holds up itself, and no other
         async with self._sessions.begin() as session:
-            rows = await repository.claim(
+            claimed = await repository.claim(
                 session,
                 provider.name,
                 provider.endpoint.name,
@@ -127,7 +128,7 @@ class Asker:
                 most=free,
                 lease=self._lease,
             )
-        for row in rows:
+        for row in claimed:
             self._waiting[path] += 1
             task = asyncio.create_task(self._ask(http, provider, row))
             self._under_way.add(task)
@@ -174,9 +175,7 @@ class Asker:
                 return
             # A hint that came meanwhile wants a question that begins after it.
             sooner = row.ask_at if row.ask_at != asked.ask_at else None
-            step, event, error = self._conclude(
-                provider, row, answer, await repository.clock(session)
-            )
+            step, event, error = self._conclude(provider, row, answer, await rows.clock(session))
             row.error = error
             row.ask_at = step.ask_at
             if sooner is not None and Standing.SUCCEEDED not in {step.tell, Standing(row.told)}:

@@ -10,6 +10,7 @@ from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common import rows
 from webhook_gateway.domain import HINT_PAUSE
 from webhook_gateway.models import AskBudget, EventCursor, WatchedPayment
 
@@ -98,7 +99,7 @@ async def claim(
     )
     if budget is None:
         return ()  # another replica asks this provider right now
-    now = await clock(session)
+    now = await rows.clock(session)
     elapsed = max(0.0, (now - budget.filled_at).total_seconds())
     budget.tokens = min(float(burst), budget.tokens + elapsed * per_second)
     budget.filled_at = now
@@ -130,12 +131,6 @@ async def lock(session: AsyncSession, id_: str) -> WatchedPayment | None:
     return await session.get(WatchedPayment, id_, with_for_update=True)
 
 
-async def clock(session: AsyncSession) -> datetime:
-    """The database's time, which all replicas share."""
-    now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
-    return now
-
-
 async def forget_hints(session: AsyncSession, age: timedelta) -> int:
     """Remove hints that led to nothing; returns how many. What was settled stays: a hint about it
     must find it, or an old success would be told again."""
@@ -160,7 +155,7 @@ async def claim_event_list(
     fresh = insert(EventCursor).values(path=path, read_to=func.now(), read_next_at=func.now())
     await session.execute(fresh.on_conflict_do_nothing())
     cursor = await session.get(EventCursor, path, with_for_update={"skip_locked": True})
-    now = await clock(session)
+    now = await rows.clock(session)
     if cursor is None or cursor.read_next_at > now:
         return None
     cursor.read_next_at = now + pause

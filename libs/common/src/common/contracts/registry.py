@@ -79,8 +79,19 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "subscription.plan_changed": EventType(
         "subscriptions", SubscriptionChanged, "The subscription is on another plan."
     ),
+    "subscription.expiring": EventType(
+        "subscriptions", SubscriptionChanged, "The paid period ends soon: remind the customer."
+    ),
+    "subscription.expired": EventType(
+        "subscriptions",
+        SubscriptionChanged,
+        "It was not renewed in time; `subscription.cancelled` follows.",
+    ),
     "subscription.cancelled": EventType(
         "subscriptions", SubscriptionChanged, "The subscription ended."
+    ),
+    "subscription.job_due": EventType(
+        "subscriptions", JobDue, "A scheduled job of the subscription service is due."
     ),
     "transfer.created": EventType("payouts", TransferReported, "A transfer was accepted."),
     "transfer.succeeded": EventType("payouts", TransferReported, "A transfer arrived."),

@@ -77,6 +77,7 @@ QUEUES: Final = (
             Binding("subscriptions", "provider_subscription.*"),
         ),
     ),
+    Queue("subscription.jobs", (Binding("subscriptions", "subscription.job_due"),)),
     Queue(
         "provisioning.subscriptions",
         (
@@ -103,6 +104,8 @@ JOURNAL_ONLY: Final = (
     "subscription.renewed",
     "subscription.past_due",
     "subscription.plan_changed",
+    "subscription.expiring",
+    "subscription.expired",
     "organization.provisioned",
     "organization.failed",
     "organization.suspended",

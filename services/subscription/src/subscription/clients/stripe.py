@@ -1,0 +1,89 @@
+"""Stripe Checkout, through the official SDK. https://docs.stripe.com/api/checkout/sessions/create"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import stripe
+from pydantic import HttpUrl, SecretStr
+
+from common.errors import RateLimited, Upstream
+from common.outside import NotAuthorized, Refused
+from subscription import clients
+from subscription.clients import CheckoutClient, Order, Started, wants
+from subscription.requests import NewCheckout
+
+_RETRY_AFTER_SECONDS = 5.0
+
+
+class Options(clients.Options):
+    """`api_key` may write Checkout Sessions."""
+
+    api_key: SecretStr
+    base_url: HttpUrl = HttpUrl("https://api.stripe.com")
+
+
+class Stripe(CheckoutClient):
+    options_model = Options
+    options: Options
+    lifetime = timedelta(hours=24)
+
+    def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
+        super().__init__(options, http)
+        self._client = stripe.StripeClient(
+            options.api_key.get_secret_value(),
+            base_addresses={"api": str(options.base_url).rstrip("/")},
+            http_client=stripe.HTTPXClient(timeout=http.timeout),
+            max_network_retries=0,
+        )
+
+    def check(self, wanted: NewCheckout) -> None:
+        wants(wanted, wanted.return_url, "return_url")
+
+    async def start(self, order: Order) -> Started:
+        try:
+            session = await self._client.v1.checkout.sessions.create_async(
+                self._session(order), options={"idempotency_key": order.id}
+            )
+        except stripe.RateLimitError as error:
+            raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
+        except (stripe.AuthenticationError, stripe.PermissionError) as error:
+            raise NotAuthorized(f"answers {error.http_status}: check the api_key") from error
+        except stripe.InvalidRequestError as error:
+            raise Refused(f"answers 400: {error.user_message}", 400) from error
+        except stripe.StripeError as error:
+            raise Upstream(f"no session ({type(error).__name__})") from error
+        assert session.amount_total is not None
+        assert session.currency is not None
+        return Started(
+            session.id,
+            session.url,
+            datetime.fromtimestamp(session.expires_at, UTC),
+            session.amount_total,
+            session.currency.upper(),
+        )
+
+    def _session(self, order: Order) -> Any:
+        wanted = order.wanted
+        back = str(wanted.return_url)
+        session: dict[str, Any] = {
+            "client_reference_id": order.id,
+            "success_url": back,
+            "cancel_url": back,
+            "metadata": {"paybus_checkout": order.id},
+        }
+        if wanted.customer.email is not None:
+            session["customer_email"] = wanted.customer.email
+        if wanted.plan is not None:
+            price: dict[str, Any] = {"price": wanted.plan.plan_id}
+            about = {"email": wanted.customer.email, "name": wanted.customer.name}
+            told = {key: value for key, value in about.items() if value is not None}
+            session |= {"mode": "subscription", "subscription_data": {"metadata": told}}
+        else:
+            product = {"name": order.label}
+            money = {"currency": order.currency.lower(), "unit_amount": order.amount}
+            price = {"price_data": money | {"product_data": product}}
+            session |= {"mode": "payment"}
+        return session | {"line_items": [price | {"quantity": 1}]}

@@ -1,0 +1,7 @@
+"""The subscription service's own metrics."""
+
+from prometheus_client import Counter
+
+checkouts = Counter(
+    "paybus_checkouts_total", "Checkouts by what became of them.", ["provider", "outcome"]
+)

@@ -1,0 +1,98 @@
+"""For how long a subscription is paid, and what follows. Pure: no I/O, no clock.
+
+A provider like Stripe keeps subscriptions itself and reports them. Mobile money has only single
+payments, so here the subscription is ours: a function of the set of its paid checkouts and of the
+time. Payments may be learned of in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from dateutil.relativedelta import relativedelta
+
+from common.contracts.subscriptions import Status
+
+_INTERVALS: Final = {
+    "day": relativedelta(days=1),
+    "week": relativedelta(weeks=1),
+    "month": relativedelta(months=1),
+    "year": relativedelta(years=1),
+}
+
+
+@dataclass(frozen=True)
+class Payment:
+    """A paid checkout: `at` (UTC) is when, `interval` what for."""
+
+    at: datetime
+    checkout_id: str
+    interval: str
+    grace: timedelta
+    reminder: timedelta
+
+
+@dataclass(frozen=True)
+class Term:
+    """Paid up to `end`, past due until `grace_end`, expired from then on. `remind_at` is when the
+    customer is to be told that the end comes near, None for never. All UTC."""
+
+    end: datetime
+    grace_end: datetime
+    remind_at: datetime | None
+
+    def status_at(self, now: datetime) -> Status:
+        if now < self.end:
+            return Status.ACTIVE
+        return Status.PAST_DUE if now < self.grace_end else Status.EXPIRED
+
+    def expiring_at(self, now: datetime) -> bool:
+        return self.remind_at is not None and self.remind_at <= now < self.end
+
+    def next_after(self, now: datetime) -> datetime | None:
+        """When there will be something to do next; None is never."""
+        moments = [each for each in (self.remind_at, self.end, self.grace_end) if each is not None]
+        return min((each for each in moments if each > now), default=None)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Periods without a gap: `count` of the same interval since `anchor`."""
+
+    anchor: datetime
+    count: int
+    last: Payment
+
+    @property
+    def began(self) -> datetime:
+        return self.anchor + (self.count - 1) * _INTERVALS[self.last.interval]
+
+    @property
+    def end(self) -> datetime:
+        return self.anchor + self.count * _INTERVALS[self.last.interval]
+
+    def then(self, payment: Payment) -> _Run:
+        if payment.at >= self.end + self.last.grace:
+            return _Run(payment.at, 1, payment)
+        if payment.interval != self.last.interval:
+            return _Run(self.end, 1, payment)
+        return _Run(self.anchor, self.count + 1, payment)
+
+
+def term(payments: Iterable[Payment]) -> Term | None:
+    """What the payments come to; None for no payment.
+
+    A payment before the end, or in the grace period after it, buys the next period; a later one
+    starts anew. Months are counted from where they began: what began on the 31st of January ends
+    on the last of February, and a month later on the 31st of March.
+    """
+    run: _Run | None = None
+    for payment in sorted(payments, key=lambda each: (each.at, each.checkout_id)):
+        run = run.then(payment) if run else _Run(payment.at, 1, payment)
+    if run is None:
+        return None
+    notice = min(run.last.reminder, (run.end - run.began) / 2)
+    return Term(run.end, run.end + run.last.grace, run.end - notice if notice else None)

@@ -1,0 +1,184 @@
+"""Writes what events say into the rows, and tells what changed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event
+from common.contracts.payments import (
+    Contact,
+    PaymentDisputed,
+    PaymentRefunded,
+    PaymentReported,
+)
+from common.contracts.subscriptions import (
+    CustomerChanged,
+    PlanSnapshot,
+    Status,
+    SubscriptionChanged,
+)
+from common.messaging.outbox import Work
+from subscription import domain, models, repository
+from subscription.domain import Change, Known, Lifecycle, PaymentReport, Snapshot
+from subscription.models import row_id
+
+
+async def update_contact(work: Work, event: Event[Any], customer_id: str, contact: Contact) -> None:
+    """The customer's row is there, and locked."""
+    row = await work.session.get_one(models.Customer, customer_id)
+    email = _known(row.email, row.email_at, row.email_event_id)
+    name = _known(row.name, row.name_at, row.name_event_id)
+    new_email = email.or_newer(contact.email, event.time, event.id)
+    new_name = name.or_newer(contact.name, event.time, event.id)
+    if new_email is not email:
+        row.email, row.email_at, row.email_event_id = _columns(new_email)
+    if new_name is not name:
+        row.name, row.name_at, row.name_event_id = _columns(new_name)
+    if (new_email.value, new_name.value) != (email.value, name.value):
+        row.version += 1
+        work.emit(
+            "customer.changed",
+            CustomerChanged(customer_id=row.id, contact=Contact(email=row.email, name=row.name)),
+            subject=row.id,
+            sequence=row.version,
+            cause=event,
+        )
+
+
+async def keep_payment(session: AsyncSession, event: Event[PaymentReported], *, paid: bool) -> None:
+    report = event.data
+    row = await session.get_one(
+        models.Payment, row_id(models.Payment, event.tenant, report.provider, report.payment_id)
+    )
+    row.references = sorted({*row.references, *report.references, report.payment_id})
+    new = domain.Payment(
+        paid, event.time, event.id, report.amount, report.currency, None if paid else report.reason
+    )
+    if row.paid is not None and (row.paid, row.reported_at, row.reported_event_id) >= new.order:
+        return
+    row.paid, row.reported_at, row.reported_event_id = new.order
+    row.amount, row.currency, row.reason = new.amount, new.currency, new.reason
+
+
+async def keep_reversal(
+    session: AsyncSession,
+    event: Event[PaymentRefunded] | Event[PaymentDisputed],
+    kind: str,
+    provider_id: str,
+    amount: int,
+    reason: str | None,
+) -> None:
+    report = event.data
+    values = {
+        "id": row_id(models.Reversal, event.tenant, report.provider, provider_id),
+        "tenant": event.tenant,
+        "provider": report.provider,
+        "kind": kind,
+        "amount": amount,
+        "currency": report.currency,
+        "reason": reason,
+        "references": report.references,
+        "reported_at": event.time,
+    }
+    await repository.keep_reversal(session, values)
+
+
+async def keep_plan(
+    session: AsyncSession, event: Event[Any], provider: str, plan: PlanSnapshot
+) -> None:
+    id_ = row_id(models.Plan, event.tenant, provider, plan.plan_id)
+    facts = {
+        "name": plan.name,
+        "amount": plan.amount,
+        "currency": plan.currency,
+        "interval": plan.interval,
+    }
+    known = await session.get(models.Plan, id_)
+    if known is not None and all(getattr(known, key) == value for key, value in facts.items()):
+        return  # not written again: every subscription of the plan would wait for the row
+    values = {
+        "id": id_,
+        "tenant": event.tenant,
+        "provider": provider,
+        "provider_plan_id": plan.plan_id,
+        "seen_at": event.time,
+        "seen_event_id": event.id,
+    }
+    await repository.keep_plan(session, values | facts)
+    if known is not None:
+        await session.refresh(known)  # for the rest of the batch
+
+
+def read(row: models.Subscription) -> domain.Subscription:
+    snapshot = payment = None
+    if row.snapshot_at is not None:
+        snapshot = Snapshot(
+            at=row.snapshot_at,
+            event_id=row.snapshot_event_id or "",
+            lifecycle=Lifecycle(row.snapshot_lifecycle or ""),
+            status=Status(row.snapshot_status or ""),
+            plan_id=row.plan_id,
+            current_period_end=row.current_period_end,
+            cancel_at_period_end=row.cancel_at_period_end,
+        )
+    if row.payment_at is not None:
+        payment = PaymentReport(row.payment_at, row.payment_event_id or "", bool(row.payment_paid))
+    return domain.Subscription(snapshot, payment, row.ever_active)
+
+
+async def write(
+    work: Work,
+    event: Event[Any],
+    row: models.Subscription,
+    before: domain.Subscription,
+    after: domain.Subscription,
+    changes: Sequence[Change],
+) -> None:
+    row.status = after.status
+    row.ever_active = after.ever_active
+    if after.snapshot is not None and after.snapshot is not before.snapshot:
+        row.plan_id = after.plan_id
+        row.current_period_end = after.current_period_end
+        row.cancel_at_period_end = after.cancel_at_period_end
+        row.snapshot_at = after.snapshot.at
+        row.snapshot_event_id = after.snapshot.event_id
+        row.snapshot_lifecycle = after.snapshot.lifecycle
+        row.snapshot_status = after.snapshot.status
+    if after.payment is not None:
+        row.payment_at = after.payment.at
+        row.payment_event_id = after.payment.event_id
+        row.payment_paid = after.payment.paid
+    customer = await work.session.get_one(models.Customer, row.customer_id)
+    for change in changes:
+        row.version += 1
+        work.emit(
+            f"subscription.{change}",
+            SubscriptionChanged(
+                subscription_id=row.id,
+                customer_id=row.customer_id,
+                provider=row.provider,
+                provider_subscription_id=row.provider_subscription_id,
+                status=after.status,
+                plan_id=after.plan_id,
+                current_period_end=after.current_period_end,
+                contact=Contact(email=customer.email, name=customer.name),
+                contact_sequence=customer.version,
+                previous_plan_id=before.plan_id if change is Change.PLAN_CHANGED else None,
+            ),
+            subject=row.id,
+            sequence=row.version,
+            cause=event,
+            tenant=row.tenant,
+        )
+
+
+def _known(value: str | None, at: datetime | None, event_id: str | None) -> Known:
+    return Known() if at is None else Known(value, at, event_id or "")
+
+
+def _columns(known: Known) -> tuple[str | None, datetime, str]:
+    return known.value, known.at, known.event_id

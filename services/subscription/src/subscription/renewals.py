@@ -1,0 +1,81 @@
+"""Subscriptions whose clock is ours: prolonged by payments, reminded, past due, expired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from common import rows
+from common.contracts.event import Event
+from common.contracts.jobs import JobDue
+from common.messaging.outbox import Work
+from common.scheduler import Every, Schedule, order_run
+from subscription import domain, models, periods, recording, repository
+from subscription.domain import Change, Lifecycle, Snapshot
+from subscription.models import OURS, Checkout, row_id
+from subscription.requests import NewCheckout
+
+_JOB = "renewals"
+_MOST = 1000
+
+
+async def renew(
+    work: Work, cause: Event[Any], row: models.Subscription, paid: Sequence[Checkout], now: datetime
+) -> None:
+    """Bring the subscription to what its paid checkouts and the clock (UTC) say."""
+    payments = [_payment(each) for each in paid]
+    term = periods.term(payments)
+    if term is None:
+        row.due_at = None
+        return
+    snapshot = Snapshot(
+        at=now,
+        event_id=cause.id,
+        lifecycle=Lifecycle.UPDATED,
+        status=term.status_at(now),
+        plan_id=row_id(models.Plan, row.tenant, OURS, _plan_of(paid[-1])),
+        current_period_end=term.end,
+    )
+    before = recording.read(row)
+    after, changes = domain.replace_snapshot(before, snapshot)
+    if term.expiring_at(now) and row.reminded_of != term.end:
+        row.reminded_of = term.end
+        changes.append(Change.EXPIRING)
+    row.due_at = term.next_after(now)
+    await recording.write(work, cause, row, before, after, changes)
+
+
+async def run(work: Work, event: Event[JobDue]) -> str:
+    """The job: every subscription whose clock has struck."""
+    now = await rows.clock(work.session)
+    due = await repository.due_subscriptions(work.session, now, _MOST)
+    paid = await repository.paid_checkouts(work.session, [row.id for row in due])
+    for row in due:
+        await renew(work, event, row, paid[row.id], now)
+    if len(due) == _MOST:  # there may be more: not only at the next tick
+        await order_run(work.session, service="subscription", tenant=event.tenant, job=_JOB, at=now)
+    return f"{len(due)} subscriptions were due"
+
+
+def schedule(pause: timedelta) -> Sequence[Schedule]:
+    return (Schedule(_JOB, Every(pause), run),)
+
+
+def _payment(checkout: Checkout) -> periods.Payment:
+    plan = NewCheckout.model_validate(checkout.request).plan
+    assert plan is not None
+    assert checkout.paid_at is not None
+    return periods.Payment(
+        at=checkout.paid_at,
+        checkout_id=checkout.id,
+        interval=plan.interval,
+        grace=timedelta(days=plan.grace_days),
+        reminder=timedelta(days=plan.reminder_days),
+    )
+
+
+def _plan_of(checkout: Checkout) -> str:
+    plan = NewCheckout.model_validate(checkout.request).plan
+    assert plan is not None
+    return plan.plan_id

@@ -1,0 +1,119 @@
+"""What reports about payments mean for the checkouts that started them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.contracts.event import Event
+from common.contracts.payments import CheckoutCompleted, Contact, PaymentReported
+from common.contracts.subscriptions import PlanSnapshot
+from common.logs import get_logger
+from common.messaging.outbox import Work
+from subscription import metrics, models, recording, renewals, repository
+from subscription.models import OURS, Checkout
+from subscription.outcomes import CheckoutStatus, Outcome
+from subscription.requests import NewCheckout
+
+log = get_logger(__name__)
+
+Rows = Mapping[str, dict[str, Any]]
+
+
+async def lock_checkouts(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+    """Lock the checkouts that the events are about, for `checkout_of`."""
+    names = {event.id: _names(event) for event in events}
+    wanted = {name for each in names.values() for name in each}
+    found: dict[str, Checkout] = {}
+    if wanted:
+        for checkout in await repository.checkouts_named(session, sorted(wanted)):
+            for event in events:
+                same = (event.tenant, event.data.provider) == (checkout.tenant, checkout.provider)
+                if same and {checkout.id, checkout.reference} & names[event.id]:
+                    found[event.id] = checkout
+    session.info["checkouts"] = found
+
+
+def checkout_of(session: AsyncSession, event: Event[Any]) -> Checkout | None:
+    found: Mapping[str, Checkout] = session.info["checkouts"]
+    return found.get(event.id)
+
+
+def owned_rows(checkout: Checkout) -> tuple[Rows, Rows]:
+    """The customer and the subscription that a checkout is for, to be locked."""
+    request = NewCheckout.model_validate(checkout.request)
+    owner: dict[str, Any] = {"tenant": checkout.tenant, "provider": OURS}
+    customers: dict[str, dict[str, Any]] = {}
+    subscriptions: dict[str, dict[str, Any]] = {}
+    if checkout.customer_id is not None:
+        customers[checkout.customer_id] = owner | {
+            "provider_customer_id": request.customer.reference
+        }
+    if checkout.subscription_id is not None:
+        subscriptions[checkout.subscription_id] = owner | {
+            "provider_subscription_id": models.our_subscription(request),
+            "customer_id": checkout.customer_id,
+        }
+    return customers, subscriptions
+
+
+async def settle(
+    work: Work, event: Event[Any], checkout: Checkout, outcome: Outcome, payer: Contact
+) -> None:
+    """Take a report; a paid period prolongs the subscription."""
+    came = outcome.status in {CheckoutStatus.PAID, CheckoutStatus.UNDERPAID}
+    if checkout.status == CheckoutStatus.REFUSED and not came:
+        return  # it says why, which an expiry does not
+    if checkout.reported_at is not None:
+        known = Outcome(
+            CheckoutStatus(checkout.status), checkout.reported_at, checkout.reported_event_id or ""
+        )
+        if outcome.order <= known.order:
+            return
+    if checkout.status != outcome.status:
+        metrics.checkouts.labels(checkout.provider, outcome.status).inc()
+        log.info("checkout settled", checkout=checkout.id, outcome=outcome.status)
+    if outcome.status is CheckoutStatus.UNDERPAID:
+        log.error("paid less than was asked for: refund it, or settle it by hand", id=checkout.id)
+    checkout.status = outcome.status
+    checkout.reported_at = outcome.at
+    checkout.reported_event_id = outcome.event_id
+    if outcome.status is CheckoutStatus.PAID:
+        checkout.paid_at = outcome.at
+        await _serve(work, event, checkout, payer)
+
+
+async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Contact) -> None:
+    if checkout.provider == "stripe" or checkout.customer_id is None:
+        return  # Stripe keeps customer and subscription, and reports both
+    request = NewCheckout.model_validate(checkout.request)
+    customer = request.customer
+    contact = Contact(email=customer.email or payer.email, name=customer.name or payer.name)
+    await recording.update_contact(work, event, checkout.customer_id, contact)
+    if request.plan is None or checkout.subscription_id is None:
+        return
+    plan = PlanSnapshot(
+        plan_id=request.plan.plan_id,
+        name=request.plan.name,
+        amount=checkout.amount,
+        currency=checkout.currency,
+        interval=request.plan.interval,
+    )
+    await recording.keep_plan(work.session, event, OURS, plan)
+    row = await work.session.get_one(models.Subscription, checkout.subscription_id)
+    await work.session.flush()  # this one is among them
+    paid = await repository.paid_checkouts(work.session, [row.id])
+    await renewals.renew(work, event, row, paid[row.id], await rows.clock(work.session))
+
+
+def _names(event: Event[Any]) -> set[str]:
+    """By which a report may name a checkout: the provider's reference, or ours."""
+    data = event.data
+    if isinstance(data, CheckoutCompleted):
+        return {name for name in (data.checkout_id, data.client_reference) if name}
+    if isinstance(data, PaymentReported) and data.customer_id is None:
+        return {data.payment_id, *data.references}
+    return set()
