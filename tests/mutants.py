@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGING = "libs/common/src/common/messaging"
 GATEWAY = "services/webhook-gateway/src/webhook_gateway"
+SUBSCRIPTION = "services/subscription/src/subscription"
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,29 @@ MUTANTS = (
         "test_promise_4_an_unknown_outcome_is_looked_up.py",
     ),
     Mutant(
+        "promise 4: a payer is asked anew when the first answer was lost",
+        f"{SUBSCRIPTION}/checkouts.py",
+        "name = checkout.reference or client.reference(",
+        "name = client.reference(",
+        "test_checkouts.py",
+    ),
+    Mutant(
+        "promise 4: a payment is announced only when its start was answered",
+        f"{SUBSCRIPTION}/checkouts.py",
+        "if client.asks_the_payer and checkout.reference is None:",
+        "if False:",
+        "test_checkouts.py",
+    ),
+    Mutant(
         "promise 5: the report that comes last wins",
-        "services/subscription/src/subscription/domain.py",
+        f"{SUBSCRIPTION}/domain.py",
         "newest = before.snapshot is None or snapshot.order > before.snapshot.order",
         "newest = True",
         "test_promise_5_order_does_not_matter.py",
     ),
     Mutant(
         "promise 5: what was in use once is forgotten",
-        "services/subscription/src/subscription/domain.py",
+        f"{SUBSCRIPTION}/domain.py",
         "ever_active=before.ever_active or _PHASE[snapshot.status] in _IN_USE",
         "ever_active=_PHASE[snapshot.status] in _IN_USE",
         "test_promise_5_order_does_not_matter.py",

@@ -30,3 +30,4 @@ def test_provisioning_handles_what_its_queue_gets() -> None:
 def test_commands_and_jobs_reach_their_own_queue() -> None:
     assert _types_of("provisioning.organizations") == {"organization.requested"}
     assert _types_of("provisioning.jobs") == {"provisioning.job_due"}
+    assert _types_of("subscription.jobs") == {"subscription.job_due"}

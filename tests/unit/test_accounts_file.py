@@ -1,0 +1,78 @@
+"""The accounts file: what it may say, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from common.accounts import AccountsInvalid
+from common.errors import Invalid
+from common.redaction import Redactor
+from subscription.accounts import CLIENTS, Accounts
+from subscription.requests import NewCheckout
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "accounts.example.toml"
+
+
+def accounts(file: Path | None, redact: Redactor | None = None) -> Accounts:
+    return Accounts(file, httpx.AsyncClient(), redact or Redactor())
+
+
+def wanted(provider: str) -> NewCheckout:
+    price = {"plan": {"plan_id": "price_1"}} if provider == "stripe" else {}
+    money = {} if price else {"amount": 500, "currency": "XAF"}
+    request = {"provider": provider, "customer": {"reference": "ama"}} | price | money
+    return NewCheckout.model_validate(request)
+
+
+@pytest.mark.parametrize("provider", CLIENTS)
+def test_the_example_is_a_good_one_and_names_every_provider(provider: str) -> None:
+    example = accounts(EXAMPLE)
+    assert isinstance(example.find("shop", wanted(provider)), CLIENTS[provider])
+    with pytest.raises(Invalid, match="'other' has no account"):
+        example.find("other", wanted(provider))
+
+
+def test_without_a_file_there_is_no_account() -> None:
+    with pytest.raises(Invalid, match="ACCOUNTS_FILE lists them"):
+        accounts(None).find("shop", wanted("fapshi"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "must have [[account]] tables"),
+        ("[account]\nprovider = 1", "account: Input should be a valid list"),
+        ('[[account]]\nprovider = "plaid"\ntenant = "t"', "no checkouts with plaid"),
+        (
+            '[[account]]\nprovider = "fapshi"\ntenant = "t"\noptions = { api_key = "hunter22" }',
+            "fapshi/default: options: api_user: Field required",
+        ),
+        (
+            '[[account]]\nprovider = "fapshi"\ntenant = "t"\nsecrets = ["hunter22"]',
+            "account.0.secrets: Extra inputs are not permitted",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_with_place_and_reason_and_no_value(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_text(text)
+    with pytest.raises(AccountsInvalid, match=re.escape(reason)) as caught:
+        accounts(file)
+    assert "hunter22" not in str(caught.value)
+
+
+def test_what_the_file_says_in_secret_is_masked_from_then_on(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.toml"
+    file.write_text(
+        '[[account]]\nprovider = "fapshi"\ntenant = "t"\n'
+        'options = { api_user = "me", api_key = "hunter22" }'
+    )
+    redact = Redactor()
+    accounts(file, redact)
+    assert redact("hunter22 me") == "[secret] me"
