@@ -31,8 +31,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard libs/*/pyproject
 run: setup ## start everything on this machine; prints the addresses; Ctrl-C stops it all
 	@$(BIN)/python -m devstack run
 
-demo: setup ## N subscriptions (200) from a Stripe emulator's webhooks to provisioned organizations
-	@$(BIN)/python -m devstack demo --subscriptions $(N)
+demo: setup ## N (200) subscriptions by Stripe to provisioned organizations, and N by mobile money with bad callbacks
+	@$(BIN)/python -m devstack demo --subscriptions $(N) --checkouts $(N)
 
 test: setup ## all tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
 	@$(BIN)/pytest $(PYTEST_ARGS)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 
-def test_the_demo_provisions_every_subscription_and_exits_0() -> None:
+def test_the_demo_serves_everyone_who_paid_and_nobody_else() -> None:
+    command = [sys.executable, "-m", "devstack", "demo", "--subscriptions", "15"]
     ended = subprocess.run(
-        [sys.executable, "-m", "devstack", "demo", "--subscriptions", "15"],
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
+        [*command, "--checkouts", "20"], capture_output=True, text=True, timeout=170, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "MISSING" not in ended.stdout
-    assert "15 subscriptions" in ended.stdout
+    assert "TOO MANY" not in ended.stdout
+    assert "Stripe: 15 subscriptions" in ended.stdout
+    (together,) = re.findall(r"together\W+(.*)", ended.stdout)
+    started, paid, dropped, _, forged, active, healed = map(int, re.findall(r"\d+", together))
+    assert (started, paid, forged, active) == (20, 14, 2, 14)
+    assert 0 < healed <= dropped

@@ -52,7 +52,9 @@ class Postman:
             if self._chance.random() < self.delivery.drop:
                 self.counts[f"{provider} dropped"] += 1
                 return
-            times += self._chance.random() < self.delivery.duplicate
+            if self._chance.random() < self.delivery.duplicate:
+                self.counts[f"{provider} doubled"] += 1
+                times = 2
         for _ in range(times):
             late = self._chance.uniform(0, self.delivery.delay_seconds)
             task = asyncio.create_task(self._send(provider, to, body, headers, method, late))

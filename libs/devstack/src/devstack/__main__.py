@@ -18,8 +18,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m devstack")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="start everything; Ctrl-C stops it")
-    demo_command = commands.add_parser("demo", help="drive everything with a Stripe emulator")
-    demo_command.add_argument("--subscriptions", type=_positive, default=200)
+    demo_command = commands.add_parser(
+        "demo", help="drive everything with the stand-ins of Stripe and mobile money"
+    )
+    demo_command.add_argument("--subscriptions", type=_positive, default=200, help="by Stripe")
+    demo_command.add_argument("--checkouts", type=_positive, default=200, help="by mobile money")
     commands.add_parser("webhook", help="send a signed webhook to the running system")
     token_command = commands.add_parser("token", help="print a token for the APIs")
     token_command.add_argument("--role", choices=["viewer", "operator", "admin"], required=True)
@@ -30,7 +33,7 @@ def main() -> None:
             case "run":
                 status = run.main()
             case "demo":
-                status = demo.main(options.subscriptions)
+                status = demo.main(options.subscriptions, options.checkouts)
             case "webhook":
                 status = webhook.main()
             case _:
