@@ -214,8 +214,9 @@ def _running() -> Iterator[System]:
         migrate(layout, logs)
         system = System(stack, layout, logs)
         try:
-            names = ["sandbox-providers", "sandbox-backend", "webhook-gateway"]
-            system.start([*names, "webhook-gateway-worker", *_APIS], restart=False)
+            sandbox = ["sandbox-providers", "sandbox-backend", "sandbox-stripe"]
+            gateway = ["webhook-gateway", "webhook-gateway-worker"]
+            system.start([*sandbox, *gateway, *_APIS], restart=False)
             yield system
         finally:
             system.stop()

@@ -195,7 +195,7 @@ def test_a_refusal_is_kept_and_said(paybus: Paybus) -> None:
     request, key = order("orange-money"), uuid4().hex
     sandbox(paybus, "PUT", "/_behaviour", mode="refuse")
     first = post(paybus, request, key=key)
-    assert first.status_code == 502
+    assert first.status_code == 422
     assert "orange-money answers 422: told to refuse" in first.json()["detail"]
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     assert post(paybus, request, key=key).json()["detail"] == first.json()["detail"]
@@ -272,9 +272,9 @@ def test_no_secret_of_an_account_is_in_the_log(paybus: Paybus) -> None:
     assert "_api_development" not in paybus.log("subscription-api")
 
 
-def test_a_stripe_session_that_is_paid_is_a_paid_checkout_and_stripe_s_subscription(
-    paybus: Paybus,
-) -> None:
+@pytest.fixture(scope="module")
+def stripe_url(paybus: Paybus) -> str:
+    """A Stripe that has a plan `pro` and calls the gateway."""
     base = paybus.layout.url("sandbox-stripe")
     hook = {"url": f"{paybus.layout.url('webhook-gateway')}/webhooks/stripe"}
     hook["secret"] = SECRETS["stripe"]
@@ -282,13 +282,42 @@ def test_a_stripe_session_that_is_paid_is_a_paid_checkout_and_stripe_s_subscript
     client = stripe.StripeClient("sk_test_shop", base_addresses={"api": base})
     plan: Any = {"id": "pro", "amount": 1500, "currency": "eur", "interval": "month"}
     client.v1.plans.create(plan | {"product": {"name": "Pro"}})
-    request = order("stripe", plan={"plan_id": "pro"}, amount=None, currency=None)
-    checkout = start(paybus, request)
+    return base
+
+
+PRO = {"plan": {"plan_id": "pro"}, "amount": None, "currency": None}
+
+
+def test_a_stripe_session_that_is_paid_is_a_paid_checkout_and_stripe_s_subscription(
+    paybus: Paybus, stripe_url: str
+) -> None:
+    checkout = start(paybus, order("stripe", **PRO))
     assert checkout["reference"] in checkout["url"]
     assert (checkout["amount"], checkout["currency"]) == (1500, "EUR")
-    paid = f"{base}/_config/checkout/{checkout['reference']}/pay"
+    paid = f"{stripe_url}/_config/checkout/{checkout['reference']}/pay"
     paybus.http.post(paid).raise_for_status()
     until_status(paybus, checkout, "paid")
     subscription_id = read(paybus, "checkouts", checkout["id"])["subscription_id"]
     subscription = until_subscription(paybus, {"subscription_id": subscription_id}, "active")
     assert subscription["provider"] == "stripe"
+
+
+def test_a_stripe_session_is_opened_once_for_a_key(paybus: Paybus, stripe_url: str) -> None:
+    request, key = order("stripe", plan=None, amount=700, currency="EUR"), uuid4().hex
+    first = start(paybus, request, key=key)
+    paybus.sql(
+        "subscription", "UPDATE checkouts SET status = 'starting' WHERE id = %s", first["id"]
+    )
+    assert start(paybus, request, key=key)["url"] == first["url"]
+
+
+def test_a_stripe_session_that_nobody_completes_expires(paybus: Paybus, stripe_url: str) -> None:
+    checkout = start(paybus, order("stripe", **PRO))
+    gone = f"{stripe_url}/_config/checkout/{checkout['reference']}/expire"
+    paybus.http.post(gone).raise_for_status()
+    until_status(paybus, checkout, "expired")
+
+
+def test_a_price_that_stripe_does_not_know_is_a_refusal(paybus: Paybus, stripe_url: str) -> None:
+    answer = post(paybus, order("stripe", **PRO | {"plan": {"plan_id": "unknown"}}))
+    assert (answer.status_code, "stripe answers" in answer.json()["detail"]) == (422, True)

@@ -221,6 +221,22 @@ def test_a_checkout() -> None:
     assert event.data.metadata == {"organization": "Acme"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("checkout.session.expired", "payment.expired"),
+        ("checkout.session.async_payment_failed", "payment.failed"),
+    ],
+)
+def test_a_session_that_was_not_paid(kind: str, told: str) -> None:
+    session = {"id": "cs_1", "customer": "cus_1", "amount_total": 1500, "currency": "eur"}
+    event = translate(STRIPE, webhook(kind, session))
+    assert event.type == told
+    assert isinstance(event.data, PaymentReported)
+    assert (event.data.payment_id, event.data.customer_id) == ("cs_1", None)
+    assert (event.data.amount, event.data.currency) == (1500, "EUR")
+
+
 def test_a_refund_and_a_dispute() -> None:
     charge = {"id": "ch_1", "payment_intent": "pi_1", "amount_refunded": 500, "currency": "eur"}
     refund = translate(STRIPE, webhook("charge.refunded", charge))

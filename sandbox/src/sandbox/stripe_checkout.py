@@ -1,6 +1,7 @@
 """Stripe Checkout for localstripe, which has none: sessions, and a payer.
 
-`POST /_config/checkout/{session}/pay` is the payer who completes the page.
+`POST /_config/checkout/{session}/pay` is the payer who completes the page, `/expire` the one who
+never does.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         self.payment_status, self.status = "paid", "complete"
         schedule_webhook(Event("checkout.session.completed", self))
 
+    def _expire(self) -> None:
+        self.status = "expired"
+        schedule_webhook(Event("checkout.session.expired", self))
+
     def _subscribe(self, details: dict[str, str]) -> tuple[str, str]:
         customer = Customer._api_create(**details)
         card = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
@@ -91,5 +96,11 @@ def install(app: web.Application) -> None:
         session._pay()
         return json_response(session._export())
 
+    async def expire(request: web.Request) -> Any:
+        session = CheckoutSession._api_retrieve(request.match_info["id"])
+        session._expire()
+        return json_response(session._export())
+
     app.router.add_post("/v1/checkout/sessions", create)
+    app.router.add_post("/_config/checkout/{id}/expire", expire)
     app.router.add_post("/_config/checkout/{id}/pay", pay)

@@ -30,6 +30,7 @@ from common.errors import (
 )
 from common.logs import get_logger
 from common.messaging.retry import Kind, classify
+from common.outside import Refused
 
 log = get_logger(__name__)
 
@@ -47,6 +48,7 @@ _STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (Busy, HTTPStatus.CONFLICT),
     (RateLimited, HTTPStatus.SERVICE_UNAVAILABLE),
+    (Refused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Upstream, HTTPStatus.BAD_GATEWAY),
 )
 

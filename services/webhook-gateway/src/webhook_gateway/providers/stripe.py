@@ -136,6 +136,19 @@ def _checkout(session: Object) -> CheckoutCompleted:
     )
 
 
+def _unpaid_checkout(session: Object) -> PaymentReported:
+    """Of a page that nobody completed, or whose slow payment failed. The session stands for the
+    payment, and says less of the customer than whoever opened it knows."""
+    return PaymentReported(
+        provider="stripe",
+        payment_id=session["id"],
+        references=[],
+        customer_id=None,
+        amount=session.get("amount_total") or 0,
+        currency=(session.get("currency") or "usd").upper(),
+    )
+
+
 def _invoice(amount: str) -> Callable[[Object], PaymentReported]:
     """`amount` names the field that says how much this attempt was about."""
 
@@ -247,6 +260,9 @@ _STATUS: Mapping[str, Status] = {
 # invoice, so the second one changes nothing.
 _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "checkout.session.completed": ("checkout.completed", _checkout),
+    "checkout.session.async_payment_succeeded": ("checkout.completed", _checkout),
+    "checkout.session.async_payment_failed": ("payment.failed", _unpaid_checkout),
+    "checkout.session.expired": ("payment.expired", _unpaid_checkout),
     "invoice.paid": ("payment.succeeded", _invoice("amount_paid")),
     "invoice.payment_succeeded": ("payment.succeeded", _invoice("amount_paid")),
     "invoice.payment_failed": ("payment.failed", _invoice("amount_due")),
