@@ -7,6 +7,8 @@ ROLE ?= operator
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
+# Files of tests run side by side, each process with a broker and a database of its own.
+TESTERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -24,7 +26,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard libs/*/pyproject
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(foreach d,$(wildcard libs/* services/*) sandbox,-e $(d))
 	@touch $@
 
@@ -35,10 +37,10 @@ demo: setup ## N (200) subscriptions by Stripe to provisioned organizations, and
 	@$(BIN)/python -m devstack demo --subscriptions $(N) --checkouts $(N)
 
 test: setup ## all tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it can be had (root on Debian or Ubuntu)
-	@server=$$($(BIN)/python -m devstack.debian13) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest $(PYTEST_ARGS)
+	@server=$$($(BIN)/python -m devstack.debian13) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)

@@ -54,16 +54,19 @@ class Bench:
         echo.stop()
 
     def ingest(self) -> None:
-        """Webhooks that one gateway answers, against gunicorn with two processes."""
+        """Webhooks that one gateway answers, against gunicorn with two processes, and against a
+        gateway that has one endpoint only."""
         gateway, peer = self._paybus.process("webhook-gateway"), self._peer.web()
-        with gateway, peer:
+        with gateway, peer, self._paybus.gateway_with_one_endpoint() as small:
             for _ in range(self._rounds):
+                seconds, prepared = self._some(8), self._many(40_000)
+                load = measure.ingest(small, _STRIPE, seconds=seconds, prepared=prepared)
+                self.report.add("ingest.rate_one_endpoint", PAYBUS, load.rate)
                 for side, port, path in (
                     (PAYBUS, self._paybus.port, _STRIPE),
                     (CELERY, self._peer.port, _STRIPE),
                     (SYNC, self._peer.port, "/sync/stripe"),
                 ):
-                    seconds, prepared = self._some(8), self._many(40_000)
                     load = measure.ingest(port, path, seconds=seconds, prepared=prepared)
                     if load.failed:
                         raise SystemExit(f"{side} refused {load.failed} webhooks")

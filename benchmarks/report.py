@@ -23,6 +23,8 @@ _SIDES = (PAYBUS, CELERY, SYNC)
 # (figure, unit, what must be, what we aim for, both as text)
 _TARGETS = {
     "ingest.rate": ("webhooks/s", "2.2 x", "3.5 x"),
+    # Its ratio is that of `ingest.rate`, which is measured with every provider and many tenants.
+    "ingest.rate_one_endpoint": ("webhooks/s", "0.95 x", "1.0 x"),
     "ingest.p50_ms": ("ms", "", ""),
     "ingest.p99_ms": ("ms", "0.25 x", "0.1 x"),
     "effects.rate": ("events/s", "8 x", "15 x"),
@@ -70,7 +72,10 @@ class Report:
             found[figure] = entry
         if "backlog.rate_small" in found:
             small, large = self.median("backlog.rate_small"), self.median("backlog.rate_large")
-            found["backlog.rate_large"]["over_small"] = round(large / small, 3)
+            found["backlog.rate_large"]["ratio"] = round(large / small, 3)
+        if "ingest.rate_one_endpoint" in found:
+            all_, one = self.median("ingest.rate"), self.median("ingest.rate_one_endpoint")
+            found["ingest.rate_one_endpoint"]["ratio"] = round(all_ / one, 3)
         found["limit"] = {
             figure: round(statistics.median(values), 1) for figure, values in self._limits.items()
         }
@@ -92,7 +97,7 @@ class Report:
                 continue
             entry = results[figure]
             cells = [figure, unit, *(_cell(entry, side) for side in _SIDES)]
-            ratio = entry.get("ratio", entry.get("over_small"))
+            ratio = entry.get("ratio")
             cells += ["" if ratio is None else f"{ratio:.2f} x", must, aim]
             lines.append("| " + " | ".join(cells) + " |")
         for figure in _LIMITS:

@@ -21,6 +21,7 @@ from common.contracts.event import Event
 from common.contracts.registry import lookup
 from common.messaging.connection import Broker
 from common.messaging.publisher import Publisher
+from devstack import endpoints
 from devstack.addresses import DevstackError, free_ports
 from devstack.endpoints import SECRETS
 from devstack.processes import Process, Spec, run_once
@@ -34,6 +35,7 @@ from webhook_gateway.routes import make
 
 _PATIENCE_SECONDS = 300
 _PUBLISHED_AT_ONCE = 500
+_TENANTS = 100
 
 
 class Side:
@@ -110,6 +112,7 @@ class Paybus(Side):
             keys=DevKeys(logs / "keys"),
             prefer_ports=False,
         )
+        endpoints.write(self.layout.endpoints, _every_endpoint())
         migrate(self.layout, logs)
         super().__init__(stack, self.layout.rabbitmq_url, databases["subscription"])
         self.system = System(stack, self.layout, logs)
@@ -129,6 +132,20 @@ class Paybus(Side):
         started.wait_ready()
         try:
             yield started
+        finally:
+            started.stop()
+
+    @contextmanager
+    def gateway_with_one_endpoint(self) -> Iterator[int]:
+        """Its port."""
+        file = self.layout.endpoints.with_name("one-endpoint.toml")
+        stripe = [each for each in _every_endpoint() if each["provider"] == "stripe"]
+        endpoints.write(file, stripe[:1])
+        spec = self.layout.spec("webhook-gateway", replica=1, ENDPOINTS_FILE=str(file))
+        started = self.system.start_one(spec)
+        started.wait_ready()
+        try:
+            yield int(spec.env["HTTP_PORT"])
         finally:
             started.stop()
 
@@ -233,6 +250,16 @@ class Peer(Side):
 
     def _start(self, spec: Spec) -> Process:
         return Process(spec, self._stack, self._logs)
+
+
+def _every_endpoint() -> list[dict[str, Any]]:
+    """Every provider for many tenants; the first tenant's have the usual names."""
+    first = endpoints.development("http://127.0.0.1:9", "http://127.0.0.1:9")
+    return [
+        each if number == 0 else each | {"name": f"shop-{number}", "tenant": f"shop-{number}"}
+        for number in range(_TENANTS)
+        for each in first
+    ]
 
 
 def wait(condition: Callable[[], bool], *, what: str, seconds: float = _PATIENCE_SECONDS) -> None:

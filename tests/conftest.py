@@ -1,7 +1,8 @@
-"""One broker and one database server for the whole run; a virtual host and clones for each user."""
+"""One broker and one database server for each process that tests; clones of it for each user."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,6 +14,11 @@ from devstack.rabbitmq import PrivateNode, find_server
 from devstack.stack import Stack
 from devstack.tokens import DevKeys
 from support.paybus import Paybus, Templates, running
+
+# Several processes that test at once each have ports of their own.
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
+    _first = 12000 + 2000 * int(_worker.removeprefix("gw"))
+    os.environ["PAYBUS_PORTS"] = f"{_first}-{_first + 1999}"
 
 MakePaybus = Callable[..., AbstractContextManager[Paybus]]
 

@@ -101,6 +101,12 @@ def test_another_interval_follows_the_one_before() -> None:
     assert the_term(payment(), payment(day(2, 20), "week")).end == day(3, 7)
 
 
+def test_what_is_paid_late_is_never_over_already() -> None:
+    first = payment(interval="day", grace=5)
+    late = START + timedelta(days=4)
+    assert the_term(first, payment(late, "day")).end == late + timedelta(days=1)
+
+
 def test_a_term_s_life() -> None:
     found = the_term(payment())
     end = day(2, 28)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
 from urllib.parse import quote, urlsplit, urlunsplit
 
 
@@ -51,12 +54,32 @@ def with_path(url: str, path: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that nobody listens on now."""
+    """Distinct loopback ports that nobody listens on now; from the range that PAYBUS_PORTS names,
+    such as 20000-21999, where several stacks are started at once."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
+        sockets: list[socket.socket] = []
+        for candidate in _candidates():
+            each = stack.enter_context(socket.socket())
+            try:
+                each.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            sockets.append(each)
+            if len(sockets) == count:
+                break
+        else:
+            raise DevstackError("There are too few free ports in PAYBUS_PORTS: name a wider range.")
         return [each.getsockname()[1] for each in sockets]
+
+
+def _candidates() -> Iterator[int]:
+    named = os.environ.get("PAYBUS_PORTS")
+    if not named:
+        yield from repeat(0)  # the kernel chooses
+    else:
+        first, _, last = named.partition("-")
+        ports = range(int(first), int(last) + 1)
+        yield from random.sample(ports, len(ports))
 
 
 def preferred_port(port: int) -> int:

@@ -75,11 +75,14 @@ class _Run:
         return self.anchor + self.count * _INTERVALS[self.last.interval]
 
     def then(self, payment: Payment) -> _Run:
-        if payment.at >= self.end + self.last.grace:
+        if payment.interval == self.last.interval:
+            continued = _Run(self.anchor, self.count + 1, payment)
+        else:
+            continued = _Run(self.end, 1, payment)
+        # A short period may be over before the grace that it was paid in.
+        if payment.at >= min(self.end + self.last.grace, continued.end):
             return _Run(payment.at, 1, payment)
-        if payment.interval != self.last.interval:
-            return _Run(self.end, 1, payment)
-        return _Run(self.anchor, self.count + 1, payment)
+        return continued
 
 
 def term(payments: Iterable[Payment]) -> Term | None:

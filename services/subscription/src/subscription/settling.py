@@ -25,21 +25,18 @@ Rows = Mapping[str, dict[str, Any]]
 
 async def lock_checkouts(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock the checkouts that the events are about, for `checkout_of`."""
-    names = {event.id: _names(event) for event in events}
-    wanted = {name for each in names.values() for name in each}
-    found: dict[str, Checkout] = {}
-    if wanted:
-        for checkout in await repository.checkouts_named(session, sorted(wanted)):
-            for event in events:
-                same = (event.tenant, event.data.provider) == (checkout.tenant, checkout.provider)
-                if same and {checkout.id, checkout.reference} & names[event.id]:
-                    found[event.id] = checkout
-    session.info["checkouts"] = found
+    names = sorted({name for event in events for name in _names(event)})
+    by_name: dict[tuple[str, str, str | None], Checkout] = {}
+    for checkout in await repository.checkouts_named(session, names) if names else ():
+        for name in (checkout.id, checkout.reference):
+            by_name[checkout.tenant, checkout.provider, name] = checkout
+    session.info["checkouts"] = by_name
 
 
 def checkout_of(session: AsyncSession, event: Event[Any]) -> Checkout | None:
-    found: Mapping[str, Checkout] = session.info["checkouts"]
-    return found.get(event.id)
+    by_name: Mapping[tuple[str, str, str], Checkout] = session.info["checkouts"]
+    found = (by_name.get((event.tenant, event.data.provider, name)) for name in _names(event))
+    return next((checkout for checkout in found if checkout is not None), None)
 
 
 def owned_rows(checkout: Checkout) -> tuple[Rows, Rows]:
@@ -109,11 +106,11 @@ async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Conta
     await renewals.renew(work, event, row, paid[row.id], await rows.clock(work.session))
 
 
-def _names(event: Event[Any]) -> set[str]:
+def _names(event: Event[Any]) -> list[str]:
     """By which a report may name a checkout: the provider's reference, or ours."""
     data = event.data
     if isinstance(data, CheckoutCompleted):
-        return {name for name in (data.checkout_id, data.client_reference) if name}
+        return [name for name in (data.checkout_id, data.client_reference) if name]
     if isinstance(data, PaymentReported) and data.customer_id is None:
-        return {data.payment_id, *data.references}
-    return set()
+        return [data.payment_id, *data.references]
+    return []
