@@ -6,7 +6,6 @@ dependencies and middleware would take as long as all of the work here (docs/per
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from http import HTTPStatus
@@ -33,6 +32,7 @@ from webhook_gateway import metrics
 from webhook_gateway.health import Record
 from webhook_gateway.limiter import Limiter
 from webhook_gateway.outlet import Outlet
+from webhook_gateway.patience import Patience
 from webhook_gateway.providers import Provider, Untranslatable, VerificationFailed
 from webhook_gateway.routes import Routes
 from webhook_gateway.untranslatable import bury
@@ -49,7 +49,8 @@ _ACCEPTED: tuple[dict[str, Any], ...] = (
 
 
 class Gateway:
-    """The ASGI application: webhooks here, everything else by `otherwise`."""
+    """The ASGI application: webhooks here, everything else by `otherwise`. `patience` is to be run
+    beside it."""
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Gateway:
         self._redact = redact
         self._max_body_bytes = max_body_bytes
         self._otherwise = otherwise
+        self.patience = Patience(_BODY_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(_PATH):
@@ -111,13 +113,12 @@ class Gateway:
                 await send(message)
         finally:
             self._record.note(provider.endpoint.path, outcome, reason)
-            metrics.webhooks.labels(provider.name, outcome).observe(time.perf_counter() - started)
+            metrics.webhook(provider.name, outcome).observe(time.perf_counter() - started)
 
     async def _take(self, provider: Provider, headers: Headers, receive: Receive) -> str:
         """Return `published`, `spooled` or `dead_lettered`: each when the call is safe."""
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                body = await self._read(headers, receive)
+            body = await self.patience.wait(self._read(headers, receive))
         except TimeoutError:
             raise Invalid(f"the body did not arrive within {_BODY_SECONDS} s") from None
         try:
@@ -143,10 +144,9 @@ class Gateway:
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         """The body as it came. Raises `TooLarge` as soon as the limit is passed."""
-        too_large = TooLarge(f"a webhook's body may have {self._max_body_bytes} bytes at the most")
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._max_body_bytes:
-            raise too_large
+            raise self._too_large()
         body: bytes = b""
         while True:
             message = await receive()
@@ -154,6 +154,9 @@ class Gateway:
                 raise Invalid("the caller went away before its body was complete")
             body += message.get("body", b"")
             if len(body) > self._max_body_bytes:
-                raise too_large
+                raise self._too_large()
             if not message.get("more_body"):
                 return body
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"a webhook's body may have {self._max_body_bytes} bytes at the most")

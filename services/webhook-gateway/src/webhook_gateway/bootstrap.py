@@ -43,7 +43,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         max_body_bytes=settings.max_body_bytes,
         otherwise=app,
     )
-    return Running(gateway, tasks=[routes], relays=[outlet])
+    return Running(gateway, tasks=[routes, gateway.patience], relays=[outlet])
 
 
 async def worker(settings: WorkerSettings, context: Context) -> Running:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -19,12 +20,12 @@ _GOOD = frozenset({"published", "spooled", "dead_lettered"})
 
 @dataclass
 class Seen:
-    """Of one endpoint, since this process started; times in UTC."""
+    """Of one endpoint, since this process started; times in Unix seconds."""
 
     accepted: int = 0
     refused: int = 0
-    last_accepted: datetime | None = None
-    last_refused: datetime | None = None
+    last_accepted: float | None = None
+    last_refused: float | None = None
     last_reason: str | None = None
 
 
@@ -41,14 +42,26 @@ class Record:
             seen = self._seen[path] = Seen()
         if outcome in _GOOD:
             seen.accepted += 1
-            seen.last_accepted = datetime.now(UTC)
+            seen.last_accepted = time.time()
         else:
             seen.refused += 1
-            seen.last_refused = datetime.now(UTC)
+            seen.last_refused = time.time()
             seen.last_reason = reason or outcome
 
     def of(self, path: str) -> Mapping[str, Any]:
-        return asdict(self._seen.get(path, Seen()))
+        """Times in UTC."""
+        seen = self._seen.get(path, Seen())
+        return {
+            "accepted": seen.accepted,
+            "refused": seen.refused,
+            "last_accepted": _moment(seen.last_accepted),
+            "last_refused": _moment(seen.last_refused),
+            "last_reason": seen.last_reason,
+        }
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def create_router(routes: Routes, outlet: Outlet, record: Record) -> APIRouter:

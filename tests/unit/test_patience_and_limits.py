@@ -1,0 +1,85 @@
+"""What bounds a call before it is verified: how long its body takes, and how many there are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from common.errors import RateLimited
+from webhook_gateway.limiter import Limiter
+from webhook_gateway.patience import Patience
+
+
+@pytest_asyncio.fixture
+async def patience() -> AsyncIterator[Patience]:
+    patience = Patience(0.05, look_seconds=0.01)
+    running = asyncio.create_task(patience.run())
+    yield patience
+    patience.stop()
+    await running
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def quick() -> str:
+    return "done"
+
+
+async def test_what_takes_too_long_is_ended_and_its_task_goes_on(patience: Patience) -> None:
+    with pytest.raises(TimeoutError):
+        await patience.wait(never())
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert await patience.wait(quick()) == "done"
+
+
+async def test_whoever_else_cancels_it_is_obeyed(patience: Patience) -> None:
+    task = asyncio.create_task(patience.wait(never()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_of_the_work_is_its_own(patience: Patience) -> None:
+    async def fail() -> None:
+        raise ValueError("its own")
+
+    with pytest.raises(ValueError, match="its own"):
+        await patience.wait(fail())
+
+
+async def test_all_that_are_late_are_ended_and_the_others_not(patience: Patience) -> None:
+    late = [asyncio.create_task(patience.wait(never())) for _ in range(50)]
+    outcomes = await asyncio.gather(*late, return_exceptions=True)
+    assert all(isinstance(each, TimeoutError) for each in outcomes)
+    assert await asyncio.gather(*(patience.wait(quick()) for _ in range(50))) == ["done"] * 50
+
+
+async def taken(limiter: Limiter, limit: str) -> int:
+    for count in range(100_000):
+        try:
+            await limiter.take("stripe/default", limit)
+        except RateLimited:
+            return count
+    raise AssertionError("nothing was limited")
+
+
+async def test_a_small_limit_is_counted_call_by_call() -> None:
+    assert await taken(Limiter(None), "5/hour") == 5
+
+
+async def test_a_large_limit_is_counted_in_steps() -> None:
+    assert await taken(Limiter(None), "25000/hour") == 25000
+
+
+async def test_each_endpoint_has_a_limit_of_its_own() -> None:
+    limiter = Limiter(None)
+    assert await taken(limiter, "5/hour") == 5
+    await limiter.take("stripe/other", "5/hour")
