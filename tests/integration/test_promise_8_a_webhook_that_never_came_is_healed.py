@@ -202,3 +202,15 @@ def test_a_worker_that_is_killed_while_it_asks_is_replaced(make_paybus: MakePayb
         sandbox(paybus, "PUT", "/_behaviour", mode="well")
         paybus.start("webhook-gateway-worker")
         until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=60)
+
+
+def test_a_payment_that_nobody_can_ask_about_is_shown(paybus: Paybus) -> None:
+    """Its endpoint is not in the file: nothing heals it, so somebody has to know."""
+    payment = checkout(paybus, "fapshi", endpoint="forgotten")
+    payment.announce()
+    worker = "webhook-gateway-worker"
+    until(
+        lambda: paybus.metric(worker, "paybus_unaskable_payments", provider="fapshi") == 1,
+        what="it is counted",
+    )
+    assert '"endpoint": "fapshi/forgotten"' in paybus.log(worker)

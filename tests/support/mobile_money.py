@@ -109,14 +109,16 @@ def asked(paybus: Paybus, provider: str) -> int:
     return count
 
 
-def checkout(paybus: Paybus, provider: str, *, expires_in: float = 3600) -> Checkout:
+def checkout(
+    paybus: Paybus, provider: str, *, endpoint: str = "default", expires_in: float = 3600
+) -> Checkout:
     """A payment that was begun at the provider; nobody has announced it yet."""
     ours = str(uuid4())
     reference, more = _begin(paybus, provider, ours)
     now = datetime.now(UTC)
     started = CheckoutStarted(
         provider=provider,
-        endpoint="default",
+        endpoint=endpoint,
         reference=reference,
         checkout_id=ours,
         amount=AMOUNT,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -36,7 +35,11 @@ log = get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
 _TIDY_SECONDS = 600.0
+_COUNT_SECONDS = 5.0
 _LEASE_MARGIN_SECONDS = 20  # an answer's transactions, with the waits that they may have
+_UNASKABLE = (
+    "nobody asks about these payments: give the endpoints file their endpoint, with credentials"
+)
 _KEEP_HINTS = timedelta(hours=1)
 
 _TYPES = {
@@ -75,6 +78,7 @@ class Asker:
         self._stopping = False
         self._under_way: set[asyncio.Task[None]] = set()
         self._waiting: Counter[str] = Counter()
+        self._unaskable: dict[str, int] = {}  # as it was logged
 
     def wake(self) -> None:
         self._wake.set()
@@ -84,7 +88,7 @@ class Asker:
         self._wake.set()
 
     async def run(self) -> None:
-        tidied = 0.0
+        tidied = counted = 0.0
         loop = asyncio.get_running_loop()
         async with httpx.AsyncClient(timeout=self._timeout) as http:
             while not self._stopping:
@@ -99,6 +103,9 @@ class Asker:
                     if loop.time() - tidied > _TIDY_SECONDS:
                         await self._tidy()
                         tidied = loop.time()
+                    if loop.time() - counted > _COUNT_SECONDS:
+                        await self._count()
+                        counted = loop.time()
                 except sqlalchemy.exc.SQLAlchemyError as error:
                     log.warning("can't tidy up", error=describe(error))
                 with suppress(TimeoutError):
@@ -214,10 +221,22 @@ class Asker:
     async def _tidy(self) -> None:
         async with self._sessions.begin() as session:
             await repository.forget_hints(session, _KEEP_HINTS)
-            pending: Mapping[str, int] = await repository.pending(session)
+
+    async def _count(self) -> None:
+        async with self._sessions() as session:
+            pending = await repository.pending(session)
+        asked = {(each.name, each.endpoint.name) for each in self._asked_providers()}
         metrics.watched.clear()
-        for provider, count in pending.items():
-            metrics.watched.labels(provider).set(count)
+        metrics.unaskable.clear()
+        for (provider, endpoint), count in pending.items():
+            metrics.watched.labels(provider).inc(count)
+            if (provider, endpoint) in asked:
+                continue
+            metrics.unaskable.labels(provider).inc(count)
+            path = f"{provider}/{endpoint}"
+            if self._unaskable.get(path) != count:
+                self._unaskable[path] = count
+                log.error(_UNASKABLE, endpoint=path, payments=count)
 
 
 def _event(

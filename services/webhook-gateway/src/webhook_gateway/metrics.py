@@ -41,6 +41,13 @@ watched = Gauge(
     ["provider"],
 )
 
+unaskable = Gauge(
+    "paybus_unaskable_payments",
+    "Payments whose outcome nobody asks for: the endpoints file lacks their endpoint, or its "
+    "credentials.",
+    ["provider"],
+)
+
 spooled = Gauge("paybus_spooled_events", "Messages that wait in the local spool for the broker.")
 
 spool_oldest_seconds = Gauge(

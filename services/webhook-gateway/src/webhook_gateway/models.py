@@ -43,7 +43,14 @@ class WatchedPayment(TenantRow, Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
     __table_args__ = (
-        Index("watched_payments_due", "provider", "endpoint", text("announced DESC"), "ask_at"),
+        Index(
+            "watched_payments_due",
+            "provider",
+            "endpoint",
+            text("announced DESC"),
+            "ask_at",
+            postgresql_where=text("ask_at IS NOT NULL"),
+        ),
         Index("watched_payments_hint", "provider", "endpoint", "hint_reference"),
         Index("watched_payments_age", "updated_at"),
     )

@@ -168,11 +168,12 @@ async def move_event_cursor(session: AsyncSession, path: str, read_to: datetime)
     )
 
 
-async def pending(session: AsyncSession) -> Mapping[str, int]:
-    """How many payments are asked about, by provider."""
-    rows = await session.execute(
-        select(WatchedPayment.provider, func.count().label("payments"))
-        .where(WatchedPayment.ask_at.is_not(None))
-        .group_by(WatchedPayment.provider)
+async def pending(session: AsyncSession) -> Mapping[tuple[str, str], int]:
+    """How many payments are asked about, by provider and endpoint."""
+    asked = select(WatchedPayment.provider, WatchedPayment.endpoint, func.count().label("payments"))
+    found = await session.execute(
+        asked.where(WatchedPayment.ask_at.is_not(None)).group_by(
+            WatchedPayment.provider, WatchedPayment.endpoint
+        )
     )
-    return {row.provider: row.payments for row in rows}
+    return {(row.provider, row.endpoint): row.payments for row in found}
