@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -191,6 +193,75 @@ def _watched(paybus: Paybus, checkout: dict[str, Any]) -> bool:
     return bool(paybus.sql("webhook-gateway", query, checkout["reference"]))
 
 
+def test_a_currency_with_cents_can_be_asked_about(paybus: Paybus) -> None:
+    checkout = start(paybus, order("orange-money", amount=5000, currency="EUR"))
+    settle(paybus, checkout)
+    until_subscription(paybus, checkout, "active")
+
+
+def test_a_refusal_after_an_unknown_outcome_is_none(paybus: Paybus) -> None:
+    """The first attempt may have reached the payer: another key would ask again."""
+    request, key = order("mtn-momo"), uuid4().hex
+    start_and_lose(paybus, request, key)
+    before = len(payments_at(paybus, "mtn-momo"))
+    sandbox(paybus, "PUT", "/_behaviour", mode="refuse")
+    answer = post(paybus, request, key=key)
+    assert answer.status_code == 502
+    assert "may have reached the payer" in answer.json()["detail"]
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    start(paybus, request, key=key)
+    assert len(payments_at(paybus, "mtn-momo")) == before
+
+
+def test_a_later_attempt_is_watched_for_as_long_as_the_first(paybus: Paybus) -> None:
+    request, key = order("mtn-momo"), uuid4().hex
+    start_and_lose(paybus, request, key)
+    checkout = start(paybus, request, key=key)
+    query = "SELECT expires_at FROM watched_payments WHERE reference = %s"
+    until(
+        lambda: (
+            [checkout["expires_at"]]
+            == [
+                row[0].isoformat().replace("+00:00", "Z")
+                for row in paybus.sql("webhook-gateway", query, checkout["reference"])
+            ]
+        ),
+        what="it is watched until the second attempt's end",
+    )
+
+
+def test_a_row_of_a_version_that_knew_more_is_served(paybus: Paybus) -> None:
+    request, key = order("fapshi"), uuid4().hex
+    checkout = start(paybus, request, key=key)
+    paybus.sql(
+        "subscription",
+        """UPDATE checkouts SET request = request || '{"field_to_come": 1}' WHERE id = %s""",
+        checkout["id"],
+    )
+    assert start(paybus, request, key=key) == checkout
+    settle(paybus, checkout)
+    until_subscription(paybus, checkout, "active")
+
+
+def test_a_payment_of_another_account_pays_nothing(paybus: Paybus) -> None:
+    """A test account may name a live checkout."""
+    checkout = start(paybus, order("flutterwave"))
+    settle(paybus, checkout)
+    until_status(paybus, checkout, "paid")
+    (told,) = [
+        each
+        for each in paybus.journal()
+        if each["type"] == "payment.succeeded" and each["data"]["payment_id"] == checkout["id"]
+    ]
+    other = start(paybus, order("flutterwave"))
+    forged = told | {"id": uuid4().hex, "source": "/webhook-gateway/flutterwave/sandbox"}
+    forged["data"] = told["data"] | {"payment_id": other["id"], "references": []}
+    paybus.publish_to("payments", "payment.succeeded", json.dumps(forged))
+    query = "SELECT 1 FROM payments WHERE provider_payment_id = %s"
+    until(lambda: bool(paybus.sql("subscription", query, other["id"])), what="it is kept")
+    assert read(paybus, "checkouts", other["id"])["status"] == "pending"
+
+
 def test_a_refusal_is_kept_and_said(paybus: Paybus) -> None:
     request, key = order("orange-money"), uuid4().hex
     sandbox(paybus, "PUT", "/_behaviour", mode="refuse")
@@ -302,13 +373,28 @@ def test_a_stripe_session_that_is_paid_is_a_paid_checkout_and_stripe_s_subscript
     assert subscription["provider"] == "stripe"
 
 
-def test_a_stripe_session_is_opened_once_for_a_key(paybus: Paybus, stripe_url: str) -> None:
-    request, key = order("stripe", plan=None, amount=700, currency="EUR"), uuid4().hex
-    first = start(paybus, request, key=key)
-    paybus.sql(
-        "subscription", "UPDATE checkouts SET status = 'starting' WHERE id = %s", first["id"]
-    )
-    assert start(paybus, request, key=key)["url"] == first["url"]
+def test_another_session_that_names_the_checkout_pays_nothing(paybus: Paybus) -> None:
+    """A payer chooses the client reference of a payment link: a euro must not pay for 5000."""
+    checkout = start(paybus, order("stripe", plan=None, amount=500_000, currency="EUR"))
+    session = {
+        "id": "cs_of_a_payment_link",
+        "mode": "payment",
+        "payment_status": "paid",
+        "customer": None,
+        "amount_total": 100,
+        "currency": "eur",
+        "client_reference_id": checkout["id"],
+        "metadata": {},
+    }
+    event: dict[str, Any] = {"id": "evt_link", "object": "event"}
+    event |= {"type": "checkout.session.completed"}
+    event |= {"created": int(time.time()), "data": {"object": session}}
+    assert paybus.send(event).status_code == 200
+    mine = session | {"id": checkout["reference"], "amount_total": 499_999}
+    assert paybus.send(event | {"id": "evt_less", "data": {"object": mine}}).status_code == 200
+    until_status(paybus, checkout, "underpaid")
+    error = read(paybus, "checkouts", checkout["id"])["error"]
+    assert error == "paid 499999 EUR, not 500000 EUR (minor units)"
 
 
 def test_a_stripe_session_that_nobody_completes_expires(paybus: Paybus, stripe_url: str) -> None:

@@ -123,6 +123,23 @@ def test_a_payment_after_it_expired_begins_anew(paybus: Paybus, paid: dict[str, 
     until_told(paybus, paid, "activated", "expired", "cancelled", "activated")
 
 
+def test_one_that_can_not_be_read_holds_up_nobody(paybus: Paybus, paid: dict[str, Any]) -> None:
+    broken = start(paybus, order("fapshi", plan=WEEK))
+    settle(paybus, broken)
+    until_subscription(paybus, broken, "active")
+    paybus.sql("subscription", "UPDATE checkouts SET request = '{}' WHERE id = %s", broken["id"])
+    pass_days(paybus, broken, 30)
+    pass_days(paybus, paid, 30)
+    until_subscription(paybus, paid, "expired")
+    assert "looked at again later" in paybus.log("subscription-worker")
+
+
+def test_schedules_are_for_the_tenant_that_runs_them(paybus: Paybus) -> None:
+    for method, path in (("GET", ""), ("POST", "/renewals/pause"), ("POST", "/renewals/run")):
+        answer = paybus.api(method, "subscription", f"/v1/schedules{path}", tenant="other")
+        assert (answer.status_code, "TENANT" in answer.text) == (403, True)
+
+
 def test_the_job_can_be_seen_and_run_by_hand(paybus: Paybus) -> None:
     listed = paybus.api("GET", "subscription", "/v1/schedules").json()
     assert [each["name"] for each in listed] == ["renewals"]

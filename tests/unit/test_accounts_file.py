@@ -37,7 +37,7 @@ def test_the_example_is_a_good_one_and_names_every_provider(provider: str) -> No
 
 
 def test_without_a_file_there_is_no_account() -> None:
-    with pytest.raises(Invalid, match="ACCOUNTS_FILE lists them"):
+    with pytest.raises(Invalid, match="that ACCOUNTS_FILE names"):
         accounts(None).find("shop", wanted("fapshi"))
 
 

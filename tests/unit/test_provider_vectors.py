@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from devstack.webhook import signature
+from fuzz.calls import SCHEMES, UNPROVED
 from support.providers import a_provider, base64_of, hmac_sha256, verify
+from webhook_gateway.asking import UnprovedProvider
 from webhook_gateway.providers import VerificationFailed
+from webhook_gateway.providers.registry import PROVIDERS
 
 SECRET, ROTATED, FOREIGN = "secret_of_ours", "secret_before_it", "secret_of_another_tenant"
 
@@ -235,3 +238,14 @@ def _refused(endpoint: Any, body: bytes, headers: Any) -> str:
     with pytest.raises(VerificationFailed) as caught:
         verify(endpoint, body, headers)
     return str(caught.value)
+
+
+# Plaid's calls are signed with a key that has to be asked for: test_plaid_webhooks.py.
+ELSEWHERE = {"plaid"}
+
+
+def test_every_provider_has_a_vector_unless_nobody_could_make_one() -> None:
+    unproved = {name for name, kind in PROVIDERS.items() if issubclass(kind, UnprovedProvider)}
+    vectors = {vector.provider for vector in VECTORS.values()}
+    assert vectors | unproved | ELSEWHERE == set(PROVIDERS)
+    assert set(SCHEMES) | set(UNPROVED) | ELSEWHERE == set(PROVIDERS)

@@ -16,6 +16,7 @@ GOOD = {
     "RABBITMQ_URL": "amqp://user:hunter22@127.0.0.1:1/vhost",
     "ENDPOINTS_FILE": str(EXAMPLE),
     "DATABASE_URL": "postgresql://user:hunter22@127.0.0.1:1/db",
+    "HTTP_PORT": "0",  # whatever else runs here
 }
 
 

@@ -8,7 +8,15 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhook_gateway.domain import Standing, Step, Watch, next_question, pause, step
+from webhook_gateway.domain import (
+    Standing,
+    Step,
+    Watch,
+    next_question,
+    pause,
+    step,
+    unanswered,
+)
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 LATER, EARLIER = NOW + timedelta(hours=1), NOW - timedelta(seconds=1)
@@ -107,3 +115,11 @@ def test_no_answer_at_all_is_not_for_ever_either(watch: Watch) -> None:
 def test_pauses_grow_up_to_ten_minutes(asked: int, known: bool) -> None:
     one, next_one = pause(asked, announced=known), pause(asked + 1, announced=known)
     assert timedelta(seconds=5) <= one <= next_one <= timedelta(minutes=10)
+
+
+def test_what_nobody_answers_for_expires_too() -> None:
+    assert unanswered(announced(), NOW).tell is None
+    over = unanswered(announced(EARLIER), NOW)
+    assert (over.tell, over.ask_at is None) == (EXPIRED, False)
+    assert unanswered(announced(EARLIER, told=EXPIRED), NOW).tell is None
+    assert unanswered(replace(announced(EARLIER), announced=False), NOW).tell is None

@@ -49,7 +49,7 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
 
     @router.put("/_payments/{provider}/_{reference}")
     async def settle(provider: str, reference: str, settle: Settle) -> None:
-        money.settle(money.payments[provider, reference], settle.standing)
+        money.settle(money.known(provider, reference), settle.standing)
 
     @router.put("/_payments/{provider}/_{reference}/mix_up")
     async def mix_up(provider: str, reference: str, other: MixUp) -> None:
@@ -59,11 +59,11 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
     @router.put("/_payments/{provider}/_{reference}/amount")
     async def pay_other(provider: str, reference: str, other: Amount) -> None:
         """The payer pays another amount than was asked for."""
-        money.payments[provider, reference].amount = other.amount
+        money.known(provider, reference).amount = other.amount
 
     @router.post("/_forge")
     async def forge(forge: Forge) -> None:
-        payment = money.payments[forge.provider, forge.reference]
+        payment = money.known(forge.provider, forge.reference)
         money.call_back(payment, forge.claim, surely=True)
 
     @router.get("/_money")
@@ -205,6 +205,6 @@ def _add_flutterwave(router: APIRouter, money: MobileMoney, public_url: str) -> 
     async def verify(tx_ref: str) -> dict[str, Any]:
         payment = money.find("flutterwave", tx_ref)
         if payment.standing == "pending":  # a link that nobody has used is no transaction yet
-            raise HTTPException(404, "No transaction was found for this id")
+            raise HTTPException(400, "No transaction was found for this id")
         message = "Transaction fetched successfully"
         return {"status": "success", "message": message, "data": flutterwave(payment)}

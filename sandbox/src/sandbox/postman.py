@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
+_DECK = 20
+
 
 class Delivery(BaseModel):
     """What becomes of callbacks: shares that are lost or sent twice, and up to how late each is
@@ -31,6 +33,8 @@ class Postman:
         self.delivery = Delivery()
         self.counts: Counter[str] = Counter()
         self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
+        self._deck: list[int] = []
+        self._dealt_for: Delivery | None = None
         self._under_way: set[asyncio.Task[None]] = set()
 
     def send(
@@ -47,19 +51,25 @@ class Postman:
         to = url or self.delivery.urls.get(provider)
         if to is None:
             return
-        times = 1
-        if not surely:
-            if self._chance.random() < self.delivery.drop:
-                self.counts[f"{provider} dropped"] += 1
-                return
-            if self._chance.random() < self.delivery.duplicate:
-                self.counts[f"{provider} doubled"] += 1
-                times = 2
+        times = 1 if surely else self._times()
+        if times != 1:
+            self.counts[f"{provider} {'doubled' if times else 'dropped'}"] += 1
         for _ in range(times):
             late = self._chance.uniform(0, self.delivery.delay_seconds)
             task = asyncio.create_task(self._send(provider, to, body, headers, method, late))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
+
+    def _times(self) -> int:
+        """How often the next callback is sent. Dealt, so that of every twenty as many are lost and
+        doubled as was asked for."""
+        if self._dealt_for != self.delivery or not self._deck:
+            dropped = round(self.delivery.drop * _DECK)
+            doubled = min(round(self.delivery.duplicate * _DECK), _DECK - dropped)
+            self._deck = [0] * dropped + [2] * doubled + [1] * (_DECK - dropped - doubled)
+            self._chance.shuffle(self._deck)
+            self._dealt_for = self.delivery
+        return self._deck.pop()
 
     async def _send(
         self,

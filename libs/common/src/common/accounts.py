@@ -34,6 +34,13 @@ class Account(BaseModel):
         return f"{self.provider}/{self.name}"
 
 
+def gateway_source(provider: str, name: str) -> str:
+    """The source of the events that the gateway tells of an account. It names the endpoint, for
+    whoever holds another tenant's secret could otherwise send events that pass for duplicates of
+    this one's."""
+    return f"/webhook-gateway/{provider}" + ("" if name == DEFAULT else f"/{name}")
+
+
 AccountT = TypeVar("AccountT", bound=Account)
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows, scheduler
-from common.auth import Operator, Viewer
+from common.auth import Caller, Operator, Viewer
+from common.errors import Forbidden
 from common.http import encode_cursor
 from common.rows import RowT
 
@@ -83,24 +84,33 @@ class RunOrdered(BaseModel):
     run_id: str
 
 
-def schedules_router(service: str) -> APIRouter:
-    """See, pause, resume and run the service's scheduled jobs."""
+def schedules_router(service: str, tenant: str) -> APIRouter:
+    """See, pause, resume and run the service's scheduled jobs, which serve all tenants: only for
+    callers of `tenant`, the one that runs them."""
     router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 
+    def check(caller: Caller) -> None:
+        if caller.tenant != tenant:
+            raise Forbidden("schedules serve all tenants; another one runs them (TENANT)")
+
     @router.get("")
-    async def list_schedules(_: Viewer, session: Session) -> list[ScheduleView]:
+    async def list_schedules(caller: Viewer, session: Session) -> list[ScheduleView]:
+        check(caller)
         return [ScheduleView(**row) for row in await scheduler.list_all(session)]
 
     @router.post("/{name}/pause")
-    async def pause(_: Operator, session: Session, name: str) -> ScheduleView:
+    async def pause(caller: Operator, session: Session, name: str) -> ScheduleView:
+        check(caller)
         return await _set_paused(session, name, True)
 
     @router.post("/{name}/resume")
-    async def resume(_: Operator, session: Session, name: str) -> ScheduleView:
+    async def resume(caller: Operator, session: Session, name: str) -> ScheduleView:
+        check(caller)
         return await _set_paused(session, name, False)
 
     @router.post("/{name}/run", status_code=202)
     async def run(caller: Operator, session: Session, name: str) -> RunOrdered:
+        check(caller)
         async with session.begin():
             await scheduler.get(session, name)
             run_id = await scheduler.order_run(

@@ -14,7 +14,8 @@ from common.errors import RateLimited, Upstream
 
 Object = dict[str, Any]
 
-_LONGEST_EXCERPT = 300
+_LONGEST_ANSWER = 10_000
+_LONGEST_EXCERPT = 400
 _RETRY_AFTER_SECONDS = 30.0
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
 # Of the 4xx, those that say nothing about what was asked for.
@@ -53,6 +54,11 @@ class Token:
         return self._token
 
 
+def excerpt(said: str) -> str:
+    """Of a text without secrets any more: what of it is kept."""
+    return said[:_LONGEST_EXCERPT]
+
+
 def url(base: HttpUrl, *parts: str) -> str:
     """Each part is one of the path, whatever characters it has."""
     return "/".join([str(base).rstrip("/"), *(quote(part, safe="") for part in parts)])
@@ -63,12 +69,12 @@ async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -
     known there.
 
     Raises `RateLimited`, `NotAuthorized`, `Refused`, or `Upstream` when what became of the call is
-    not known. The message has an excerpt of the answer.
+    not known. The message has the answer: mask the secrets in it, then cut it (`excerpt`).
     """
     try:
         answer = await http.request(method, url, **request)
-    except httpx.TransportError as error:
-        raise Upstream(f"no answer ({type(error).__name__})") from error
+    except httpx.RequestError as error:
+        raise Upstream(f"gave no answer ({type(error).__name__})") from error
     status = answer.status_code
     if status == httpx.codes.NOT_FOUND:
         return None
@@ -78,7 +84,7 @@ async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -
         raise RateLimited("asked too often", min(seconds, _LONGEST_RETRY_AFTER_SECONDS))
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         raise NotAuthorized(f"answers {status}: check the account's credentials")
-    said = f"answers {status}: {answer.text[:_LONGEST_EXCERPT]}"
+    said = f"answers {status}: {answer.text[:_LONGEST_ANSWER]}"
     if answer.is_client_error and status not in _NOT_A_REFUSAL:
         raise Refused(said, status)
     if not answer.is_success:

@@ -109,6 +109,12 @@ class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
     )
 
 
+class ScheduleSettings(Settings):
+    tenant: str = Field(
+        default="default", description="the tenant that runs scheduled jobs, for all tenants"
+    )
+
+
 class AuthSettings(Settings):
     """Where the public keys of API tokens are: a file or a URL."""
 

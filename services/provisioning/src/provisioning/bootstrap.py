@@ -32,7 +32,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app.state.sessions = sessions
     app.state.provisioner = await _provisioner(settings, context, sessions)
     app.include_router(router)
-    app.include_router(schedules_router("provisioning"))
+    app.include_router(schedules_router("provisioning", settings.tenant))
     return Running(app)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 
 from common import settings
-from common.settings import AuthSettings, DatabaseSettings, HttpSettings
+from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
 
 
 def _header_value(token: SecretStr) -> SecretStr:
@@ -28,10 +28,9 @@ class BackendSettings(HttpSettings, DatabaseSettings):
     )
 
 
-class ApiSettings(BackendSettings, AuthSettings):
+class ApiSettings(BackendSettings, AuthSettings, ScheduleSettings):
     pass
 
 
-class WorkerSettings(BackendSettings, settings.WorkerSettings):
+class WorkerSettings(BackendSettings, ScheduleSettings, settings.WorkerSettings):
     concurrency: int = Field(default=16, ge=1, le=500, description="operations under way at once")
-    tenant: str = Field(default="default", description="the tenant that scheduled jobs run for")

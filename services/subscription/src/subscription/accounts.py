@@ -57,6 +57,6 @@ class Accounts:
             return self._clients[tenant, wanted.provider, wanted.account]
         except KeyError:
             raise Invalid(
-                f"the tenant {tenant!r} has no account {wanted.provider}/{wanted.account}; "
-                "ACCOUNTS_FILE lists them"
+                f"the tenant {tenant!r} has no account {wanted.provider}/{wanted.account}: "
+                "give it one in the file that ACCOUNTS_FILE names"
             ) from None

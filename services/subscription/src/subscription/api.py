@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,10 +99,21 @@ class CheckoutView(ProviderView):
     )
     expires_at: datetime | None
     paid_at: datetime | None
-    error: str | None = Field(description="why the provider refused it")
+    error: str | None = Field(description="why it was refused, or what was paid instead")
 
 
-@router.post("/checkouts", status_code=201)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "it can't be started so: change it"},
+    409: {"description": "the key was used for another request"},
+    422: {
+        "description": "not a request for a checkout, or the provider refuses it: take another key"
+    },
+    502: {"description": "what became of it is not known: send it again with the same key"},
+    503: {"description": "not now: send it again with the same key"},
+}
+
+
+@router.post("/checkouts", status_code=201, responses=_PROBLEMS)
 async def start_checkout(
     caller: Operator, request: Request, wanted: NewCheckout, idempotency_key: IdempotencyKey
 ) -> CheckoutView:

@@ -34,7 +34,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         redact=context.redact,
     )
     app.include_router(router)
-    app.include_router(schedules_router("subscription"))
+    app.include_router(schedules_router("subscription", settings.tenant))
     return Running(app)
 
 

@@ -16,18 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.contracts.event import Event, derived_id
 from common.contracts.payments import CheckoutStarted
 from common.database import Sessions
-from common.errors import Conflict, RateLimited, Upstream
+from common.errors import Conflict, Invalid, RateLimited, Upstream
 from common.logs import get_logger
 from common.messaging import outbox
-from common.messaging.connection import describe
-from common.outside import Refused
+from common.outside import Refused, excerpt
 from common.redaction import Redactor
 from subscription import metrics, models, repository
 from subscription.accounts import Accounts
 from subscription.clients import CheckoutClient, Order, Started
 from subscription.models import OURS, Checkout, row_id
 from subscription.outcomes import CheckoutStatus
-from subscription.requests import NewCheckout
+from subscription.requests import NewCheckout, stored
 
 log = get_logger(__name__)
 
@@ -48,79 +47,118 @@ class Checkouts:
     async def start(self, tenant: str, key: str, wanted: NewCheckout) -> Checkout:
         """Raises `Invalid`; `Conflict` when the key was used for another request; `Refused`; and
         `Upstream` or `RateLimited` when the same request may be sent again."""
-        client = self._accounts.find(tenant, wanted)
-        client.check(wanted)
+        known = await self._known(tenant, key, wanted)
+        if known is not None and known.status != CheckoutStatus.STARTING:
+            return _answer(known)
+        try:
+            client = self._accounts.find(tenant, wanted)
+            client.check(wanted)
+        except Invalid as error:
+            if known is None or known.reference is None:
+                raise
+            raise Upstream(
+                f"the payer may have been asked; mend this, then {_AGAIN}: {error}"
+            ) from error
         checkout, order = await self._intend(client, tenant, key, wanted)
         if order is None:
-            if checkout.status == CheckoutStatus.REFUSED:
-                raise Refused(checkout.error or "", 0)
-            return checkout
+            return _answer(checkout)
         try:
-            started = await self._ask(client, order)
+            started, payload = await self._ask(client, order)
         except Refused as error:
-            await self._refuse(order, str(error))
-            raise
-        return await self._record(order, started)
+            return _answer(await self._refuse(client, order, error))
+        return _answer(await self._record(order, started, payload))
+
+    async def _known(self, tenant: str, key: str, wanted: NewCheckout) -> Checkout | None:
+        async with self._sessions() as session:
+            checkout = await repository.checkout(session, _id(tenant, key))
+        if checkout is not None:
+            _same(checkout, wanted)
+        return checkout
 
     async def _intend(
         self, client: CheckoutClient, tenant: str, key: str, wanted: NewCheckout
     ) -> tuple[Checkout, Order | None]:
         """The checkout, and the order that is to be sent now, if any."""
-        values = _row(tenant, key, wanted)
         async with self._sessions.begin() as session:
-            checkout = await repository.intend_checkout(session, values)
-            if checkout.request != values["request"]:
-                raise Conflict("this Idempotency-Key was used for another request")
+            checkout = await repository.intend_checkout(session, _row(tenant, key, wanted))
+            _same(checkout, wanted)
             if checkout.status != CheckoutStatus.STARTING:
                 return checkout, None
             checkout.attempts += 1
             name = checkout.reference or client.reference(checkout.id, checkout.attempts)
             order = Order(checkout.id, name, wanted)
             if client.asks_the_payer and checkout.reference is None:
-                await _announce(session, checkout, client.started(order, name, None))
+                started = client.started(order, name, None)
+                await _announce(session, checkout, started, _payload(order, started))
         return checkout, order
 
-    async def _ask(self, client: CheckoutClient, order: Order) -> Started:
+    async def _ask(self, client: CheckoutClient, order: Order) -> tuple[Started, CheckoutStarted]:
         provider = order.wanted.provider
         try:
             async with asyncio.timeout(self._timeout):
-                return await client.start(order)
+                started = await client.start(order)
+            return started, _payload(order, started)
         except Refused as error:
-            raise Refused(self._redact(f"{provider} {error}"), error.status) from error
+            raise Refused(self._said(f"{provider} {error}"), error.status) from error
         except RateLimited as error:
             raise RateLimited(f"{provider} {error}: {_AGAIN}", error.retry_after) from error
         except Upstream as error:
-            raise Upstream(self._redact(f"{provider} {error}; {_AGAIN}")) from error
+            raise Upstream(f"{self._said(f'{provider} {error}')}; {_AGAIN}") from error
         except TimeoutError as error:
             raise Upstream(f"{provider} gave no answer in {self._timeout:g} s; {_AGAIN}") from error
-        except (LookupError, TypeError, ValueError) as error:
-            log.warning("a strange answer", provider=provider, error=describe(error))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            log.warning("a strange answer", provider=provider, error=type(error).__name__)
             raise Upstream(f"{provider} answers something strange; {_AGAIN}") from error
 
-    async def _refuse(self, order: Order, reason: str) -> None:
-        async with self._sessions.begin() as session:
-            checkout = await repository.locked_checkout(session, order.id)
-            if checkout.status == CheckoutStatus.STARTING:
-                checkout.status = CheckoutStatus.REFUSED
-                checkout.error = reason
-        metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.REFUSED).inc()
+    def _said(self, text: str) -> str:
+        return excerpt(self._redact(text))
 
-    async def _record(self, order: Order, started: Started) -> Checkout:
+    async def _refuse(self, client: CheckoutClient, order: Order, refused: Refused) -> Checkout:
         async with self._sessions.begin() as session:
             checkout = await repository.locked_checkout(session, order.id)
             if checkout.status != CheckoutStatus.STARTING:
+                return checkout  # another attempt fared better
+            if client.asks_the_payer and checkout.attempts > 1:
+                raise Upstream(
+                    f"{refused}; an earlier attempt may have reached the payer: {_AGAIN}"
+                )
+            checkout.status = CheckoutStatus.REFUSED
+            checkout.error = str(refused)
+        metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.REFUSED).inc()
+        return checkout
+
+    async def _record(self, order: Order, started: Started, payload: CheckoutStarted) -> Checkout:
+        async with self._sessions.begin() as session:
+            checkout = await repository.locked_checkout(session, order.id)
+            if checkout.status not in {CheckoutStatus.STARTING, CheckoutStatus.REFUSED}:
                 return checkout  # another request was quicker, or the payer was
             checkout.status = CheckoutStatus.PENDING
-            await _announce(session, checkout, started)
+            checkout.error = None
+            await _announce(session, checkout, started, payload)
         metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.PENDING).inc()
         return checkout
+
+
+def _id(tenant: str, key: str) -> str:
+    return derived_id(models.Checkout.__tablename__, tenant, key)
+
+
+def _same(checkout: Checkout, wanted: NewCheckout) -> None:
+    if stored(checkout.request) != wanted:
+        raise Conflict("this Idempotency-Key was used for another request")
+
+
+def _answer(checkout: Checkout) -> Checkout:
+    if checkout.status == CheckoutStatus.REFUSED:
+        raise Refused(checkout.error or "refused", 0)
+    return checkout
 
 
 def _row(tenant: str, key: str, wanted: NewCheckout) -> dict[str, Any]:
     ours = wanted.provider != "stripe"  # which says itself who the customer is
     customer, subscription = wanted.customer.reference, models.our_subscription(wanted)
     return {
-        "id": derived_id(models.Checkout.__tablename__, tenant, key),
+        "id": _id(tenant, key),
         "tenant": tenant,
         "provider": wanted.provider,
         "account": wanted.account,
@@ -136,15 +174,34 @@ def _row(tenant: str, key: str, wanted: NewCheckout) -> dict[str, Any]:
     }
 
 
-async def _announce(session: AsyncSession, checkout: Checkout, started: Started) -> None:
+def _payload(order: Order, started: Started) -> CheckoutStarted:
+    """Raises `ValidationError` for what a provider could not mean."""
+    return CheckoutStarted(
+        provider=order.wanted.provider,
+        endpoint=order.wanted.account,
+        reference=started.reference,
+        checkout_id=order.id,
+        amount=started.amount,
+        currency=started.currency,
+        expires_at=started.expires_at,
+        hint_reference=started.hint_reference,
+        lookup=dict(started.lookup),
+    )
+
+
+async def _announce(
+    session: AsyncSession, checkout: Checkout, started: Started, payload: CheckoutStarted
+) -> None:
     checkout.reference = started.reference
     checkout.url = started.url
     checkout.expires_at = started.expires_at
     if checkout.provider == "stripe":
         checkout.amount, checkout.currency = started.amount, started.currency
     now = datetime.now(UTC)
-    # The same for the same payment: whoever is told twice knows it.
-    id_ = derived_id("checkout.started", checkout.id, started.reference)
+    # A later attempt at the same payment is news: it may be paid for longer.
+    id_ = derived_id(
+        "checkout.started", checkout.id, started.reference, started.expires_at.isoformat()
+    )
     event = Event[CheckoutStarted](
         id=id_,
         source="/subscription",
@@ -153,18 +210,8 @@ async def _announce(session: AsyncSession, checkout: Checkout, started: Started)
         time=now,
         recordedtime=now,
         tenant=checkout.tenant,
-        correlationid=id_,
+        correlationid=checkout.id,
         trust="signature",
-        data=CheckoutStarted(
-            provider=checkout.provider,
-            endpoint=checkout.account,
-            reference=started.reference,
-            checkout_id=checkout.id,
-            amount=started.amount,
-            currency=started.currency,
-            expires_at=started.expires_at,
-            hint_reference=started.hint_reference,
-            lookup=dict(started.lookup),
-        ),
+        data=payload,
     )
     await outbox.write(session, [event])

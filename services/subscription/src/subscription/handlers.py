@@ -19,7 +19,7 @@ from common.contracts.payments import (
 from common.contracts.subscriptions import PlanSnapshot, ProviderSubscription
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
-from subscription import domain, models, outcomes, recording, repository, settling
+from subscription import domain, models, recording, repository, settling
 from subscription.domain import Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
@@ -28,14 +28,14 @@ from subscription.outcomes import CheckoutStatus, Outcome
 async def on_checkout_completed(work: Work, event: Event[CheckoutCompleted]) -> None:
     report = event.data
     checkout = settling.checkout_of(work.session, event)
-    if checkout is not None:
+    if checkout is not None and report.paid:
         if report.customer_id is not None:
             checkout.customer_id = _id(models.Customer, event, report.customer_id)
         if report.subscription_id is not None:
             checkout.subscription_id = _id(models.Subscription, event, report.subscription_id)
-        if report.paid:
-            outcome = Outcome(CheckoutStatus.PAID, event.time, event.id)
-            await settling.settle(work, event, checkout, outcome, report.contact)
+        known = report.amount is not None and report.currency is not None
+        paid = (report.amount or 0, report.currency or "") if known else None
+        await settling.settle_payment(work, event, checkout, paid, report.contact)
     if report.customer_id is None:
         return  # a guest's single payment: neither customer nor subscription of ours
     await recording.update_contact(
@@ -50,8 +50,13 @@ async def on_payment(work: Work, event: Event[PaymentReported]) -> None:
     paid = event.type == "payment.succeeded"
     await recording.keep_payment(work.session, event, paid=paid)
     checkout = settling.checkout_of(work.session, event)
-    if checkout is not None:
-        outcome = Outcome(_standing(event, checkout), event.time, event.id)
+    if checkout is not None and paid:
+        amount = (report.amount, report.currency)
+        await settling.settle_payment(work, event, checkout, amount, report.contact)
+    elif checkout is not None:
+        expired = event.type == "payment.expired"
+        status = CheckoutStatus.EXPIRED if expired else CheckoutStatus.FAILED
+        outcome = Outcome(status, event.time, event.id)
         await settling.settle(work, event, checkout, outcome, report.contact)
     if report.customer_id is None:
         return
@@ -170,19 +175,6 @@ async def _subscription(
 ) -> models.Subscription:
     id_ = _id(models.Subscription, event, provider_subscription_id)
     return await session.get_one(models.Subscription, id_)
-
-
-def _standing(event: Event[PaymentReported], checkout: models.Checkout) -> CheckoutStatus:
-    report = event.data
-    if event.type == "payment.succeeded":
-        return outcomes.of_payment(
-            paid=report.amount,
-            currency=report.currency,
-            wanted=checkout.amount,
-            wanted_currency=checkout.currency,
-        )
-    expired = event.type == "payment.expired"
-    return CheckoutStatus.EXPIRED if expired else CheckoutStatus.FAILED
 
 
 def _plan_id(event: Event[Any], provider: str, plan: PlanSnapshot | None) -> str | None:

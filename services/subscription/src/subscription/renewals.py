@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from common import rows
 from common.contracts.event import Event
 from common.contracts.jobs import JobDue
+from common.logs import get_logger
 from common.messaging.outbox import Work
 from common.scheduler import Every, Schedule, order_run
 from subscription import domain, models, periods, recording, repository
 from subscription.domain import Change, Lifecycle, Snapshot
 from subscription.models import OURS, Checkout, row_id
-from subscription.requests import NewCheckout
+from subscription.requests import stored
+
+log = get_logger(__name__)
 
 _JOB = "renewals"
 _MOST = 1000
+_POSTPONED = timedelta(hours=1)
 
 
 async def renew(
@@ -51,11 +57,21 @@ async def run(work: Work, event: Event[JobDue]) -> str:
     now = await rows.clock(work.session)
     due = await repository.due_subscriptions(work.session, now, _MOST)
     paid = await repository.paid_checkouts(work.session, [row.id for row in due])
+    failed = 0
     for row in due:
-        await renew(work, event, row, paid[row.id], now)
+        id_ = row.id  # which can't be asked of a row that was rolled back
+        try:
+            async with work.alone():
+                await renew(work, event, row, paid[id_], now)
+        except SQLAlchemyError:
+            raise
+        except Exception:  # one that can't be read holds up nobody
+            log.exception("not renewed, looked at again later", subscription=id_)
+            failed += 1
+            await repository.postpone(work.session, id_, now + _POSTPONED)
     if len(due) == _MOST:  # there may be more: not only at the next tick
         await order_run(work.session, service="subscription", tenant=event.tenant, job=_JOB, at=now)
-    return f"{len(due)} subscriptions were due"
+    return f"{len(due)} subscriptions were due" + (f", {failed} failed" if failed else "")
 
 
 def schedule(pause: timedelta) -> Sequence[Schedule]:
@@ -63,7 +79,7 @@ def schedule(pause: timedelta) -> Sequence[Schedule]:
 
 
 def _payment(checkout: Checkout) -> periods.Payment:
-    plan = NewCheckout.model_validate(checkout.request).plan
+    plan = stored(checkout.request).plan
     assert plan is not None
     assert checkout.paid_at is not None
     return periods.Payment(
@@ -76,6 +92,6 @@ def _payment(checkout: Checkout) -> periods.Payment:
 
 
 def _plan_of(checkout: Checkout) -> str:
-    plan = NewCheckout.model_validate(checkout.request).plan
+    plan = stored(checkout.request).plan
     assert plan is not None
     return plan.plan_id

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -29,7 +29,8 @@ async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
     await session.execute(
         row.on_conflict_do_update(
             index_elements=[Plan.id],
-            set_={name: getattr(row.excluded, name) for name in changed},
+            set_={name: getattr(row.excluded, name) for name in changed}
+            | {"name": func.coalesce(row.excluded.name, Plan.name)},  # no name says nothing
             where=newer,
         )
     )
@@ -117,3 +118,11 @@ async def due_subscriptions(
         .with_for_update(skip_locked=True)
     )
     return (await session.scalars(due)).all()
+
+
+async def postpone(session: AsyncSession, id_: str, until: datetime) -> None:
+    await session.execute(update(Subscription).where(Subscription.id == id_).values(due_at=until))
+
+
+async def checkout(session: AsyncSession, id_: str) -> Checkout | None:
+    return await session.get(Checkout, id_)

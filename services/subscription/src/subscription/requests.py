@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
 
@@ -24,8 +24,8 @@ class Buyer(_Part):
     name: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00]+$")
     phone: str | None = Field(
         default=None,
-        pattern=r"^[0-9]{8,15}$",
-        description="with country code (E.164, without the plus)",
+        pattern=r"^\+?[0-9]{8,15}$",
+        description="with country code (E.164); the plus may be left out",
     )
 
 
@@ -76,3 +76,8 @@ class NewCheckout(_Part):
                 else "amount and currency are missing"
             )
         return self
+
+
+def stored(request: dict[str, Any]) -> NewCheckout:
+    """A request as it was written down, perhaps by a version that knew more fields."""
+    return NewCheckout.model_validate(request, extra="ignore")

@@ -3,10 +3,10 @@
 from pydantic import Field, FilePath
 
 from common import settings
-from common.settings import AuthSettings, DatabaseSettings, HttpSettings
+from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
 
 
-class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings):
+class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
     accounts_file: FilePath | None = Field(
         default=None, description="at which accounts checkouts are started, as TOML"
     )
@@ -15,11 +15,10 @@ class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings):
     )
 
 
-class WorkerSettings(settings.WorkerSettings):
+class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
     consumer_batch: int = Field(
         default=250, ge=1, le=1000, description="messages in one transaction, at the most"
     )
     renewals_pause_seconds: float = Field(
         default=60, ge=1, description="how often due subscriptions are looked for"
     )
-    tenant: str = Field(default="default", description="the tenant that scheduled jobs run for")

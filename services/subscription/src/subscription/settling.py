@@ -8,15 +8,17 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
+from common.accounts import gateway_source
 from common.contracts.event import Event
 from common.contracts.payments import CheckoutCompleted, Contact, PaymentReported
 from common.contracts.subscriptions import PlanSnapshot
 from common.logs import get_logger
 from common.messaging.outbox import Work
-from subscription import metrics, models, recording, renewals, repository
+from subscription import metrics, models, outcomes, recording, renewals, repository
+from subscription.clients.stripe import CHECKOUT
 from subscription.models import OURS, Checkout
 from subscription.outcomes import CheckoutStatus, Outcome
-from subscription.requests import NewCheckout
+from subscription.requests import stored
 
 log = get_logger(__name__)
 
@@ -28,20 +30,26 @@ async def lock_checkouts(session: AsyncSession, events: Sequence[Event[Any]]) ->
     names = sorted({name for event in events for name in _names(event)})
     by_name: dict[tuple[str, str, str | None], Checkout] = {}
     for checkout in await repository.checkouts_named(session, names) if names else ():
+        source = gateway_source(checkout.provider, checkout.account)
         for name in (checkout.id, checkout.reference):
-            by_name[checkout.tenant, checkout.provider, name] = checkout
+            by_name[checkout.tenant, source, name] = checkout
     session.info["checkouts"] = by_name
 
 
 def checkout_of(session: AsyncSession, event: Event[Any]) -> Checkout | None:
+    """Of the account that the event came by."""
     by_name: Mapping[tuple[str, str, str], Checkout] = session.info["checkouts"]
-    found = (by_name.get((event.tenant, event.data.provider, name)) for name in _names(event))
-    return next((checkout for checkout in found if checkout is not None), None)
+    found = (by_name.get((event.tenant, event.source, name)) for name in _names(event))
+    checkout = next((each for each in found if each is not None), None)
+    if checkout is None or not isinstance(event.data, CheckoutCompleted):
+        return checkout
+    # One session of Stripe's is one payment: another one is not for this checkout.
+    return checkout if checkout.reference in {None, event.data.checkout_id} else None
 
 
 def owned_rows(checkout: Checkout) -> tuple[Rows, Rows]:
     """The customer and the subscription that a checkout is for, to be locked."""
-    request = NewCheckout.model_validate(checkout.request)
+    request = stored(checkout.request)
     owner: dict[str, Any] = {"tenant": checkout.tenant, "provider": OURS}
     customers: dict[str, dict[str, Any]] = {}
     subscriptions: dict[str, dict[str, Any]] = {}
@@ -55,6 +63,29 @@ def owned_rows(checkout: Checkout) -> tuple[Rows, Rows]:
             "customer_id": checkout.customer_id,
         }
     return customers, subscriptions
+
+
+async def settle_payment(
+    work: Work,
+    event: Event[Any],
+    checkout: Checkout,
+    paid: tuple[int, str] | None,
+    payer: Contact,
+) -> None:
+    """Take what a provider says was paid: minor units and their currency, None when Stripe's page
+    cost nothing."""
+    status = CheckoutStatus.PAID
+    if paid is not None:
+        status = outcomes.of_payment(
+            paid=paid[0],
+            currency=paid[1],
+            wanted=checkout.amount,
+            wanted_currency=checkout.currency,
+        )
+        if status is CheckoutStatus.UNDERPAID and checkout.status != CheckoutStatus.PAID:
+            wanted = f"{checkout.amount} {checkout.currency}"
+            checkout.error = f"paid {paid[0]} {paid[1]}, not {wanted} (minor units)"
+    await settle(work, event, checkout, Outcome(status, event.time, event.id), payer)
 
 
 async def settle(
@@ -74,19 +105,24 @@ async def settle(
         metrics.checkouts.labels(checkout.provider, outcome.status).inc()
         log.info("checkout settled", checkout=checkout.id, outcome=outcome.status)
     if outcome.status is CheckoutStatus.UNDERPAID:
-        log.error("paid less than was asked for: refund it, or settle it by hand", id=checkout.id)
+        log.error(
+            "paid less than was asked for: refund it at the provider",
+            checkout=checkout.id,
+            error=checkout.error,
+        )
     checkout.status = outcome.status
     checkout.reported_at = outcome.at
     checkout.reported_event_id = outcome.event_id
     if outcome.status is CheckoutStatus.PAID:
         checkout.paid_at = outcome.at
+        checkout.error = None
         await _serve(work, event, checkout, payer)
 
 
 async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Contact) -> None:
     if checkout.provider == "stripe" or checkout.customer_id is None:
         return  # Stripe keeps customer and subscription, and reports both
-    request = NewCheckout.model_validate(checkout.request)
+    request = stored(checkout.request)
     customer = request.customer
     contact = Contact(email=customer.email or payer.email, name=customer.name or payer.name)
     await recording.update_contact(work, event, checkout.customer_id, contact)
@@ -107,10 +143,11 @@ async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Conta
 
 
 def _names(event: Event[Any]) -> list[str]:
-    """By which a report may name a checkout: the provider's reference, or ours."""
+    """By which a report may name a checkout: the provider's reference, or ours where no payer could
+    have chosen it."""
     data = event.data
     if isinstance(data, CheckoutCompleted):
-        return [name for name in (data.checkout_id, data.client_reference) if name]
+        return [data.checkout_id, *filter(None, [data.metadata.get(CHECKOUT)])]
     if isinstance(data, PaymentReported) and data.customer_id is None:
         return [data.payment_id, *data.references]
     return []

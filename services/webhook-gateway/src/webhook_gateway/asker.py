@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,12 +18,13 @@ import sqlalchemy.exc
 
 from common import rows
 from common.contracts.event import Event, derived_id
-from common.contracts.payments import PaymentReported
+from common.contracts.payments import Contact, PaymentReported
 from common.database import Sessions
 from common.errors import RateLimited
 from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.connection import describe
+from common.outside import excerpt
 from common.redaction import Redactor
 from webhook_gateway import domain, metrics, repository
 from webhook_gateway.asking import Answer, AskedProvider, Question
@@ -166,7 +168,7 @@ class Asker:
                 await repository.hold_back(session, path, error.retry_after, self._per_second)
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever it says is no answer
-            return self._redact(describe(error))
+            return excerpt(self._redact(describe(error)))
         else:
             return answer
         finally:
@@ -212,11 +214,17 @@ class Asker:
             )
             if step.tell is None:
                 return step, None, None
-            try:
-                return step, _event(provider, row, step.tell, answer), None
-            except (ValueError, TypeError) as error:
-                answer = f"its answer can't be told: {self._redact(describe(error))}"
-        return Step(None, domain.next_question(watch, now)), None, answer
+            # What is only for people to read must not keep a payment from being told.
+            plain = replace(answer, reason=None, contact=Contact(), references=())
+            for told in (answer, plain):
+                try:
+                    return step, _event(provider, row, step.tell, told), None
+                except (ValueError, TypeError) as error:
+                    fault = f"its answer can't be told: {excerpt(self._redact(describe(error)))}"
+            answer = fault
+        step = domain.unanswered(watch, now)
+        event = _event(provider, row, step.tell, Answer(step.tell)) if step.tell else None
+        return step, event, answer
 
     async def _tidy(self) -> None:
         async with self._sessions.begin() as session:

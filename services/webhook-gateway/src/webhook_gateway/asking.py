@@ -6,11 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import httpx
 from starlette.datastructures import Headers
 
-from common.contracts.payments import Contact
+from common.contracts.event import Event
+from common.contracts.payments import Contact, PaymentHint
 from common.errors import Upstream
 from common.outside import NotAuthorized, Token
 from webhook_gateway.domain import Standing
@@ -41,10 +43,26 @@ class Answer:
 
 
 class AskedProvider(Provider):
-    """One whose calls are hints. `failure_is_final` is whether a failed payment stays one: a link
-    may be paid after a first attempt failed."""
+    """One whose calls are hints: what they claim is asked for. `failure_is_final` is whether a
+    failed payment stays one: a link may be paid after a first attempt failed."""
 
     failure_is_final: ClassVar[bool] = False
+    # Whether its calls carry a secret of the payment instead of the name that it is asked by.
+    hints_by_secret: ClassVar[bool] = False
+
+    def hint(self, reference: str, status: str, proof: Proof) -> Event[Any]:
+        """Each is news: were the second of two the same event, a forged one that came before the
+        true one would silence it. What it costs is bounded where the provider is asked."""
+        claim = _CLAIMS.get(status.lower(), "other")
+        return self.event(
+            "payment.reported",
+            PaymentHint(
+                provider=self.name, endpoint=self.endpoint.name, reference=reference, claim=claim
+            ),
+            id_=str(uuid4()),
+            subject=reference,
+            proof=proof,
+        )
 
     @property
     @abstractmethod
@@ -89,3 +107,12 @@ def expect(question: Question, answered: Any) -> None:
 def texts(*values: Any) -> tuple[str, ...]:
     """Those that are there, as text, whatever the provider makes of its ids."""
     return tuple(str(each) for each in values if each is not None and each != "")
+
+
+# What providers call it.
+_CLAIMS = {
+    **dict.fromkeys(("success", "successful", "succeeded", "completed"), "succeeded"),
+    **dict.fromkeys(("created", "initiated", "pending"), "pending"),
+    "failed": "failed",
+    "expired": "expired",
+}

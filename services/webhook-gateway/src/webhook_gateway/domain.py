@@ -69,6 +69,13 @@ def step(watch: Watch, answer: Standing, now: datetime, *, failure_is_final: boo
     return Step(tell, None if answer is Standing.EXPIRED else again)
 
 
+def unanswered(watch: Watch, now: datetime) -> Step:
+    """What follows from no answer, or none that can be read. An announced payment that nobody can
+    tell us of is called expired when its time is over, like one that is pending still."""
+    over = watch.announced and now >= watch.expires_at and watch.told is Standing.PENDING
+    return Step(Standing.EXPIRED if over else None, next_question(watch, now))
+
+
 def next_question(watch: Watch, now: datetime) -> datetime | None:
     """When to ask again, whatever the last answer was, or that there was none; None is never."""
     if not watch.announced and (watch.asked >= _QUESTIONS_FOR_A_HINT or now >= watch.expires_at):

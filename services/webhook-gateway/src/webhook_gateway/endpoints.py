@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import SecretStr, field_validator
 
 from common import accounts
-from common.accounts import DEFAULT, Account
+from common.accounts import Account, gateway_source
 
 
 class Endpoint(Account):
@@ -37,9 +37,8 @@ class Endpoint(Account):
 
     @property
     def source(self) -> str:
-        """Of its events. It names the endpoint, for whoever holds another tenant's secret could
-        otherwise send events that pass for duplicates of this one's."""
-        return f"/webhook-gateway/{self.provider if self.name == DEFAULT else self.path}"
+        """Of its events."""
+        return gateway_source(self.provider, self.name)
 
 
 def read(path: Path) -> list[Endpoint]:

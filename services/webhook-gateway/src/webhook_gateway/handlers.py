@@ -12,15 +12,20 @@ from common.logs import get_logger
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
 from webhook_gateway import repository
+from webhook_gateway.asking import AskedProvider
 from webhook_gateway.domain import FIRST_ASK
 from webhook_gateway.models import payment_id
+from webhook_gateway.providers.registry import PROVIDERS
 
 log = get_logger(__name__)
 
 # A hint that nobody announced is asked about a few times only, see domain.step.
 _HINT_EXPIRES = timedelta(hours=1)
-# Here a hint carries a secret of the payment instead of its name.
-_HINTS_BY_SECRET = frozenset({"orange-money"})
+_HINTS_BY_SECRET = frozenset(
+    name
+    for name, kind in PROVIDERS.items()
+    if issubclass(kind, AskedProvider) and kind.hints_by_secret
+)
 
 
 class Handlers:

@@ -110,8 +110,7 @@ class StripeHealer:
         async with self._sessions.begin() as session:
             await outbox.write(session, events)
             await repository.move_event_cursor(session, provider.endpoint.path, end)
-        payments = sum(event.type.startswith("payment.") for event in events)
-        metrics.healed.labels(provider.name).inc(payments)
+        metrics.healed.labels(provider.name).inc(len(_paid(events)))
         if events:
             log.warning("webhooks never came", endpoint=provider.endpoint.path, events=len(events))
 
@@ -140,6 +139,20 @@ class StripeHealer:
             if event.get("created", 0) >= int(start.timestamp()):  # else it was buried before
                 await bury(self._publisher.publish, provider, body, error, self._redact)
             return ()
+
+
+def _paid(events: Sequence[Event[Any]]) -> set[str]:
+    """The payments that these events say succeeded: an invoice says it twice, and a session for a
+    subscription has an invoice."""
+    found = set()
+    for event in events:
+        if event.type == "payment.succeeded":
+            found.add(event.data.payment_id)
+        elif (
+            event.type == "checkout.completed" and event.data.paid and event.data.mode == "payment"
+        ):
+            found.add(event.data.checkout_id)
+    return found
 
 
 async def _list(provider: Stripe, start: datetime, end: datetime) -> list[dict[str, Any]]:

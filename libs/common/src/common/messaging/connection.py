@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from pydantic import ValidationError
 
+from common.contracts.event import faults
 from common.errors import Unavailable
 from common.logs import get_logger
 from common.messaging import confirms
@@ -178,5 +180,8 @@ async def _close(connection: AbstractConnection) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error's class and words; many connection errors have no words of their own."""
+    """An error's class and words; many connection errors have no words of their own, and those of
+    a `ValidationError` show the values that failed."""
+    if isinstance(error, ValidationError):
+        return f"ValidationError: {faults(error)}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -71,6 +72,17 @@ class Work:
                 tenant=tenant,
             )
         )
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """A part that may fail by itself: its rows and events are undone then, not the others'."""
+        before = len(self._emitted)
+        try:
+            async with self.session.begin_nested():
+                yield
+        except BaseException:
+            del self._emitted[before:]
+            raise
 
     async def flush(self) -> None:
         """Write what was emitted into the outbox. The owner of the transaction calls it last."""

@@ -62,11 +62,12 @@ class MtnMomo(TokenClient):
         if self.options.callback_url is not None:
             headers["X-Callback-Url"] = str(self.options.callback_url)
         label = order.label[:_LONGEST_MESSAGE]
+        phone = (order.wanted.customer.phone or "").removeprefix("+")
         body = {
             "amount": f"{order.major_amount:f}",
             "currency": order.currency,
             "externalId": order.reference,  # a callback names the payment by this only
-            "payer": {"partyIdType": "MSISDN", "partyId": order.wanted.customer.phone},
+            "payer": {"partyIdType": "MSISDN", "partyId": phone},
             "payerMessage": label,
             "payeeNote": label,
         }

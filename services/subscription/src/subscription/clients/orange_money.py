@@ -82,7 +82,7 @@ class OrangeMoney(TokenClient):
             hint_reference=hashlib.sha256(page["notif_token"].encode()).hexdigest(),
             lookup={
                 "order_id": order.reference,
-                "amount": f"{order.major_amount:f}",
+                "amount": str(int(order.major_amount)),
                 "currency": order.currency,
                 "pay_token": page["pay_token"],
             },

@@ -9,13 +9,16 @@ import httpx
 import stripe
 from pydantic import HttpUrl, SecretStr
 
-from common.errors import RateLimited, Upstream
+from common.errors import Invalid, RateLimited, Upstream
 from common.outside import NotAuthorized, Refused
 from subscription import clients
 from subscription.clients import CheckoutClient, Order, Started, wants
 from subscription.requests import NewCheckout
 
 _RETRY_AFTER_SECONDS = 5.0
+# https://docs.stripe.com/currencies#special-cases
+_OTHER_MINOR_UNITS = frozenset({"ISK", "UGX", "MGA"})
+CHECKOUT = "paybus_checkout"  # in a session's metadata, which payers can't set
 
 
 class Options(clients.Options):
@@ -41,11 +44,17 @@ class Stripe(CheckoutClient):
 
     def check(self, wanted: NewCheckout) -> None:
         wants(wanted, wanted.return_url, "return_url")
+        if wanted.currency in _OTHER_MINOR_UNITS:
+            raise Invalid(f"stripe counts {wanted.currency} in other units than ISO 4217")
+
+    def reference(self, checkout_id: str, attempt: int) -> str:
+        """Stripe's idempotency key: it answers with the first result, a 500 included, for a day."""
+        return f"{checkout_id}.{attempt}"
 
     async def start(self, order: Order) -> Started:
         try:
             session = await self._client.v1.checkout.sessions.create_async(
-                self._session(order), options={"idempotency_key": order.id}
+                self._session(order), options={"idempotency_key": order.reference}
             )
         except stripe.RateLimitError as error:
             raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
@@ -55,8 +64,8 @@ class Stripe(CheckoutClient):
             raise Refused(f"answers 400: {error.user_message}", 400) from error
         except stripe.StripeError as error:
             raise Upstream(f"no session ({type(error).__name__})") from error
-        assert session.amount_total is not None
-        assert session.currency is not None
+        if session.amount_total is None or session.currency is None:
+            raise Upstream("opened a session without a price")
         return Started(
             session.id,
             session.url,
@@ -72,7 +81,7 @@ class Stripe(CheckoutClient):
             "client_reference_id": order.id,
             "success_url": back,
             "cancel_url": back,
-            "metadata": {"paybus_checkout": order.id},
+            "metadata": {CHECKOUT: order.id},
         }
         if wanted.customer.email is not None:
             session["customer_email"] = wanted.customer.email

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
-from uuid import uuid4
 
 import limits
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -16,7 +15,7 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event, Payload, Trust, event_model, faults
-from common.contracts.payments import PaymentHint, ProviderEvent
+from common.contracts.payments import ProviderEvent
 from common.errors import PaybusError
 from webhook_gateway.endpoints import Endpoint
 
@@ -124,20 +123,6 @@ class Provider(ABC):
             data=data,
         )
 
-    def hint(self, reference: str, status: str, proof: Proof) -> Event[Any]:
-        """Each is news: were the second of two the same event, a forged one that came before the
-        true one would silence it. What it costs is bounded where the provider is asked."""
-        claim = _CLAIMS.get(status.lower(), "other")
-        return self.event(
-            "payment.reported",
-            PaymentHint(
-                provider=self.name, endpoint=self.endpoint.name, reference=reference, claim=claim
-            ),
-            id_=str(uuid4()),
-            subject=reference,
-            proof=proof,
-        )
-
     def untranslated(
         self,
         type_: str,
@@ -161,15 +146,6 @@ class Provider(ABC):
         )
         from_json(event.encode())  # it is nested deeper there
         return event
-
-
-# What providers call it.
-_CLAIMS = {
-    **dict.fromkeys(("success", "successful", "succeeded", "completed"), "succeeded"),
-    **dict.fromkeys(("created", "initiated", "pending"), "pending"),
-    "failed": "failed",
-    "expired": "expired",
-}
 
 
 def digest(body: bytes) -> str:

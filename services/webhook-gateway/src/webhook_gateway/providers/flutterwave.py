@@ -20,7 +20,7 @@ from common.contracts.event import Event, derived_id
 from common.contracts.money import minor_units
 from common.contracts.payments import Contact
 from common.contracts.payouts import TransferReported
-from common.outside import call, url
+from common.outside import Refused, call, url
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, AskedProvider, Question
 from webhook_gateway.domain import Standing
@@ -83,13 +83,18 @@ class Flutterwave(AskedProvider):
 
     async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
         """https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref"""
-        answer = await call(
-            http,
-            "GET",
-            url(self.options.base_url, "transactions", "verify_by_reference"),
-            params={"tx_ref": question.reference},
-            headers={"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"},
-        )
+        try:
+            answer = await call(
+                http,
+                "GET",
+                url(self.options.base_url, "transactions", "verify_by_reference"),
+                params={"tx_ref": question.reference},
+                headers={"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"},
+            )
+        except Refused as error:
+            if "no transaction was found" not in str(error).lower():
+                raise
+            answer = None  # a page that nobody has used is no transaction yet
         if answer is None:
             return Answer(Standing.UNKNOWN)
         charge = answer["data"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -34,6 +35,7 @@ class Options(providers.Options):
 
 class OrangeMoney(UnprovedProvider):
     name = "orange-money"
+    hints_by_secret = True
     options_model = Options
     options: Options
 
@@ -66,7 +68,7 @@ class OrangeMoney(UnprovedProvider):
             headers={"Authorization": f"Bearer {token}"},
             json={
                 "order_id": asked["order_id"],
-                "amount": int(asked["amount"]),
+                "amount": int(Decimal(asked["amount"])),
                 "pay_token": asked["pay_token"],
             },
         )
