@@ -161,7 +161,7 @@ def test_health_says_what_came_last_and_what_was_refused_and_why(paybus: Paybus)
     detailed = paybus.http.get(f"{base}/health/detailed").json()
     assert detailed["broker"] == {"connected": True}
     assert detailed["spool"] == {"used": False}
-    assert detailed["endpoints_file"] == {"fault": None}
+    assert detailed["endpoints_file"] == {"fault": None, "not_served": []}
     seen = detailed["endpoints"]["stripe/default"]
     assert (seen["provider"], seen["tenant"]) == ("stripe", "shop")
     assert seen["accepted"] >= 1

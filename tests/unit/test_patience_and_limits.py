@@ -83,3 +83,9 @@ async def test_each_endpoint_has_a_limit_of_its_own() -> None:
     limiter = Limiter(None)
     assert await taken(limiter, "5/hour") == 5
     await limiter.take("stripe/other", "5/hour")
+
+
+async def test_what_was_paid_for_under_another_limit_does_not_count() -> None:
+    limiter = Limiter(None)
+    await limiter.take("stripe/default", "600000/minute")
+    assert await taken(limiter, "5/hour") == 5

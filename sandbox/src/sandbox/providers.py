@@ -8,18 +8,24 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 
-from sandbox import behaviour, plaid
+from sandbox import behaviour, plaid, square_dwolla
 from sandbox.mobile_money import create_router as mobile_money
 from sandbox.payments import MobileMoney
 from sandbox.serving import serve
+from sandbox.square_dwolla import Books
 
 
-def create_app(secrets: Mapping[str, str], *, public_url: str, seed: int = 0) -> FastAPI:
-    """`secrets` are those of callbacks by provider, and Plaid's of its API."""
+def create_app(
+    secrets: Mapping[str, str], *, public_url: str, square_url: str, seed: int = 0
+) -> FastAPI:
+    """`secrets` are those of callbacks by provider, and Plaid's of its API; `square_url` is the
+    notification URL that Square signs."""
     app = FastAPI(title="Sandbox providers")
     behaviour.install(app, seed=seed, count=lambda _: None)
     app.include_router(plaid.create_router(secrets["plaid"]))
-    app.include_router(mobile_money(MobileMoney(secrets, seed=seed), public_url))
+    money = MobileMoney(secrets, seed=seed)
+    app.include_router(mobile_money(money, public_url))
+    app.include_router(square_dwolla.create_router(Books(money.postman, secrets, square_url)))
 
     @app.get("/_ready")
     async def ready() -> dict[str, str]:
@@ -34,10 +40,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--secrets", type=json.loads, required=True, help="by provider, as JSON")
+    parser.add_argument("--square-url", default="", help="the notification URL of its webhooks")
     options = parser.parse_args()
     app = create_app(
         options.secrets,
         public_url=f"http://{options.host}:{options.port}",
+        square_url=options.square_url,
         seed=options.seed,
     )
     serve(app, options.host, options.port)

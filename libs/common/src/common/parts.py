@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from common import database, metrics
@@ -78,13 +79,17 @@ def worker(
     engine: AsyncEngine,
     consumers: Sequence[Consumer],
     tasks: Sequence[Task] = (),
+    routers: Sequence[APIRouter] = (),
 ) -> Running:
-    """A worker: the consumers, an outbox relay, further tasks, and their health over HTTP."""
+    """A worker: the consumers, an outbox relay, further tasks, and their health over HTTP, where
+    `routers` add what else there is to see."""
     relay = Relay(sessions(engine), parts.publisher, settings.database_url.get_secret_value())
     housekeeper = Housekeeper(sessions(engine), keep_days=settings.inbox_keep_days)
     watchdog = Watchdog([parts.broker, *(each.broker for each in consumers)], consumers)
     ready = all_of(broker_check(parts.broker), database_check(engine), consumers_check(consumers))
     app = create_app(title, alive=watchdog.check, ready=ready)
+    for router in routers:
+        app.include_router(router)
     return Running(app, [*consumers, housekeeper, *tasks], [relay])
 
 

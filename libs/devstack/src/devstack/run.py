@@ -8,7 +8,7 @@ import signal
 import threading
 
 from devstack.stack import PAYBUS, Stack
-from devstack.system import PROCESSES, System, create_databases, migrate, plan
+from devstack.system import PROCESSES, System, create_databases, introduce, migrate, plan
 from devstack.tokens import DevKeys
 
 _WHAT = {
@@ -19,7 +19,7 @@ _WHAT = {
     "subscription-worker": "health and metrics",
     "provisioning-worker": "health and metrics",
     "sandbox-backend": "the back end that provisioning calls: GET /_books, PUT /_behaviour",
-    "sandbox-providers": "Fapshi, MTN, Orange, Flutterwave, Plaid: GET /_money, PUT /_delivery",
+    "sandbox-providers": "providers and payers: GET /_money, PUT /_delivery (docs/checkouts.md)",
     "sandbox-stripe": "localstripe, a Stripe API",
 }
 
@@ -63,6 +63,7 @@ def _run() -> None:
         system = System(stack, layout, logs)
         try:
             system.start(PROCESSES)
+            introduce(layout)
             addresses = {name: layout.url(name) for name in PROCESSES}
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(addresses, indent=2))

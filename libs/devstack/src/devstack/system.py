@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from devstack import endpoints
 from devstack.addresses import free_ports, preferred_port
 from devstack.processes import Process, Spec, run_once, stop_all
@@ -17,6 +19,9 @@ from devstack.tokens import DevKeys
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
 SERVICES = ("subscription", "provisioning", "webhook-gateway")
+
+# Whose stand-ins call the gateway by themselves.
+CALLED = ("fapshi", "mtn-momo", "orange-money", "flutterwave", "square", "dwolla")
 
 # Tried first, so that addresses are the same each time; another copy gets free ones.
 _PREFERRED = {
@@ -135,6 +140,17 @@ class System:
 PROCESSES = tuple(_PREFERRED)
 
 
+def introduce(layout: Layout) -> None:
+    """Tell the stand-ins where their webhooks go, as one does in a provider's dashboard."""
+    gateway = f"{layout.url('webhook-gateway')}/webhooks"
+    urls = {name: f"{gateway}/{name}" for name in CALLED}
+    sandbox = layout.url("sandbox-providers")
+    httpx.put(f"{sandbox}/_delivery", json={"urls": urls}, timeout=30).raise_for_status()
+    hook = {"url": f"{gateway}/stripe", "secret": endpoints.SECRETS["stripe"]}
+    url = f"{layout.url('sandbox-stripe')}/_config/webhooks/paybus"
+    httpx.post(url, json=hook, timeout=30).raise_for_status()
+
+
 def _http(port: int) -> dict[str, str]:
     return {"HTTP_HOST": "127.0.0.1", "HTTP_PORT": str(port), "DRAIN_SECONDS": "10"}
 
@@ -195,7 +211,7 @@ def _sandbox_backend(_: Layout, port: int) -> Spec:
 def _sandbox_providers(_: Layout, port: int) -> Spec:
     ready = f"http://127.0.0.1:{port}/_ready"
     secrets = json.dumps({**endpoints.SECRETS, "plaid": endpoints.PLAID_SECRET})
-    arguments = ["--port", str(port), "--secrets", secrets]
+    arguments = ["--port", str(port), "--secrets", secrets, "--square-url", endpoints.SQUARE_URL]
     return Spec("sandbox-providers", "sandbox.providers", arguments, {}, ready)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ from webhook_gateway.asking import Answer, AskedProvider, Question
 from webhook_gateway.domain import Standing, Step, Watch
 from webhook_gateway.models import WatchedPayment
 from webhook_gateway.providers import Proof
+from webhook_gateway.repository import Pending
 from webhook_gateway.routes import Routes
 
 log = get_logger(__name__)
@@ -231,20 +233,40 @@ class Asker:
             await repository.forget_hints(session, _KEEP_HINTS)
 
     async def _count(self) -> None:
-        async with self._sessions() as session:
-            pending = await repository.pending(session)
-        asked = {(each.name, each.endpoint.name) for each in self._asked_providers()}
+        pending = await self.pending()
         metrics.watched.clear()
         metrics.unaskable.clear()
-        for (provider, endpoint), count in pending.items():
-            metrics.watched.labels(provider).inc(count)
-            if (provider, endpoint) in asked:
+        for each in pending:
+            metrics.watched.labels(each.provider).inc(each.payments)
+            if self._is_asked(each):
                 continue
-            metrics.unaskable.labels(provider).inc(count)
-            path = f"{provider}/{endpoint}"
-            if self._unaskable.get(path) != count:
-                self._unaskable[path] = count
-                log.error(_UNASKABLE, endpoint=path, payments=count)
+            metrics.unaskable.labels(each.provider).inc(each.payments)
+            path = f"{each.provider}/{each.endpoint}"
+            if self._unaskable.get(path) != each.payments:
+                self._unaskable[path] = each.payments
+                log.error(_UNASKABLE, endpoint=path, payments=each.payments)
+
+    async def pending(self) -> Sequence[Pending]:
+        async with self._sessions() as session:
+            return await repository.pending(session)
+
+    def _is_asked(self, pending: Pending) -> bool:
+        return any(
+            (each.name, each.endpoint.name) == (pending.provider, pending.endpoint)
+            for each in self._asked_providers()
+        )
+
+    async def health(self) -> Mapping[str, Any]:
+        """For people, by endpoint: what is asked about, since when, and whether it can be."""
+        return {
+            f"{each.provider}/{each.endpoint}": {
+                "pending": each.payments,
+                "oldest_at": each.oldest_at,
+                "last_question_failed": each.errors,
+                "asked": self._is_asked(each),
+            }
+            for each in await self.pending()
+        }
 
 
 def _event(

@@ -12,7 +12,7 @@ from common.service import Context, Running, refuse
 from webhook_gateway.api import Gateway
 from webhook_gateway.asker import Asker
 from webhook_gateway.handlers import Handlers
-from webhook_gateway.health import Record, create_router
+from webhook_gateway.health import Record, create_router, create_worker_router
 from webhook_gateway.limiter import Limiter
 from webhook_gateway.outlet import Outlet
 from webhook_gateway.routes import Routes
@@ -83,6 +83,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         engine,
         [payments],
         tasks=[routes, asker, healer],
+        routers=[create_worker_router(asker)],
     )
 
 

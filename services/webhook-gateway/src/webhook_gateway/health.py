@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from webhook_gateway.asker import Asker
 from webhook_gateway.outlet import Outlet
 from webhook_gateway.routes import Routes
 
@@ -74,7 +75,7 @@ def create_router(routes: Routes, outlet: Outlet, record: Record) -> APIRouter:
         return {
             "broker": {"connected": outlet.connected},
             "spool": await outlet.spool_state(),
-            "endpoints_file": {"fault": routes.fault},
+            "endpoints_file": {"fault": routes.fault, "not_served": routes.not_served},
             "endpoints": {
                 provider.endpoint.path: {
                     "provider": provider.name,
@@ -91,5 +92,16 @@ def create_router(routes: Routes, outlet: Outlet, record: Record) -> APIRouter:
         well = await outlet.taking()
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"status": "ok" if well else "unavailable"}, status)
+
+    return router
+
+
+def create_worker_router(asker: Asker) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health/detailed", tags=["health"])
+    async def detailed() -> dict[str, Any]:
+        """Payments that providers are still asked about, by endpoint."""
+        return {"payments": await asker.health()}
 
     return router

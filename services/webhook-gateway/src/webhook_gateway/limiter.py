@@ -41,13 +41,13 @@ class Limiter:
             self._shared = aio_strategies.FixedWindowRateLimiter(shared)
         self._own = strategies.FixedWindowRateLimiter(storage.MemoryStorage())
         self._items: dict[str, RateLimitItem] = {}
-        self._paid: dict[str, int] = {}
+        self._paid: dict[tuple[str, str], int] = {}
 
     async def take(self, path: str, limit: str) -> None:
         """Count one call. Raises `RateLimited` when there were too many."""
-        paid = self._paid.get(path, 0)
+        paid = self._paid.get((path, limit), 0)
         if paid:
-            self._paid[path] = paid - 1
+            self._paid[path, limit] = paid - 1
             return
         item = self._items.get(limit)
         if item is None:
@@ -56,7 +56,8 @@ class Limiter:
         if not await self._hit(item, path, step):
             metrics.rate_limited.labels(path.partition("/")[0]).inc()
             raise RateLimited(f"more than {item}", float(item.get_expiry()))
-        self._paid[path] = self._paid.get(path, 0) + step - 1  # others may have paid meanwhile
+        # Others may have paid meanwhile.
+        self._paid[path, limit] = self._paid.get((path, limit), 0) + step - 1
 
     async def _hit(self, item: RateLimitItem, path: str, cost: int) -> bool:
         if self._shared is None:

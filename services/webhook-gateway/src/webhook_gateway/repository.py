@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -168,12 +169,28 @@ async def move_event_cursor(session: AsyncSession, path: str, read_to: datetime)
     )
 
 
-async def pending(session: AsyncSession) -> Mapping[tuple[str, str], int]:
-    """How many payments are asked about, by provider and endpoint."""
-    asked = select(WatchedPayment.provider, WatchedPayment.endpoint, func.count().label("payments"))
-    found = await session.execute(
-        asked.where(WatchedPayment.ask_at.is_not(None)).group_by(
-            WatchedPayment.provider, WatchedPayment.endpoint
-        )
+@dataclass(frozen=True)
+class Pending:
+    """Of one endpoint: payments that are asked about, and the oldest of them."""
+
+    provider: str
+    endpoint: str
+    payments: int
+    oldest_at: datetime
+    errors: int
+
+
+async def pending(session: AsyncSession) -> Sequence[Pending]:
+    asked = select(
+        WatchedPayment.provider,
+        WatchedPayment.endpoint,
+        func.count().label("payments"),
+        func.min(WatchedPayment.created_at).label("oldest_at"),
+        func.count(WatchedPayment.error).label("errors"),
     )
-    return {(row.provider, row.endpoint): row.payments for row in found}
+    found = await session.execute(
+        asked.where(WatchedPayment.ask_at.is_not(None))
+        .group_by(WatchedPayment.provider, WatchedPayment.endpoint)
+        .order_by(WatchedPayment.provider, WatchedPayment.endpoint)
+    )
+    return [Pending(**row) for row in found.mappings()]

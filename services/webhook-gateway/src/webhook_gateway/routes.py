@@ -34,6 +34,7 @@ class Routes:
         self._stop = asyncio.Event()
         self._seen = _content(path)
         self._providers: Mapping[str, Provider] = {}
+        self.not_served: list[str] = []  # for want of a secret
         self._providers = self._read()
         self.fault: str | None = None
 
@@ -72,6 +73,7 @@ class Routes:
 
     def _read(self) -> Mapping[str, Provider]:
         found: dict[str, Provider] = {}
+        not_served: list[str] = []
         before = {each.endpoint.path: each for each in self.all()}
         for endpoint in endpoints.read(self._path):
             kept = before.get(endpoint.path)
@@ -80,10 +82,12 @@ class Routes:
             self._redact.learn([*provider.secrets, *secrets_of(provider.options)])
             if provider.needs_secret and not provider.secrets:
                 log.warning("not served: it has no secret", endpoint=endpoint.path)
+                not_served.append(endpoint.path)
                 continue
             found[endpoint.path] = provider
             if endpoint.name == DEFAULT:
                 found[endpoint.provider] = provider
+        self.not_served = not_served
         return found
 
 

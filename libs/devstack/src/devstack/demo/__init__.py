@@ -14,7 +14,7 @@ from devstack.demo.directory import Directory
 from devstack.demo.mobile_money import MobileMoneyShop
 from devstack.demo.stage import Stage
 from devstack.stack import PAYBUS, Stack
-from devstack.system import PROCESSES, System, create_databases, migrate, plan
+from devstack.system import PROCESSES, System, create_databases, introduce, migrate, plan
 from devstack.tokens import DevKeys
 
 
@@ -38,6 +38,7 @@ def main(subscriptions: int, checkouts: int) -> int:
         system = System(stack, layout, logs)
         try:
             system.start(PROCESSES)
+            introduce(layout)
             console.print(f"everything started in {time.monotonic() - started:.1f} s; logs: {logs}")
             for name, process in system.processes.items():
                 console.print(f"  {name:24} pid {process.pid}")

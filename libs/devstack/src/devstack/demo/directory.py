@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import httpx
 import stripe
 from rich.table import Table
 
 from common.contracts.event import Event
 from devstack.demo.report import Check, table_of_checks, table_of_times
 from devstack.demo.stage import Part, Stage, everything
-from devstack.endpoints import SECRETS
 
 # Six webhooks each. The emulator, the SDK and all of Paybus share this machine's cores; faster than
 # this the table would show the queue in front of the emulator.
@@ -52,11 +50,6 @@ class Directory(Part):
 
     async def act(self) -> None:
         stripe_url = self.stage.url("sandbox-stripe")
-        webhooks = f"{self.stage.url('webhook-gateway')}/webhooks/stripe"
-        async with httpx.AsyncClient() as http:
-            hook = {"url": webhooks, "secret": SECRETS["stripe"]}
-            answer = await http.post(f"{stripe_url}/_config/webhooks/paybus", json=hook)
-            answer.raise_for_status()
         client = stripe.StripeClient(
             "sk_test_paybus",
             base_addresses={"api": stripe_url},
