@@ -71,8 +71,8 @@ fmt: setup ## format the code and sort the imports
 webhook: setup ## send a signed webhook to what `make run` started
 	@$(BIN)/python -m devstack webhook
 
-token: setup ## print a development token for the APIs (ROLE=viewer|operator|admin)
-	@$(BIN)/python -m devstack token --role $(ROLE)
+token: setup ## print a development token for the APIs (ROLE=viewer|operator|admin, TENANT=default)
+	@$(BIN)/python -m devstack token --role $(ROLE) $(if $(TENANT),--tenant $(TENANT))
 
 events: setup ## write docs/events.md from the contracts
 	@$(BIN)/python -m common.contracts.catalogue docs/events.md

@@ -16,6 +16,8 @@ from subscription.requests import NewCheckout
 
 # The provider of customers, plans and subscriptions that no provider keeps.
 OURS: Final = "paybus"
+# Where a session of Stripe's has our checkout's id: its metadata can't be set by payers.
+CHECKOUT_IN_METADATA: Final = "paybus_checkout"
 
 
 class Base(DeclarativeBase):

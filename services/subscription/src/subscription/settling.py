@@ -15,8 +15,7 @@ from common.contracts.subscriptions import PlanSnapshot
 from common.logs import get_logger
 from common.messaging.outbox import Work
 from subscription import metrics, models, outcomes, recording, renewals, repository
-from subscription.clients.stripe import CHECKOUT
-from subscription.models import OURS, Checkout
+from subscription.models import CHECKOUT_IN_METADATA, OURS, Checkout
 from subscription.outcomes import CheckoutStatus, Outcome
 from subscription.requests import stored
 
@@ -147,7 +146,7 @@ def _names(event: Event[Any]) -> list[str]:
     have chosen it."""
     data = event.data
     if isinstance(data, CheckoutCompleted):
-        return [data.checkout_id, *filter(None, [data.metadata.get(CHECKOUT)])]
+        return [data.checkout_id, *filter(None, [data.metadata.get(CHECKOUT_IN_METADATA)])]
     if isinstance(data, PaymentReported) and data.customer_id is None:
         return [data.payment_id, *data.references]
     return []

@@ -217,7 +217,7 @@ class Asker:
             if step.tell is None:
                 return step, None, None
             # What is only for people to read must not keep a payment from being told.
-            plain = replace(answer, reason=None, contact=Contact(), references=())
+            plain = replace(answer, reason=None, contact=Contact())
             for told in (answer, plain):
                 try:
                     return step, _event(provider, row, step.tell, told), None

@@ -98,6 +98,14 @@ class UnprovedProvider(AskedProvider):
     async def _ask(self, http: httpx.AsyncClient, question: Question) -> Answer: ...
 
 
+def contact(email: Any, name: Any) -> Contact:
+    """As far as they are texts: who paid is told even when it is not known by what name."""
+    return Contact(
+        email=email if isinstance(email, str) else None,
+        name=name if isinstance(name, str) else None,
+    )
+
+
 def expect(question: Question, answered: Any) -> None:
     """Raises `Upstream` when the answer is about another payment than was asked about."""
     if answered != question.reference:

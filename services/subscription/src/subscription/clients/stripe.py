@@ -13,12 +13,12 @@ from common.errors import Invalid, RateLimited, Upstream
 from common.outside import NotAuthorized, Refused
 from subscription import clients
 from subscription.clients import CheckoutClient, Order, Started, wants
+from subscription.models import CHECKOUT_IN_METADATA
 from subscription.requests import NewCheckout
 
 _RETRY_AFTER_SECONDS = 5.0
 # https://docs.stripe.com/currencies#special-cases
 _OTHER_MINOR_UNITS = frozenset({"ISK", "UGX", "MGA"})
-CHECKOUT = "paybus_checkout"  # in a session's metadata, which payers can't set
 
 
 class Options(clients.Options):
@@ -81,7 +81,7 @@ class Stripe(CheckoutClient):
             "client_reference_id": order.id,
             "success_url": back,
             "cancel_url": back,
-            "metadata": {CHECKOUT: order.id},
+            "metadata": {CHECKOUT_IN_METADATA: order.id},
         }
         if wanted.customer.email is not None:
             session["customer_email"] = wanted.customer.email

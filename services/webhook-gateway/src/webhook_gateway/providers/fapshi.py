@@ -16,7 +16,6 @@ from starlette.datastructures import Headers
 
 from common.contracts.event import Event
 from common.contracts.money import minor_units
-from common.contracts.payments import Contact
 from common.outside import call, url
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, AskedProvider, Question
@@ -71,7 +70,7 @@ class Fapshi(AskedProvider):
             amount=minor_units(str(payment["amount"]), "XAF"),
             currency="XAF",
             references=asking.texts(payment.get("externalId")),
-            contact=Contact(email=payment.get("email"), name=payment.get("payerName")),
+            contact=asking.contact(payment.get("email"), payment.get("payerName")),
             reason=payment.get("reason"),
         )
 

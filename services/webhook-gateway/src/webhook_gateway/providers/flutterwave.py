@@ -18,7 +18,6 @@ from starlette.datastructures import Headers
 
 from common.contracts.event import Event, derived_id
 from common.contracts.money import minor_units
-from common.contracts.payments import Contact
 from common.contracts.payouts import TransferReported
 from common.outside import Refused, call, url
 from webhook_gateway import asking, providers
@@ -105,7 +104,7 @@ class Flutterwave(AskedProvider):
             amount=minor_units(str(charge["amount"]), charge["currency"]),
             currency=charge["currency"],
             references=asking.texts(charge.get("flw_ref"), charge["id"]),
-            contact=Contact(email=customer.get("email"), name=customer.get("name")),
+            contact=asking.contact(customer.get("email"), customer.get("name")),
             reason=charge.get("processor_response"),
         )
 
