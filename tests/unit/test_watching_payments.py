@@ -117,9 +117,11 @@ def test_pauses_grow_up_to_ten_minutes(asked: int, known: bool) -> None:
     assert timedelta(seconds=5) <= one <= next_one <= timedelta(minutes=10)
 
 
-def test_what_nobody_answers_for_expires_too() -> None:
-    assert unanswered(announced(), NOW).tell is None
-    over = unanswered(announced(EARLIER), NOW)
-    assert (over.tell, over.ask_at is None) == (EXPIRED, False)
-    assert unanswered(announced(EARLIER, told=EXPIRED), NOW).tell is None
-    assert unanswered(replace(announced(EARLIER), announced=False), NOW).tell is None
+def test_what_nobody_answers_for_is_asked_about_for_days_before_it_expires() -> None:
+    for since in (timedelta(seconds=1), timedelta(hours=25), timedelta(days=6, hours=23)):
+        asked_on = unanswered(announced(NOW - since), NOW)
+        assert (asked_on.tell, asked_on.ask_at is None) == (None, False)
+    over = announced(NOW - timedelta(days=7))
+    assert unanswered(over, NOW) == Step(EXPIRED, None)
+    assert unanswered(replace(over, told=EXPIRED), NOW) == Step(None, None)
+    assert unanswered(replace(over, announced=False), NOW) == Step(None, None)

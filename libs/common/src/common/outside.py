@@ -56,7 +56,12 @@ class Token:
 
 def excerpt(said: str) -> str:
     """Of a text without secrets any more: what of it is kept."""
-    return said[:_LONGEST_EXCERPT]
+    return plain(said)[:_LONGEST_EXCERPT]
+
+
+def plain(text: str) -> str:
+    """Without NUL, which PostgreSQL keeps in no text."""
+    return text.replace("\0", "")
 
 
 def url(base: HttpUrl, *parts: str) -> str:

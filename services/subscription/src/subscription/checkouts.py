@@ -87,7 +87,7 @@ class Checkouts:
             checkout.attempts += 1
             name = checkout.reference or client.reference(checkout.id, checkout.attempts)
             order = Order(checkout.id, name, wanted)
-            if client.asks_the_payer and checkout.reference is None:
+            if client.asks_the_payer:  # every attempt, for each gives the payer its time
                 started = client.started(order, name, None)
                 await _announce(session, checkout, started, _payload(order, started))
         return checkout, order
@@ -118,12 +118,12 @@ class Checkouts:
             checkout = await repository.locked_checkout(session, order.id)
             if checkout.status != CheckoutStatus.STARTING:
                 return checkout  # another attempt fared better
-            if client.asks_the_payer and checkout.attempts > 1:
-                raise Upstream(
-                    f"{refused}; an earlier attempt may have reached the payer: {_AGAIN}"
-                )
-            checkout.status = CheckoutStatus.REFUSED
             checkout.error = str(refused)
+            unsure = client.asks_the_payer and checkout.attempts > 1
+            if not unsure:
+                checkout.status = CheckoutStatus.REFUSED
+        if unsure:
+            raise Upstream(f"{refused}; an earlier attempt may have reached the payer: {_AGAIN}")
         metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.REFUSED).inc()
         return checkout
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from common import rows
 from common.contracts.event import Event
 from common.contracts.jobs import JobDue
 from common.logs import get_logger
+from common.messaging.connection import describe
 from common.messaging.outbox import Work
 from common.scheduler import Every, Schedule, order_run
 from subscription import domain, models, periods, recording, repository
@@ -63,10 +64,11 @@ async def run(work: Work, event: Event[JobDue]) -> str:
         try:
             async with work.alone():
                 await renew(work, event, row, paid[id_], now)
-        except SQLAlchemyError:
+        except DBAPIError:
             raise
-        except Exception:  # one that can't be read holds up nobody
-            log.exception("not renewed, looked at again later", subscription=id_)
+        except Exception as error:  # noqa: BLE001 - one that can't be read holds up nobody
+            said = describe(error)
+            log.error("not renewed, looked at again later", subscription=id_, error=said)
             failed += 1
             await repository.postpone(work.session, id_, now + _POSTPONED)
     if len(due) == _MOST:  # there may be more: not only at the next tick

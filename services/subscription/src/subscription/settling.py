@@ -75,15 +75,17 @@ async def settle_payment(
     cost nothing."""
     status = CheckoutStatus.PAID
     if paid is not None:
+        # A plan of Stripe's has its price there: what Stripe took for it is right.
+        wanted = stored(checkout.request)
         status = outcomes.of_payment(
             paid=paid[0],
             currency=paid[1],
-            wanted=checkout.amount,
-            wanted_currency=checkout.currency,
+            wanted=wanted.amount,
+            wanted_currency=wanted.currency,
         )
         if status is CheckoutStatus.UNDERPAID and checkout.status != CheckoutStatus.PAID:
-            wanted = f"{checkout.amount} {checkout.currency}"
-            checkout.error = f"paid {paid[0]} {paid[1]}, not {wanted} (minor units)"
+            asked = f"{wanted.amount} {wanted.currency}"
+            checkout.error = f"paid {paid[0]} {paid[1]}, not {asked} (minor units)"
     await settle(work, event, checkout, Outcome(status, event.time, event.id), payer)
 
 

@@ -25,7 +25,7 @@ from common.errors import RateLimited
 from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.connection import describe
-from common.outside import excerpt
+from common.outside import excerpt, plain
 from common.redaction import Redactor
 from webhook_gateway import domain, metrics, repository
 from webhook_gateway.asking import Answer, AskedProvider, Question
@@ -42,7 +42,8 @@ _TIDY_SECONDS = 600.0
 _COUNT_SECONDS = 5.0
 _LEASE_MARGIN_SECONDS = 20  # an answer's transactions, with the waits that they may have
 _UNASKABLE = (
-    "nobody asks about these payments: give the endpoints file their endpoint, with credentials"
+    "nobody asks about these payments: the endpoints file must have their endpoint, for their "
+    "tenant and with credentials"
 )
 _KEEP_HINTS = timedelta(hours=1)
 
@@ -82,7 +83,7 @@ class Asker:
         self._stopping = False
         self._under_way: set[asyncio.Task[None]] = set()
         self._waiting: Counter[str] = Counter()
-        self._unaskable: dict[str, int] = {}  # as it was logged
+        self._unaskable: dict[tuple[str, str], int] = {}  # as it was logged
 
     def wake(self) -> None:
         self._wake.set()
@@ -217,8 +218,8 @@ class Asker:
             if step.tell is None:
                 return step, None, None
             # What is only for people to read must not keep a payment from being told.
-            plain = replace(answer, reason=None, contact=Contact())
-            for told in (answer, plain):
+            bare = replace(answer, reason=None, contact=Contact())
+            for told in (answer, bare):
                 try:
                     return step, _event(provider, row, step.tell, told), None
                 except (ValueError, TypeError) as error:
@@ -241,10 +242,10 @@ class Asker:
             if self._is_asked(each):
                 continue
             metrics.unaskable.labels(each.provider).inc(each.payments)
-            path = f"{each.provider}/{each.endpoint}"
-            if self._unaskable.get(path) != each.payments:
-                self._unaskable[path] = each.payments
-                log.error(_UNASKABLE, endpoint=path, payments=each.payments)
+            whose = (each.tenant, f"{each.provider}/{each.endpoint}")
+            if self._unaskable.get(whose) != each.payments:
+                self._unaskable[whose] = each.payments
+                log.error(_UNASKABLE, tenant=whose[0], endpoint=whose[1], payments=each.payments)
 
     async def pending(self) -> Sequence[Pending]:
         async with self._sessions() as session:
@@ -252,21 +253,24 @@ class Asker:
 
     def _is_asked(self, pending: Pending) -> bool:
         return any(
-            (each.name, each.endpoint.name) == (pending.provider, pending.endpoint)
+            (each.endpoint.tenant, each.name, each.endpoint.name)
+            == (pending.tenant, pending.provider, pending.endpoint)
             for each in self._asked_providers()
         )
 
-    async def health(self) -> Mapping[str, Any]:
-        """For people, by endpoint: what is asked about, since when, and whether it can be."""
-        return {
-            f"{each.provider}/{each.endpoint}": {
+    async def health(self) -> Sequence[Mapping[str, Any]]:
+        """For people: what is to be asked about, since when, and whether it is."""
+        return [
+            {
+                "tenant": each.tenant,
+                "endpoint": f"{each.provider}/{each.endpoint}",
                 "pending": each.payments,
                 "oldest_at": each.oldest_at,
                 "last_question_failed": each.errors,
                 "asked": self._is_asked(each),
             }
             for each in await self.pending()
-        }
+        ]
 
 
 def _event(
@@ -284,7 +288,7 @@ def _event(
             contact=answer.contact,
             amount=answer.amount if known else row.amount,
             currency=answer.currency if known else row.currency,
-            reason=answer.reason,
+            reason=plain(answer.reason) if answer.reason else None,
         ),
         id_=derived_id(provider.source, row.reference, standing),
         subject=row.reference,

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from common.contracts.event import Event
 from common.contracts.payments import Contact, PaymentHint
 from common.errors import Upstream
-from common.outside import NotAuthorized, Token
+from common.outside import NotAuthorized, Token, plain
 from webhook_gateway.domain import Standing
 from webhook_gateway.endpoints import Endpoint
 from webhook_gateway.providers import Options, Proof, Provider
@@ -101,8 +101,8 @@ class UnprovedProvider(AskedProvider):
 def contact(email: Any, name: Any) -> Contact:
     """As far as they are texts: who paid is told even when it is not known by what name."""
     return Contact(
-        email=email if isinstance(email, str) else None,
-        name=name if isinstance(name, str) else None,
+        email=plain(email) if isinstance(email, str) else None,
+        name=plain(name) if isinstance(name, str) else None,
     )
 
 
@@ -114,7 +114,7 @@ def expect(question: Question, answered: Any) -> None:
 
 def texts(*values: Any) -> tuple[str, ...]:
     """Those that are there, as text, whatever the provider makes of its ids."""
-    return tuple(str(each) for each in values if each is not None and each != "")
+    return tuple(plain(str(each)) for each in values if each is not None and each != "")
 
 
 # What providers call it.

@@ -14,6 +14,8 @@ _LONGEST_PAUSE = timedelta(minutes=10)
 # What is under way when a payment expires may still succeed: it is watched, but seldom.
 AFTERMATH: Final = timedelta(hours=24)
 _AFTERMATH_PAUSE = timedelta(hours=1)
+# How long a provider that does not answer may be away, or an endpoint's credentials wrong.
+_SILENCE = timedelta(days=7)
 # A hint about a payment that nobody announced: true ones are settled at the first question.
 _QUESTIONS_FOR_A_HINT = 6
 
@@ -70,10 +72,13 @@ def step(watch: Watch, answer: Standing, now: datetime, *, failure_is_final: boo
 
 
 def unanswered(watch: Watch, now: datetime) -> Step:
-    """What follows from no answer, or none that can be read. An announced payment that nobody can
-    tell us of is called expired when its time is over, like one that is pending still."""
-    over = watch.announced and now >= watch.expires_at and watch.told is Standing.PENDING
-    return Step(Standing.EXPIRED if over else None, next_question(watch, now))
+    """What follows from no answer, or none that can be read. It says nothing of the payment, so an
+    announced one is asked about for days; only then it is called expired."""
+    again = next_question(watch, now)
+    if again is None and watch.announced and now < watch.expires_at + _SILENCE:
+        again = now + _AFTERMATH_PAUSE
+    over = again is None and watch.announced and watch.told is Standing.PENDING
+    return Step(Standing.EXPIRED if over else None, again)
 
 
 def next_question(watch: Watch, now: datetime) -> datetime | None:

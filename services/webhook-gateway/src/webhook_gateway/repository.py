@@ -30,6 +30,7 @@ async def announce(session: AsyncSession, values: Mapping[str, Any]) -> None:
             set_={name: getattr(row.excluded, name) for name in known}
             | {
                 "asked": 0,
+                "expires_at": func.greatest(WatchedPayment.expires_at, row.excluded.expires_at),
                 "ask_at": case((_OPEN, func.least(WatchedPayment.ask_at, row.excluded.ask_at))),
             },
         )
@@ -171,8 +172,9 @@ async def move_event_cursor(session: AsyncSession, path: str, read_to: datetime)
 
 @dataclass(frozen=True)
 class Pending:
-    """Of one endpoint: payments that are asked about, and the oldest of them."""
+    """Of one tenant's endpoint: payments that are to be asked about, and since when."""
 
+    tenant: str
     provider: str
     endpoint: str
     payments: int
@@ -181,16 +183,14 @@ class Pending:
 
 
 async def pending(session: AsyncSession) -> Sequence[Pending]:
+    of = (WatchedPayment.tenant, WatchedPayment.provider, WatchedPayment.endpoint)
     asked = select(
-        WatchedPayment.provider,
-        WatchedPayment.endpoint,
+        *of,
         func.count().label("payments"),
         func.min(WatchedPayment.created_at).label("oldest_at"),
         func.count(WatchedPayment.error).label("errors"),
     )
     found = await session.execute(
-        asked.where(WatchedPayment.ask_at.is_not(None))
-        .group_by(WatchedPayment.provider, WatchedPayment.endpoint)
-        .order_by(WatchedPayment.provider, WatchedPayment.endpoint)
+        asked.where(WatchedPayment.ask_at.is_not(None)).group_by(*of).order_by(*of)
     )
     return [Pending(**row) for row in found.mappings()]
