@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import psycopg
 from alembic.autogenerate import compare_metadata
@@ -99,31 +101,56 @@ def test_a_consumer_whose_queue_was_deleted_declares_it_again(make_paybus: MakeP
         until(lambda: _subscriptions(paybus) == 1, what="it works")
 
 
-async def test_the_connection_is_tried_for_ever_whoever_answers() -> None:
+class HangingUp:
     """A port that hangs up at once, as a proxy without its broker does."""
-    calls = 0
 
-    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal calls
-        calls += 1
+    def __init__(self) -> None:
+        self.calls = 0
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._hang_up, "127.0.0.1", 0)
+        yield f"amqp://u:p@127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        server.close()
+
+    async def _hang_up(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.calls += 1
         writer.close()
 
-    async def nothing(_: object) -> None:
-        pass
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    url = f"amqp://u:p@127.0.0.1:{port}/"
-    broker = Broker(url, name="test", on_connect=nothing, pause=lambda _: 0.001)
-    await broker.start()
+async def _nothing(_: object) -> None:
+    pass
 
-    async def many_calls() -> bool:
-        return broker.given_up or calls > 100
 
-    await until_async(many_calls, what="100 attempts")
-    assert not broker.given_up
-    await broker.close()
-    server.close()
+async def test_the_connection_is_tried_for_ever_whoever_answers() -> None:
+    port = HangingUp()
+    async with port.listening() as url:
+        broker = Broker(url, name="test", on_connect=_nothing, pause=lambda _: 0.001)
+        await broker.start()
+
+        async def many_calls() -> bool:
+            return broker.given_up or port.calls > 100
+
+        await until_async(many_calls, what="100 attempts")
+        assert not broker.given_up
+        await broker.close()
+
+
+async def test_who_stops_at_the_moment_that_the_connection_fails_stops() -> None:
+    """aiormq may take a cancellation for a failure, and then it would be tried for ever."""
+    port = HangingUp()
+    async with port.listening() as url:
+        for number in range(150):
+            broker = Broker(url, name="test", on_connect=_nothing, pause=lambda _: 0.0001)
+            await broker.start()
+            before = port.calls
+
+            async def some_calls(wanted: int = before + number % 5 + 1) -> bool:
+                return port.calls >= wanted
+
+            await until_async(some_calls, what="it tries")
+            async with asyncio.timeout(20):
+                await broker.close()
 
 
 def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus) -> None:

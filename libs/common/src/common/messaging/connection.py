@@ -91,8 +91,10 @@ class Broker:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            # Again and again: while it connects, aiormq may take a cancellation for a failure.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=1)
         self._connected.clear()
         if self._connection is not None:
             await _close(self._connection)
