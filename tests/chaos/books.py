@@ -99,7 +99,10 @@ class Books:
         for table, types in (("subscriptions", "subscription.%"), ("customers", "customer.%")):
             rows = self._sql("subscription", f"SELECT id, version FROM {table}")  # noqa: S608
             told = self._sql(
-                "ledger", "SELECT subject, sequence FROM effects WHERE type LIKE %s", types
+                "ledger",
+                "SELECT subject, sequence FROM effects"
+                " WHERE type LIKE %s AND sequence IS NOT NULL",  # a job's message has none
+                types,
             )
             verdict.count(
                 f"telling of {table}",  # every version that was written, once
