@@ -44,8 +44,9 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
 
     @router.put("/_delivery")
     async def deliver(delivery: Delivery) -> Delivery:
-        money.postman.delivery = delivery
-        return delivery
+        urls = delivery.urls or money.postman.delivery.urls
+        money.postman.delivery = delivery.model_copy(update={"urls": urls})
+        return money.postman.delivery
 
     @router.put("/_payments/{provider}/_{reference}")
     async def settle(provider: str, reference: str, settle: Settle) -> None:

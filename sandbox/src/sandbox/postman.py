@@ -17,7 +17,7 @@ _DECK = 20
 
 class Delivery(BaseModel):
     """What becomes of callbacks: shares that are lost or sent twice, and up to how late each is
-    sent, which also changes their order. `urls` says where to, by provider."""
+    sent, which also changes their order. `urls` says where to, by provider; left out, it stays."""
 
     model_config = ConfigDict(extra="forbid")
 
