@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import stripe
 
 from conftest import MakePaybus
-from devstack.endpoints import SECRETS
 from support.checkouts import (
     AMOUNT,
     PROCESSES,
@@ -34,7 +31,7 @@ from support.waiting import until
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    with make_paybus([*PROCESSES, "sandbox-stripe"], PROVIDER_TIMEOUT_SECONDS="2") as paybus:
+    with make_paybus(PROCESSES, PROVIDER_TIMEOUT_SECONDS="2") as paybus:
         paybus.tap("subscriptions", "subscription.*")
         yield paybus
 
@@ -341,69 +338,3 @@ def test_who_may_only_look_can_not_start_one(paybus: Paybus) -> None:
 
 def test_no_secret_of_an_account_is_in_the_log(paybus: Paybus) -> None:
     assert "_api_development" not in paybus.log("subscription-api")
-
-
-@pytest.fixture(scope="module")
-def stripe_url(paybus: Paybus) -> str:
-    """A Stripe that has a plan `pro` and calls the gateway."""
-    base = paybus.layout.url("sandbox-stripe")
-    hook = {"url": f"{paybus.layout.url('webhook-gateway')}/webhooks/stripe"}
-    hook["secret"] = SECRETS["stripe"]
-    paybus.http.post(f"{base}/_config/webhooks/paybus", json=hook).raise_for_status()
-    client = stripe.StripeClient("sk_test_shop", base_addresses={"api": base})
-    plan: Any = {"id": "pro", "amount": 1500, "currency": "eur", "interval": "month"}
-    client.v1.plans.create(plan | {"product": {"name": "Pro"}})
-    return base
-
-
-PRO = {"plan": {"plan_id": "pro"}, "amount": None, "currency": None}
-
-
-def test_a_stripe_session_that_is_paid_is_a_paid_checkout_and_stripe_s_subscription(
-    paybus: Paybus, stripe_url: str
-) -> None:
-    checkout = start(paybus, order("stripe", **PRO))
-    assert checkout["reference"] in checkout["url"]
-    assert (checkout["amount"], checkout["currency"]) == (1500, "EUR")
-    paid = f"{stripe_url}/_config/checkout/{checkout['reference']}/pay"
-    paybus.http.post(paid).raise_for_status()
-    until_status(paybus, checkout, "paid")
-    subscription_id = read(paybus, "checkouts", checkout["id"])["subscription_id"]
-    subscription = until_subscription(paybus, {"subscription_id": subscription_id}, "active")
-    assert subscription["provider"] == "stripe"
-
-
-def test_another_session_that_names_the_checkout_pays_nothing(paybus: Paybus) -> None:
-    """A payer chooses the client reference of a payment link: a euro must not pay for 5000."""
-    checkout = start(paybus, order("stripe", plan=None, amount=500_000, currency="EUR"))
-    session = {
-        "id": "cs_of_a_payment_link",
-        "mode": "payment",
-        "payment_status": "paid",
-        "customer": None,
-        "amount_total": 100,
-        "currency": "eur",
-        "client_reference_id": checkout["id"],
-        "metadata": {},
-    }
-    event: dict[str, Any] = {"id": "evt_link", "object": "event"}
-    event |= {"type": "checkout.session.completed"}
-    event |= {"created": int(time.time()), "data": {"object": session}}
-    assert paybus.send(event).status_code == 200
-    mine = session | {"id": checkout["reference"], "amount_total": 499_999}
-    assert paybus.send(event | {"id": "evt_less", "data": {"object": mine}}).status_code == 200
-    until_status(paybus, checkout, "underpaid")
-    error = read(paybus, "checkouts", checkout["id"])["error"]
-    assert error == "paid 499999 EUR, not 500000 EUR (minor units)"
-
-
-def test_a_stripe_session_that_nobody_completes_expires(paybus: Paybus, stripe_url: str) -> None:
-    checkout = start(paybus, order("stripe", **PRO))
-    gone = f"{stripe_url}/_config/checkout/{checkout['reference']}/expire"
-    paybus.http.post(gone).raise_for_status()
-    until_status(paybus, checkout, "expired")
-
-
-def test_a_price_that_stripe_does_not_know_is_a_refusal(paybus: Paybus, stripe_url: str) -> None:
-    answer = post(paybus, order("stripe", **PRO | {"plan": {"plan_id": "unknown"}}))
-    assert (answer.status_code, "stripe answers" in answer.json()["detail"]) == (422, True)

@@ -71,8 +71,8 @@ async def settle_payment(
     paid: tuple[int, str] | None,
     payer: Contact,
 ) -> None:
-    """Take what a provider says was paid: minor units and their currency, None when Stripe's page
-    cost nothing."""
+    """Take what a provider says was paid: minor units and their currency, None when it does not
+    say how much."""
     status = CheckoutStatus.PAID
     if paid is not None:
         # A plan of Stripe's has its price there: what Stripe took for it is right.

@@ -101,14 +101,11 @@ class CheckoutClient(ABC):
         return Started(
             reference,
             url,
-            self.expiry(),
+            datetime.now(UTC) + self.lifetime,
             order.amount,
             order.currency,
             **more,  # type: ignore[arg-type]
         )
-
-    def expiry(self) -> datetime:
-        return datetime.now(UTC) + self.lifetime
 
 
 class TokenClient(CheckoutClient):
