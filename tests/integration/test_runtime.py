@@ -13,12 +13,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from common import quota
 from common.messaging import tables
 from common.messaging.connection import Broker
 from conftest import MakePaybus
 from devstack.processes import Process
 from devstack.stack import Stack
 from devstack.webhook import subscription_created
+from payouts import models as payouts_models
 from provisioning import models as provisioning_models
 from subscription import models as subscription_models
 from support.paybus import Paybus
@@ -174,10 +176,12 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: Make
             ("subscription", subscription_models.Base),
             ("provisioning", provisioning_models.Base),
             ("webhook-gateway", gateway_models.Base),
+            ("payouts", payouts_models.Base),
         ):
             engine = create_engine(paybus.layout.databases[service])
             with engine.connect() as connection:
                 context = MigrationContext.configure(connection)
-                differences = compare_metadata(context, [base.metadata, tables.metadata])  # type: ignore[arg-type]
+                of_common = [tables.metadata, *([quota.metadata] if service == "payouts" else [])]
+                differences = compare_metadata(context, [base.metadata, *of_common])  # type: ignore[arg-type]
             engine.dispose()
             assert differences == []

@@ -18,7 +18,7 @@ from support.waiting import until
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
     with make_paybus(["sandbox-providers", "webhook-gateway"]) as paybus:
         gateway = paybus.layout.url("webhook-gateway")
-        urls = {name: f"{gateway}/webhooks/{name}" for name in CALLED}
+        urls = {name: f"{gateway}/webhooks/{path}" for name, path in CALLED.items()}
         sandbox(paybus, "PUT", "/_delivery", urls=urls, duplicate=1)
         yield paybus
 
@@ -38,7 +38,7 @@ def told(paybus: Paybus, id_: str) -> list[tuple[str, str]]:
             {"payment.succeeded"},
         ),
         ("/_square/payments", "FAILED", {"payment.failed"}),
-        ("/_square/payouts", "PAID", {"payout.created", "payout.succeeded"}),
+        ("/_square/payouts", "PAID", {"provider_payout.created", "provider_payout.succeeded"}),
         ("/_dwolla/transfers", "processed", {"transfer.created", "transfer.succeeded"}),
         ("/_dwolla/transfers", "failed", {"transfer.created", "transfer.failed"}),
     ],

@@ -93,7 +93,8 @@ class Paybus:
     def api(
         self, method: str, service: str, path: str, *, role: str = "operator", **request: Any
     ) -> httpx.Response:
-        token = self._keys.token(role, tenant=request.pop("tenant", "default"))
+        tenant, subject = request.pop("tenant", "default"), request.pop("subject", None)
+        token = self._keys.token(role, tenant=tenant, subject=subject)
         url = f"{self.layout.url(f'{service}-api')}{path}"
         headers = {"Authorization": f"Bearer {token}"} | request.pop("extra_headers", {})
         return self.http.request(method, url, headers=headers, **request)
@@ -228,6 +229,7 @@ def running(
     names: Sequence[str] = (),
     *,
     rabbitmq_url: str | None = None,
+    payout_options: Mapping[str, Any] | None = None,
     **extra_env: str,
 ) -> Iterator[Paybus]:
     """A Paybus with these processes started; everything of it is gone afterwards."""
@@ -240,6 +242,7 @@ def running(
         keys=keys,
         prefer_ports=False,
         extra_env={"RETRY_LADDER": SHORT_LADDER} | extra_env,
+        payout_options=payout_options,
     )
     if rabbitmq_url is not None:
         layout = replace(layout, rabbitmq_url=rabbitmq_url)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
+from payouts import settings as payouts
 from provisioning import settings as provisioning
 from subscription import settings as subscription
 from webhook_gateway import settings as gateway
@@ -20,6 +21,7 @@ SETTINGS: dict[str, list[type[BaseSettings]]] = {
     "webhook-gateway": [gateway.ApiSettings, gateway.WorkerSettings],
     "subscription": [subscription.ApiSettings, subscription.WorkerSettings],
     "provisioning": [provisioning.ApiSettings, provisioning.WorkerSettings],
+    "payouts": [payouts.ApiSettings, payouts.WorkerSettings],
 }
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from common.contracts.catalogue import queues_of
 from common.contracts.registry import EVENT_TYPES
+from payouts.handlers import Reports
+from payouts.settings import PRIORITIES
+from payouts.settling import Times
 from provisioning.handlers import Handlers
 from subscription.handlers import HANDLERS
 from webhook_gateway.handlers import Handlers as GatewayHandlers
@@ -27,7 +32,18 @@ def test_provisioning_handles_what_its_queue_gets() -> None:
     assert _types_of("provisioning.subscriptions") == set(handlers)
 
 
+def test_payouts_handles_what_its_queue_gets() -> None:
+    assert _types_of("payouts.reports") == set(Reports(Times()).by_event())
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_each_priority_of_payouts_has_its_own_queue(priority: str) -> None:
+    work = {"payout_work.due"} if priority == "low" else set()
+    assert _types_of(f"payouts.{priority}") == {f"payout_due.{priority}", *work}
+
+
 def test_commands_and_jobs_reach_their_own_queue() -> None:
     assert _types_of("provisioning.organizations") == {"organization.requested"}
     assert _types_of("provisioning.jobs") == {"provisioning.job_due"}
     assert _types_of("subscription.jobs") == {"subscription.job_due"}
+    assert _types_of("payouts.jobs") == {"payouts.job_due"}

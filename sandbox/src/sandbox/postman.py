@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-_DECK = 20
+from sandbox.deck import Deck
 
 
 class Delivery(BaseModel):
@@ -35,7 +35,7 @@ class Postman:
         self.delivery = Delivery()
         self.counts: Counter[str] = Counter()
         self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
-        self._deck: list[int] = []
+        self._deck: Deck[int] | None = None
         self._dealt_for: Delivery | None = None
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -63,15 +63,12 @@ class Postman:
             task.add_done_callback(self._under_way.discard)
 
     def _times(self) -> int:
-        """How often the next callback is sent. Dealt, so that of every twenty as many are lost and
-        doubled as was asked for."""
-        if self._dealt_for != self.delivery or not self._deck:
-            dropped = round(self.delivery.drop * _DECK)
-            doubled = min(round(self.delivery.duplicate * _DECK), _DECK - dropped)
-            self._deck = [0] * dropped + [2] * doubled + [1] * (_DECK - dropped - doubled)
-            self._chance.shuffle(self._deck)
+        """How often the next callback is sent."""
+        if self._deck is None or self._dealt_for != self.delivery:
+            shares = {0: self.delivery.drop, 2: self.delivery.duplicate}
+            self._deck = Deck(shares, 1, self._chance)
             self._dealt_for = self.delivery
-        return self._deck.pop()
+        return self._deck.deal()
 
     async def _send(
         self,

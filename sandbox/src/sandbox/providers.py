@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 
-from sandbox import behaviour, plaid, square_dwolla
+from sandbox import behaviour, payout_routes, plaid, square_dwolla
 from sandbox.mobile_money import create_router as mobile_money
 from sandbox.payments import MobileMoney
+from sandbox.payouts import Payouts
 from sandbox.serving import serve
 from sandbox.square_dwolla import Books
 
@@ -25,6 +26,12 @@ def create_app(
     app.include_router(plaid.create_router(secrets["plaid"]))
     money = MobileMoney(secrets, seed=seed)
     app.include_router(mobile_money(money, public_url))
+    paying = Payouts(
+        {**secrets} | {"stripe": secrets["stripe-payouts"], "fapshi": secrets["fapshi-payouts"]},
+        postman=money.postman,
+        seed=seed,
+    )
+    app.include_router(payout_routes.create_router(paying))
     app.include_router(square_dwolla.create_router(Books(money.postman, secrets, square_url)))
 
     @app.get("/_ready")

@@ -25,6 +25,10 @@ class Money(BaseModel):
     currency: str = "USD"
 
 
+class Paid(Money):
+    location_id: str = "L1"
+
+
 class Move(BaseModel):
     status: str
 
@@ -103,8 +107,25 @@ def _add_square(router: APIRouter, books: Books) -> None:
         return move("payment", id_, to.status)
 
     @router.post("/_square/payouts")
-    async def make_payout(money: Money) -> dict[str, Any]:
-        return make("payout", money, status="SENT", location_id="L1")
+    async def make_payout(paid: Paid) -> dict[str, Any]:
+        money = Money(amount=paid.amount, currency=paid.currency)
+        about = {"location_id": paid.location_id, "created_at": _now(), "type": "BATCH"}
+        return make("payout", money, status="SENT", **about)
+
+    @router.get("/square/v2/payouts")
+    async def payouts(
+        location_id: str, begin_time: datetime, end_time: datetime, authorization: Token = ""
+    ) -> dict[str, Any]:
+        if not authorization.startswith("Bearer "):
+            raise HTTPException(401, "UNAUTHORIZED")
+        listed = [
+            thing
+            for thing in books.things.values()
+            if thing.get("type") == "BATCH"
+            and thing["location_id"] == location_id
+            and begin_time <= datetime.fromisoformat(thing["created_at"]) < end_time
+        ]
+        return {"payouts": listed}
 
     @router.put("/_square/payouts/{id_}")
     async def move_payout(id_: str, to: Move) -> dict[str, Any]:
@@ -117,6 +138,9 @@ def _add_square(router: APIRouter, books: Books) -> None:
     @router.get("/square/v2/payouts/{id_}")
     async def payout(id_: str) -> dict[str, Any]:
         return {"payout": books.find(id_)}
+
+
+Token = Annotated[str, Header(alias="Authorization")]
 
 
 def _add_dwolla(router: APIRouter, books: Books) -> None:

@@ -78,6 +78,7 @@ class ScheduleView(BaseModel):
     last_duration_seconds: float | None
     last_outcome: str | None
     last_result: str | None
+    cancelled_at: datetime | None = Field(description="runs ordered until then do not begin")
 
 
 class RunOrdered(BaseModel):
@@ -85,8 +86,8 @@ class RunOrdered(BaseModel):
 
 
 def schedules_router(service: str, tenant: str) -> APIRouter:
-    """See, pause, resume and run the service's scheduled jobs, which serve all tenants: only for
-    callers of `tenant`, the one that runs them."""
+    """See, pause, resume, run and cancel the service's scheduled jobs, which serve all tenants:
+    only for callers of `tenant`, the one that runs them."""
     router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 
     def check(caller: Caller) -> None:
@@ -107,6 +108,12 @@ def schedules_router(service: str, tenant: str) -> APIRouter:
     async def resume(caller: Operator, session: Session, name: str) -> ScheduleView:
         check(caller)
         return await _set_paused(session, name, False)
+
+    @router.post("/{name}/cancel")
+    async def cancel(caller: Operator, session: Session, name: str) -> ScheduleView:
+        check(caller)
+        async with session.begin():
+            return ScheduleView(**await scheduler.cancel(session, name))
 
     @router.post("/{name}/run", status_code=202)
     async def run(caller: Operator, session: Session, name: str) -> RunOrdered:

@@ -26,7 +26,8 @@ class Role(IntEnum):
 
     VIEWER = 1
     OPERATOR = 2
-    ADMIN = 3
+    APPROVER = 3
+    ADMIN = 4
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,5 @@ def requires(role: Role) -> Callable[..., Awaitable[Caller]]:
 
 Viewer = Annotated[Caller, Depends(requires(Role.VIEWER))]
 Operator = Annotated[Caller, Depends(requires(Role.OPERATOR))]
+Approver = Annotated[Caller, Depends(requires(Role.APPROVER))]
+Admin = Annotated[Caller, Depends(requires(Role.ADMIN))]

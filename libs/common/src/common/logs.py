@@ -52,7 +52,7 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # Their own reconnect noise; ours says it once, in words.
-    for noisy in ("aiormq", "aio_pika", "httpx", "httpcore", "uvicorn"):
+    for noisy in ("aiormq", "aio_pika", "httpx", "httpcore", "stripe", "uvicorn"):
         logging.getLogger(noisy).setLevel("ERROR")
     logging.getLogger("aiormq.connection").setLevel("CRITICAL")
 

@@ -42,6 +42,20 @@ def index_inbox_by_age() -> None:
     op.create_index("inbox_received_at", "inbox", ["received_at"])
 
 
+def add_schedule_cancellation() -> None:
+    """For a later migration of a service with schedules."""
+    op.add_column("schedules", sa.Column("cancelled_at", sa.DateTime(timezone=True)))
+
+
+def create_quota_table() -> None:
+    """For a service that counts what it asks of others (`quota.py`)."""
+    op.create_table(
+        "quotas",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("full_at", sa.DateTime(timezone=True), nullable=False),
+    )
+
+
 def create_messaging_tables() -> None:
     """For a service's first migration: inbox, outbox and schedules as `tables.py` describes them.
 

@@ -21,9 +21,16 @@ _LONGEST_RETRY_AFTER_SECONDS = 600.0
 # Of the 4xx, those that say nothing about what was asked for.
 _NOT_A_REFUSAL = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_EARLY})
 
+# Of the 5xx, those of somebody between us and the other side.
+_A_PROXY_S = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT})
+
 
 class NotAuthorized(Upstream):
     """The other side does not take our credentials, or not any more."""
+
+
+class NoAnswer(Upstream):
+    """Nobody knows whether the call was taken: the other side may still be busy with it."""
 
 
 class Refused(Upstream):
@@ -71,15 +78,29 @@ def url(base: HttpUrl, *parts: str) -> str:
 
 async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -> Object | None:
     """The JSON object of an answer, empty for an empty one; None when what was asked for is not
-    known there.
+    known there. Raises what `answer` raises."""
+    answered = await answer(http, method, url, **request)
+    if answered is None:
+        return None
+    body = answered.json() if answered.content else {}
+    if not isinstance(body, dict):
+        raise Upstream("answers something that is no JSON object")
+    return body
+
+
+async def answer(
+    http: httpx.AsyncClient, method: str, url: str, **request: Any
+) -> httpx.Response | None:
+    """A successful answer; None for 404.
 
     Raises `RateLimited`, `NotAuthorized`, `Refused`, or `Upstream` when what became of the call is
-    not known. The message has the answer: mask the secrets in it, then cut it (`excerpt`).
+    not known: `NoAnswer` when it may still be under way. The message has the answer: mask the
+    secrets in it, then cut it (`excerpt`).
     """
     try:
         answer = await http.request(method, url, **request)
     except httpx.RequestError as error:
-        raise Upstream(f"gave no answer ({type(error).__name__})") from error
+        raise NoAnswer(f"gave no answer ({type(error).__name__})") from error
     status = answer.status_code
     if status == httpx.codes.NOT_FOUND:
         return None
@@ -90,11 +111,10 @@ async def call(http: httpx.AsyncClient, method: str, url: str, **request: Any) -
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         raise NotAuthorized(f"answers {status}: check the account's credentials")
     said = f"answers {status}: {answer.text[:_LONGEST_ANSWER]}"
+    if status in _A_PROXY_S:
+        raise NoAnswer(said)
     if answer.is_client_error and status not in _NOT_A_REFUSAL:
         raise Refused(said, status)
     if not answer.is_success:
         raise Upstream(said)
-    body = answer.json() if answer.content else {}
-    if not isinstance(body, dict):
-        raise Upstream("answers something that is no JSON object")
-    return body
+    return answer

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import metrics
-from common.contracts.event import Event, derived_id
+from common.contracts.event import Event, derived_id, root
 from common.contracts.jobs import JobDue
 from common.database import Sessions
 from common.errors import NotFound, Permanent
@@ -155,27 +155,28 @@ class Scheduler:
 
 
 async def order_run(
-    session: AsyncSession, *, service: str, tenant: str, job: str, at: datetime
+    session: AsyncSession,
+    *,
+    service: str,
+    tenant: str,
+    job: str,
+    at: datetime,
+    goes_on: Event[JobDue] | None = None,
 ) -> str:
-    """Have `job` run once, when the session commits; returns the run's id."""
+    """Have `job` run once, when the session commits; returns the run's id. `goes_on` is the run
+    whose rest this one does."""
+    first = goes_on and (goes_on.data.first_ordered_at or goes_on.time)
     run_id = derived_id(service, job, at.isoformat())
-    await outbox.write(
-        session,
-        [
-            Event[JobDue](
-                id=run_id,
-                source=f"/{service}/scheduler",
-                type=f"{service}.job_due",
-                subject=job,
-                time=at,
-                recordedtime=datetime.now(UTC),
-                tenant=tenant,
-                correlationid=run_id,
-                trust="signature",
-                data=JobDue(job=job, run_id=run_id),
-            )
-        ],
+    order = root(
+        id=run_id,
+        source=f"/{service}/scheduler",
+        type=f"{service}.job_due",
+        subject=job,
+        time=at,
+        tenant=tenant,
+        data=JobDue(job=job, run_id=run_id, first_ordered_at=first),
     )
+    await outbox.write(session, [order])
     return run_id
 
 
@@ -190,6 +191,9 @@ def job_handler(
         if name not in jobs:
             raise Permanent(f"no job is called {name!r}")
         started = time.perf_counter()
+        if await _cancelled(work.session, event):
+            await _keep_outcome(work.session, name, started, "cancelled", "not begun")
+            return
         try:
             result = await jobs[name](work, event)
         except Exception as error:
@@ -201,6 +205,13 @@ def job_handler(
         log.info("job done", job=name, result=result)
 
     return handle
+
+
+async def _cancelled(session: AsyncSession, event: Event[JobDue]) -> bool:
+    query = select(schedules.c.cancelled_at).where(schedules.c.name == event.data.job)
+    cancelled_at: datetime | None = await session.scalar(query)
+    ordered_at = event.data.first_ordered_at or event.time
+    return cancelled_at is not None and ordered_at <= cancelled_at
 
 
 async def _keep_outcome(
@@ -233,6 +244,18 @@ async def set_paused(session: AsyncSession, name: str, *, paused: bool) -> dict[
     """Raises `NotFound`. A schedule that was due while paused runs once after it is resumed."""
     changed = await session.execute(
         update(schedules).where(schedules.c.name == name).values(paused=paused).returning(schedules)
+    )
+    return _row(changed, name)
+
+
+async def cancel(session: AsyncSession, name: str) -> dict[str, Any]:
+    """Raises `NotFound`. What was ordered until now and has not begun never will; a run that is
+    under way leaves nothing to another one. Later ticks run as ever."""
+    changed = await session.execute(
+        update(schedules)
+        .where(schedules.c.name == name)
+        .values(cancelled_at=datetime.now(UTC))
+        .returning(schedules)
     )
     return _row(changed, name)
 

@@ -25,7 +25,9 @@ def main() -> None:
     demo_command.add_argument("--checkouts", type=_positive, default=200, help="by mobile money")
     commands.add_parser("webhook", help="send a signed webhook to the running system")
     token_command = commands.add_parser("token", help="print a token for the APIs")
-    token_command.add_argument("--role", choices=["viewer", "operator", "admin"], required=True)
+    token_command.add_argument(
+        "--role", choices=["viewer", "operator", "approver", "admin"], required=True
+    )
     token_command.add_argument("--tenant", default="default")
     options = parser.parse_args()
     try:

@@ -18,7 +18,15 @@ SECRETS: Mapping[str, str] = {
     "flutterwave": "flutterwave_development_only",
     "square": "square_development_only",
     "dwolla": "dwolla_development_only",
+    "stripe-payouts": "whsec_payouts_development_only",
+    "fapshi-payouts": "fapshi_payouts_development_only",
 }
+# Endpoints beside a provider's first one: these are for accounts that pay out.
+_PAYING = {"stripe": {}, "fapshi": {"pays_out": True}}
+# Guards nothing either.
+ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1rZXktMzItYnl0ZXMtbG8="
+_DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"
+_DWOLLA_SOURCE = "707177c3-bf15-4e7e-b37c-55c3898d9bf4"
 PLAID_SECRET = "plaid_development_only"  # noqa: S105 - likewise
 
 
@@ -33,7 +41,7 @@ def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:
             "base_url": f"{sandbox}/plaid",
         },
     }
-    return [
+    first = [
         {
             "provider": name,
             "tenant": TENANT,
@@ -41,6 +49,52 @@ def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:
             "options": options.get(name, {}),
         }
         for name in sorted(SECRETS.keys() | options.keys())
+        if not name.endswith("-payouts")
+    ]
+    paying = [
+        {
+            "provider": name,
+            "name": "payouts",
+            "tenant": TENANT,
+            "secrets": [SECRETS[f"{name}-payouts"]],
+            "options": options,
+        }
+        for name, options in _PAYING.items()
+    ]
+    return first + paying
+
+
+def payout_accounts(sandbox: str, **more: Any) -> list[dict[str, Any]]:
+    """An account with everyone who pays out; `more` options are for all of them."""
+    dollars = {"limits": {"USD": 1_000_000}, "approval_above": {"USD": 100_000}}
+    francs = {"limits": {"XAF": 5_000_000}, "approval_above": {"XAF": 1_000_000}}
+    options: dict[str, dict[str, Any]] = {
+        "stripe": dollars | {"api_key": "sk_test_payouts", "base_url": f"{sandbox}/stripe"},
+        "dwolla": dollars
+        | {
+            "key": "development",
+            "secret": "dwolla_api_development",
+            "account_id": _DWOLLA_ACCOUNT,
+            "funding_source": _DWOLLA_SOURCE,
+            "base_url": f"{sandbox}/dwolla",
+        },
+        "fapshi": francs
+        | {
+            "api_user": "development",
+            "api_key": "fapshi_payouts_api_development",
+            "base_url": f"{sandbox}/fapshi",
+        },
+        "square": {"limits": {"USD": 1_000_000}}
+        | {"access_token": "square_api_development", "base_url": f"{sandbox}/square"},
+    }
+    return [
+        {
+            "provider": name,
+            "name": "payouts" if name in _PAYING else "default",
+            "tenant": TENANT,
+            "options": each | (more if name != "square" else {}),
+        }
+        for name, each in options.items()
     ]
 
 
@@ -101,5 +155,11 @@ def _table(kind: str, table: Mapping[str, Any]) -> str:
     lines += [f"{k} = {json.dumps(v)}" for k, v in table.items() if k != "options"]
     if options := table.get("options"):
         lines.append(f"[{kind}.options]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+        lines += [f"{key} = {_value(value)}" for key, value in options.items()]
     return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_value(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)

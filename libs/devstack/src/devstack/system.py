@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -18,19 +19,26 @@ from devstack.tokens import DevKeys
 
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
-SERVICES = ("subscription", "provisioning", "webhook-gateway")
+SERVICES = ("subscription", "provisioning", "webhook-gateway", "payouts")
 
-# Whose stand-ins call the gateway by themselves.
-CALLED = ("fapshi", "mtn-momo", "orange-money", "flutterwave", "square", "dwolla")
+# Whose stand-ins call the gateway by themselves, and where.
+CALLED = {
+    **{name: name for name in ("fapshi", "mtn-momo", "orange-money", "flutterwave", "square")},
+    "dwolla": "dwolla",
+    "stripe-payouts": "stripe/payouts",
+    "fapshi-payouts": "fapshi/payouts",
+}
 
 # Tried first, so that addresses are the same each time; another copy gets free ones.
 _PREFERRED = {
     "webhook-gateway": 8000,
     "subscription-api": 8001,
     "provisioning-api": 8002,
+    "payouts-api": 8003,
     "webhook-gateway-worker": 8010,
     "subscription-worker": 8011,
     "provisioning-worker": 8012,
+    "payouts-worker": 8013,
     "sandbox-backend": 8090,
     "sandbox-providers": 8091,
     "sandbox-stripe": 8420,
@@ -47,6 +55,7 @@ class Layout:
     jwks: Path
     endpoints: Path
     accounts: Path
+    payout_accounts: Path
     extra_env: Mapping[str, str]
 
     def url(self, process: str) -> str:
@@ -79,8 +88,10 @@ def plan(
     keys: DevKeys,
     prefer_ports: bool,
     extra_env: Mapping[str, str] | None = None,
+    payout_options: Mapping[str, Any] | None = None,
 ) -> Layout:
-    """Choose addresses for one Paybus in the stack."""
+    """Choose addresses for one Paybus in the stack. `payout_options` are for every account that
+    pays out."""
     free = free_ports(len(_PREFERRED))
     ports = {
         name: preferred_port(port) if prefer_ports else free[index]
@@ -99,7 +110,14 @@ def plan(
         endpoints.development_accounts(sandbox, stripe, gateway),
         kind="account",
     )
-    return Layout(url, databases, ports, keys.jwks, served, accounts, extra_env or {})
+    payout_accounts = endpoints.write(
+        keys.folder / f"payout-accounts-{virtual_host}.toml",
+        endpoints.payout_accounts(sandbox, **(payout_options or {})),
+        kind="account",
+    )
+    return Layout(
+        url, databases, ports, keys.jwks, served, accounts, payout_accounts, extra_env or {}
+    )
 
 
 def create_databases(stack: Stack, prefix: str) -> Mapping[str, str]:
@@ -143,7 +161,7 @@ PROCESSES = tuple(_PREFERRED)
 def introduce(layout: Layout) -> None:
     """Tell the stand-ins where their webhooks go, as one does in a provider's dashboard."""
     gateway = f"{layout.url('webhook-gateway')}/webhooks"
-    urls = {name: f"{gateway}/{name}" for name in CALLED}
+    urls = {name: f"{gateway}/{path}" for name, path in CALLED.items()}
     sandbox = layout.url("sandbox-providers")
     httpx.put(f"{sandbox}/_delivery", json={"urls": urls}, timeout=30).raise_for_status()
     hook = {"url": f"{gateway}/stripe", "secret": endpoints.SECRETS["stripe"]}
@@ -190,6 +208,23 @@ def _provisioning_worker(layout: Layout, port: int) -> Spec:
     return Spec("provisioning-worker", "provisioning", ["worker"], env, _ready(port))
 
 
+def _payouts_api(layout: Layout, port: int) -> Spec:
+    env = _api(layout, "payouts") | _paying(layout) | _http(port)
+    return Spec("payouts-api", "payouts", ["api"], env, _ready(port))
+
+
+def _payouts_worker(layout: Layout, port: int) -> Spec:
+    env = _worker(layout, "payouts") | _paying(layout) | _http(port)
+    return Spec("payouts-worker", "payouts", ["worker"], env, _ready(port))
+
+
+def _paying(layout: Layout) -> dict[str, str]:
+    return {
+        "PAYOUT_ACCOUNTS_FILE": str(layout.payout_accounts),
+        "ENCRYPTION_KEYS": endpoints.ENCRYPTION_KEY,
+    }
+
+
 def _api(layout: Layout, service: str) -> dict[str, str]:
     return {"DATABASE_URL": layout.databases[service], "AUTH_JWKS_FILE": str(layout.jwks)}
 
@@ -227,6 +262,8 @@ _MAKERS = {
     "subscription-worker": _subscription_worker,
     "provisioning-api": _provisioning_api,
     "provisioning-worker": _provisioning_worker,
+    "payouts-api": _payouts_api,
+    "payouts-worker": _payouts_worker,
     "sandbox-backend": _sandbox_backend,
     "sandbox-providers": _sandbox_providers,
     "sandbox-stripe": _sandbox_stripe,

@@ -26,10 +26,17 @@ class DevKeys:
             folder.mkdir(parents=True, exist_ok=True)
             self._make()
 
-    def token(self, role: str, *, tenant: str = "default", hours: float = 12) -> str:
+    def token(
+        self,
+        role: str,
+        *,
+        tenant: str = "default",
+        hours: float = 12,
+        subject: str | None = None,
+    ) -> str:
         now = datetime.now(UTC)
         claims = {
-            "sub": f"dev-{role}",
+            "sub": subject or f"dev-{role}",
             "aud": "paybus",
             "roles": [role],
             "tenant": tenant,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from common import rows
 from common.api import Cursor, Limit, Page, Session, View, as_page
 from common.auth import Operator, Viewer
-from common.contracts.event import Event
+from common.contracts.event import Event, root
 from common.contracts.provisioning import OrganizationRequested
 from common.errors import Busy, Conflict
 from common.messaging import outbox
@@ -154,17 +154,12 @@ async def _request(session: AsyncSession, row: Integration) -> Event[Any]:
     if not row.email:
         raise Conflict(f"integration {row.id} waits for the customer's e-mail address")
     row.status = Status.PENDING
-    id_ = str(uuid4())
-    now = datetime.now(UTC)
-    event = Event[OrganizationRequested](
-        id=id_,
+    event = root(
+        id=str(uuid4()),
         source=f"{SOURCE}/api",
         type="organization.requested",
         subject=row.id,
-        time=now,
-        recordedtime=now,
         tenant=row.tenant,
-        correlationid=id_,
         trust="secret",
         data=OrganizationRequested(integration_id=row.id),
     )

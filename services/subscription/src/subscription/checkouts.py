@@ -8,12 +8,11 @@ at once both are given the payment that was written down first.
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.contracts.event import Event, derived_id
+from common.contracts.event import derived_id, root
 from common.contracts.payments import CheckoutStarted
 from common.database import Sessions
 from common.errors import Conflict, Invalid, RateLimited, Upstream
@@ -197,21 +196,17 @@ async def _announce(
     checkout.expires_at = started.expires_at
     if checkout.provider == "stripe":
         checkout.amount, checkout.currency = started.amount, started.currency
-    now = datetime.now(UTC)
     # A later attempt at the same payment is news: it may be paid for longer.
     id_ = derived_id(
         "checkout.started", checkout.id, started.reference, started.expires_at.isoformat()
     )
-    event = Event[CheckoutStarted](
+    event = root(
         id=id_,
         source="/subscription",
         type="checkout.started",
         subject=checkout.id,
-        time=now,
-        recordedtime=now,
         tenant=checkout.tenant,
         correlationid=checkout.id,
-        trust="signature",
         data=payload,
     )
     await outbox.write(session, [event])

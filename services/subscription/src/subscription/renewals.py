@@ -72,7 +72,14 @@ async def run(work: Work, event: Event[JobDue]) -> str:
             failed += 1
             await repository.postpone(work.session, id_, now + _POSTPONED)
     if len(due) == _MOST:  # there may be more: not only at the next tick
-        await order_run(work.session, service="subscription", tenant=event.tenant, job=_JOB, at=now)
+        await order_run(
+            work.session,
+            service="subscription",
+            tenant=event.tenant,
+            job=_JOB,
+            at=now,
+            goes_on=event,
+        )
     return f"{len(due)} subscriptions were due" + (f", {failed} failed" if failed else "")
 
 

@@ -138,6 +138,36 @@ def follow_up(
     )
 
 
+def root(
+    *,
+    id: str,
+    type: str,
+    source: str,
+    subject: str,
+    tenant: str,
+    data: PayloadT,
+    correlationid: str | None = None,
+    sequence: int | None = None,
+    time: datetime | None = None,
+    trust: Trust = "signature",
+) -> Event[PayloadT]:
+    """An event of our own that no other event caused: somebody called an API, a clock struck."""
+    now = datetime.now(UTC)
+    return event_model(data.__class__)(
+        id=id,
+        source=source,
+        type=type,
+        subject=subject,
+        time=time or now,
+        recordedtime=now,
+        tenant=tenant,
+        correlationid=correlationid or id,
+        trust=trust,
+        sequence=sequence,
+        data=data,
+    )
+
+
 def derived_id(*parts: str) -> str:
     """A UUIDv5 (RFC 9562) of the parts: the same parts give the same id in every process."""
     return str(uuid5(NAMESPACE_URL, "urn:paybus:" + "\x1f".join(parts)))

@@ -1,4 +1,8 @@
-"""Exchange `payouts`: what providers say about money on its way to somebody."""
+"""Exchange `payouts`: what providers say about money on its way to somebody, what Paybus does to
+pay its recipients, and how far it came."""
+
+from datetime import date
+from typing import Literal
 
 from common.contracts.event import Id, Payload
 from common.contracts.money import Currency, MinorUnits
@@ -8,7 +12,8 @@ class TransferReported(Payload):
     """A transfer to a seller's account with the provider, or a payout to a bank.
 
     `reference` is what we called it when we ordered it, if the provider repeats that. `amount` is
-    None where the provider only names the transfer: it must be asked then.
+    None where the provider only names the transfer: it must be asked then. `amount_returned` is how
+    much of it came back, where the provider says so; None for all of it.
     """
 
     provider: str
@@ -17,4 +22,40 @@ class TransferReported(Payload):
     reference: str | None = None
     amount: MinorUnits | None = None
     currency: Currency | None = None
+    amount_returned: MinorUnits | None = None
     reason: str | None = None
+
+
+class PayoutDue(Payload):
+    """A command: do what this payout's state asks for now. Doing it twice is doing it once."""
+
+    payout_id: Id
+    provider: str
+    account: str
+
+
+class PayoutWork(Payload):
+    """A command that no payout waits for: the report of a day (UTC), or its reconciliation with one
+    account of a provider."""
+
+    kind: Literal["report", "reconciliation"]
+    day: date
+    provider: str | None = None
+    account: str | None = None
+
+
+class PayoutChanged(Payload):
+    """A payout after the change that the event's type names. `amount` is what is sent to the
+    recipient, `fee` what the recipient is charged beside it."""
+
+    payout_id: Id
+    recipient_id: Id
+    recipient: str
+    provider: str
+    account: str
+    amount: MinorUnits
+    fee: MinorUnits
+    currency: Currency
+    transfer_id: str | None = None
+    batch_id: str | None = None
+    error: str | None = None

@@ -17,7 +17,7 @@ from common.contracts.payments import (
     PaymentReported,
     ProviderEvent,
 )
-from common.contracts.payouts import TransferReported
+from common.contracts.payouts import PayoutChanged, PayoutDue, PayoutWork, TransferReported
 from common.contracts.provisioning import OrganizationChanged, OrganizationRequested
 from common.contracts.subscriptions import (
     CustomerChanged,
@@ -97,9 +97,41 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "transfer.succeeded": EventType("payouts", TransferReported, "A transfer arrived."),
     "transfer.failed": EventType("payouts", TransferReported, "A transfer will not arrive."),
     "transfer.reversed": EventType("payouts", TransferReported, "A transfer was taken back."),
-    "payout.created": EventType("payouts", TransferReported, "A payout is on its way to a bank."),
-    "payout.succeeded": EventType("payouts", TransferReported, "A payout arrived at the bank."),
-    "payout.failed": EventType("payouts", TransferReported, "A payout will not arrive."),
+    "provider_payout.created": EventType(
+        "payouts", TransferReported, "A payout is on its way to a bank."
+    ),
+    "provider_payout.succeeded": EventType(
+        "payouts", TransferReported, "A payout arrived at the bank."
+    ),
+    "provider_payout.failed": EventType("payouts", TransferReported, "A payout will not arrive."),
+    "provider_payout.reported": EventType(
+        "payouts", TransferReported, "A hint that a payout changed; the provider has to be asked."
+    ),
+    "payout_due.critical": EventType("payouts", PayoutDue, "Command: go on with an urgent payout."),
+    "payout_due.direct": EventType(
+        "payouts", PayoutDue, "Command: go on with a payout that somebody ordered just now."
+    ),
+    "payout_due.default": EventType(
+        "payouts", PayoutDue, "Command: go on with a payout whose time came."
+    ),
+    "payout_due.low": EventType(
+        "payouts", PayoutDue, "Command: go on with a payout that may wait for all others."
+    ),
+    "payout_work.due": EventType(
+        "payouts", PayoutWork, "Command: write a report or a reconciliation."
+    ),
+    "payout.submitted": EventType("payouts", PayoutChanged, "The provider accepted a payout."),
+    "payout.paid": EventType("payouts", PayoutChanged, "The recipient has the money."),
+    "payout.failed": EventType(
+        "payouts", PayoutChanged, "A payout was not made, and nothing tries it again by itself."
+    ),
+    "payout.returned": EventType(
+        "payouts", PayoutChanged, "The money came back; it is owed to the recipient again."
+    ),
+    "payout.cancelled": EventType("payouts", PayoutChanged, "A payout was given up unsent."),
+    "payouts.job_due": EventType(
+        "payouts", JobDue, "A scheduled job of the payouts service is due."
+    ),
     "bank_item.updated": EventType("banking", BankItemReported, "There are new transactions."),
     "bank_item.failed": EventType(
         "banking", BankItemReported, "The link stopped working; the customer has to log in again."

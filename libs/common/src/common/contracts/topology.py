@@ -88,6 +88,18 @@ QUEUES: Final = (
     ),
     Queue("provisioning.organizations", (Binding("provisioning", "organization.requested"),)),
     Queue("provisioning.jobs", (Binding("provisioning", "provisioning.job_due"),)),
+    # One queue a priority, each with consumers of its own: nothing waits behind what may wait.
+    Queue("payouts.critical", (Binding("payouts", "payout_due.critical"),)),
+    Queue("payouts.direct", (Binding("payouts", "payout_due.direct"),)),
+    Queue("payouts.default", (Binding("payouts", "payout_due.default"),)),
+    Queue(
+        "payouts.low", (Binding("payouts", "payout_due.low"), Binding("payouts", "payout_work.due"))
+    ),
+    Queue(
+        "payouts.reports",
+        (Binding("payouts", "transfer.*"), Binding("payouts", "provider_payout.*")),
+    ),
+    Queue("payouts.jobs", (Binding("payouts", "payouts.job_due"),)),
 )
 
 # Bindings of earlier versions, which a broker keeps until they are taken away.
@@ -109,7 +121,6 @@ JOURNAL_ONLY: Final = (
     "organization.provisioned",
     "organization.failed",
     "organization.suspended",
-    "transfer.*",
     "payout.*",
     "bank_item.*",
     "provider.#",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ class Work:
         self.session = session
         self._source = source
         self._emitted: list[Event[Any]] = []
+        self._at_end: list[Callable[[], Awaitable[None]]] = []
 
     def emit(
         self,
@@ -84,7 +85,14 @@ class Work:
             del self._emitted[before:]
             raise
 
+    def at_end(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Do this once, after all handlers of the transaction: what they collected is written."""
+        if act not in self._at_end:
+            self._at_end.append(act)
+
     async def flush(self) -> None:
         """Write what was emitted into the outbox. The owner of the transaction calls it last."""
+        for act in self._at_end:
+            await act()
         emitted, self._emitted = self._emitted, []
         await write(self.session, emitted)

@@ -50,4 +50,5 @@ schedules = Table(
     Column("last_duration_seconds", Float),
     Column("last_outcome", Text),
     Column("last_result", Text),
+    Column("cancelled_at", DateTime(timezone=True)),
 )

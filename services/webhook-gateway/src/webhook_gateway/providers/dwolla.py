@@ -25,11 +25,11 @@ _TOPICS = {
     "transfer_failed": "transfer.failed",
     "transfer_cancelled": "transfer.failed",
     "transfer_reclaimed": "transfer.reversed",
-    "bank_transfer_created": "payout.created",
-    "bank_transfer_completed": "payout.succeeded",
-    "bank_transfer_failed": "payout.failed",
-    "bank_transfer_cancelled": "payout.failed",
-    "bank_transfer_creation_failed": "payout.failed",
+    "bank_transfer_created": "provider_payout.created",
+    "bank_transfer_completed": "provider_payout.succeeded",
+    "bank_transfer_failed": "provider_payout.failed",
+    "bank_transfer_cancelled": "provider_payout.failed",
+    "bank_transfer_creation_failed": "provider_payout.failed",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import httpx
 from pydantic import HttpUrl, SecretStr
@@ -16,6 +17,7 @@ from starlette.datastructures import Headers
 
 from common.contracts.event import Event
 from common.contracts.money import minor_units
+from common.contracts.payouts import TransferReported
 from common.outside import call, url
 from webhook_gateway import asking, providers
 from webhook_gateway.asking import Answer, AskedProvider, Question
@@ -25,7 +27,13 @@ from webhook_gateway.providers.authentic import check_any, the_header
 
 
 class Options(providers.Options):
-    """The API's credentials. Without them hints can't be asked about."""
+    """The API's credentials. Without them hints can't be asked about.
+
+    A service of Fapshi's that pays out takes no payments: `pays_out` says that this is one, and
+    its payouts are asked about by the payouts service.
+    """
+
+    pays_out: bool = False
 
     api_user: str = ""
     api_key: SecretStr = SecretStr("")
@@ -45,7 +53,24 @@ class Fapshi(AskedProvider):
     def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
         if isinstance(webhook, list):  # as the documentation once showed it
             (webhook,) = webhook
+        if self.options.pays_out:
+            return [self._payout_hint(webhook, proof)]
         return [self.hint(webhook["transId"], webhook["status"], proof)]
+
+    def _payout_hint(self, webhook: Any, proof: Proof) -> Event[Any]:
+        """Each is news, as with payments."""
+        report = TransferReported(
+            provider=self.name,
+            transfer_id=webhook["transId"],
+            reference=webhook.get("externalId"),
+        )
+        return self.event(
+            "provider_payout.reported",
+            report,
+            id_=str(uuid4()),
+            subject=webhook["transId"],
+            proof=proof,
+        )
 
     @property
     def can_be_asked(self) -> bool:

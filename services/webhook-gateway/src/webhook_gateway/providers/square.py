@@ -32,9 +32,9 @@ _PAYMENTS: Mapping[str, str] = {
     "CANCELED": "payment.failed",
 }
 _PAYOUTS: Mapping[str, str] = {
-    "SENT": "payout.created",
-    "PAID": "payout.succeeded",
-    "FAILED": "payout.failed",
+    "SENT": "provider_payout.created",
+    "PAID": "provider_payout.succeeded",
+    "FAILED": "provider_payout.failed",
 }
 
 

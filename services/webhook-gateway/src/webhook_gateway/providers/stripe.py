@@ -220,14 +220,19 @@ def _refund(charge: Object) -> PaymentRefunded:
     )
 
 
+# A payout to a bank has no other place for what we call it.
+PAYOUT_IN_METADATA = "paybus_payout"
+
+
 def _transfer(transfer: Object) -> TransferReported:
     return TransferReported(
         provider="stripe",
         transfer_id=transfer["id"],
         account=_id(transfer.get("destination")),
-        reference=transfer.get("transfer_group"),
+        reference=transfer.get("transfer_group") or _metadata(transfer).get(PAYOUT_IN_METADATA),
         amount=transfer["amount"],
         currency=transfer["currency"].upper(),
+        amount_returned=transfer.get("amount_reversed") or None,
         reason=transfer.get("failure_message"),  # payouts only
     )
 
@@ -273,10 +278,10 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "charge.dispute.created": ("payment.disputed", _dispute),
     "transfer.created": ("transfer.created", _transfer),
     "transfer.reversed": ("transfer.reversed", _transfer),
-    "payout.created": ("payout.created", _transfer),
-    "payout.paid": ("payout.succeeded", _transfer),
-    "payout.failed": ("payout.failed", _transfer),
-    "payout.canceled": ("payout.failed", _transfer),
+    "payout.created": ("provider_payout.created", _transfer),
+    "payout.paid": ("provider_payout.succeeded", _transfer),
+    "payout.failed": ("provider_payout.failed", _transfer),
+    "payout.canceled": ("provider_payout.failed", _transfer),
 }
 
 

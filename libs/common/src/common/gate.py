@@ -1,0 +1,124 @@
+"""What stands before every call of an outside system: how many at once, how often, and whether at
+all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from prometheus_client import Gauge
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.messages.events import ContextChanged
+from purgatory.domain.model import OpenedState
+
+from common.database import Sessions
+from common.errors import RateLimited, Upstream
+from common.logs import get_logger
+from common.outside import Refused
+from common.quota import Quota
+
+log = get_logger(__name__)
+
+circuit_open = Gauge(
+    "paybus_circuit_open",
+    "Whether calls are let through: 0 yes, 0.5 on trial, 1 no.",
+    ["system"],
+)
+
+_VALUES = {"closed": 0.0, "half-opened": 0.5, "opened": 1.0}
+
+OnChange = Callable[[str], None]
+
+
+class CircuitOpen(RateLimited):
+    """Too many calls in a row had no answer; nothing is called for a while."""
+
+
+class Gate:
+    """Of one account with one system. It fails closed: while the circuit is open nothing is called.
+
+    `at_once` bounds calls in this process, `quota` those of all replicas. `failures` calls in a row
+    without an answer open the circuit for `open_seconds`; then calls are let through on trial, and
+    the first that fails opens it again. `on_change` hears the circuit's new state.
+    """
+
+    def __init__(
+        self,
+        system: str,
+        *,
+        label: str,
+        at_once: int,
+        quota: Quota | None,
+        sessions: Sessions,
+        failures: int = 10,
+        open_seconds: float = 30,
+        wait_seconds: float = 2,
+        on_change: OnChange = lambda _: None,
+    ) -> None:
+        self.system = system
+        self._label = label
+        self._places = asyncio.Semaphore(at_once)
+        self._quota = quota
+        self._sessions = sessions
+        self._open_seconds = open_seconds
+        self._wait_seconds = wait_seconds
+        self._on_change = on_change
+        # What the other side says is an answer; only silence and server errors count.
+        self._circuits = AsyncCircuitBreakerFactory(
+            default_threshold=failures,
+            default_ttl=open_seconds,
+            exclude=[Refused, RateLimited, (Exception, lambda e: not isinstance(e, Upstream))],
+        )
+        self._circuits.add_listener(self._changed)
+        circuit_open.labels(label).set(0)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """For one piece of work, which may make several calls; each goes through `call`.
+
+        Raises `RateLimited` when there is no place in time, `CircuitOpen` while nothing is called.
+        """
+        circuit = await self._circuits.get_breaker(self.system)
+        try:
+            circuit.context.handle_new_request()
+        except OpenedState:
+            raise CircuitOpen(
+                f"{self.system} did not answer: nothing is sent to it for {self._open_seconds:g} s",
+                self._open_seconds,
+            ) from None
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise RateLimited(f"{self.system} is busy with our calls", self._wait_seconds) from None
+        try:
+            if self._quota is not None:
+                wait = await self._quota.take(self._sessions, most_seconds=self._wait_seconds)
+                await asyncio.sleep(wait)
+            yield
+        finally:
+            self._places.release()
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Around one call: what it raises is counted. Raises `CircuitOpen` too."""
+        circuit = await self._circuits.get_breaker(self.system)
+        try:
+            await circuit.__aenter__()
+        except OpenedState:
+            raise CircuitOpen(f"{self.system} did not answer", self._open_seconds) from None
+        try:
+            yield
+        except BaseException as error:
+            counted = error if isinstance(error, Exception) else None
+            await circuit.__aexit__(type(counted) if counted else None, counted, None)
+            raise
+        else:
+            await circuit.__aexit__(None, None, None)
+
+    def _changed(self, _: str, kind: str, event: object) -> None:
+        if kind == "state_changed" and isinstance(event, ContextChanged):
+            circuit_open.labels(self._label).set(_VALUES[event.state])
+            log.warning("circuit changed", system=self.system, state=event.state)
+            self._on_change(event.state)

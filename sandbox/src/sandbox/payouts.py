@@ -1,0 +1,357 @@
+"""Stripe Connect, Dwolla and Fapshi as those who pay out, with their rules of idempotency and their
+ways of failing; and the books of what they really paid.
+
+`PUT /_payouts/behaviour` says how badly they answer, `PUT /_payouts/fates` what becomes of what
+they accepted, `POST /_payouts/clock` lets their time go by, `GET /_payouts` shows their books.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sandbox.deck import Deck
+from sandbox.postman import Postman
+
+Status = Literal["pending", "paid", "failed", "returned"]
+Mode = Literal["well", "error", "error_after", "lost", "rate_limited"]
+
+_KEYS_LIVE_SECONDS = 24 * 3600
+
+
+class Behaviour(BaseModel):
+    """Shares of the calls: `error` is a 500 before the work, `error_after` one after it, `lost` is
+    no answer after it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    error: float = Field(default=0, ge=0, le=1)
+    error_after: float = Field(default=0, ge=0, le=1)
+    lost: float = Field(default=0, ge=0, le=1)
+    rate_limited: float = Field(default=0, ge=0, le=1)
+    delay_seconds: float = Field(default=0, ge=0, le=60)
+
+
+class Fates(BaseModel):
+    """Shares of what was accepted; what neither fails nor comes back is paid. Stripe's transfers
+    are paid when they are accepted, and never fail."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fail: float = Field(default=0, ge=0, le=1)
+    come_back: float = Field(default=0, ge=0, le=1)
+    settle_seconds: float = Field(default=0.1, ge=0, le=86400)
+    come_back_seconds: float = Field(default=1, ge=0, le=86400)
+
+
+class Forward(BaseModel):
+    seconds: float = Field(gt=0)
+
+
+class Move(BaseModel):
+    status: Status
+
+
+@dataclass
+class Transfer:
+    """`amount` is in minor units, `at` is the sandbox's time in seconds (UTC)."""
+
+    provider: str
+    id: str
+    reference: str
+    destination: str
+    amount: int
+    currency: str
+    kind: str
+    at: float
+    status: Status = "pending"
+    returns: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def created(self) -> str:
+        return datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Kept:
+    """What is remembered of an idempotency key; without an answer it is under way."""
+
+    request: str
+    at: float
+    answer: Answer | None = None
+
+
+class Payouts:
+    def __init__(self, secrets: Mapping[str, str], *, postman: Postman, seed: int) -> None:
+        self.transfers: dict[str, Transfer] = {}
+        self.calls: Counter[str] = Counter()
+        self._secrets = secrets
+        self._postman = postman
+        self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
+        self._forward = 0.0
+        self._keys: dict[tuple[str, str], Kept] = {}
+        self._later: set[asyncio.Task[None]] = set()
+        self.behave(Behaviour())
+        self.fate(Fates())
+
+    def behave(self, behaviour: Behaviour) -> None:
+        self._delay = behaviour.delay_seconds
+        shares = behaviour.model_dump(exclude={"delay_seconds"})
+        self._modes: Deck[Mode] = Deck(shares, "well", self._chance)  # type: ignore[arg-type]
+
+    def fate(self, fates: Fates) -> None:
+        self._fates = fates
+        shares: dict[Status, float] = {"failed": fates.fail, "returned": fates.come_back}
+        self._dealt: Deck[Status] = Deck(shares, "paid", self._chance)
+
+    @property
+    def now(self) -> float:
+        return time.time() + self._forward
+
+    def forward(self, seconds: float) -> None:
+        """The providers' time goes by: idempotency keys are forgotten."""
+        self._forward += seconds
+
+    def books(self) -> dict[str, Any]:
+        return {
+            "transfers": [asdict(each) for each in self.transfers.values()],
+            "calls": self.calls,
+            "webhooks": self._postman.counts,
+        }
+
+    async def once(
+        self, provider: str, key: str | None, request: str, work: Callable[[], Answer]
+    ) -> Answer:
+        """Do the work as the provider's idempotency has it, and answer as badly as asked for."""
+        kept = self._recall(provider, key)
+        if kept is not None:
+            return _again(provider, kept, request)
+        kept = Kept(request, self.now)
+        if key is not None:
+            self._keys[provider, key] = kept
+        mode = self._modes.deal()
+        self.calls[f"{provider} {mode}"] += 1
+        await asyncio.sleep(self._delay)
+        if mode == "rate_limited":
+            self._forget(provider, key)
+            return Answer(429, _error("Too many requests"), {"Retry-After": "1"})
+        if mode == "error":
+            kept.answer = Answer(500, _error("told to fail"))
+            if provider != "stripe":  # which remembers its failures
+                self._forget(provider, key)
+            return kept.answer
+        kept.answer = work()
+        if mode == "error_after":
+            failed = Answer(500, _error("told to fail after the work"))
+            if provider == "stripe":
+                kept.answer = failed
+            return failed
+        if mode == "lost":
+            await asyncio.sleep(3600)
+        return kept.answer
+
+    async def read(self, provider: str) -> Answer | None:
+        """Before a look-up: whether it fails."""
+        mode = self._modes.deal()
+        self.calls[f"{provider} look-up {mode}"] += 1
+        await asyncio.sleep(self._delay)
+        if mode == "rate_limited":
+            return Answer(429, _error("Too many requests"), {"Retry-After": "1"})
+        if mode == "lost":
+            await asyncio.sleep(3600)
+        return Answer(500, _error("told to fail")) if mode in {"error", "error_after"} else None
+
+    def accept(self, transfer: Transfer) -> None:
+        self.transfers[transfer.id] = transfer
+        fate = self._dealt.deal()
+        if transfer.kind == "transfer":
+            transfer.status = "paid"
+            self._tell(transfer, "created")
+        else:
+            self._tell(transfer, "created")
+            first: Status = "failed" if fate == "failed" else "paid"
+            self._after(self._fates.settle_seconds, transfer, first)
+        if fate == "returned" and transfer.provider != "fapshi":
+            wait = self._fates.settle_seconds + self._fates.come_back_seconds
+            self._after(wait, transfer, "returned")
+
+    def move(self, transfer: Transfer, status: Status) -> None:
+        transfer.status = status
+        transfer.returns += status == "returned"
+        self._tell(transfer, status)
+
+    def _after(self, seconds: float, transfer: Transfer, status: Status) -> None:
+        async def later() -> None:
+            await asyncio.sleep(seconds)
+            self.move(transfer, status)
+
+        task = asyncio.create_task(later())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    def _recall(self, provider: str, key: str | None) -> Kept | None:
+        if key is None:
+            return None
+        kept = self._keys.get((provider, key))
+        if kept is not None and self.now - kept.at > _KEYS_LIVE_SECONDS:
+            self._forget(provider, key)
+            return None
+        return kept
+
+    def _forget(self, provider: str, key: str | None) -> None:
+        if key is not None:
+            self._keys.pop((provider, key), None)
+
+    def _tell(self, transfer: Transfer, what: str) -> None:
+        tell = {"stripe": self._tell_stripe, "dwolla": self._tell_dwolla}
+        tell.get(transfer.provider, self._tell_fapshi)(transfer, what)
+
+    def _tell_stripe(self, transfer: Transfer, what: str) -> None:
+        type_ = f"{transfer.kind}.{_STRIPE_EVENTS[transfer.kind].get(what, what)}"
+        body = {
+            "id": f"evt_{uuid4().hex}",
+            "object": "event",
+            "api_version": "2025-01-01",
+            "created": int(time.time()),
+            "livemode": False,
+            "type": type_,
+            "data": {"object": stripe_object(transfer)},
+        }
+        raw = json.dumps(body).encode()
+        at = int(time.time())
+        secret = self._secrets["stripe"].encode()
+        signed = hmac.new(secret, f"{at}.".encode() + raw, "sha256").hexdigest()
+        self._postman.send("stripe-payouts", raw, {"Stripe-Signature": f"t={at},v1={signed}"})
+
+    def _tell_dwolla(self, transfer: Transfer, what: str) -> None:
+        body = {
+            "id": str(uuid4()),
+            "resourceId": transfer.id,
+            "topic": f"customer_transfer_{_DWOLLA_TOPICS[what]}",
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "_links": {"customer": {"href": "https://api-sandbox.dwolla.com/customers/1"}},
+        }
+        raw = json.dumps(body).encode()
+        signed = hmac.new(self._secrets["dwolla"].encode(), raw, "sha256").hexdigest()
+        self._postman.send("dwolla", raw, {"X-Request-Signature-SHA-256": signed})
+
+    def _tell_fapshi(self, transfer: Transfer, what: str) -> None:
+        if what != "created":
+            headers = {"x-wh-secret": self._secrets["fapshi"]}
+            self._postman.send("fapshi-payouts", fapshi_object(transfer), headers)
+
+
+_STRIPE_EVENTS = {
+    "transfer": {"returned": "reversed"},
+    # A bank that sends a payout back makes it a failed one, days after it was paid.
+    "payout": {"returned": "failed"},
+}
+_DWOLLA_TOPICS = {
+    "created": "created",
+    "paid": "completed",
+    "failed": "failed",
+    "returned": "failed",
+}
+_DWOLLA_STATUS = {
+    "pending": "pending",
+    "paid": "processed",
+    "failed": "failed",
+    "returned": "failed",
+}
+_FAPSHI_STATUS = {"pending": "PENDING", "paid": "SUCCESSFUL", "failed": "FAILED"}
+
+
+def stripe_object(transfer: Transfer) -> dict[str, Any]:
+    """https://docs.stripe.com/api/transfers/object and /payouts/object, as far as it is used."""
+    common = {
+        "id": transfer.id,
+        "object": transfer.kind,
+        "amount": transfer.amount,
+        "currency": transfer.currency.lower(),
+        "created": int(transfer.at),
+        "metadata": transfer.more.get("metadata", {}),
+        "livemode": False,
+    }
+    came_back = transfer.status == "returned"
+    if transfer.kind == "transfer":
+        return common | {
+            "destination": transfer.destination,
+            "transfer_group": transfer.reference or None,
+            "reversed": came_back,
+            "amount_reversed": transfer.amount if came_back else 0,
+        }
+    status = "failed" if came_back else transfer.status
+    failure = "account_closed" if status == "failed" else None
+    return common | {
+        "destination": "ba_sandbox",
+        "status": status,
+        "automatic": False,
+        "failure_code": failure,
+        "failure_message": failure,
+    }
+
+
+def dwolla_object(transfer: Transfer) -> dict[str, Any]:
+    """https://developers.dwolla.com/docs/api-reference/transfers/transfers-resource"""
+    return {
+        "id": transfer.id,
+        "status": _DWOLLA_STATUS[transfer.status],
+        "amount": {"value": f"{transfer.amount / 100:.2f}", "currency": transfer.currency},
+        "created": transfer.created,
+        "correlationId": transfer.reference or None,
+        "metadata": transfer.more.get("metadata", {}),
+        "_links": transfer.more.get("_links", {}),
+    }
+
+
+def fapshi_object(transfer: Transfer) -> dict[str, Any]:
+    """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
+    return {
+        "transId": transfer.id,
+        "status": _FAPSHI_STATUS[transfer.status],
+        "medium": "mobile money",
+        "serviceName": "sandbox",
+        "amount": transfer.amount,
+        "externalId": transfer.reference,
+        "userId": transfer.more.get("userId"),
+        "dateInitiated": transfer.created,
+    }
+
+
+def _again(provider: str, kept: Kept, request: str) -> Answer:
+    if kept.request != request:
+        message = "Keys for idempotent requests can only be used with the same parameters"
+        return Answer(400, {"error": {"type": "idempotency_error", "message": message}})
+    if kept.answer is None:
+        return Answer(409, _error("There is another request in progress with this key"))
+    return Answer(
+        kept.answer.status,
+        kept.answer.body,
+        {
+            **kept.answer.headers,
+            **({"Idempotent-Replayed": "true"} if provider == "stripe" else {}),
+        },
+    )
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"type": "api_error", "message": message}}

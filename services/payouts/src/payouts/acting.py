@@ -1,0 +1,116 @@
+"""What a person does to a payout, and to all of them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.auth import Caller
+from common.errors import Conflict, Forbidden
+from payouts import domain, repository
+from payouts.audit import Action, Actor
+from payouts.books import Books
+from payouts.domain import Move, State
+from payouts.models import Control, Payout
+
+
+def actor(caller: Caller) -> Actor:
+    return Actor(caller.subject, caller.role.name.lower())
+
+
+async def approve(session: AsyncSession, row: Payout, by: Actor, reason: str | None) -> None:
+    """Raises `Forbidden` for whoever ordered it."""
+    if row.state == State.SCHEDULED and row.created_by == by.name:
+        raise Forbidden("who ordered a payout can't approve it: a second person has to")
+    books = await _books(session)
+    to = domain.after(State(row.state), Move.APPROVE)
+    row.approved_by = by.name
+    row.next_at = None if row.held else max(row.due_at, books.now)
+    books.move(row, to, action=Move.APPROVE, actor=by, reason=reason)
+    await _close(books, row)
+
+
+async def hold(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
+    """It is not sent until it is released. Holding it twice is holding it."""
+    if not domain.holdable(State(row.state)):
+        raise Conflict(f"it is {row.state}: too late to hold it")
+    if row.held:
+        return
+    books = await _books(session)
+    row.held = True
+    if row.state != State.UNKNOWN:  # which goes on to be asked about
+        row.next_at = None
+    books.note(row, by, "hold", reason)
+    await _close(books, row)
+
+
+async def release(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
+    if not row.held:
+        raise Conflict("it is not held")
+    books = await _books(session)
+    row.held = False
+    if row.state == State.APPROVED:
+        row.next_at = max(row.due_at, books.now)
+    elif row.state == State.FAILED:
+        wait = domain.retry_after(row.failures)
+        row.next_at = books.now + wait if wait is not None else None
+    books.note(row, by, "release", reason)
+    await _close(books, row)
+
+
+async def cancel(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
+    books = await _books(session)
+    to = domain.after(State(row.state), Move.CANCEL)
+    row.next_at = None
+    row.held = False
+    books.move(row, to, action=Move.CANCEL, actor=by, reason=reason)
+    await _close(books, row)
+
+
+async def retry(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
+    """Of a failed or returned one: the provider is asked first. Raises `Conflict` otherwise."""
+    books = await _books(session)
+    to = domain.after(State(row.state), Move.RETRY)
+    if row.state == State.RETURNED:
+        await _take_from_balance(session, row)
+    row.held = False
+    row.next_at = books.now
+    books.move(row, to, action=Move.RETRY, actor=by, reason=reason)
+    await _close(books, row)
+
+
+async def _take_from_balance(session: AsyncSession, row: Payout) -> None:
+    """What came back may be in another payout by now. Raises `Conflict`."""
+    balances = await repository.lock_balances(session, row.currency, [row.recipient_id])
+    needed = row.amount + (0 if row.fee_charged else row.fee)
+    if (available := balances[row.recipient_id].available) < needed:
+        raise Conflict(f"{available} {row.currency} are available (minor units), not {needed}")
+
+
+async def pause(
+    session: AsyncSession, tenant: str, by: Actor, reason: str, *, paused: bool
+) -> Control:
+    """The emergency stop: once this is committed, nothing of the tenant's begins to be sent."""
+    control = await repository.set_paused(session, tenant, paused=paused, by=by.name, reason=reason)
+    books = await _books(session)
+    action = "pause" if paused else "resume"
+    subject = f"tenant/{tenant}"
+    books.act(Action(books.now, tenant, by, action, subject, reason=reason))
+    await books.close()
+    return control
+
+
+async def _books(session: AsyncSession) -> Books:
+    return Books(session, await rows.clock(session))
+
+
+async def _close(books: Books, row: Payout) -> None:
+    if row.state == State.APPROVED and row.next_at is not None and row.next_at <= books.now:
+        books.order(row)
+        row.next_at = books.now + _REORDER
+    await books.close()
+
+
+_REORDER = timedelta(minutes=15)

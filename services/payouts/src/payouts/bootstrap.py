@@ -1,0 +1,159 @@
+"""Wires the payouts service."""
+
+import asyncio
+import socket
+from datetime import timedelta
+
+import httpx
+
+from common import parts
+from common.accounts import AccountsInvalid
+from common.api import schedules_router
+from common.auth import Authenticator
+from common.contracts import topology
+from common.contracts.event import Event
+from common.crypto import Vault
+from common.database import Sessions
+from common.http import create_app
+from common.logs import get_logger
+from common.messaging.consumer import Consumer
+from common.messaging.effectful import EffectfulConsumer
+from common.messaging.transactional import TransactionalConsumer
+from common.scheduler import Scheduler, job_handler
+from common.service import Context, Running, Task, refuse
+from payouts import api as payouts_api
+from payouts import repository
+from payouts.accounts import Accounts, OnCircuit
+from payouts.books import SOURCE
+from payouts.details import Details
+from payouts.handlers import Reports
+from payouts.jobs import Jobs
+from payouts.measuring import Meter
+from payouts.ordering import Desk
+from payouts.settings import ApiSettings, PayoutSettings, WorkerSettings, concurrency_of
+from payouts.settling import Times
+from payouts.submitting import Rules, Submitter
+from payouts.working import Worker
+
+log = get_logger(__name__)
+
+_REORDER = timedelta(minutes=15)
+
+
+async def api(settings: ApiSettings, context: Context) -> Running:
+    engine = await parts.database_engine(settings, context)
+    sessions = parts.sessions(engine)
+    accounts = await _accounts(settings, context, sessions)
+    app = create_app("Paybus payouts", alive=parts.always_well, ready=parts.database_check(engine))
+    app.state.authenticator = Authenticator(settings)
+    app.state.sessions = sessions
+    app.state.accounts = accounts
+    app.state.desk = Desk(accounts, _details(settings), reorder=_REORDER)
+    for router in payouts_api.ROUTERS:
+        app.include_router(router)
+    app.include_router(schedules_router("payouts", settings.tenant))
+    return Running(app)
+
+
+async def worker(settings: WorkerSettings, context: Context) -> Running:
+    engine = await parts.database_engine(settings, context)
+    messaging = await parts.messaging(settings, context, "payouts-worker")
+    consuming = await parts.consuming(settings, context, messaging, "payouts-worker consumers")
+    options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
+    sessions = parts.sessions(engine)
+    circuits = _Circuits(sessions)
+    accounts = await _accounts(settings, context, sessions, circuits.changed)
+    details = _details(settings)
+    reorder = timedelta(seconds=settings.reorder_seconds)
+    times = Times(
+        first_look=timedelta(seconds=settings.first_look_seconds),
+        first_poll=timedelta(seconds=settings.first_poll_seconds),
+    )
+    timeout = timedelta(seconds=settings.provider_timeout_seconds)
+    submitter = Submitter(sessions, accounts, Rules(details, timeout, times, context.redact))
+    await submitter.start()
+    context.resources.push_async_callback(submitter.stop)
+    work = Worker(sessions, accounts, details)
+    jobs = Jobs(
+        accounts,
+        Desk(accounts, details, reorder=reorder),
+        pause=timedelta(seconds=settings.payouts_pause_seconds),
+        reorder=reorder,
+    )
+    schedule = jobs.schedule()
+
+    async def take(event: Event) -> None:  # type: ignore[type-arg]
+        await (work.do(event) if event.type == "payout_work.due" else submitter.go_on(event))
+
+    reports = Reports(times)
+    consumers: list[Consumer] = [
+        EffectfulConsumer(
+            topology.queue(f"payouts.{priority}"),
+            take,
+            concurrency=concurrency_of(priority, settings),
+            **options,
+        )
+        for priority in settings.payout_queues
+    ]
+    consumers += [
+        TransactionalConsumer(
+            topology.queue("payouts.reports"),
+            reports.by_event(),
+            prepare=reports.prepare,
+            **options,
+        ),
+        TransactionalConsumer(
+            topology.queue("payouts.jobs"),
+            {"payouts.job_due": job_handler(sessions, schedule)},
+            batch=1,
+            **options,
+        ),
+    ]
+    tasks: list[Task] = [
+        Scheduler(sessions, service="payouts", tenant=settings.tenant, schedule=schedule),
+        Meter(sessions),
+    ]
+    return parts.worker("Paybus payouts worker", settings, messaging, engine, consumers, tasks)
+
+
+class _Circuits:
+    """Writes down, for people, what this worker's circuit breakers do."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._worker = socket.gethostname()
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def changed(self, tenant: str, name: str, state: str) -> None:
+        task = asyncio.create_task(self._write(tenant, name, state))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write(self, tenant: str, name: str, state: str) -> None:
+        try:
+            async with self._sessions.begin() as session:
+                await repository.keep_circuit(session, tenant, name, self._worker, state)
+        except Exception:
+            log.exception("a circuit's state could not be kept", circuit=name, state=state)
+
+
+async def _accounts(
+    settings: PayoutSettings,
+    context: Context,
+    sessions: Sessions,
+    on_circuit: OnCircuit = lambda *_: None,
+) -> Accounts:
+    http = await context.resources.enter_async_context(
+        httpx.AsyncClient(
+            timeout=settings.provider_timeout_seconds, limits=httpx.Limits(max_connections=None)
+        )
+    )
+    path = settings.payout_accounts_file
+    try:
+        return Accounts(path, http, sessions, context.redact, on_circuit=on_circuit)
+    except AccountsInvalid as error:
+        refuse(f"PAYOUT_ACCOUNTS_FILE is wrong: {error}")
+
+
+def _details(settings: PayoutSettings) -> Details:
+    return Details(Vault(settings.encryption_keys))

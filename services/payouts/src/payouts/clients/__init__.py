@@ -1,0 +1,134 @@
+"""Thin clients of the providers that pay out, one module each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.contracts.event import faults
+from common.contracts.money import Currency
+from common.errors import Invalid
+from payouts.domain import Found
+
+
+class Options(BaseModel):
+    """What an account may set beside its credentials.
+
+    `limits` are the largest payouts, in minor units by currency: in others nothing is paid.
+    `approval_above` are the amounts above which a second person has to approve.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limits: dict[Currency, int] = Field(min_length=1)
+    approval_above: dict[Currency, int] = Field(default_factory=dict)
+    per_second: float = Field(default=20, gt=0, le=1000, description="calls, of all workers")
+    at_once: int = Field(default=50, ge=1, le=500, description="calls, of one worker")
+    quiet_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description="how long after a call without an answer the provider's not knowing of it "
+        "proves that it was not done; each provider has its own default",
+    )
+
+    @model_validator(mode="after")
+    def _known_currencies(self) -> Options:
+        if strange := self.approval_above.keys() - self.limits.keys():
+            raise ValueError(f"approval_above has {', '.join(sorted(strange))}, limits has not")
+        return self
+
+
+class Details(BaseModel):
+    """Where a recipient's money goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def shown(self) -> str:
+        """For people, without what would be of use to a thief."""
+        raise NotImplementedError
+
+    @property
+    def handle(self) -> str:
+        """By which the provider's reports name the recipient; empty if they don't."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A payout as its provider is told of it. `id` is our reference; `amount` is in minor units."""
+
+    id: str
+    amount: int
+    currency: str
+    details: Details
+    description: str | None
+
+
+@dataclass(frozen=True)
+class Listed(Found):
+    """A transfer in a provider's list. `reference` is what we called it, if we made it."""
+
+    reference: str | None
+    created_at: datetime
+
+
+class PayoutClient(ABC):
+    """Of one account. Every call raises what `common.outside.call` raises."""
+
+    details_model: ClassVar[type[Details]]
+    options_model: ClassVar[type[Options]] = Options
+    # A request may still be under way at the provider so long after we stopped waiting for it.
+    quiet: ClassVar[timedelta] = timedelta(seconds=30)
+    # How long the provider recognises an idempotency key, with a margin; none where it has none.
+    keeps_keys: ClassVar[timedelta] = timedelta(hours=23)
+
+    def __init__(self, options: Any, http: httpx.AsyncClient) -> None:
+        self.options = options
+        self._http = http
+
+    def check(self, order: Order) -> None:  # noqa: B027 - most have nothing against it
+        """Raises `Invalid` for what this provider could never do."""
+
+    @abstractmethod
+    async def send(self, order: Order, key: str) -> Found:
+        """Pay. `key` is the idempotency key that was kept before."""
+
+    @abstractmethod
+    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
+        """Every transfer that carries our reference, none made before `since` (UTC)."""
+
+    @abstractmethod
+    def transfers(
+        self, first: datetime, last: datetime, orders: Sequence[Order]
+    ) -> AsyncIterator[Listed]:
+        """Those that were made from `first` until before `last` (UTC). `orders` are ours of that
+        time, for providers that can only be asked about each."""
+
+
+class ReadOnlyClient(PayoutClient):
+    """A provider that pays by its own rules: what it did is only compared."""
+
+    async def send(self, order: Order, key: str) -> Found:
+        raise Invalid("this provider pays by itself")
+
+    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
+        return ()
+
+
+def read_details(model: type[Details], details: dict[str, Any]) -> Details:
+    """Raises `Invalid`, which names the fields and shows none of their values."""
+    try:
+        return model.model_validate(details)
+    except ValidationError as error:
+        raise Invalid(f"details: {faults(error)}") from None
+
+
+def last_four(text: str) -> str:
+    return f"…{text[-4:]}"

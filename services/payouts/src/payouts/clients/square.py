@@ -1,0 +1,104 @@
+"""Square, read only, through the official SDK: it pays its sellers by its own schedule, and what it
+paid is compared with the ledger. https://developer.squareup.com/reference/square/payouts-api
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import httpx
+from pydantic import Field, HttpUrl, SecretStr
+from square import AsyncSquare
+from square.core.api_error import ApiError
+
+from common.errors import RateLimited, Upstream
+from common.outside import NoAnswer, NotAuthorized
+from payouts import clients
+from payouts.clients import Listed, Order, ReadOnlyClient, last_four
+from payouts.domain import Fate
+
+if TYPE_CHECKING:
+    from square.types.payout import Payout
+
+_RETRY_AFTER_SECONDS = 30.0
+
+
+class Options(clients.Options):
+    """`access_token` may read Payouts."""
+
+    access_token: SecretStr
+    base_url: HttpUrl = HttpUrl("https://connect.squareup.com")
+
+
+class Details(clients.Details):
+    """The location whose sales are paid out."""
+
+    location_id: str = Field(pattern=r"^[A-Za-z0-9]{1,64}$")
+
+    @property
+    def shown(self) -> str:
+        return f"location {last_four(self.location_id)}"
+
+    @property
+    def handle(self) -> str:
+        return self.location_id
+
+
+class Square(ReadOnlyClient):
+    details_model = Details
+    options_model = Options
+    options: Options
+
+    def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
+        super().__init__(options, http)
+        self._client = AsyncSquare(
+            token=options.access_token.get_secret_value(),
+            base_url=str(options.base_url).rstrip("/"),
+            httpx_client=http,
+        )
+
+    async def transfers(
+        self, first: datetime, last: datetime, orders: Sequence[Order]
+    ) -> AsyncIterator[Listed]:
+        """`orders` only say of which locations."""
+        locations = {each.details.handle for each in orders}
+        for location in sorted(locations):
+            try:
+                pages = await self._client.payouts.list(
+                    location_id=location,
+                    begin_time=first.isoformat(),
+                    end_time=last.isoformat(),
+                    request_options={"max_retries": 0},
+                )
+                async for payout in pages:
+                    yield _listed(payout)
+            except ApiError as error:
+                raise _ours(error) from error
+            except httpx.RequestError as error:
+                raise NoAnswer(f"gave no answer ({type(error).__name__})") from error
+
+
+_FATES = {"SENT": Fate.ACCEPTED, "PAID": Fate.PAID, "FAILED": Fate.FAILED}
+
+
+def _listed(payout: Payout) -> Listed:
+    if payout.amount_money is None or payout.amount_money.amount is None or not payout.created_at:
+        raise Upstream(f"lists the payout {payout.id} without an amount")
+    return Listed(
+        payout.id,
+        _FATES[str(payout.status)],
+        payout.amount_money.amount,
+        str(payout.amount_money.currency),
+        None,
+        datetime.fromisoformat(payout.created_at),
+    )
+
+
+def _ours(error: ApiError) -> Exception:
+    if error.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return RateLimited("asked too often", _RETRY_AFTER_SECONDS)
+    if error.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        return NotAuthorized(f"answers {error.status_code}: check the access_token")
+    return Upstream(f"answers {error.status_code}")

@@ -1,0 +1,190 @@
+"""What providers' webhooks say of transfers finishes payouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.contracts.event import Event
+from common.contracts.payouts import TransferReported
+from common.messaging.outbox import Work
+from common.messaging.transactional import Handler
+from payouts import repository, settling
+from payouts.accounts import account_of
+from payouts.audit import Actor
+from payouts.books import Books
+from payouts.domain import Fate, State, combined
+from payouts.ledger import Funding
+from payouts.models import Attempt, Payout, Recipient, Transfer, payout_id
+from payouts.repository import TransferKey
+from payouts.requests import NewPayout, as_stored
+from payouts.settling import File, Times
+
+_FATES: Mapping[str, Fate | None] = {
+    "transfer.created": Fate.ACCEPTED,
+    "transfer.succeeded": Fate.PAID,
+    "transfer.failed": Fate.FAILED,
+    "transfer.reversed": Fate.RETURNED,
+    "provider_payout.created": Fate.ACCEPTED,
+    "provider_payout.succeeded": Fate.PAID,
+    "provider_payout.failed": Fate.FAILED,
+    "provider_payout.reported": None,
+}
+_PROVED = {"signature", "requery"}
+
+
+class Reports:
+    """Handles what providers say. One for each batch would do; it keeps nothing between them."""
+
+    def __init__(self, times: Times) -> None:
+        self._times = times
+
+    def by_event(self) -> Mapping[str, Handler]:
+        return dict.fromkeys(_FATES, self.on_report)
+
+    async def prepare(self, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+        """Lock what the batch needs, in the order that everybody keeps."""
+        transfers = await repository.lock_transfers(
+            session, {_key(event): event.tenant for event in events}
+        )
+        ids = {row.payout_id for row in transfers.values()} | {e.data.reference for e in events}
+        found = await repository.lock_payouts(session, sorted(filter(None, ids)))
+        attempts = await repository.attempts_of(session, list(found))
+        locations = [e.data.account for e in events if e.data.provider == "square"]
+        recipients = await repository.recipients_by_handle(
+            session, "square", list(filter(None, locations))
+        )
+        session.info["reports"] = _Batch(
+            Books(session, await rows.clock(session)),
+            transfers,
+            {id_: File(row, attempts[id_]) for id_, row in found.items()},
+            recipients,
+        )
+
+    async def on_report(self, work: Work, event: Event[TransferReported]) -> None:
+        batch: _Batch = work.session.info["reports"]
+        work.at_end(batch.books.close)
+        report = event.data
+        transfer = batch.transfers[_key(event)]
+        file = batch.file_of(event, transfer)
+        fate = _fate(event) if event.trust in _PROVED else None
+        if file is None and report.provider == "square":
+            file = batch.open_square(event)
+        if file is None:
+            if fate is not None:  # an answer that was lost, or nothing of ours: who asks will see
+                known = Fate(transfer.fate) if transfer.fate else None
+                transfer.fate = combined(known, fate)
+            return
+        actor = Actor(report.provider, "provider")
+        if fate is None:
+            file.row.next_at = batch.books.now
+            batch.books.order(file.row)
+        else:
+            settling.settle(
+                batch.books,
+                file,
+                transfer,
+                fate,
+                times=self._times,
+                actor=actor,
+                reason=report.reason,
+                cause=event,
+            )
+
+
+class _Batch:
+    def __init__(
+        self,
+        books: Books,
+        transfers: Mapping[TransferKey, Transfer],
+        files: dict[str, File],
+        recipients: Mapping[tuple[str, str], Recipient],
+    ) -> None:
+        self.books = books
+        self.transfers = transfers
+        self.files = files
+        self._recipients = recipients
+
+    def file_of(self, event: Event[TransferReported], transfer: Transfer) -> File | None:
+        """The payout that the report is about: another tenant's is none."""
+        for id_ in (transfer.payout_id, event.data.reference):
+            file = self.files.get(id_) if id_ else None
+            if file is not None and (file.row.tenant, file.row.provider, file.row.account) == (
+                event.tenant,
+                transfer.provider,
+                transfer.account,
+            ):
+                return file
+        return None
+
+    def open_square(self, event: Event[TransferReported]) -> File | None:
+        """Square pays by itself: its payouts are written down when it tells of them."""
+        report = event.data
+        recipient = self._recipients.get((event.tenant, report.account or ""))
+        if recipient is None or not report.amount or report.currency is None:
+            return None
+        key = f"square:{report.transfer_id}"
+        funding: Funding = "direct"
+        wanted = NewPayout(
+            recipient=recipient.reference,
+            amount=report.amount,
+            currency=report.currency,
+            funding=funding,
+        )
+        now = self.books.now
+        row = Payout(
+            id=payout_id(event.tenant, key),
+            tenant=event.tenant,
+            idempotency_key=key,
+            request=as_stored(wanted),
+            recipient_id=recipient.id,
+            provider="square",
+            account=account_of(event.source, "square"),
+            amount=report.amount,
+            fee=0,
+            fee_charged=False,
+            currency=report.currency,
+            funding=funding,
+            priority="low",
+            state=State.SUBMITTING,
+            held=False,
+            created_by="square",
+            due_at=now,
+            attempts=1,
+            failures=0,
+            looks=0,
+            version=0,
+        )
+        attempt = Attempt(
+            payout_id=row.id,
+            number=1,
+            idempotency_key=key,
+            started_at=now,
+            deadline=now,
+            answered=True,
+            outcome="accepted",
+            details=recipient.details,
+        )
+        self.books.session.add_all([row, attempt])
+        self.books.open(row, Actor("square", "provider"), reason="paid by Square")
+        file = File(row, [attempt])
+        self.files[row.id] = file
+        return file
+
+
+def _fate(event: Event[TransferReported]) -> Fate | None:
+    """None where the provider has to be asked."""
+    report = event.data
+    if report.provider == "stripe" and event.type == "transfer.created":
+        return Fate.PAID  # it is in the connected account's balance
+    if event.type == "transfer.reversed" and report.amount_returned not in {None, report.amount}:
+        return Fate.PAID  # a part came back: the daily reconciliation says how much
+    return _FATES[event.type]
+
+
+def _key(event: Event[TransferReported]) -> TransferKey:
+    report = event.data
+    return report.provider, account_of(event.source, report.provider), report.transfer_id

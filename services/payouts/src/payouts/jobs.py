@@ -1,0 +1,201 @@
+"""What the clock does. A job only decides and orders: the work runs on whichever worker gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.contracts.event import Event, derived_id, root
+from common.contracts.jobs import JobDue
+from common.contracts.payouts import PayoutWork
+from common.errors import PaybusError
+from common.logs import get_logger
+from common.messaging import outbox
+from common.messaging.outbox import Work
+from common.scheduler import Cron, Every, Schedule, order_run
+from payouts import domain, ordering, repository, requests
+from payouts.accounts import Accounts
+from payouts.books import SOURCE, Books
+from payouts.domain import Move, State
+from payouts.models import Balance, Circuit, Payout, Recipient, Transfer
+
+log = get_logger(__name__)
+
+_MOST = 1000
+_KEEP_TRANSFERS = timedelta(days=90)
+_KEEP_CIRCUITS = timedelta(days=7)
+
+
+class Jobs:
+    """`pause` is between two looks for due payouts, `reorder` after how long one that nobody took
+    is ordered again."""
+
+    def __init__(
+        self, accounts: Accounts, desk: ordering.Desk, *, pause: timedelta, reorder: timedelta
+    ) -> None:
+        self._accounts = accounts
+        self._desk = desk
+        self._pause = pause
+        self._reorder = reorder
+
+    def schedule(self) -> Sequence[Schedule]:
+        return (
+            Schedule("due-payouts", Every(self._pause), self.due_payouts),
+            Schedule("look-ups", Every(self._pause), self.look_ups),
+            Schedule("retry-failed", Every(timedelta(hours=1)), self.retry_failed),
+            Schedule("pay-balances", Every(timedelta(minutes=1)), self.pay_balances),
+            Schedule("daily-report", Cron("10 0 * * *"), self.daily_report),
+            Schedule("reconcile", Cron("30 2 * * *"), self.reconcile),
+            Schedule("clean-up", Cron("50 3 * * *"), clean_up),
+        )
+
+    async def due_payouts(self, work: Work, event: Event[JobDue]) -> str:
+        """What is approved and due is ordered."""
+        count = await self._order(work, event, [State.APPROVED])
+        return f"{count} payouts ordered"
+
+    async def look_ups(self, work: Work, event: Event[JobDue]) -> str:
+        """Whose outcome is open is asked about: the unknown, those whose process died, and those
+        that the provider has had for long without a webhook."""
+        count = await self._order(work, event, [State.SUBMITTING, State.UNKNOWN, State.SUBMITTED])
+        return f"{count} look-ups ordered"
+
+    async def retry_failed(self, work: Work, event: Event[JobDue]) -> str:
+        """Hourly: what failed and is due again is approved again."""
+        books = Books(work.session, await rows.clock(work.session))
+        found = await self._due(work.session, [State.FAILED], books.now)
+        for row in found:
+            to = domain.after(State(row.state), Move.RETRY)
+            row.next_at = books.now + self._reorder
+            books.move(row, to, action=Move.RETRY, reason=f"after failure {row.failures}")
+            books.order(row, "default")
+        await books.close()
+        await self._go_on(work, event, found)
+        return f"{len(found)} payouts tried again"
+
+    async def pay_balances(self, work: Work, event: Event[JobDue]) -> str:
+        """What recipients' schedules want paid out of what is available."""
+        session = work.session
+        now = await rows.clock(session)
+        query = select(Recipient).where(Recipient.next_payout_at <= now, ~Recipient.blocked)
+        query = query.order_by(Recipient.next_payout_at).limit(_MOST)
+        found = (await session.scalars(query.with_for_update(skip_locked=True))).all()
+        paid = 0
+        for recipient in found:
+            schedule = requests.Schedule.model_validate(recipient.schedule, extra="ignore")
+            at = recipient.next_payout_at
+            assert at is not None
+            recipient.next_payout_at = ordering.next_payout(schedule, now)
+            try:
+                async with work.alone():
+                    paid += await self._pay_balance(session, recipient, schedule.minimum, at)
+            except PaybusError as error:
+                log.error("a schedule could not pay", recipient=recipient.id, error=str(error))
+        await session.flush()
+        await self._go_on(work, event, found)
+        return f"{paid} of {len(found)} recipients due are paid"
+
+    async def _pay_balance(
+        self, session: AsyncSession, recipient: Recipient, minimum: int, at: datetime
+    ) -> bool:
+        balance = await session.get(Balance, (recipient.id, recipient.currency))
+        if balance is None or balance.available < minimum:
+            return False
+        account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
+        # What is more than one payout may be stays for the next time.
+        amount = min(balance.available, account.limit(recipient.currency))
+        await self._desk.pay_balance(session, recipient, amount, at)
+        return True
+
+    async def daily_report(self, work: Work, event: Event[JobDue]) -> str:
+        """Of yesterday (UTC), for each tenant that has payouts."""
+        day = event.time.date() - timedelta(days=1)
+        tenants = (await work.session.scalars(select(Payout.tenant).distinct())).all()
+        for tenant in tenants:
+            await _order_work(work.session, event, tenant, PayoutWork(kind="report", day=day))
+        return f"reports of {day} ordered for {len(tenants)} tenants"
+
+    async def reconcile(self, work: Work, event: Event[JobDue]) -> str:
+        """Yesterday (UTC) at each account is compared with the ledger."""
+        day = event.time.date() - timedelta(days=1)
+        accounts = list(self._accounts)
+        for each in accounts:
+            await order_reconciliation(
+                work.session, event, each.tenant, day, each.provider, each.name
+            )
+        return f"reconciliation of {day} ordered for {len(accounts)} accounts"
+
+    async def _order(self, work: Work, event: Event[JobDue], states: Sequence[State]) -> int:
+        books = Books(work.session, await rows.clock(work.session))
+        found = await self._due(work.session, states, books.now)
+        for row in found:
+            books.order(row)
+            row.next_at = books.now + self._reorder
+        await books.close()
+        await self._go_on(work, event, found)
+        return len(found)
+
+    async def _due(
+        self, session: AsyncSession, states: Sequence[State], now: datetime
+    ) -> Sequence[Payout]:
+        return (await session.scalars(repository.due(states, now, _MOST))).all()
+
+    async def _go_on(self, work: Work, event: Event[JobDue], found: Sequence[object]) -> None:
+        if len(found) == _MOST:  # there may be more: not only at the next tick
+            await order_run(
+                work.session,
+                service="payouts",
+                tenant=event.tenant,
+                job=event.data.job,
+                at=await rows.clock(work.session),
+                goes_on=event,
+            )
+
+
+async def clean_up(work: Work, _: Event[JobDue]) -> str:
+    """What nobody asks for any more: transfers that never were ours, breakers of workers that are
+    gone. Payouts, ledger and audit log stay for good."""
+    old = func.now() - _KEEP_TRANSFERS
+    transfers = await work.session.execute(
+        delete(Transfer)
+        .where(Transfer.seen_at < old, Transfer.payout_id.is_(None))
+        .returning(Transfer.transfer_id)
+    )
+    circuits = await work.session.execute(
+        delete(Circuit)
+        .where(Circuit.changed_at < func.now() - _KEEP_CIRCUITS)
+        .returning(Circuit.name)
+    )
+    return f"{len(transfers.all())} transfers, {len(circuits.all())} breakers removed"
+
+
+async def order_reconciliation(
+    session: AsyncSession,
+    cause: Event[JobDue] | None,
+    tenant: str,
+    day: date,
+    provider: str,
+    account: str,
+) -> None:
+    work = PayoutWork(kind="reconciliation", day=day, provider=provider, account=account)
+    await _order_work(session, cause, tenant, work)
+
+
+async def _order_work(
+    session: AsyncSession, cause: Event[JobDue] | None, tenant: str, work: PayoutWork
+) -> None:
+    occasion = cause.id if cause else datetime.now().astimezone().isoformat()
+    parts = (tenant, work.kind, str(work.day), work.provider or "", work.account or "", occasion)
+    event = root(
+        id=derived_id("payout_work", *parts),
+        type="payout_work.due",
+        source=SOURCE,
+        subject=f"{work.kind}/{work.day}",
+        tenant=tenant,
+        data=work,
+    )
+    await outbox.write(session, [event])

@@ -1,0 +1,107 @@
+"""Which entries of the ledger a change of a payout makes. Pure.
+
+An entry moves an amount from one account to another, so no entry can be unbalanced: over all
+accounts of a recipient and currency the balances sum to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from payouts.domain import State
+
+
+class Account(StrEnum):
+    PLATFORM = "platform"  # what the platform has put in; negative, the sum of all others
+    AVAILABLE = "available"  # owed to the recipient, and in no payout
+    PENDING = "pending"  # in a payout that is not settled
+    PAID = "paid"
+    FEES = "fees"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`amount` is in minor units, more than zero."""
+
+    source: Account
+    target: Account
+    amount: int
+
+
+Funding = Literal["direct", "balance"]
+"""A `direct` payout is owed by being ordered; one from the `balance` takes what is available."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Of one payout. `fee` is what is still to be charged: none once it was."""
+
+    amount: int
+    fee: int
+    funding: Funding
+
+    @property
+    def total(self) -> int:
+        return self.amount + self.fee
+
+
+def opening(sum_: Sum) -> list[Entry]:
+    """Of a new payout."""
+    entries = [Entry(Account.AVAILABLE, Account.PENDING, sum_.total)]
+    if sum_.funding == "direct":
+        entries.insert(0, Entry(Account.PLATFORM, Account.AVAILABLE, sum_.total))
+    return entries
+
+
+def entries(before: State, after: State, sum_: Sum) -> list[Entry]:
+    """Of a payout that changes its state."""
+    if _place(before) is _place(after):
+        return []
+    found = [*_leave(before, sum_), *_enter(after, sum_)]
+    return [each for each in _shortened(found) if each.amount]
+
+
+def _place(state: State) -> Account | None:
+    """Where a payout's money is; None where the platform took it back."""
+    match state:
+        case State.PAID:
+            return Account.PAID
+        case State.RETURNED:
+            return Account.AVAILABLE
+        case State.CANCELLED:
+            return None
+        case _:
+            return Account.PENDING
+
+
+def _leave(state: State, sum_: Sum) -> Iterator[Entry]:
+    match _place(state):
+        case Account.PENDING:
+            yield Entry(Account.PENDING, Account.AVAILABLE, sum_.total)
+        case Account.PAID:
+            yield Entry(Account.PAID, Account.AVAILABLE, sum_.amount)
+        case None if sum_.funding == "direct":
+            yield Entry(Account.PLATFORM, Account.AVAILABLE, sum_.total)
+
+
+def _enter(state: State, sum_: Sum) -> Iterator[Entry]:
+    match _place(state):
+        case Account.PENDING:
+            yield Entry(Account.AVAILABLE, Account.PENDING, sum_.total)
+        case Account.PAID:
+            yield Entry(Account.AVAILABLE, Account.PAID, sum_.amount)
+            yield Entry(Account.AVAILABLE, Account.FEES, sum_.fee)
+        case None if sum_.funding == "direct":
+            yield Entry(Account.AVAILABLE, Account.PLATFORM, sum_.total)
+
+
+def _shortened(path: list[Entry]) -> list[Entry]:
+    """What passes through `available` without staying there moves directly."""
+    first, *rest = path
+    through = sum(each.amount for each in rest)
+    if rest and first.target is Account.AVAILABLE and through == first.amount:
+        return [Entry(first.source, each.target, each.amount) for each in rest]
+    return path

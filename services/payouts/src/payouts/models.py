@@ -1,0 +1,280 @@
+"""The payouts service's tables."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from common.contracts.event import derived_id
+from common.rows import TYPES, TenantRow
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {**TYPES, dict[str, Any]: JSONB}  # noqa: RUF012 - SQLAlchemy's way
+
+
+class Recipient(TenantRow, Base):
+    """Who is paid. `details`, where the money goes, are encrypted; `shown` is what people see."""
+
+    __tablename__ = "recipients"
+
+    reference: Mapped[str]
+    name: Mapped[str]
+    provider: Mapped[str]
+    account: Mapped[str]
+    currency: Mapped[str]
+    details: Mapped[str]
+    shown: Mapped[str]
+    # A handle without secrets by which a provider's report names the recipient.
+    handle: Mapped[str]
+    blocked: Mapped[bool] = mapped_column(server_default="false")
+    schedule: Mapped[dict[str, Any]]
+    next_payout_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (
+        Index("recipients_page", "tenant", "created_at", "id"),
+        Index("recipients_handle", "provider", "handle"),
+        Index(
+            "recipients_due", "next_payout_at", postgresql_where=text("next_payout_at IS NOT NULL")
+        ),
+    )
+
+
+class Payout(TenantRow, Base):
+    """Its id is our reference at the provider. Amounts are in minor units.
+
+    `due_at` is when it may be sent; `next_at` when somebody has to look at it next.
+    """
+
+    __tablename__ = "payouts"
+
+    idempotency_key: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    recipient_id: Mapped[str]
+    batch_id: Mapped[str | None]
+    provider: Mapped[str]
+    account: Mapped[str]
+    amount: Mapped[int] = mapped_column(BigInteger)
+    fee: Mapped[int] = mapped_column(BigInteger)
+    fee_charged: Mapped[bool] = mapped_column(server_default="false")
+    currency: Mapped[str]
+    funding: Mapped[str]
+    priority: Mapped[str]
+    state: Mapped[str]
+    held: Mapped[bool] = mapped_column(server_default="false")
+    created_by: Mapped[str]
+    approved_by: Mapped[str | None]
+    due_at: Mapped[datetime]
+    next_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    failures: Mapped[int] = mapped_column(server_default="0")
+    looks: Mapped[int] = mapped_column(server_default="0")
+    transfer_id: Mapped[str | None]
+    error: Mapped[str | None]
+    submitted_at: Mapped[datetime | None]
+    paid_at: Mapped[datetime | None]
+    version: Mapped[int] = mapped_column(server_default="0")
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (
+        Index("payouts_page", "tenant", "created_at", "id"),
+        Index("payouts_state", "tenant", "state", "created_at", "id"),
+        Index("payouts_recipient", "recipient_id", "created_at"),
+        Index("payouts_batch", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
+        Index("payouts_next", "state", "next_at", postgresql_where=text("next_at IS NOT NULL")),
+        Index("payouts_paid", "tenant", "paid_at", postgresql_where=text("paid_at IS NOT NULL")),
+    )
+
+
+class Attempt(Base):
+    """One sending, written down before it. `outcome` is null while it runs, or when the process
+    died in it; `fate` is all that the provider ever said of its transfer."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    payout_id: Mapped[str]
+    number: Mapped[int]
+    idempotency_key: Mapped[str]
+    started_at: Mapped[datetime]
+    deadline: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    answered: Mapped[bool] = mapped_column(server_default="false")
+    # Sealed, as the recipient's were then: the provider is asked about what was sent.
+    details: Mapped[str]
+    transfer_id: Mapped[str | None]
+    fate: Mapped[str | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (UniqueConstraint("payout_id", "number"),)
+
+
+class Transfer(Base):
+    """What was said of a provider's transfer, and whose it is. Here an answer and a webhook meet,
+    whichever comes first; one without a payout is none of ours, or its answer was lost."""
+
+    __tablename__ = "transfers"
+
+    provider: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str] = mapped_column(primary_key=True)
+    transfer_id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    payout_id: Mapped[str | None]
+    fate: Mapped[str | None]
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("transfers_seen", "seen_at"),)
+
+
+class Batch(TenantRow, Base):
+    """Payouts that were ordered together."""
+
+    __tablename__ = "batches"
+
+    idempotency_key: Mapped[str]
+    name: Mapped[str]
+    digest: Mapped[str]
+    payouts: Mapped[int]
+    created_by: Mapped[str]
+
+    __table_args__ = (Index("batches_page", "tenant", "created_at", "id"),)
+
+
+class LedgerEntry(Base):
+    """Never changed: a trigger refuses it. `audit_position` names the action that made it."""
+
+    __tablename__ = "ledger"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant: Mapped[str]
+    recipient_id: Mapped[str]
+    payout_id: Mapped[str | None]
+    currency: Mapped[str]
+    source: Mapped[str]
+    target: Mapped[str]
+    amount: Mapped[int] = mapped_column(BigInteger)
+    audit_position: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("ledger_recipient", "recipient_id", "id"),
+        Index("ledger_audit", "audit_position"),
+    )
+
+
+class Balance(Base):
+    """The sums of a recipient's ledger entries, kept beside them."""
+
+    __tablename__ = "balances"
+
+    recipient_id: Mapped[str] = mapped_column(primary_key=True)
+    currency: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    platform: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    available: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    pending: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    paid: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    fees: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class AuditEntry(Base):
+    """Who did what, when and why. Each has the hash of the one before; never changed either."""
+
+    __tablename__ = "audit"
+
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    tenant: Mapped[str]
+    actor: Mapped[str]
+    role: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    before: Mapped[str | None]
+    after: Mapped[str | None]
+    reason: Mapped[str | None]
+    data: Mapped[dict[str, Any]]
+    hash: Mapped[str]
+
+    __table_args__ = (
+        Index("audit_subject", "subject", "position"),
+        Index("audit_page", "tenant", "position"),
+    )
+
+
+class AuditHead(Base):
+    """The newest entry's position and hash: one row, locked by whoever appends."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[str]
+
+
+class Control(Base):
+    """A tenant's emergency stop."""
+
+    __tablename__ = "controls"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    paused: Mapped[bool] = mapped_column(server_default="false")
+    by: Mapped[str | None]
+    reason: Mapped[str | None]
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Circuit(Base):
+    """What a worker last said of an account's circuit breaker."""
+
+    __tablename__ = "circuits"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    worker: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class DayReport(Base):
+    """A tenant's day (UTC): what was paid, what failed, and how the books stood at its end."""
+
+    __tablename__ = "day_reports"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    report: Mapped[dict[str, Any]]
+    written_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Difference(TenantRow, Base):
+    """Something that the provider and we say differently of a day (UTC). `resolved_at` is when both
+    said the same again."""
+
+    __tablename__ = "differences"
+
+    day: Mapped[date]
+    provider: Mapped[str]
+    account: Mapped[str]
+    kind: Mapped[str]
+    payout_id: Mapped[str | None]
+    transfer_id: Mapped[str | None]
+    ours: Mapped[str | None]
+    theirs: Mapped[str | None]
+    resolved_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("differences_page", "tenant", "created_at", "id"),)
+
+
+def recipient_id(tenant: str, reference: str) -> str:
+    return derived_id("recipients", tenant, reference)
+
+
+def payout_id(tenant: str, key: str) -> str:
+    """`key` is the caller's Idempotency-Key, or names what ordered it."""
+    return derived_id("payouts", tenant, key)

@@ -1,0 +1,358 @@
+"""What people ask for: recipients, credits, payouts and batches of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.contracts.event import derived_id
+from common.errors import Conflict, Invalid, NotFound
+from common.scheduler import Cron
+from payouts import audit, repository
+from payouts.accounts import Account, Accounts
+from payouts.audit import Action, Actor, Posted
+from payouts.books import Books
+from payouts.clients import Order, read_details
+from payouts.details import Details
+from payouts.domain import State
+from payouts.ledger import Account as Ledger
+from payouts.ledger import Entry
+from payouts.models import Batch, Payout, Recipient, payout_id, recipient_id
+from payouts.requests import (
+    Credit,
+    NewBatch,
+    NewPayout,
+    NewRecipient,
+    RecipientChange,
+    Schedule,
+    as_stored,
+    moment,
+    stored,
+)
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """`new` are those that this request made; the others were there already."""
+
+    payouts: Sequence[Payout]
+    new: int
+
+
+class Desk:
+    """Everything runs in the caller's transaction."""
+
+    def __init__(self, accounts: Accounts, details: Details, *, reorder: timedelta) -> None:
+        self._accounts = accounts
+        self._details = details
+        self._reorder = reorder
+
+    async def add_recipient(
+        self, session: AsyncSession, tenant: str, by: Actor, wanted: NewRecipient
+    ) -> Recipient:
+        """Raises `Conflict` when the reference is another recipient's already."""
+        account = self._accounts.find(tenant, wanted.provider, wanted.account)
+        details = read_details(account.client.details_model, wanted.details)
+        if account.pays and not account.limit(wanted.currency):
+            raise Invalid(f"{account.path} pays nothing in {wanted.currency}")
+        now = await rows.clock(session)
+        values = {
+            "id": recipient_id(tenant, wanted.reference),
+            "tenant": tenant,
+            "reference": wanted.reference,
+            "name": wanted.name,
+            "provider": wanted.provider,
+            "account": wanted.account,
+            "currency": wanted.currency,
+            "details": self._details.seal(details),
+            "shown": details.shown,
+            "handle": details.handle,
+            "schedule": wanted.schedule.model_dump(mode="json"),
+            "next_payout_at": next_payout(wanted.schedule, now),
+        }
+        adding = insert(Recipient).values(values).on_conflict_do_nothing().returning(Recipient.id)
+        if await session.scalar(adding) is None:
+            row = await session.get_one(Recipient, values["id"])
+            self._same_recipient(row, wanted, details)
+            return row
+        row = await session.get_one(Recipient, values["id"])
+        await self._note(session, row, by, "add", None)
+        return row
+
+    async def change_recipient(
+        self, session: AsyncSession, tenant: str, id_: str, by: Actor, change: RecipientChange
+    ) -> Recipient:
+        await rows.find(session, Recipient, tenant, id_)
+        row = await session.get_one(Recipient, id_, with_for_update=True, populate_existing=True)
+        now = await rows.clock(session)
+        if change.name is not None:
+            row.name = change.name
+        if change.details is not None:
+            account = self._accounts.find(tenant, row.provider, row.account)
+            details = read_details(account.client.details_model, change.details)
+            row.details, row.shown = self._details.seal(details), details.shown
+            row.handle = details.handle
+        if change.blocked is not None:
+            row.blocked = change.blocked
+        if change.schedule is not None:
+            row.schedule = change.schedule.model_dump(mode="json")
+            row.next_payout_at = next_payout(change.schedule, now)
+        changed = sorted(change.model_dump(exclude={"reason"}, exclude_none=True))
+        await self._note(session, row, by, f"change {', '.join(changed)}", change.reason)
+        return row
+
+    async def credit(
+        self, session: AsyncSession, tenant: str, id_: str, key: str, by: Actor, credit: Credit
+    ) -> bool:
+        """Whether it is new: the same key credits once.
+
+        Raises `Conflict` when the key was used for another credit.
+        """
+        recipient = await rows.find(session, Recipient, tenant, id_)
+        if credit.currency != recipient.currency:
+            raise Invalid(f"{recipient.reference} is paid in {recipient.currency}")
+        subject = f"credit/{derived_id('credits', tenant, id_, key)}"
+        content = [credit.amount, credit.currency, credit.reason]
+        # Whoever credits the same recipient waits here, and then sees what the first one did.
+        await session.get_one(Recipient, id_, with_for_update=True, populate_existing=True)
+        for before in await repository.audit_of(session, subject, 1):
+            if before.data["credit"] != content:
+                raise Conflict("this Idempotency-Key was used for another credit")
+            return False
+        books = Books(session, await rows.clock(session))
+        entry = Entry(Ledger.PLATFORM, Ledger.AVAILABLE, credit.amount)
+        books.act(
+            Action(
+                at=books.now,
+                tenant=tenant,
+                actor=by,
+                action="credit",
+                subject=subject,
+                reason=credit.reason,
+                posted=[Posted(id_, credit.currency, entry)],
+                data={"credit": content},
+            )
+        )
+        await books.close()
+        schedule = Schedule.model_validate(recipient.schedule, extra="ignore")
+        if schedule.kind == "threshold":
+            recipient.next_payout_at = books.now
+        return True
+
+    async def order(
+        self, session: AsyncSession, tenant: str, key: str, by: Actor, wanted: NewPayout
+    ) -> Ordered:
+        """Raises `Conflict` when the key was used for another payout, `NotFound` for an unknown
+        recipient, `Invalid` for what can't be paid."""
+        return await self._order(session, tenant, [(key, wanted)], by)
+
+    async def order_batch(
+        self, session: AsyncSession, tenant: str, key: str, by: Actor, wanted: NewBatch
+    ) -> tuple[Batch, bool]:
+        """All of it or nothing, and whether it is new."""
+        id_ = derived_id("batches", tenant, key)
+        content = json.dumps(wanted.model_dump(mode="json"), sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        values = {
+            "id": id_,
+            "tenant": tenant,
+            "idempotency_key": key,
+            "name": wanted.name,
+            "digest": digest,
+            "payouts": len(wanted.payouts),
+            "created_by": by.name,
+        }
+        adding = insert(Batch).values(values).on_conflict_do_nothing().returning(Batch.id)
+        new = await session.scalar(adding) is not None
+        row = await session.get_one(Batch, id_)
+        if row.digest != digest:
+            raise Conflict("this Idempotency-Key was used for another batch")
+        if new:
+            items = [(f"batch:{id_}:{n}", each) for n, each in enumerate(wanted.payouts)]
+            await self._order(session, tenant, items, by, batch_id=id_)
+        return row, new
+
+    async def pay_balance(
+        self, session: AsyncSession, recipient: Recipient, amount: int, at: datetime
+    ) -> Payout:
+        """What the recipient's schedule wants paid out; `at` names the occasion."""
+        wanted = NewPayout(
+            recipient=recipient.reference,
+            amount=amount,
+            currency=recipient.currency,
+            funding="balance",
+            priority="default",
+        )
+        key = f"schedule:{recipient.id}:{at.isoformat()}"
+        ordered = await self._order(session, recipient.tenant, [(key, wanted)], audit.PAYBUS)
+        return ordered.payouts[0]
+
+    async def _order(
+        self,
+        session: AsyncSession,
+        tenant: str,
+        wanted: Sequence[tuple[str, NewPayout]],
+        by: Actor,
+        *,
+        batch_id: str | None = None,
+    ) -> Ordered:
+        await repository.introduce_tenant(session, tenant)
+        by_id = {payout_id(tenant, key): (key, each) for key, each in wanted}
+        known = await repository.lock_payouts(session, list(by_id))
+        for id_, row in known.items():
+            if stored(row.request) != by_id[id_][1]:
+                raise Conflict("this Idempotency-Key was used for another payout")
+        fresh = {id_: each for id_, each in by_id.items() if id_ not in known}
+        if not fresh:
+            return Ordered([known[id_] for id_ in by_id], new=0)
+        recipients = await self._recipients(session, tenant, [each for _, each in fresh.values()])
+        books = Books(session, await rows.clock(session))
+        made: dict[str, Payout] = {}
+        for id_, (key, each) in fresh.items():
+            recipient = recipients[each.recipient]
+            account = self._accounts.find(tenant, recipient.provider, recipient.account)
+            self._check(account, recipient, id_, each)
+            made[id_] = _row(books.now, tenant, id_, key, each, recipient, account, by, batch_id)
+        await self._check_balances(session, list(made.values()))
+        session.add_all(made.values())
+        for row in made.values():
+            books.open(row, by)
+            if row.state == State.APPROVED and row.due_at <= books.now:
+                row.next_at = books.now + self._reorder
+                books.order(row)
+        await books.close()
+        return Ordered([known.get(id_) or made[id_] for id_ in by_id], new=len(made))
+
+    async def _recipients(
+        self, session: AsyncSession, tenant: str, wanted: Sequence[NewPayout]
+    ) -> Mapping[str, Recipient]:
+        by_id = {recipient_id(tenant, each.recipient): each.recipient for each in wanted}
+        found = await repository.recipients(session, list(by_id))
+        if missing := [by_id[id_] for id_ in by_id if id_ not in found]:
+            raise NotFound(f"no recipient is called {', '.join(sorted(missing)[:5])}")
+        return {row.reference: row for row in found.values()}
+
+    def _check(self, account: Account, recipient: Recipient, id_: str, wanted: NewPayout) -> None:
+        """Raises `Invalid`."""
+        who = recipient.reference
+        if not account.pays:
+            raise Invalid(
+                f"{recipient.provider} pays {who} by itself: its payouts are only compared"
+            )
+        if recipient.blocked:
+            raise Invalid(f"{who} is blocked")
+        if wanted.currency != recipient.currency:
+            raise Invalid(f"{who} is paid in {recipient.currency}, not in {wanted.currency}")
+        limit = account.limit(wanted.currency)
+        if wanted.amount > limit:
+            raise Invalid(
+                f"{account.path} pays at most {limit} {wanted.currency} at once (minor units; "
+                "`limits` in the file that PAYOUT_ACCOUNTS_FILE names)"
+            )
+        details = self._details.open(recipient.provider, recipient.details)
+        order = Order(id_, wanted.amount, wanted.currency, details, wanted.description)
+        account.client.check(order)
+
+    async def _check_balances(self, session: AsyncSession, made: Sequence[Payout]) -> None:
+        """Raises `Conflict` when more is wanted from a balance than is available."""
+        wanted: Counter[tuple[str, str]] = Counter()
+        for row in made:
+            if row.funding == "balance":
+                wanted[row.currency, row.recipient_id] += row.amount + row.fee
+        for currency in sorted({currency for currency, _ in wanted}):
+            ids = [id_ for of, id_ in wanted if of == currency]
+            balances = await repository.lock_balances(session, currency, ids)
+            for id_ in ids:
+                available = balances[id_].available if id_ in balances else 0
+                if wanted[currency, id_] > available:
+                    raise Conflict(
+                        f"{available} {currency} are available (minor units), "
+                        f"not {wanted[currency, id_]}"
+                    )
+
+    def _same_recipient(self, row: Recipient, wanted: NewRecipient, details: Any) -> None:
+        same = (
+            row.name == wanted.name
+            and (row.provider, row.account, row.currency)
+            == (wanted.provider, wanted.account, wanted.currency)
+            and self._details.open(row.provider, row.details) == details
+        )
+        if not same:
+            raise Conflict(f"the recipient {row.reference} is there already, and is another one")
+
+    async def _note(
+        self, session: AsyncSession, row: Recipient, by: Actor, action: str, reason: str | None
+    ) -> None:
+        books = Books(session, await rows.clock(session))
+        # Details are no part of it: neither sealed nor open do they belong in a log.
+        data = {"shown": row.shown, "blocked": row.blocked, "schedule": row.schedule}
+        books.act(
+            Action(
+                at=books.now,
+                tenant=row.tenant,
+                actor=by,
+                action=action,
+                subject=f"recipient/{row.id}",
+                reason=reason,
+                data=data,
+            )
+        )
+        await books.close()
+
+
+def _row(
+    now: datetime,
+    tenant: str,
+    id_: str,
+    key: str,
+    wanted: NewPayout,
+    recipient: Recipient,
+    account: Account,
+    by: Actor,
+    batch_id: str | None,
+) -> Payout:
+    waits = account.needs_approval(wanted.amount, wanted.currency)
+    due_at = moment(wanted, now)
+    return Payout(
+        id=id_,
+        tenant=tenant,
+        created_at=now,
+        idempotency_key=key,
+        request=as_stored(wanted),
+        recipient_id=recipient.id,
+        batch_id=batch_id,
+        provider=recipient.provider,
+        account=recipient.account,
+        amount=wanted.amount,
+        fee=wanted.fee,
+        fee_charged=False,
+        currency=wanted.currency,
+        funding=wanted.funding,
+        priority=wanted.priority,
+        state=State.SCHEDULED if waits else State.APPROVED,
+        held=False,
+        created_by=by.name,
+        due_at=due_at,
+        next_at=None if waits else due_at,
+        attempts=0,
+        failures=0,
+        looks=0,
+        version=0,
+        updated_at=now,
+    )
+
+
+def next_payout(schedule: Schedule, after: datetime) -> datetime | None:
+    """When the schedule pays next, UTC; for a threshold, whenever something was credited."""
+    if schedule.kind in {"manual", "threshold"}:
+        return None
+    return Cron(schedule.expression, schedule.zone).next_after(after.astimezone(UTC))

@@ -1,0 +1,156 @@
+"""All SQL of the payouts service that reads; `books.py` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.arrays import arrays, insert_rows, is_one_of
+from payouts.domain import State
+from payouts.models import (
+    Attempt,
+    AuditEntry,
+    Balance,
+    Circuit,
+    Control,
+    Payout,
+    Recipient,
+    Transfer,
+)
+
+
+async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Payout]:
+    """In the order of their ids, as everywhere."""
+    query = select(Payout).where(is_one_of(Payout.id, sorted({*ids}))).order_by(Payout.id)
+    found = await session.scalars(query.with_for_update())
+    return {row.id: row for row in found.all()}
+
+
+async def recipients(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Recipient]:
+    found = await session.scalars(select(Recipient).where(is_one_of(Recipient.id, sorted({*ids}))))
+    return {row.id: row for row in found.all()}
+
+
+async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Attempt]]:
+    """By payout, the first one first."""
+    query = select(Attempt).where(is_one_of(Attempt.payout_id, sorted({*ids})))
+    by_payout: dict[str, list[Attempt]] = {id_: [] for id_ in ids}
+    for attempt in (await session.scalars(query.order_by(Attempt.number))).all():
+        by_payout[attempt.payout_id].append(attempt)
+    return by_payout
+
+
+async def stopped(session: AsyncSession, tenants: Sequence[str]) -> set[str]:
+    """Those whose emergency stop is pulled. Held until the commit: whoever pulls it waits for those
+    who looked before, and nobody begins after that."""
+    query = select(Control).where(is_one_of(Control.tenant, sorted({*tenants})))
+    found = (await session.scalars(query.with_for_update(read=True))).all()
+    return {row.tenant for row in found if row.paused}
+
+
+async def introduce_tenant(session: AsyncSession, tenant: str) -> None:
+    """So that there is a row that `stopped` can hold."""
+    await session.execute(insert(Control).values(tenant=tenant).on_conflict_do_nothing())
+
+
+def due(states: Sequence[State], now: datetime, limit: int) -> Select[Payout]:
+    """Payouts that somebody has to look at, the longest waiting first; those in use are skipped."""
+    halted = select(Control.tenant).where(Control.paused)
+    return (
+        select(Payout)
+        .where(Payout.state.in_([str(each) for each in states]), Payout.next_at <= now)
+        .where(Payout.tenant.not_in(halted))
+        .order_by(Payout.next_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+
+
+async def lock_balances(
+    session: AsyncSession, currency: str, ids: Sequence[str]
+) -> Mapping[str, Balance]:
+    query = (
+        select(Balance)
+        .where(is_one_of(Balance.recipient_id, sorted({*ids})), Balance.currency == currency)
+        .order_by(Balance.recipient_id)
+        .with_for_update()
+    )
+    return {row.recipient_id: row for row in (await session.scalars(query)).all()}
+
+
+TransferKey = tuple[str, str, str]
+"""Provider, account and the provider's id."""
+
+
+async def lock_transfers(
+    session: AsyncSession, keys: Mapping[TransferKey, str]
+) -> Mapping[TransferKey, Transfer]:
+    """Those with these keys, for their tenants, inserted where they are missing. Before any payout
+    is locked, and in the order of the keys: so does everybody."""
+    if not keys:
+        return {}
+    values = [
+        {"provider": key[0], "account": key[1], "transfer_id": key[2], "tenant": keys[key]}
+        for key in sorted(keys)
+    ]
+    locking = _INSERT_TRANSFERS.on_conflict_do_update(
+        index_elements=_TRANSFER_COLUMNS[:3],
+        set_={"transfer_id": _INSERT_TRANSFERS.excluded.transfer_id},
+    ).returning(Transfer)
+    statement = select(Transfer).from_statement(locking)
+    found = await session.scalars(statement, arrays(values, _TRANSFER_COLUMNS))
+    return {(row.provider, row.account, row.transfer_id): row for row in found.all()}
+
+
+_TRANSFER_COLUMNS = ("provider", "account", "transfer_id", "tenant")
+_INSERT_TRANSFERS = insert_rows(Transfer.__table__, _TRANSFER_COLUMNS)  # type: ignore[arg-type]
+
+
+async def recipients_by_handle(
+    session: AsyncSession, provider: str, handles: Sequence[str]
+) -> Mapping[tuple[str, str], Recipient]:
+    """By tenant and handle."""
+    query = select(Recipient).where(
+        Recipient.provider == provider, is_one_of(Recipient.handle, sorted({*handles}))
+    )
+    return {(row.tenant, row.handle): row for row in (await session.scalars(query)).all()}
+
+
+async def counts(session: AsyncSession, *which: ColumnElement[bool]) -> dict[str, int]:
+    """Payouts by state."""
+    query = select(Payout.state, func.count()).where(*which).group_by(Payout.state)
+    return {row[0]: row[1] for row in (await session.execute(query)).all()}
+
+
+async def audit_of(session: AsyncSession, subject: str, limit: int) -> Sequence[AuditEntry]:
+    query = select(AuditEntry).where(AuditEntry.subject == subject)
+    return (await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit))).all()
+
+
+async def keep_circuit(
+    session: AsyncSession, tenant: str, name: str, worker: str, state: str
+) -> None:
+    row = insert(Circuit).values(tenant=tenant, name=name, worker=worker, state=state)
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=[Circuit.tenant, Circuit.name, Circuit.worker],
+            set_={"state": state, "changed_at": func.now()},
+        )
+    )
+
+
+async def set_paused(
+    session: AsyncSession, tenant: str, *, paused: bool, by: str, reason: str
+) -> Control:
+    await introduce_tenant(session, tenant)
+    changed = await session.scalars(
+        update(Control)
+        .where(Control.tenant == tenant)
+        .values(paused=paused, by=by, reason=reason, changed_at=func.clock_timestamp())
+        .returning(Control)
+    )
+    return changed.one()

@@ -1,0 +1,71 @@
+"""The payouts service's settings, per role."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, FilePath, model_validator
+
+from common import settings
+from common.crypto import EncryptionSettings
+from common.settings import (
+    AuthSettings,
+    CommaSeparated,
+    DatabaseSettings,
+    HttpSettings,
+    ScheduleSettings,
+    split_commas,
+)
+
+Priority = Literal["critical", "direct", "default", "low"]
+PRIORITIES: tuple[Priority, ...] = ("critical", "direct", "default", "low")
+
+
+class PayoutSettings(EncryptionSettings, ScheduleSettings):
+    payout_accounts_file: FilePath | None = Field(
+        default=None, description="at which providers' accounts is paid out, as TOML"
+    )
+    provider_timeout_seconds: float = Field(
+        default=15, ge=0.1, le=60, description="how long a provider may take to answer"
+    )
+
+
+class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, PayoutSettings):
+    pass
+
+
+class WorkerSettings(settings.WorkerSettings, PayoutSettings):
+    payout_queues: Annotated[
+        list[Priority], CommaSeparated, BeforeValidator(split_commas), Field(min_length=1)
+    ] = Field(default=list(PRIORITIES), description="the priorities that this worker serves")
+    concurrency: int = Field(
+        default=64, ge=4, le=500, description="payouts under way at once, over all priorities"
+    )
+    payouts_pause_seconds: float = Field(
+        default=5, ge=0.5, description="how often due payouts and unknown outcomes are looked for"
+    )
+    first_look_seconds: float = Field(
+        default=5, ge=0.1, description="how long after an unknown outcome the provider is asked"
+    )
+    first_poll_seconds: float = Field(
+        default=600, ge=0.1, description="how long a submitted payout waits for a webhook"
+    )
+    reorder_seconds: float = Field(
+        default=900,
+        ge=1,
+        description="after so long a due payout that nobody took is ordered again",
+    )
+
+    @model_validator(mode="after")
+    def _queues_once(self) -> "WorkerSettings":
+        if len(set(self.payout_queues)) != len(self.payout_queues):
+            raise ValueError("PAYOUT_QUEUES names a priority twice")
+        return self
+
+
+# Of the concurrency; what is left over goes to the first.
+SHARES: dict[Priority, float] = {"critical": 0.35, "direct": 0.3, "default": 0.3, "low": 0.05}
+
+
+def concurrency_of(priority: Priority, settings: WorkerSettings) -> int:
+    """Each priority has places of its own, so that none waits for another's."""
+    whole = sum(SHARES[each] for each in settings.payout_queues)
+    return max(1, int(settings.concurrency * SHARES[priority] / whole))

@@ -1,0 +1,167 @@
+"""What an answer, a look-up or a webhook means for a payout's rows. No I/O: rows are locked before,
+and written when the books are closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from common.contracts.event import Event, derived_id
+from common.logs import get_logger
+from payouts import domain, metrics
+from payouts.audit import PAYBUS, Actor
+from payouts.books import Books
+from payouts.domain import Fate, Found, State
+from payouts.models import Attempt, Difference, Payout, Transfer
+
+log = get_logger(__name__)
+
+# For webhooks that never come.
+_LONGEST_POLL = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class Times:
+    """`first_look` after an unknown outcome, `first_poll` after a submission."""
+
+    first_look: timedelta = timedelta(seconds=5)
+    longest_look: timedelta = timedelta(hours=1)
+    first_poll: timedelta = timedelta(minutes=10)
+
+
+@dataclass
+class File:
+    """A payout with all of its attempts, the first one first."""
+
+    row: Payout
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def last(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    def attempt_of(self, transfer_id: str) -> Attempt | None:
+        """The one that made the transfer; else the newest of which it is not known what it made."""
+        newest_first = self.attempts[::-1]
+        known = next((each for each in newest_first if each.transfer_id == transfer_id), None)
+        return known or next((each for each in newest_first if each.transfer_id is None), None)
+
+
+def settle(
+    books: Books,
+    file: File,
+    transfer: Transfer,
+    fate: Fate,
+    *,
+    times: Times,
+    actor: Actor = PAYBUS,
+    reason: str | None = None,
+    cause: Event[Any] | None = None,
+) -> None:
+    """The transfer's fate was told: keep it, and let the payout follow."""
+    row = file.row
+    transfer.payout_id = row.id
+    transfer.fate = domain.combined(Fate(transfer.fate) if transfer.fate else None, fate)
+    attempt = file.attempt_of(transfer.transfer_id)
+    if attempt is None:
+        if Fate(transfer.fate).moves_money:
+            doubled(books, row, transfer.transfer_id)
+        return
+    known = attempt.fate
+    attempt.transfer_id = transfer.transfer_id
+    attempt.fate = transfer.fate
+    if known == attempt.fate:
+        return
+    whole = Fate(attempt.fate)
+    state = State(row.state)
+    if attempt is not file.last and not whole.moves_money:
+        return  # of an earlier attempt, after which another was begun
+    to = domain.after_fate(state, whole)
+    if to is state:
+        return
+    row.transfer_id = transfer.transfer_id
+    row.looks = 0
+    told = True
+    match to:
+        case State.SUBMITTED:
+            row.submitted_at = books.now
+            row.next_at = books.now + times.first_poll
+            row.error = None
+        case State.PAID:
+            row.submitted_at = row.submitted_at or books.now
+            row.paid_at = books.now
+            row.next_at = None
+            row.error = None
+        case State.FAILED:
+            told = fail(books, row, reason or "the provider says that it failed")
+        case _:
+            row.next_at = None
+            row.error = reason or "the money came back"
+    books.move(row, to, action=f"told {fate}", actor=actor, reason=reason, cause=cause, told=told)
+
+
+def fail(books: Books, row: Payout, error: str) -> bool:
+    """Of a payout that is about to be failed: when it is tried again by itself; whether never."""
+    row.failures += 1
+    row.error = error
+    wait = domain.retry_after(row.failures)
+    row.next_at = books.now + wait if wait is not None else None
+    return wait is None
+
+
+def look_again(books: Books, row: Payout, times: Times, error: str | None) -> None:
+    submitted = row.state == State.SUBMITTED
+    first, longest = (
+        (times.first_poll, _LONGEST_POLL) if submitted else (times.first_look, times.longest_look)
+    )
+    row.next_at = books.now + domain.look_after(row.looks, first, longest)
+    row.looks += 1
+    if error is not None:
+        row.error = error
+
+
+def compare(books: Books, row: Payout, found: Found) -> None:
+    """That the provider made what was ordered."""
+    ours, theirs = f"{row.amount} {row.currency}", f"{found.amount} {found.currency}"
+    if ours != theirs:
+        differ(books, row, "amount", found.transfer_id, ours, theirs)
+
+
+def differ(
+    books: Books, row: Payout, kind: str, transfer_id: str | None, ours: str, theirs: str
+) -> None:
+    """Keep a difference, once."""
+    log.error(
+        "the provider and the ledger differ",
+        payout=row.id,
+        kind=kind,
+        transfer=transfer_id,
+        ours=ours,
+        theirs=theirs,
+    )
+    books.differ(
+        Difference(
+            id=derived_id("differences", row.id, kind, transfer_id or ""),
+            tenant=row.tenant,
+            day=books.now.date(),
+            provider=row.provider,
+            account=row.account,
+            kind=kind,
+            payout_id=row.id,
+            transfer_id=transfer_id,
+            ours=ours,
+            theirs=theirs,
+        )
+    )
+
+
+def doubled(books: Books, row: Payout, transfer_id: str) -> None:
+    """More than one transfer of a payout moves money."""
+    metrics.doubled.labels(row.provider).inc()
+    differ(books, row, "doubled", transfer_id, row.transfer_id or "none", "one more")
+
+
+def sent(attempts: Sequence[Attempt]) -> list[domain.Sent]:
+    return [domain.Sent(each.number, each.transfer_id) for each in attempts]

@@ -1,0 +1,442 @@
+"""Sends payouts, each once: the intent with its idempotency key is committed before the provider is
+called, no transaction is open meanwhile, and what was ever sent is asked about before it is sent
+again.
+
+Safe to run for the same payout from several places at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.contracts.event import Event
+from common.contracts.payouts import PayoutDue
+from common.database import Sessions
+from common.errors import Invalid, PaybusError, Permanent, RateLimited, Upstream
+from common.group_commit import GroupCommit
+from common.logs import get_logger
+from common.outside import NoAnswer, NotAuthorized, Refused, excerpt
+from common.redaction import Redactor
+from payouts import domain, metrics, repository, settling
+from payouts.accounts import Account, Accounts
+from payouts.books import Books
+from payouts.clients import Order
+from payouts.details import Details
+from payouts.domain import Found, Move, State, Step
+from payouts.models import Attempt, Payout, Recipient
+from payouts.repository import TransferKey
+from payouts.requests import stored
+from payouts.settling import File, Times
+
+log = get_logger(__name__)
+
+# Between the end of a call, which is bounded, and the moment when another process may look.
+_MARGIN = timedelta(seconds=5)
+_NOT_AUTHORIZED_SECONDS = 300.0
+_BLOCKED = timedelta(hours=1)
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Begin:
+    """See what is to be done about the payout."""
+
+    payout_id: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """The provider is to be asked. `version` is the payout's, by which a change meanwhile shows."""
+
+    order: Order
+    version: int
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Looked:
+    payout_id: str
+    version: int
+    found: Sequence[Found] | Exception
+
+
+@dataclass(frozen=True)
+class Send:
+    """The provider is to be called: the intent is committed."""
+
+    order: Order
+    number: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    payout_id: str
+    number: int
+    answer: Found | Exception
+
+
+@dataclass(frozen=True)
+class Postpone:
+    payout_id: str
+    seconds: float
+    error: str
+
+
+Item = Begin | Looked | Answered | Postpone
+Next = Look | Send | None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`timeout` bounds each call of a provider."""
+
+    details: Details
+    timeout: timedelta
+    times: Times
+    redact: Redactor
+
+    def text(self, error: Exception) -> str:
+        return excerpt(self.redact(str(error)))
+
+
+class Submitter:
+    def __init__(self, sessions: Sessions, accounts: Accounts, rules: Rules) -> None:
+        self._accounts = accounts
+        self._rules = rules
+        self._commits: GroupCommit[tuple[Item, Account], Next] = GroupCommit(sessions, self._run)
+
+    async def start(self) -> None:
+        await self._commits.start()
+
+    async def stop(self) -> None:
+        await self._commits.stop()
+
+    async def go_on(self, event: Event[PayoutDue]) -> None:
+        """Do what the payout's state asks for. What providers do is kept with the payout, which
+        comes back by the clock; raised is only what says nothing about it."""
+        due = event.data
+        try:
+            account = self._accounts.find(event.tenant, due.provider, due.account)
+        except Invalid as error:
+            raise Upstream(f"payout {due.payout_id} waits: {error}") from error
+        try:
+            async with account.gate.place():
+                next_ = await self._do(account, Begin(due.payout_id))
+                if isinstance(next_, Look):
+                    found = await self._find(account, next_)
+                    looked = Looked(due.payout_id, next_.version, found)
+                    next_ = await self._do(account, looked)
+                if isinstance(next_, Send):
+                    answer = await self._send(account, next_)
+                    await self._do(account, Answered(due.payout_id, next_.number, answer))
+        except RateLimited as error:  # the gate: nothing was begun
+            await self._do(account, Postpone(due.payout_id, error.retry_after, str(error)))
+
+    async def _do(self, account: Account, item: Item) -> Next:
+        return await self._commits.do((item, account))
+
+    async def _find(self, account: Account, look: Look) -> Sequence[Found] | Exception:
+        call = account.client.find(look.order, look.since)
+        answer: Sequence[Found] | Exception = await self._call(account, "look", call)
+        if not isinstance(answer, Exception):
+            outcome = "found" if answer else "not_found"
+            metrics.calls.labels(account.provider, "look", outcome).inc()
+        return answer
+
+    async def _send(self, account: Account, send: Send) -> Found | Exception:
+        call = account.client.send(send.order, send.key)
+        answer: Found | Exception = await self._call(account, "send", call)
+        outcome = "accepted"
+        if isinstance(answer, Exception):
+            outcome = _outcome(answer)
+        metrics.calls.labels(account.provider, "send", outcome).inc()
+        return answer
+
+    async def _call(self, account: Account, operation: str, call: Any) -> Any:
+        """The answer, or the error that it was."""
+        started = time.perf_counter()
+        try:
+            async with account.gate.call():
+                return await self._bounded(call)
+        except (RateLimited, Upstream) as error:
+            return error
+        finally:
+            call.close()
+            seconds = time.perf_counter() - started
+            metrics.call_seconds.labels(account.provider, operation).observe(seconds)
+
+    async def _bounded(self, call: Any) -> Any:
+        try:
+            async with asyncio.timeout(seconds := self._rules.timeout.total_seconds()):
+                return await call
+        except TimeoutError as error:
+            raise NoAnswer(f"gave no answer in {seconds:g} s") from error
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise Upstream(f"answers something strange ({type(error).__name__})") from error
+
+    async def _run(
+        self, session: AsyncSession, items: Sequence[tuple[Item, Account]]
+    ) -> Sequence[Next | PaybusError]:
+        """One transaction: lock what the items need, in the order that everybody keeps."""
+        transfers = await repository.lock_transfers(session, _transfers_of(items))
+        ids = [item.payout_id for item, _ in items]
+        found = await repository.lock_payouts(session, ids)
+        stopped = await repository.stopped(session, [row.tenant for row in found.values()])
+        attempts = await repository.attempts_of(session, list(found))
+        recipients = await repository.recipients(
+            session, [row.recipient_id for row in found.values()]
+        )
+        books = Books(session, await rows.clock(session))
+        desk = _Desk(self._rules, books, stopped)
+        results: list[Next | PaybusError] = []
+        files = {id_: File(row, attempts[id_]) for id_, row in found.items()}
+        for item, account in items:
+            file = files.get(item.payout_id)
+            if file is None:
+                results.append(Permanent(f"there is no payout {item.payout_id}"))
+                continue
+            desk.account = account
+            desk.recipient = recipients[file.row.recipient_id]
+            match item:
+                case Begin():
+                    results.append(desk.begin(file))
+                case Looked():
+                    results.append(desk.looked(file, item, transfers))
+                case Answered():
+                    desk.answered(file, item, transfers)
+                    results.append(None)
+                case Postpone():
+                    desk.postpone(file, item)
+                    results.append(None)
+        await books.close()
+        return results
+
+
+class _Desk:
+    """Decides about one payout after the other, of one transaction."""
+
+    account: Account
+    recipient: Recipient
+
+    def __init__(self, rules: Rules, books: Books, stopped: set[str]) -> None:
+        self._rules = rules
+        self._times = rules.times
+        self._timeout = rules.timeout
+        self._books = books
+        self._now = books.now
+        self._stopped = stopped
+
+    def begin(self, file: File) -> Next:
+        row, last = file.row, file.last
+        step = self._step(file)
+        if step is Step.SEND:
+            return self._intend(file)
+        if step is Step.LOOK:
+            assert last is not None
+            if row.state == State.SUBMITTING:
+                self._lose(file, "the process that sent it died", answered=False)
+            row.next_at = self._now + self._timeout + _MARGIN  # should we die, too
+            return Look(
+                self._order(row, last.details),
+                row.version,
+                file.attempts[0].started_at - _CLOCKS_DIFFER,
+            )
+        if row.state == State.APPROVED:
+            self._wait(row)
+        return None
+
+    def looked(self, file: File, item: Looked, transfers: Mapping[TransferKey, Any]) -> Next:
+        row = file.row
+        if row.version != item.version:
+            return None  # somebody knew more meanwhile
+        if isinstance(item.found, Exception):
+            error = self._rules.text(item.found)
+            settling.look_again(self._books, row, self._times, f"look-up: {error}")
+            return None
+        verdict = domain.judge(settling.sent(file.attempts), list(item.found))
+        if verdict.doubled:
+            for each in item.found:
+                if each.fate.moves_money and each is not verdict.transfer:
+                    settling.doubled(self._books, row, each.transfer_id)
+        if verdict.transfer is not None:
+            found = verdict.transfer
+            settling.compare(self._books, row, found)
+            transfer = transfers[self._key(found)]
+            before = row.version
+            settling.settle(
+                self._books, file, transfer, found.fate, times=self._times, reason="asked"
+            )
+            if found.fate.moves_money or row.version != before:
+                if row.version == before and row.state == State.SUBMITTED:
+                    settling.look_again(self._books, row, self._times, None)
+                return None
+        return self._free(file)
+
+    def _free(self, file: File) -> Next:
+        """The provider has nothing of the last attempt that moves money."""
+        row, last = file.row, file.last
+        assert last is not None
+        if row.state == State.SUBMITTED:
+            settling.look_again(self._books, row, self._times, "the provider does not list it")
+            return None
+        if row.state == State.UNKNOWN:
+            proved_at = (last.finished_at or last.deadline) + self._quiet
+            if not last.answered and self._now < proved_at:
+                settling.look_again(self._books, row, self._times, None)
+                row.next_at = max(row.next_at or proved_at, proved_at)
+                return None
+            self._move(row, Move.FREE, "the provider was asked and knows nothing of it")
+        row.looks = 0
+        if self._may_send(row):
+            return self._intend(file)
+        self._wait(row)
+        return None
+
+    def answered(self, file: File, item: Answered, transfers: Mapping[TransferKey, Any]) -> None:
+        row, books = file.row, self._books
+        attempt = file.attempts[item.number - 1]
+        attempt.finished_at = self._now
+        if isinstance(item.answer, Found):
+            attempt.outcome, attempt.answered = "accepted", True
+            settling.compare(books, row, item.answer)
+            transfer = transfers[self._key(item.answer)]
+            settling.settle(books, file, transfer, item.answer.fate, times=self._times)
+            return
+        error = item.answer
+        attempt.outcome = _outcome(error)
+        attempt.error = self._rules.text(error)
+        attempt.answered = not isinstance(error, NoAnswer)
+        if row.state != State.SUBMITTING or attempt is not file.last:
+            return  # a webhook, or whoever took it over, knew more
+        match attempt.outcome:
+            case "refused":
+                told = settling.fail(books, row, attempt.error)
+                self._move(row, Move.REFUSE, attempt.error, told=told)
+            case "deferred":
+                row.error = attempt.error
+                after = getattr(error, "retry_after", _NOT_AUTHORIZED_SECONDS)
+                row.next_at = self._now + timedelta(seconds=after)
+                self._move(row, Move.DEFER, attempt.error)
+            case _:
+                self._lose(file, attempt.error, answered=attempt.answered)
+
+    def postpone(self, file: File, item: Postpone) -> None:
+        row = file.row
+        if row.next_at is not None:
+            row.next_at = self._now + timedelta(seconds=item.seconds)
+            row.error = item.error
+
+    def _step(self, file: File) -> Step:
+        row, last = file.row, file.last
+        return domain.next_step(
+            State(row.state),
+            attempts=row.attempts,
+            held=row.held or self.recipient.blocked,
+            stopped=row.tenant in self._stopped,
+            due=row.due_at <= self._now,
+            under_way=last is not None and last.outcome is None and last.deadline > self._now,
+        )
+
+    def _may_send(self, row: Payout) -> bool:
+        held = row.held or self.recipient.blocked or row.tenant in self._stopped
+        return row.state == State.APPROVED and not held and row.due_at <= self._now
+
+    def _wait(self, row: Payout) -> None:
+        """Until it is due, released, unblocked or resumed."""
+        if row.held:
+            row.next_at = None
+        else:
+            row.next_at = max(row.due_at, self._now + _BLOCKED * self.recipient.blocked)
+
+    def _intend(self, file: File) -> Send:
+        row = file.row
+        number = row.attempts + 1
+        details = self.recipient.details
+        key = self._key_again(file, details) or f"{row.id}.{number}"
+        deadline = self._now + self._timeout + _MARGIN
+        attempt = Attempt(
+            payout_id=row.id,
+            number=number,
+            idempotency_key=key,
+            started_at=self._now,
+            deadline=deadline,
+            answered=False,
+            details=details,
+        )
+        self._books.session.add(attempt)
+        file.attempts.append(attempt)
+        row.attempts = number
+        row.next_at = deadline
+        self._move(row, Move.SEND, f"attempt {number}")
+        return Send(self._order(row, details), number, key)
+
+    def _key_again(self, file: File, details: str) -> str | None:
+        """The last attempt's key, as long as the provider would recognise it: should that call be
+        under way there after all, it is not done twice. Not after an answer: Stripe would repeat
+        it, failures too. Nor with other details, which are another request."""
+        last = file.last
+        if last is None or last.answered or last.details != details:
+            return None
+        first = min(
+            each.started_at
+            for each in file.attempts
+            if each.idempotency_key == last.idempotency_key
+        )
+        fresh = self._now - first < self.account.client.keeps_keys
+        return last.idempotency_key if fresh else None
+
+    def _lose(self, file: File, error: str, *, answered: bool) -> None:
+        assert file.last is not None
+        file.last.outcome = "unknown"
+        file.last.answered = answered
+        file.row.error = error
+        file.row.looks = 0
+        self._move(file.row, Move.LOSE, error)
+        settling.look_again(self._books, file.row, self._times, error)
+
+    def _move(self, row: Payout, move: Move, reason: str, *, told: bool = True) -> None:
+        to = domain.after(State(row.state), move)
+        self._books.move(row, to, action=move, reason=reason, told=told)
+
+    def _order(self, row: Payout, sealed: str) -> Order:
+        details = self._rules.details.open(row.provider, sealed)
+        wanted = stored(row.request)
+        return Order(row.id, row.amount, row.currency, details, wanted.description)
+
+    def _key(self, found: Found) -> TransferKey:
+        return (self.account.provider, self.account.name, found.transfer_id)
+
+    @property
+    def _quiet(self) -> timedelta:
+        seconds = self.account.client.options.quiet_seconds
+        return self.account.client.quiet if seconds is None else timedelta(seconds=seconds)
+
+
+def _transfers_of(items: Sequence[tuple[Item, Account]]) -> dict[TransferKey, str]:
+    keys: dict[TransferKey, str] = {}
+    for item, account in items:
+        found: Sequence[Found] = ()
+        if isinstance(item, Answered) and isinstance(item.answer, Found):
+            found = [item.answer]
+        elif isinstance(item, Looked) and not isinstance(item.found, Exception):
+            found = item.found
+        for each in found:
+            keys[account.provider, account.name, each.transfer_id] = account.tenant
+    return keys
+
+
+def _outcome(error: Exception) -> str:
+    if isinstance(error, Refused):
+        return "refused"
+    if isinstance(error, RateLimited | NotAuthorized):
+        return "deferred"
+    return "unknown"

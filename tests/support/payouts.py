@@ -1,0 +1,155 @@
+"""A platform that pays its sellers, and what the stand-ins' books say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from devstack.system import CALLED
+from support.paybus import Paybus
+from support.waiting import until
+
+PROCESSES = ["sandbox-providers", "webhook-gateway", "payouts-api", "payouts-worker"]
+PROVIDERS = ("stripe", "dwolla", "fapshi")
+
+# As in production, but nobody waits for minutes.
+QUICK = {
+    "PAYOUTS_PAUSE_SECONDS": "0.5",
+    "FIRST_LOOK_SECONDS": "0.3",
+    "FIRST_POLL_SECONDS": "300",
+    "PROVIDER_TIMEOUT_SECONDS": "1",
+}
+OPTIONS = {"quiet_seconds": 0.2}
+
+
+def details(provider: str, **changes: Any) -> dict[str, Any]:
+    """Of somebody new."""
+    match provider:
+        case "stripe":
+            return {"account": f"acct_{uuid4().hex[:16]}", **changes}
+        case "dwolla":
+            return {"funding_source": str(uuid4()), **changes}
+        case "square":
+            return {"location_id": f"L{uuid4().hex[:12]}", **changes}
+        case _:
+            return {"phone": f"6{uuid4().int % 10**8:08}", **changes}
+
+
+def currency_of(provider: str) -> str:
+    return "XAF" if provider == "fapshi" else "USD"
+
+
+def a_recipient(provider: str, **changes: Any) -> dict[str, Any]:
+    account = "payouts" if provider in {"stripe", "fapshi"} else "default"
+    return {
+        "reference": f"seller-{uuid4().hex[:10]}",
+        "name": "A Seller",
+        "provider": provider,
+        "account": account,
+        "currency": currency_of(provider),
+        "details": details(provider),
+    } | changes
+
+
+def add(paybus: Paybus, provider: str, **changes: Any) -> dict[str, Any]:
+    wanted = a_recipient(provider, **changes)
+    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=wanted)
+    assert answer.status_code == 201, answer.text
+    recipient: dict[str, Any] = answer.json()
+    return recipient
+
+
+def post(
+    paybus: Paybus, path: str, body: Mapping[str, Any], *, key: str | None = None, **more: Any
+) -> httpx.Response:
+    headers = {"Idempotency-Key": key or uuid4().hex}
+    url = f"/api/v1/{path}"
+    return paybus.api("POST", "payouts", url, json=body, extra_headers=headers, **more)
+
+
+def request_for(recipient: Mapping[str, Any], amount: int = 5000, **changes: Any) -> dict[str, Any]:
+    return {
+        "recipient": recipient["reference"],
+        "amount": amount,
+        "currency": recipient["currency"],
+    } | changes
+
+
+def order(
+    paybus: Paybus,
+    recipient: Mapping[str, Any],
+    amount: int = 5000,
+    *,
+    key: str | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    answer = post(paybus, "payouts", request_for(recipient, amount, **changes), key=key)
+    assert answer.status_code == 201, answer.text
+    payout: dict[str, Any] = answer.json()
+    return payout
+
+
+def act(paybus: Paybus, verb: str, id_: str, **more: Any) -> httpx.Response:
+    url = f"/api/v1/payout-jobs/{verb}/{id_}"
+    return paybus.api("POST", "payouts", url, json={"reason": "a test"}, **more)
+
+
+def read(paybus: Paybus, id_: str) -> dict[str, Any]:
+    answer = paybus.api("GET", "payouts", f"/api/v1/payout-jobs/jobs/{id_}")
+    payout: dict[str, Any] = answer.raise_for_status().json()
+    return payout
+
+
+def until_state(paybus: Paybus, payout: Mapping[str, Any], *states: str) -> dict[str, Any]:
+    until(
+        lambda: read(paybus, payout["id"])["state"] in states,
+        what=f"the payout {payout['id']} is {' or '.join(states)}",
+    )
+    return read(paybus, payout["id"])
+
+
+def balances(paybus: Paybus, recipient: Mapping[str, Any]) -> dict[str, int]:
+    """Empty while there are none."""
+    url = f"/api/v1/recipients/{recipient['id']}"
+    found = paybus.api("GET", "payouts", url).raise_for_status().json()["balances"]
+    return {k: v for k, v in found[0].items() if k != "currency"} if found else {}
+
+
+def sandbox(paybus: Paybus, method: str, path: str, **body: Any) -> Any:
+    url = f"{paybus.layout.url('sandbox-providers')}{path}"
+    answer = paybus.http.request(method, url, json=body or None)
+    return answer.raise_for_status().json()
+
+
+def behave(paybus: Paybus, **shares: float) -> None:
+    sandbox(paybus, "PUT", "/_payouts/behaviour", **({"error": 0} | shares))
+
+
+def fates(paybus: Paybus, **shares: float) -> None:
+    sandbox(paybus, "PUT", "/_payouts/fates", **({"fail": 0} | shares))
+
+
+def well(paybus: Paybus) -> None:
+    introduce_to(paybus)
+    behave(paybus)
+    fates(paybus)
+
+
+def introduce_to(paybus: Paybus, **delivery: float) -> None:
+    gateway = f"{paybus.layout.url('webhook-gateway')}/webhooks"
+    urls = {name: f"{gateway}/{path}" for name, path in CALLED.items()}
+    sandbox(paybus, "PUT", "/_delivery", urls=urls, **delivery)
+
+
+def transfers(paybus: Paybus, payout: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the provider did about the payout, by its own books."""
+    found = sandbox(paybus, "GET", "/_payouts")["transfers"]
+    return [each for each in found if each["reference"] == payout["id"]]
+
+
+def paid(paybus: Paybus, payout: Mapping[str, Any]) -> int:
+    """What the recipient has of it, in minor units."""
+    return sum(each["amount"] for each in transfers(paybus, payout) if each["status"] == "paid")
