@@ -1,7 +1,9 @@
-"""Payouts: each is paid once, whatever the provider answers; and who may do what to them."""
+"""Payouts over real sockets: each is paid once, whatever the provider answers."""
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,18 +15,29 @@ from support.payouts import (
     PROCESSES,
     PROVIDERS,
     QUICK,
+    act,
     add,
     balances,
+    behave,
+    deliver,
+    details,
+    fates,
+    look_now,
     order,
+    paid,
+    read,
+    sandbox,
     transfers,
     until_state,
     well,
 )
+from support.waiting import until
 
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
     with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
+        paybus.tap("payouts", "payout.*")
         yield paybus
 
 
@@ -33,15 +46,19 @@ def everything_well(paybus: Paybus) -> None:
     well(paybus)
 
 
+def told(paybus: Paybus, id_: str) -> list[str]:
+    return [each["type"] for each in paybus.tapped() if each["subject"] == id_]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_payout_is_paid_and_the_ledger_says_so(paybus: Paybus, provider: str) -> None:
     seller = add(paybus, provider)
     payout = order(paybus, seller, 5000, fee=100)
-    paid = until_state(paybus, payout, "paid")
+    done = until_state(paybus, payout, "paid")
     (transfer,) = transfers(paybus, payout)
     assert (transfer["amount"], transfer["status"]) == (5000, "paid")
-    assert paid["transfer_id"] == transfer["id"]
-    assert [each["outcome"] for each in paid["tries"]] == ["accepted"]
+    assert done["transfer_id"] == transfer["id"]
+    assert [each["outcome"] for each in done["tries"]] == ["accepted"]
     assert balances(paybus, seller) == {
         "platform": -5100,
         "available": 0,
@@ -49,3 +66,194 @@ def test_a_payout_is_paid_and_the_ledger_says_so(paybus: Paybus, provider: str) 
         "paid": 5000,
         "fees": 100,
     }
+    assert told(paybus, payout["id"])[-1] == "payout.paid"
+
+
+def test_stripe_pays_from_a_connected_account_to_its_bank(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe", details=details("stripe", via="payout"))
+    payout = order(paybus, seller)
+    until_state(paybus, payout, "paid")
+    assert [each["kind"] for each in transfers(paybus, payout)] == ["payout"]
+    assert told(paybus, payout["id"]) == ["payout.submitted", "payout.paid"]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("how", ["lost", "error_after", "error"])
+def test_an_unknown_outcome_is_looked_up_before_anything_is_sent_again(
+    paybus: Paybus, provider: str, how: str
+) -> None:
+    deliver(paybus, drop=1)
+    behave(paybus, **{how: 1})
+    payout = order(paybus, add(paybus, provider))
+    until_state(paybus, payout, "unknown")
+    well(paybus)
+    done = until_state(paybus, payout, "paid")
+    assert len(transfers(paybus, payout)) == 1
+    # What was done is found; what was not is sent anew, with a key of its own after an answer.
+    keys = {each["idempotency_key"] for each in done["tries"]}
+    assert len(keys) == len(done["tries"])
+    assert (len(keys) == 1) == (how != "error")
+    audit = [(each["action"], each["after"]) for each in reversed(done["audit"])]
+    assert audit[:3] == [("create", "approved"), ("send", "submitting"), ("lose", "unknown")]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_who_is_asked_too_often_is_asked_later(paybus: Paybus, provider: str) -> None:
+    behave(paybus, rate_limited=1)
+    payout = order(paybus, add(paybus, provider))
+    until(lambda: read(paybus, payout["id"])["tries"], what="it was tried")
+    until_state(paybus, payout, "approved")
+    behave(paybus)
+    until_state(paybus, payout, "paid")
+    assert len(transfers(paybus, payout)) == 1
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_webhooks_that_are_late_and_doubled_change_nothing(paybus: Paybus, provider: str) -> None:
+    deliver(paybus, duplicate=1, delay_seconds=0.3)
+    seller = add(paybus, provider)
+    payouts = [order(paybus, seller, 1000) for _ in range(5)]
+    for payout in payouts:
+        until_state(paybus, payout, "paid")
+        assert paid(paybus, payout) == 1000
+    assert balances(paybus, seller)["paid"] == 5000
+
+
+@pytest.mark.parametrize("provider", ["dwolla", "fapshi"])
+def test_promise_8_webhooks_that_never_come_are_healed_by_asking(
+    paybus: Paybus, provider: str
+) -> None:
+    deliver(paybus, drop=1)
+    payout = order(paybus, add(paybus, provider))
+    until_state(paybus, payout, "submitted")
+    until(lambda: paid(paybus, payout), what="the provider has paid it")
+    look_now(paybus, payout)
+    until_state(paybus, payout, "paid")
+
+
+@pytest.mark.parametrize("provider", ["stripe", "dwolla"])
+def test_money_that_comes_back_is_owed_again(paybus: Paybus, provider: str) -> None:
+    fates(paybus, come_back=1, come_back_seconds=0.3)
+    seller = add(paybus, provider)
+    payout = order(paybus, seller, 5000, fee=100)
+    until_state(paybus, payout, "returned")
+    assert told(paybus, payout["id"])[-2:] == ["payout.paid", "payout.returned"]
+    assert balances(paybus, seller)["available"] == 5000  # the fee was charged
+    fates(paybus)
+    assert act(paybus, "retry", payout["id"]).status_code == 200
+    until_state(paybus, payout, "paid")
+    assert paid(paybus, payout) == 5000
+    assert balances(paybus, seller) == {
+        "platform": -5100,
+        "available": 0,
+        "pending": 0,
+        "paid": 5000,
+        "fees": 100,
+    }
+
+
+def test_what_failed_is_tried_again_by_the_clock_five_times_at_the_most(paybus: Paybus) -> None:
+    fates(paybus, fail=1)
+    payout = order(paybus, add(paybus, "dwolla"))
+    for number in range(1, 6):
+        until(lambda: read(paybus, payout["id"])["failures"] == number, what=f"failure {number}")
+        if number < 5:
+            assert "payout.failed" not in told(paybus, payout["id"])
+            look_now(paybus, payout)
+            run = paybus.api("POST", "payouts", "/v1/schedules/retry-failed/run")
+            assert run.status_code == 202
+    until(lambda: "payout.failed" in told(paybus, payout["id"]), what="it is told")
+    done = read(paybus, payout["id"])
+    assert (done["state"], done["next_at"]) == ("failed", None)
+    assert len(transfers(paybus, payout)) == 5
+    fates(paybus)
+    assert act(paybus, "retry", payout["id"]).json()["state"] == "approved"
+    until_state(paybus, payout, "paid")
+    assert paid(paybus, payout) == payout["amount"]
+
+
+def test_a_refusal_is_a_failure_that_says_why(paybus: Paybus) -> None:
+    gone = add(paybus, "stripe", details={"account": "acct_1_gone"})
+    payout = order(paybus, gone)
+    failed = until_state(paybus, payout, "failed")
+    assert "does not exist" in failed["error"]
+    assert transfers(paybus, payout) == []
+    change = {"details": details("stripe"), "reason": "a new account"}
+    url = f"/api/v1/recipients/{gone['id']}"
+    assert paybus.api("PATCH", "payouts", url, role="approver", json=change).status_code == 200
+    act(paybus, "retry", payout["id"])
+    until_state(paybus, payout, "paid")
+
+
+def test_after_a_day_the_same_key_would_pay_twice_and_is_not_used(paybus: Paybus) -> None:
+    deliver(paybus, drop=1)
+    behave(paybus, lost=1)
+    payout = order(paybus, add(paybus, "stripe"))
+    until_state(paybus, payout, "unknown")
+    act(paybus, "hold", payout["id"])
+    sandbox(paybus, "POST", "/_payouts/clock", seconds=25 * 3600)
+    behave(paybus)
+    until_state(paybus, payout, "paid")
+    assert len(transfers(paybus, payout)) == 1
+
+
+def test_a_killed_worker_s_payouts_are_asked_about_and_paid_once(paybus: Paybus) -> None:
+    behave(paybus, delay_seconds=0.5)
+    seller = add(paybus, "stripe")
+    payouts = [order(paybus, seller, 1000) for _ in range(20)]
+    until(
+        lambda: any(read(paybus, each["id"])["state"] == "submitting" for each in payouts),
+        what="some are being sent",
+    )
+    worker = paybus.system.processes["payouts-worker"]
+    worker.kill(signal.SIGKILL)
+    worker.wait()
+    behave(paybus)
+    paybus.start("payouts-worker")
+    for payout in payouts:
+        until_state(paybus, payout, "paid")
+        assert len(transfers(paybus, payout)) == 1
+    assert balances(paybus, seller)["paid"] == 20_000
+
+
+def test_a_provider_that_does_not_answer_is_left_alone(make_paybus: MakePaybus) -> None:
+    """The circuit opens: nothing is sent until it is tried again, and nothing is lost."""
+    with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
+        well(paybus)
+        behave(paybus, error=1)
+        seller = add(paybus, "stripe")
+        first = [order(paybus, seller, 1000) for _ in range(12)]
+
+        def circuits() -> list[str]:
+            answer = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status")
+            return [each["state"] for each in answer.json()["circuits"]]
+
+        until(lambda: "opened" in circuits(), what="the circuit is open")
+        open_ = {"system": "stripe/payouts"}
+        assert paybus.metric("payouts-worker", "paybus_circuit_open", **open_) == 1
+        after = order(paybus, seller, 1000)
+        until(lambda: read(paybus, after["id"])["error"], what="it is put off")
+        assert read(paybus, after["id"])["tries"] == []
+        behave(paybus)
+        for payout in [*first, after]:
+            until(
+                lambda: read(paybus, payout["id"])["state"] == "paid", what="it is paid", seconds=90
+            )
+            assert len(transfers(paybus, payout)) == 1
+        assert circuits() == []
+
+
+def test_a_dead_lettered_command_that_is_replayed_moves_nothing(paybus: Paybus) -> None:
+    payout = order(paybus, add(paybus, "stripe"))
+    until_state(paybus, payout, "paid")
+    commands = [
+        each
+        for each in paybus.journal()
+        if each["type"].startswith("payout_due.") and each["subject"] == payout["id"]
+    ]
+    for _ in range(3):
+        paybus.publish("payouts.direct", json.dumps(commands[0]))
+    handled = order(paybus, add(paybus, "stripe"))
+    until_state(paybus, handled, "paid")
+    assert len(transfers(paybus, payout)) == 1
+    assert paybus.dead_letters() == {}

@@ -133,15 +133,24 @@ def fates(paybus: Paybus, **shares: float) -> None:
 
 
 def well(paybus: Paybus) -> None:
-    introduce_to(paybus)
+    deliver(paybus)
     behave(paybus)
     fates(paybus)
 
 
-def introduce_to(paybus: Paybus, **delivery: float) -> None:
+def deliver(paybus: Paybus, **delivery: float) -> None:
     gateway = f"{paybus.layout.url('webhook-gateway')}/webhooks"
     urls = {name: f"{gateway}/{path}" for name, path in CALLED.items()}
     sandbox(paybus, "PUT", "/_delivery", urls=urls, **delivery)
+
+
+def look_now(paybus: Paybus, payout: Mapping[str, Any]) -> None:
+    """Its time has come, whenever that was."""
+    paybus.sql(
+        "payouts",
+        "UPDATE payouts SET next_at = now() WHERE id = %s AND next_at IS NOT NULL",
+        payout["id"],
+    )
 
 
 def transfers(paybus: Paybus, payout: Mapping[str, Any]) -> list[dict[str, Any]]:

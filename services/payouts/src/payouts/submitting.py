@@ -38,8 +38,9 @@ from payouts.settling import File, Times
 
 log = get_logger(__name__)
 
-# Between the end of a call, which is bounded, and the moment when another process may look.
-_MARGIN = timedelta(seconds=5)
+# An intent that is so old is not acted upon, so that the call, which is bounded, is over when
+# another process may look: a process that was suspended in between must not send after that.
+FRESH = timedelta(seconds=5)
 _NOT_AUTHORIZED_SECONDS = 300.0
 _BLOCKED = timedelta(hours=1)
 _CLOCKS_DIFFER = timedelta(minutes=5)
@@ -70,11 +71,13 @@ class Looked:
 
 @dataclass(frozen=True)
 class Send:
-    """The provider is to be called: the intent is committed."""
+    """The provider is to be called: the intent is committed. `before` is the latest moment for it,
+    by the process's monotonic clock (seconds)."""
 
     order: Order
     number: int
     key: str
+    before: float
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Submitter:
     def __init__(self, sessions: Sessions, accounts: Accounts, rules: Rules) -> None:
         self._accounts = accounts
         self._rules = rules
-        self._commits: GroupCommit[tuple[Item, Account], Next] = GroupCommit(sessions, self._run)
+        self._commits: GroupCommit[tuple[Item, Account], Next] = GroupCommit(sessions, self.run)
 
     async def start(self) -> None:
         await self._commits.start()
@@ -153,6 +156,8 @@ class Submitter:
         return answer
 
     async def _send(self, account: Account, send: Send) -> Found | Exception:
+        if time.monotonic() > send.before:
+            return too_late()
         call = account.client.send(send.order, send.key)
         answer: Found | Exception = await self._call(account, "send", call)
         outcome = "accepted"
@@ -183,7 +188,7 @@ class Submitter:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise Upstream(f"answers something strange ({type(error).__name__})") from error
 
-    async def _run(
+    async def run(
         self, session: AsyncSession, items: Sequence[tuple[Item, Account]]
     ) -> Sequence[Next | PaybusError]:
         """One transaction: lock what the items need, in the order that everybody keeps."""
@@ -195,8 +200,9 @@ class Submitter:
         recipients = await repository.recipients(
             session, [row.recipient_id for row in found.values()]
         )
+        before = time.monotonic() + FRESH.total_seconds()
         books = Books(session, await rows.clock(session))
-        desk = _Desk(self._rules, books, stopped)
+        desk = _Desk(self._rules, books, stopped, before)
         results: list[Next | PaybusError] = []
         files = {id_: File(row, attempts[id_]) for id_, row in found.items()}
         for item, account in items:
@@ -227,13 +233,14 @@ class _Desk:
     account: Account
     recipient: Recipient
 
-    def __init__(self, rules: Rules, books: Books, stopped: set[str]) -> None:
+    def __init__(self, rules: Rules, books: Books, stopped: set[str], before: float) -> None:
         self._rules = rules
         self._times = rules.times
         self._timeout = rules.timeout
         self._books = books
         self._now = books.now
         self._stopped = stopped
+        self._before = before
 
     def begin(self, file: File) -> Next:
         row, last = file.row, file.last
@@ -244,7 +251,7 @@ class _Desk:
             assert last is not None
             if row.state == State.SUBMITTING:
                 self._lose(file, "the process that sent it died", answered=False)
-            row.next_at = self._now + self._timeout + _MARGIN  # should we die, too
+            row.next_at = self._now + self._timeout + FRESH  # should we die, too
             return Look(
                 self._order(row, last.details),
                 row.version,
@@ -362,7 +369,7 @@ class _Desk:
         number = row.attempts + 1
         details = self.recipient.details
         key = self._key_again(file, details) or f"{row.id}.{number}"
-        deadline = self._now + self._timeout + _MARGIN
+        deadline = self._now + self._timeout + FRESH
         attempt = Attempt(
             payout_id=row.id,
             number=number,
@@ -377,7 +384,7 @@ class _Desk:
         row.attempts = number
         row.next_at = deadline
         self._move(row, Move.SEND, f"attempt {number}")
-        return Send(self._order(row, details), number, key)
+        return Send(self._order(row, details), number, key, self._before)
 
     def _key_again(self, file: File, details: str) -> str | None:
         """The last attempt's key, as long as the provider would recognise it: should that call be
@@ -432,6 +439,11 @@ def _transfers_of(items: Sequence[tuple[Item, Account]]) -> dict[TransferKey, st
         for each in found:
             keys[account.provider, account.name, each.transfer_id] = account.tenant
     return keys
+
+
+def too_late() -> Exception:
+    """Instead of an answer: nothing was sent."""
+    return RateLimited("this process was too slow to send it", 1)
 
 
 def _outcome(error: Exception) -> str:

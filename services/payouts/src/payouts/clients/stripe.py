@@ -46,7 +46,7 @@ class Options(clients.Options):
 class Details(clients.Details):
     """A connected account; `via` is whether it is sent there, or from there to its bank."""
 
-    account: str = Field(pattern=r"^acct_[A-Za-z0-9]{1,60}$")
+    account: str = Field(pattern=r"^acct_[A-Za-z0-9_]{1,60}$")
     via: Literal["transfer", "payout"] = "transfer"
 
     @property

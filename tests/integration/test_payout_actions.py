@@ -1,0 +1,402 @@
+"""What people may do to payouts, and what they may not: each refusal is clear and moves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from conftest import MakePaybus
+from support.paybus import Paybus
+from support.payouts import (
+    OPTIONS,
+    PROCESSES,
+    QUICK,
+    a_recipient,
+    act,
+    add,
+    balances,
+    behave,
+    details,
+    order,
+    post,
+    read,
+    request_for,
+    transfers,
+    until_state,
+    well,
+)
+from support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
+        yield paybus
+
+
+@pytest.fixture(scope="module")
+def seller(paybus: Paybus) -> dict[str, Any]:
+    return add(paybus, "stripe")
+
+
+@pytest.fixture(autouse=True)
+def everything_well(paybus: Paybus) -> None:
+    well(paybus)
+
+
+def is_problem(answer: httpx.Response, status: int, says: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert says in answer.json()["detail"]
+
+
+def jobs(paybus: Paybus) -> int:
+    count: int = paybus.sql("payouts", "SELECT count(*) FROM payouts")[0][0]
+    return count
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({"amount": 0}, 422, "greater than 0"),
+        ({"amount": -5}, 422, "greater than 0"),
+        ({"amount": 10.5}, 422, "valid integer"),
+        ({"amount": 10.0}, 422, "valid integer"),
+        ({"amount": "10"}, 422, "valid integer"),
+        ({"amount": True}, 422, "valid integer"),
+        ({"amount": 2**53}, 422, "less than or equal"),
+        ({"amount": 1_000_001}, 400, "at most 1000000 USD"),
+        ({"fee": -1}, 422, "greater than or equal"),
+        ({"currency": "EUR"}, 400, "is paid in USD, not in EUR"),
+        ({"currency": "usd"}, 422, "pattern"),
+        ({"recipient": "nobody"}, 404, "no recipient is called nobody"),
+        ({"colour": "red"}, 422, "Extra inputs"),
+        ({"funding": "balance"}, 409, "0 USD are available"),
+    ],
+)
+def test_what_can_t_be_paid_is_refused_and_nothing_moves(
+    paybus: Paybus, seller: dict[str, Any], changes: dict[str, Any], status: int, says: str
+) -> None:
+    before, books = jobs(paybus), balances(paybus, seller)
+    is_problem(post(paybus, "payouts", request_for(seller) | changes), status, says)
+    assert (jobs(paybus), balances(paybus, seller)) == (before, books)
+
+
+def test_the_same_key_orders_once_and_another_body_is_a_conflict(
+    paybus: Paybus, seller: dict[str, Any]
+) -> None:
+    key = uuid4().hex
+    body = request_for(seller, 777)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(paybus, "payouts", body, key=key), range(8)))
+    assert {each.status_code for each in answers} == {201}
+    (id_,) = {each.json()["id"] for each in answers}
+    is_problem(
+        post(paybus, "payouts", body | {"amount": 778}, key=key), 409, "used for another payout"
+    )
+    until_state(paybus, {"id": id_}, "paid")
+    assert [each["amount"] for each in transfers(paybus, {"id": id_})] == [777]
+
+
+def test_large_amounts_need_a_second_person(paybus: Paybus, seller: dict[str, Any]) -> None:
+    payout = order(paybus, seller, 100_001)
+    assert payout["state"] == "scheduled"
+    id_ = payout["id"]
+    is_problem(act(paybus, "approve", id_), 403, "needs the role `approver`")
+    creator = {"role": "approver", "subject": payout["created_by"]}
+    is_problem(act(paybus, "approve", id_, **creator), 403, "a second person has to")
+    is_problem(act(paybus, "retry", id_), 409, "scheduled can't retry")
+    assert transfers(paybus, payout) == []
+    approved = act(paybus, "approve", id_, role="approver", subject="boss")
+    assert (approved.status_code, approved.json()["approved_by"]) == (200, "boss")
+    until_state(paybus, payout, "paid")
+    is_problem(act(paybus, "approve", id_, role="approver"), 409, "can't approve")
+    assert order(paybus, seller, 100_000)["state"] == "approved"
+
+
+def test_the_creator_may_not_approve_by_another_role(
+    paybus: Paybus, seller: dict[str, Any]
+) -> None:
+    answer = post(paybus, "payouts", request_for(seller, 500_000), role="admin", subject="root")
+    id_ = answer.json()["id"]
+    is_problem(act(paybus, "approve", id_, role="admin", subject="root"), 403, "second person")
+
+
+def test_held_released_and_cancelled(paybus: Paybus, seller: dict[str, Any]) -> None:
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    payout = order(paybus, seller, due_at=later)
+    id_ = payout["id"]
+    assert act(paybus, "hold", id_).json()["held"]
+    assert act(paybus, "hold", id_).status_code == 200  # again is the same
+    paybus.sql("payouts", "UPDATE payouts SET due_at = now() WHERE id = %s", id_)
+    other = order(paybus, seller)
+    until_state(paybus, other, "paid")
+    assert read(paybus, id_)["tries"] == []
+    assert not act(paybus, "release", id_).json()["held"]
+    until_state(paybus, payout, "paid")
+    is_problem(act(paybus, "release", id_), 409, "not held")
+    is_problem(act(paybus, "hold", id_), 409, "too late")
+    is_problem(act(paybus, "cancel", id_), 409, "it is paid")
+    is_problem(act(paybus, "retry", id_), 409, "would pay twice")
+    assert len(transfers(paybus, payout)) == 1
+    cancelled = order(paybus, seller, due_at=later)
+    assert act(paybus, "cancel", cancelled["id"]).json()["state"] == "cancelled"
+    is_problem(act(paybus, "retry", cancelled["id"]), 409, "cancelled can't retry")
+
+
+def test_a_cancelled_payout_gives_the_money_back(paybus: Paybus) -> None:
+    seller = add(paybus, "dwolla")
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    credit(paybus, seller, 9000)
+    payout = order(paybus, seller, 4000, funding="balance", due_at=later)
+    assert (balances(paybus, seller)["available"], balances(paybus, seller)["pending"]) == (
+        5000,
+        4000,
+    )
+    act(paybus, "cancel", payout["id"])
+    assert (balances(paybus, seller)["available"], balances(paybus, seller)["pending"]) == (9000, 0)
+
+
+def credit(paybus: Paybus, seller: dict[str, Any], amount: int, key: str | None = None) -> Any:
+    body = {"amount": amount, "currency": seller["currency"], "reason": "sales"}
+    answer = post(paybus, f"recipients/{seller['id']}/credits", body, key=key)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def test_a_credit_is_credited_once(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    key = uuid4().hex
+    assert credit(paybus, seller, 1000, key)["available"] == 1000
+    assert credit(paybus, seller, 1000, key)["available"] == 1000
+    path = f"recipients/{seller['id']}/credits"
+    body = {"amount": 2000, "currency": "USD", "reason": "sales"}
+    is_problem(post(paybus, path, body, key=key), 409, "another credit")
+    is_problem(post(paybus, path, body | {"currency": "EUR"}), 400, "is paid in USD")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "available", "paid"),
+    [
+        ({"kind": "daily", "hour": 6, "zone": "Africa/Douala"}, 7000, 7000),
+        ({"kind": "weekly", "weekday": 5, "zone": "Europe/Paris"}, 7000, 7000),
+        ({"kind": "daily", "minimum": 8000}, 7000, None),
+        ({"kind": "threshold", "minimum": 7000}, 7000, 7000),
+        ({"kind": "threshold", "minimum": 7001}, 7000, None),
+        ({"kind": "manual"}, 7000, None),
+    ],
+)
+def test_schedules_pay_what_is_available(
+    paybus: Paybus, schedule: dict[str, Any], available: int, paid: int | None
+) -> None:
+    seller = add(paybus, "stripe", schedule=schedule)
+    timed = schedule["kind"] in {"daily", "weekly"}
+    assert (seller["next_payout_at"] is not None) == timed
+    credit(paybus, seller, available)
+    if timed:
+        time_comes = "UPDATE recipients SET next_payout_at = now() WHERE id = %s"
+        paybus.sql("payouts", time_comes, seller["id"])
+    paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
+    if paid is None:
+        other = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 1})
+        credit(paybus, other, 10)
+        paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
+        until(lambda: balances(paybus, other).get("paid") == 10, what="the other one is paid")
+        assert balances(paybus, seller)["available"] == available
+        return
+    until(lambda: balances(paybus, seller)["paid"] == paid, what="it is paid out")
+    assert balances(paybus, seller)["available"] == available - paid
+
+
+def test_the_emergency_stop_stops_all_submitting(paybus: Paybus, seller: dict[str, Any]) -> None:
+    def say(verb: str, **more: Any) -> httpx.Response:
+        url = f"/api/v1/payout-jobs/{verb}"
+        return paybus.api("POST", "payouts", url, json={"reason": "fraud"}, **more)
+
+    assert say("pause").json()["paused"]
+    payouts = [order(paybus, seller) for _ in range(3)]
+    try:
+        status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status").json()
+        assert (status["control"]["paused"], status["control"]["reason"]) == (True, "fraud")
+        done = "SELECT last_run_at FROM schedules WHERE name = 'due-payouts'"
+        before = paybus.sql("payouts", done)[0][0]
+        until(lambda: paybus.sql("payouts", done)[0][0] != before, what="the clock has struck")
+        assert all(read(paybus, each["id"])["tries"] == [] for each in payouts)
+        is_problem(say("resume"), 403, "approver")
+    finally:
+        assert say("resume", role="approver").status_code == 200
+    for each in payouts:
+        until_state(paybus, each, "paid")
+
+
+def test_blocked_recipients_are_not_paid(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    payout = order(paybus, seller, due_at=later)
+    url = f"/api/v1/recipients/{seller['id']}"
+    block = {"blocked": True, "reason": "fraud"}
+    is_problem(paybus.api("PATCH", "payouts", url, json=block), 403, "approver")
+    assert paybus.api("PATCH", "payouts", url, json=block, role="approver").json()["blocked"]
+    is_problem(post(paybus, "payouts", request_for(seller)), 400, "is blocked")
+    now = "UPDATE payouts SET due_at = now(), next_at = now() WHERE id = %s"
+    paybus.sql("payouts", now, payout["id"])
+    until(
+        lambda: paybus.sql(
+            "payouts", "SELECT next_at > now() FROM payouts WHERE id = %s", payout["id"]
+        )[0][0],
+        what="it was looked at",
+    )
+    assert read(paybus, payout["id"])["tries"] == []
+
+
+def test_details_are_sealed_and_shown_nowhere(paybus: Paybus) -> None:
+    phone = "6" + f"{uuid4().int % 10**8:08}"
+    seller = add(paybus, "fapshi", details={"phone": phone})
+    payout = order(paybus, seller)
+    until_state(paybus, payout, "paid")
+    assert seller["shown"] == f"phone …{phone[-4:]}"
+    kept = paybus.sql("payouts", "SELECT details FROM recipients WHERE id = %s", seller["id"])
+    assert phone not in str(kept)
+    everything = [
+        paybus.api("GET", "payouts", f"/api/v1/recipients/{seller['id']}").text,
+        paybus.api("GET", "payouts", f"/api/v1/payout-jobs/jobs/{payout['id']}").text,
+        *(paybus.log(name) for name in ("payouts-api", "payouts-worker")),
+        str(paybus.sql("payouts", "SELECT data, reason FROM audit")),
+        str([each for each in paybus.journal() if each["type"].startswith("payout")]),
+    ]
+    assert not [text for text in everything if phone in text]
+    strange = a_recipient("fapshi", details={"phone": "+237 " + phone})
+    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=strange)
+    is_problem(answer, 400, "details: phone")
+    assert phone not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "says"),
+    [
+        ({"account": "none"}, 400, "has no account stripe/none"),
+        ({"provider": "paypal"}, 422, "provider"),
+        ({"currency": "XAF"}, 400, "pays nothing in XAF"),
+        ({"details": {"account": "iban"}}, 400, "details: account"),
+        ({"details": {"account": "acct_1", "iban": "DE02"}}, 400, "details: iban"),
+        ({"schedule": {"kind": "daily", "zone": "Mars"}}, 422, "time zone"),
+    ],
+)
+def test_what_can_t_be_a_recipient_is_refused(
+    paybus: Paybus, changes: dict[str, Any], status: int, says: str
+) -> None:
+    wanted = a_recipient("stripe") | changes
+    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=wanted)
+    is_problem(answer, status, says)
+
+
+def test_a_recipient_is_added_once_and_another_is_a_conflict(paybus: Paybus) -> None:
+    wanted = a_recipient("stripe")
+    first, again = (
+        paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=wanted)
+        for _ in range(2)
+    )
+    assert first.json()["id"] == again.json()["id"]
+    other = wanted | {"details": details("stripe")}
+    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=other)
+    is_problem(answer, 409, "another one")
+
+
+def test_a_batch_is_ordered_whole_or_not_at_all(paybus: Paybus, seller: dict[str, Any]) -> None:
+    items = [request_for(seller, amount) for amount in (100, 200, 300)]
+    before = jobs(paybus)
+    bad = {"name": "friday", "payouts": [*items, request_for(seller) | {"recipient": "nobody"}]}
+    is_problem(post(paybus, "batches", bad), 404, "nobody")
+    assert jobs(paybus) == before
+    key = uuid4().hex
+    good = {"name": "friday", "payouts": items}
+    first, again = (post(paybus, "batches", good, key=key) for _ in range(2))
+    assert (first.status_code, first.json()) == (201, again.json())
+    url = f"/api/v1/batches/{first.json()['id']}"
+    until(
+        lambda: paybus.api("GET", "payouts", url).json()["states"] == {"paid": 3},
+        what="all are paid",
+    )
+    other = good | {"payouts": items[:2]}
+    is_problem(post(paybus, "batches", other, key=key), 409, "another batch")
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "path"),
+    [
+        ("viewer", "POST", "payouts"),
+        ("viewer", "POST", "payout-jobs/pause"),
+        ("viewer", "POST", "payout-jobs/retry/x"),
+        ("operator", "POST", "recipients"),
+        ("operator", "POST", "payout-jobs/approve/x"),
+        ("operator", "POST", "payout-jobs/resume"),
+    ],
+)
+def test_roles_are_enforced(paybus: Paybus, role: str, method: str, path: str) -> None:
+    bodies = {
+        "payouts": request_for({"reference": "x", "currency": "USD"}),
+        "recipients": a_recipient("stripe"),
+    }
+    answer = paybus.api(
+        method,
+        "payouts",
+        f"/api/v1/{path}",
+        role=role,
+        json=bodies.get(path, {"reason": "because"}),
+        extra_headers={"Idempotency-Key": "k"},
+    )
+    is_problem(answer, 403, "this needs the role")
+
+
+def test_another_tenant_sees_and_does_nothing(paybus: Paybus, seller: dict[str, Any]) -> None:
+    payout = order(paybus, seller)
+    until_state(paybus, payout, "paid")
+    other = {"tenant": "other", "role": "admin"}
+    for path in (f"payout-jobs/jobs/{payout['id']}", f"recipients/{seller['id']}"):
+        answer = paybus.api("GET", "payouts", f"/api/v1/{path}", **other)
+        assert answer.status_code == 404
+    for verb in ("hold", "release", "cancel", "retry", "approve"):
+        is_problem(act(paybus, verb, payout["id"], **other), 404, "no payout")
+    listed = paybus.api("GET", "payouts", "/api/v1/payout-jobs/jobs", **other).json()
+    assert listed["items"] == []
+    is_problem(post(paybus, "payouts", request_for(seller), **other), 404, "no recipient")
+    status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status", **other).json()
+    assert (status["states"], status["accounts"]) == ({}, [])
+
+
+def test_a_cancelled_job_does_not_begin(paybus: Paybus) -> None:
+    """What was ordered before the cancellation: a later tick runs."""
+    assert paybus.api("POST", "payouts", "/v1/schedules/retry-failed/pause").status_code == 200
+    worker = paybus.system.processes.pop("payouts-worker")
+    worker.stop()
+    paybus.api("POST", "payouts", "/v1/schedules/retry-failed/run")
+    cancelled = paybus.api("POST", "payouts", "/v1/schedules/retry-failed/cancel").json()
+    assert cancelled["cancelled_at"] is not None
+    paybus.start("payouts-worker")
+
+    def outcome() -> Any:
+        listed = paybus.api("GET", "payouts", "/v1/schedules").json()
+        return next(each["last_outcome"] for each in listed if each["name"] == "retry-failed")
+
+    until(lambda: outcome() == "cancelled", what="it was cancelled")
+    paybus.api("POST", "payouts", "/v1/schedules/retry-failed/run")
+    until(lambda: outcome() == "succeeded", what="a later run runs")
+
+
+def test_priorities_do_not_wait_for_each_other(paybus: Paybus, seller: dict[str, Any]) -> None:
+    """While every place for low ones is taken by calls that hang, an urgent one is paid."""
+    behave(paybus, lost=1)
+    low = [order(paybus, seller, priority="low") for _ in range(8)]
+    until(lambda: any(read(paybus, e["id"])["tries"] for e in low), what="low ones are under way")
+    behave(paybus)
+    urgent = order(paybus, seller, priority="critical")
+    until_state(paybus, urgent, "paid")
+    for each in low:
+        until_state(paybus, each, "paid")
+        assert len(transfers(paybus, each)) == 1
