@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 N ?= 200
+PAYOUTS ?= 500
 ROLE ?= operator
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
@@ -12,7 +13,7 @@ TESTERS ?= 3
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts test test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +36,9 @@ run: setup ## start everything on this machine; prints the addresses; Ctrl-C sto
 
 demo: setup ## N (200) subscriptions by Stripe to provisioned organizations, and N by mobile money with bad callbacks
 	@$(BIN)/python -m devstack demo --subscriptions $(N) --checkouts $(N)
+
+demo-payouts: setup ## PAYOUTS (500) payouts over three providers that answer badly, while workers and broker are killed
+	@$(BIN)/python -m devstack demo-payouts --payouts $(PAYOUTS)
 
 test: setup ## all tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
 	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -71,7 +75,7 @@ fmt: setup ## format the code and sort the imports
 webhook: setup ## send a signed webhook to what `make run` started
 	@$(BIN)/python -m devstack webhook
 
-token: setup ## print a development token for the APIs (ROLE=viewer|operator|admin, TENANT=default)
+token: setup ## print a development token for the APIs (ROLE=viewer|operator|approver|admin, TENANT=default)
 	@$(BIN)/python -m devstack token --role $(ROLE) $(if $(TENANT),--tenant $(TENANT))
 
 events: setup ## write docs/events.md from the contracts

@@ -425,6 +425,15 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
         ("goes", 0, "ok"),
         ("goes", 0, "ok"),
     ],
+    "an answer from before": [
+        ("works", "error_before"),
+        ("begins",),
+        ("goes", 0, "ok"),
+        ("works", "ok", "lost"),
+        ("time", 0.02),
+        ("goes", 0, "ok"),
+        ("goes", 0, "ok"),
+    ],
     "a process that was suspended": [
         ("begins",),
         ("time", 0.02),

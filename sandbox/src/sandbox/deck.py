@@ -8,17 +8,22 @@ from typing import Generic, TypeVar
 
 CardT = TypeVar("CardT")
 
-_SIZE = 20
-
 
 class Deck(Generic[CardT]):
-    """Of every twenty cards as many are of a kind as its share says; the others are `else_`."""
+    """Of every `size` cards as many are of a kind as its share says; the others are `else_`."""
 
-    def __init__(self, shares: Mapping[CardT, float], else_: CardT, chance: random.Random) -> None:
+    def __init__(
+        self,
+        shares: Mapping[CardT, float],
+        else_: CardT,
+        chance: random.Random,
+        *,
+        size: int = 20,
+    ) -> None:
         self._cards: list[CardT] = []
         for card, share in shares.items():
-            self._cards += [card] * min(round(share * _SIZE), _SIZE - len(self._cards))
-        self._cards += [else_] * (_SIZE - len(self._cards))
+            self._cards += [card] * min(round(share * size), size - len(self._cards))
+        self._cards += [else_] * (size - len(self._cards))
         self._chance = chance
         self._left: list[CardT] = []
 

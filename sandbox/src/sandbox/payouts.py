@@ -116,12 +116,12 @@ class Payouts:
     def behave(self, behaviour: Behaviour) -> None:
         self._delay = behaviour.delay_seconds
         shares = behaviour.model_dump(exclude={"delay_seconds"})
-        self._modes: Deck[Mode] = Deck(shares, "well", self._chance)  # type: ignore[arg-type]
+        self._modes: Deck[Mode] = Deck(shares, "well", self._chance, size=100)  # type: ignore[arg-type]
 
     def fate(self, fates: Fates) -> None:
         self._fates = fates
         shares: dict[Status, float] = {"failed": fates.fail, "returned": fates.come_back}
-        self._dealt: Deck[Status] = Deck(shares, "paid", self._chance)
+        self._dealt: Deck[Status] = Deck(shares, "paid", self._chance, size=100)
 
     @property
     def now(self) -> float:
@@ -240,7 +240,8 @@ class Payouts:
         at = int(time.time())
         secret = self._secrets["stripe"].encode()
         signed = hmac.new(secret, f"{at}.".encode() + raw, "sha256").hexdigest()
-        self._postman.send("stripe-payouts", raw, {"Stripe-Signature": f"t={at},v1={signed}"})
+        headers = {"Stripe-Signature": f"t={at},v1={signed}"}
+        self._postman.send("stripe-payouts", raw, headers, patient=True)
 
     def _tell_dwolla(self, transfer: Transfer, what: str) -> None:
         body = {
@@ -252,7 +253,8 @@ class Payouts:
         }
         raw = json.dumps(body).encode()
         signed = hmac.new(self._secrets["dwolla"].encode(), raw, "sha256").hexdigest()
-        self._postman.send("dwolla", raw, {"X-Request-Signature-SHA-256": signed})
+        headers = {"X-Request-Signature-SHA-256": signed}
+        self._postman.send("dwolla", raw, headers, patient=True)
 
     def _tell_fapshi(self, transfer: Transfer, what: str) -> None:
         if what != "created":

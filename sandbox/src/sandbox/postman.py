@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox.deck import Deck
 
+# In truth hours, over days.
+_PATIENT_TRIES = 200
+_PATIENT_PAUSE_SECONDS = 1.0
+
 
 class Delivery(BaseModel):
     """What becomes of callbacks: shares that are lost or sent twice, and up to how late each is
@@ -28,8 +32,9 @@ class Delivery(BaseModel):
 
 
 class Postman:
-    """Each callback is sent once, as mobile money providers do; what is not answered 2xx is not
-    sent again. `body` is JSON, as bytes where they are signed."""
+    """Each callback is sent once, as mobile money providers do, and not again when it is not
+    answered 2xx, but for those of `patient` providers. `body` is JSON, as bytes where they are
+    signed."""
 
     def __init__(self, seed: int) -> None:
         self.delivery = Delivery()
@@ -48,6 +53,7 @@ class Postman:
         url: str | None = None,
         method: str = "POST",
         surely: bool = False,
+        patient: bool = False,
     ) -> None:
         """`surely` is for what must arrive whatever the delivery is like: a forgery."""
         to = url or self.delivery.urls.get(provider)
@@ -58,7 +64,9 @@ class Postman:
             self.counts[f"{provider} {'doubled' if times else 'dropped'}"] += 1
         for _ in range(times):
             late = self._chance.uniform(0, self.delivery.delay_seconds)
-            task = asyncio.create_task(self._send(provider, to, body, headers, method, late))
+            task = asyncio.create_task(
+                self._send(provider, to, body, headers, method, late, patient)
+            )
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
 
@@ -78,13 +86,18 @@ class Postman:
         headers: Mapping[str, str],
         method: str,
         late: float,
+        patient: bool,
     ) -> None:
         await asyncio.sleep(late)
-        try:
-            async with httpx.AsyncClient(timeout=10) as http:
-                content = body if isinstance(body, bytes) else json.dumps(body).encode()
-                as_json = {"Content-Type": "application/json", **headers}
-                answer = await http.request(method, url, content=content, headers=as_json)
-            self.counts[f"{provider} answered {answer.status_code}"] += 1
-        except httpx.TransportError:
-            self.counts[f"{provider} unanswered"] += 1
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        as_json = {"Content-Type": "application/json", **headers}
+        for _ in range(_PATIENT_TRIES if patient else 1):
+            try:
+                async with httpx.AsyncClient(timeout=10) as http:
+                    answer = await http.request(method, url, content=content, headers=as_json)
+                self.counts[f"{provider} answered {answer.status_code}"] += 1
+                if answer.is_success:
+                    return
+            except httpx.TransportError:
+                self.counts[f"{provider} unanswered"] += 1
+            await asyncio.sleep(_PATIENT_PAUSE_SECONDS)

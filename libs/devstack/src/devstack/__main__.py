@@ -1,4 +1,4 @@
-"""`python -m devstack run|demo|webhook|token`; the Makefile calls it."""
+"""`python -m devstack run|demo|demo-payouts|webhook|token`; the Makefile calls it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import psycopg
 
 from devstack import demo, run, webhook
 from devstack.addresses import DevstackError
+from devstack.demo import payouts as payday
 from devstack.stack import PAYBUS
 from devstack.tokens import DevKeys
 
@@ -23,6 +24,8 @@ def main() -> None:
     )
     demo_command.add_argument("--subscriptions", type=_positive, default=200, help="by Stripe")
     demo_command.add_argument("--checkouts", type=_positive, default=200, help="by mobile money")
+    payouts_command = commands.add_parser("demo-payouts", help="a payday with bad providers")
+    payouts_command.add_argument("--payouts", type=_positive, default=500)
     commands.add_parser("webhook", help="send a signed webhook to the running system")
     token_command = commands.add_parser("token", help="print a token for the APIs")
     token_command.add_argument(
@@ -36,6 +39,8 @@ def main() -> None:
                 status = run.main()
             case "demo":
                 status = demo.main(options.subscriptions, options.checkouts)
+            case "demo-payouts":
+                status = payday.main(options.payouts)
             case "webhook":
                 status = webhook.main()
             case _:

@@ -160,13 +160,19 @@ PROCESSES = tuple(_PREFERRED)
 
 def introduce(layout: Layout) -> None:
     """Tell the stand-ins where their webhooks go, as one does in a provider's dashboard."""
+    introduce_providers(layout)
+    gateway = f"{layout.url('webhook-gateway')}/webhooks"
+    hook = {"url": f"{gateway}/stripe", "secret": endpoints.SECRETS["stripe"]}
+    url = f"{layout.url('sandbox-stripe')}/_config/webhooks/paybus"
+    httpx.post(url, json=hook, timeout=30).raise_for_status()
+
+
+def introduce_providers(layout: Layout) -> None:
+    """Likewise, but localstripe."""
     gateway = f"{layout.url('webhook-gateway')}/webhooks"
     urls = {name: f"{gateway}/{path}" for name, path in CALLED.items()}
     sandbox = layout.url("sandbox-providers")
     httpx.put(f"{sandbox}/_delivery", json={"urls": urls}, timeout=30).raise_for_status()
-    hook = {"url": f"{gateway}/stripe", "secret": endpoints.SECRETS["stripe"]}
-    url = f"{layout.url('sandbox-stripe')}/_config/webhooks/paybus"
-    httpx.post(url, json=hook, timeout=30).raise_for_status()
 
 
 def _http(port: int) -> dict[str, str]:

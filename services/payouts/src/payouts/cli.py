@@ -383,3 +383,7 @@ def _print_json(value: Any) -> None:
 def _die(sentence: str, status: int = 1) -> None:
     typer.echo(sentence, err=True)
     raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    main()

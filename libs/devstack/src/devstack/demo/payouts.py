@@ -1,0 +1,194 @@
+"""`make demo-payouts`: a payday over three providers that answer badly, while workers and broker
+are killed; then the providers' books and ours are compared."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from devstack.demo.report import Bars, Check, table_of_checks
+from devstack.payday import ENVIRONMENT, OPTIONS, PROVIDERS, Payday, Tally
+from devstack.rabbitmq import PrivateNode, find_server
+from devstack.stack import PAYBUS, Stack
+from devstack.system import System, create_databases, migrate, plan
+from devstack.tokens import DevKeys
+
+_PROCESSES = ("sandbox-providers", "webhook-gateway", "payouts-api", "payouts-worker")
+_REPLICAS = 2
+_PATIENCE_SECONDS = 600
+_WORKER_DIES_EVERY_SECONDS = 4.0
+_BROKER_DIES_AFTER_SECONDS = (6.0, 20.0)
+_SEED = 500
+
+
+def main(count: int) -> int:
+    logging.disable(logging.CRITICAL)
+    console = Console()
+    logs = PAYBUS / "demo-payouts" / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    with _broker(console) as broker, Stack() as stack:
+        keys = DevKeys(PAYBUS / "keys")
+        layout = plan(
+            stack,
+            virtual_host="demo-payouts",
+            databases=create_databases(stack, "demo_payouts_"),
+            keys=keys,
+            prefer_ports=False,
+            extra_env=ENVIRONMENT,
+            payout_options=OPTIONS,
+        )
+        migrate(layout, logs)
+        system = System(stack, layout, logs)
+        try:
+            system.start(_PROCESSES)
+            for replica in range(1, _REPLICAS):
+                spec = layout.spec("payouts-worker", replica=replica)
+                system.start_one(spec, restart=True).wait_ready()
+            console.print(f"everything started; logs: {logs}")
+            payday = Payday(layout, keys, count, _SEED)
+            return asyncio.run(_play(payday, system, broker, console))
+        finally:
+            system.stop()
+
+
+async def _play(
+    payday: Payday, system: System, broker: PrivateNode | None, console: Console
+) -> int:
+    states: dict[str, int] = {}
+    await payday.prepare()
+    killed: list[float] = []
+    trouble = asyncio.create_task(_trouble(system, broker, killed))
+    started = time.monotonic()
+    ordering = asyncio.create_task(payday.order())
+    try:
+        with Bars(console, lambda: _counts(states, payday.count)) as show:
+            while not (ordering.done() and await payday.settled()):
+                if ordering.done():
+                    ordering.result()
+                if time.monotonic() - started > _PATIENCE_SECONDS:
+                    break
+                states.update(dict.fromkeys(states, 0) | dict(await payday.states()))
+                show()
+                await asyncio.sleep(0.5)
+    finally:
+        trouble.cancel()
+        await asyncio.gather(trouble, ordering, return_exceptions=True)
+    seconds = time.monotonic() - started
+    tally = await payday.tally()
+    whole = _verify(system)
+    checks = _checks(payday, tally, whole=whole)
+    console.print(_by_provider(payday, tally, await payday.calls()))
+    console.print(table_of_checks(f"{payday.count} payouts in {seconds:.0f} s", checks))
+    restarts = sum(process.restarts for process in system.processes.values())
+    console.print(f"workers killed and restarted: {restarts}; broker killed: {len(killed)}")
+    for line in tally.differing[:10]:
+        console.print(f"[red]{line}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _counts(states: dict[str, int], whole: int) -> dict[str, tuple[int, int | None]]:
+    settled = states.get("paid", 0) + states.get("returned", 0)
+    return {"settled": (settled, whole), "unknown now": (states.get("unknown", 0), None)}
+
+
+def _checks(payday: Payday, tally: Tally, *, whole: bool) -> list[Check]:
+    checks = [
+        Check("payouts ordered", payday.count, sum(tally.ordered.values())),
+        Check(
+            "paid, or paid and sent back",
+            payday.count,
+            sum(tally.paid.values()) + sum(tally.returned.values()),
+        ),
+        Check("paid twice", 0, len(tally.twice)),
+        Check("forgotten", 0, len(tally.forgotten)),
+        Check("said differently by the provider", 0, len(tally.differing)),
+    ]
+    for currency, (ours, theirs) in tally.amounts.items():
+        checks.append(Check(f"{currency} paid (minor units)", theirs, ours))
+    checks.append(Check("still pending in the ledger", 0, tally.pending))
+    checks.append(Check("audit log and ledger whole", 1, int(whole)))
+    return checks
+
+
+def _by_provider(payday: Payday, tally: Tally, calls: object) -> Table:
+    assert isinstance(calls, dict)
+    table = Table(title="how the providers answered", caption="look-ups fail in the same shares")
+    columns = ("", "ordered", "paid", "sent back", "lost answers", "500s", "rate limited")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for provider in PROVIDERS:
+        bad = [
+            calls.get(f"{provider} lost", 0),
+            calls.get(f"{provider} error", 0) + calls.get(f"{provider} error_after", 0),
+            calls.get(f"{provider} rate_limited", 0),
+        ]
+        row = [tally.ordered[provider], tally.paid[provider], tally.returned[provider], *bad]
+        table.add_row(provider, *map(str, row))
+    return table
+
+
+def _verify(system: System) -> bool:
+    """As an operator does it."""
+    command = [sys.executable, "-m", "payouts.cli", "verify-audit"]
+    env = {**os.environ, "DATABASE_URL": system.layout.databases["payouts"]}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    print(done.stdout + done.stderr, end="")
+    return done.returncode == 0
+
+
+async def _trouble(system: System, broker: PrivateNode | None, killed: list[float]) -> None:
+    async def workers() -> None:
+        dice = random.Random(_SEED)  # noqa: S311 - likewise
+        while True:
+            await asyncio.sleep(_WORKER_DIES_EVERY_SECONDS)
+            running = [
+                process
+                for name, process in system.processes.items()
+                if name.startswith("payouts-worker") and process.is_running()
+            ]
+            if running:
+                dice.choice(running).kill(signal.SIGKILL)
+
+    async def brokers() -> None:
+        for seconds in _BROKER_DIES_AFTER_SECONDS:
+            await asyncio.sleep(seconds)
+            if broker is not None:
+                killed.append(time.monotonic())
+                broker.kill()
+                await asyncio.to_thread(broker.start)
+
+    await asyncio.gather(workers(), brokers())
+
+
+@contextmanager
+def _broker(console: Console) -> Iterator[PrivateNode | None]:
+    """One of our own, which may be killed; None where there is none on this machine."""
+    server = find_server()
+    if server is None or "RABBITMQ_URL" in os.environ:
+        console.print("the broker is not this demo's own: only workers are killed")
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="paybus-demo-") as folder:
+        node = PrivateNode(server, Path(folder), "demo")
+        node.start()
+        os.environ["RABBITMQ_URL"] = node.address.url
+        os.environ["RABBITMQ_MANAGEMENT_URL"] = node.address.management_url
+        try:
+            yield node
+        finally:
+            del os.environ["RABBITMQ_URL"], os.environ["RABBITMQ_MANAGEMENT_URL"]
+            node.stop(keep_data=False)
