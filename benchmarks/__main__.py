@@ -8,9 +8,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
-from benchmarks import measure
+from benchmarks import measure, payday
 from benchmarks.report import CELERY, PAYBUS, RESULTS, SYNC, Report
 from benchmarks.sides import Paybus, Peer
 from devstack.addresses import DevstackError, free_ports
@@ -147,6 +148,28 @@ class Bench:
         self.report.add("sustained.per_minute", PAYBUS, rate)
         self.report.add("sustained.p99_ms", PAYBUS, measure.milliseconds(took, 99))
 
+    def payouts(self) -> None:
+        """One worker, a provider that takes 300 ms; with 1,000 and with 100,000 others pending."""
+        side = payday.Paybus(self._stack, self._logs)
+        try:
+            tomorrow = timedelta(days=1)
+            side.order(self._many(1_000), in_=tomorrow)
+            for _ in range(self._rounds):
+                self._add_paid("small", side.pay(self._many(3_000)))
+                rate = payday.celery(self._peer, side.sandbox, self._many(600))
+                self.report.add("payouts.per_minute", CELERY, rate)
+            side.order(self._many(99_000), in_=tomorrow)
+            for _ in range(self._rounds):
+                self._add_paid("large", side.pay(self._many(3_000)))
+        finally:
+            side.system.stop()
+
+    def _add_paid(self, pending: str, paid: payday.Paid) -> None:
+        if pending == "small":
+            self.report.add("payouts.per_minute", PAYBUS, paid.per_minute)
+            self.report.add("payouts.connections_over_pool", PAYBUS, paid.over_pool)
+        self.report.add(f"payouts.cpu_ms_{pending}", PAYBUS, paid.cpu_ms)
+
     def close(self) -> None:
         self._paybus.system.stop()
 
@@ -170,6 +193,7 @@ _PARTS: dict[str, Callable[[Bench], None]] = {
     "provisioned": Bench.provisioned,
     "backlog": Bench.backlog,
     "sustained": Bench.sustained,
+    "payouts": Bench.payouts,
 }
 
 

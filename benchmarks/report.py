@@ -37,6 +37,11 @@ _TARGETS = {
     "backlog.rate_small": ("events/s", "", ""),
     "backlog.rate_large": ("events/s", "0.9 x", "1.0 x"),
     "memory.growth": ("x", "1.1 x", "1.0 x"),
+    "payouts.per_minute": ("payouts/min", "2,000", "10,000"),
+    "payouts.connections_over_pool": ("connections", "2", "1"),
+    "payouts.cpu_ms_small": ("ms", "", ""),
+    # Its ratio is to `payouts.cpu_ms_small`: 100,000 pending against 1,000.
+    "payouts.cpu_ms_large": ("ms", "1.1 x", "1.0 x"),
 }
 _LIMITS = ("asgi_echo.rate", "confirmed_publishes.rate", "commits.rate")
 
@@ -76,6 +81,9 @@ class Report:
         if "ingest.rate_one_endpoint" in found:
             all_, one = self.median("ingest.rate"), self.median("ingest.rate_one_endpoint")
             found["ingest.rate_one_endpoint"]["ratio"] = round(all_ / one, 3)
+        if "payouts.cpu_ms_large" in found:
+            small, large = self.median("payouts.cpu_ms_small"), self.median("payouts.cpu_ms_large")
+            found["payouts.cpu_ms_large"]["ratio"] = round(large / small, 3)
         found["limit"] = {
             figure: round(statistics.median(values), 1) for figure, values in self._limits.items()
         }

@@ -248,6 +248,29 @@ class Peer(Side):
         finally:
             process.stop()
 
+    def order_payouts(self, sandbox: str, count: int) -> None:
+        """Rows that are due, and their tasks."""
+        env = {**self._env, "PEER_STRIPE_URL": sandbox}
+        arguments = ["--count", str(count)]
+        run_once(Spec("peer-payouts", "benchmarks.peer.order_payouts", arguments, env), self._logs)
+        self._sandbox = sandbox
+
+    def paid(self) -> int:
+        return int(self._scalar("SELECT count(*) FROM peer_payout WHERE status = 'paid'"))
+
+    @contextmanager
+    def payer(self) -> Iterator[Process]:
+        """A worker whose processes mostly wait."""
+        arguments = ["-A", "benchmarks.peer.celery_app", "worker", "--concurrency", "16"]
+        arguments += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+        arguments += ["--without-heartbeat", "--queues", "payouts"]
+        env = {**self._env, "PEER_STRIPE_URL": self._sandbox}
+        process = self._start(Spec("peer-payer", "celery", arguments, env))
+        try:
+            yield process
+        finally:
+            process.stop()
+
     def _start(self, spec: Spec) -> Process:
         return Process(spec, self._stack, self._logs)
 
@@ -256,10 +279,15 @@ def _every_endpoint() -> list[dict[str, Any]]:
     """Every provider for many tenants; the first tenant's have the usual names."""
     first = endpoints.development("http://127.0.0.1:9", "http://127.0.0.1:9")
     return [
-        each if number == 0 else each | {"name": f"shop-{number}", "tenant": f"shop-{number}"}
+        each if number == 0 else each | {"name": _name(each, number), "tenant": f"shop-{number}"}
         for number in range(_TENANTS)
         for each in first
     ]
+
+
+def _name(endpoint: dict[str, Any], number: int) -> str:
+    """A provider's endpoint for payouts stands beside its first one."""
+    return f"shop-{number}" + ("-payouts" if "name" in endpoint else "")
 
 
 def wait(condition: Callable[[], bool], *, what: str, seconds: float = _PATIENCE_SECONDS) -> None:

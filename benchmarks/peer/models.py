@@ -37,3 +37,14 @@ class OutboxMessage(models.Model):
     routing_key = models.TextField()
     body = models.JSONField()
     created_at = models.DateTimeField(auto_now_add=True)
+
+
+class Payout(models.Model):
+    reference = models.TextField(unique=True)
+    destination = models.TextField()
+    amount = models.BigIntegerField()
+    currency = models.TextField()
+    status = models.TextField()
+    transfer_id = models.TextField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)

@@ -12,11 +12,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos import payday
 from chaos.books import Verdict
 from chaos.field import Field
 from chaos.ground import Ground, ground
 from chaos.load import FEWEST
-from chaos.scenarios import SCENARIOS, Scenario
+from chaos.scenarios import PAYDAY, SCENARIOS, Scenario
 from devstack.addresses import DevstackError
 from devstack.stack import PAYBUS
 
@@ -109,6 +110,45 @@ def _run(
     on: Ground, scenario: Scenario, webhooks: int, rate: float, seed: int, logs: Path
 ) -> Outcome:
     started = time.monotonic()
+    outcome = (
+        _run_payday(on, webhooks, seed, logs)
+        if scenario is PAYDAY
+        else _run_field(on, scenario, webhooks, rate, seed, logs)
+    )
+    verdict = outcome.verdict
+    took = time.monotonic() - started
+    mark = "ok" if verdict.good else "BROKEN"
+    print(
+        f"{scenario.name:18} {mark:7} {verdict.effects} effects, {len(verdict.missing)} lost, "
+        f"{len(verdict.doubled)} doubled, recovered in {outcome.recovery:.1f} s "
+        f"({took:.0f} s in all)",
+        flush=True,
+    )
+    for what, names in (
+        ("lost", verdict.missing),
+        ("doubled", verdict.doubled),
+        ("unexplained", verdict.unexplained),
+        ("waiting", [f"{name}: {count}" for name, count in verdict.waiting.items()]),
+    ):
+        for name in names[:_SHOWN]:
+            print(f"    {what}: {name}")
+        if len(names) > _SHOWN:
+            print(f"    and {len(names) - _SHOWN} more")
+    return outcome
+
+
+def _run_payday(on: Ground, count: int, seed: int, logs: Path) -> Outcome:
+    try:
+        verdict, restarts, recovery = payday.run(on, count, seed=seed, logs=logs / PAYDAY.name)
+    except Exception as error:  # noqa: BLE001 - the others still run
+        verdict = Verdict(missing=[f"{type(error).__name__}: {error}"])
+        restarts, recovery = 0, 0.0
+    return Outcome(PAYDAY, count, verdict, 0, restarts, recovery)
+
+
+def _run_field(
+    on: Ground, scenario: Scenario, webhooks: int, rate: float, seed: int, logs: Path
+) -> Outcome:
     field = Field(
         on,
         scenario.plan(webhooks),
@@ -127,27 +167,9 @@ def _run(
             verdict, recovery = field.settle()
         except Exception as error:  # noqa: BLE001 - the others still run
             verdict, recovery = Verdict(missing=[f"{type(error).__name__}: {error}"]), 0.0
-        outcome = Outcome(
+        return Outcome(
             scenario, len(field.sent.bodies), verdict, field.refused, field.restarts, recovery
         )
-    took = time.monotonic() - started
-    mark = "ok" if verdict.good else "BROKEN"
-    print(
-        f"{scenario.name:18} {mark:7} {verdict.effects} effects, {len(verdict.missing)} lost, "
-        f"{len(verdict.doubled)} doubled, recovered in {recovery:.1f} s ({took:.0f} s in all)",
-        flush=True,
-    )
-    for what, names in (
-        ("lost", verdict.missing),
-        ("doubled", verdict.doubled),
-        ("unexplained dead letter", verdict.unexplained),
-        ("waiting", [f"{name}: {count}" for name, count in verdict.waiting.items()]),
-    ):
-        for name in names[:_SHOWN]:
-            print(f"    {what}: {name}")
-        if len(names) > _SHOWN:
-            print(f"    and {len(names) - _SHOWN} more")
-    return outcome
 
 
 if __name__ == "__main__":

@@ -151,6 +151,14 @@ def _network(name: str, which: Callable[[Field], Proxy]) -> list[Scenario]:
     ]
 
 
+# Payouts instead of webhooks, see payday.py.
+PAYDAY = Scenario(
+    "payouts",
+    "as many payouts to providers that answer badly; broker and PostgreSQL down twice each, a "
+    "process killed every 3 s",
+    nothing,
+)
+
 SCENARIOS = (
     Scenario(
         "kill-processes", "SIGKILL of a random gateway or worker every second", kill_processes
@@ -185,4 +193,5 @@ SCENARIOS = (
     Scenario("poison", "a poisonous message every 100th", nothing, poison_every=100),
     Scenario("killer", "a handler that kills its process on one message", nothing, killer=True),
     Scenario("scale", "1, 2 and 8 replicas of each worker, scaled up and down", scale, replicas=1),
+    PAYDAY,
 )

@@ -99,6 +99,9 @@ class Paybus:
         headers = {"Authorization": f"Bearer {token}"} | request.pop("extra_headers", {})
         return self.http.request(method, url, headers=headers, **request)
 
+    def token(self, role: str, *, subject: str | None = None) -> str:
+        return self._keys.token(role, subject=subject)
+
     def backend(self, **behaviour: Any) -> None:
         """Tell the sandbox's back end how to behave from now on."""
         url = f"{self.layout.url('sandbox-backend')}/_behaviour"

@@ -16,6 +16,7 @@ from sandbox.payouts import (
     Answer,
     Behaviour,
     Fates,
+    Foreign,
     Forward,
     Move,
     Payouts,
@@ -59,6 +60,14 @@ def _add_controls(router: APIRouter, payouts: Payouts) -> None:
         if id_ not in payouts.transfers:
             raise HTTPException(404, "not known here")
         payouts.move(payouts.transfers[id_], to.status)
+
+    @router.post("/_payouts/foreign")
+    async def foreign(made: Foreign) -> None:
+        kind = "transfer" if made.provider == "stripe" else "ach"
+        id_, to = uuid4().hex, "somebody"
+        transfer = Transfer(made.provider, id_, "", to, made.amount, "USD", kind, payouts.now)
+        transfer.more = {"account": None}
+        payouts.accept(transfer)
 
     @router.get("/_payouts")
     async def books() -> dict[str, Any]:

@@ -59,6 +59,13 @@ class Forward(BaseModel):
     seconds: float = Field(gt=0)
 
 
+class Foreign(BaseModel):
+    """A transfer that somebody makes in the provider's dashboard."""
+
+    provider: Literal["stripe", "dwolla"]
+    amount: int = Field(gt=0)
+
+
 class Move(BaseModel):
     status: Status
 
@@ -122,6 +129,8 @@ class Payouts:
         self._fates = fates
         shares: dict[Status, float] = {"failed": fates.fail, "returned": fates.come_back}
         self._dealt: Deck[Status] = Deck(shares, "paid", self._chance, size=100)
+        only_failures: dict[Status, float] = {"failed": fates.fail}
+        self._of_mobile: Deck[Status] = Deck(only_failures, "paid", self._chance, size=100)
 
     @property
     def now(self) -> float:
@@ -182,7 +191,8 @@ class Payouts:
 
     def accept(self, transfer: Transfer) -> None:
         self.transfers[transfer.id] = transfer
-        fate = self._dealt.deal()
+        # Mobile money does not come back.
+        fate = self._dealt.deal() if transfer.provider != "fapshi" else self._of_mobile.deal()
         if transfer.kind == "transfer":
             transfer.status = "paid"
             self._tell(transfer, "created")
@@ -190,7 +200,7 @@ class Payouts:
             self._tell(transfer, "created")
             first: Status = "failed" if fate == "failed" else "paid"
             self._after(self._fates.settle_seconds, transfer, first)
-        if fate == "returned" and transfer.provider != "fapshi":
+        if fate == "returned":
             wait = self._fates.settle_seconds + self._fates.come_back_seconds
             self._after(wait, transfer, "returned")
 

@@ -42,6 +42,8 @@ class Postman:
         self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
         self._deck: Deck[int] | None = None
         self._dealt_for: Delivery | None = None
+        # Made once: a client reads all the certificates that there are.
+        self._http = httpx.AsyncClient(timeout=10)
         self._under_way: set[asyncio.Task[None]] = set()
 
     def send(
@@ -93,8 +95,7 @@ class Postman:
         as_json = {"Content-Type": "application/json", **headers}
         for _ in range(_PATIENT_TRIES if patient else 1):
             try:
-                async with httpx.AsyncClient(timeout=10) as http:
-                    answer = await http.request(method, url, content=content, headers=as_json)
+                answer = await self._http.request(method, url, content=content, headers=as_json)
                 self.counts[f"{provider} answered {answer.status_code}"] += 1
                 if answer.is_success:
                     return

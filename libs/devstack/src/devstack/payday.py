@@ -92,6 +92,7 @@ class Payday:
                             headers={"Idempotency-Key": f"payday-{number}"},
                         )
                     except httpx.TransportError:
+                        await asyncio.sleep(0.2)
                         continue
                     if made.is_success:
                         return
@@ -105,10 +106,16 @@ class Payday:
                 batches.create_task(one(number, size))
 
     async def states(self) -> Mapping[str, int]:
-        async with self._client("viewer") as http:
-            answer = await http.get("/api/v1/payout-jobs/status")
-        states: dict[str, int] = answer.raise_for_status().json()["states"]
-        return states
+        """Payouts by state; asked until somebody answers."""
+        while True:
+            try:
+                async with self._client("viewer") as http:
+                    answer = await http.get("/api/v1/payout-jobs/status")
+                states: dict[str, int] = answer.raise_for_status().json()["states"]
+            except httpx.HTTPError:
+                await asyncio.sleep(0.2)
+            else:
+                return states
 
     async def settled(self) -> bool:
         """Whether every payout is at its end, here and there."""

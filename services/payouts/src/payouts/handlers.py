@@ -33,6 +33,8 @@ _FATES: Mapping[str, Fate | None] = {
     "provider_payout.failed": Fate.FAILED,
     "provider_payout.reported": None,
 }
+# A hint says nothing new of the others; who sends one now will be told.
+_ASKED_ABOUT = {State.SUBMITTED, State.UNKNOWN}
 _PROVED = {"signature", "requery"}
 
 
@@ -80,8 +82,9 @@ class Reports:
             return
         actor = Actor(report.provider, "provider")
         if fate is None:
-            file.row.next_at = batch.books.now
-            batch.books.order(file.row)
+            if file.row.state in _ASKED_ABOUT:
+                file.row.next_at = batch.books.now
+                batch.books.order(file.row)
         else:
             settling.settle(
                 batch.books,

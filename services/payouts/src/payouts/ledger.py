@@ -100,8 +100,8 @@ def _enter(state: State, sum_: Sum) -> Iterator[Entry]:
 
 def _shortened(path: list[Entry]) -> list[Entry]:
     """What passes through `available` without staying there moves directly."""
-    first, *rest = path
+    first, rest = (path[0], path[1:]) if path else (None, [])
     through = sum(each.amount for each in rest)
-    if rest and first.target is Account.AVAILABLE and through == first.amount:
+    if first and rest and first.target is Account.AVAILABLE and through == first.amount:
         return [Entry(first.source, each.target, each.amount) for each in rest]
     return path

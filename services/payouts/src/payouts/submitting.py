@@ -259,6 +259,8 @@ class _Desk:
             )
         if row.state == State.APPROVED:
             self._wait(row)
+        elif row.state == State.SUBMITTING and last is not None:
+            row.next_at = last.deadline  # whoever sends it may die
         return None
 
     def looked(self, file: File, item: Looked, transfers: Mapping[TransferKey, Any]) -> Next:

@@ -1,0 +1,319 @@
+"""The books: whoever changes them is found out, and they are compared with the providers'."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from conftest import MakePaybus
+from devstack.endpoints import ENCRYPTION_KEY
+from support.paybus import Paybus
+from support.payouts import (
+    OPTIONS,
+    PROCESSES,
+    QUICK,
+    add,
+    balances,
+    deliver,
+    order,
+    read,
+    sandbox,
+    until_state,
+    well,
+)
+from support.waiting import until
+
+TODAY = datetime.now(UTC).date()
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
+        yield paybus
+
+
+@pytest.fixture(autouse=True)
+def everything_well(paybus: Paybus) -> None:
+    well(paybus)
+
+
+def cli(paybus: Paybus, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command, as an operator calls it."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "DATABASE_URL": paybus.layout.databases["payouts"],
+        "PAYOUTS_URL": paybus.layout.url("payouts-api"),
+        "PAYBUS_TOKEN": paybus.token("approver"),
+        **env,
+    }
+    command = [sys.executable, "-m", "payouts.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def some_history(paybus: Paybus) -> dict[str, Any]:
+    well(paybus)
+    seller = add(paybus, "stripe")
+    for _ in range(3):
+        until_state(paybus, order(paybus, seller, 1000, fee=10), "paid")
+    return seller
+
+
+def test_whole_books_are_found_whole(paybus: Paybus, some_history: dict[str, Any]) -> None:
+    done = cli(paybus, "verify-audit")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "whole: nothing was changed, taken out or added" in done.stdout
+    head = done.stdout.split("head ")[1].split()[0]
+    assert cli(paybus, "verify-audit", "--expect", head).returncode == 0
+    report = paybus.api("GET", "payouts", "/api/v1/reports/daily").json()["audit_head"]
+    assert f"{report['position']}:{report['hash']}" == head
+    wrong = cli(paybus, "verify-audit", "--expect", head[:-4] + "0000")
+    assert wrong.returncode == 1
+    assert "not the expected one" in wrong.stderr
+    assert cli(paybus, "verify-audit", "--expect", "nonsense").returncode == 2
+
+
+_TAMPERINGS = {
+    "a reason": "UPDATE audit SET reason = 'other' WHERE position = 2",
+    "an actor": "UPDATE audit SET actor = 'nobody' WHERE position = 3",
+    "a time": "UPDATE audit SET at = at + interval '1 microsecond' WHERE position = 4",
+    "a state": "UPDATE audit SET after = 'cancelled' WHERE position = 3",
+    "an entry's data": "UPDATE audit SET data = '{}' WHERE data ? 'ledger' AND position = 2",
+    "a hash": "UPDATE audit SET hash = repeat('a', 64) WHERE position = 2",
+    "an entry taken out": "DELETE FROM audit WHERE position = 3",
+    "the last entry taken out": "DELETE FROM audit "
+    "WHERE position = (SELECT max(position) FROM audit)",
+    "an entry added": "INSERT INTO audit SELECT position + 1, at, tenant, actor, role, action, "
+    "subject, before, after, reason, data, hash FROM audit "
+    "WHERE position = (SELECT max(position) FROM audit)",
+    "an amount": "UPDATE ledger SET amount = amount + 1 WHERE id = (SELECT min(id) FROM ledger)",
+    "an account": "UPDATE ledger SET target = 'fees' WHERE id = (SELECT min(id) FROM ledger)",
+    "whose it is": "UPDATE ledger SET recipient_id = 'me' WHERE id = (SELECT max(id) FROM ledger)",
+    "a ledger entry taken out": "DELETE FROM ledger WHERE id = (SELECT max(id) FROM ledger)",
+    "a ledger entry added": "INSERT INTO ledger (tenant, recipient_id, currency, source, target, "
+    "amount, audit_position, at) SELECT tenant, recipient_id, currency, source, target, amount, "
+    "999999, at FROM ledger LIMIT 1",
+    "a ledger entry doubled": "INSERT INTO ledger (tenant, recipient_id, payout_id, currency, "
+    "source, target, amount, audit_position, at) SELECT tenant, recipient_id, payout_id, currency, "
+    "source, target, amount, audit_position, at FROM ledger LIMIT 1",
+    "a balance": "UPDATE balances SET available = available + 1, platform = platform - 1",
+    "a balance taken out": "DELETE FROM balances",
+    "the head": "UPDATE audit_head SET position = position - 1",
+}
+
+
+@pytest.mark.parametrize("what", _TAMPERINGS)
+def test_breaking_one_row_is_found(paybus: Paybus, some_history: dict[str, Any], what: str) -> None:
+    """In a copy, so that each starts from whole books."""
+    stack = paybus.system._stack
+    name = f"tampered_{uuid4().hex[:8]}"
+    for process in ("payouts-api", "payouts-worker"):  # a database in use can't be copied
+        if process in paybus.system.processes:
+            paybus.system.processes.pop(process).stop()
+    database = paybus.layout.databases["payouts"].rpartition("/")[2].partition("?")[0]
+    url = stack.database(name, owner="template_payouts", template=database)
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for table in ("audit", "ledger"):
+            connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        assert connection.execute(_TAMPERINGS[what]).rowcount > 0
+    done = cli(paybus, "verify-audit", DATABASE_URL=url)
+    stack.drop_database(name)
+    assert done.returncode == 1, done.stdout
+    assert "WRONG: " in done.stderr
+    assert "the books were changed" in done.stderr
+
+
+def test_the_books_can_t_be_changed_by_mistake(
+    paybus: Paybus, some_history: dict[str, Any]
+) -> None:
+    for statement in (
+        "UPDATE ledger SET amount = 1",
+        "DELETE FROM ledger",
+        "TRUNCATE ledger",
+        "UPDATE audit SET reason = ''",
+        "DELETE FROM audit",
+    ):
+        with pytest.raises(psycopg.errors.RaiseException, match="is never changed"):
+            paybus.sql("payouts", statement)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        paybus.sql("payouts", "UPDATE balances SET available = available + 1")
+
+
+@pytest.fixture
+def running(paybus: Paybus) -> None:
+    """After tests that stopped them."""
+    for process in ("payouts-api", "payouts-worker"):
+        if process not in paybus.system.processes:
+            paybus.start(process)
+
+
+def reconcile(paybus: Paybus) -> list[dict[str, Any]]:
+    """Today, now; what is different."""
+    reconciled = paybus.log("payouts-worker").count('"message": "reconciled"')
+    url = f"/api/v1/reports/reconciliation?day={TODAY}"
+    accounts = paybus.api("POST", "payouts", url).json()["accounts"]
+    until(
+        lambda: (
+            paybus.log("payouts-worker").count('"message": "reconciled"') == reconciled + accounts
+        ),
+        what="all accounts are reconciled",
+    )
+    answer = paybus.api("GET", "payouts", "/api/v1/reports/differences?limit=200").json()
+    return [each for each in answer["items"] if each["resolved_at"] is None]
+
+
+@pytest.mark.usefixtures("running")
+def test_the_daily_reconciliation_tells_each_difference(paybus: Paybus) -> None:
+    for provider in ("stripe", "dwolla", "fapshi"):
+        until_state(paybus, order(paybus, add(paybus, provider)), "paid")
+    assert reconcile(paybus) == []
+    deliver(paybus, drop=1)
+    late = order(paybus, add(paybus, "stripe"))
+    until_state(paybus, late, "paid")
+    (transfer,) = [
+        each
+        for each in sandbox(paybus, "GET", "/_payouts")["transfers"]
+        if each["reference"] == late["id"]
+    ]
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{transfer['id']}", status="returned")
+    sandbox(paybus, "POST", "/_payouts/foreign", provider="stripe", amount=123)
+    found = {(each["kind"], each["payout_id"]) for each in reconcile(paybus)}
+    assert found == {("state", late["id"]), ("not ours", None)}
+    assert len(reconcile(paybus)) == 2  # no difference is told twice
+    assert paybus.metric("payouts-worker", "paybus_payout_differences") >= 0
+    deliver(paybus)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{transfer['id']}", status="returned")
+    until_state(paybus, late, "returned")
+    assert {each["kind"] for each in reconcile(paybus)} == {"not ours"}
+
+
+@pytest.mark.usefixtures("running")
+def test_what_square_paid_is_in_the_ledger_and_compared(paybus: Paybus) -> None:
+    location = f"L{uuid4().hex[:10].upper()}"
+    seller = add(paybus, "square", details={"location_id": location})
+    answer = paybus.api(
+        "POST",
+        "payouts",
+        "/api/v1/payouts",
+        json={"recipient": seller["reference"], "amount": 5, "currency": "USD"},
+        extra_headers={"Idempotency-Key": "k"},
+    )
+    assert (answer.status_code, "by itself" in answer.text) == (400, True)
+    known = sandbox(paybus, "POST", "/_square/payouts", amount=4200, location_id=location)
+    until(lambda: balances(paybus, seller).get("pending") == 4200, what="it is on its way")
+    sandbox(paybus, "PUT", f"/_square/payouts/{known['id']}", status="PAID")
+    until(lambda: balances(paybus, seller).get("paid") == 4200, what="it is paid")
+    before = {each["transfer_id"] for each in reconcile(paybus)}
+    assert known["id"] not in before
+    deliver(paybus, drop=1)
+    unheard = sandbox(paybus, "POST", "/_square/payouts", amount=100, location_id=location)
+    (difference,) = [e for e in reconcile(paybus) if e["transfer_id"] not in before]
+    assert (difference["transfer_id"], difference["kind"]) == (unheard["id"], "not ours")
+
+
+@pytest.mark.usefixtures("running")
+def test_reports_metrics_and_export_add_up(paybus: Paybus) -> None:
+    seller = add(paybus, "dwolla", name="=cmd()")
+    payout = order(paybus, seller, 1234)
+    until_state(paybus, payout, "paid")
+    ran = "SELECT last_outcome FROM schedules WHERE name = 'daily-report'"
+    paybus.api("POST", "payouts", "/v1/schedules/daily-report/run")
+    until(lambda: paybus.sql("payouts", ran)[0][0] == "succeeded", what="the report is ordered")
+    yesterday = TODAY - timedelta(days=1)
+    url = f"/api/v1/reports/daily?day={yesterday}"
+    until(lambda: paybus.api("GET", "payouts", url).json()["written_at"], what="it is written")
+    today = paybus.api("GET", "payouts", "/api/v1/reports/daily").json()
+    sums = paybus.sql("payouts", "SELECT sum(available), sum(paid) FROM balances")[0]
+    assert sum(each["available"] for each in today["balances"]) == sums[0]
+    assert sum(each["paid"] for each in today["balances"]) == sums[1]
+    metrics = paybus.api("GET", "payouts", "/api/v1/payout-jobs/metrics?time_range=24h").json()
+    assert metrics["states"]["paid"] == sum(each["count"] for each in metrics["paid"])
+    assert 0 < metrics["seconds_to_paid_p50"] <= metrics["seconds_to_paid_p95"]
+    assert 0 < metrics["success_rate"] <= 1
+    bad = paybus.api("GET", "payouts", "/api/v1/payout-jobs/metrics?time_range=soon")
+    assert bad.status_code == 422
+    tomorrow = TODAY + timedelta(days=1)
+    url = f"/api/v1/reports/payouts.csv?first={yesterday}&last={tomorrow}"
+    lines = list(csv.DictReader(io.StringIO(paybus.api("GET", "payouts", url).text)))
+    (mine,) = [each for each in lines if each["id"] == payout["id"]]
+    assert (mine["amount"], mine["state"], mine["recipient"]) == (
+        "1234",
+        "paid",
+        seller["reference"],
+    )
+    url = f"/api/v1/reports/payouts.csv?first={tomorrow}&last={yesterday}"
+    assert paybus.api("GET", "payouts", url).status_code == 400
+
+
+@pytest.mark.usefixtures("running")
+def test_the_command_line_does_what_the_api_does(paybus: Paybus, tmp_path: Any) -> None:
+    seller = add(paybus, "stripe")
+    ordered = cli(paybus, "order", seller["reference"], "150000", "USD", "--key", "cli-1")
+    id_, state = ordered.stdout.split()
+    assert state == "scheduled"
+    refused = cli(paybus, "approve", id_, "--reason", "fine")
+    assert refused.returncode == 1
+    assert "403: who ordered a payout can't approve it" in refused.stderr
+    boss = {"PAYBUS_TOKEN": paybus.token("approver", subject="boss")}
+    assert "approved" in cli(paybus, "approve", id_, "--reason", "fine", **boss).stdout
+    until_state(paybus, {"id": id_}, "paid")
+    shown = json.loads(cli(paybus, "show", id_).stdout)
+    assert [each["action"] for each in shown["audit"]][-2:] == ["approve", "create"]
+    assert json.loads(cli(paybus, "list", "--state", "paid", "--json").stdout)
+    assert "paid" in cli(paybus, "status").stdout
+    file = tmp_path / "friday.csv"
+    file.write_text(
+        "recipient,amount,currency\n"
+        + "".join(f"{seller['reference']},{100 + n},USD\n" for n in range(5))
+    )
+    batch = cli(paybus, "batch", str(file), "--key", "friday")
+    assert (batch.returncode, "5 paid" in batch.stdout) == (0, True), batch.stderr
+    again = cli(paybus, "batch", str(file), "--key", "friday")
+    assert again.stdout.split()[1] == batch.stdout.split()[1]  # the same batch
+    file.write_text("recipient,amount,currency\nx,1.5,USD\n")
+    assert ":2: wants recipient, amount" in cli(paybus, "batch", str(file)).stderr
+    assert "paused" in cli(paybus, "pause", "--reason", "fraud").stdout
+    assert "PAUSED by" in cli(paybus, "status").stdout
+    assert cli(paybus, "resume", "--reason", "over").returncode == 0
+    days = (str(TODAY - timedelta(days=1)), str(TODAY + timedelta(days=1)))
+    assert id_ in cli(paybus, "export", *days).stdout
+    assert cli(paybus, "show", "nothing").returncode == 1
+    down = cli(paybus, "status", PAYOUTS_URL="http://127.0.0.1:9")
+    assert (down.returncode, "can't be reached" in down.stderr) == (1, True)
+
+
+@pytest.mark.usefixtures("running")
+def test_keys_are_rotated_while_everything_runs(make_paybus: MakePaybus) -> None:
+    new = subprocess.run(
+        [sys.executable, "-m", "payouts.cli", "new-key"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
+        well(paybus)
+        seller = add(paybus, "fapshi")
+        until_state(paybus, order(paybus, seller), "paid")
+        sealed = paybus.sql("payouts", "SELECT details FROM recipients")[0][0]
+        both = {"ENCRYPTION_KEYS": f"{new},{ENCRYPTION_KEY}"}
+        assert "2 sealed anew" in cli(paybus, "rotate-keys", **both).stdout
+        assert "0 sealed anew" in cli(paybus, "rotate-keys", **both).stdout
+        assert paybus.sql("payouts", "SELECT details FROM recipients")[0][0] != sealed
+        for process in ("payouts-api", "payouts-worker"):
+            paybus.system.processes.pop(process).stop()
+            paybus.system.start_one(paybus.layout.spec(process, ENCRYPTION_KEYS=new)).wait_ready()
+        payout = order(paybus, seller)
+        until_state(paybus, payout, "paid")
+        lost = cli(paybus, "rotate-keys", ENCRYPTION_KEYS=ENCRYPTION_KEY)
+        assert lost.returncode == 1
+        assert "no key in ENCRYPTION_KEYS opens it" in lost.stderr
+        assert read(paybus, payout["id"])["state"] == "paid"

@@ -1,0 +1,189 @@
+"""The life of a payout and its entries in the ledger, as properties."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from common.errors import Conflict
+from payouts import audit, domain, ledger
+from payouts.audit import Action, Actor, Posted
+from payouts.domain import Fate, Found, Move, Sent, State, Step
+from payouts.ledger import Account, Entry, Sum
+from payouts.ordering import next_payout
+from payouts.requests import Schedule
+
+STATES = st.sampled_from(State)
+FATES = st.sampled_from(Fate)
+SUMS = st.builds(
+    Sum,
+    amount=st.integers(1, 10**12),
+    fee=st.integers(0, 10**6),
+    funding=st.sampled_from(["direct", "balance"]),
+)
+
+
+@given(st.lists(FATES, min_size=1, max_size=4))
+def test_what_was_said_of_a_transfer_does_not_depend_on_its_order(fates: list[Fate]) -> None:
+    results = set()
+    for order in permutations(fates):
+        known = None
+        for told in order:
+            known = domain.combined(known, told)
+        results.add(known)
+    assert len(results) == 1
+
+
+@given(FATES, FATES)
+def test_what_was_said_twice_is_said_once(known: Fate, told: Fate) -> None:
+    once = domain.combined(known, told)
+    assert domain.combined(once, told) == once
+
+
+@given(STATES, st.sampled_from(Move))
+def test_nothing_is_sent_but_what_is_approved(state: State, move: Move) -> None:
+    try:
+        after = domain.after(state, move)
+    except Conflict:
+        return
+    if after is State.SUBMITTING:
+        assert (state, move) == (State.APPROVED, Move.SEND)
+    if after is State.APPROVED:
+        assert move in {Move.APPROVE, Move.RETRY, Move.FREE, Move.DEFER}
+    assert state not in {State.PAID, State.CANCELLED}
+
+
+@given(STATES, st.integers(0, 5), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_only_what_was_never_sent_is_sent_without_asking(
+    state: State, attempts: int, held: bool, stopped: bool, due: bool, under_way: bool
+) -> None:
+    step = domain.next_step(
+        state, attempts=attempts, held=held, stopped=stopped, due=due, under_way=under_way
+    )
+    if step is Step.SEND:
+        assert (state, attempts, held, stopped, due) == (State.APPROVED, 0, False, False, True)
+
+
+@given(STATES, FATES)
+def test_a_payout_that_moved_money_is_never_open_for_another(state: State, fate: Fate) -> None:
+    after = domain.after_fate(state, fate)
+    if fate.moves_money and state is not State.SCHEDULED:
+        assert after in {State.SUBMITTED, State.PAID, State.RETURNED}
+
+
+FOUND = st.builds(
+    Found,
+    transfer_id=st.sampled_from(["a", "b", "c"]),
+    fate=FATES,
+    amount=st.just(1),
+    currency=st.just("USD"),
+)
+
+
+@given(st.lists(FOUND, max_size=3, unique_by=lambda f: f.transfer_id), st.data())
+def test_a_transfer_that_moves_money_is_the_payout(found: list[Found], data: st.DataObject) -> None:
+    known = st.sampled_from([None, "a", "b", "c"])
+    ids = data.draw(st.lists(known, min_size=1, max_size=3))
+    assume(len({*filter(None, ids)}) == len([*filter(None, ids)]))
+    attempts = [Sent(number, id_) for number, id_ in enumerate(ids, start=1)]
+    verdict = domain.judge(attempts, found)
+    moving = [each for each in found if each.fate.moves_money]
+    assert verdict.doubled == (len(moving) > 1)
+    if moving:
+        assert verdict.transfer in moving
+    elif verdict.transfer is not None:
+        assert verdict.transfer.transfer_id not in {each.transfer_id for each in attempts[:-1]}
+
+
+@given(st.lists(STATES, min_size=1, max_size=12), SUMS)
+def test_entries_sum_to_zero_and_end_where_the_payout_is(states: list[State], sum_: Sum) -> None:
+    """Along any way through the states, the possible ones included."""
+    start = State.APPROVED
+    balance: Counter[Account] = Counter()
+    _post(balance, ledger.opening(sum_))
+    charged = False
+    for to in states:
+        left = Sum(sum_.amount, 0 if charged else sum_.fee, sum_.funding)
+        moved = ledger.entries(start, to, left)
+        assert all(each.amount > 0 and each.source is not each.target for each in moved)
+        _post(balance, moved)
+        charged = charged or to is State.PAID
+        start = to
+    assert sum(balance.values()) == 0
+    fee = sum_.fee if charged else 0
+    assert balance[Account.FEES] == fee
+    assert balance[Account.PAID] == (sum_.amount if start is State.PAID else 0)
+    open_ = start not in {State.PAID, State.RETURNED, State.CANCELLED}
+    still_to_charge = 0 if charged else sum_.fee
+    assert balance[Account.PENDING] == (sum_.amount + still_to_charge if open_ else 0)
+
+
+def _post(balance: Counter[Account], entries: list[Entry]) -> None:
+    for each in entries:
+        balance[each.source] -= each.amount
+        balance[each.target] += each.amount
+
+
+def test_what_fails_is_tried_four_times_more_ever_later() -> None:
+    waits = [domain.retry_after(failures) for failures in range(1, domain.MOST_FAILURES)]
+    assert waits == [timedelta(hours=hours) for hours in (1, 2, 4, 8)]
+    assert domain.retry_after(domain.MOST_FAILURES) is None
+
+
+DOUALA = Schedule(kind="daily", hour=6, zone="Africa/Douala")
+PARIS = Schedule(kind="daily", hour=9, zone="Europe/Paris")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after", "next_"),
+    [
+        # Douala is an hour ahead of UTC all year.
+        (DOUALA, "2026-11-21T04:59", "2026-11-21T05:00"),
+        (DOUALA, "2026-11-21T05:00", "2026-11-22T05:00"),
+        # Summer time ends on 25 October 2026.
+        (PARIS, "2026-10-24T08:00", "2026-10-25T08:00"),
+        (Schedule(kind="weekly", weekday=7, hour=0), "2026-11-21T00:00", "2026-11-22T00:00"),
+        (Schedule(kind="weekly", weekday=1, hour=0), "2026-11-21T00:00", "2026-11-23T00:00"),
+    ],
+)  # fmt: skip
+def test_schedules_keep_their_time_zone(schedule: Schedule, after: str, next_: str) -> None:
+    moment = datetime.fromisoformat(after).replace(tzinfo=UTC)
+    assert next_payout(schedule, moment) == datetime.fromisoformat(next_).replace(tzinfo=UTC)
+
+
+def test_an_audit_entry_s_hash_covers_everything_in_it() -> None:
+    action = Action(
+        at=datetime(2026, 11, 21, tzinfo=UTC),
+        tenant="market",
+        actor=Actor("ama", "approver"),
+        action="approve",
+        subject="payout/1",
+        before="scheduled",
+        after="approved",
+        reason="checked",
+        posted=[Posted("r", "USD", Entry(Account.AVAILABLE, Account.PENDING, 5), "1")],
+    )
+    (row,) = audit.chain((0, audit.FIRST_HASH), [action])
+    assert audit.digest(audit.FIRST_HASH, row) == row["hash"]
+    assert audit.digest("1" * 64, row) != row["hash"]
+    for column in row.keys() - {"hash"}:
+        changed = row | {column: _another(row[column])}
+        assert audit.digest(audit.FIRST_HASH, changed) != row["hash"], column
+
+
+def _another(value: Any) -> Any:
+    match value:
+        case int():
+            return value + 1
+        case str():
+            return value + "x"
+        case datetime():
+            return value + timedelta(microseconds=1)
+        case _:
+            return value | {"x": 1}

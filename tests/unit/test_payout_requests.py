@@ -1,0 +1,90 @@
+"""What providers are sent is what their public descriptions and official SDKs say.
+
+The schemas in payout_requests.json are taken from those descriptions; where each is from stands
+beside it. That the SDKs' types fit is checked by mypy, for Stripe's parameters also here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import jsonschema_rs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stripe.params import PayoutCreateParams, TransferCreateParams
+
+from payouts.clients import Order, dwolla, fapshi, stripe
+
+SHAPES: Mapping[str, Any] = json.loads((Path(__file__).parent / "payout_requests.json").read_text())
+
+
+def fits(shape: str, body: Mapping[str, Any]) -> None:
+    jsonschema_rs.validator_for(SHAPES[shape]["schema"]).validate(body)
+
+
+def orders(currency: str, details: Any) -> st.SearchStrategy[Order]:
+    return st.builds(
+        Order,
+        id=st.uuids().map(str),
+        amount=st.integers(100, 2**53 - 1),
+        currency=st.just(currency),
+        details=details,
+        description=st.none() | st.text(max_size=140),
+    )
+
+
+CONNECTED = st.builds(stripe.Details, account=st.just("acct_1Abc"))
+FUNDING = st.uuids().map(lambda id_: dwolla.Details(funding_source=str(id_)))
+PHONES = st.builds(
+    fapshi.Details,
+    phone=st.integers(0, 10**8 - 1).map(lambda n: f"6{n:08}"),
+    medium=st.sampled_from([None, "mobile money", "orange money"]),
+)
+
+
+@given(orders("USD", CONNECTED))
+def test_a_stripe_transfer(order: Order) -> None:
+    params = stripe.transfer_params(order)
+    fits("stripe.transfer", params)
+    assert params.keys() <= TransferCreateParams.__annotations__.keys()
+    assert params["transfer_group"] == order.id  # by which it is found again
+
+
+@given(orders("EUR", CONNECTED))
+def test_a_stripe_payout(order: Order) -> None:
+    params = stripe.payout_params(order)
+    fits("stripe.payout", params)
+    assert params.keys() <= PayoutCreateParams.__annotations__.keys()
+    assert params["metadata"] == {"paybus_payout": order.id}
+
+
+@given(orders("USD", FUNDING))
+def test_a_dwolla_transfer(order: Order) -> None:
+    source = str(UUID(int=7))
+    body = dwolla.transfer_body(order, "https://api.dwolla.com/", source)
+    fits("dwolla.transfer", body)
+    assert body["correlationId"] == order.id
+    whole, _, cents = body["amount"]["value"].partition(".")
+    assert int(whole) * 100 + int(cents) == order.amount
+    assert body["_links"]["source"]["href"] == f"https://api.dwolla.com/funding-sources/{source}"
+    again = dwolla.transfer_body(order, "https://api.dwolla.com/", source)
+    assert json.dumps(body) == json.dumps(again)  # Dwolla compares the bytes
+
+
+@given(orders("XAF", PHONES))
+def test_a_fapshi_payout(order: Order) -> None:
+    body = fapshi.payout_body(order)
+    fits("fapshi.payout", body)
+    assert body["userId"] == order.id
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_says_where_it_is_from_and_can_refuse(shape: str) -> None:
+    assert SHAPES[shape]["source"]
+    with pytest.raises(jsonschema_rs.ValidationError):
+        fits(shape, {"amount": 1.5, "key": str(uuid4())})
