@@ -25,7 +25,9 @@ from support.payouts import (
     look_now,
     order,
     paid,
+    post,
     read,
+    request_for,
     sandbox,
     transfers,
     until_state,
@@ -257,3 +259,33 @@ def test_a_dead_lettered_command_that_is_replayed_moves_nothing(paybus: Paybus) 
     until_state(paybus, handled, "paid")
     assert len(transfers(paybus, payout)) == 1
     assert paybus.dead_letters() == {}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_after_a_restore_what_was_forgotten_is_asked_about_first(
+    make_paybus: MakePaybus, provider: str
+) -> None:
+    """The database is as it was before the payout was sent, keys are forgotten at the provider."""
+    with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
+        well(paybus)
+        seller = add(paybus, provider)
+        payout, body = order(paybus, seller, key="again"), request_for(seller)
+        until_state(paybus, payout, "paid")
+        paybus.system.processes.pop("payouts-worker").stop()
+        paybus.sql("payouts", "DELETE FROM attempts")
+        paybus.sql("payouts", "DELETE FROM transfers")
+        paybus.sql("payouts", "DELETE FROM payouts")
+        paybus.sql("payouts", "DELETE FROM balances")
+        sandbox(paybus, "POST", "/_payouts/clock", seconds=25 * 3600)
+        url = "/api/v1/payout-jobs/ask-first"
+        why = {"reason": "restored"}
+        assert paybus.api("POST", "payouts", url, json=why, role="approver").status_code == 403
+        assert paybus.api("POST", "payouts", url, json=why, role="admin").status_code == 200
+        assert post(paybus, "payouts", body, key="again").json()["id"] == payout["id"]
+        paybus.start("payouts-worker")
+        done = until_state(paybus, payout, "paid")
+        assert [each["outcome"] for each in done["tries"]] == ["found"]
+        assert len(transfers(paybus, payout)) == 1
+        fresh = order(paybus, seller)
+        until_state(paybus, fresh, "paid")
+        assert len(transfers(paybus, fresh)) == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -93,9 +94,23 @@ async def pause(
     session: AsyncSession, tenant: str, by: Actor, reason: str, *, paused: bool
 ) -> Control:
     """The emergency stop: once this is committed, nothing of the tenant's begins to be sent."""
-    control = await repository.set_paused(session, tenant, paused=paused, by=by.name, reason=reason)
-    books = await _books(session)
     action = "pause" if paused else "resume"
+    return await _control(session, tenant, by, action, reason, {"paused": paused})
+
+
+async def ask_first(
+    session: AsyncSession, tenant: str, by: Actor, reason: str, *, until: datetime
+) -> Control:
+    """Until then (UTC) the provider is asked even about what was never sent, as far as we know: a
+    restored database has forgotten what it did."""
+    return await _control(session, tenant, by, "ask first", reason, {"ask_first_until": until})
+
+
+async def _control(
+    session: AsyncSession, tenant: str, by: Actor, action: str, reason: str, values: dict[str, Any]
+) -> Control:
+    control = await repository.set_control(session, tenant, by.name, reason, values)
+    books = await _books(session)
     subject = f"tenant/{tenant}"
     books.act(Action(books.now, tenant, by, action, subject, reason=reason))
     await books.close()

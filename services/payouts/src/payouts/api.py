@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.api import Cursor, Limit, Page, Session, View, page
-from common.auth import Approver, Caller, Operator, Viewer
+from common.auth import Admin, Approver, Caller, Operator, Viewer
 from common.errors import Invalid
 from payouts import acting, jobs, repository, working
 from payouts.accounts import Accounts
@@ -188,6 +188,9 @@ class ControlView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     paused: bool
+    ask_first_until: datetime | None = Field(
+        default=None, description="until then the provider is asked before anything is sent"
+    )
     by: str | None = None
     reason: str | None = None
     changed_at: datetime | None = None
@@ -475,6 +478,22 @@ async def pause(caller: Operator, session: Session, why: Why) -> ControlView:
 @payout_jobs.post("/resume")
 async def resume(caller: Approver, session: Session, why: Why) -> ControlView:
     return await _pause(session, caller, why, paused=False)
+
+
+class AskFirst(Why):
+    days: int = Field(default=30, ge=1, le=365)
+
+
+@payout_jobs.post("/ask-first")
+async def ask_first(caller: Admin, session: Session, wanted: AskFirst) -> ControlView:
+    """After a backup was restored: for so many days the provider is asked about every payout before
+    it is sent, also when nothing says that it ever was."""
+    until = datetime.now(UTC) + timedelta(days=wanted.days)
+    async with session.begin():
+        control = await acting.ask_first(
+            session, caller.tenant, actor(caller), wanted.reason, until=until
+        )
+    return ControlView.model_validate(control)
 
 
 @reports.get("/daily")

@@ -192,6 +192,13 @@ def resume(reason: Reason) -> None:
     console.print("resumed")
 
 
+@app.command("ask-first")
+def ask_first(reason: Reason, days: Annotated[int, typer.Option(min=1, max=365)] = 30) -> None:
+    """After a backup was restored: ask the provider before anything is sent."""
+    _call("POST", "payout-jobs/ask-first", json={"reason": reason, "days": days})
+    console.print(f"for {days} days the provider is asked before anything is sent")
+
+
 @app.command()
 def report(day: Annotated[str | None, typer.Option(help="YYYY-MM-DD, UTC; today")] = None) -> None:
     """A day's report."""

@@ -218,12 +218,14 @@ class AuditHead(Base):
 
 
 class Control(Base):
-    """A tenant's emergency stop."""
+    """A tenant's emergency stop; and until when even what was never sent, as far as we know, is
+    asked about before it is: after a backup was restored."""
 
     __tablename__ = "controls"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     paused: Mapped[bool] = mapped_column(server_default="false")
+    ask_first_until: Mapped[datetime | None]
     by: Mapped[str | None]
     reason: Mapped[str | None]
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())

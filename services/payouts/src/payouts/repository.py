@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -44,16 +45,16 @@ async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str,
     return by_payout
 
 
-async def stopped(session: AsyncSession, tenants: Sequence[str]) -> set[str]:
-    """Those whose emergency stop is pulled. Held until the commit: whoever pulls it waits for those
-    who looked before, and nobody begins after that."""
+async def controls(session: AsyncSession, tenants: Sequence[str]) -> Mapping[str, Control]:
+    """Held until the commit: whoever pulls the emergency stop waits for those who looked before,
+    and nobody begins after that."""
     query = select(Control).where(is_one_of(Control.tenant, sorted({*tenants})))
-    found = (await session.scalars(query.with_for_update(read=True))).all()
-    return {row.tenant for row in found if row.paused}
+    found = await session.scalars(query.with_for_update(read=True))
+    return {row.tenant: row for row in found.all()}
 
 
 async def introduce_tenant(session: AsyncSession, tenant: str) -> None:
-    """So that there is a row that `stopped` can hold."""
+    """So that there is a row that `controls` can hold."""
     await session.execute(insert(Control).values(tenant=tenant).on_conflict_do_nothing())
 
 
@@ -143,14 +144,14 @@ async def keep_circuit(
     )
 
 
-async def set_paused(
-    session: AsyncSession, tenant: str, *, paused: bool, by: str, reason: str
+async def set_control(
+    session: AsyncSession, tenant: str, by: str, reason: str, values: Mapping[str, Any]
 ) -> Control:
     await introduce_tenant(session, tenant)
     changed = await session.scalars(
         update(Control)
         .where(Control.tenant == tenant)
-        .values(paused=paused, by=by, reason=reason, changed_at=func.clock_timestamp())
+        .values(**values, by=by, reason=reason, changed_at=func.clock_timestamp())
         .returning(Control)
     )
     return changed.one()

@@ -31,7 +31,7 @@ from payouts.books import Books
 from payouts.clients import Order
 from payouts.details import Details
 from payouts.domain import Found, Move, State, Step
-from payouts.models import Attempt, Payout, Recipient
+from payouts.models import Attempt, Control, Payout, Recipient
 from payouts.repository import TransferKey
 from payouts.requests import stored
 from payouts.settling import File, Times
@@ -43,6 +43,7 @@ log = get_logger(__name__)
 FRESH = timedelta(seconds=5)
 _NOT_AUTHORIZED_SECONDS = 300.0
 _BLOCKED = timedelta(hours=1)
+_FORGOTTEN = timedelta(days=90)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
@@ -195,14 +196,14 @@ class Submitter:
         transfers = await repository.lock_transfers(session, _transfers_of(items))
         ids = [item.payout_id for item, _ in items]
         found = await repository.lock_payouts(session, ids)
-        stopped = await repository.stopped(session, [row.tenant for row in found.values()])
+        controls = await repository.controls(session, [row.tenant for row in found.values()])
         attempts = await repository.attempts_of(session, list(found))
         recipients = await repository.recipients(
             session, [row.recipient_id for row in found.values()]
         )
         before = time.monotonic() + FRESH.total_seconds()
         books = Books(session, await rows.clock(session))
-        desk = _Desk(self._rules, books, stopped, before)
+        desk = _Desk(self._rules, books, controls, before)
         results: list[Next | PaybusError] = []
         files = {id_: File(row, attempts[id_]) for id_, row in found.items()}
         for item, account in items:
@@ -233,13 +234,15 @@ class _Desk:
     account: Account
     recipient: Recipient
 
-    def __init__(self, rules: Rules, books: Books, stopped: set[str], before: float) -> None:
+    def __init__(
+        self, rules: Rules, books: Books, controls: Mapping[str, Control], before: float
+    ) -> None:
         self._rules = rules
         self._times = rules.times
         self._timeout = rules.timeout
         self._books = books
         self._now = books.now
-        self._stopped = stopped
+        self._controls = controls
         self._before = before
 
     def begin(self, file: File) -> Next:
@@ -248,15 +251,14 @@ class _Desk:
         if step is Step.SEND:
             return self._intend(file)
         if step is Step.LOOK:
-            assert last is not None
             if row.state == State.SUBMITTING:
                 self._lose(file, "the process that sent it died", answered=False)
             row.next_at = self._now + self._timeout + FRESH  # should we die, too
-            return Look(
-                self._order(row, last.details),
-                row.version,
-                file.attempts[0].started_at - _CLOCKS_DIFFER,
-            )
+            if last is None:
+                order = self._order(row, self.recipient.details)
+                return Look(order, row.version, self._now - _FORGOTTEN)
+            since = file.attempts[0].started_at - _CLOCKS_DIFFER
+            return Look(self._order(row, last.details), row.version, since)
         if row.state == State.APPROVED:
             self._wait(row)
         elif row.state == State.SUBMITTING and last is not None:
@@ -278,6 +280,8 @@ class _Desk:
                     settling.doubled(self._books, row, each.transfer_id)
         if verdict.transfer is not None:
             found = verdict.transfer
+            if file.last is None:
+                self._remember(file)
             settling.compare(self._books, row, found)
             transfer = transfers[self._key(found)]
             before = row.version
@@ -293,11 +297,11 @@ class _Desk:
     def _free(self, file: File) -> Next:
         """The provider has nothing of the last attempt that moves money."""
         row, last = file.row, file.last
-        assert last is not None
         if row.state == State.SUBMITTED:
             settling.look_again(self._books, row, self._times, "the provider does not list it")
             return None
         if row.state == State.UNKNOWN:
+            assert last is not None
             proved_at = (last.finished_at or last.deadline) + self._quiet
             if not last.answered and self._now < proved_at:
                 settling.look_again(self._books, row, self._times, None)
@@ -348,16 +352,44 @@ class _Desk:
         row, last = file.row, file.last
         return domain.next_step(
             State(row.state),
-            attempts=row.attempts,
+            attempts=row.attempts + self._forgetful(row),
             held=row.held or self.recipient.blocked,
-            stopped=row.tenant in self._stopped,
+            stopped=self._stopped(row),
             due=row.due_at <= self._now,
             under_way=last is not None and last.outcome is None and last.deadline > self._now,
         )
 
     def _may_send(self, row: Payout) -> bool:
-        held = row.held or self.recipient.blocked or row.tenant in self._stopped
+        held = row.held or self.recipient.blocked or self._stopped(row)
         return row.state == State.APPROVED and not held and row.due_at <= self._now
+
+    def _stopped(self, row: Payout) -> bool:
+        control = self._controls.get(row.tenant)
+        return control is not None and control.paused
+
+    def _forgetful(self, row: Payout) -> bool:
+        """Whether it may have been sent although no attempt says so."""
+        control = self._controls.get(row.tenant)
+        until = control.ask_first_until if control else None
+        return until is not None and self._now < until
+
+    def _remember(self, file: File) -> None:
+        """An attempt that the database has forgotten."""
+        row = file.row
+        row.attempts = 1
+        attempt = Attempt(
+            payout_id=row.id,
+            number=1,
+            idempotency_key=f"{row.id}.1",
+            started_at=self._now,
+            deadline=self._now,
+            finished_at=self._now,
+            outcome="found",
+            answered=True,
+            details=self.recipient.details,
+        )
+        self._books.session.add(attempt)
+        file.attempts.append(attempt)
 
     def _wait(self, row: Payout) -> None:
         """Until it is due, released, unblocked or resumed."""

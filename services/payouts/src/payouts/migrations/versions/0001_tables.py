@@ -159,6 +159,7 @@ def _create_payouts() -> None:
         "controls",
         sa.Column("tenant", sa.Text, primary_key=True),
         sa.Column("paused", sa.Boolean, nullable=False, server_default="false"),
+        sa.Column("ask_first_until", _TIME),
         sa.Column("by", sa.Text),
         sa.Column("reason", sa.Text),
         sa.Column("changed_at", _TIME, nullable=False, server_default=_NOW),
