@@ -93,7 +93,7 @@ class World(RuleBasedStateMachine):
     def begin_world(self, large: list[bool]) -> None:
         self.tenant = f"t{uuid4().hex[:12]}"
         self.provider = Provider(keyed=self.keyed)
-        gate = Gate("x", label="x", at_once=9, quota=None, sessions=self.sessions)
+        gate = Gate("x", label="x", at_once=9, quota=None)
         self.account = Account(
             self.tenant, "stripe", self.tenant, ModelClient(keyed=self.keyed), gate
         )

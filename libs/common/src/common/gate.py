@@ -12,7 +12,6 @@ from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.messages.events import ContextChanged
 from purgatory.domain.model import OpenedState
 
-from common.database import Sessions
 from common.errors import RateLimited, Upstream
 from common.logs import get_logger
 from common.outside import Refused
@@ -50,7 +49,6 @@ class Gate:
         label: str,
         at_once: int,
         quota: Quota | None,
-        sessions: Sessions,
         failures: int = 10,
         open_seconds: float = 30,
         wait_seconds: float = 2,
@@ -60,7 +58,6 @@ class Gate:
         self._label = label
         self._places = asyncio.Semaphore(at_once)
         self._quota = quota
-        self._sessions = sessions
         self._open_seconds = open_seconds
         self._wait_seconds = wait_seconds
         self._on_change = on_change
@@ -94,7 +91,7 @@ class Gate:
             raise RateLimited(f"{self.system} is busy with our calls", self._wait_seconds) from None
         try:
             if self._quota is not None:
-                wait = await self._quota.take(self._sessions, most_seconds=self._wait_seconds)
+                wait = await self._quota.take(most_seconds=self._wait_seconds)
                 await asyncio.sleep(wait)
             yield
         finally:

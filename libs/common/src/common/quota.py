@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
 
 from sqlalchemy import Column, DateTime, MetaData, Table, Text, text
 
@@ -22,34 +22,73 @@ quotas = Table(
 _TAKE = text(
     """
     INSERT INTO quotas AS q (name, full_at)
-    VALUES (:name, clock_timestamp() + :step * interval '1 second')
+    VALUES (:name, clock_timestamp() + :cost * interval '1 second')
     ON CONFLICT (name) DO UPDATE
-       SET full_at = greatest(q.full_at, clock_timestamp()) + :step * interval '1 second'
+       SET full_at = greatest(q.full_at, clock_timestamp()) + :cost * interval '1 second'
      WHERE q.full_at <= clock_timestamp() + :latest * interval '1 second'
     RETURNING extract(epoch FROM full_at - clock_timestamp())::float8
     """
 )
 
 
-@dataclass(frozen=True)
 class Quota:
-    """`per_second` on average, `burst` at once. `name` is what all replicas call it."""
+    """`per_second` on average, `burst` at once. `name` is what all replicas call it.
 
-    name: str
-    per_second: float
-    burst: int
+    Whoever asks at the same moment shares one transaction.
+    """
 
-    async def take(self, sessions: Sessions, *, most_seconds: float) -> float:
+    def __init__(self, name: str, per_second: float, burst: int, sessions: Sessions) -> None:
+        self._name = name
+        self._per_second = per_second
+        self._step = 1 / per_second
+        self._burst = burst
+        self._sessions = sessions
+        self._turn = asyncio.Lock()
+        self._asking: list[asyncio.Future[float]] = []
+
+    async def take(self, *, most_seconds: float) -> float:
         """A place in the line: how many seconds to wait for it.
 
         Raises `RateLimited` when that would be more than `most_seconds`; nothing is taken then.
         """
-        step = 1 / self.per_second
-        slack = self.burst * step
-        async with sessions.begin() as session:
-            full_in: float | None = await session.scalar(
-                _TAKE, {"name": self.name, "step": step, "latest": slack - step + most_seconds}
-            )
-        if full_in is None:
-            raise RateLimited(f"the limit of {self.per_second:g} a second is used up", most_seconds)
-        return max(0.0, full_in - slack)
+        place: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._asking.append(place)
+        async with self._turn:  # who comes first asks for all that came meanwhile
+            if not place.done():
+                asking, self._asking = self._asking[: self._burst], self._asking[self._burst :]
+                try:
+                    await self._take(asking, most_seconds)
+                except asyncio.CancelledError:  # only who asked for them all is cancelled
+                    _tell(asking, RateLimited("whoever asked was stopped", 1))
+                    raise
+                except Exception as error:  # noqa: BLE001 - each of them is told
+                    _tell(asking, error)
+        return await place
+
+    async def _take(self, asking: list[asyncio.Future[float]], most_seconds: float) -> None:
+        count = len(asking)
+        slack = self._burst * self._step
+        values = {
+            "name": self._name,
+            "cost": count * self._step,
+            "latest": slack - count * self._step + most_seconds,
+        }
+        async with self._sessions.begin() as session:
+            full_in: float | None = await session.scalar(_TAKE, values)
+        if full_in is not None:
+            for place, each in enumerate(asking):
+                later = (count - 1 - place) * self._step
+                if not each.done():
+                    each.set_result(max(0.0, full_in - slack - later))
+        elif count == 1:
+            limit = f"the limit of {self._per_second:g} a second is used up"
+            _tell(asking, RateLimited(limit, most_seconds))
+        else:  # not for all of them
+            await self._take(asking[: count // 2], most_seconds)
+            await self._take(asking[count // 2 :], most_seconds)
+
+
+def _tell(waiting: list[asyncio.Future[float]], error: Exception) -> None:
+    for each in waiting:
+        if not each.done():
+            each.set_exception(error)

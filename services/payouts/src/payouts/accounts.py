@@ -98,8 +98,12 @@ class Accounts:
                 system,
                 label=each.path,
                 at_once=options.at_once,
-                quota=Quota(system, options.per_second, burst=max(1, int(options.per_second))),
-                sessions=sessions,
+                quota=Quota(
+                    system,
+                    options.per_second,
+                    burst=max(1, int(options.per_second)),
+                    sessions=sessions,
+                ),
                 on_change=_telling(on_circuit, each),
             )
             key = (each.tenant, each.provider, each.name)
