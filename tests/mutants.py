@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGING = "libs/common/src/common/messaging"
 GATEWAY = "services/webhook-gateway/src/webhook_gateway"
+PAYOUTS = "services/payouts/src/payouts"
 SUBSCRIPTION = "services/subscription/src/subscription"
 
 
@@ -94,6 +95,41 @@ MUTANTS = (
         "if client.asks_the_payer:  # every attempt, for each gives the payer its time",
         "if False:",
         "test_checkouts.py",
+    ),
+    Mutant(
+        "promise 4: a payout that was sent once is sent again without asking",
+        f"{PAYOUTS}/domain.py",
+        "return Step.LOOK if attempts else Step.SEND",
+        "return Step.SEND",
+        "test_promise_4_money_moves_once.py",
+    ),
+    Mutant(
+        "promise 4: a provider that knows nothing of a payout yet is believed at once",
+        f"{PAYOUTS}/submitting.py",
+        "if not last.answered and self._now < proved_at:",
+        "if False:",
+        "test_promise_4_money_moves_once.py",
+    ),
+    Mutant(
+        "promise 4: every attempt has a key of its own",
+        f"{PAYOUTS}/submitting.py",
+        "return last.idempotency_key if fresh else None",
+        "return None",
+        "test_promise_4_money_moves_once.py",
+    ),
+    Mutant(
+        "promise 4: a look-up that was overtaken is believed",
+        f"{PAYOUTS}/submitting.py",
+        "if row.version != item.version:",
+        "if False:",
+        "test_promise_4_money_moves_once.py",
+    ),
+    Mutant(
+        "payouts: an action's hash does not cover what it posted",
+        f"{PAYOUTS}/audit.py",
+        '        row["data"],\n',
+        "",
+        "test_payout_books.py",
     ),
     Mutant(
         "promise 5: the report that comes last wins",

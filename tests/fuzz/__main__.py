@@ -35,7 +35,7 @@ from devstack.webhook import signature, subscription_created
 from fuzz.calls import Call, bodies, hostile, proved, unproved
 from fuzz.wire import send_all
 
-_APIS = ("subscription-api", "provisioning-api")
+_APIS = ("subscription-api", "provisioning-api", "payouts-api")
 _IDLE = 10_000
 _MEMORY_GROWTH = 1.25
 _SHARE_OF_APIS = 0.05
@@ -165,7 +165,7 @@ def _fuzz_api(url: str, keys: DevKeys, inputs: int, number: int) -> int:
             "run",
             f"{url}/openapi.json",
             "--header",
-            f"Authorization: Bearer {keys.token('operator')}",
+            f"Authorization: Bearer {keys.token('admin')}",
             "--checks",
             "not_a_server_error",
             "--max-examples",
