@@ -22,7 +22,9 @@ from support.payouts import (
     add,
     balances,
     behave,
+    deliver,
     details,
+    look_now,
     order,
     post,
     read,
@@ -219,6 +221,9 @@ def test_the_emergency_stop_stops_all_submitting(paybus: Paybus, seller: dict[st
         url = f"/api/v1/payout-jobs/{verb}"
         return paybus.api("POST", "payouts", url, json={"reason": "fraud"}, **more)
 
+    deliver(paybus, drop=1)
+    open_ = order(paybus, add(paybus, "dwolla"))
+    until_state(paybus, open_, "submitted")
     assert say("pause").json()["paused"]
     payouts = [order(paybus, seller) for _ in range(3)]
     try:
@@ -228,6 +233,10 @@ def test_the_emergency_stop_stops_all_submitting(paybus: Paybus, seller: dict[st
         before = paybus.sql("payouts", done)[0][0]
         until(lambda: paybus.sql("payouts", done)[0][0] != before, what="the clock has struck")
         assert all(read(paybus, each["id"])["tries"] == [] for each in payouts)
+        # What was sent is still asked about.
+        deliver(paybus)
+        look_now(paybus, open_)
+        until_state(paybus, open_, "paid")
         is_problem(say("resume"), 403, "approver")
     finally:
         assert say("resume", role="approver").status_code == 200

@@ -47,7 +47,7 @@ from payouts.audit import Actor
 from payouts.details import Details
 from payouts.domain import Fate, State
 from payouts.handlers import Reports
-from payouts.models import Payout
+from payouts.models import Payout, Recipient
 from payouts.ordering import Desk
 from payouts.requests import NewPayout, NewRecipient
 from payouts.settling import Times
@@ -98,7 +98,7 @@ class World(RuleBasedStateMachine):
             self.tenant, "stripe", self.tenant, ModelClient(keyed=self.keyed), gate
         )
         accounts = cast("Accounts", _Accounts(self.account))
-        details = Details(Vault([SecretStr(new_key())]))
+        details = self.details = Details(Vault([SecretStr(new_key())]))
         self.times = Times(first_look=timedelta(seconds=1), first_poll=timedelta(seconds=60))
         rules = Rules(details, _TIMEOUT, self.times, Redactor())
         self.submitter = Submitter(self.sessions, accounts, rules)
@@ -299,6 +299,26 @@ class World(RuleBasedStateMachine):
         for id_ in getattr(self, "ids", []):
             assert self.provider.moving(id_) <= 1, self.provider.list(id_)
 
+    def is_hinted_at(self, which: int) -> None:
+        """Somebody says that it changed: the provider is asked whatever we think."""
+        before = len(self.in_hand)
+        self.do(self.one(which), Begin(self.one(which), ask=True))
+        while len(self.in_hand) > before:
+            self.a_worker_goes_on(len(self.in_hand) - 1, "ok")
+
+    def seal_anew(self) -> None:
+        """As the rotation of keys does: the same details, another text."""
+
+        async def seal() -> None:
+            async with self.sessions.begin() as session:
+                row = await session.get_one(Payout, self.ids[0])
+                recipient = await session.get_one(Recipient, row.recipient_id)
+                recipient.details = self.details.seal(
+                    self.details.open("stripe", recipient.details)
+                )
+
+        self.run(seal())
+
     def teardown(self) -> None:
         """Everything is well again, and quiet comes: what the provider did is what we say."""
         if not hasattr(self, "ids"):
@@ -434,6 +454,54 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
         ("goes", 0, "ok"),
         ("goes", 0, "ok"),
     ],
+    "a key outlives an answer that was none": [
+        ("works", "later"),
+        ("time", 0.02),
+        ("works", "ok", "deferred"),
+        ("time", 0.02),
+        ("works", "ok", "ok"),
+        ("lands",),
+    ],
+    "a key outlives the rotation of keys": [
+        ("works", "later"),
+        ("sealed anew",),
+        ("time", 0.02),
+        ("works", "ok", "ok"),
+        ("lands",),
+    ],
+    "a key that is used up": [
+        ("works", "lost"),
+        ("settles", Fate.FAILED),
+        ("told",),
+        ("person", "retry"),
+        ("time", 0.02),
+        ("works", "ok", "ok"),
+        ("is", State.SUBMITTED),
+    ],
+    "cancelled, and paid after all": [
+        ("works", "refused_after"),
+        ("person", "cancel"),
+        ("settles", Fate.PAID),
+        ("hinted",),
+        ("is", State.PAID),
+    ],
+    "failed, and paid after all": [
+        ("works", "ok"),
+        ("settles", Fate.FAILED),
+        ("hinted",),
+        ("is", State.FAILED),
+        ("settles", Fate.PAID),
+        ("hinted",),
+        ("is", State.PAID),
+    ],
+    "paid, and sent back, told by nobody": [
+        ("works", "ok"),
+        ("settles", Fate.PAID),
+        ("told",),
+        ("settles", Fate.RETURNED),
+        ("hinted",),
+        ("is", State.RETURNED),
+    ],
     "a process that was suspended": [
         ("begins",),
         ("time", 0.02),
@@ -466,7 +534,7 @@ def test_promise_4_holds_in(engine: AsyncEngine, story: str, keyed: bool) -> Non
         world.teardown()
 
 
-def _tell(world: World, what: str, how: list[Any]) -> None:
+def _tell(world: World, what: str, how: list[Any]) -> None:  # noqa: PLR0912
     transfers = world.provider.transfers
     match what:
         case "works":
@@ -480,6 +548,12 @@ def _tell(world: World, what: str, how: list[Any]) -> None:
             world.a_person_acts(0, how[0])
         case "time":
             world.time_passes(how[0])
+        case "hinted":
+            world.is_hinted_at(0)
+        case "sealed anew":
+            world.seal_anew()
+        case "is":
+            assert world.state_of(world.ids[0])["state"] == how[0]
         case "lands":
             for request in list(world.provider.under_way):
                 world.provider.land(request)

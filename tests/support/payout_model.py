@@ -127,7 +127,7 @@ class ModelClient(PayoutClient):
     async def send(self, order: Order, key: str) -> Found:
         raise NotImplementedError
 
-    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
+    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         raise NotImplementedError
 
     async def transfers(

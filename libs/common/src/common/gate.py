@@ -81,7 +81,8 @@ class Gate:
             circuit.context.handle_new_request()
         except OpenedState:
             raise CircuitOpen(
-                f"{self.system} did not answer: nothing is sent to it for {self._open_seconds:g} s",
+                f"{self.system} fails or does not answer: nothing is sent to it for "
+                f"{self._open_seconds:g} s",
                 self._open_seconds,
             ) from None
         try:
@@ -104,7 +105,9 @@ class Gate:
         try:
             await circuit.__aenter__()
         except OpenedState:
-            raise CircuitOpen(f"{self.system} did not answer", self._open_seconds) from None
+            raise CircuitOpen(
+                f"{self.system} fails or does not answer", self._open_seconds
+            ) from None
         try:
             yield
         except BaseException as error:

@@ -21,9 +21,6 @@ _LONGEST_RETRY_AFTER_SECONDS = 600.0
 # Of the 4xx, those that say nothing about what was asked for.
 _NOT_A_REFUSAL = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_EARLY})
 
-# Of the 5xx, those of somebody between us and the other side.
-_A_PROXY_S = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT})
-
 
 class NotAuthorized(Upstream):
     """The other side does not take our credentials, or not any more."""
@@ -111,10 +108,10 @@ async def answer(
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         raise NotAuthorized(f"answers {status}: check the account's credentials")
     said = f"answers {status}: {answer.text[:_LONGEST_ANSWER]}"
-    if status in _A_PROXY_S:
-        raise NoAnswer(said)
     if answer.is_client_error and status not in _NOT_A_REFUSAL:
         raise Refused(said, status)
-    if not answer.is_success:
+    if status == httpx.codes.INTERNAL_SERVER_ERROR:
         raise Upstream(said)
+    if not answer.is_success:
+        raise NoAnswer(said)  # somebody between us and the other side, who may still be busy
     return answer

@@ -44,6 +44,9 @@ CLIENTS: Mapping[str, type[PayoutClient]] = {
     "stripe": Stripe,
 }
 
+# Who pays by rules of their own: nothing is ordered there, nor tried again.
+READ_ONLY = frozenset(name for name, kind in CLIENTS.items() if issubclass(kind, ReadOnlyClient))
+
 OnCircuit = Callable[[str, str, str], None]
 """Hears a tenant, an account's path and its circuit's new state."""
 
@@ -117,9 +120,11 @@ class Accounts:
         try:
             return self._accounts[tenant, provider, name]
         except KeyError:
+            mine = [each.path for each in self if each.tenant == tenant]
             raise Invalid(
-                f"the tenant {tenant!r} has no account {provider}/{name}: "
-                "give it one in the file that PAYOUT_ACCOUNTS_FILE names"
+                f"the tenant {tenant!r} has no account {provider}/{name}, but "
+                f"{', '.join(sorted(mine)) or 'none'}: the file that PAYOUT_ACCOUNTS_FILE names "
+                "says which"
             ) from None
 
 

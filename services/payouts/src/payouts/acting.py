@@ -11,10 +11,11 @@ from common import rows
 from common.auth import Caller
 from common.errors import Conflict, Forbidden
 from payouts import domain, repository
+from payouts.accounts import READ_ONLY
 from payouts.audit import Action, Actor
 from payouts.books import Books
 from payouts.domain import Move, State
-from payouts.models import Control, Payout
+from payouts.models import Control, Difference, Payout
 
 
 def actor(caller: Caller) -> Actor:
@@ -72,6 +73,8 @@ async def cancel(session: AsyncSession, row: Payout, by: Actor, reason: str) -> 
 
 async def retry(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
     """Of a failed or returned one: the provider is asked first. Raises `Conflict` otherwise."""
+    if row.provider in READ_ONLY:
+        raise Conflict(f"{row.provider} pays by itself: there is nothing to try again")
     books = await _books(session)
     to = domain.after(State(row.state), Move.RETRY)
     if row.state == State.RETURNED:
@@ -88,6 +91,18 @@ async def _take_from_balance(session: AsyncSession, row: Payout) -> None:
     needed = row.amount + (0 if row.fee_charged else row.fee)
     if (available := balances[row.recipient_id].available) < needed:
         raise Conflict(f"{available} {row.currency} are available (minor units), not {needed}")
+
+
+async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Difference:
+    """Of a difference: it stays open no longer. Raises `Conflict` when it is resolved already."""
+    row = await session.get_one(Difference, id_, with_for_update=True, populate_existing=True)
+    if row.resolved_at is not None:
+        raise Conflict("it is resolved already")
+    books = await _books(session)
+    row.resolved_at = books.now
+    books.act(Action(books.now, row.tenant, by, "resolve", f"difference/{row.id}", reason=reason))
+    await books.close()
+    return row
 
 
 async def pause(

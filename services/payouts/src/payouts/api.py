@@ -19,6 +19,7 @@ from common import rows
 from common.api import Cursor, Limit, Page, Session, View, page
 from common.auth import Admin, Approver, Caller, Operator, Viewer
 from common.errors import Invalid
+from common.http import decode_cursor, encode_cursor
 from payouts import acting, jobs, repository, working
 from payouts.accounts import Accounts
 from payouts.acting import actor
@@ -59,6 +60,8 @@ IdempotencyKey = Annotated[
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "it can't be done so: change it"},
+    401: {"description": "no token, or one that is not valid"},
+    403: {"description": "the role does not allow it, or a second person has to"},
     404: {"description": "there is no such thing"},
     409: {"description": "its state does not allow it, or the key was used for something else"},
 }
@@ -108,6 +111,8 @@ class RecipientDetail(RecipientView):
 
 class PayoutView(View):
     recipient_id: str
+    recipient: str = Field(description="its reference")
+    description: str | None
     batch_id: str | None
     provider: str
     account: str
@@ -160,6 +165,11 @@ class AuditView(BaseModel):
     hash: str
 
 
+class AuditDetail(AuditView):
+    subject: str
+    data: dict[str, Any] = Field(description="what the action posted and changed")
+
+
 class PayoutDetail(PayoutView):
     tries: list[AttemptView] = Field(default_factory=list, description="every attempt")
     audit: list[AuditView] = Field(default_factory=list, description="the newest 100")
@@ -196,13 +206,24 @@ class ControlView(BaseModel):
     changed_at: datetime | None = None
 
 
+class AccountView(BaseModel):
+    """Limits are in minor units by currency, `per_second` of all workers, `at_once` of one."""
+
+    path: str
+    pays: bool = Field(description="false: it pays by itself, and is only compared")
+    limits: dict[str, int]
+    approval_above: dict[str, int]
+    per_second: float
+    at_once: int
+
+
 class Status(BaseModel):
     control: ControlView
     states: dict[str, int] = Field(description="payouts by state")
     held: int
     oldest_due_at: datetime | None = Field(description="of those that are approved and due")
     circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
-    accounts: list[str]
+    accounts: list[AccountView] = Field(description="of the payout accounts file")
     open_differences: int
 
 
@@ -238,7 +259,7 @@ class DifferenceView(View):
 recipients = APIRouter(prefix="/api/v1/recipients", tags=["recipients"], responses=_PROBLEMS)
 payouts = APIRouter(prefix="/api/v1", tags=["payouts"], responses=_PROBLEMS)
 payout_jobs = APIRouter(prefix="/api/v1/payout-jobs", tags=["payout jobs"], responses=_PROBLEMS)
-reports = APIRouter(prefix="/api/v1/reports", tags=["reports"])
+reports = APIRouter(prefix="/api/v1/reports", tags=["reports"], responses=_PROBLEMS)
 ROUTERS = (recipients, payouts, payout_jobs, reports)
 
 
@@ -351,6 +372,9 @@ async def get_batch(caller: Viewer, session: Session, id_: str) -> BatchDetail:
     return BatchDetail.model_validate(row).model_copy(update={"states": states})
 
 
+_SHOWN = {"limits", "approval_above", "per_second", "at_once"}
+
+
 @payout_jobs.get("/status")
 async def status(caller: Viewer, request: Request, session: Session) -> Status:
     accounts: Accounts = request.app.state.accounts
@@ -372,7 +396,13 @@ async def status(caller: Viewer, request: Request, session: Session) -> Status:
         held=await session.scalar(select(func.count()).where(of_tenant, Payout.held)) or 0,
         oldest_due_at=await session.scalar(due),
         circuits=[CircuitView.model_validate(each) for each in circuits.all()],
-        accounts=sorted(each.path for each in accounts if each.tenant == tenant),
+        accounts=[
+            AccountView(
+                path=each.path, pays=each.pays, **each.client.options.model_dump(include=_SHOWN)
+            )
+            for each in accounts
+            if each.tenant == tenant
+        ],
         open_differences=await session.scalar(differences) or 0,
     )
 
@@ -481,7 +511,7 @@ async def resume(caller: Approver, session: Session, why: Why) -> ControlView:
 
 
 class AskFirst(Why):
-    days: int = Field(default=30, ge=1, le=365)
+    days: int = Field(default=30, ge=0, le=365, description="0 ends it")
 
 
 @payout_jobs.post("/ask-first")
@@ -500,11 +530,47 @@ async def ask_first(caller: Admin, session: Session, wanted: AskFirst) -> Contro
 async def daily_report(caller: Viewer, session: Session, day: date | None = None) -> dict[str, Any]:
     """As it was written; of a day that has none yet, as it would be now. The default is today
     (UTC)."""
-    wanted = day or datetime.now(UTC).date()
+    wanted = _not_in_future(day or datetime.now(UTC).date())
     kept = await session.get(DayReport, (caller.tenant, wanted))
     if kept is not None:
         return kept.report | {"written_at": kept.written_at.isoformat()}
     return await working.day_report(session, caller.tenant, wanted) | {"written_at": None}
+
+
+class AuditPage(BaseModel):
+    """`next_cursor` is null on the last page."""
+
+    items: list[AuditDetail]
+    next_cursor: str | None
+
+
+@reports.get("/audit")
+async def audit_log(
+    caller: Viewer,
+    session: Session,
+    subject: Annotated[
+        str | None,
+        Query(description="`payout/<id>`, `recipient/<id>`, `credit/<id>`, `tenant/<name>`"),
+    ] = None,
+    actor: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> AuditPage:
+    """Every action of the tenant, the newest first."""
+    query = select(AuditEntry).where(AuditEntry.tenant == caller.tenant)
+    if subject is not None:
+        query = query.where(AuditEntry.subject == subject)
+    if actor is not None:
+        query = query.where(AuditEntry.actor == actor)
+    if cursor is not None:
+        (before,) = decode_cursor(cursor, 1)
+        if not before.isdecimal():
+            raise Invalid("the cursor is not one that this endpoint gave out")
+        query = query.where(AuditEntry.position < int(before[:18]))
+    found = await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit + 1))
+    items = [AuditDetail.model_validate(each) for each in found.all()]
+    more = encode_cursor(str(items[limit - 1].position)) if len(items) > limit else None
+    return AuditPage(items=items[:limit], next_cursor=more)
 
 
 @reports.get("/differences")
@@ -521,11 +587,21 @@ async def list_differences(
     return await page(session, Difference, DifferenceView, caller.tenant, filters, cursor, limit)
 
 
+@reports.post("/differences/{id_}/resolve")
+async def resolve(caller: Approver, session: Session, id_: str, why: Why) -> DifferenceView:
+    """A person has dealt with it; `doubled` ones are never resolved otherwise."""
+    async with session.begin():
+        await rows.find(session, Difference, caller.tenant, id_)
+        row = await acting.resolve(session, id_, actor(caller), why.reason)
+    return DifferenceView.model_validate(row)
+
+
 @reports.post("/reconciliation", status_code=202)
 async def reconcile(
     caller: Operator, request: Request, session: Session, day: date
 ) -> dict[str, int]:
     """Compare a day (UTC) again, at every account of the tenant."""
+    _not_in_future(day)
     accounts: Accounts = request.app.state.accounts
     mine = [each for each in accounts if each.tenant == caller.tenant]
     async with session.begin():
@@ -536,7 +612,9 @@ async def reconcile(
     return {"accounts": len(mine)}
 
 
-@reports.get("/payouts.csv")
+@reports.get(
+    "/payouts.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
+)
 async def export(caller: Viewer, request: Request, first: date, last: date) -> Response:
     """Every payout ordered from `first` to `last` (UTC, both included), the oldest first."""
     if last < first:
@@ -572,7 +650,7 @@ async def _csv(
 
 
 def _cell(row: Payout, name: str) -> str:
-    value = row.request["recipient"] if name == "recipient" else getattr(row, name)
+    value = getattr(row, name)
     if isinstance(value, datetime):
         return value.isoformat()
     text = "" if value is None else str(value)
@@ -584,6 +662,12 @@ def _line(cells: Sequence[str]) -> str:
     line = io.StringIO()
     csv.writer(line).writerow(cells)
     return line.getvalue()
+
+
+def _not_in_future(day: date) -> date:
+    if day > datetime.now(UTC).date():
+        raise Invalid(f"{day} is to come (UTC)")
+    return day
 
 
 def _desk(request: Request) -> Desk:

@@ -108,9 +108,10 @@ class Books:
         """An action on something else than a payout."""
         self._actions.append(action)
 
-    def order(self, row: Payout, priority: str | None = None) -> None:
-        """Have a worker look at the payout as soon as the transaction commits."""
-        id_ = derived_id("payout_due", row.id, str(row.version), self.now.isoformat())
+    def order(self, row: Payout, priority: str | None = None, *, ask: bool = False) -> None:
+        """Have a worker look at the payout as soon as the transaction commits; with `ask`, have it
+        ask the provider whatever the payout's state is."""
+        id_ = derived_id("payout_due", row.id, str(row.version), str(ask), self.now.isoformat())
         self._events.append(
             root(
                 id=id_,
@@ -119,12 +120,14 @@ class Books:
                 subject=row.id,
                 tenant=row.tenant,
                 correlationid=row.id,
-                data=PayoutDue(payout_id=row.id, provider=row.provider, account=row.account),
+                data=PayoutDue(
+                    payout_id=row.id, provider=row.provider, account=row.account, ask=ask
+                ),
             )
         )
 
     def differ(self, difference: Difference) -> None:
-        """Keep it, unless it is known."""
+        """Keep it, once; one that was resolved is open again."""
         self._differences[difference.id] = difference
 
     async def close(self) -> None:
@@ -134,7 +137,11 @@ class Books:
             await self._append()
         for each in self._differences.values():
             values = {name: getattr(each, name) for name in _DIFFERENCE_COLUMNS}
-            await self.session.execute(insert(Difference).values(values).on_conflict_do_nothing())
+            await self.session.execute(
+                insert(Difference)
+                .values(values)
+                .on_conflict_do_update(index_elements=[Difference.id], set_={"resolved_at": None})
+            )
         await outbox.write(self.session, self._events)
         for (provider, state), count in self._moves.items():
             metrics.moves.labels(provider, state).inc(count)
@@ -171,7 +178,7 @@ class Books:
         changed = PayoutChanged(
             payout_id=row.id,
             recipient_id=row.recipient_id,
-            recipient=row.request["recipient"],
+            recipient=row.recipient,
             provider=row.provider,
             account=row.account,
             amount=row.amount,

@@ -122,19 +122,23 @@ class _Circuits:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._worker = socket.gethostname()
-        self._writing: set[asyncio.Task[None]] = set()
+        self._latest: dict[tuple[str, str], str] = {}
+        self._writing: asyncio.Task[None] | None = None
 
     def changed(self, tenant: str, name: str, state: str) -> None:
-        task = asyncio.create_task(self._write(tenant, name, state))
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        self._latest[tenant, name] = state
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(), name="circuits")
 
-    async def _write(self, tenant: str, name: str, state: str) -> None:
-        try:
-            async with self._sessions.begin() as session:
-                await repository.keep_circuit(session, tenant, name, self._worker, state)
-        except Exception:
-            log.exception("a circuit's state could not be kept", circuit=name, state=state)
+    async def _write(self) -> None:
+        """One after the other: the state that was last is the one that stays."""
+        while self._latest:
+            (tenant, name), state = self._latest.popitem()
+            try:
+                async with self._sessions.begin() as session:
+                    await repository.keep_circuit(session, tenant, name, self._worker, state)
+            except Exception:
+                log.exception("a circuit's state could not be kept", circuit=name, state=state)
 
 
 async def _accounts(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from uuid import uuid4
 
 import httpx
@@ -25,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import database
@@ -36,7 +38,8 @@ from payouts.verifying import Verdict, verify
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-console = Console()
+# A file or a pipe has no width: nothing is cut off there.
+console = Console() if sys.stdout.isatty() else Console(width=250, no_color=True)
 
 Reason = Annotated[str, typer.Option(help="kept in the audit log")]
 AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
@@ -63,7 +66,13 @@ def main() -> None:
     try:
         app()
     except httpx.HTTPError as error:
-        _die(f"the API can't be reached: {type(error).__name__}: {error}")
+        fault = f"the API can't be reached: {type(error).__name__}: {error}"
+    except SQLAlchemyError as error:
+        fault = f"the database can't be used: {str(error.__cause__ or error).splitlines()[0]}"
+    else:
+        return
+    typer.echo(fault, err=True)
+    sys.exit(1)
 
 
 @app.command()
@@ -76,6 +85,8 @@ def status(as_json: AsJson = False) -> None:
     control = found["control"]
     if control["paused"]:
         console.print(f"PAUSED by {control['by']}: {control['reason']}", style="bold red")
+    if control["ask_first_until"]:
+        console.print(f"until {control['ask_first_until']} providers are asked before all")
     table = Table("state", "payouts")
     for state, count in sorted(found["states"].items()):
         table.add_row(state, str(count))
@@ -91,7 +102,9 @@ def list_(
     recipient_id: str | None = None,
     batch_id: str | None = None,
     provider: str | None = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    currency: str | None = None,
+    held: bool | None = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Payouts, the newest first."""
@@ -100,18 +113,12 @@ def list_(
         "recipient_id": recipient_id,
         "batch_id": batch_id,
         "provider": provider,
-        "limit": limit,
+        "currency": currency,
+        "held": held,
     }
-    given = {name: value for name, value in filters.items() if value is not None}
-    found = _call("GET", "payout-jobs/jobs", params=given)["items"]
-    if as_json:
-        _print_json(found)
-        return
-    columns = ("id", "state", "amount", "currency", "provider", "attempts", "created_at", "error")
-    table = Table(*columns)
-    for each in found:
-        table.add_row(*(_cell(each[name]) for name in columns))
-    console.print(table)
+    found = _listed("payout-jobs/jobs", filters, limit)
+    columns = ("id", "state", "recipient", "amount", "currency", "provider", "attempts", "error")
+    _print_table(found, columns, as_json)
 
 
 @app.command()
@@ -125,17 +132,32 @@ def order(
     recipient: Annotated[str, typer.Argument(help="its reference")],
     amount: Annotated[int, typer.Argument(help="minor units")],
     currency: str,
+    fee: Annotated[int, typer.Option(help="minor units, charged beside it")] = 0,
+    funding: Annotated[str, typer.Option(help="direct or balance")] = "direct",
+    priority: Annotated[str, typer.Option(help="critical, direct, default or low")] = "direct",
+    due_at: Annotated[str | None, typer.Option(help="not before, RFC 3339")] = None,
     key: Key = None,
 ) -> None:
     """Order one payout."""
-    wanted = {"recipient": recipient, "amount": amount, "currency": currency}
+    wanted = {
+        "recipient": recipient,
+        "amount": amount,
+        "currency": currency,
+        "fee": fee,
+        "funding": funding,
+        "priority": priority,
+        "due_at": due_at,
+    }
     made = _call("POST", "payouts", json=wanted, headers=_key(key))
     console.print(f"{made['id']} {made['state']}")
 
 
 @app.command()
 def batch(
-    file: Annotated[Path, typer.Argument(help="CSV: recipient,amount,currency[,fee]", exists=True)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV: recipient,amount,currency[,fee]", exists=True, dir_okay=False),
+    ],
     name: str | None = None,
     key: Key = None,
     wait: Annotated[bool, typer.Option(help="until all are settled")] = True,
@@ -193,7 +215,9 @@ def resume(reason: Reason) -> None:
 
 
 @app.command("ask-first")
-def ask_first(reason: Reason, days: Annotated[int, typer.Option(min=1, max=365)] = 30) -> None:
+def ask_first(
+    reason: Reason, days: Annotated[int, typer.Option(min=0, max=365, help="0 ends it")] = 30
+) -> None:
     """After a backup was restored: ask the provider before anything is sent."""
     _call("POST", "payout-jobs/ask-first", json={"reason": reason, "days": days})
     console.print(f"for {days} days the provider is asked before anything is sent")
@@ -206,17 +230,126 @@ def report(day: Annotated[str | None, typer.Option(help="YYYY-MM-DD, UTC; today"
 
 
 @app.command()
-def differences(day: str | None = None) -> None:
+def differences(day: str | None = None, as_json: AsJson = False) -> None:
     """What providers and the ledger say differently."""
-    params = {"day": day} if day else {}
-    _print_json(_call("GET", "reports/differences", params=params)["items"])
+    found = _listed("reports/differences", {"day": day}, 100_000)
+    columns = ("id", "day", "kind", "payout_id", "transfer_id", "ours", "theirs", "resolved_at")
+    _print_table(found, columns, as_json)
+
+
+@app.command()
+def resolve(
+    id_: Annotated[str, typer.Argument(help="the difference's id")], reason: Reason
+) -> None:
+    """A person has dealt with a difference."""
+    _call("POST", f"reports/differences/{id_}/resolve", json={"reason": reason})
+    console.print(f"{id_} resolved")
+
+
+@app.command()
+def reconcile(day: Annotated[str, typer.Argument(help="YYYY-MM-DD, UTC")]) -> None:
+    """Compare a day again, at every account."""
+    ordered = _call("POST", "reports/reconciliation", params={"day": day})
+    console.print(f"ordered for {ordered['accounts']} accounts; see `paybus-payouts differences`")
+
+
+@app.command()
+def metrics(time_range: Annotated[str, typer.Option(help="such as 24h or 7d")] = "24h") -> None:
+    """Counts, success rate, times to paid and volumes."""
+    _print_json(_call("GET", "payout-jobs/metrics", params={"time_range": time_range}))
+
+
+@app.command()
+def audit(
+    subject: Annotated[str | None, typer.Option(help="payout/<id>, recipient/<id>, ...")] = None,
+    actor: str | None = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Who did what, when and why; the newest first."""
+    found = _listed("reports/audit", {"subject": subject, "actor": actor}, limit)
+    columns = ("position", "at", "actor", "role", "action", "subject", "before", "after", "reason")
+    _print_table(found, columns, as_json)
+
+
+@app.command()
+def recipients(reference: str | None = None, as_json: AsJson = False) -> None:
+    """Who is paid."""
+    found = _listed("recipients", {"reference": reference}, 100_000)
+    columns = ("id", "reference", "name", "provider", "account", "currency", "shown", "blocked")
+    _print_table(found, columns, as_json)
+
+
+@app.command("add-recipient")
+def add_recipient(
+    file: Annotated[Path, typer.Argument(help="JSON, as the API takes it", dir_okay=False)],
+) -> None:
+    """Add one."""
+    try:
+        wanted = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        _die(f"{file}: {error}")
+    made = _call("POST", "recipients", json=wanted)
+    console.print(f"{made['id']} {made['reference']}")
+
+
+@app.command()
+def block(
+    id_: Annotated[str, typer.Argument(help="the recipient's id")],
+    reason: Reason,
+    undo: Annotated[bool, typer.Option("--undo", help="pay it again")] = False,
+) -> None:
+    """Pay a recipient no more."""
+    change = {"blocked": not undo, "reason": reason}
+    done = _call("PATCH", f"recipients/{id_}", json=change)
+    console.print(f"{done['reference']} {'blocked' if done['blocked'] else 'not blocked'}")
+
+
+@app.command()
+def credit(
+    id_: Annotated[str, typer.Argument(help="the recipient's id")],
+    amount: Annotated[int, typer.Argument(help="minor units")],
+    currency: str,
+    reason: Reason,
+    key: Key = None,
+) -> None:
+    """Money that a recipient has earned becomes available."""
+    body = {"amount": amount, "currency": currency, "reason": reason}
+    balance = _call("POST", f"recipients/{id_}/credits", json=body, headers=_key(key))
+    console.print(f"{balance['available']} {balance['currency']} available (minor units)")
+
+
+@app.command()
+def batches(as_json: AsJson = False) -> None:
+    """Batches, the newest first."""
+    columns = ("id", "name", "payouts", "created_by", "created_at")
+    _print_table(_listed("batches", {}, 1000), columns, as_json)
+
+
+@app.command()
+def schedules(as_json: AsJson = False) -> None:
+    """The clock's jobs: last run, result, next run."""
+    found = _call("GET", "/v1/schedules")
+    columns = ("name", "expression", "paused", "next_run_at", "last_outcome", "last_result")
+    _print_table(found, columns, as_json)
+
+
+@app.command()
+def job(
+    name: Annotated[str, typer.Argument(help="as `schedules` has it")],
+    what: Annotated[str, typer.Argument(help="run, pause, resume or cancel")],
+) -> None:
+    """Run a job now, pause or resume its schedule, or cancel what is ordered and has not begun."""
+    if what not in {"run", "pause", "resume", "cancel"}:
+        _die("run, pause, resume or cancel", 2)
+    _print_json(_call("POST", f"/v1/schedules/{name}/{what}"))
 
 
 @app.command()
 def export(first: str, last: str) -> None:
     """Payouts ordered from one day to another (UTC, both included), as CSV."""
     params = {"first": first, "last": last}
-    with _api() as http, http.stream("GET", "reports/payouts.csv", params=params) as answer:
+    with _api() as http, http.stream("GET", _path("reports/payouts.csv"), params=params) as answer:
         if not answer.is_success:
             answer.read()
             _refused(answer)
@@ -239,7 +372,7 @@ def rotate_keys() -> None:
         renewed = asyncio.run(_rotate(settings, vault))
     except Unreadable as error:
         _die(str(error))
-    console.print(f"{renewed} sealed anew")
+    console.print(f"{renewed} sealed anew, of recipients and attempts")
 
 
 @app.command("verify-audit")
@@ -303,20 +436,23 @@ async def _rotate(settings: _Keys, vault: Vault) -> int:
 
 
 def _payouts_in(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(newline="") as lines:
-        reader = csv.DictReader(lines)
-        for number, line in enumerate(reader, start=2):
-            try:
-                yield {
-                    "recipient": line["recipient"],
-                    "amount": int(line["amount"]),
-                    "fee": int(line.get("fee") or 0),
-                    "currency": line["currency"],
-                }
-            except (KeyError, TypeError, ValueError):
-                _die(
-                    f"{file}:{number}: wants recipient, amount (an integer, minor units), currency"
-                )
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # as Excel writes it, too
+    except UnicodeDecodeError:
+        _die(f"{file} is no UTF-8")
+    reader = csv.DictReader(io.StringIO(text))
+    if not {"recipient", "amount", "currency"} <= {*(reader.fieldnames or ())}:
+        _die(f"{file}:1: wants a first line with recipient,amount,currency[,fee]")
+    for number, line in enumerate(reader, start=2):
+        try:
+            yield {
+                "recipient": line["recipient"],
+                "amount": int(line["amount"]),
+                "fee": int(line.get("fee") or 0),
+                "currency": line["currency"],
+            }
+        except (KeyError, TypeError, ValueError):
+            _die(f"{file}:{number}: wants recipient, amount (an integer, minor units), currency")
 
 
 def _watch(id_: str, whole: int) -> None:
@@ -325,9 +461,12 @@ def _watch(id_: str, whole: int) -> None:
             states: dict[str, int] = _call("GET", f"batches/{id_}")["states"]
             settled = sum(count for state, count in states.items() if state in _SETTLED)
             progress.update(task, completed=settled, total=whole)
-            if settled == whole:
+            waiting = states.get("scheduled", 0)
+            if settled + waiting == whole:
                 break
             time.sleep(1)
+    if waiting:
+        console.print(f"{waiting} wait for a second person: `paybus-payouts approve`")
     console.print(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if states.get("paid", 0) < whole:
         raise typer.Exit(1)
@@ -351,20 +490,50 @@ def _act(verb: str, id_: str, reason: str) -> None:
 def _api() -> Iterator[httpx.Client]:
     settings = load(ApiAddress)
     headers = {"Authorization": f"Bearer {settings.paybus_token.get_secret_value()}"}
-    base = f"{str(settings.payouts_url).rstrip('/')}/api/v1"
-    with httpx.Client(base_url=base, headers=headers, timeout=30) as http:
+    with httpx.Client(base_url=str(settings.payouts_url), headers=headers, timeout=30) as http:
         yield http
+
+
+def _listed(path: str, filters: Mapping[str, Any], most: int) -> list[Any]:
+    """Up to `most`, over as many pages as that takes."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    found: list[Any] = []
+    cursor = None
+    while len(found) < most:
+        params = given | {"limit": min(200, most - len(found))}
+        page = _call("GET", path, params=params | ({"cursor": cursor} if cursor else {}))
+        found += page["items"]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    return found
+
+
+def _print_table(found: list[Any], columns: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(box=None)
+    for name in columns:
+        # Ids are for copying.
+        table.add_column(name, no_wrap=name in {"id", "payout_id"}, overflow="fold")
+    for each in found:
+        table.add_row(*(_cell(each[name]) for name in columns))
+    console.print(table)
+
+
+def _path(path: str) -> str:
+    return path if path.startswith("/") else f"/api/v1/{path}"
 
 
 def _call(method: str, path: str, **request: Any) -> Any:
     with _api() as http:
-        answer = http.request(method, path, **request)
+        answer = http.request(method, _path(path), **request)
     if not answer.is_success:
         _refused(answer)
     return answer.json()
 
 
-def _refused(answer: httpx.Response) -> None:
+def _refused(answer: httpx.Response) -> NoReturn:
     try:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):
@@ -387,7 +556,7 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def _die(sentence: str, status: int = 1) -> None:
+def _die(sentence: str, status: int = 1) -> NoReturn:
     typer.echo(sentence, err=True)
     raise typer.Exit(status)
 

@@ -121,6 +121,14 @@ def combined(known: Fate | None, told: Fate) -> Fate:
     return max(told_before, told, key=list(Fate).index)
 
 
+def now_known(known: Fate | None, told: Fate) -> Fate:
+    """The same, when the provider was asked, and so says what is so now: what is paid now is paid,
+    also when a failure was heard of before."""
+    if told is Fate.PAID and known in {Fate.FAILED, Fate.ACCEPTED}:
+        return told
+    return combined(known, told)
+
+
 def after_fate(state: State, fate: Fate) -> State:
     """Where the fate of its last attempt takes a payout; the same state when it says no news.
 
@@ -137,15 +145,24 @@ class Step(StrEnum):
 
 
 def next_step(
-    state: State, *, attempts: int, held: bool, stopped: bool, due: bool, under_way: bool
+    state: State,
+    *,
+    attempts: int,
+    held: bool,
+    stopped: bool,
+    due: bool,
+    under_way: bool,
+    asked_for: bool = False,
 ) -> Step:
     """What to do about a payout now. `attempts` is how often it was sent, `under_way` whether a
-    process may still be waiting for the answer.
+    process may still be waiting for the answer, `asked_for` whether somebody says that it changed.
 
     Only what was never sent is sent without asking.
     """
     if state is State.SUBMITTING:
         return Step.NOTHING if under_way else Step.LOOK
+    if asked_for and attempts:
+        return Step.LOOK
     if state in {State.UNKNOWN, State.SUBMITTED}:
         return Step.LOOK
     if state is State.APPROVED and due and not held and not stopped:

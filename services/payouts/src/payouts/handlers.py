@@ -33,8 +33,6 @@ _FATES: Mapping[str, Fate | None] = {
     "provider_payout.failed": Fate.FAILED,
     "provider_payout.reported": None,
 }
-# A hint says nothing new of the others; who sends one now will be told.
-_ASKED_ABOUT = {State.SUBMITTED, State.UNKNOWN}
 _PROVED = {"signature", "requery"}
 
 
@@ -49,9 +47,7 @@ class Reports:
 
     async def prepare(self, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
         """Lock what the batch needs, in the order that everybody keeps."""
-        transfers = await repository.lock_transfers(
-            session, {_key(event): event.tenant for event in events}
-        )
+        transfers = await repository.lock_transfers(session, [_key(event) for event in events])
         ids = {row.payout_id for row in transfers.values()} | {e.data.reference for e in events}
         found = await repository.lock_payouts(session, sorted(filter(None, ids)))
         attempts = await repository.attempts_of(session, list(found))
@@ -82,9 +78,7 @@ class Reports:
             return
         actor = Actor(report.provider, "provider")
         if fate is None:
-            if file.row.state in _ASKED_ABOUT:
-                file.row.next_at = batch.books.now
-                batch.books.order(file.row)
+            batch.books.order(file.row, ask=True)
         else:
             settling.settle(
                 batch.books,
@@ -190,4 +184,5 @@ def _fate(event: Event[TransferReported]) -> Fate | None:
 
 def _key(event: Event[TransferReported]) -> TransferKey:
     report = event.data
-    return report.provider, account_of(event.source, report.provider), report.transfer_id
+    account = account_of(event.source, report.provider)
+    return event.tenant, report.provider, account, report.transfer_id

@@ -12,7 +12,6 @@ from common import rows
 from common.contracts.event import Event, derived_id, root
 from common.contracts.jobs import JobDue
 from common.contracts.payouts import PayoutWork
-from common.errors import PaybusError
 from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.outbox import Work
@@ -21,12 +20,14 @@ from payouts import domain, ordering, repository, requests
 from payouts.accounts import Accounts
 from payouts.books import SOURCE, Books
 from payouts.domain import Move, State
-from payouts.models import Balance, Circuit, Payout, Recipient, Transfer
+from payouts.models import Circuit, Payout, Recipient, Transfer
 
 log = get_logger(__name__)
 
 _MOST = 1000
 _KEEP_TRANSFERS = timedelta(days=90)
+# Banks return payments for days, and in the United States for sixty.
+_DAYS_BACK = (1, 3, 7, 14, 60)
 _KEEP_CIRCUITS = timedelta(days=7)
 
 
@@ -79,37 +80,20 @@ class Jobs:
 
     async def pay_balances(self, work: Work, event: Event[JobDue]) -> str:
         """What recipients' schedules want paid out of what is available."""
-        session = work.session
-        now = await rows.clock(session)
-        query = select(Recipient).where(Recipient.next_payout_at <= now, ~Recipient.blocked)
-        query = query.order_by(Recipient.next_payout_at).limit(_MOST)
-        found = (await session.scalars(query.with_for_update(skip_locked=True))).all()
-        paid = 0
+        now = await rows.clock(work.session)
+        found = await repository.recipients_due(work.session, now, _MOST)
+        by_tenant: dict[str, list[tuple[Recipient, datetime]]] = {}
         for recipient in found:
             schedule = requests.Schedule.model_validate(recipient.schedule, extra="ignore")
-            at = recipient.next_payout_at
-            assert at is not None
+            at = recipient.next_payout_at or now
             recipient.next_payout_at = ordering.next_payout(schedule, now)
-            try:
-                async with work.alone():
-                    paid += await self._pay_balance(session, recipient, schedule.minimum, at)
-            except PaybusError as error:
-                log.error("a schedule could not pay", recipient=recipient.id, error=str(error))
-        await session.flush()
+            by_tenant.setdefault(recipient.tenant, []).append((recipient, at))
+        paid = 0
+        for tenant, due in sorted(by_tenant.items()):
+            paid += await self._desk.pay_balances(work.session, tenant, due)
+        await work.session.flush()
         await self._go_on(work, event, found)
         return f"{paid} of {len(found)} recipients due are paid"
-
-    async def _pay_balance(
-        self, session: AsyncSession, recipient: Recipient, minimum: int, at: datetime
-    ) -> bool:
-        balance = await session.get(Balance, (recipient.id, recipient.currency))
-        if balance is None or balance.available < minimum:
-            return False
-        account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
-        # What is more than one payout may be stays for the next time.
-        amount = min(balance.available, account.limit(recipient.currency))
-        await self._desk.pay_balance(session, recipient, amount, at)
-        return True
 
     async def daily_report(self, work: Work, event: Event[JobDue]) -> str:
         """Of yesterday (UTC), for each tenant that has payouts."""
@@ -120,14 +104,16 @@ class Jobs:
         return f"reports of {day} ordered for {len(tenants)} tenants"
 
     async def reconcile(self, work: Work, event: Event[JobDue]) -> str:
-        """Yesterday (UTC) at each account is compared with the ledger."""
-        day = event.time.date() - timedelta(days=1)
+        """Yesterday (UTC) at each account is compared with the ledger, and earlier days again: what
+        was paid then may have come back since."""
+        days = [event.time.date() - timedelta(days=back) for back in _DAYS_BACK]
         accounts = list(self._accounts)
-        for each in accounts:
-            await order_reconciliation(
-                work.session, event, each.tenant, day, each.provider, each.name
-            )
-        return f"reconciliation of {day} ordered for {len(accounts)} accounts"
+        for day in days:
+            for each in accounts:
+                await order_reconciliation(
+                    work.session, event, each.tenant, day, each.provider, each.name
+                )
+        return f"reconciliation of {len(days)} days ordered for {len(accounts)} accounts"
 
     async def _order(self, work: Work, event: Event[JobDue], states: Sequence[State]) -> int:
         books = Books(work.session, await rows.clock(work.session))

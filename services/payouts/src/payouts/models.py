@@ -81,6 +81,16 @@ class Payout(TenantRow, Base):
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
+    @property
+    def recipient(self) -> str:
+        """Its reference."""
+        return str(self.request["recipient"])
+
+    @property
+    def description(self) -> str | None:
+        found: str | None = self.request.get("description")
+        return found
+
     __table_args__ = (
         Index("payouts_page", "tenant", "created_at", "id"),
         Index("payouts_state", "tenant", "state", "created_at", "id"),
@@ -121,10 +131,10 @@ class Transfer(Base):
 
     __tablename__ = "transfers"
 
+    tenant: Mapped[str] = mapped_column(primary_key=True)
     provider: Mapped[str] = mapped_column(primary_key=True)
     account: Mapped[str] = mapped_column(primary_key=True)
     transfer_id: Mapped[str] = mapped_column(primary_key=True)
-    tenant: Mapped[str]
     payout_id: Mapped[str | None]
     fate: Mapped[str | None]
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -15,10 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.contracts.event import derived_id
-from common.errors import Conflict, Invalid, NotFound
+from common.errors import Conflict, Invalid, NotFound, PaybusError
+from common.logs import get_logger
 from common.scheduler import Cron
 from payouts import audit, repository
-from payouts.accounts import Account, Accounts
+from payouts.accounts import READ_ONLY, Account, Accounts
 from payouts.audit import Action, Actor, Posted
 from payouts.books import Books
 from payouts.clients import Order, read_details
@@ -38,6 +39,8 @@ from payouts.requests import (
     moment,
     stored,
 )
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class Desk:
         Raises `Conflict` when the key was used for another credit.
         """
         recipient = await rows.find(session, Recipient, tenant, id_)
+        if recipient.provider in READ_ONLY:
+            raise Invalid(f"{recipient.provider} pays {recipient.reference} by itself")
         if credit.currency != recipient.currency:
             raise Invalid(f"{recipient.reference} is paid in {recipient.currency}")
         subject = f"credit/{derived_id('credits', tenant, id_, key)}"
@@ -143,9 +148,6 @@ class Desk:
             )
         )
         await books.close()
-        schedule = Schedule.model_validate(recipient.schedule, extra="ignore")
-        if schedule.kind == "threshold":
-            recipient.next_payout_at = books.now
         return True
 
     async def order(
@@ -153,6 +155,7 @@ class Desk:
     ) -> Ordered:
         """Raises `Conflict` when the key was used for another payout, `NotFound` for an unknown
         recipient, `Invalid` for what can't be paid."""
+        await repository.one_at_a_time(session, payout_id(tenant, key))
         return await self._order(session, tenant, [(key, wanted)], by)
 
     async def order_batch(
@@ -181,20 +184,49 @@ class Desk:
             await self._order(session, tenant, items, by, batch_id=id_)
         return row, new
 
-    async def pay_balance(
-        self, session: AsyncSession, recipient: Recipient, amount: int, at: datetime
-    ) -> Payout:
-        """What the recipient's schedule wants paid out; `at` names the occasion."""
-        wanted = NewPayout(
+    async def pay_balances(
+        self, session: AsyncSession, tenant: str, due: Sequence[tuple[Recipient, datetime]]
+    ) -> int:
+        """What these recipients' schedules want paid out of what is available; each with the moment
+        that names the occasion. Returns how many are paid."""
+        available: dict[str, int] = {}
+        for currency in sorted({recipient.currency for recipient, _ in due}):
+            ids = [recipient.id for recipient, _ in due if recipient.currency == currency]
+            balances = await repository.lock_balances(session, currency, ids)
+            available |= {id_: row.available for id_, row in balances.items()}
+        wanted = []
+        for recipient, at in due:
+            key = f"schedule:{recipient.id}:{at.isoformat()}"
+            try:
+                payout = self._of_balance(recipient, payout_id(tenant, key), available)
+            except PaybusError as error:
+                log.error("a schedule can't pay", recipient=recipient.id, error=str(error))
+                continue
+            if payout is not None:
+                wanted.append((key, payout))
+        if wanted:
+            await self._order(session, tenant, wanted, audit.PAYBUS)
+        return len(wanted)
+
+    def _of_balance(
+        self, recipient: Recipient, id_: str, available: Mapping[str, int]
+    ) -> NewPayout | None:
+        """Raises what `_check` raises."""
+        schedule = Schedule.model_validate(recipient.schedule, extra="ignore")
+        there = available.get(recipient.id, 0)
+        if there < schedule.minimum:
+            return None
+        account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
+        payout = NewPayout(
             recipient=recipient.reference,
-            amount=amount,
+            # What is more than one payout may be stays for the next time.
+            amount=min(there, account.limit(recipient.currency)),
             currency=recipient.currency,
             funding="balance",
             priority="default",
         )
-        key = f"schedule:{recipient.id}:{at.isoformat()}"
-        ordered = await self._order(session, recipient.tenant, [(key, wanted)], audit.PAYBUS)
-        return ordered.payouts[0]
+        self._check(account, recipient, id_, payout)
+        return payout
 
     async def _order(
         self,
@@ -220,7 +252,13 @@ class Desk:
         for id_, (key, each) in fresh.items():
             recipient = recipients[each.recipient]
             account = self._accounts.find(tenant, recipient.provider, recipient.account)
-            self._check(account, recipient, id_, each)
+            try:
+                self._check(account, recipient, id_, each)
+            except Invalid as error:
+                if batch_id is None:
+                    raise
+                number = int(key.rpartition(":")[2]) + 1
+                raise Invalid(f"payout {number} of the batch: {error}") from error
             made[id_] = _row(books.now, tenant, id_, key, each, recipient, account, by, batch_id)
         await self._check_balances(session, list(made.values()))
         session.add_all(made.values())

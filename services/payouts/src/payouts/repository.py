@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,8 +27,9 @@ from payouts.models import (
 async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Payout]:
     """In the order of their ids, as everywhere."""
     query = select(Payout).where(is_one_of(Payout.id, sorted({*ids}))).order_by(Payout.id)
-    found = await session.scalars(query.with_for_update())
-    return {row.id: row for row in found.all()}
+    # As it is now, also where the session has read it before it had the lock.
+    fresh = query.with_for_update().execution_options(populate_existing=True)
+    return {row.id: row for row in (await session.scalars(fresh)).all()}
 
 
 async def recipients(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Recipient]:
@@ -59,15 +60,24 @@ async def introduce_tenant(session: AsyncSession, tenant: str) -> None:
 
 
 def due(states: Sequence[State], now: datetime, limit: int) -> Select[Payout]:
-    """Payouts that somebody has to look at, the longest waiting first; those in use are skipped."""
+    """Payouts that somebody has to look at, the longest waiting first. Those in use are skipped,
+    and those that would be sent, of tenants whose emergency stop is pulled."""
     halted = select(Control.tenant).where(Control.paused)
+    sends = [str(State.APPROVED), str(State.FAILED)]
     return (
         select(Payout)
         .where(Payout.state.in_([str(each) for each in states]), Payout.next_at <= now)
-        .where(Payout.tenant.not_in(halted))
+        .where(or_(Payout.state.not_in(sends), Payout.tenant.not_in(halted)))
         .order_by(Payout.next_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
+    )
+
+
+async def one_at_a_time(session: AsyncSession, id_: str) -> None:
+    """Whoever orders the same thing at the same moment waits until the first one is done."""
+    await session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": id_}
     )
 
 
@@ -79,36 +89,56 @@ async def lock_balances(
         .where(is_one_of(Balance.recipient_id, sorted({*ids})), Balance.currency == currency)
         .order_by(Balance.recipient_id)
         .with_for_update()
+        .execution_options(populate_existing=True)
     )
     return {row.recipient_id: row for row in (await session.scalars(query)).all()}
 
 
-TransferKey = tuple[str, str, str]
-"""Provider, account and the provider's id."""
+TransferKey = tuple[str, str, str, str]
+"""Tenant, provider, account and the provider's id."""
 
 
 async def lock_transfers(
-    session: AsyncSession, keys: Mapping[TransferKey, str]
+    session: AsyncSession, keys: Iterable[TransferKey]
 ) -> Mapping[TransferKey, Transfer]:
-    """Those with these keys, for their tenants, inserted where they are missing. Before any payout
-    is locked, and in the order of the keys: so does everybody."""
-    if not keys:
+    """Those with these keys, inserted where they are missing. Before any payout is locked, and in
+    the order of the keys: so does everybody."""
+    values = [dict(zip(_TRANSFER_COLUMNS, key, strict=True)) for key in sorted({*keys})]
+    if not values:
         return {}
-    values = [
-        {"provider": key[0], "account": key[1], "transfer_id": key[2], "tenant": keys[key]}
-        for key in sorted(keys)
-    ]
     locking = _INSERT_TRANSFERS.on_conflict_do_update(
-        index_elements=_TRANSFER_COLUMNS[:3],
+        index_elements=_TRANSFER_COLUMNS,
         set_={"transfer_id": _INSERT_TRANSFERS.excluded.transfer_id},
     ).returning(Transfer)
     statement = select(Transfer).from_statement(locking)
     found = await session.scalars(statement, arrays(values, _TRANSFER_COLUMNS))
-    return {(row.provider, row.account, row.transfer_id): row for row in found.all()}
+    return {(row.tenant, row.provider, row.account, row.transfer_id): row for row in found.all()}
 
 
-_TRANSFER_COLUMNS = ("provider", "account", "transfer_id", "tenant")
+_TRANSFER_COLUMNS = ("tenant", "provider", "account", "transfer_id")
 _INSERT_TRANSFERS = insert_rows(Transfer.__table__, _TRANSFER_COLUMNS)  # type: ignore[arg-type]
+
+
+async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Sequence[Recipient]:
+    """Whose schedule wants something paid: its time has come, or there is enough."""
+    enough = (
+        select(Balance.recipient_id)
+        .where(
+            Balance.recipient_id == Recipient.id,
+            Balance.currency == Recipient.currency,
+            Balance.available >= Recipient.schedule["minimum"].as_integer(),
+        )
+        .exists()
+    )
+    at_threshold = and_(Recipient.schedule["kind"].as_string() == "threshold", enough)
+    query = (
+        select(Recipient)
+        .where(or_(Recipient.next_payout_at <= now, at_threshold), ~Recipient.blocked)
+        .order_by(Recipient.next_payout_at, Recipient.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.scalars(query)).all()
 
 
 async def recipients_by_handle(

@@ -11,6 +11,7 @@ from typing import Any
 from common.contracts.event import Event, derived_id
 from common.logs import get_logger
 from payouts import domain, metrics
+from payouts.accounts import READ_ONLY
 from payouts.audit import PAYBUS, Actor
 from payouts.books import Books
 from payouts.domain import Fate, Found, State
@@ -56,14 +57,17 @@ def settle(
     fate: Fate,
     *,
     times: Times,
+    asked: bool = False,
     actor: Actor = PAYBUS,
     reason: str | None = None,
     cause: Event[Any] | None = None,
 ) -> None:
-    """The transfer's fate was told: keep it, and let the payout follow."""
+    """The transfer's fate was told: keep it, and let the payout follow. `asked` is whether it is
+    what the provider answered just now."""
     row = file.row
     transfer.payout_id = row.id
-    transfer.fate = domain.combined(Fate(transfer.fate) if transfer.fate else None, fate)
+    joined = domain.now_known if asked else domain.combined
+    transfer.fate = joined(Fate(transfer.fate) if transfer.fate else None, fate)
     attempt = file.attempt_of(transfer.transfer_id)
     if attempt is None:
         if Fate(transfer.fate).moves_money:
@@ -75,6 +79,11 @@ def settle(
     if known == attempt.fate:
         return
     whole = Fate(attempt.fate)
+    if whole.moves_money and any(
+        each is not attempt and each.fate is not None and Fate(each.fate).moves_money
+        for each in file.attempts
+    ):
+        doubled(books, row, transfer.transfer_id)
     state = State(row.state)
     if attempt is not file.last and not whole.moves_money:
         return  # of an earlier attempt, after which another was begun
@@ -106,7 +115,7 @@ def fail(books: Books, row: Payout, error: str) -> bool:
     """Of a payout that is about to be failed: when it is tried again by itself; whether never."""
     row.failures += 1
     row.error = error
-    wait = domain.retry_after(row.failures)
+    wait = None if row.provider in READ_ONLY else domain.retry_after(row.failures)
     row.next_at = books.now + wait if wait is not None else None
     return wait is None
 

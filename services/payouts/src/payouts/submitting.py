@@ -49,9 +49,10 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Begin:
-    """See what is to be done about the payout."""
+    """See what is to be done about the payout; `ask` is whether to ask about it in any case."""
 
     payout_id: str
+    ask: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Submitter:
             raise Upstream(f"payout {due.payout_id} waits: {error}") from error
         try:
             async with account.gate.place():
-                next_ = await self._do(account, Begin(due.payout_id))
+                next_ = await self._do(account, Begin(due.payout_id, due.ask))
                 if isinstance(next_, Look):
                     found = await self._find(account, next_)
                     looked = Looked(due.payout_id, next_.version, found)
@@ -187,7 +188,8 @@ class Submitter:
         except TimeoutError as error:
             raise NoAnswer(f"gave no answer in {seconds:g} s") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise Upstream(f"answers something strange ({type(error).__name__})") from error
+            # Which may mean that it was done.
+            raise NoAnswer(f"answers something strange ({type(error).__name__})") from error
 
     async def run(
         self, session: AsyncSession, items: Sequence[tuple[Item, Account]]
@@ -215,7 +217,7 @@ class Submitter:
             desk.recipient = recipients[file.row.recipient_id]
             match item:
                 case Begin():
-                    results.append(desk.begin(file))
+                    results.append(desk.begin(file, ask=item.ask))
                 case Looked():
                     results.append(desk.looked(file, item, transfers))
                 case Answered():
@@ -245,15 +247,16 @@ class _Desk:
         self._controls = controls
         self._before = before
 
-    def begin(self, file: File) -> Next:
+    def begin(self, file: File, *, ask: bool) -> Next:
         row, last = file.row, file.last
-        step = self._step(file)
+        step = self._step(file, ask=ask)
         if step is Step.SEND:
             return self._intend(file)
         if step is Step.LOOK:
             if row.state == State.SUBMITTING:
                 self._lose(file, "the process that sent it died", answered=False)
-            row.next_at = self._now + self._timeout + FRESH  # should we die, too
+            if row.next_at is not None or row.state == State.UNKNOWN:
+                row.next_at = self._now + self._timeout + FRESH  # should we die, too
             if last is None:
                 order = self._order(row, self.recipient.details)
                 return Look(order, row.version, self._now - _FORGOTTEN)
@@ -271,6 +274,9 @@ class _Desk:
             return None  # somebody knew more meanwhile
         if isinstance(item.found, Exception):
             error = self._rules.text(item.found)
+            if row.next_at is None:  # only somebody asked for it
+                row.error = f"look-up: {error}"
+                return None
             settling.look_again(self._books, row, self._times, f"look-up: {error}")
             return None
         verdict = domain.judge(settling.sent(file.attempts), list(item.found))
@@ -286,7 +292,13 @@ class _Desk:
             transfer = transfers[self._key(found)]
             before = row.version
             settling.settle(
-                self._books, file, transfer, found.fate, times=self._times, reason="asked"
+                self._books,
+                file,
+                transfer,
+                found.fate,
+                times=self._times,
+                asked=True,
+                reason=f"asked, {self.account.provider} says {found.fate}",
             )
             if found.fate.moves_money or row.version != before:
                 if row.version == before and row.state == State.SUBMITTED:
@@ -300,13 +312,15 @@ class _Desk:
         if row.state == State.SUBMITTED:
             settling.look_again(self._books, row, self._times, "the provider does not list it")
             return None
-        if row.state == State.UNKNOWN:
-            assert last is not None
+        if row.state not in {State.UNKNOWN, State.APPROVED}:
+            return None
+        if last is not None:
             proved_at = (last.finished_at or last.deadline) + self._quiet
-            if not last.answered and self._now < proved_at:
+            if self._now < proved_at:
                 settling.look_again(self._books, row, self._times, None)
                 row.next_at = max(row.next_at or proved_at, proved_at)
                 return None
+        if row.state == State.UNKNOWN:
             self._move(row, Move.FREE, "the provider was asked and knows nothing of it")
         row.looks = 0
         if self._may_send(row):
@@ -323,11 +337,14 @@ class _Desk:
             settling.compare(books, row, item.answer)
             transfer = transfers[self._key(item.answer)]
             settling.settle(books, file, transfer, item.answer.fate, times=self._times)
+            if row.state == State.SUBMITTING and attempt is file.last:
+                self._lose(file, "the provider repeats an answer of before", answered=True)
             return
         error = item.answer
         attempt.outcome = _outcome(error)
         attempt.error = self._rules.text(error)
-        attempt.answered = not isinstance(error, NoAnswer)
+        # Whether the key has its answer, which would be repeated; "asked too often" is none.
+        attempt.answered = attempt.outcome != "deferred" and not isinstance(error, NoAnswer)
         if row.state != State.SUBMITTING or attempt is not file.last:
             return  # a webhook, or whoever took it over, knew more
         match attempt.outcome:
@@ -346,9 +363,10 @@ class _Desk:
         row = file.row
         if row.next_at is not None:
             row.next_at = self._now + timedelta(seconds=item.seconds)
-            row.error = item.error
+            if row.state == State.APPROVED or row.error is None:
+                row.error = item.error
 
-    def _step(self, file: File) -> Step:
+    def _step(self, file: File, *, ask: bool) -> Step:
         row, last = file.row, file.last
         return domain.next_step(
             State(row.state),
@@ -357,6 +375,7 @@ class _Desk:
             stopped=self._stopped(row),
             due=row.due_at <= self._now,
             under_way=last is not None and last.outcome is None and last.deadline > self._now,
+            asked_for=ask,
         )
 
     def _may_send(self, row: Payout) -> bool:
@@ -425,15 +444,18 @@ class _Desk:
         under way there after all, it is not done twice. Not after an answer: Stripe would repeat
         it, failures too. Nor with other details, which are another request."""
         last = file.last
-        if last is None or last.answered or last.details != details:
+        if last is None or not self._same(file.row.provider, last.details, details):
             return None
-        first = min(
-            each.started_at
-            for each in file.attempts
-            if each.idempotency_key == last.idempotency_key
-        )
-        fresh = self._now - first < self.account.client.keeps_keys
+        same = [e for e in file.attempts if e.idempotency_key == last.idempotency_key]
+        if any(each.answered or each.transfer_id or each.fate for each in same):
+            return None
+        fresh = self._now - same[0].started_at < self.account.client.keeps_keys
         return last.idempotency_key if fresh else None
+
+    def _same(self, provider: str, sealed: str, other: str) -> bool:
+        """Sealed anew they are other texts."""
+        open_ = self._rules.details.open
+        return sealed == other or open_(provider, sealed) == open_(provider, other)
 
     def _lose(self, file: File, error: str, *, answered: bool) -> None:
         assert file.last is not None
@@ -451,10 +473,12 @@ class _Desk:
     def _order(self, row: Payout, sealed: str) -> Order:
         details = self._rules.details.open(row.provider, sealed)
         wanted = stored(row.request)
-        return Order(row.id, row.amount, row.currency, details, wanted.description)
+        known = (row.transfer_id,) if row.transfer_id else ()
+        return Order(row.id, row.amount, row.currency, details, wanted.description, known)
 
     def _key(self, found: Found) -> TransferKey:
-        return (self.account.provider, self.account.name, found.transfer_id)
+        account = self.account
+        return (account.tenant, account.provider, account.name, found.transfer_id)
 
     @property
     def _quiet(self) -> timedelta:
@@ -462,16 +486,17 @@ class _Desk:
         return self.account.client.quiet if seconds is None else timedelta(seconds=seconds)
 
 
-def _transfers_of(items: Sequence[tuple[Item, Account]]) -> dict[TransferKey, str]:
-    keys: dict[TransferKey, str] = {}
+def _transfers_of(items: Sequence[tuple[Item, Account]]) -> list[TransferKey]:
+    keys: list[TransferKey] = []
     for item, account in items:
         found: Sequence[Found] = ()
         if isinstance(item, Answered) and isinstance(item.answer, Found):
             found = [item.answer]
         elif isinstance(item, Looked) and not isinstance(item.found, Exception):
             found = item.found
-        for each in found:
-            keys[account.provider, account.name, each.transfer_id] = account.tenant
+        keys += [
+            (account.tenant, account.provider, account.name, each.transfer_id) for each in found
+        ]
     return keys
 
 

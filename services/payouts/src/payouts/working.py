@@ -5,22 +5,28 @@ Both can be done again at any time, and then say what is so now.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from common import rows
 from common.contracts.event import Event, derived_id
 from common.contracts.payouts import PayoutWork
 from common.database import Sessions
-from common.errors import Invalid, Permanent
+from common.errors import Invalid, Permanent, RateLimited
+from common.gate import Gate
 from common.logs import get_logger
+from payouts import repository
 from payouts.accounts import Account, Accounts
+from payouts.books import Books
 from payouts.clients import Listed, Order
 from payouts.details import Details
 from payouts.domain import Fate, State
@@ -47,6 +53,7 @@ _AGREE: Mapping[str, frozenset[Fate]] = {
     State.PAID: frozenset({Fate.PAID}),
     State.RETURNED: frozenset({Fate.RETURNED, Fate.FAILED}),
     State.FAILED: frozenset({Fate.FAILED}),
+    State.CANCELLED: frozenset({Fate.FAILED, Fate.RETURNED}),
 }
 
 
@@ -72,22 +79,32 @@ class Worker:
         """Compare each transfer of the day at the provider with its payout, both ways."""
         first, last = _span(day)
         orders: list[Order] = []
-        ours: dict[str, tuple[Payout, str | None]] = {}
+        ours: dict[str, Ours] = {}
         async with self._sessions() as session:
-            async for row, attempt in _sent(session, account, first, last):
+            async for row, attempt, begun in _sent(session, account, first, last):
                 details = self._details.open(row.provider, attempt.details)
                 wanted = stored(row.request)
                 orders.append(Order(row.id, row.amount, row.currency, details, wanted.description))
-                ours[row.id] = (row, attempt.transfer_id)
+                ours[row.id] = Ours(row, attempt.transfer_id, whole=begun >= first)
             if not account.pays:
                 orders += await self._of_recipients(session, account)
-        theirs: list[Listed] = []
-        async with account.gate.place(), account.gate.call():
-            async for listed in account.client.transfers(first - _SLACK, last + _SLACK, orders):
-                theirs.append(listed)
+        theirs = await self._listed(account, first - _SLACK, last + _SLACK, orders)
         async with self._sessions.begin() as session:
             found = await _differences(session, account, day, ours, theirs)
-            await _keep(session, account, day, found)
+            await _keep(session, account, day, found, checked=ours.keys())
+            await _have_asked(session, [each.payout_id for each in found if each.kind == "state"])
+
+    async def _listed(
+        self, account: Account, first: datetime, last: datetime, orders: Sequence[Order]
+    ) -> list[Listed]:
+        client, gate = account.client, account.gate
+        if client.lists:
+            async with gate.place(), gate.call():
+                return [each async for each in client.transfers(first, last, orders)]
+        found: list[Listed] = []
+        for order in orders:
+            found += await _patiently(gate, lambda order=order: client.find(order, first))  # type: ignore[misc]
+        return found
 
     async def _of_recipients(self, session: AsyncSession, account: Account) -> list[Order]:
         """Of whom a provider that pays by itself is asked."""
@@ -102,14 +119,46 @@ class Worker:
         ]
 
 
+@dataclass(frozen=True)
+class Ours:
+    """A payout of the day; `whole` is whether all of its attempts are: if not, the transfer may
+    stand under another day at the provider."""
+
+    row: Payout
+    transfer_id: str | None
+    whole: bool
+
+
+async def _patiently(gate: Gate, ask: Callable[[], Awaitable[Sequence[Listed]]]) -> list[Listed]:
+    """Through the account's gate, however long the way there is."""
+    while True:
+        try:
+            async with gate.place(), gate.call():
+                return list(await ask())
+        except RateLimited as error:
+            await asyncio.sleep(error.retry_after)
+
+
+async def _have_asked(session: AsyncSession, ids: Sequence[str | None]) -> None:
+    """What the provider says otherwise is looked up, which puts the books right."""
+    found = await repository.lock_payouts(session, [id_ for id_ in ids if id_])
+    books = Books(session, await rows.clock(session))
+    for row in found.values():
+        books.order(row, "low", ask=True)
+    await books.close()
+
+
 async def _sent(
     session: AsyncSession, account: Account, first: datetime, last: datetime
-) -> AsyncIterator[tuple[Payout, Attempt]]:
-    """Payouts of which an attempt began in that time, each with its last one."""
+) -> AsyncIterator[tuple[Payout, Attempt, datetime]]:
+    """Payouts of which the last attempt began in that time, each with it and with when the first
+    one began."""
     after = ""
+    each = aliased(Attempt)
+    begun = select(func.min(each.started_at)).where(each.payout_id == Payout.id).scalar_subquery()
     while True:
         query = (
-            select(Payout, Attempt)
+            select(Payout, Attempt, begun)
             .join(Attempt, (Attempt.payout_id == Payout.id) & (Attempt.number == Payout.attempts))
             .where(
                 Payout.tenant == account.tenant,
@@ -123,8 +172,8 @@ async def _sent(
             .limit(_PAGE)
         )
         page = (await session.execute(query)).all()
-        for row, attempt in page:
-            yield row, attempt
+        for row, attempt, at in page:
+            yield row, attempt, at
         if len(page) < _PAGE:
             return
         after = page[-1][0].id
@@ -134,7 +183,7 @@ async def _differences(
     session: AsyncSession,
     account: Account,
     day: date,
-    ours: Mapping[str, tuple[Payout, str | None]],
+    ours: Mapping[str, Ours],
     theirs: Sequence[Listed],
 ) -> list[Difference]:
     first, last = _span(day)
@@ -150,7 +199,7 @@ async def _differences(
     foreign = {id_ for id_ in seen if id_ not in ours}
     known = await _rows(session, account.tenant, foreign)
     for id_, listed in seen.items():
-        row = ours[id_][0] if id_ in ours else known.get(id_)
+        row = ours[id_].row if id_ in ours else known.get(id_)
         if row is None:
             found += [
                 _difference(account, day, "not ours", None, each, "none", _said(each))
@@ -164,13 +213,11 @@ async def _differences(
         if id_ in ours:
             current = [one for one in listed if one.fate.moves_money] or listed
             found += _compared(account, day, row, current[-1])
-    for id_, (row, transfer_id) in ours.items():
-        if id_ not in seen and row.state in {State.SUBMITTED, State.PAID}:
-            found.append(
-                _difference(
-                    account, day, "missing", row, None, row.state, "not listed", transfer_id
-                )
-            )
+    for id_, mine in ours.items():
+        row = mine.row
+        if id_ not in seen and mine.whole and row.state in {State.SUBMITTED, State.PAID}:
+            said = (row.state, "not listed", mine.transfer_id)
+            found.append(_difference(account, day, "missing", row, None, *said))
     return found
 
 
@@ -229,9 +276,16 @@ def _difference(
 
 
 async def _keep(
-    session: AsyncSession, account: Account, day: date, found: Sequence[Difference]
+    session: AsyncSession,
+    account: Account,
+    day: date,
+    found: Sequence[Difference],
+    *,
+    checked: Collection[str],
 ) -> None:
-    """New ones are told; those of the day that are not found any more are resolved."""
+    """New ones are kept. Those of the day that are not found any more are resolved, if they are
+    about a payout that was `checked` or about none; what was paid twice stays until a person has
+    dealt with it."""
     now = await rows.clock(session)
     for each in found:
         row = insert(Difference).values(
@@ -251,6 +305,8 @@ async def _keep(
             Difference.provider == account.provider,
             Difference.account == account.name,
             Difference.resolved_at.is_(None),
+            Difference.kind != "doubled",
+            or_(Difference.payout_id.is_(None), Difference.payout_id.in_(list(checked))),
             Difference.id.not_in([each.id for each in found]),
         )
         .values(resolved_at=now)
@@ -319,6 +375,8 @@ async def day_report(session: AsyncSession, tenant: str, day: date) -> dict[str,
     head = (await session.execute(select(AuditHead.position, AuditHead.hash))).one()
     return {
         "day": str(day),
+        # Balances, differences and the log's head are those of this moment.
+        "as_of": datetime.now(UTC).isoformat(),
         "payouts": [
             {"currency": currency, "state": state, "count": count, "amount": int(amount)}
             for currency, state, count, amount in sums.all()

@@ -27,11 +27,15 @@ class TransferReported(Payload):
 
 
 class PayoutDue(Payload):
-    """A command: do what this payout's state asks for now. Doing it twice is doing it once."""
+    """A command: do what this payout's state asks for now. Doing it twice is doing it once.
+
+    `ask` has the provider asked about it whatever its state: somebody says that it changed.
+    """
 
     payout_id: Id
     provider: str
     account: str
+    ask: bool = False
 
 
 class PayoutWork(Payload):

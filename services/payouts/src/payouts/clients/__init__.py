@@ -62,13 +62,15 @@ class Details(BaseModel):
 
 @dataclass(frozen=True)
 class Order:
-    """A payout as its provider is told of it. `id` is our reference; `amount` is in minor units."""
+    """A payout as its provider is told of it. `id` is our reference; `amount` is in minor units,
+    `known` the provider's names of its transfers so far."""
 
     id: str
     amount: int
     currency: str
     details: Details
     description: str | None
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class PayoutClient(ABC):
     quiet: ClassVar[timedelta] = timedelta(seconds=30)
     # How long the provider recognises an idempotency key, with a margin; none where it has none.
     keeps_keys: ClassVar[timedelta] = timedelta(hours=23)
+    # Whether it can be asked for all transfers of a day; if not, only for those of each payout.
+    lists: ClassVar[bool] = True
 
     def __init__(self, options: Any, http: httpx.AsyncClient) -> None:
         self.options = options
@@ -101,15 +105,15 @@ class PayoutClient(ABC):
         """Pay. `key` is the idempotency key that was kept before."""
 
     @abstractmethod
-    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
+    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         """Every transfer that carries our reference, none made before `since` (UTC)."""
 
-    @abstractmethod
     def transfers(
         self, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> AsyncIterator[Listed]:
         """Those that were made from `first` until before `last` (UTC). `orders` are ours of that
-        time, for providers that can only be asked about each."""
+        time, where the provider has to be told about whom it is asked."""
+        raise NotImplementedError
 
 
 class ReadOnlyClient(PayoutClient):
@@ -117,9 +121,6 @@ class ReadOnlyClient(PayoutClient):
 
     async def send(self, order: Order, key: str) -> Found:
         raise Invalid("this provider pays by itself")
-
-    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
-        return ()
 
 
 def read_details(model: type[Details], details: dict[str, Any]) -> Details:

@@ -77,18 +77,22 @@ class Dwolla(PayoutClient):
         id_ = made.headers["location"].rsplit("/", 1)[-1]
         return Found(id_, Fate.ACCEPTED, order.amount, order.currency)
 
-    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
-        return [each async for each in self._list({"correlationId": order.id})]
+    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
+        found = self._list({"correlationId": order.id})
+        return [_listed(each) async for each in found]
 
     async def transfers(
         self, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> AsyncIterator[Listed]:
         days = {"startDate": f"{first:%Y-%m-%d}", "endDate": f"{last:%Y-%m-%d}"}  # both included
-        async for each in self._list(days):
-            if first <= each.created_at < last:
+        async for transfer in self._list(days):
+            each = _listed(transfer)
+            source = transfer["_links"].get("source", {}).get("href", "")
+            # The account's list has what it received, too.
+            if source.endswith(self.options.funding_source) and first <= each.created_at < last:
                 yield each
 
-    async def _list(self, query: dict[str, str]) -> AsyncIterator[Listed]:
+    async def _list(self, query: dict[str, str]) -> AsyncIterator[Object]:
         offset = 0
         while True:
             page = await call(
@@ -102,7 +106,7 @@ class Dwolla(PayoutClient):
                 raise Upstream("does not know the account_id")
             items = page["_embedded"]["transfers"]
             for item in items:
-                yield _listed(item)
+                yield item
             offset += len(items)
             if len(items) < _PAGE:
                 return

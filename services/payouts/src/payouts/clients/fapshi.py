@@ -7,7 +7,7 @@ A service of Fapshi's that pays out can't collect, so its credentials are its ow
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ class Fapshi(PayoutClient):
     options: Options
     quiet = timedelta(minutes=5)
     keeps_keys = timedelta()
+    lists = False  # its search shows the newest hundred at the most
 
     def check(self, order: Order) -> None:
         if order.currency != "XAF" or order.amount < _SMALLEST:
@@ -63,22 +64,15 @@ class Fapshi(PayoutClient):
             raise Refused("answers 404 to a payout: check base_url", 404)
         return Found(str(made["transId"]), Fate.ACCEPTED, order.amount, order.currency)
 
-    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
+    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         target = url(self.options.base_url, "transaction", order.id)
         listed = await answer(self._http, "GET", target, headers=self._headers())
-        found = listed.json() if listed is not None else []
+        if listed is None:
+            raise Upstream("answers 404 to a search: that proves nothing")
+        found = listed.json()
         if not isinstance(found, list):
             raise Upstream("answers something that is no list of transactions")
         return [_listed(each) for each in found]
-
-    async def transfers(
-        self, first: datetime, last: datetime, orders: Sequence[Order]
-    ) -> AsyncIterator[Listed]:
-        """Only of our orders: Fapshi's search shows the newest hundred at the most."""
-        for order in orders:
-            for each in await self.find(order, first):
-                assert isinstance(each, Listed)
-                yield each
 
     def _headers(self) -> dict[str, str]:
         options = self.options

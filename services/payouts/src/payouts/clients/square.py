@@ -4,7 +4,8 @@ paid is compared with the ledger. https://developer.squareup.com/reference/squar
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -59,13 +60,25 @@ class Square(ReadOnlyClient):
             httpx_client=http,
         )
 
+    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
+        """Of those that it told of."""
+        found = []
+        for id_ in order.known:
+            with _answers():
+                answer = await self._client.payouts.get(
+                    payout_id=id_, request_options={"max_retries": 0}
+                )
+            if answer.payout is not None:
+                found.append(_listed(answer.payout))
+        return found
+
     async def transfers(
         self, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> AsyncIterator[Listed]:
         """`orders` only say of which locations."""
         locations = {each.details.handle for each in orders}
         for location in sorted(locations):
-            try:
+            with _answers():
                 pages = await self._client.payouts.list(
                     location_id=location,
                     begin_time=first.isoformat(),
@@ -74,10 +87,6 @@ class Square(ReadOnlyClient):
                 )
                 async for payout in pages:
                     yield _listed(payout)
-            except ApiError as error:
-                raise _ours(error) from error
-            except httpx.RequestError as error:
-                raise NoAnswer(f"gave no answer ({type(error).__name__})") from error
 
 
 _FATES = {"SENT": Fate.ACCEPTED, "PAID": Fate.PAID, "FAILED": Fate.FAILED}
@@ -96,9 +105,17 @@ def _listed(payout: Payout) -> Listed:
     )
 
 
-def _ours(error: ApiError) -> Exception:
-    if error.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        return RateLimited("asked too often", _RETRY_AFTER_SECONDS)
-    if error.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
-        return NotAuthorized(f"answers {error.status_code}: check the access_token")
-    return Upstream(f"answers {error.status_code}")
+@contextmanager
+def _answers() -> Iterator[None]:
+    """The SDK's errors in our words."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
+        if error.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            said = f"answers {error.status_code}: check the access_token"
+            raise NotAuthorized(said) from error
+        raise Upstream(f"answers {error.status_code}") from error
+    except httpx.RequestError as error:
+        raise NoAnswer(f"gave no answer ({type(error).__name__})") from error

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 _RETRY_AFTER_SECONDS = 5.0
 # https://docs.stripe.com/currencies#special-cases
 _OTHER_MINOR_UNITS = frozenset({"ISK", "UGX", "MGA"})
-# The same key is busy, or somebody between us and Stripe lost patience.
-_UNDER_WAY = frozenset({409, 502, 504})
 _REFERENCE = "paybus_payout"
 _PAGE = 100
 
@@ -89,21 +87,21 @@ class Stripe(PayoutClient):
             )
             return _payout(paid)
 
-    async def find(self, order: Order, since: datetime) -> Sequence[Found]:
+    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         details = _details(order)
         with _answers():
             if details.via == "transfer":
                 listed = await self._client.v1.transfers.list_async(
                     {"transfer_group": order.id, "limit": _PAGE}
                 )
-                return [_transfer(each) for each in listed.data]
+                return [_listed(_transfer(e), e.transfer_group, e.created) for e in listed.data]
             # Payouts can't be searched for by what we called them.
             of_account = await self._client.v1.payouts.list_async(
                 {"created": {"gte": int(since.timestamp()) - 1}, "limit": _PAGE},
                 {"stripe_account": details.account},
             )
             return [
-                _payout(each)
+                _listed(_payout(each), order.id, each.created)
                 async for each in of_account.auto_paging_iter()
                 if _reference(each) == order.id
             ]
@@ -199,7 +197,11 @@ def _answers() -> Iterator[None]:
         yield
     except stripe.RateLimitError as error:
         raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
-    except (stripe.AuthenticationError, stripe.PermissionError) as error:
+    except stripe.PermissionError as error:
+        if error.code == "account_invalid":  # a connected account that has taken our access away
+            raise Refused(f"answers 403: {error.user_message}", 403) from error
+        raise NotAuthorized(f"answers 403: check what the api_key may do ({error.code})") from error
+    except stripe.AuthenticationError as error:
         raise NotAuthorized(f"answers {error.http_status}: check the api_key") from error
     except (stripe.InvalidRequestError, stripe.CardError) as error:
         said = f"{error.code or ''} {error.user_message}".strip()
@@ -207,6 +209,7 @@ def _answers() -> Iterator[None]:
     except stripe.APIConnectionError as error:
         raise NoAnswer("gave no answer (APIConnectionError)") from error
     except stripe.StripeError as error:
-        if error.http_status in _UNDER_WAY:
-            raise NoAnswer(f"answers {error.http_status}") from error
-        raise Upstream(f"answers {error.http_status} ({type(error).__name__})") from error
+        said = f"answers {error.http_status} ({type(error).__name__})"
+        if error.http_status == httpx.codes.INTERNAL_SERVER_ERROR:
+            raise Upstream(said) from error
+        raise NoAnswer(said) from error  # the key is busy, or somebody in between gave up

@@ -138,10 +138,10 @@ def _create_payouts() -> None:
     )
     op.create_table(
         "transfers",
+        sa.Column("tenant", sa.Text, primary_key=True),
         sa.Column("provider", sa.Text, primary_key=True),
         sa.Column("account", sa.Text, primary_key=True),
         sa.Column("transfer_id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
         sa.Column("payout_id", sa.Text),
         sa.Column("fate", sa.Text),
         sa.Column("seen_at", _TIME, nullable=False, server_default=_NOW),
