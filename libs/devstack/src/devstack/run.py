@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 
+from devstack.endpoints import ENCRYPTION_KEY
 from devstack.stack import PAYBUS, Stack
-from devstack.system import PROCESSES, System, create_databases, introduce, migrate, plan
+from devstack.system import PROCESSES, Layout, System, create_databases, introduce, migrate, plan
 from devstack.tokens import DevKeys
 
 _WHAT = {
@@ -70,11 +71,18 @@ def _run() -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(addresses, indent=2))
             _explain(addresses, stack.addresses.rabbitmq.management_url, str(logs))
+            _explain_books(layout)
             threading.Event().wait()
         finally:
             print("\nstopping ...", flush=True)
             place.unlink(missing_ok=True)
             system.stop()
+
+
+def _explain_books(layout: Layout) -> None:
+    database = layout.databases["payouts"]
+    print("\nThe payouts' books, for `paybus-payouts verify-audit` and `rotate-keys`:")
+    print(f"  export DATABASE_URL={database} ENCRYPTION_KEYS={ENCRYPTION_KEY}", flush=True)
 
 
 def _explain(addresses: dict[str, str], management_url: str, logs: str) -> None:
