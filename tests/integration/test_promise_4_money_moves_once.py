@@ -44,14 +44,7 @@ from conftest import MakePaybus
 from payouts import acting, repository
 from payouts.accounts import Account, Accounts
 from payouts.audit import Actor
-from payouts.details import Details
-from payouts.domain import Fate, State
-from payouts.handlers import Reports
-from payouts.models import Payout, Recipient
-from payouts.ordering import Desk
-from payouts.requests import NewPayout, NewRecipient
-from payouts.settling import Times
-from payouts.submitting import (
+from payouts.deciding import (
     FRESH,
     Answered,
     Begin,
@@ -60,9 +53,16 @@ from payouts.submitting import (
     Looked,
     Rules,
     Send,
-    Submitter,
     too_late,
 )
+from payouts.details import Details
+from payouts.domain import Fate, State
+from payouts.handlers import Reports
+from payouts.models import Payout, Recipient
+from payouts.ordering import Desk
+from payouts.requests import NewPayout, NewRecipient
+from payouts.settling import Times
+from payouts.submitting import Submitter
 from payouts.verifying import verify
 from support.payout_model import Answer, ModelClient, Provider
 

@@ -3,35 +3,28 @@ tenant. Who may do what is in docs/payouts.md."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
-from common.api import Cursor, Limit, Page, Session, View, page
+from common.api import Cursor, Limit, Page, Session, page
 from common.auth import Admin, Approver, Caller, Operator, Viewer
-from common.errors import Invalid
-from common.http import decode_cursor, encode_cursor
-from payouts import acting, jobs, repository, working
+from payouts import acting, repository
 from payouts.accounts import Accounts
 from payouts.acting import actor
 from payouts.domain import State
-from payouts.ledger import Funding
 from payouts.models import (
     AuditEntry,
     Balance,
     Batch,
     Circuit,
     Control,
-    DayReport,
     Difference,
     LedgerEntry,
     Payout,
@@ -44,10 +37,27 @@ from payouts.requests import (
     NewPayout,
     NewRecipient,
     RecipientChange,
-    Schedule,
     Why,
 )
-from payouts.settings import Priority
+from payouts.views import (
+    PROBLEMS,
+    AccountView,
+    AttemptView,
+    AuditView,
+    BalanceView,
+    BatchDetail,
+    BatchView,
+    CircuitView,
+    ControlView,
+    LedgerEntryView,
+    Metrics,
+    PayoutDetail,
+    PayoutView,
+    RecipientDetail,
+    RecipientView,
+    Status,
+    Volume,
+)
 
 IdempotencyKey = Annotated[
     str,
@@ -58,209 +68,11 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "it can't be done so: change it"},
-    401: {"description": "no token, or one that is not valid"},
-    403: {"description": "the role does not allow it, or a second person has to"},
-    404: {"description": "there is no such thing"},
-    409: {"description": "its state does not allow it, or the key was used for something else"},
-}
 
-
-class RecipientView(View):
-    reference: str
-    name: str
-    provider: str
-    account: str
-    currency: str
-    shown: str = Field(description="where the money goes, for people: the rest is encrypted")
-    blocked: bool
-    schedule: Schedule
-    next_payout_at: datetime | None
-
-
-class BalanceView(BaseModel):
-    """Minor units. What the platform put in is the others' sum, negative."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    currency: str
-    platform: int
-    available: int
-    pending: int
-    paid: int
-    fees: int
-
-
-class LedgerEntryView(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    id: int
-    at: datetime
-    source: str
-    target: str
-    amount: int = Field(description="minor units")
-    currency: str
-    payout_id: str | None
-
-
-class RecipientDetail(RecipientView):
-    balances: list[BalanceView] = Field(default_factory=list)
-    ledger: list[LedgerEntryView] = Field(default_factory=list, description="the newest 50")
-
-
-class PayoutView(View):
-    recipient_id: str
-    recipient: str = Field(description="its reference")
-    description: str | None
-    batch_id: str | None
-    provider: str
-    account: str
-    amount: int = Field(description="minor units, what the recipient gets")
-    fee: int = Field(description="minor units")
-    currency: str
-    funding: Funding
-    priority: Priority
-    state: State
-    held: bool
-    created_by: str
-    approved_by: str | None
-    due_at: datetime
-    next_at: datetime | None = Field(description="when it is looked at next; null when never")
-    attempts: int
-    failures: int
-    transfer_id: str | None = Field(description="the provider's name of it")
-    error: str | None
-    submitted_at: datetime | None
-    paid_at: datetime | None
-    updated_at: datetime
-
-
-class AttemptView(BaseModel):
-    """`outcome` is null while it runs, and for good when the process died in it."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    number: int
-    idempotency_key: str
-    started_at: datetime
-    finished_at: datetime | None
-    outcome: str | None
-    transfer_id: str | None
-    fate: str | None = Field(description="all that the provider ever said of its transfer")
-    error: str | None
-
-
-class AuditView(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    position: int
-    at: datetime
-    actor: str
-    role: str
-    action: str
-    before: str | None
-    after: str | None
-    reason: str | None
-    hash: str
-
-
-class AuditDetail(AuditView):
-    subject: str
-    data: dict[str, Any] = Field(description="what the action posted and changed")
-
-
-class PayoutDetail(PayoutView):
-    tries: list[AttemptView] = Field(default_factory=list, description="every attempt")
-    audit: list[AuditView] = Field(default_factory=list, description="the newest 100")
-
-
-class BatchView(View):
-    name: str
-    payouts: int
-    created_by: str
-
-
-class BatchDetail(BatchView):
-    states: dict[str, int] = Field(default_factory=dict, description="payouts by state")
-
-
-class CircuitView(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    name: str
-    worker: str
-    state: str
-    changed_at: datetime
-
-
-class ControlView(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    paused: bool
-    ask_first_until: datetime | None = Field(
-        default=None, description="until then the provider is asked before anything is sent"
-    )
-    by: str | None = None
-    reason: str | None = None
-    changed_at: datetime | None = None
-
-
-class AccountView(BaseModel):
-    """Limits are in minor units by currency, `per_second` of all workers, `at_once` of one."""
-
-    path: str
-    pays: bool = Field(description="false: it pays by itself, and is only compared")
-    limits: dict[str, int]
-    approval_above: dict[str, int]
-    per_second: float
-    at_once: int
-
-
-class Status(BaseModel):
-    control: ControlView
-    states: dict[str, int] = Field(description="payouts by state")
-    held: int
-    oldest_due_at: datetime | None = Field(description="of those that are approved and due")
-    circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
-    accounts: list[AccountView] = Field(description="of the payout accounts file")
-    open_differences: int
-
-
-class Volume(BaseModel):
-    currency: str
-    count: int
-    amount: int = Field(description="minor units")
-
-
-class Metrics(BaseModel):
-    """Of the payouts ordered within the time range."""
-
-    since: datetime
-    states: dict[str, int]
-    success_rate: float | None = Field(description="paid of all that are settled; null if none")
-    seconds_to_paid_p50: float | None
-    seconds_to_paid_p95: float | None
-    paid: list[Volume]
-
-
-class DifferenceView(View):
-    day: date
-    provider: str
-    account: str
-    kind: str
-    payout_id: str | None
-    transfer_id: str | None
-    ours: str | None
-    theirs: str | None
-    resolved_at: datetime | None
-
-
-recipients = APIRouter(prefix="/api/v1/recipients", tags=["recipients"], responses=_PROBLEMS)
-payouts = APIRouter(prefix="/api/v1", tags=["payouts"], responses=_PROBLEMS)
-payout_jobs = APIRouter(prefix="/api/v1/payout-jobs", tags=["payout jobs"], responses=_PROBLEMS)
-reports = APIRouter(prefix="/api/v1/reports", tags=["reports"], responses=_PROBLEMS)
-ROUTERS = (recipients, payouts, payout_jobs, reports)
+recipients = APIRouter(prefix="/api/v1/recipients", tags=["recipients"], responses=PROBLEMS)
+payouts = APIRouter(prefix="/api/v1", tags=["payouts"], responses=PROBLEMS)
+payout_jobs = APIRouter(prefix="/api/v1/payout-jobs", tags=["payout jobs"], responses=PROBLEMS)
+ROUTERS = (recipients, payouts, payout_jobs)
 
 
 @recipients.post("", status_code=201)
@@ -524,150 +336,6 @@ async def ask_first(caller: Admin, session: Session, wanted: AskFirst) -> Contro
             session, caller.tenant, actor(caller), wanted.reason, until=until
         )
     return ControlView.model_validate(control)
-
-
-@reports.get("/daily")
-async def daily_report(caller: Viewer, session: Session, day: date | None = None) -> dict[str, Any]:
-    """As it was written; of a day that has none yet, as it would be now. The default is today
-    (UTC)."""
-    wanted = _not_in_future(day or datetime.now(UTC).date())
-    kept = await session.get(DayReport, (caller.tenant, wanted))
-    if kept is not None:
-        return kept.report | {"written_at": kept.written_at.isoformat()}
-    return await working.day_report(session, caller.tenant, wanted) | {"written_at": None}
-
-
-class AuditPage(BaseModel):
-    """`next_cursor` is null on the last page."""
-
-    items: list[AuditDetail]
-    next_cursor: str | None
-
-
-@reports.get("/audit")
-async def audit_log(
-    caller: Viewer,
-    session: Session,
-    subject: Annotated[
-        str | None,
-        Query(description="`payout/<id>`, `recipient/<id>`, `credit/<id>`, `tenant/<name>`"),
-    ] = None,
-    actor: str | None = None,
-    cursor: Cursor = None,
-    limit: Limit = 50,
-) -> AuditPage:
-    """Every action of the tenant, the newest first."""
-    query = select(AuditEntry).where(AuditEntry.tenant == caller.tenant)
-    if subject is not None:
-        query = query.where(AuditEntry.subject == subject)
-    if actor is not None:
-        query = query.where(AuditEntry.actor == actor)
-    if cursor is not None:
-        (before,) = decode_cursor(cursor, 1)
-        if not before.isdecimal():
-            raise Invalid("the cursor is not one that this endpoint gave out")
-        query = query.where(AuditEntry.position < int(before[:18]))
-    found = await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit + 1))
-    items = [AuditDetail.model_validate(each) for each in found.all()]
-    more = encode_cursor(str(items[limit - 1].position)) if len(items) > limit else None
-    return AuditPage(items=items[:limit], next_cursor=more)
-
-
-@reports.get("/differences")
-async def list_differences(
-    caller: Viewer,
-    session: Session,
-    day: date | None = None,
-    kind: str | None = None,
-    cursor: Cursor = None,
-    limit: Limit = 50,
-) -> Page[DifferenceView]:
-    """What providers and the ledger say differently."""
-    filters = {"day": day, "kind": kind}
-    return await page(session, Difference, DifferenceView, caller.tenant, filters, cursor, limit)
-
-
-@reports.post("/differences/{id_}/resolve")
-async def resolve(caller: Approver, session: Session, id_: str, why: Why) -> DifferenceView:
-    """A person has dealt with it; `doubled` ones are never resolved otherwise."""
-    async with session.begin():
-        await rows.find(session, Difference, caller.tenant, id_)
-        row = await acting.resolve(session, id_, actor(caller), why.reason)
-    return DifferenceView.model_validate(row)
-
-
-@reports.post("/reconciliation", status_code=202)
-async def reconcile(
-    caller: Operator, request: Request, session: Session, day: date
-) -> dict[str, int]:
-    """Compare a day (UTC) again, at every account of the tenant."""
-    _not_in_future(day)
-    accounts: Accounts = request.app.state.accounts
-    mine = [each for each in accounts if each.tenant == caller.tenant]
-    async with session.begin():
-        for each in mine:
-            await jobs.order_reconciliation(
-                session, None, each.tenant, day, each.provider, each.name
-            )
-    return {"accounts": len(mine)}
-
-
-@reports.get(
-    "/payouts.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
-)
-async def export(caller: Viewer, request: Request, first: date, last: date) -> Response:
-    """Every payout ordered from `first` to `last` (UTC, both included), the oldest first."""
-    if last < first:
-        raise Invalid("last is before first")
-    since = datetime.combine(first, time(), UTC)
-    until = datetime.combine(last, time(), UTC) + timedelta(days=1)
-    name = f"payouts-{first}-{last}.csv"
-    return StreamingResponse(
-        _csv(request, caller.tenant, since, until),
-        media_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-    )
-
-
-_CSV_COLUMNS = (
-    "id", "created_at", "recipient", "provider", "account", "amount", "fee", "currency", "state",
-    "held", "priority", "created_by", "approved_by", "due_at", "submitted_at", "paid_at",
-    "attempts", "transfer_id", "batch_id", "error",
-)  # fmt: skip
-
-
-async def _csv(
-    request: Request, tenant: str, since: datetime, until: datetime
-) -> AsyncIterator[str]:
-    yield _line(_CSV_COLUMNS)
-    query = select(Payout).where(
-        Payout.tenant == tenant, Payout.created_at >= since, Payout.created_at < until
-    )
-    async with request.app.state.sessions() as session:
-        streamed = await session.stream_scalars(query.order_by(Payout.created_at, Payout.id))
-        async for chunk in streamed.partitions(500):
-            yield "".join(_line([_cell(row, name) for name in _CSV_COLUMNS]) for row in chunk)
-
-
-def _cell(row: Payout, name: str) -> str:
-    value = getattr(row, name)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    text = "" if value is None else str(value)
-    # A spreadsheet would run it.
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
-
-
-def _line(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue()
-
-
-def _not_in_future(day: date) -> date:
-    if day > datetime.now(UTC).date():
-        raise Invalid(f"{day} is to come (UTC)")
-    return day
 
 
 def _desk(request: Request) -> Desk:

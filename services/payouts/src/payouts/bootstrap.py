@@ -22,9 +22,10 @@ from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running, Task, refuse
 from payouts import api as payouts_api
-from payouts import repository
+from payouts import api_reports, repository
 from payouts.accounts import Accounts, OnCircuit
 from payouts.books import SOURCE
+from payouts.deciding import Rules
 from payouts.details import Details
 from payouts.handlers import Reports
 from payouts.jobs import Jobs
@@ -32,7 +33,7 @@ from payouts.measuring import Meter
 from payouts.ordering import Desk
 from payouts.settings import ApiSettings, PayoutSettings, WorkerSettings, concurrency_of
 from payouts.settling import Times
-from payouts.submitting import Rules, Submitter
+from payouts.submitting import Submitter
 from payouts.working import Worker
 
 log = get_logger(__name__)
@@ -49,7 +50,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app.state.sessions = sessions
     app.state.accounts = accounts
     app.state.desk = Desk(accounts, _details(settings), reorder=_REORDER)
-    for router in payouts_api.ROUTERS:
+    for router in (*payouts_api.ROUTERS, api_reports.reports):
         app.include_router(router)
     app.include_router(schedules_router("payouts", settings.tenant))
     return Running(app)

@@ -217,6 +217,8 @@ class Desk:
         if there < schedule.minimum:
             return None
         account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
+        if not account.limit(recipient.currency):
+            raise Invalid(f"{account.path} pays nothing in {recipient.currency}")
         payout = NewPayout(
             recipient=recipient.reference,
             # What is more than one payout may be stays for the next time.

@@ -9,8 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from datetime import date, datetime, timedelta
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -24,7 +23,7 @@ from common.database import Sessions
 from common.errors import Invalid, Permanent, RateLimited
 from common.gate import Gate
 from common.logs import get_logger
-from payouts import repository
+from payouts import reporting, repository
 from payouts.accounts import Account, Accounts
 from payouts.books import Books
 from payouts.clients import Listed, Order
@@ -32,14 +31,12 @@ from payouts.details import Details
 from payouts.domain import Fate, State
 from payouts.models import (
     Attempt,
-    AuditHead,
-    Balance,
-    DayReport,
     Difference,
     Payout,
     Recipient,
     Transfer,
 )
+from payouts.reporting import span
 from payouts.requests import stored
 
 log = get_logger(__name__)
@@ -67,7 +64,7 @@ class Worker:
         work = event.data
         if work.kind == "report":
             async with self._sessions.begin() as session:
-                await write_report(session, event.tenant, work.day)
+                await reporting.write_report(session, event.tenant, work.day)
             return
         try:
             account = self._accounts.find(event.tenant, work.provider or "", work.account or "")
@@ -77,7 +74,7 @@ class Worker:
 
     async def _reconcile(self, account: Account, day: date) -> None:
         """Compare each transfer of the day at the provider with its payout, both ways."""
-        first, last = _span(day)
+        first, last = span(day)
         orders: list[Order] = []
         ours: dict[str, Ours] = {}
         async with self._sessions() as session:
@@ -186,7 +183,7 @@ async def _differences(
     ours: Mapping[str, Ours],
     theirs: Sequence[Listed],
 ) -> list[Difference]:
-    first, last = _span(day)
+    first, last = span(day)
     moving: Counter[str] = Counter()
     by_transfer = await _owners(session, account, theirs)
     seen: dict[str, list[Listed]] = {}
@@ -325,78 +322,3 @@ _COLUMNS = (
 
 def _said(listed: Listed) -> str:
     return f"{listed.amount} {listed.currency}, {listed.fate}"
-
-
-async def write_report(session: AsyncSession, tenant: str, day: date) -> dict[str, Any]:
-    """The day's report, written again if it was there."""
-    report = await day_report(session, tenant, day)
-    row = insert(DayReport).values(tenant=tenant, day=day, report=report)
-    await session.execute(
-        row.on_conflict_do_update(
-            index_elements=[DayReport.tenant, DayReport.day],
-            set_={"report": report, "written_at": func.now()},
-        )
-    )
-    return report
-
-
-async def day_report(session: AsyncSession, tenant: str, day: date) -> dict[str, Any]:
-    first, last = _span(day)
-    of_day = (Payout.tenant == tenant, Payout.updated_at >= first, Payout.updated_at < last)
-    sums = await session.execute(
-        select(Payout.currency, Payout.state, func.count(), func.sum(Payout.amount))
-        .where(*of_day)
-        .group_by(Payout.currency, Payout.state)
-        .order_by(Payout.currency, Payout.state)
-    )
-    balances = await session.execute(
-        select(
-            Balance.currency,
-            *(
-                func.sum(column)
-                for column in (
-                    Balance.platform,
-                    Balance.available,
-                    Balance.pending,
-                    Balance.paid,
-                    Balance.fees,
-                )
-            ),
-        )
-        .where(Balance.tenant == tenant)
-        .group_by(Balance.currency)
-        .order_by(Balance.currency)
-    )
-    differences = await session.scalar(
-        select(func.count())
-        .select_from(Difference)
-        .where(Difference.tenant == tenant, Difference.resolved_at.is_(None))
-    )
-    head = (await session.execute(select(AuditHead.position, AuditHead.hash))).one()
-    return {
-        "day": str(day),
-        # Balances, differences and the log's head are those of this moment.
-        "as_of": datetime.now(UTC).isoformat(),
-        "payouts": [
-            {"currency": currency, "state": state, "count": count, "amount": int(amount)}
-            for currency, state, count, amount in sums.all()
-        ],
-        "balances": [
-            dict(
-                zip(
-                    ("platform", "available", "pending", "paid", "fees"),
-                    map(int, found),
-                    strict=True,
-                )
-            )
-            | {"currency": currency}
-            for currency, *found in balances.all()
-        ],
-        "open_differences": differences or 0,
-        "audit_head": {"position": head.position, "hash": head.hash},
-    }
-
-
-def _span(day: date) -> tuple[datetime, datetime]:
-    first = datetime.combine(day, time(), UTC)
-    return first, first + timedelta(days=1)

@@ -1,0 +1,176 @@
+"""The API of reports: days, differences, the audit log, and the export."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy import select
+
+from common import rows
+from common.api import Cursor, Limit, Page, Session, page
+from common.auth import Approver, Operator, Viewer
+from common.errors import Invalid
+from common.http import decode_cursor, encode_cursor
+from payouts import acting, jobs, reporting
+from payouts.accounts import Accounts
+from payouts.acting import actor
+from payouts.models import (
+    AuditEntry,
+    DayReport,
+    Difference,
+    Payout,
+)
+from payouts.requests import (
+    Why,
+)
+from payouts.views import (
+    PROBLEMS,
+    AuditDetail,
+    AuditPage,
+    DifferenceView,
+)
+
+reports = APIRouter(prefix="/api/v1/reports", tags=["reports"], responses=PROBLEMS)
+
+
+@reports.get("/daily")
+async def daily_report(caller: Viewer, session: Session, day: date | None = None) -> dict[str, Any]:
+    """As it was written; of a day that has none yet, as it would be now. The default is today
+    (UTC)."""
+    wanted = _not_in_future(day or datetime.now(UTC).date())
+    kept = await session.get(DayReport, (caller.tenant, wanted))
+    if kept is not None:
+        return kept.report | {"written_at": kept.written_at.isoformat()}
+    return await reporting.day_report(session, caller.tenant, wanted) | {"written_at": None}
+
+
+@reports.get("/audit")
+async def audit_log(
+    caller: Viewer,
+    session: Session,
+    subject: Annotated[
+        str | None,
+        Query(description="`payout/<id>`, `recipient/<id>`, `credit/<id>`, `tenant/<name>`"),
+    ] = None,
+    actor: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> AuditPage:
+    """Every action of the tenant, the newest first."""
+    query = select(AuditEntry).where(AuditEntry.tenant == caller.tenant)
+    if subject is not None:
+        query = query.where(AuditEntry.subject == subject)
+    if actor is not None:
+        query = query.where(AuditEntry.actor == actor)
+    if cursor is not None:
+        (before,) = decode_cursor(cursor, 1)
+        if not before.isdecimal():
+            raise Invalid("the cursor is not one that this endpoint gave out")
+        query = query.where(AuditEntry.position < int(before[:18]))
+    found = await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit + 1))
+    items = [AuditDetail.model_validate(each) for each in found.all()]
+    more = encode_cursor(str(items[limit - 1].position)) if len(items) > limit else None
+    return AuditPage(items=items[:limit], next_cursor=more)
+
+
+@reports.get("/differences")
+async def list_differences(
+    caller: Viewer,
+    session: Session,
+    day: date | None = None,
+    kind: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[DifferenceView]:
+    """What providers and the ledger say differently."""
+    filters = {"day": day, "kind": kind}
+    return await page(session, Difference, DifferenceView, caller.tenant, filters, cursor, limit)
+
+
+@reports.post("/differences/{id_}/resolve")
+async def resolve(caller: Approver, session: Session, id_: str, why: Why) -> DifferenceView:
+    """A person has dealt with it; `doubled` ones are never resolved otherwise."""
+    async with session.begin():
+        await rows.find(session, Difference, caller.tenant, id_)
+        row = await acting.resolve(session, id_, actor(caller), why.reason)
+    return DifferenceView.model_validate(row)
+
+
+@reports.post("/reconciliation", status_code=202)
+async def reconcile(
+    caller: Operator, request: Request, session: Session, day: date
+) -> dict[str, int]:
+    """Compare a day (UTC) again, at every account of the tenant."""
+    _not_in_future(day)
+    accounts: Accounts = request.app.state.accounts
+    mine = [each for each in accounts if each.tenant == caller.tenant]
+    async with session.begin():
+        for each in mine:
+            await jobs.order_reconciliation(
+                session, None, each.tenant, day, each.provider, each.name
+            )
+    return {"accounts": len(mine)}
+
+
+@reports.get(
+    "/payouts.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
+)
+async def export(caller: Viewer, request: Request, first: date, last: date) -> Response:
+    """Every payout ordered from `first` to `last` (UTC, both included), the oldest first."""
+    if last < first:
+        raise Invalid("last is before first")
+    since = datetime.combine(first, time(), UTC)
+    until = datetime.combine(last, time(), UTC) + timedelta(days=1)
+    name = f"payouts-{first}-{last}.csv"
+    return StreamingResponse(
+        _csv(request, caller.tenant, since, until),
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+_CSV_COLUMNS = (
+    "id", "created_at", "recipient", "provider", "account", "amount", "fee", "currency", "state",
+    "held", "priority", "created_by", "approved_by", "due_at", "submitted_at", "paid_at",
+    "attempts", "transfer_id", "batch_id", "error",
+)  # fmt: skip
+
+
+async def _csv(
+    request: Request, tenant: str, since: datetime, until: datetime
+) -> AsyncIterator[str]:
+    yield _line(_CSV_COLUMNS)
+    query = select(Payout).where(
+        Payout.tenant == tenant, Payout.created_at >= since, Payout.created_at < until
+    )
+    async with request.app.state.sessions() as session:
+        streamed = await session.stream_scalars(query.order_by(Payout.created_at, Payout.id))
+        async for chunk in streamed.partitions(500):
+            yield "".join(_line([_cell(row, name) for name in _CSV_COLUMNS]) for row in chunk)
+
+
+def _cell(row: Payout, name: str) -> str:
+    value = getattr(row, name)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = "" if value is None else str(value)
+    # A spreadsheet would run it.
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+
+
+def _line(cells: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+def _not_in_future(day: date) -> date:
+    if day > datetime.now(UTC).date():
+        raise Invalid(f"{day} is to come (UTC)")
+    return day

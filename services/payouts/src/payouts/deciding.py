@@ -1,0 +1,369 @@
+"""What is to be done about a payout, and what came of it: decided in a transaction, with the rows
+locked. `submitting.py` carries it out in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from common.errors import RateLimited
+from common.logs import get_logger
+from common.outside import NoAnswer, NotAuthorized, Refused, excerpt
+from common.redaction import Redactor
+from payouts import domain, settling
+from payouts.accounts import Account
+from payouts.books import Books
+from payouts.clients import Order
+from payouts.details import Details
+from payouts.domain import Found, Move, State, Step
+from payouts.models import Attempt, Control, Payout, Recipient
+from payouts.repository import TransferKey
+from payouts.requests import stored
+from payouts.settling import File, Times
+
+log = get_logger(__name__)
+
+# An intent that is so old is not acted upon, so that the call, which is bounded, is over when
+# another process may look: a process that was suspended in between must not send after that.
+FRESH = timedelta(seconds=5)
+_NOT_AUTHORIZED_SECONDS = 300.0
+_BLOCKED = timedelta(hours=1)
+_FORGOTTEN = timedelta(days=90)
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Begin:
+    """See what is to be done about the payout; `ask` is whether to ask about it in any case."""
+
+    payout_id: str
+    ask: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """The provider is to be asked. `version` is the payout's, by which a change meanwhile shows."""
+
+    order: Order
+    version: int
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Looked:
+    payout_id: str
+    version: int
+    found: Sequence[Found] | Exception
+
+
+@dataclass(frozen=True)
+class Send:
+    """The provider is to be called: the intent is committed. `before` is the latest moment for it,
+    by the process's monotonic clock (seconds)."""
+
+    order: Order
+    number: int
+    key: str
+    before: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    payout_id: str
+    number: int
+    answer: Found | Exception
+
+
+@dataclass(frozen=True)
+class Postpone:
+    payout_id: str
+    seconds: float
+    error: str
+
+
+Item = Begin | Looked | Answered | Postpone
+Next = Look | Send | None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`timeout` bounds each call of a provider."""
+
+    details: Details
+    timeout: timedelta
+    times: Times
+    redact: Redactor
+
+    def text(self, error: Exception) -> str:
+        return excerpt(self.redact(str(error)))
+
+
+class Desk:
+    """Decides about one payout after the other, of one transaction."""
+
+    account: Account
+    recipient: Recipient
+
+    def __init__(
+        self, rules: Rules, books: Books, controls: Mapping[str, Control], before: float
+    ) -> None:
+        self._rules = rules
+        self._times = rules.times
+        self._timeout = rules.timeout
+        self._books = books
+        self._now = books.now
+        self._controls = controls
+        self._before = before
+
+    def begin(self, file: File, *, ask: bool) -> Next:
+        row, last = file.row, file.last
+        step = self._step(file, ask=ask)
+        if step is Step.SEND:
+            return self._intend(file)
+        if step is Step.LOOK:
+            if row.state == State.SUBMITTING:
+                self._lose(file, "the process that sent it died", answered=False)
+            if row.next_at is not None or row.state == State.UNKNOWN:
+                row.next_at = self._now + self._timeout + FRESH  # should we die, too
+            if last is None:
+                order = self._order(row, self.recipient.details)
+                return Look(order, row.version, self._now - _FORGOTTEN)
+            since = file.attempts[0].started_at - _CLOCKS_DIFFER
+            return Look(self._order(row, last.details), row.version, since)
+        if row.state == State.APPROVED:
+            self._wait(row)
+        elif row.state == State.SUBMITTING and last is not None:
+            row.next_at = last.deadline  # whoever sends it may die
+        return None
+
+    def looked(self, file: File, item: Looked, transfers: Mapping[TransferKey, Any]) -> Next:
+        row = file.row
+        if row.version != item.version:
+            return None  # somebody knew more meanwhile
+        if isinstance(item.found, Exception):
+            error = self._rules.text(item.found)
+            if row.next_at is None:  # nothing waits for it, somebody only asked
+                log.warning("a look-up failed", payout=row.id, error=error)
+                return None
+            settling.look_again(self._books, row, self._times, f"look-up: {error}")
+            return None
+        verdict = domain.judge(settling.sent(file.attempts), list(item.found))
+        if verdict.doubled:
+            for each in item.found:
+                if each.fate.moves_money and each is not verdict.transfer:
+                    settling.doubled(self._books, row, each.transfer_id)
+        if verdict.transfer is not None:
+            found = verdict.transfer
+            if file.last is None:
+                self._remember(file)
+            settling.compare(self._books, row, found)
+            transfer = transfers[self._key(found)]
+            before = row.version
+            settling.settle(
+                self._books,
+                file,
+                transfer,
+                found.fate,
+                times=self._times,
+                asked=True,
+                reason=f"asked, {self.account.provider} says {found.fate}",
+            )
+            if found.fate.moves_money or row.version != before:
+                if row.version == before and row.state == State.SUBMITTED:
+                    settling.look_again(self._books, row, self._times, None)
+                return None
+        return self._free(file)
+
+    def _free(self, file: File) -> Next:
+        """The provider has nothing of the last attempt that moves money."""
+        row, last = file.row, file.last
+        if row.state == State.SUBMITTED:
+            settling.look_again(self._books, row, self._times, "the provider does not list it")
+            return None
+        if row.state not in {State.UNKNOWN, State.APPROVED}:
+            return None
+        if last is not None:
+            proved_at = (last.finished_at or last.deadline) + self._quiet
+            if self._now < proved_at:
+                settling.look_again(self._books, row, self._times, None)
+                row.next_at = max(row.next_at or proved_at, proved_at)
+                return None
+        if row.state == State.UNKNOWN:
+            self._move(row, Move.FREE, "the provider was asked and knows nothing of it")
+        row.looks = 0
+        if self._may_send(row):
+            return self._intend(file)
+        self._wait(row)
+        return None
+
+    def answered(self, file: File, item: Answered, transfers: Mapping[TransferKey, Any]) -> None:
+        row, books = file.row, self._books
+        attempt = file.attempts[item.number - 1]
+        attempt.finished_at = self._now
+        if isinstance(item.answer, Found):
+            attempt.outcome, attempt.answered = "accepted", True
+            settling.compare(books, row, item.answer)
+            transfer = transfers[self._key(item.answer)]
+            settling.settle(books, file, transfer, item.answer.fate, times=self._times)
+            if row.state == State.SUBMITTING and attempt is file.last:
+                self._lose(file, "the provider repeats an answer of before", answered=True)
+            return
+        error = item.answer
+        attempt.outcome = outcome_of(error)
+        attempt.error = self._rules.text(error)
+        # Whether the key has its answer, which would be repeated; "asked too often" is none.
+        attempt.answered = attempt.outcome != "deferred" and not isinstance(error, NoAnswer)
+        if row.state != State.SUBMITTING or attempt is not file.last:
+            return  # a webhook, or whoever took it over, knew more
+        match attempt.outcome:
+            case "refused":
+                told = settling.fail(books, row, attempt.error)
+                self._move(row, Move.REFUSE, attempt.error, told=told)
+            case "deferred":
+                row.error = attempt.error
+                after = getattr(error, "retry_after", _NOT_AUTHORIZED_SECONDS)
+                row.next_at = self._now + timedelta(seconds=after)
+                self._move(row, Move.DEFER, attempt.error)
+            case _:
+                self._lose(file, attempt.error, answered=attempt.answered)
+
+    def postpone(self, file: File, item: Postpone) -> None:
+        row = file.row
+        if row.next_at is not None:
+            row.next_at = self._now + timedelta(seconds=item.seconds)
+            if row.state == State.APPROVED or row.error is None:
+                row.error = item.error
+
+    def _step(self, file: File, *, ask: bool) -> Step:
+        row, last = file.row, file.last
+        return domain.next_step(
+            State(row.state),
+            attempts=row.attempts + self._forgetful(row),
+            held=row.held or self.recipient.blocked,
+            stopped=self._stopped(row),
+            due=row.due_at <= self._now,
+            under_way=last is not None and last.outcome is None and last.deadline > self._now,
+            asked_for=ask,
+        )
+
+    def _may_send(self, row: Payout) -> bool:
+        held = row.held or self.recipient.blocked or self._stopped(row)
+        return row.state == State.APPROVED and not held and row.due_at <= self._now
+
+    def _stopped(self, row: Payout) -> bool:
+        control = self._controls.get(row.tenant)
+        return control is not None and control.paused
+
+    def _forgetful(self, row: Payout) -> bool:
+        """Whether it may have been sent although no attempt says so."""
+        control = self._controls.get(row.tenant)
+        until = control.ask_first_until if control else None
+        return until is not None and self._now < until
+
+    def _remember(self, file: File) -> None:
+        """An attempt that the database has forgotten."""
+        row = file.row
+        row.attempts = 1
+        attempt = Attempt(
+            payout_id=row.id,
+            number=1,
+            idempotency_key=f"{row.id}.1",
+            started_at=self._now,
+            deadline=self._now,
+            finished_at=self._now,
+            outcome="found",
+            answered=True,
+            details=self.recipient.details,
+        )
+        self._books.session.add(attempt)
+        file.attempts.append(attempt)
+
+    def _wait(self, row: Payout) -> None:
+        """Until it is due, released, unblocked or resumed."""
+        if row.held:
+            row.next_at = None
+        else:
+            row.next_at = max(row.due_at, self._now + _BLOCKED * self.recipient.blocked)
+
+    def _intend(self, file: File) -> Send:
+        row = file.row
+        number = row.attempts + 1
+        details = self.recipient.details
+        key = self._key_again(file, details) or f"{row.id}.{number}"
+        deadline = self._now + self._timeout + FRESH
+        attempt = Attempt(
+            payout_id=row.id,
+            number=number,
+            idempotency_key=key,
+            started_at=self._now,
+            deadline=deadline,
+            answered=False,
+            details=details,
+        )
+        self._books.session.add(attempt)
+        file.attempts.append(attempt)
+        row.attempts = number
+        row.next_at = deadline
+        self._move(row, Move.SEND, f"attempt {number}")
+        return Send(self._order(row, details), number, key, self._before)
+
+    def _key_again(self, file: File, details: str) -> str | None:
+        """The last attempt's key, as long as the provider would recognise it: should that call be
+        under way there after all, it is not done twice. Not after an answer: Stripe would repeat
+        it, failures too. Nor with other details, which are another request."""
+        last = file.last
+        if last is None or not self._same(file.row.provider, last.details, details):
+            return None
+        same = [e for e in file.attempts if e.idempotency_key == last.idempotency_key]
+        if any(each.answered or each.transfer_id or each.fate for each in same):
+            return None
+        fresh = self._now - same[0].started_at < self.account.client.keeps_keys
+        return last.idempotency_key if fresh else None
+
+    def _same(self, provider: str, sealed: str, other: str) -> bool:
+        """Sealed anew they are other texts."""
+        open_ = self._rules.details.open
+        return sealed == other or open_(provider, sealed) == open_(provider, other)
+
+    def _lose(self, file: File, error: str, *, answered: bool) -> None:
+        assert file.last is not None
+        file.last.outcome = "unknown"
+        file.last.answered = answered
+        file.row.error = error
+        file.row.looks = 0
+        self._move(file.row, Move.LOSE, error)
+        settling.look_again(self._books, file.row, self._times, error)
+
+    def _move(self, row: Payout, move: Move, reason: str, *, told: bool = True) -> None:
+        to = domain.after(State(row.state), move)
+        self._books.move(row, to, action=move, reason=reason, told=told)
+
+    def _order(self, row: Payout, sealed: str) -> Order:
+        details = self._rules.details.open(row.provider, sealed)
+        wanted = stored(row.request)
+        known = (row.transfer_id,) if row.transfer_id else ()
+        return Order(row.id, row.amount, row.currency, details, wanted.description, known)
+
+    def _key(self, found: Found) -> TransferKey:
+        account = self.account
+        return (account.tenant, account.provider, account.name, found.transfer_id)
+
+    @property
+    def _quiet(self) -> timedelta:
+        seconds = self.account.client.options.quiet_seconds
+        return self.account.client.quiet if seconds is None else timedelta(seconds=seconds)
+
+
+def too_late() -> Exception:
+    """Instead of an answer: nothing was sent."""
+    return RateLimited("this process was too slow to send it", 1)
+
+
+def outcome_of(error: Exception) -> str:
+    if isinstance(error, Refused):
+        return "refused"
+    if isinstance(error, RateLimited | NotAuthorized):
+        return "deferred"
+    return "unknown"
