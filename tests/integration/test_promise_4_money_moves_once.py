@@ -404,8 +404,8 @@ def test_promise_4_money_moves_once_whatever_happens(engine: AsyncEngine, keyed:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=30,
-                stateful_step_count=20,
+                max_examples=20,
+                stateful_step_count=15,
                 # To shrink takes minutes, and what failed is short enough to read.
                 phases=[Phase.explicit, Phase.reuse, Phase.generate],
                 deadline=None,

@@ -22,7 +22,7 @@ QUICK = {
     "FIRST_POLL_SECONDS": "300",
     "PROVIDER_TIMEOUT_SECONDS": "1",
 }
-OPTIONS = {"quiet_seconds": 0.2}
+OPTIONS = {"quiet_seconds": 0.2, "circuit_seconds": 3}
 
 
 def details(provider: str, **changes: Any) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Accounts:
                     burst=max(1, int(options.per_second)),
                     sessions=sessions,
                 ),
+                open_seconds=options.circuit_seconds,
                 on_change=_telling(on_circuit, each),
             )
             key = (each.tenant, each.provider, each.name)

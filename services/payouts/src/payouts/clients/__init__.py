@@ -30,6 +30,9 @@ class Options(BaseModel):
     approval_above: dict[Currency, int] = Field(default_factory=dict)
     per_second: float = Field(default=20, gt=0, le=1000, description="calls, of all workers")
     at_once: int = Field(default=50, ge=1, le=500, description="calls, of one worker")
+    circuit_seconds: float = Field(
+        default=30, gt=0, le=3600, description="nothing is sent for so long after ten failures"
+    )
     quiet_seconds: float | None = Field(
         default=None,
         ge=0,
