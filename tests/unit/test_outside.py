@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from common.errors import RateLimited, Upstream
-from common.outside import NotAuthorized, Refused, call, excerpt
+from common.outside import NoAnswer, NotAuthorized, Refused, call, excerpt
 from common.redaction import Redactor
 from webhook_gateway import asking
 
@@ -23,10 +23,14 @@ async def answered(status: int, body: str = "{}") -> object:
     [
         (400, Refused),
         (401, NotAuthorized),
-        (408, Upstream),
+        (408, NoAnswer),
         (409, Refused),
         (429, RateLimited),
         (500, Upstream),
+        # Of somebody in between: the other side may still be busy with it.
+        (502, NoAnswer),
+        (503, NoAnswer),
+        (524, NoAnswer),
     ],
 )
 async def test_only_a_definite_no_is_a_refusal(status: int, error: type[Exception]) -> None:
