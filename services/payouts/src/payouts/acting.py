@@ -56,7 +56,7 @@ async def release(session: AsyncSession, row: Payout, by: Actor, reason: str) ->
     if row.state == State.APPROVED:
         row.next_at = max(row.due_at, books.now)
     elif row.state == State.FAILED:
-        wait = domain.retry_after(row.failures)
+        wait = None if row.provider in READ_ONLY else domain.retry_after(row.failures)
         row.next_at = books.now + wait if wait is not None else None
     books.note(row, by, "release", reason)
     await _close(books, row)

@@ -1,6 +1,6 @@
 """What one transaction does to payouts: states, ledger, balances, audit log and events, together.
 
-Rows are locked in one order everywhere: payouts, then balances, then the audit's head.
+Rows are locked in one order everywhere: transfers, payouts, differences, balances, audit head.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import case, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -132,16 +132,18 @@ class Books:
 
     async def close(self) -> None:
         await self.session.flush()
-        if self._actions:
-            await self._post()
-            await self._append()
-        for each in self._differences.values():
+        for _, each in sorted(self._differences.items()):
             values = {name: getattr(each, name) for name in _DIFFERENCE_COLUMNS}
             await self.session.execute(
                 insert(Difference)
                 .values(values)
-                .on_conflict_do_update(index_elements=[Difference.id], set_={"resolved_at": None})
+                .on_conflict_do_update(
+                    index_elements=[Difference.id], set_={"resolved_at": STAYS_RESOLVED}
+                )
             )
+        if self._actions:
+            await self._post()
+            await self._append()
         await outbox.write(self.session, self._events)
         for (provider, state), count in self._moves.items():
             metrics.moves.labels(provider, state).inc(count)
@@ -260,6 +262,8 @@ class Books:
         )
 
 
+# What was paid twice is open until a person has dealt with it, and not again after that.
+STAYS_RESOLVED = case((Difference.kind == "doubled", Difference.resolved_at), else_=null())
 _LOCK_HEAD = select(AuditHead.position, AuditHead.hash).with_for_update()
 _INSERT_AUDIT = insert_rows(AuditEntry.__table__, _AUDIT_COLUMNS)  # type: ignore[arg-type]
 _INSERT_LEDGER = insert_rows(LedgerEntry.__table__, _LEDGER_COLUMNS)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from common.errors import RateLimited
+from common.errors import PaybusError, RateLimited, Upstream
 from common.logs import get_logger
 from common.outside import NoAnswer, NotAuthorized, Refused, excerpt
 from common.redaction import Redactor
@@ -125,7 +125,7 @@ class Desk:
         if step is Step.LOOK:
             if row.state == State.SUBMITTING:
                 self._lose(file, "the process that sent it died", answered=False)
-            if row.next_at is not None or row.state == State.UNKNOWN:
+            if row.state == State.UNKNOWN or self._waits(row):
                 row.next_at = self._now + self._timeout + FRESH  # should we die, too
             if last is None:
                 order = self._order(row, self.recipient.details)
@@ -138,15 +138,16 @@ class Desk:
             row.next_at = last.deadline  # whoever sends it may die
         return None
 
-    def looked(self, file: File, item: Looked, transfers: Mapping[TransferKey, Any]) -> Next:
+    def looked(
+        self, file: File, item: Looked, transfers: Mapping[TransferKey, Any]
+    ) -> Next | PaybusError:
         row = file.row
         if row.version != item.version:
             return None  # somebody knew more meanwhile
         if isinstance(item.found, Exception):
             error = self._rules.text(item.found)
-            if row.next_at is None:  # nothing waits for it, somebody only asked
-                log.warning("a look-up failed", payout=row.id, error=error)
-                return None
+            if not self._waits(row):  # no clock would bring it back: who asked does
+                return Upstream(f"the look-up of payout {row.id} failed: {error}")
             settling.look_again(self._books, row, self._times, f"look-up: {error}")
             return None
         verdict = domain.judge(settling.sent(file.attempts), list(item.found))
@@ -231,10 +232,14 @@ class Desk:
 
     def postpone(self, file: File, item: Postpone) -> None:
         row = file.row
-        if row.next_at is not None:
+        if self._waits(row):
             row.next_at = self._now + timedelta(seconds=item.seconds)
             if row.state == State.APPROVED or row.error is None:
                 row.error = item.error
+
+    def _waits(self, row: Payout) -> bool:
+        """Whether the clock brings it back for a look; a failed one has its own hour."""
+        return row.next_at is not None and row.state != State.FAILED
 
     def _step(self, file: File, *, ask: bool) -> Step:
         row, last = file.row, file.last

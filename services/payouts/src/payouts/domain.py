@@ -161,7 +161,7 @@ def next_step(
     """
     if state is State.SUBMITTING:
         return Step.NOTHING if under_way else Step.LOOK
-    if asked_for and attempts:
+    if asked_for and attempts and state is not State.SCHEDULED:
         return Step.LOOK
     if state in {State.UNKNOWN, State.SUBMITTED}:
         return Step.LOOK

@@ -76,6 +76,8 @@ class Submitter:
                     await self._do(account, Answered(due.payout_id, next_.number, answer))
         except RateLimited as error:  # the gate: nothing was begun
             await self._do(account, Postpone(due.payout_id, error.retry_after, str(error)))
+            if due.ask:  # which no clock would bring back
+                raise Upstream(f"payout {due.payout_id} is to be asked about: {error}") from error
 
     async def _do(self, account: Account, item: Item) -> Next:
         return await self._commits.do((item, account))

@@ -25,7 +25,7 @@ from common.gate import Gate
 from common.logs import get_logger
 from payouts import reporting, repository
 from payouts.accounts import Account, Accounts
-from payouts.books import Books
+from payouts.books import STAYS_RESOLVED, Books
 from payouts.clients import Listed, Order
 from payouts.details import Details
 from payouts.domain import Fate, State
@@ -88,8 +88,11 @@ class Worker:
         theirs = await self._listed(account, first - _SLACK, last + _SLACK, orders)
         async with self._sessions.begin() as session:
             found = await _differences(session, account, day, ours, theirs)
+            # Payouts before differences, as everybody locks them.
+            ids = [each.payout_id for each in found if each.kind == "state"]
+            await repository.lock_payouts(session, [id_ for id_ in ids if id_])
             await _keep(session, account, day, found, checked=ours.keys())
-            await _have_asked(session, [each.payout_id for each in found if each.kind == "state"])
+            await _have_asked(session, ids)
 
     async def _listed(
         self, account: Account, first: datetime, last: datetime, orders: Sequence[Order]
@@ -284,14 +287,14 @@ async def _keep(
     about a payout that was `checked` or about none; what was paid twice stays until a person has
     dealt with it."""
     now = await rows.clock(session)
-    for each in found:
+    for each in sorted(found, key=lambda difference: difference.id):
         row = insert(Difference).values(
             {name: getattr(each, name) for name in _COLUMNS} | {"resolved_at": None}
         )
         await session.execute(
             row.on_conflict_do_update(
                 index_elements=[Difference.id],
-                set_={"ours": each.ours, "theirs": each.theirs, "resolved_at": None},
+                set_={"ours": each.ours, "theirs": each.theirs, "resolved_at": STAYS_RESOLVED},
             )
         )
     await session.execute(
