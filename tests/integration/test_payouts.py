@@ -52,6 +52,11 @@ def told(paybus: Paybus, id_: str) -> list[str]:
     return [each["type"] for each in paybus.tapped() if each["subject"] == id_]
 
 
+def until_told_last(paybus: Paybus, id_: str, *types: str) -> None:
+    """An event follows its row, and `payout.submitted` is left out when its end comes first."""
+    until(lambda: told(paybus, id_)[-len(types) :] == list(types), what=f"{types} are told")
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_payout_is_paid_and_the_ledger_says_so(paybus: Paybus, provider: str) -> None:
     seller = add(paybus, provider)
@@ -68,7 +73,7 @@ def test_a_payout_is_paid_and_the_ledger_says_so(paybus: Paybus, provider: str) 
         "paid": 5000,
         "fees": 100,
     }
-    assert told(paybus, payout["id"])[-1] == "payout.paid"
+    until_told_last(paybus, payout["id"], "payout.paid")
 
 
 def test_stripe_pays_from_a_connected_account_to_its_bank(paybus: Paybus) -> None:
@@ -76,7 +81,7 @@ def test_stripe_pays_from_a_connected_account_to_its_bank(paybus: Paybus) -> Non
     payout = order(paybus, seller)
     until_state(paybus, payout, "paid")
     assert [each["kind"] for each in transfers(paybus, payout)] == ["payout"]
-    assert told(paybus, payout["id"]) == ["payout.submitted", "payout.paid"]
+    until_told_last(paybus, payout["id"], "payout.paid")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -139,7 +144,7 @@ def test_money_that_comes_back_is_owed_again(paybus: Paybus, provider: str) -> N
     seller = add(paybus, provider)
     payout = order(paybus, seller, 5000, fee=100)
     until_state(paybus, payout, "returned")
-    assert told(paybus, payout["id"])[-2:] == ["payout.paid", "payout.returned"]
+    until_told_last(paybus, payout["id"], "payout.paid", "payout.returned")
     assert balances(paybus, seller)["available"] == 5000  # the fee was charged
     fates(paybus)
     assert act(paybus, "retry", payout["id"]).status_code == 200

@@ -27,8 +27,7 @@ from hypothesis.stateful import (
 )
 from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from common import database
 from common.contracts.event import root
@@ -382,36 +381,30 @@ class World(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def engine(make_paybus: MakePaybus) -> Iterator[AsyncEngine]:
-    with make_paybus() as paybus:
-        # Each example has an event loop's worth of connections of its own.
-        yield create_async_engine(
-            paybus.layout.databases["payouts"].replace("postgresql://", "postgresql+psycopg://"),
-            poolclass=NullPool,
-        )
+def world(make_paybus: MakePaybus) -> Iterator[type[World]]:
+    """With a database, and an event loop for its connections."""
+    with make_paybus() as paybus, asyncio.Runner() as runner:
+        url = paybus.layout.databases["payouts"]
+        engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        World.sessions, World.runner = database.sessions_of(engine), runner
+        yield World
+        runner.run(engine.dispose())
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["with-keys", "without-keys"])
-def test_promise_4_money_moves_once_whatever_happens(engine: AsyncEngine, keyed: bool) -> None:
-    with asyncio.Runner() as runner:
-
-        class Machine(World):
-            pass
-
-        Machine.sessions = database.sessions_of(engine)
-        Machine.runner = runner
-        Machine.keyed = keyed
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=20,
-                stateful_step_count=15,
-                # To shrink takes minutes, and what failed is short enough to read.
-                phases=[Phase.explicit, Phase.reuse, Phase.generate],
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+def test_promise_4_money_moves_once_whatever_happens(world: type[World], keyed: bool) -> None:
+    world.keyed = keyed
+    run_state_machine_as_test(
+        world,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=15,
+            # To shrink takes minutes, and what failed is short enough to read.
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
 
 
 # Each ends badly without one line of the code; found by the machine above or by thinking of it.
@@ -523,15 +516,14 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["with-keys", "without-keys"])
 @pytest.mark.parametrize("story", _STORIES)
-def test_promise_4_holds_in(engine: AsyncEngine, story: str, keyed: bool) -> None:
-    with asyncio.Runner() as runner:
-        World.sessions, World.runner, World.keyed = database.sessions_of(engine), runner, keyed
-        world = World()
-        world.begin_world([False])
-        for what, *how in _STORIES[story]:
-            _tell(world, what, how)
-            world.nobody_is_paid_twice()
-        world.teardown()
+def test_promise_4_holds_in(world: type[World], story: str, keyed: bool) -> None:
+    world.keyed = keyed
+    told = world()
+    told.begin_world([False])
+    for what, *how in _STORIES[story]:
+        _tell(told, what, how)
+        told.nobody_is_paid_twice()
+    told.teardown()
 
 
 def _tell(world: World, what: str, how: list[Any]) -> None:  # noqa: PLR0912

@@ -17,13 +17,12 @@ from support.checkouts import (
     read,
     settle,
     start,
-    told,
     until_status,
     until_subscription,
+    until_told,
 )
 from support.mobile_money import deliver
 from support.paybus import Paybus
-from support.waiting import until
 
 WEEK = {"plan_id": "week", "interval": "week", "grace_days": 2, "reminder_days": 1}
 
@@ -58,11 +57,6 @@ def pass_days(paybus: Paybus, checkout: dict[str, Any], days: float) -> None:
         "UPDATE subscriptions SET due_at = now() WHERE id = %s AND due_at IS NOT NULL",
         checkout["subscription_id"],
     )
-
-
-def until_told(paybus: Paybus, checkout: dict[str, Any], *changes: str) -> None:
-    id_ = checkout["subscription_id"]
-    until(lambda: told(paybus, id_) == list(changes), what=f"{changes} are told")
 
 
 def renew(paybus: Paybus, checkout: dict[str, Any], provider: str) -> dict[str, Any]:

@@ -100,3 +100,9 @@ def told(paybus: Paybus, subscription_id: str) -> list[str]:
         for each in paybus.tapped()
         if each["subject"] == subscription_id
     ]
+
+
+def until_told(paybus: Paybus, checkout: dict[str, Any], *changes: str) -> None:
+    """All that was said of the checkout's subscription: an event follows its row."""
+    id_ = checkout["subscription_id"]
+    until(lambda: told(paybus, id_) == list(changes), what=f"{changes} are told")

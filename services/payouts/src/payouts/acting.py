@@ -87,19 +87,21 @@ async def retry(session: AsyncSession, row: Payout, by: Actor, reason: str) -> N
 
 async def _take_from_balance(session: AsyncSession, row: Payout) -> None:
     """What came back may be in another payout by now. Raises `Conflict`."""
-    balances = await repository.lock_balances(session, row.currency, [row.recipient_id])
+    available = await repository.available(session, [row.recipient_id])
+    there = available[row.recipient_id, row.currency]
     needed = row.amount + (0 if row.fee_charged else row.fee)
-    if (available := balances[row.recipient_id].available) < needed:
-        raise Conflict(f"{available} {row.currency} are available (minor units), not {needed}")
+    if there < needed:
+        raise Conflict(f"{there} {row.currency} are available (minor units), not {needed}")
 
 
 async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Difference:
-    """Of a difference: it stays open no longer. Raises `Conflict` when it is resolved already."""
+    """Of a difference: open again only when one side says something else. Raises `Conflict` when it
+    is resolved already."""
     row = await session.get_one(Difference, id_, with_for_update=True, populate_existing=True)
     if row.resolved_at is not None:
         raise Conflict("it is resolved already")
     books = await _books(session)
-    row.resolved_at = books.now
+    row.resolved_at, row.resolved_by = books.now, by.name
     books.act(Action(books.now, row.tenant, by, "resolve", f"difference/{row.id}", reason=reason))
     await books.close()
     return row

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, null, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.arrays import arrays, insert_rows
 from common.contracts.event import Event, derived_id, follow_up, root
 from common.contracts.payouts import PayoutChanged, PayoutDue
 from common.messaging import outbox
-from payouts import audit, ledger, metrics
+from payouts import audit, differences, ledger, metrics
 from payouts.audit import PAYBUS, Action, Actor, Posted
 from payouts.domain import State
 from payouts.ledger import Account, Entry, Sum
@@ -34,10 +33,6 @@ _AUDIT_COLUMNS = (
 _LEDGER_COLUMNS = (
     "tenant", "recipient_id", "payout_id", "currency", "source", "target", "amount",
     "audit_position", "at",
-)  # fmt: skip
-_DIFFERENCE_COLUMNS = (
-    "id", "tenant", "day", "provider", "account", "kind", "payout_id", "transfer_id", "ours",
-    "theirs",
 )  # fmt: skip
 _BALANCES = text(
     """
@@ -127,20 +122,12 @@ class Books:
         )
 
     def differ(self, difference: Difference) -> None:
-        """Keep it, once; one that was resolved is open again."""
+        """Keep it, once."""
         self._differences[difference.id] = difference
 
     async def close(self) -> None:
         await self.session.flush()
-        for _, each in sorted(self._differences.items()):
-            values = {name: getattr(each, name) for name in _DIFFERENCE_COLUMNS}
-            await self.session.execute(
-                insert(Difference)
-                .values(values)
-                .on_conflict_do_update(
-                    index_elements=[Difference.id], set_={"resolved_at": STAYS_RESOLVED}
-                )
-            )
+        await differences.keep(self.session, self._differences.values())
         if self._actions:
             await self._post()
             await self._append()
@@ -262,8 +249,6 @@ class Books:
         )
 
 
-# What was paid twice is open until a person has dealt with it, and not again after that.
-STAYS_RESOLVED = case((Difference.kind == "doubled", Difference.resolved_at), else_=null())
 _LOCK_HEAD = select(AuditHead.position, AuditHead.hash).with_for_update()
 _INSERT_AUDIT = insert_rows(AuditEntry.__table__, _AUDIT_COLUMNS)  # type: ignore[arg-type]
 _INSERT_LEDGER = insert_rows(LedgerEntry.__table__, _LEDGER_COLUMNS)  # type: ignore[arg-type]

@@ -255,7 +255,8 @@ class Desk:
 
     def _may_send(self, row: Payout) -> bool:
         held = row.held or self.recipient.blocked or self._stopped(row)
-        return row.state == State.APPROVED and not held and row.due_at <= self._now
+        approved = row.state == State.APPROVED and row.due_at <= self._now
+        return approved and not held and self.account.pays
 
     def _stopped(self, row: Payout) -> bool:
         control = self._controls.get(row.tenant)

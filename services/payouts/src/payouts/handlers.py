@@ -37,7 +37,7 @@ _PROVED = {"signature", "requery"}
 
 
 class Reports:
-    """Handles what providers say. One for each batch would do; it keeps nothing between them."""
+    """Handles what providers say; what a batch needs lives in its session."""
 
     def __init__(self, times: Times) -> None:
         self._times = times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -82,16 +82,12 @@ class Jobs:
         """What recipients' schedules want paid out of what is available."""
         now = await rows.clock(work.session)
         found = await repository.recipients_due(work.session, now, _MOST)
-        by_tenant: dict[str, list[tuple[Recipient, datetime]]] = {}
+        due: list[tuple[Recipient, datetime]] = []
         for recipient in found:
             schedule = requests.Schedule.model_validate(recipient.schedule, extra="ignore")
-            at = recipient.next_payout_at or now
+            due.append((recipient, recipient.next_payout_at or now))
             recipient.next_payout_at = ordering.next_payout(schedule, now)
-            by_tenant.setdefault(recipient.tenant, []).append((recipient, at))
-        paid = 0
-        for tenant, due in sorted(by_tenant.items()):
-            paid += await self._desk.pay_balances(work.session, tenant, due)
-        await work.session.flush()
+        paid = await self._desk.pay_balances(work.session, due)
         await self._go_on(work, event, found)
         return f"{paid} of {len(found)} recipients due are paid"
 
@@ -174,7 +170,7 @@ async def order_reconciliation(
 async def _order_work(
     session: AsyncSession, cause: Event[JobDue] | None, tenant: str, work: PayoutWork
 ) -> None:
-    occasion = cause.id if cause else datetime.now().astimezone().isoformat()
+    occasion = cause.id if cause else datetime.now(UTC).isoformat()
     parts = (tenant, work.kind, str(work.day), work.provider or "", work.account or "", occasion)
     event = root(
         id=derived_id("payout_work", *parts),

@@ -266,7 +266,7 @@ class DayReport(Base):
 
 class Difference(TenantRow, Base):
     """Something that the provider and we say differently of a day (UTC). `resolved_at` is when both
-    said the same again."""
+    said the same again, or when the person `resolved_by` had dealt with it."""
 
     __tablename__ = "differences"
 
@@ -279,6 +279,7 @@ class Difference(TenantRow, Base):
     ours: Mapped[str | None]
     theirs: Mapped[str | None]
     resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str | None]
 
     __table_args__ = (Index("differences_page", "tenant", "created_at", "id"),)
 

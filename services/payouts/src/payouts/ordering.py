@@ -185,41 +185,40 @@ class Desk:
         return row, new
 
     async def pay_balances(
-        self, session: AsyncSession, tenant: str, due: Sequence[tuple[Recipient, datetime]]
+        self, session: AsyncSession, due: Sequence[tuple[Recipient, datetime]]
     ) -> int:
-        """What these recipients' schedules want paid out of what is available; each with the moment
-        that names the occasion. Returns how many are paid."""
-        available: dict[str, int] = {}
-        for currency in sorted({recipient.currency for recipient, _ in due}):
-            ids = [recipient.id for recipient, _ in due if recipient.currency == currency]
-            balances = await repository.lock_balances(session, currency, ids)
-            available |= {id_: row.available for id_, row in balances.items()}
-        wanted = []
+        """What these recipients' schedules want paid out of what is available, of whatever tenants;
+        each with the moment that names the occasion. Returns how many are paid."""
+        by_id: dict[str, tuple[str, Recipient]] = {}
         for recipient, at in due:
             key = f"schedule:{recipient.id}:{at.isoformat()}"
+            by_id[payout_id(recipient.tenant, key)] = key, recipient
+        known = await repository.lock_payouts(session, list(by_id))
+        available = await repository.available(session, [recipient.id for recipient, _ in due])
+        books = Books(session, await rows.clock(session))
+        made: list[Payout] = []
+        for id_, (key, recipient) in by_id.items():
+            there = available[recipient.id, recipient.currency]
+            if id_ in known or there < _minimum(recipient):
+                continue
             try:
-                payout = self._of_balance(recipient, payout_id(tenant, key), available)
+                made.append(self._of_balance(books.now, id_, key, recipient, there))
             except PaybusError as error:
                 log.error("a schedule can't pay", recipient=recipient.id, error=str(error))
-                continue
-            if payout is not None:
-                wanted.append((key, payout))
-        if wanted:
-            await self._order(session, tenant, wanted, audit.PAYBUS)
-        return len(wanted)
+        for tenant in sorted({row.tenant for row in made}):
+            await repository.introduce_tenant(session, tenant)
+        self._open(books, made, audit.PAYBUS)
+        await books.close()
+        return len(made)
 
     def _of_balance(
-        self, recipient: Recipient, id_: str, available: Mapping[str, int]
-    ) -> NewPayout | None:
+        self, now: datetime, id_: str, key: str, recipient: Recipient, there: int
+    ) -> Payout:
         """Raises what `_check` raises."""
-        schedule = Schedule.model_validate(recipient.schedule, extra="ignore")
-        there = available.get(recipient.id, 0)
-        if there < schedule.minimum:
-            return None
         account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
         if not account.limit(recipient.currency):
             raise Invalid(f"{account.path} pays nothing in {recipient.currency}")
-        payout = NewPayout(
+        wanted = NewPayout(
             recipient=recipient.reference,
             # What is more than one payout may be stays for the next time.
             amount=min(there, account.limit(recipient.currency)),
@@ -227,8 +226,8 @@ class Desk:
             funding="balance",
             priority="default",
         )
-        self._check(account, recipient, id_, payout)
-        return payout
+        self._check(account, recipient, id_, wanted)
+        return _row(now, id_, key, wanted, recipient, account, audit.PAYBUS, None)
 
     async def _order(
         self,
@@ -261,16 +260,19 @@ class Desk:
                     raise
                 number = int(key.rpartition(":")[2]) + 1
                 raise Invalid(f"payout {number} of the batch: {error}") from error
-            made[id_] = _row(books.now, tenant, id_, key, each, recipient, account, by, batch_id)
-        await self._check_balances(session, list(made.values()))
-        session.add_all(made.values())
-        for row in made.values():
+            made[id_] = _row(books.now, id_, key, each, recipient, account, by, batch_id)
+        await _check_balances(session, list(made.values()))
+        self._open(books, list(made.values()), by)
+        await books.close()
+        return Ordered([known.get(id_) or made[id_] for id_ in by_id], new=len(made))
+
+    def _open(self, books: Books, made: Sequence[Payout], by: Actor) -> None:
+        books.session.add_all(made)
+        for row in made:
             books.open(row, by)
             if row.state == State.APPROVED and row.due_at <= books.now:
                 row.next_at = books.now + self._reorder
                 books.order(row)
-        await books.close()
-        return Ordered([known.get(id_) or made[id_] for id_ in by_id], new=len(made))
 
     async def _recipients(
         self, session: AsyncSession, tenant: str, wanted: Sequence[NewPayout]
@@ -302,23 +304,6 @@ class Desk:
         order = Order(id_, wanted.amount, wanted.currency, details, wanted.description)
         account.client.check(order)
 
-    async def _check_balances(self, session: AsyncSession, made: Sequence[Payout]) -> None:
-        """Raises `Conflict` when more is wanted from a balance than is available."""
-        wanted: Counter[tuple[str, str]] = Counter()
-        for row in made:
-            if row.funding == "balance":
-                wanted[row.currency, row.recipient_id] += row.amount + row.fee
-        for currency in sorted({currency for currency, _ in wanted}):
-            ids = [id_ for of, id_ in wanted if of == currency]
-            balances = await repository.lock_balances(session, currency, ids)
-            for id_ in ids:
-                available = balances[id_].available if id_ in balances else 0
-                if wanted[currency, id_] > available:
-                    raise Conflict(
-                        f"{available} {currency} are available (minor units), "
-                        f"not {wanted[currency, id_]}"
-                    )
-
     def _same_recipient(self, row: Recipient, wanted: NewRecipient, details: Any) -> None:
         same = (
             row.name == wanted.name
@@ -349,9 +334,24 @@ class Desk:
         await books.close()
 
 
+async def _check_balances(session: AsyncSession, made: Sequence[Payout]) -> None:
+    """Raises `Conflict` when more is wanted from a balance than is available."""
+    wanted: Counter[tuple[str, str]] = Counter()
+    for row in made:
+        if row.funding == "balance":
+            wanted[row.recipient_id, row.currency] += row.amount + row.fee
+    available = await repository.available(session, [recipient for recipient, _ in wanted])
+    for (recipient, currency), amount in wanted.items():
+        if amount > (there := available[recipient, currency]):
+            raise Conflict(f"{there} {currency} are available (minor units), not {amount}")
+
+
+def _minimum(recipient: Recipient) -> int:
+    return Schedule.model_validate(recipient.schedule, extra="ignore").minimum
+
+
 def _row(
     now: datetime,
-    tenant: str,
     id_: str,
     key: str,
     wanted: NewPayout,
@@ -364,7 +364,7 @@ def _row(
     due_at = moment(wanted, now)
     return Payout(
         id=id_,
-        tenant=tenant,
+        tenant=recipient.tenant,
         created_at=now,
         idempotency_key=key,
         request=as_stored(wanted),

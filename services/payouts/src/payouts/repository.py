@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -81,17 +82,18 @@ async def one_at_a_time(session: AsyncSession, id_: str) -> None:
     )
 
 
-async def lock_balances(
-    session: AsyncSession, currency: str, ids: Sequence[str]
-) -> Mapping[str, Balance]:
+async def available(session: AsyncSession, ids: Sequence[str]) -> Mapping[tuple[str, str], int]:
+    """What these recipients could be paid, in minor units, by recipient and currency: 0 where
+    nothing is known. Their balances are locked, all at once and in the order of their ids."""
     query = (
         select(Balance)
-        .where(is_one_of(Balance.recipient_id, sorted({*ids})), Balance.currency == currency)
-        .order_by(Balance.recipient_id)
+        .where(is_one_of(Balance.recipient_id, sorted({*ids})))
+        .order_by(Balance.recipient_id, Balance.currency)
         .with_for_update()
         .execution_options(populate_existing=True)
     )
-    return {row.recipient_id: row for row in (await session.scalars(query)).all()}
+    found = await session.scalars(query)
+    return Counter({(row.recipient_id, row.currency): row.available for row in found.all()})
 
 
 TransferKey = tuple[str, str, str, str]

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from common.contracts.event import Event, derived_id
+from common.contracts.event import Event
 from common.logs import get_logger
-from payouts import domain, metrics
+from payouts import differences, domain, metrics
 from payouts.accounts import READ_ONLY
 from payouts.audit import PAYBUS, Actor
 from payouts.books import Books
 from payouts.domain import Fate, Found, State
-from payouts.models import Attempt, Difference, Payout, Transfer
+from payouts.models import Attempt, Payout, Transfer
 
 log = get_logger(__name__)
 
@@ -141,7 +141,7 @@ def compare(books: Books, row: Payout, found: Found) -> None:
 def differ(
     books: Books, row: Payout, kind: str, transfer_id: str | None, ours: str, theirs: str
 ) -> None:
-    """Keep a difference, once."""
+    """They say differently."""
     log.error(
         "the provider and the ledger differ",
         payout=row.id,
@@ -150,26 +150,14 @@ def differ(
         ours=ours,
         theirs=theirs,
     )
-    books.differ(
-        Difference(
-            id=derived_id("differences", row.id, kind, transfer_id or ""),
-            tenant=row.tenant,
-            day=books.now.date(),
-            provider=row.provider,
-            account=row.account,
-            kind=kind,
-            payout_id=row.id,
-            transfer_id=transfer_id,
-            ours=ours,
-            theirs=theirs,
-        )
-    )
+    day = books.now.date()
+    books.differ(differences.of_payout(row, day, kind, transfer_id, ours, theirs))
 
 
 def doubled(books: Books, row: Payout, transfer_id: str) -> None:
     """More than one transfer of a payout moves money."""
     metrics.doubled.labels(row.provider).inc()
-    differ(books, row, "doubled", transfer_id, row.transfer_id or "none", "one more")
+    differ(books, row, differences.DOUBLED, transfer_id, "once", "once more")
 
 
 def sent(attempts: Sequence[Attempt]) -> list[domain.Sent]:

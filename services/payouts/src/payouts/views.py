@@ -209,6 +209,7 @@ class DifferenceView(View):
     ours: str | None
     theirs: str | None
     resolved_at: datetime | None
+    resolved_by: str | None
 
 
 class AuditPage(BaseModel):

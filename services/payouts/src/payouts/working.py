@@ -1,7 +1,5 @@
-"""Work that no payout waits for: the report of a day, and its comparison with what a provider says.
-
-Both can be done again at any time, and then say what is so now.
-"""
+"""Work that no payout waits for: the report of a day, and the comparison of its payouts with what a
+provider says. Both can be done again at any time, and then say what is so now."""
 
 from __future__ import annotations
 
@@ -11,22 +9,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from sqlalchemy import func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from common import rows
-from common.contracts.event import Event, derived_id
+from common.contracts.event import Event
 from common.contracts.payouts import PayoutWork
 from common.database import Sessions
 from common.errors import Invalid, Permanent, RateLimited
 from common.gate import Gate
 from common.logs import get_logger
-from payouts import reporting, repository
+from payouts import differences, reporting, repository
 from payouts.accounts import Account, Accounts
-from payouts.books import STAYS_RESOLVED, Books
-from payouts.clients import Listed, Order
+from payouts.books import Books
+from payouts.clients import Listed, ListingClient, Order
 from payouts.details import Details
 from payouts.domain import Fate, State
 from payouts.models import (
@@ -98,7 +95,7 @@ class Worker:
         self, account: Account, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> list[Listed]:
         client, gate = account.client, account.gate
-        if client.lists:
+        if isinstance(client, ListingClient):
             async with gate.place(), gate.call():
                 return [each async for each in client.transfers(first, last, orders)]
         found: list[Listed] = []
@@ -202,33 +199,34 @@ async def _differences(
         row = ours[id_].row if id_ in ours else known.get(id_)
         if row is None:
             found += [
-                _difference(account, day, "not ours", None, each, "none", _said(each))
+                differences.not_ours(account, day, each.transfer_id, _said(each))
                 for each in listed
                 if first <= each.created_at < last
             ]
             continue
         if moving[id_] > 1:
+            kind, said = differences.DOUBLED, ("once", "once more")
             for each in [one for one in listed if one.fate.moves_money][1:]:
-                found.append(_difference(account, day, "doubled", row, each, "once", _said(each)))
+                found.append(differences.of_payout(row, day, kind, each.transfer_id, *said))
         if id_ in ours:
             current = [one for one in listed if one.fate.moves_money] or listed
-            found += _compared(account, day, row, current[-1])
+            found += _compared(day, row, current[-1])
     for id_, mine in ours.items():
         row = mine.row
         if id_ not in seen and mine.whole and row.state in {State.SUBMITTED, State.PAID}:
-            said = (row.state, "not listed", mine.transfer_id)
-            found.append(_difference(account, day, "missing", row, None, *said))
+            said = (row.state, "not listed")
+            found.append(differences.of_payout(row, day, "missing", mine.transfer_id, *said))
     return found
 
 
-def _compared(account: Account, day: date, row: Payout, listed: Listed) -> list[Difference]:
+def _compared(day: date, row: Payout, listed: Listed) -> list[Difference]:
     found = []
-    if (listed.amount, listed.currency) != (row.amount, row.currency):
-        ours = f"{row.amount} {row.currency}"
-        found.append(_difference(account, day, "amount", row, listed, ours, _said(listed)))
+    transfer, ours = listed.transfer_id, f"{row.amount} {row.currency}"
+    if (theirs := f"{listed.amount} {listed.currency}") != ours:
+        found.append(differences.of_payout(row, day, "amount", transfer, ours, theirs))
     agree = _AGREE.get(row.state)
     if agree is not None and listed.fate not in agree:
-        found.append(_difference(account, day, "state", row, listed, row.state, listed.fate))
+        found.append(differences.of_payout(row, day, "state", transfer, row.state, listed.fate))
     return found
 
 
@@ -249,32 +247,6 @@ async def _rows(session: AsyncSession, tenant: str, ids: set[str]) -> Mapping[st
     return {row.id: row for row in (await session.scalars(query)).all()}
 
 
-def _difference(
-    account: Account,
-    day: date,
-    kind: str,
-    row: Payout | None,
-    listed: Listed | None,
-    ours: str,
-    theirs: str,
-    transfer_id: str | None = None,
-) -> Difference:
-    transfer = listed.transfer_id if listed else transfer_id
-    about = row.id if row else account.path
-    return Difference(
-        id=derived_id("differences", about, kind, transfer or ""),
-        tenant=account.tenant,
-        day=day,
-        provider=account.provider,
-        account=account.name,
-        kind=kind,
-        payout_id=row.id if row else None,
-        transfer_id=transfer,
-        ours=ours,
-        theirs=theirs,
-    )
-
-
 async def _keep(
     session: AsyncSession,
     account: Account,
@@ -283,44 +255,13 @@ async def _keep(
     *,
     checked: Collection[str],
 ) -> None:
-    """New ones are kept. Those of the day that are not found any more are resolved, if they are
-    about a payout that was `checked` or about none; what was paid twice stays until a person has
-    dealt with it."""
+    await differences.keep(session, found)
     now = await rows.clock(session)
-    for each in sorted(found, key=lambda difference: difference.id):
-        row = insert(Difference).values(
-            {name: getattr(each, name) for name in _COLUMNS} | {"resolved_at": None}
-        )
-        await session.execute(
-            row.on_conflict_do_update(
-                index_elements=[Difference.id],
-                set_={"ours": each.ours, "theirs": each.theirs, "resolved_at": STAYS_RESOLVED},
-            )
-        )
-    await session.execute(
-        update(Difference)
-        .where(
-            Difference.tenant == account.tenant,
-            Difference.day == day,
-            Difference.provider == account.provider,
-            Difference.account == account.name,
-            Difference.resolved_at.is_(None),
-            Difference.kind != "doubled",
-            or_(Difference.payout_id.is_(None), Difference.payout_id.in_(list(checked))),
-            Difference.id.not_in([each.id for each in found]),
-        )
-        .values(resolved_at=now)
-    )
+    await differences.resolve_others(session, account, day, found, checked=checked, now=now)
     outcome = f"{len(found)} differences" if found else "no difference"
     (log.error if found else log.info)(
         "reconciled", account=account.path, day=str(day), outcome=outcome
     )
-
-
-_COLUMNS = (
-    "id", "tenant", "day", "provider", "account", "kind", "payout_id", "transfer_id", "ours",
-    "theirs",
-)  # fmt: skip
 
 
 def _said(listed: Listed) -> str:

@@ -47,15 +47,15 @@ class Options(BaseModel):
         return self
 
 
-class Details(BaseModel):
+class Details(BaseModel, ABC):
     """Where a recipient's money goes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
+    @abstractmethod
     def shown(self) -> str:
         """For people, without what would be of use to a thief."""
-        raise NotImplementedError
 
     @property
     def handle(self) -> str:
@@ -93,8 +93,6 @@ class PayoutClient(ABC):
     quiet: ClassVar[timedelta] = timedelta(seconds=30)
     # How long the provider recognises an idempotency key, with a margin; none where it has none.
     keeps_keys: ClassVar[timedelta] = timedelta(hours=23)
-    # Whether it can be asked for all transfers of a day; if not, only for those of each payout.
-    lists: ClassVar[bool] = True
 
     def __init__(self, options: Any, http: httpx.AsyncClient) -> None:
         self.options = options
@@ -111,15 +109,19 @@ class PayoutClient(ABC):
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         """Every transfer that carries our reference, none made before `since` (UTC)."""
 
+
+class ListingClient(PayoutClient):
+    """Of a provider that can be asked for all transfers of a day, not only for a payout's."""
+
+    @abstractmethod
     def transfers(
         self, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> AsyncIterator[Listed]:
         """Those that were made from `first` until before `last` (UTC). `orders` are ours of that
         time, where the provider has to be told about whom it is asked."""
-        raise NotImplementedError
 
 
-class ReadOnlyClient(PayoutClient):
+class ReadOnlyClient(ListingClient):
     """A provider that pays by its own rules: what it did is only compared."""
 
     async def send(self, order: Order, key: str) -> Found:

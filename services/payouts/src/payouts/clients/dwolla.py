@@ -17,7 +17,7 @@ from common.contracts.money import major_units, minor_units
 from common.errors import Invalid, Upstream
 from common.outside import NoAnswer, NotAuthorized, Object, Refused, Token, answer, call, url
 from payouts import clients
-from payouts.clients import Listed, Order, PayoutClient, last_four
+from payouts.clients import Listed, ListingClient, Order, last_four
 from payouts.domain import Fate, Found
 
 _HAL = {"Accept": "application/vnd.dwolla.v1.hal+json"}
@@ -45,7 +45,7 @@ class Details(clients.Details):
         return f"funding source {last_four(self.funding_source)}"
 
 
-class Dwolla(PayoutClient):
+class Dwolla(ListingClient):
     details_model = Details
     options_model = Options
     options: Options

@@ -40,13 +40,12 @@ class Details(clients.Details):
         return f"phone {last_four(self.phone)}"
 
 
-class Fapshi(PayoutClient):
+class Fapshi(PayoutClient):  # no `ListingClient`: its search shows the newest hundred at the most
     details_model = Details
     options_model = Options
     options: Options
     quiet = timedelta(minutes=5)
     keeps_keys = timedelta()
-    lists = False  # its search shows the newest hundred at the most
 
     def check(self, order: Order) -> None:
         if order.currency != "XAF" or order.amount < _SMALLEST:

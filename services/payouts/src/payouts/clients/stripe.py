@@ -18,7 +18,7 @@ from pydantic import Field, HttpUrl, SecretStr
 from common.errors import Invalid, RateLimited, Upstream
 from common.outside import NoAnswer, NotAuthorized, Refused
 from payouts import clients
-from payouts.clients import Listed, Order, PayoutClient, last_four
+from payouts.clients import Listed, ListingClient, Order, last_four
 from payouts.domain import Fate, Found
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Details(clients.Details):
         return self.account
 
 
-class Stripe(PayoutClient):
+class Stripe(ListingClient):
     details_model = Details
     options_model = Options
     options: Options

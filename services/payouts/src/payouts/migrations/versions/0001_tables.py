@@ -261,4 +261,5 @@ def _create_reports() -> None:
         sa.Column("ours", sa.Text),
         sa.Column("theirs", sa.Text),
         sa.Column("resolved_at", _TIME),
+        sa.Column("resolved_by", sa.Text),
     )
