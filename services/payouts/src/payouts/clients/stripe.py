@@ -7,7 +7,6 @@ https://docs.stripe.com/connect/separate-charges-and-transfers, https://docs.str
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -15,21 +14,16 @@ import httpx
 import stripe
 from pydantic import Field, HttpUrl, SecretStr
 
-from common.errors import Invalid, RateLimited, Upstream
-from common.outside import NoAnswer, NotAuthorized, Refused
+from common.errors import Invalid
+from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
 from payouts import clients
 from payouts.clients import Listed, ListingClient, Order, last_four
 from payouts.domain import Fate, Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stripe.params import PayoutCreateParams, TransferCreateParams
     from stripe.params._transfer_list_params import TransferListParamsCreated
 
-_RETRY_AFTER_SECONDS = 5.0
-# https://docs.stripe.com/currencies#special-cases
-_OTHER_MINOR_UNITS = frozenset({"ISK", "UGX", "MGA"})
 _REFERENCE = "paybus_payout"
 _PAGE = 100
 
@@ -38,7 +32,7 @@ class Options(clients.Options):
     """`api_key` may write Transfers and Payouts."""
 
     api_key: SecretStr
-    base_url: HttpUrl = HttpUrl("https://api.stripe.com")
+    base_url: HttpUrl = API
 
 
 class Details(clients.Details):
@@ -63,20 +57,15 @@ class Stripe(ListingClient):
 
     def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
         super().__init__(options, http)
-        self._client = stripe.StripeClient(
-            options.api_key.get_secret_value(),
-            base_addresses={"api": str(options.base_url).rstrip("/")},
-            http_client=stripe.HTTPXClient(timeout=http.timeout),
-            max_network_retries=0,
-        )
+        self._client = stripe_client(options.api_key, options.base_url, timeout=http.timeout)
 
     def check(self, order: Order) -> None:
-        if order.currency in _OTHER_MINOR_UNITS:
+        if order.currency in OTHER_MINOR_UNITS:
             raise Invalid(f"stripe counts {order.currency} in other units than ISO 4217")
 
     async def send(self, order: Order, key: str) -> Found:
         details = _details(order)
-        with _answers():
+        with stripe_answers():
             if details.via == "transfer":
                 made = await self._client.v1.transfers.create_async(
                     transfer_params(order), {"idempotency_key": key}
@@ -89,7 +78,7 @@ class Stripe(ListingClient):
 
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         details = _details(order)
-        with _answers():
+        with stripe_answers():
             if details.via == "transfer":
                 listed = await self._client.v1.transfers.list_async(
                     {"transfer_group": order.id, "limit": _PAGE}
@@ -113,7 +102,7 @@ class Stripe(ListingClient):
             "gte": int(first.timestamp()),
             "lt": int(last.timestamp()),
         }
-        with _answers():
+        with stripe_answers():
             sent = await self._client.v1.transfers.list_async({"created": created, "limit": _PAGE})
             async for transfer in sent.auto_paging_iter():
                 yield _listed(_transfer(transfer), transfer.transfer_group, transfer.created)
@@ -188,28 +177,3 @@ def _reference(payout: stripe.Payout) -> str | None:
 def _listed(found: Found, reference: str | None, created: int) -> Listed:
     at = datetime.fromtimestamp(created, UTC)
     return Listed(found.transfer_id, found.fate, found.amount, found.currency, reference, at)
-
-
-@contextmanager
-def _answers() -> Iterator[None]:
-    """The SDK's errors in our words."""
-    try:
-        yield
-    except stripe.RateLimitError as error:
-        raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
-    except stripe.PermissionError as error:
-        if error.code == "account_invalid":  # a connected account that has taken our access away
-            raise Refused(f"answers 403: {error.user_message}", 403) from error
-        raise NotAuthorized(f"answers 403: check what the api_key may do ({error.code})") from error
-    except stripe.AuthenticationError as error:
-        raise NotAuthorized(f"answers {error.http_status}: check the api_key") from error
-    except (stripe.InvalidRequestError, stripe.CardError) as error:
-        said = f"{error.code or ''} {error.user_message}".strip()
-        raise Refused(f"answers {error.http_status}: {said}", error.http_status or 400) from error
-    except stripe.APIConnectionError as error:
-        raise NoAnswer("gave no answer (APIConnectionError)") from error
-    except stripe.StripeError as error:
-        said = f"answers {error.http_status} ({type(error).__name__})"
-        if error.http_status == httpx.codes.INTERNAL_SERVER_ERROR:
-            raise Upstream(said) from error
-        raise NoAnswer(said) from error  # the key is busy, or somebody in between gave up

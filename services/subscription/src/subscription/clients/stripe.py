@@ -6,26 +6,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-import stripe
 from pydantic import HttpUrl, SecretStr
 
-from common.errors import Invalid, RateLimited, Upstream
-from common.outside import NotAuthorized, Refused
+from common.errors import Invalid, Upstream
+from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
 from subscription import clients
 from subscription.clients import CheckoutClient, Order, Started, wants
 from subscription.models import CHECKOUT_IN_METADATA
 from subscription.requests import NewCheckout
-
-_RETRY_AFTER_SECONDS = 5.0
-# https://docs.stripe.com/currencies#special-cases
-_OTHER_MINOR_UNITS = frozenset({"ISK", "UGX", "MGA"})
 
 
 class Options(clients.Options):
     """`api_key` may write Checkout Sessions."""
 
     api_key: SecretStr
-    base_url: HttpUrl = HttpUrl("https://api.stripe.com")
+    base_url: HttpUrl = API
 
 
 class Stripe(CheckoutClient):
@@ -35,16 +30,11 @@ class Stripe(CheckoutClient):
 
     def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
         super().__init__(options, http)
-        self._client = stripe.StripeClient(
-            options.api_key.get_secret_value(),
-            base_addresses={"api": str(options.base_url).rstrip("/")},
-            http_client=stripe.HTTPXClient(timeout=http.timeout),
-            max_network_retries=0,
-        )
+        self._client = stripe_client(options.api_key, options.base_url, timeout=http.timeout)
 
     def check(self, wanted: NewCheckout) -> None:
         wants(wanted, wanted.return_url, "return_url")
-        if wanted.currency in _OTHER_MINOR_UNITS:
+        if wanted.currency in OTHER_MINOR_UNITS:
             raise Invalid(f"stripe counts {wanted.currency} in other units than ISO 4217")
 
     def reference(self, checkout_id: str, attempt: int) -> str:
@@ -52,18 +42,10 @@ class Stripe(CheckoutClient):
         return f"{checkout_id}.{attempt}"
 
     async def start(self, order: Order) -> Started:
-        try:
+        with stripe_answers():
             session = await self._client.v1.checkout.sessions.create_async(
                 self._session(order), options={"idempotency_key": order.reference}
             )
-        except stripe.RateLimitError as error:
-            raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
-        except (stripe.AuthenticationError, stripe.PermissionError) as error:
-            raise NotAuthorized(f"answers {error.http_status}: check the api_key") from error
-        except stripe.InvalidRequestError as error:
-            raise Refused(f"answers 400: {error.user_message}", 400) from error
-        except stripe.StripeError as error:
-            raise Upstream(f"no session ({type(error).__name__})") from error
         if session.amount_total is None or session.currency is None:
             raise Upstream("opened a session without a price")
         return Started(

@@ -1,0 +1,57 @@
+"""The official Stripe SDK as every service calls it: one try, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import stripe
+from pydantic import HttpUrl, SecretStr
+
+from common.errors import RateLimited, Upstream
+from common.outside import NoAnswer, NotAuthorized, Refused
+
+API = HttpUrl("https://api.stripe.com")
+# https://docs.stripe.com/currencies#special-cases
+OTHER_MINOR_UNITS = frozenset({"ISK", "UGX", "MGA"})
+"""Currencies that Stripe counts in other units than ISO 4217."""
+
+_RETRY_AFTER_SECONDS = 5.0
+
+
+def stripe_client(api_key: SecretStr, base_url: HttpUrl, *, timeout: Any) -> stripe.StripeClient:
+    """It never tries again by itself: whoever calls knows what a second call would do. `timeout` is
+    what httpx takes, in seconds."""
+    return stripe.StripeClient(
+        api_key.get_secret_value(),
+        base_addresses={"api": str(base_url).rstrip("/")},
+        http_client=stripe.HTTPXClient(timeout=timeout),
+        max_network_retries=0,
+    )
+
+
+@contextmanager
+def stripe_answers() -> Iterator[None]:
+    """Raises what `common.outside.call` raises."""
+    try:
+        yield
+    except stripe.RateLimitError as error:
+        raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
+    except stripe.PermissionError as error:
+        if error.code == "account_invalid":  # a connected account that has taken our access away
+            raise Refused(f"answers 403: {error.user_message}", 403) from error
+        raise NotAuthorized(f"answers 403: check what the api_key may do ({error.code})") from error
+    except stripe.AuthenticationError as error:
+        raise NotAuthorized(f"answers {error.http_status}: check the api_key") from error
+    except (stripe.InvalidRequestError, stripe.CardError) as error:
+        said = f"{error.code or ''} {error.user_message}".strip()
+        raise Refused(f"answers {error.http_status}: {said}", error.http_status or 400) from error
+    except stripe.APIConnectionError as error:
+        raise NoAnswer("gave no answer (APIConnectionError)") from error
+    except stripe.StripeError as error:
+        said = f"answers {error.http_status} ({type(error).__name__})"
+        if error.http_status == httpx.codes.INTERNAL_SERVER_ERROR:
+            raise Upstream(said) from error
+        raise NoAnswer(said) from error  # the key is busy, or somebody in between gave up
