@@ -9,7 +9,7 @@ ROUNDS ?= 3
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
 # Files of tests run side by side, each process with a broker and a database of its own.
-TESTERS ?= 3
+TESTERS ?= 4
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
