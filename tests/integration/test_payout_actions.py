@@ -216,6 +216,19 @@ def test_schedules_pay_what_is_available(
     assert balances(paybus, seller)["available"] == available - paid
 
 
+def test_a_schedule_that_can_t_pay_is_not_tried_again_at_once(paybus: Paybus) -> None:
+    seller = add(paybus, "fapshi", schedule={"kind": "threshold", "minimum": 1})
+    credit(paybus, seller, 50)  # less than fapshi pays
+    paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
+    until(
+        lambda: paybus.api("GET", "payouts", f"/api/v1/recipients/{seller['id']}").json()[
+            "next_payout_at"
+        ],
+        what="it is put off",
+    )
+    assert balances(paybus, seller)["available"] == 50
+
+
 def test_the_emergency_stop_stops_all_submitting(paybus: Paybus, seller: dict[str, Any]) -> None:
     def say(verb: str, **more: Any) -> httpx.Response:
         url = f"/api/v1/payout-jobs/{verb}"

@@ -11,7 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
@@ -20,6 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from conftest import MakePaybus
 from devstack.endpoints import ENCRYPTION_KEY
+from payouts import differences
+from payouts.accounts import Account
+from payouts.models import Difference
 from payouts.verifying import verify
 from support.paybus import Paybus
 from support.payouts import (
@@ -30,9 +34,11 @@ from support.payouts import (
     add,
     balances,
     deliver,
+    details,
     order,
     read,
     sandbox,
+    transfers,
     until_state,
     well,
 )
@@ -209,6 +215,71 @@ def test_the_daily_reconciliation_tells_each_difference(paybus: Paybus) -> None:
     assert [each["kind"] for each in reconcile(paybus)] == [
         "not ours"
     ]  # once, and the other is well
+
+
+@pytest.mark.usefixtures("running")
+def test_what_comes_back_in_part_is_a_difference_in_the_amount(paybus: Paybus) -> None:
+    payout = order(paybus, add(paybus, "stripe"), 5000)
+    until_state(paybus, payout, "paid")
+    (transfer,) = transfers(paybus, payout)
+    url = f"/_payouts/transfers/{transfer['id']}"
+    sandbox(paybus, "PUT", url, status="returned", part=2000)
+
+    def differences() -> list[dict[str, Any]]:
+        url = "/api/v1/reports/differences?kind=amount&limit=200"
+        items: list[dict[str, Any]] = paybus.api("GET", "payouts", url).json()["items"]
+        return [each for each in items if each["payout_id"] == payout["id"]]
+
+    until(differences, what="the webhook is understood")
+    (found,) = differences()
+    assert (found["ours"], found["theirs"]) == ("5000 USD", "3000 USD")
+    assert read(paybus, payout["id"])["state"] == "paid"
+    # Compared by list, it is the same one.
+    assert [e["id"] for e in reconcile(paybus) if e["payout_id"] == payout["id"]] == [found["id"]]
+
+
+@pytest.mark.usefixtures("running")
+def test_an_account_that_takes_its_access_away_hides_only_its_own(paybus: Paybus) -> None:
+    connected = f"acct_{uuid4().hex[:16]}"
+    seller = add(paybus, "stripe", details=details("stripe", via="payout", account=connected))
+    until_state(paybus, order(paybus, seller), "paid")
+    sandbox(paybus, "PUT", f"/_payouts/revoked/{connected}")
+    failed = until_state(paybus, order(paybus, seller), "failed")
+    assert "account_invalid" in failed["error"]
+    sandbox(paybus, "POST", "/_payouts/foreign", provider="stripe", amount=321)
+    assert [each for each in reconcile(paybus) if each["theirs"].startswith("321 ")]
+
+
+def test_a_difference_that_went_away_and_comes_back_is_open_again(paybus: Paybus) -> None:
+    day = TODAY - timedelta(days=400)
+    account = cast("Account", SimpleNamespace(tenant="x", provider="stripe", name="y", path="s/y"))
+    found = differences.not_ours(account, day, "tr_1", "5 USD, paid")
+
+    def resolved(*, by: str | None = None) -> list[tuple[Any, ...]]:
+        if by is not None:
+            change = "UPDATE differences SET resolved_at = now(), resolved_by = %s WHERE id = %s"
+            paybus.sql("payouts", change, by, found.id)
+        query = "SELECT resolved_at IS NOT NULL, resolved_by FROM differences WHERE id = %s"
+        return paybus.sql("payouts", query, found.id)
+
+    async def compare(now_found: list[Difference]) -> None:
+        url = paybus.layout.databases["payouts"].replace("postgresql:", "postgresql+psycopg:")
+        engine = create_async_engine(url)
+        async with AsyncSession(engine) as session, session.begin():
+            await differences.keep(session, now_found)
+            at = datetime.now(UTC)
+            await differences.resolve_others(session, account, day, now_found, checked=[], now=at)
+        await engine.dispose()
+
+    asyncio.run(compare([found]))
+    assert resolved() == [(False, None)]
+    assert resolved(by="ama") == [(True, "ama")]
+    asyncio.run(compare([found]))  # both say what they said
+    assert resolved() == [(True, "ama")]
+    asyncio.run(compare([]))  # both say the same
+    assert resolved() == [(True, None)]
+    asyncio.run(compare([found]))
+    assert resolved() == [(False, None)]
 
 
 @pytest.mark.usefixtures("running")

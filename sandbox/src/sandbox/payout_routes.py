@@ -59,7 +59,16 @@ def _add_controls(router: APIRouter, payouts: Payouts) -> None:
     async def move(id_: str, to: Move) -> None:
         if id_ not in payouts.transfers:
             raise HTTPException(404, "not known here")
-        payouts.move(payouts.transfers[id_], to.status)
+        transfer = payouts.transfers[id_]
+        if to.part is not None:
+            payouts.return_part(transfer, to.part)
+        else:
+            payouts.move(transfer, to.status)
+
+    @router.put("/_payouts/revoked/{account}")
+    async def revoke(account: str, yes: bool = True) -> None:
+        """A connected account of Stripe's takes our access away."""
+        (payouts.revoked.add if yes else payouts.revoked.discard)(account)
 
     @router.post("/_payouts/foreign")
     async def foreign(made: Foreign) -> None:
@@ -97,6 +106,8 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
     async def create(kind: str, request: Request, key: str | None, account: str | None) -> Response:
         if not request.headers.get("authorization", "").startswith("Bearer sk_"):
             return _response(Answer(401, {"error": {"message": "Invalid API Key"}}))
+        if account in payouts.revoked:
+            return _response(_NO_ACCESS)
         form = dict(parse_qsl((await request.body()).decode()))
         if fault := _fault(kind, form, account):
             return _response(fault)
@@ -116,6 +127,8 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
         kind: str, account: str | None, group: str | None, since: int | None, after: str | None,
         limit: int,
     ) -> Response:  # fmt: skip
+        if account in payouts.revoked:
+            return _response(_NO_ACCESS)
         if (failed := await payouts.read("stripe")) is not None:
             return _response(failed)
         found = [
@@ -152,6 +165,19 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
         limit: int = 10,
     ) -> Response:
         return await listed("payout", account, None, since, starting_after, limit)
+
+
+# https://docs.stripe.com/error-codes#account-invalid
+_NO_ACCESS = Answer(
+    403,
+    {
+        "error": {
+            "type": "invalid_request_error",
+            "code": "account_invalid",
+            "message": "The provided key does not have access to account, or it was revoked.",
+        }
+    },
+)
 
 
 def _fault(kind: str, form: dict[str, str], account: str | None) -> Answer | None:

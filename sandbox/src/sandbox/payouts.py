@@ -67,7 +67,10 @@ class Foreign(BaseModel):
 
 
 class Move(BaseModel):
+    """`part` of a Stripe transfer comes back: the rest stays paid."""
+
     status: Status
+    part: int | None = None
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Transfer:
     at: float
     status: Status = "pending"
     returns: int = 0
+    returned_part: int = 0
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -110,6 +114,7 @@ class Kept:
 class Payouts:
     def __init__(self, secrets: Mapping[str, str], *, postman: Postman, seed: int) -> None:
         self.transfers: dict[str, Transfer] = {}
+        self.revoked: set[str] = set()
         self.calls: Counter[str] = Counter()
         self._secrets = secrets
         self._postman = postman
@@ -203,6 +208,10 @@ class Payouts:
         if fate == "returned":
             wait = self._fates.settle_seconds + self._fates.come_back_seconds
             self._after(wait, transfer, "returned")
+
+    def return_part(self, transfer: Transfer, part: int) -> None:
+        transfer.returned_part += part
+        self._tell(transfer, "returned")
 
     def move(self, transfer: Transfer, status: Status) -> None:
         transfer.status = status
@@ -309,7 +318,7 @@ def stripe_object(transfer: Transfer) -> dict[str, Any]:
             "destination": transfer.destination,
             "transfer_group": transfer.reference or None,
             "reversed": came_back,
-            "amount_reversed": transfer.amount if came_back else 0,
+            "amount_reversed": transfer.amount if came_back else transfer.returned_part,
         }
     status = "failed" if came_back else transfer.status
     failure = "account_closed" if status == "failed" else None

@@ -40,9 +40,10 @@ def stripe_answers() -> Iterator[None]:
     except stripe.RateLimitError as error:
         raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
     except stripe.PermissionError as error:
-        if error.code == "account_invalid":  # a connected account that has taken our access away
-            raise Refused(f"answers 403: {error.user_message}", 403) from error
-        raise NotAuthorized(f"answers 403: check what the api_key may do ({error.code})") from error
+        code = error.error.code if error.error else None  # the SDK sets `code` of some errors only
+        if code == "account_invalid":  # a connected account that has taken our access away
+            raise Refused(f"answers 403: {code} {error.user_message}", 403) from error
+        raise NotAuthorized(f"answers 403: check what the api_key may do ({code})") from error
     except stripe.AuthenticationError as error:
         raise NotAuthorized(f"answers {error.http_status}: check the api_key") from error
     except (stripe.InvalidRequestError, stripe.CardError) as error:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from datetime import date, datetime
 
-from sqlalchemy import and_, case, null, or_, update
+from sqlalchemy import and_, case, func, null, or_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -89,7 +89,8 @@ async def resolve_others(
     checked: Collection[str],
     now: datetime,
 ) -> None:
-    """Those of the day that were not found any more, of a payout that was `checked` or of none."""
+    """Those of the day that were not found any more, of a payout that was `checked` or of none;
+    should one come back, it is open again, whoever had dealt with it."""
     await session.execute(
         update(Difference)
         .where(
@@ -97,10 +98,10 @@ async def resolve_others(
             Difference.day == day,
             Difference.provider == account.provider,
             Difference.account == account.name,
-            Difference.resolved_at.is_(None),
+            or_(Difference.resolved_at.is_(None), Difference.resolved_by.is_not(None)),
             Difference.kind != DOUBLED,
             or_(Difference.payout_id.is_(None), Difference.payout_id.in_(list(checked))),
             Difference.id.not_in([each.id for each in found]),
         )
-        .values(resolved_at=now)
+        .values(resolved_at=func.coalesce(Difference.resolved_at, now), resolved_by=None)
     )

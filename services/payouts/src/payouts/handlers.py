@@ -16,7 +16,7 @@ from payouts import repository, settling
 from payouts.accounts import account_of
 from payouts.audit import Actor
 from payouts.books import Books
-from payouts.domain import Fate, State, combined
+from payouts.domain import Fate, Found, State, combined
 from payouts.ledger import Funding
 from payouts.models import Attempt, Payout, Recipient, Transfer, payout_id
 from payouts.repository import TransferKey
@@ -80,6 +80,10 @@ class Reports:
         if fate is None:
             batch.books.order(file.row, ask=True)
         else:
+            if _came_back_in_part(report) and report.amount and report.currency:
+                left = report.amount - (report.amount_returned or 0)
+                found = Found(report.transfer_id, Fate.PAID, left, report.currency)
+                settling.compare(batch.books, file.row, found)
             settling.settle(
                 batch.books,
                 file,
@@ -177,9 +181,13 @@ def _fate(event: Event[TransferReported]) -> Fate | None:
     report = event.data
     if report.provider == "stripe" and event.type == "transfer.created":
         return Fate.PAID  # it is in the connected account's balance
-    if event.type == "transfer.reversed" and report.amount_returned not in {None, report.amount}:
-        return Fate.PAID  # a part came back: the daily reconciliation says how much
+    if event.type == "transfer.reversed" and _came_back_in_part(report):
+        return Fate.PAID
     return _FATES[event.type]
+
+
+def _came_back_in_part(report: TransferReported) -> bool:
+    return report.amount_returned not in {None, report.amount}
 
 
 def _key(event: Event[TransferReported]) -> TransferKey:

@@ -42,6 +42,8 @@ from payouts.requests import (
 
 log = get_logger(__name__)
 
+_TRY_AGAIN = timedelta(hours=1)
+
 
 @dataclass(frozen=True)
 class Ordered:
@@ -205,6 +207,8 @@ class Desk:
                 made.append(self._of_balance(books.now, id_, key, recipient, there))
             except PaybusError as error:
                 log.error("a schedule can't pay", recipient=recipient.id, error=str(error))
+                # One that waits for enough would be found again at once.
+                recipient.next_payout_at = recipient.next_payout_at or books.now + _TRY_AGAIN
         for tenant in sorted({row.tenant for row in made}):
             await repository.introduce_tenant(session, tenant)
         self._open(books, made, audit.PAYBUS)

@@ -132,7 +132,11 @@ async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Se
         )
         .exists()
     )
-    at_threshold = and_(Recipient.schedule["kind"].as_string() == "threshold", enough)
+    at_threshold = and_(
+        Recipient.schedule["kind"].as_string() == "threshold",
+        Recipient.next_payout_at.is_(None),
+        enough,
+    )
     query = (
         select(Recipient)
         .where(or_(Recipient.next_payout_at <= now, at_threshold), ~Recipient.blocked)

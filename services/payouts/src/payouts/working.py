@@ -188,7 +188,8 @@ async def _differences(
     by_transfer = await _owners(session, account, theirs)
     seen: dict[str, list[Listed]] = {}
     found: list[Difference] = []
-    for each in theirs:
+    # Pages that shift while they are read show a transfer twice.
+    for each in {each.transfer_id: each for each in theirs}.values():
         id_ = by_transfer.get(each.transfer_id) or each.reference or ""
         seen.setdefault(id_, []).append(each)
         if each.fate.moves_money:
@@ -206,8 +207,10 @@ async def _differences(
             continue
         if moving[id_] > 1:
             kind, said = differences.DOUBLED, ("once", "once more")
-            for each in [one for one in listed if one.fate.moves_money][1:]:
-                found.append(differences.of_payout(row, day, kind, each.transfer_id, *said))
+            found += [
+                differences.of_payout(row, day, kind, each, *said)
+                for each in _once_more(row, listed)
+            ]
         if id_ in ours:
             current = [one for one in listed if one.fate.moves_money] or listed
             found += _compared(day, row, current[-1])
@@ -217,6 +220,13 @@ async def _differences(
             said = (row.state, "not listed")
             found.append(differences.of_payout(row, day, "missing", mine.transfer_id, *said))
     return found
+
+
+def _once_more(row: Payout, listed: Sequence[Listed]) -> list[str]:
+    """The transfers that move money beside the payout's own."""
+    moving = [each.transfer_id for each in listed if each.fate.moves_money]
+    own = row.transfer_id if row.transfer_id in moving else moving[0]
+    return [each for each in moving if each != own]
 
 
 def _compared(day: date, row: Payout, listed: Listed) -> list[Difference]:

@@ -15,6 +15,8 @@ import stripe
 from pydantic import Field, HttpUrl, SecretStr
 
 from common.errors import Invalid
+from common.logs import get_logger
+from common.outside import Refused
 from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
 from payouts import clients
 from payouts.clients import Listed, ListingClient, Order, last_four
@@ -23,6 +25,8 @@ from payouts.domain import Fate, Found
 if TYPE_CHECKING:
     from stripe.params import PayoutCreateParams, TransferCreateParams
     from stripe.params._transfer_list_params import TransferListParamsCreated
+
+log = get_logger(__name__)
 
 _REFERENCE = "paybus_payout"
 _PAGE = 100
@@ -106,15 +110,23 @@ class Stripe(ListingClient):
             sent = await self._client.v1.transfers.list_async({"created": created, "limit": _PAGE})
             async for transfer in sent.auto_paging_iter():
                 yield _listed(_transfer(transfer), transfer.transfer_group, transfer.created)
-            via_payout = {d.account for each in orders if (d := _details(each)).via == "payout"}
-            for account in sorted(via_payout):
-                paid = await self._client.v1.payouts.list_async(
-                    {"created": created, "limit": _PAGE},
-                    {"stripe_account": account},
-                )
-                async for payout in paid.auto_paging_iter():
-                    if payout.automatic:
-                        continue  # by the account's own schedule, not ours
+        via_payout = {d.account for each in orders if (d := _details(each)).via == "payout"}
+        for account in sorted(via_payout):
+            try:
+                async for listed in self._of_account(account, created):
+                    yield listed
+            except Refused as error:  # one that took our access away hides only its own
+                log.warning("not listed", account=last_four(account), error=str(error))
+
+    async def _of_account(
+        self, account: str, created: TransferListParamsCreated
+    ) -> AsyncIterator[Listed]:
+        with stripe_answers():
+            paid = await self._client.v1.payouts.list_async(
+                {"created": created, "limit": _PAGE}, {"stripe_account": account}
+            )
+            async for payout in paid.auto_paging_iter():
+                if not payout.automatic:  # by the account's own schedule, not ours
                     yield _listed(_payout(payout), _reference(payout), payout.created)
 
 
@@ -150,9 +162,11 @@ def _details(order: Order) -> Details:
 
 
 def _transfer(transfer: stripe.Transfer) -> Found:
-    """A transfer is in the connected account's balance as soon as it is made."""
+    """A transfer is in the connected account's balance as soon as it is made. What came back of it
+    is not; `reversed` is said of the whole only."""
     fate = Fate.RETURNED if transfer.reversed else Fate.PAID
-    return Found(transfer.id, fate, transfer.amount, transfer.currency.upper())
+    left = transfer.amount if transfer.reversed else transfer.amount - transfer.amount_reversed
+    return Found(transfer.id, fate, left, transfer.currency.upper())
 
 
 # https://docs.stripe.com/api/payouts/object#payout_object-status
