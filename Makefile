@@ -29,6 +29,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard libs/*/pyproject
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(foreach d,$(wildcard libs/* services/*) sandbox,-e $(d))
+	@$(BIN)/python -m compileall -q libs services sandbox tests
 	@touch $@
 
 run: setup ## start everything on this machine; prints the addresses; Ctrl-C stops it all

@@ -440,9 +440,10 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "an answer from before": [
         ("works", "error_before"),
+        ("time", 0.02),
         ("begins",),
         ("goes", 0, "ok"),
-        ("works", "ok", "lost"),
+        ("works", "ok", "ok", "lost"),
         ("time", 0.02),
         ("goes", 0, "ok"),
         ("goes", 0, "ok"),
@@ -450,7 +451,7 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
     "a key outlives an answer that was none": [
         ("works", "later"),
         ("time", 0.02),
-        ("works", "ok", "deferred"),
+        ("works", "ok", "ok", "deferred"),
         ("time", 0.02),
         ("works", "ok", "ok"),
         ("lands",),
