@@ -47,6 +47,22 @@ class Templates:
         return self._stack.database(name, owner=template, template=template)
 
 
+class Clones(dict[str, str]):
+    """The databases of one Paybus, by service; each is cloned when it is first asked for."""
+
+    def __init__(self, templates: Templates, prefix: str) -> None:
+        super().__init__()
+        self._templates = templates
+        self._prefix = prefix
+
+    def __missing__(self, service: str) -> str:
+        self[service] = self._templates.clone(service, self.name(service))
+        return self[service]
+
+    def name(self, service: str) -> str:
+        return f"{self._prefix}_{service}"
+
+
 class Paybus:
     """Start its processes by name with `start`; ask it things with the rest."""
 
@@ -99,8 +115,8 @@ class Paybus:
         headers = {"Authorization": f"Bearer {token}"} | request.pop("extra_headers", {})
         return self.http.request(method, url, headers=headers, **request)
 
-    def token(self, role: str, *, subject: str | None = None) -> str:
-        return self._keys.token(role, subject=subject)
+    def token(self, role: str, *, tenant: str = "default", subject: str | None = None) -> str:
+        return self._keys.token(role, tenant=tenant, subject=subject)
 
     def backend(self, **behaviour: Any) -> None:
         """Tell the sandbox's back end how to behave from now on."""
@@ -233,11 +249,12 @@ def running(
     *,
     rabbitmq_url: str | None = None,
     payout_options: Mapping[str, Any] | None = None,
+    bank_options: Mapping[str, Any] | None = None,
     **extra_env: str,
 ) -> Iterator[Paybus]:
     """A Paybus with these processes started; everything of it is gone afterwards."""
     name = f"test_{uuid4().hex[:8]}"
-    databases = {service: templates.clone(service, f"{name}_{service}") for service in SERVICES}
+    databases = Clones(templates, name)
     layout = plan(
         stack,
         virtual_host=name,
@@ -246,6 +263,7 @@ def running(
         prefer_ports=False,
         extra_env={"RETRY_LADDER": SHORT_LADDER} | extra_env,
         payout_options=payout_options,
+        bank_options=bank_options,
     )
     if rabbitmq_url is not None:
         layout = replace(layout, rabbitmq_url=rabbitmq_url)
@@ -256,5 +274,5 @@ def running(
     finally:
         paybus.close()
         stack.delete_virtual_host(name)
-        for service in SERVICES:
-            stack.drop_database(f"{name}_{service}")
+        for service in databases:
+            stack.drop_database(databases.name(service))

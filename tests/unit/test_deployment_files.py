@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
+from bank_sync import settings as bank_sync
 from payouts import settings as payouts
 from provisioning import settings as provisioning
 from subscription import settings as subscription
@@ -22,6 +23,7 @@ SETTINGS: dict[str, list[type[BaseSettings]]] = {
     "subscription": [subscription.ApiSettings, subscription.WorkerSettings],
     "provisioning": [provisioning.ApiSettings, provisioning.WorkerSettings],
     "payouts": [payouts.ApiSettings, payouts.WorkerSettings],
+    "bank-sync": [bank_sync.ApiSettings, bank_sync.WorkerSettings],
 }
 
 

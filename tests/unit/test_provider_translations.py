@@ -127,12 +127,12 @@ def test_a_call_becomes(
     provider: str, webhook: dict[str, Any], type_: str, data: dict[str, Any]
 ) -> None:
     endpoint = a_provider(provider, "secret", tenant="shop", **OPTIONS.get(provider, {}))
-    event = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", 7))
+    event = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", "7"))
     body = json.loads(event.encode())
     assert (body["type"], body["tenant"]) == (type_, "shop")
     assert body["source"] == f"/webhook-gateway/{provider}"
     assert data.items() <= body["data"].items()
-    again = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", 7))
+    again = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", "7"))
     assert (again.id == event.id) == (type_ != "payment.reported"), "each hint is news"
 
 

@@ -1,4 +1,4 @@
-"""Plaid, as far as webhooks go: keys, and tokens signed with them.
+"""The keys that Plaid signs its webhooks with.
 
 https://plaid.com/docs/api/webhooks/webhook-verification/
 """
@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -62,35 +63,47 @@ class Key:
         return r.to_bytes(_BYTES) + s.to_bytes(_BYTES)
 
 
-def create_router(secret: str) -> APIRouter:
+class Keys:
+    """Those of one environment; the newest one signs."""
+
+    def __init__(self) -> None:
+        self.all = [Key()]
+
+    def sign(
+        self, body: bytes, headers: Mapping[str, Any] = {}, claims: Mapping[str, Any] = {}
+    ) -> dict[str, str]:
+        """The header of a webhook with this body."""
+        key = self.all[-1]
+        digest = hashlib.sha256(body).hexdigest()
+        parts = (
+            {"alg": "ES256", "kid": key.id, "typ": "JWT", **headers},
+            {"iat": int(time.time()), "request_body_sha256": digest, **claims},
+        )
+        message = b".".join(_base64(json.dumps(part).encode()).encode() for part in parts)
+        return {"Plaid-Verification": f"{message.decode()}.{_base64(key.sign(message))}"}
+
+
+def create_router(keys: Keys, secret: str) -> APIRouter:
     router = APIRouter(prefix="/plaid")
-    keys = [Key()]
     asked = {"count": 0}
 
     @router.post("/webhook_verification_key/get")
     async def get_key(request: KeyRequest) -> dict[str, Any]:
         asked["count"] += 1
-        found = [key for key in keys if key.id == request.key_id]
+        found = [key for key in keys.all if key.id == request.key_id]
         if request.secret != secret or not found:
             raise HTTPException(400, {"error_type": "INVALID_INPUT", "error_code": "INVALID_FIELD"})
         return {"key": found[0].jwk(), "request_id": uuid4().hex}
 
     @router.post("/_sign")
     async def sign(request: SignRequest) -> dict[str, str]:
-        """The header of a webhook with this body."""
-        headers = {"alg": "ES256", "kid": keys[-1].id, "typ": "JWT"} | request.headers
-        digest = hashlib.sha256(request.body.encode()).hexdigest()
-        claims = {"iat": int(time.time()), "request_body_sha256": digest} | request.claims
-        message = b".".join(
-            _base64(json.dumps(part).encode()).encode() for part in (headers, claims)
-        )
-        return {"Plaid-Verification": f"{message.decode()}.{_base64(keys[-1].sign(message))}"}
+        return keys.sign(request.body.encode(), request.headers, request.claims)
 
     @router.post("/_rotate")
     async def rotate(expire: bool = True) -> None:
         if expire:
-            keys[-1].expired_at = int(time.time()) - 1
-        keys.append(Key())
+            keys.all[-1].expired_at = int(time.time()) - 1
+        keys.all.append(Key())
 
     @router.get("/_asked")
     async def how_often() -> dict[str, int]:

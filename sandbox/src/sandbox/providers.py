@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 
-from sandbox import behaviour, payout_routes, plaid, square_dwolla
+from sandbox import behaviour, payout_routes, plaid, plaid_routes, square_dwolla
 from sandbox.mobile_money import create_router as mobile_money
 from sandbox.payments import MobileMoney
 from sandbox.payouts import Payouts
+from sandbox.plaid_bank import Bank
 from sandbox.serving import serve
 from sandbox.square_dwolla import Books
 
@@ -23,8 +24,13 @@ def create_app(
     notification URL that Square signs."""
     app = FastAPI(title="Sandbox providers")
     behaviour.install(app, seed=seed, count=lambda _: None)
-    app.include_router(plaid.create_router(secrets["plaid"]))
     money = MobileMoney(secrets, seed=seed)
+    keys = plaid.Keys()
+    app.include_router(plaid.create_router(keys, secrets["plaid"]))
+    bank, teller = Bank(seed), plaid_routes.Teller(keys, money.postman)
+    app.include_router(plaid_routes.create_router(bank, teller, secrets["plaid"]))
+    app.include_router(plaid_routes.create_controls(bank, teller))
+    plaid_routes.answer_faults(app)
     app.include_router(mobile_money(money, public_url))
     paying = Payouts(
         {**secrets} | {"stripe": secrets["stripe-payouts"], "fapshi": secrets["fapshi-payouts"]},

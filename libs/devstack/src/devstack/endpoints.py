@@ -27,6 +27,7 @@ _PAYING = {"stripe": {}, "fapshi": {"pays_out": True}}
 ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1rZXktMzItYnl0ZXMtbG8="
 _DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"
 _DWOLLA_SOURCE = "707177c3-bf15-4e7e-b37c-55c3898d9bf4"
+PLAID_CLIENT = "development"
 PLAID_SECRET = "plaid_development_only"  # noqa: S105 - likewise
 
 
@@ -35,11 +36,7 @@ def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:
     are asked."""
     options = _credentials(sandbox, stripe) | {
         "square": {"notification_url": SQUARE_URL},
-        "plaid": {
-            "client_id": "development",
-            "secret": PLAID_SECRET,
-            "base_url": f"{sandbox}/plaid",
-        },
+        "plaid": _plaid(sandbox),
     }
     first = [
         {
@@ -96,6 +93,20 @@ def payout_accounts(sandbox: str, **more: Any) -> list[dict[str, Any]]:
         }
         for name, each in options.items()
     ]
+
+
+def bank_accounts(sandbox: str, gateway: str, **more: Any) -> list[dict[str, Any]]:
+    """The client at Plaid; `gateway` is the URL that webhooks are sent to, `more` are options."""
+    options = _plaid(sandbox) | {"webhook": f"{gateway}/webhooks/plaid"}
+    return [{"provider": "plaid", "tenant": TENANT, "options": options | more}]
+
+
+def _plaid(sandbox: str) -> dict[str, str]:
+    return {
+        "client_id": PLAID_CLIENT,
+        "secret": PLAID_SECRET,
+        "base_url": f"{sandbox}/plaid",
+    }
 
 
 def development_accounts(sandbox: str, stripe: str, gateway: str) -> list[dict[str, Any]]:

@@ -19,12 +19,13 @@ from devstack.tokens import DevKeys
 
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
-SERVICES = ("subscription", "provisioning", "webhook-gateway", "payouts")
+SERVICES = ("subscription", "provisioning", "webhook-gateway", "payouts", "bank-sync")
 
 # Whose stand-ins call the gateway by themselves, and where.
 CALLED = {
     **{name: name for name in ("fapshi", "mtn-momo", "orange-money", "flutterwave", "square")},
     "dwolla": "dwolla",
+    "plaid": "plaid",
     "stripe-payouts": "stripe/payouts",
     "fapshi-payouts": "fapshi/payouts",
 }
@@ -35,10 +36,12 @@ _PREFERRED = {
     "subscription-api": 8001,
     "provisioning-api": 8002,
     "payouts-api": 8003,
+    "bank-sync-api": 8004,
     "webhook-gateway-worker": 8010,
     "subscription-worker": 8011,
     "provisioning-worker": 8012,
     "payouts-worker": 8013,
+    "bank-sync-worker": 8014,
     "sandbox-backend": 8090,
     "sandbox-providers": 8091,
     "sandbox-stripe": 8420,
@@ -56,6 +59,7 @@ class Layout:
     endpoints: Path
     accounts: Path
     payout_accounts: Path
+    bank_accounts: Path
     extra_env: Mapping[str, str]
 
     def url(self, process: str) -> str:
@@ -89,9 +93,10 @@ def plan(
     prefer_ports: bool,
     extra_env: Mapping[str, str] | None = None,
     payout_options: Mapping[str, Any] | None = None,
+    bank_options: Mapping[str, Any] | None = None,
 ) -> Layout:
     """Choose addresses for one Paybus in the stack. `payout_options` are for every account that
-    pays out."""
+    pays out, `bank_options` for the client at Plaid."""
     free = free_ports(len(_PREFERRED))
     ports = {
         name: preferred_port(port) if prefer_ports else free[index]
@@ -115,8 +120,21 @@ def plan(
         endpoints.payout_accounts(sandbox, **(payout_options or {})),
         kind="account",
     )
+    bank_accounts = endpoints.write(
+        keys.folder / f"bank-accounts-{virtual_host}.toml",
+        endpoints.bank_accounts(sandbox, gateway, **(bank_options or {})),
+        kind="client",
+    )
     return Layout(
-        url, databases, ports, keys.jwks, served, accounts, payout_accounts, extra_env or {}
+        url,
+        databases,
+        ports,
+        keys.jwks,
+        served,
+        accounts,
+        payout_accounts,
+        bank_accounts,
+        extra_env or {},
     )
 
 
@@ -224,6 +242,23 @@ def _payouts_worker(layout: Layout, port: int) -> Spec:
     return Spec("payouts-worker", "payouts", ["worker"], env, _ready(port))
 
 
+def _bank_sync_api(layout: Layout, port: int) -> Spec:
+    env = _api(layout, "bank-sync") | _banking(layout) | _http(port)
+    return Spec("bank-sync-api", "bank_sync", ["api"], env, _ready(port))
+
+
+def _bank_sync_worker(layout: Layout, port: int) -> Spec:
+    env = _worker(layout, "bank-sync") | _banking(layout) | _http(port)
+    return Spec("bank-sync-worker", "bank_sync", ["worker"], env, _ready(port))
+
+
+def _banking(layout: Layout) -> dict[str, str]:
+    return {
+        "BANK_ACCOUNTS_FILE": str(layout.bank_accounts),
+        "ENCRYPTION_KEYS": endpoints.ENCRYPTION_KEY,
+    }
+
+
 def _paying(layout: Layout) -> dict[str, str]:
     return {
         "PAYOUT_ACCOUNTS_FILE": str(layout.payout_accounts),
@@ -270,6 +305,8 @@ _MAKERS = {
     "provisioning-worker": _provisioning_worker,
     "payouts-api": _payouts_api,
     "payouts-worker": _payouts_worker,
+    "bank-sync-api": _bank_sync_api,
+    "bank-sync-worker": _bank_sync_worker,
     "sandbox-backend": _sandbox_backend,
     "sandbox-providers": _sandbox_providers,
     "sandbox-stripe": _sandbox_stripe,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 
@@ -15,6 +13,7 @@ from sqlalchemy import select
 from common import rows
 from common.api import Cursor, Limit, Page, Session, page
 from common.auth import Approver, Operator, Viewer
+from common.csv_lines import line
 from common.errors import Invalid
 from common.http import decode_cursor, encode_cursor
 from payouts import acting, jobs, reporting
@@ -145,29 +144,14 @@ _CSV_COLUMNS = (
 async def _csv(
     request: Request, tenant: str, since: datetime, until: datetime
 ) -> AsyncIterator[str]:
-    yield _line(_CSV_COLUMNS)
+    yield line(_CSV_COLUMNS)
     query = select(Payout).where(
         Payout.tenant == tenant, Payout.created_at >= since, Payout.created_at < until
     )
     async with request.app.state.sessions() as session:
         streamed = await session.stream_scalars(query.order_by(Payout.created_at, Payout.id))
         async for chunk in streamed.partitions(500):
-            yield "".join(_line([_cell(row, name) for name in _CSV_COLUMNS]) for row in chunk)
-
-
-def _cell(row: Payout, name: str) -> str:
-    value = getattr(row, name)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    text = "" if value is None else str(value)
-    # A spreadsheet would run it.
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
-
-
-def _line(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue()
+            yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
 
 
 def _not_in_future(day: date) -> date:

@@ -16,6 +16,7 @@ from common.crypto import Vault
 from common.database import Sessions
 from common.http import create_app
 from common.logs import get_logger
+from common.measuring import Meter
 from common.messaging.consumer import Consumer
 from common.messaging.effectful import EffectfulConsumer
 from common.messaging.transactional import TransactionalConsumer
@@ -29,7 +30,7 @@ from payouts.deciding import Rules
 from payouts.details import Details
 from payouts.handlers import Reports
 from payouts.jobs import Jobs
-from payouts.measuring import Meter
+from payouts.measuring import measure
 from payouts.ordering import Desk
 from payouts.settings import ApiSettings, PayoutSettings, WorkerSettings, concurrency_of
 from payouts.settling import Times
@@ -112,7 +113,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     ]
     tasks: list[Task] = [
         Scheduler(sessions, service="payouts", tenant=settings.tenant, schedule=schedule),
-        Meter(sessions),
+        Meter(sessions, measure),
     ]
     return parts.worker("Paybus payouts worker", settings, messaging, engine, consumers, tasks)
 

@@ -17,12 +17,17 @@ _THOUSANDTHS = "BHD IQD JOD KWD LYD OMR TND"
 _EXPONENTS = dict.fromkeys(_NONE.split(), 0) | dict.fromkeys(_THOUSANDTHS.split(), 3)
 
 
+def exponent(currency: str) -> int:
+    """How many digits of a currency are behind the point: 2 for EUR, 0 for XAF."""
+    return _EXPONENTS.get(currency, 2)
+
+
 def minor_units(amount: Decimal | str | int, currency: str) -> int:
     """`amount` in major units, as some providers write it, in minor units: 15.5 EUR is 1550.
 
     Raises `ValueError` for what is no amount of this currency: 0.5 XAF, NaN.
     """
-    scaled = Decimal(amount).scaleb(_EXPONENTS.get(currency, 2))
+    scaled = Decimal(amount).scaleb(exponent(currency))
     if not scaled.is_finite() or scaled != scaled.to_integral_value():
         raise ValueError(f"not an amount of {currency}")
     return int(scaled)
@@ -30,4 +35,4 @@ def minor_units(amount: Decimal | str | int, currency: str) -> int:
 
 def major_units(amount: int, currency: str) -> Decimal:
     """The other way round: 1550 EUR is 15.50."""
-    return Decimal(amount).scaleb(-_EXPONENTS.get(currency, 2))
+    return Decimal(amount).scaleb(-exponent(currency))

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.contracts import event
-from common.contracts.banking import BankItemReported
+from common.contracts.banking import (
+    BalanceUpdated,
+    BankItemChanged,
+    BankItemReported,
+    BankSyncDue,
+    TransactionsSynced,
+)
 from common.contracts.event import Event, Payload
 from common.contracts.jobs import JobDue
 from common.contracts.payments import (
@@ -146,6 +152,19 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "bank_item.accounts_available": EventType(
         "banking", BankItemReported, "The customer has accounts that are not shared yet."
     ),
+    "bank_item.linked": EventType("banking", BankItemChanged, "A customer linked a bank."),
+    "bank_item.health_changed": EventType(
+        "banking", BankItemChanged, "What the customer has to do about the link changed."
+    ),
+    "bank_item.removed": EventType(
+        "banking", BankItemChanged, "The link and all of its data are gone."
+    ),
+    "bank_sync.due": EventType("banking", BankSyncDue, "A command: do this sync now."),
+    "bank_sync.job_due": EventType("banking", JobDue, "A scheduled job is to run now."),
+    "transactions.synced": EventType(
+        "banking", TransactionsSynced, "An item's transactions changed; they are all there."
+    ),
+    "balance.updated": EventType("banking", BalanceUpdated, "An account's balance changed."),
     "customer.changed": EventType(
         "subscriptions", CustomerChanged, "A customer's e-mail address or name changed."
     ),

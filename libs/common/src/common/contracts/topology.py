@@ -100,6 +100,19 @@ QUEUES: Final = (
         (Binding("payouts", "transfer.*"), Binding("payouts", "provider_payout.*")),
     ),
     Queue("payouts.jobs", (Binding("payouts", "payouts.job_due"),)),
+    Queue(
+        "bank-sync.items",
+        (
+            Binding("banking", "bank_item.updated"),
+            Binding("banking", "bank_item.failed"),
+            Binding("banking", "bank_item.repaired"),
+            Binding("banking", "bank_item.expiring"),
+            Binding("banking", "bank_item.revoked"),
+            Binding("banking", "bank_item.accounts_available"),
+        ),
+    ),
+    Queue("bank-sync.syncs", (Binding("banking", "bank_sync.due"),)),
+    Queue("bank-sync.jobs", (Binding("banking", "bank_sync.job_due"),)),
 )
 
 # Bindings of earlier versions, which a broker keeps until they are taken away.
@@ -122,7 +135,11 @@ JOURNAL_ONLY: Final = (
     "organization.failed",
     "organization.suspended",
     "payout.*",
-    "bank_item.*",
+    "bank_item.linked",
+    "bank_item.health_changed",
+    "bank_item.removed",
+    "transactions.synced",
+    "balance.updated",
     "provider.#",
 )
 

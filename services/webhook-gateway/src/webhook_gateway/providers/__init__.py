@@ -40,11 +40,11 @@ def _rate(value: str) -> str:
 
 @dataclass(frozen=True)
 class Proof:
-    """How far a call can be trusted. `signed_at` (UTC seconds) is what its signature says, if it
-    says when: it tells two calls with the same body apart."""
+    """How far a call can be trusted. `occasion` tells two calls with the same body apart, where a
+    provider says the same words of different things."""
 
     trust: Trust
-    signed_at: int | None = None
+    occasion: str | None = None
 
 
 class Options(BaseModel):

@@ -96,15 +96,16 @@ class Plaid(Provider):
         said = str(claims["request_body_sha256"]).encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(said, digest(body).encode()):
             raise VerificationFailed("Plaid-Verification is of another body")
-        return Proof("signature", signed_at)
+        return Proof("signature", occasion=token)
 
     def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
         kind, code = webhook["webhook_type"], webhook["webhook_code"]
         type_ = _ITEM_CODES.get(code) if kind == "ITEM" else None
         if (kind, code) == ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE"):
             type_ = "bank_item.updated"
-        # There is no event id, and the same words mean something new another time.
-        id_ = derived_id(self.source, str(proof.signed_at), json.dumps(webhook, sort_keys=True))
+        # There is no event id, and the same words mean something new another time, be it in the
+        # same second. A token is made for one call.
+        id_ = derived_id(self.source, str(proof.occasion), json.dumps(webhook, sort_keys=True))
         if type_ is None:
             return [self.untranslated(f"{kind}.{code}", webhook, id_=id_, proof=proof)]
         return [
@@ -118,6 +119,7 @@ def _report(webhook: Object) -> BankItemReported:
     return BankItemReported(
         provider="plaid",
         item_id=webhook["item_id"],
+        code=webhook["webhook_code"],
         reason=error.get("error_code") or webhook.get("reason"),
         until=parse(until) if until else None,
         initial_update_complete=webhook.get("initial_update_complete"),

@@ -1,0 +1,25 @@
+"""CSV that a spreadsheet opens without harm (RFC 4180)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+_FORMULA = frozenset("=+-@\t\r")
+
+
+def line(cells: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow([_cell(each) for each in cells])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = "" if value is None else str(value)
+    # A spreadsheet would run it; a number of ours is none.
+    return f"'{text}" if isinstance(value, str) and text[:1] in _FORMULA else text

@@ -1,0 +1,112 @@
+"""Wires the bank-sync service."""
+
+from datetime import timedelta
+
+from bank_sync import api as bank_api
+from bank_sync import api_transactions, handlers
+from bank_sync.accounts import Clients
+from bank_sync.jobs import SERVICE, Jobs
+from bank_sync.limits import Counter
+from bank_sync.linking import Desk
+from bank_sync.measuring import measure
+from bank_sync.repository import SOURCE
+from bank_sync.settings import ApiSettings, BankSettings, WorkerSettings
+from bank_sync.syncing import Syncer
+from bank_sync.tenancy import Tenancy
+from common import parts
+from common.accounts import AccountsInvalid
+from common.api import schedules_router
+from common.auth import Authenticator
+from common.contracts import topology
+from common.crypto import Vault
+from common.database import Sessions
+from common.http import create_app
+from common.measuring import Meter
+from common.messaging.effectful import EffectfulConsumer
+from common.messaging.transactional import TransactionalConsumer
+from common.scheduler import Scheduler, job_handler
+from common.service import Context, Running, Task, refuse
+
+_ATTEMPTS = 8
+_PATIENCE = timedelta(minutes=15)
+
+
+async def api(settings: ApiSettings, context: Context) -> Running:
+    engine = await parts.database_engine(settings, context)
+    sessions = parts.sessions(engine)
+    tenancy = Tenancy(sessions)
+    clients = _clients(settings, context, sessions)
+    app = create_app(
+        "Paybus bank sync", alive=parts.always_well, ready=parts.database_check(engine)
+    )
+    app.state.authenticator = Authenticator(settings)
+    app.state.sessions = sessions
+    app.state.tenancy = tenancy
+    app.state.desk = Desk(tenancy, clients, Vault(settings.encryption_keys))
+    app.state.balance_ttl = settings.balance_ttl_seconds
+    for router in (*bank_api.ROUTERS, api_transactions.transactions):
+        app.include_router(router)
+    app.include_router(schedules_router(SERVICE, settings.tenant))
+    return Running(app)
+
+
+async def worker(settings: WorkerSettings, context: Context) -> Running:
+    engine = await parts.database_engine(settings, context)
+    messaging = await parts.messaging(settings, context, "bank-sync-worker")
+    consuming = await parts.consuming(settings, context, messaging, "bank-sync-worker consumers")
+    options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
+    sessions = parts.sessions(engine)
+    tenancy = Tenancy(sessions)
+    clients = _clients(settings, context, sessions)
+    vault = Vault(settings.encryption_keys)
+    syncer = Syncer(
+        tenancy,
+        clients,
+        vault,
+        lease=timedelta(seconds=settings.lease_seconds),
+        sweep=timedelta(hours=settings.sweep_hours),
+    )
+    pause = timedelta(seconds=settings.banks_pause_seconds)
+    jobs = Jobs(Desk(tenancy, clients, vault), pause=pause, patience=min(_PATIENCE, 20 * pause))
+    schedule = jobs.schedule()
+    consumers = [
+        TransactionalConsumer(
+            topology.queue("bank-sync.items"),
+            handlers.by_event(),
+            prepare=handlers.prepare,
+            **options,
+        ),
+        EffectfulConsumer(
+            topology.queue("bank-sync.syncs"),
+            syncer.do,
+            concurrency=settings.concurrency,
+            attempts=_ATTEMPTS,
+            on_give_up=syncer.give_up,
+            **options,
+        ),
+        TransactionalConsumer(
+            topology.queue("bank-sync.jobs"),
+            {f"{SERVICE}.job_due": job_handler(sessions, schedule)},
+            batch=1,
+            **options,
+        ),
+    ]
+    tasks: list[Task] = [
+        Scheduler(sessions, service=SERVICE, tenant=settings.tenant, schedule=schedule),
+        Meter(sessions, measure),
+    ]
+    return parts.worker("Paybus bank sync worker", settings, messaging, engine, consumers, tasks)
+
+
+def _clients(settings: BankSettings, context: Context, sessions: Sessions) -> Clients:
+    redis = settings.redis_url
+    try:
+        return Clients(
+            settings.bank_accounts_file,
+            Counter(sessions, str(redis) if redis is not None else None),
+            context.redact,
+            timeout=settings.provider_timeout_seconds,
+            closing=context.resources.callback,
+        )
+    except AccountsInvalid as error:
+        refuse(f"BANK_ACCOUNTS_FILE is wrong: {error}")

@@ -1,0 +1,103 @@
+"""What the clock does, for every tenant. A job only decides and orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync import repository
+from bank_sync.linking import Desk
+from bank_sync.models import InstitutionHour, Item, Sync
+from bank_sync.tenancy import say
+from common import rows
+from common.contracts.event import Event
+from common.contracts.jobs import JobDue
+from common.messaging.outbox import Work
+from common.scheduler import Cron, Every, Schedule, order_run
+
+SERVICE = "bank_sync"
+
+_MOST = 1000
+_KEEP_SYNCS = timedelta(days=30)
+_KEEP_HOURS = timedelta(days=90)
+
+
+class Jobs:
+    """`pause` is between two looks for what is overdue, `patience` how long an ordered sync may
+    wait before it is ordered again."""
+
+    def __init__(self, desk: Desk, *, pause: timedelta, patience: timedelta) -> None:
+        self._desk = desk
+        self._pause = pause
+        self._patience = patience
+
+    def schedule(self) -> Sequence[Schedule]:
+        return (
+            Schedule("sweep", Every(self._pause), self.sweep),
+            Schedule("overdue-syncs", Every(self._pause), self.overdue_syncs),
+            Schedule("removals", Every(timedelta(minutes=10)), self.removals),
+            Schedule("clean-up", Cron("40 3 * * *"), clean_up),
+        )
+
+    async def sweep(self, work: Work, event: Event[JobDue]) -> str:
+        """Items that nobody has spoken of for long are synced: a webhook may have been lost."""
+        await say(work.session, None)
+        now = await rows.clock(work.session)
+        found = await repository.items_to_sync(work.session, now, _MOST)
+        for item in found:
+            await repository.order_sync(work.session, item, "sweep", now)
+            item.next_sync_at = now + timedelta(days=1)
+        await _go_on(work.session, event, len(found))
+        return f"{len(found)} items to sync"
+
+    async def overdue_syncs(self, work: Work, event: Event[JobDue]) -> str:
+        """Whose message was lost, or whose worker died, is ordered again."""
+        await say(work.session, None)
+        now = await rows.clock(work.session)
+        found = await repository.overdue_syncs(work.session, now, self._patience, _MOST)
+        for sync in found:
+            sync.ordered_at = now
+        syncs = [(sync.tenant, sync.item, sync.id) for sync in found]
+        await repository.tell_due(work.session, syncs, now)
+        await _go_on(work.session, event, len(found))
+        return f"{len(found)} syncs ordered again"
+
+    async def removals(self, work: Work, _: Event[JobDue]) -> str:
+        """Items that the provider has not let go of yet."""
+        await say(work.session, None)
+        query = select(Item.tenant, Item.id).where(Item.removing_at.is_not(None)).limit(_MOST)
+        found = (await work.session.execute(query)).all()
+        gone = 0
+        for tenant, id_ in found:
+            gone += await self._desk.try_to_remove(tenant, id_)
+        return f"{gone} of {len(found)} items removed"
+
+
+async def clean_up(work: Work, _: Event[JobDue]) -> str:
+    """Syncs that are long over, and hours that nobody looks at any more."""
+    await say(work.session, None)
+    syncs = await work.session.execute(
+        delete(Sync).where(Sync.finished_at < func.now() - _KEEP_SYNCS).returning(Sync.id)
+    )
+    hours = await work.session.execute(
+        delete(InstitutionHour)
+        .where(InstitutionHour.hour < func.now() - _KEEP_HOURS)
+        .returning(InstitutionHour.hour)
+    )
+    await work.session.execute(text("DELETE FROM quotas WHERE full_at < now() - interval '1 day'"))
+    return f"{len(syncs.all())} syncs, {len(hours.all())} hours removed"
+
+
+async def _go_on(session: AsyncSession, event: Event[JobDue], count: int) -> None:
+    if count == _MOST:  # there may be more: not only at the next tick
+        await order_run(
+            session,
+            service=SERVICE,
+            tenant=event.tenant,
+            job=event.data.job,
+            at=await rows.clock(session),
+            goes_on=event,
+        )

@@ -1,0 +1,69 @@
+"""How often something may be called, counted for all replicas together: by the `limits` library in
+Redis where there is one, in PostgreSQL where there is none or it is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from limits import RateLimitItemPerMinute
+from limits.aio import storage, strategies
+from limits.errors import StorageError
+
+from common.database import Sessions
+from common.errors import RateLimited
+from common.logs import get_logger
+from common.messaging.connection import describe
+from common.quota import Quota
+
+log = get_logger(__name__)
+
+_NAMESPACE = "paybus-banks"
+_MOST_KEPT = 10_000
+# Whoever would wait longer gives the place away and comes again.
+_LONGEST_WAIT_SECONDS = 2.0
+
+
+class Counter:
+    def __init__(self, sessions: Sessions, redis_url: str | None) -> None:
+        self._sessions = sessions
+        self._quotas: OrderedDict[tuple[str, int], Quota] = OrderedDict()
+        self._redis: strategies.MovingWindowRateLimiter | None = None
+        if redis_url is not None:
+            self._redis = strategies.MovingWindowRateLimiter(
+                storage.RedisStorage(
+                    f"async+{redis_url}",
+                    implementation="redispy",
+                    wrap_exceptions=True,
+                    socket_timeout=0.2,
+                    socket_connect_timeout=0.2,
+                )
+            )
+
+    async def take(self, name: str, per_minute: int) -> None:
+        """One call; waits for its turn if that comes soon. Raises `RateLimited`."""
+        if self._redis is not None:
+            try:
+                allowed = await self._redis.hit(
+                    RateLimitItemPerMinute(per_minute), _NAMESPACE, name
+                )
+            except StorageError as error:
+                log.warning("Redis can't count, PostgreSQL does", error=describe(error))
+            else:
+                if not allowed:
+                    raise RateLimited(f"{per_minute} calls a minute are used up", 60 / per_minute)
+                return
+        await asyncio.sleep(
+            await self._quota(name, per_minute).take(most_seconds=_LONGEST_WAIT_SECONDS)
+        )
+
+    def _quota(self, name: str, per_minute: int) -> Quota:
+        key = (name, per_minute)
+        if (quota := self._quotas.get(key)) is None:
+            # Half at once, half over the minute: never more than all of them in any minute.
+            quota = Quota(name, per_minute / 120, max(1, per_minute // 2), self._sessions)
+            self._quotas[key] = quota
+            if len(self._quotas) > _MOST_KEPT:
+                self._quotas.popitem(last=False)
+        self._quotas.move_to_end(key)
+        return quota

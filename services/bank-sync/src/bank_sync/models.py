@@ -1,0 +1,160 @@
+"""The service's tables. All but messaging's and the quotas are under row-level security
+(`tenancy.py`). Money is in minor units; of unofficial currencies in hundred-millionths."""
+
+from __future__ import annotations
+
+import datetime as dt
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Index, func, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from common.contracts.event import derived_id
+from common.rows import TYPES, TenantRow
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = TYPES
+
+
+class Item(TenantRow, Base):
+    """A customer's login at one bank. `access_token` is sealed, and empty once it is revoked.
+
+    `health_at` is when the newest news of it was told; `next_sync_at` when it is synced although
+    nobody asked; `removing_at` since when it is on its way out.
+    """
+
+    __tablename__ = "items"
+
+    client: Mapped[str]
+    item_id: Mapped[str]
+    user: Mapped[str]
+    institution_id: Mapped[str | None]
+    access_token: Mapped[str]
+    cursor: Mapped[str] = mapped_column(default="")
+    complete: Mapped[bool] = mapped_column(default=False)
+    health: Mapped[str] = mapped_column(default="healthy")
+    health_reason: Mapped[str | None]
+    health_until: Mapped[datetime | None]
+    health_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    version: Mapped[int] = mapped_column(default=0)
+    synced_at: Mapped[datetime | None]
+    next_sync_at: Mapped[datetime | None]
+    removing_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("items_page", "tenant", "created_at", "id"),
+        Index("items_next", "next_sync_at"),
+    )
+
+
+class Account(TenantRow, Base):
+    """`balance_at` is when its figures were last read; `closed` that the bank lists it no more."""
+
+    __tablename__ = "accounts"
+
+    item: Mapped[str]
+    account_id: Mapped[str]
+    name: Mapped[str]
+    official_name: Mapped[str | None]
+    mask: Mapped[str | None]
+    type: Mapped[str]
+    subtype: Mapped[str | None]
+    available: Mapped[int | None] = mapped_column(BigInteger)
+    current: Mapped[int | None] = mapped_column(BigInteger)
+    limit: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None]
+    unofficial_currency: Mapped[bool]
+    balance_at: Mapped[datetime]
+    closed: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (Index("accounts_item", "item"),)
+
+
+class Transaction(TenantRow, Base):
+    """`amount` is positive when the money leaves the account, as Plaid has it."""
+
+    __tablename__ = "transactions"
+
+    item: Mapped[str]
+    account: Mapped[str]
+    transaction_id: Mapped[str]
+    amount: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str | None]
+    unofficial_currency: Mapped[bool]
+    rounded: Mapped[bool]
+    date: Mapped[dt.date]
+    authorized_date: Mapped[dt.date | None]
+    at: Mapped[datetime | None]
+    name: Mapped[str]
+    merchant: Mapped[str | None]
+    pending: Mapped[bool]
+    pending_transaction_id: Mapped[str | None]
+    channel: Mapped[str | None]
+    category: Mapped[str | None]
+    category_detailed: Mapped[str | None]
+
+
+class Sync(TenantRow, Base):
+    """`queued`, `running`, then `done`, `failed` or `cancelled`; of one item at most one of the
+    first two each. Who runs it holds `lease` until `lease_until`."""
+
+    __tablename__ = "syncs"
+
+    item: Mapped[str]
+    cause: Mapped[str]
+    status: Mapped[str]
+    ordered_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    lease: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    attempts: Mapped[int] = mapped_column(default=0)
+    restarts: Mapped[int] = mapped_column(default=0)
+    pages: Mapped[int] = mapped_column(default=0)
+    added: Mapped[int] = mapped_column(default=0)
+    modified: Mapped[int] = mapped_column(default=0)
+    removed: Mapped[int] = mapped_column(default=0)
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        Index("syncs_queued", "item", unique=True, postgresql_where=text("status = 'queued'")),
+        Index("syncs_running", "item", unique=True, postgresql_where=text("status = 'running'")),
+        Index("syncs_page", "tenant", "created_at", "id"),
+        Index("syncs_open", "ordered_at", postgresql_where=text("status IN ('queued', 'running')")),
+    )
+
+
+class Institution(TenantRow, Base):
+    __tablename__ = "institutions"
+
+    institution_id: Mapped[str]
+    name: Mapped[str]
+    url: Mapped[str | None]
+    oauth: Mapped[bool]
+
+
+class InstitutionHour(Base):
+    """How syncs at an institution went in one hour (UTC)."""
+
+    __tablename__ = "institution_hours"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    institution_id: Mapped[str] = mapped_column(primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    succeeded: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    last_error: Mapped[str | None]
+
+
+def item_id(tenant: str, item_id: str) -> str:
+    return derived_id("bank items", tenant, item_id)
+
+
+def account_id(item: str, account_id: str) -> str:
+    return derived_id("bank accounts", item, account_id)
+
+
+def institution_id(tenant: str, institution_id: str) -> str:
+    return derived_id("institutions", tenant, institution_id)

@@ -1,0 +1,171 @@
+"""What the service asks its database. Rows are locked in one order everywhere: items, syncs,
+accounts, transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync.models import Account, InstitutionHour, Item, Sync, Transaction
+from common.arrays import is_one_of
+from common.contracts.banking import BankItemChanged, BankSyncDue
+from common.contracts.event import Event, derived_id, root
+from common.messaging import outbox
+
+SOURCE = "/bank-sync"
+
+
+async def lock_item(session: AsyncSession, id_: str) -> Item | None:
+    query = select(Item).where(Item.id == id_).with_for_update()
+    found = await session.scalars(query.execution_options(populate_existing=True))
+    return found.one_or_none()
+
+
+async def lock_items(session: AsyncSession, ids: Iterable[str]) -> dict[str, Item]:
+    query = select(Item).where(is_one_of(Item.id, sorted({*ids}))).order_by(Item.id)
+    locking = query.with_for_update().execution_options(populate_existing=True)
+    return {row.id: row for row in (await session.scalars(locking)).all()}
+
+
+async def lock_sync(session: AsyncSession, id_: str) -> Sync | None:
+    query = select(Sync).where(Sync.id == id_).with_for_update()
+    found = await session.scalars(query.execution_options(populate_existing=True))
+    return found.one_or_none()
+
+
+async def order_sync(session: AsyncSession, item: Item, cause: str, now: datetime) -> str:
+    """Have the item synced. One that is queued already will see what this one would: its id is
+    returned then."""
+    queuing = (
+        insert(Sync)
+        .values(
+            id=uuid4().hex,
+            tenant=item.tenant,
+            item=item.id,
+            cause=cause,
+            status="queued",
+            ordered_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=[Sync.item], index_where=text("status = 'queued'"))
+        .returning(Sync.id)
+    )
+    id_ = await session.scalar(queuing)
+    if id_ is not None:
+        await tell_due(session, [(item.tenant, item.id, id_)], now)
+        return str(id_)
+    return str(await session.scalar(queued_of(item.id)))
+
+
+def queued_of(item: str) -> Any:
+    return select(Sync.id).where(Sync.item == item, Sync.status == "queued")
+
+
+async def tell_due(
+    session: AsyncSession, syncs: Iterable[tuple[str, str, str]], now: datetime
+) -> None:
+    """Order the syncs (tenant, item, id) from a worker, when the transaction commits."""
+    events = [
+        root(
+            id=derived_id("bank_sync", id_, now.isoformat()),
+            type="bank_sync.due",
+            source=SOURCE,
+            subject=item,
+            tenant=tenant,
+            correlationid=item,
+            data=BankSyncDue(sync_id=id_, item=item),
+        )
+        for tenant, item, id_ in syncs
+    ]
+    await outbox.write(session, events)
+
+
+def item_event(item: Item, type_: str) -> Event[BankItemChanged]:
+    return root(
+        id=derived_id("bank_item", item.id, type_, str(item.version)),
+        type=type_,
+        source=SOURCE,
+        subject=item.id,
+        tenant=item.tenant,
+        correlationid=item.id,
+        sequence=item.version,
+        data=BankItemChanged(
+            item=item.id,
+            item_id=item.item_id,
+            user=item.user,
+            institution_id=item.institution_id,
+            health=item.health,
+            reason=item.health_reason,
+            until=item.health_until,
+        ),
+    )
+
+
+async def delete_data(session: AsyncSession, item: str) -> None:
+    """All that was synced, and what it was synced by."""
+    for table in (Transaction, Account, Sync):
+        await session.execute(delete(table).where(table.item == item))
+
+
+async def count_outcome(
+    session: AsyncSession, item: Item, now: datetime, error: str | None
+) -> None:
+    """How syncs at the item's institution go, by the hour."""
+    if item.institution_id is None:
+        return
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    failed = int(error is not None)
+    row = insert(InstitutionHour).values(
+        tenant=item.tenant,
+        institution_id=item.institution_id,
+        hour=hour,
+        succeeded=1 - failed,
+        failed=failed,
+        last_error=error,
+    )
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=[
+                InstitutionHour.tenant, InstitutionHour.institution_id, InstitutionHour.hour,
+            ],
+            set_={
+                "succeeded": InstitutionHour.succeeded + row.excluded.succeeded,
+                "failed": InstitutionHour.failed + row.excluded.failed,
+                "last_error": func.coalesce(row.excluded.last_error, InstitutionHour.last_error),
+            },
+        )
+    )  # fmt: skip
+
+
+async def items_to_sync(session: AsyncSession, now: datetime, most: int) -> Sequence[Item]:
+    query = (
+        select(Item)
+        .where(Item.next_sync_at <= now)
+        .order_by(Item.next_sync_at)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.scalars(query)).all()
+
+
+async def overdue_syncs(
+    session: AsyncSession, now: datetime, patience: timedelta, most: int
+) -> Sequence[Sync]:
+    """Those that nobody has taken, and those whose worker shows no progress any more."""
+    waiting = (Sync.status == "queued") & (Sync.ordered_at <= now - patience)
+    dead = (Sync.status == "running") & (Sync.lease_until <= now) & (
+        Sync.ordered_at <= now - patience
+    )  # fmt: skip
+    query = (
+        select(Sync)
+        .where(waiting | dead)
+        .order_by(Sync.ordered_at)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.scalars(query)).all()

@@ -1,0 +1,38 @@
+"""The bank-sync service's settings, per role."""
+
+from pydantic import Field, FilePath, RedisDsn
+
+from common import settings
+from common.crypto import EncryptionSettings
+from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
+
+
+class BankSettings(EncryptionSettings, ScheduleSettings):
+    bank_accounts_file: FilePath | None = Field(
+        default=None, description="each tenant's clients at Plaid, as TOML"
+    )
+    provider_timeout_seconds: float = Field(
+        default=30, ge=0.1, le=120, description="how long Plaid may take to answer"
+    )
+    redis_url: RedisDsn | None = Field(
+        default=None, description="where calls are counted; without, in PostgreSQL"
+    )
+
+
+class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, BankSettings):
+    balance_ttl_seconds: float = Field(
+        default=60, ge=0, le=86_400, description="how old a balance may be before Plaid is asked"
+    )
+
+
+class WorkerSettings(settings.WorkerSettings, BankSettings):
+    concurrency: int = Field(default=16, ge=1, le=200, description="syncs under way at once")
+    sweep_hours: float = Field(
+        default=24, ge=0.001, description="an item that heard nothing for so long is synced"
+    )
+    banks_pause_seconds: float = Field(
+        default=30, ge=0.5, description="how often overdue syncs and items are looked for"
+    )
+    lease_seconds: float = Field(
+        default=120, ge=2, description="a sync that shows no progress for so long is taken over"
+    )

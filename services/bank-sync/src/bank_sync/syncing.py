@@ -1,0 +1,276 @@
+"""Brings one item up to date with its provider.
+
+No transaction is open while the provider is called. What all pages of an update say is written in
+one transaction with the cursor after it, so that a process may die anywhere: the update is read
+again from where the last one ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync import applying, domain, metrics, news, repository
+from bank_sync.accounts import SYNC, Client, Clients
+from bank_sync.clients import ItemFault, Mutated
+from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health, Update
+from bank_sync.models import Item, Sync
+from bank_sync.tenancy import Tenancy
+from common import rows
+from common.contracts.banking import BankSyncDue
+from common.contracts.event import Event
+from common.crypto import Vault
+from common.errors import Invalid, RateLimited, Upstream
+from common.logs import get_logger
+from common.messaging import outbox
+from common.messaging.connection import describe
+
+log = get_logger(__name__)
+
+# The data keeps changing while it is read: later it may be quiet.
+_MOST_RESTARTS = 10
+_RESTARTED_TOO_OFTEN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A sync that this worker holds by its `lease`."""
+
+    id: str
+    tenant: str
+    item: str
+    lease: str
+    client: str
+    access_token: str
+    cursor: str
+
+
+class Cancelled(Exception):
+    """The sync is not ours to go on with."""
+
+
+class Syncer:
+    """`lease` is how long a sync may show no progress before another worker takes it over, `sweep`
+    after how long an item is synced that nobody has spoken of."""
+
+    def __init__(
+        self,
+        tenancy: Tenancy,
+        clients: Clients,
+        vault: Vault,
+        *,
+        lease: timedelta,
+        sweep: timedelta,
+    ) -> None:
+        self._tenancy = tenancy
+        self._clients = clients
+        self._vault = vault
+        self._lease = lease
+        self._sweep = sweep
+
+    async def do(self, event: Event[BankSyncDue]) -> None:
+        """Safe to run for the same sync, and the same item, from several places at once."""
+        running = await self._begin(event)
+        if running is None:
+            return
+        try:
+            client = self._clients.find(running.tenant, running.client)
+            update = await self._read(client, running)
+        except Cancelled:
+            await self._end(running, "cancelled", None)
+        except ItemFault as fault:
+            await self._fail(running, fault)
+        except Invalid as error:  # the accounts file does not name the client
+            await self._let_go(running, str(error))
+            raise Upstream(f"the sync waits: {error}") from error
+        except Exception as error:
+            await self._let_go(running, describe(error))
+            raise
+        else:
+            await self._apply(running, update)
+
+    async def give_up(self, event: Event[BankSyncDue], error: Exception) -> None:
+        """Its attempts are used up: the next one is for the clock, or for whoever asks."""
+        async with self._tenancy.begin(event.tenant) as session:
+            item = await repository.lock_item(session, event.data.item)
+            sync = await repository.lock_sync(session, event.data.sync_id)
+            if item is None or sync is None or sync.status not in {"queued", "running"}:
+                return
+            now = await rows.clock(session)
+            await self._finish(session, item, sync, now, "failed", describe(error))
+
+    async def _begin(self, event: Event[BankSyncDue]) -> Running | None:
+        """The sync, if it is this worker's from now on."""
+        async with self._tenancy.begin(event.tenant) as session:
+            item = await repository.lock_item(session, event.data.item)
+            sync = await repository.lock_sync(session, event.data.sync_id)
+            if item is None or sync is None:
+                return None
+            now = await rows.clock(session)
+            if sync.status == "running":
+                if sync.lease_until is not None and sync.lease_until > now:
+                    return None  # somebody is at it
+            elif sync.status != "queued":
+                return None
+            elif not await self._clear_the_way(session, item, now):
+                return None  # whoever syncs the item orders this one at the end
+            if item.removing_at is not None or not item.access_token:
+                sync.status, sync.finished_at = "cancelled", now
+                return None
+            sync.status = "running"
+            sync.lease = uuid4().hex
+            sync.lease_until = now + self._lease
+            sync.started_at = sync.started_at or now
+            sync.attempts += 1
+            sync.error = None
+            sync.pages = 0
+            token = self._vault.open(item.access_token)
+            return Running(
+                sync.id, item.tenant, item.id, sync.lease, item.client, token, item.cursor
+            )
+
+    async def _clear_the_way(self, session: AsyncSession, item: Item, now: datetime) -> bool:
+        """Whether no other sync of the item is under way; one whose worker died is ended."""
+        query = select(Sync).where(Sync.item == item.id, Sync.status == "running")
+        other = (await session.scalars(query.with_for_update())).one_or_none()
+        if other is None:
+            return True
+        if other.lease_until is not None and other.lease_until > now:
+            return False
+        other.status, other.finished_at = "failed", now
+        other.error = other.error or "its worker died"
+        await session.flush()
+        return True
+
+    async def _read(self, client: Client, running: Running) -> Update:
+        """All pages; from the first one again when the data changes meanwhile."""
+        for restarts in range(_MOST_RESTARTS + 1):
+            update, cursor = Update(), running.cursor
+            try:
+                while True:
+                    async with client.calling(SYNC, running.item):
+                        page = await client.api.sync(running.access_token, cursor)
+                    update.take(page)
+                    cursor = page.next_cursor
+                    if not page.has_more:
+                        update.cursor = cursor
+                        return update
+                    await self._progress(running, update, restarts)
+            except Mutated:
+                metrics.restarts.inc()
+                await self._progress(running, update, restarts + 1)
+        raise RateLimited("the data changes while it is read", _RESTARTED_TOO_OFTEN_SECONDS)
+
+    async def _progress(self, running: Running, update_: Update, restarts: int) -> None:
+        """Raises `Cancelled` when somebody wants it to end, or it is another worker's by now."""
+        async with self._tenancy.begin(running.tenant) as session:
+            telling = (
+                update(Sync)
+                .where(Sync.id == running.id, Sync.lease == running.lease, Sync.status == "running")
+                .values(
+                    lease_until=func.clock_timestamp() + self._lease,
+                    pages=update_.pages,
+                    added=update_.added,
+                    modified=update_.modified,
+                    removed=update_.removed,
+                    restarts=restarts,
+                )
+                .returning(Sync.cancel_requested)
+            )
+            cancel = (await session.execute(telling)).scalar_one_or_none()
+        if cancel is None or cancel:
+            raise Cancelled
+
+    async def _apply(self, running: Running, update_: Update) -> None:
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is None:
+                return
+            item, sync = held
+            now = await rows.clock(session)
+            if sync.cancel_requested:
+                await self._finish(session, item, sync, now, "cancelled", None)
+                return
+            applied = await applying.apply(session, item, update_, now)
+            item.cursor = update_.cursor
+            item.complete = update_.complete
+            item.synced_at = now
+            sync.pages, sync.added = update_.pages, applied.added
+            sync.modified, sync.removed = applied.modified, applied.removed
+            events = list(applied.events)
+            if (health := domain.synced(Health(item.health))) is not Health(item.health):
+                item.health, item.health_reason, item.health_until = health, None, None
+                item.version += 1
+                events.append(repository.item_event(item, "bank_item.health_changed"))
+            await outbox.write(session, events)
+            await self._finish(session, item, sync, now, "done", None)
+        metrics.transactions.labels("added").inc(applied.added)
+        metrics.transactions.labels("modified").inc(applied.modified)
+        metrics.transactions.labels("removed").inc(applied.removed)
+
+    async def _fail(self, running: Running, fault: ItemFault) -> None:
+        """The provider says that something is wrong with the item: trying again mends nothing."""
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is None:
+                return
+            item, sync = held
+            now = await rows.clock(session)
+            await self._finish(session, item, sync, now, "failed", str(fault))
+            if fault.code in LOGIN_ERRORS:
+                await news.take(session, item, Health.LOGIN_REQUIRED, now, fault.code)
+            elif fault.code in REVOKED_ERRORS:
+                await news.take(session, item, Health.REVOKED, now, fault.code)
+
+    async def _end(self, running: Running, status: str, error: str | None) -> None:
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is not None:
+                item, sync = held
+                now = await rows.clock(session)
+                await self._finish(session, item, sync, now, status, error)
+
+    async def _let_go(self, running: Running, error: str) -> None:
+        """It is tried again later, by whoever gets the message."""
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is not None:
+                item, sync = held
+                now = await rows.clock(session)
+                sync.lease_until = sync.ordered_at = now
+                sync.error = error
+                await repository.count_outcome(session, item, now, error)
+
+    async def _held(self, session: AsyncSession, running: Running) -> tuple[Item, Sync] | None:
+        """Both rows, locked, as long as the sync is this worker's."""
+        item = await repository.lock_item(session, running.item)
+        sync = await repository.lock_sync(session, running.id)
+        if item is None or sync is None:
+            return None
+        if sync.lease != running.lease or sync.status != "running":
+            log.info("another worker has taken over", sync=running.id)
+            return None
+        return item, sync
+
+    async def _finish(
+        self,
+        session: AsyncSession,
+        item: Item,
+        sync: Sync,
+        now: datetime,
+        status: str,
+        error: str | None,
+    ) -> None:
+        sync.status, sync.error, sync.finished_at, sync.lease = status, error, now, None
+        item.next_sync_at = now + self._sweep
+        if status != "cancelled":
+            await repository.count_outcome(session, item, now, error)
+        metrics.syncs.labels(status).inc()
+        await session.flush()
+        waiting: Sequence[str] = (await session.scalars(repository.queued_of(item.id))).all()
+        await repository.tell_due(session, [(item.tenant, item.id, id_) for id_ in waiting], now)

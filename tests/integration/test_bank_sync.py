@@ -1,0 +1,302 @@
+"""Banks are linked and kept in sync, whatever happens at the bank, at Plaid and in between."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from conftest import MakePaybus
+from support.banks import (
+    OPTIONS,
+    PROCESSES,
+    QUICK,
+    at_paybus,
+    at_the_bank,
+    everything,
+    exchange,
+    get,
+    happen,
+    link,
+    open_items,
+    until_synced,
+)
+from support.mobile_money import sandbox
+from support.paybus import Paybus
+from support.payouts import deliver
+from support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(PROCESSES, bank_options=OPTIONS, **QUICK) as paybus:
+        paybus.tap("banking", "#")
+        yield paybus
+
+
+@pytest.fixture(autouse=True)
+def everything_well(paybus: Paybus) -> None:
+    deliver(paybus)
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    sandbox(paybus, "PUT", "/plaid/_limits", per_minute=None)
+
+
+def until_equal(paybus: Paybus, item: dict[str, str]) -> None:
+    until(
+        lambda: at_paybus(paybus, item) == at_the_bank(paybus, item),
+        what="the books are equal",
+        pause=0.2,
+    )
+    until_synced(paybus, item)
+
+
+def test_a_linked_bank_is_synced_and_stays_so(paybus: Paybus) -> None:
+    item = link(paybus, transactions=1200, user="ama")
+    assert (item["health"], item["what_to_do"], item["institution_id"]) == (
+        "healthy",
+        None,
+        "ins_109508",
+    )
+    until_equal(paybus, item)
+    happen(paybus, item, add=5, modify=7, remove=3, post=4)
+    until_equal(paybus, item)
+    mine = get(paybus, f"items/{item['id']}")
+    assert (mine["complete"], mine["user"]) == (True, "ama")
+    told = [each for each in paybus.tapped() if each["subject"] == item["id"]]
+    assert {"bank_item.linked", "transactions.synced"} <= {each["type"] for each in told}
+
+
+def test_data_that_changes_between_two_pages_is_read_again(paybus: Paybus) -> None:
+    item = link(paybus, transactions=10)
+    until_synced(paybus, item)
+    happen(paybus, item, add=1100, mutate=2)
+    until_equal(paybus, item)
+    assert max(each["restarts"] for each in get(paybus, "syncs", item=item["id"])["items"]) == 2
+
+
+def test_empty_pages_after_linking_are_normal(paybus: Paybus) -> None:
+    (made,) = open_items(paybus, transactions=30)
+    sandbox(paybus, "POST", f"/plaid/_items/{made['item_id']}/happenings", ready=False)
+    item = exchange(paybus, made["public_token"])
+    until_synced(paybus, item)
+    assert everything(paybus, "transactions", item=item["id"]) == []
+    assert not get(paybus, f"items/{item['id']}")["complete"]
+    happen(paybus, item, ready=True)
+    until(lambda: get(paybus, f"items/{item['id']}")["complete"], what="the history is there")
+    until_equal(paybus, item)
+
+
+def test_a_webhook_that_never_came_is_healed_by_the_sweep(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+    deliver(paybus, drop=1)
+    happen(paybus, item, add=3, remove=1)
+    sweep_now(paybus, item)
+    until_equal(paybus, item)
+
+
+def test_webhooks_that_come_meanwhile_cause_one_more_sync(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+    before = len(everything(paybus, "syncs", item=item["id"]))
+    sandbox(paybus, "PUT", "/_behaviour", delay_seconds=0.7)
+    for _ in range(10):
+        happen(paybus, item, add=1)
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    until_equal(paybus, item)
+    # One at most while they came, one after them; each webhook that waited for them is in there.
+    assert len(everything(paybus, "syncs", item=item["id"])) - before <= 4
+
+
+def test_plaid_s_limits_only_make_it_later(paybus: Paybus) -> None:
+    sandbox(paybus, "PUT", "/plaid/_limits", per_minute=2)
+    item = link(paybus, transactions=1200)
+    until(lambda: sandbox(paybus, "GET", "/plaid/_books")["rate_limited"], what="it is limited")
+    sandbox(paybus, "PUT", "/plaid/_limits", per_minute=None)
+    until_equal(paybus, item)
+
+
+def test_a_worker_that_is_killed_while_it_syncs_is_replaced(paybus: Paybus) -> None:
+    item = link(paybus, transactions=10)
+    until_synced(paybus, item)
+    happen(paybus, item, add=1500, tell=False)
+    sandbox(paybus, "PUT", "/_behaviour", delay_seconds=0.5)
+    assert paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").status_code == 202
+    until(
+        lambda: get(paybus, "syncs", item=item["id"], status="running")["items"],
+        what="a worker is at it",
+    )
+    paybus.system.processes["bank-sync-worker"].kill()
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    paybus.start("bank-sync-worker")
+    until_equal(paybus, item)
+
+
+def test_a_sync_shows_its_progress_and_can_be_cancelled(paybus: Paybus) -> None:
+    item = link(paybus, transactions=10)
+    until_synced(paybus, item)
+    happen(paybus, item, add=2000, tell=False)
+    sandbox(paybus, "PUT", "/_behaviour", delay_seconds=0.5)
+    sync = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()
+    path = f"syncs/{sync['id']}"
+    until(lambda: get(paybus, path)["pages"] >= 1, what="a page is read")
+    assert paybus.api("POST", "bank-sync", f"/v1/{path}/cancel").json()["cancel_requested"]
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    until(lambda: get(paybus, path)["status"] == "cancelled", what="it ends")
+    assert len(everything(paybus, "transactions", item=item["id"])) == 10
+    assert paybus.api("POST", "bank-sync", f"/v1/{path}/cancel").status_code == 409
+    assert paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").status_code == 202
+    until_equal(paybus, item)
+
+
+def test_an_item_s_health_says_what_the_user_must_do(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+
+    def health() -> str:
+        word: str = get(paybus, f"items/{item['id']}")["health"]
+        return word
+
+    def bank_says(code: str, **more: Any) -> None:
+        url = f"/plaid/_items/{item['item_id']}/webhook?code={code}"
+        sandbox(paybus, "POST", url, **more)
+
+    bank_says("NEW_ACCOUNTS_AVAILABLE")
+    until(lambda: health() == "new_accounts", what="there are new accounts")
+    bank_says("PENDING_DISCONNECT", reason="INSTITUTION_MIGRATION")
+    until(lambda: health() == "pending_disconnect", what="it ends soon")
+    trouble(paybus, item, "ITEM_LOGIN_REQUIRED")
+    until(lambda: health() == "login_required", what="it is broken")
+    assert "log in again" in get(paybus, f"items/{item['id']}")["what_to_do"]
+    token = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/link-token", json={})
+    assert token.json()["link_token"].startswith("link-")
+    trouble(paybus, item, None)
+    until(lambda: health() == "healthy", what="it is repaired")
+    trouble(paybus, item, "ITEM_LOGIN_REQUIRED", tell=False)  # the webhook is lost
+    sweep_now(paybus, item)
+    until(lambda: health() == "login_required", what="the sync has found out")
+    (failed, *_) = get(paybus, "syncs", item=item["id"])["items"]
+    assert (failed["status"], "ITEM_LOGIN_REQUIRED" in failed["error"]) == ("failed", True)
+    hours = get(paybus, "institutions/ins_109508/health")
+    assert hours[0]["failed"] >= 1
+    trouble(paybus, item, None, tell=False)
+    done = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/repaired")
+    assert done.status_code == 202
+    until(lambda: health() == "healthy", what="the user was there")
+    bank_says("USER_PERMISSION_REVOKED")
+    until(lambda: health() == "revoked", what="the user took it back")
+    assert everything(paybus, "transactions", item=item["id"]) == []
+    assert everything(paybus, "accounts", item=item["id"]) == []
+    again = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync")
+    assert again.status_code == 409
+    assert paybus.dead_letters() == {}
+
+
+def test_a_removed_item_leaves_nothing(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+    sandbox(paybus, "PUT", "/_behaviour", mode="fail")
+    url = f"/v1/items/{item['id']}"
+    assert paybus.api("DELETE", "bank-sync", url).status_code == 202
+    assert everything(paybus, "transactions", item=item["id"]) == []
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    paybus.api("POST", "bank-sync", "/v1/schedules/removals/run")
+    until(lambda: paybus.api("GET", "bank-sync", url).status_code == 404, what="it is gone")
+    assert sandbox(paybus, "GET", f"/plaid/_books?item_id={item['item_id']}")["items"] == {}
+    types = [each["type"] for each in paybus.tapped() if each["subject"] == item["id"]]
+    assert types.count("bank_item.removed") == 1
+
+
+def test_balances_are_asked_for_when_they_are_old(paybus: Paybus) -> None:
+    item = link(paybus, accounts=3)
+    until_synced(paybus, item)
+    path = f"items/{item['id']}/balances"
+    happen(paybus, item, add=1, tell=False)
+    cached = get(paybus, path, max_age_seconds=3600)
+    live = get(paybus, path, max_age_seconds=0)
+    assert (cached["fresh"], live["fresh"], len(live["accounts"])) == (True, True, 3)
+    books = at_the_bank(paybus, item)["accounts"]
+    assert {e["account_id"]: e["current"] for e in live["accounts"]} == {
+        id_: current for id_, (current, _) in books.items()
+    }
+    assert [e["current"] for e in cached["accounts"]] != [e["current"] for e in live["accounts"]]
+    sandbox(paybus, "PUT", "/_behaviour", mode="fail")
+    last_known = get(paybus, path, max_age_seconds=0)
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    assert (last_known["fresh"], last_known["accounts"]) == (False, live["accounts"])
+
+
+def test_transactions_are_filtered_paged_exported_and_added_up(paybus: Paybus) -> None:
+    item = link(paybus, transactions=300)
+    until_equal(paybus, item)
+    mine = {"item": item["id"]}
+    whole = everything(paybus, "transactions", **mine)
+    assert len({each["id"] for each in whole}) == 300
+    days = [each["date"] for each in whole]
+    assert days == sorted(days, reverse=True)
+    food = everything(paybus, "transactions", category="FOOD_AND_DRINK", **mine)
+    assert food == [each for each in whole if each["category"] == "FOOD_AND_DRINK"]
+    some = everything(paybus, "transactions", first="2026-10-01", last="2026-10-31", **mine)
+    assert some == [each for each in whole if each["date"].startswith("2026-10-")]
+    dear = everything(paybus, "transactions", at_least=20_000, pending=False, **mine)
+    assert dear == [e for e in whole if e["amount"] >= 20_000 and not e["pending"]]
+    spent = get(paybus, "spending", **mine)
+    for each in spent:
+        counted = [
+            e["amount"]
+            for e in whole
+            if e["amount"] > 0
+            and not e["pending"]
+            and (e["date"][:7], e["category"]) == (each["month"], each["category"])
+        ]
+        assert (sum(counted), len(counted)) == (each["amount"], each["transactions"])
+    url = f"/v1/transactions.csv?first=2026-09-01&last=2026-12-31&item={item['id']}"
+    lines = list(csv.DictReader(io.StringIO(paybus.api("GET", "bank-sync", url).text)))
+    assert {(e["id"], int(e["amount"])) for e in lines} == {(e["id"], e["amount"]) for e in whole}
+    bad = paybus.api("GET", "bank-sync", "/v1/transactions?cursor=nonsense")
+    assert bad.status_code == 400
+
+
+def test_what_can_t_be_linked_is_told_clearly(paybus: Paybus) -> None:
+    def post(path: str, **body: Any) -> tuple[int, str]:
+        answer = paybus.api("POST", "bank-sync", f"/v1/{path}", json=body)
+        return answer.status_code, answer.json().get("detail", "")
+
+    status, detail = post("items", public_token="public-sandbox-used", user="ama")
+    assert (status, "good once" in detail) == (400, True)
+    status, detail = post("link-tokens", user="ama", client="nobody")
+    assert (status, "BANK_ACCOUNTS_FILE" in detail) == (400, True)
+    assert post("link-tokens", user="ama")[0] == 201
+    assert post("link-tokens", user="ama", countries=["usa"])[0] == 422
+    viewer = paybus.api("POST", "bank-sync", "/v1/link-tokens", role="viewer", json={"user": "x"})
+    assert viewer.status_code == 403
+    assert paybus.api("GET", "bank-sync", "/v1/items/nothing").status_code == 404
+
+
+def test_access_tokens_are_sealed_and_never_shown(paybus: Paybus) -> None:
+    link(paybus)
+    sealed = paybus.sql(
+        "bank-sync",
+        "SELECT access_token FROM (SELECT set_config('paybus.every_tenant', 'on', true)) s, items",
+    )
+    assert sealed
+    assert all(not each[0].startswith("access-") for each in sealed)
+    for process in PROCESSES[1:]:
+        assert "access-sandbox-" not in paybus.log(process)
+    assert "access-sandbox-" not in str(paybus.tapped())
+
+
+def sweep_now(paybus: Paybus, item: dict[str, str]) -> None:
+    """Its day without news is over."""
+    url = paybus.layout.databases["bank-sync"].replace("+psycopg", "")
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT set_config('paybus.every_tenant', 'on', true)")
+        connection.execute("UPDATE items SET next_sync_at = now() WHERE id = %s", [item["id"]])
+
+
+def trouble(paybus: Paybus, item: dict[str, str], code: str | None, *, tell: bool = True) -> None:
+    sandbox(paybus, "PUT", f"/plaid/_items/{item['item_id']}/trouble", code=code, tell=tell)
