@@ -1,4 +1,4 @@
-"""`python -m devstack run|demo|demo-payouts|webhook|token`; the Makefile calls it."""
+"""`python -m devstack run|demo|demo-payouts|demo-banks|webhook|token`; the Makefile calls it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import psycopg
 
 from devstack import demo, run, webhook
 from devstack.addresses import DevstackError
+from devstack.demo import banks
 from devstack.demo import payouts as payday
 from devstack.stack import PAYBUS
 from devstack.tokens import DevKeys
@@ -26,6 +27,9 @@ def main() -> None:
     demo_command.add_argument("--checkouts", type=_positive, default=200, help="by mobile money")
     payouts_command = commands.add_parser("demo-payouts", help="a payday with bad providers")
     payouts_command.add_argument("--payouts", type=_positive, default=500)
+    banks_command = commands.add_parser("demo-banks", help="banks whose data keeps changing")
+    banks_command.add_argument("--items", type=_positive, default=50)
+    banks_command.add_argument("--transactions", type=_positive, default=200, help="of each")
     commands.add_parser("webhook", help="send a signed webhook to the running system")
     token_command = commands.add_parser("token", help="print a token for the APIs")
     token_command.add_argument(
@@ -41,6 +45,8 @@ def main() -> None:
                 status = demo.main(options.subscriptions, options.checkouts)
             case "demo-payouts":
                 status = payday.main(options.payouts)
+            case "demo-banks":
+                status = banks.main(options.items, options.transactions)
             case "webhook":
                 status = webhook.main()
             case _:

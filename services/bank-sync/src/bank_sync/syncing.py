@@ -143,7 +143,7 @@ class Syncer:
         if other.lease_until is not None and other.lease_until > now:
             return False
         other.status, other.finished_at = "failed", now
-        other.error = other.error or "its worker died"
+        other.error = f"{other.error or 'its worker died'}; the next one took over"
         await session.flush()
         return True
 
