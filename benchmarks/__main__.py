@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from benchmarks import measure, payday
+from benchmarks import banks, measure, payday
 from benchmarks.report import CELERY, PAYBUS, RESULTS, SYNC, Report
 from benchmarks.sides import Paybus, Peer
 from devstack.addresses import DevstackError, free_ports
@@ -170,6 +170,18 @@ class Bench:
             self.report.add("payouts.connections_over_pool", PAYBUS, paid.over_pool)
         self.report.add(f"payouts.cpu_ms_{pending}", PAYBUS, paid.cpu_ms)
 
+    def bank_sync(self) -> None:
+        """Transactions that one worker writes, and a change at the bank until it can be read."""
+        side = banks.Paybus(self._stack, self._logs)
+        try:
+            for _ in range(self._rounds):
+                self.report.add("bank_sync.rate", PAYBUS, side.apply(self._many(40)))
+                rate = banks.celery(self._peer, side.sandbox, self._many(8))
+                self.report.add("bank_sync.rate", CELERY, rate)
+                self._add_times("bank_sync.visible", PAYBUS, side.see(self._many(100)))
+        finally:
+            side.system.stop()
+
     def close(self) -> None:
         self._paybus.system.stop()
 
@@ -194,6 +206,7 @@ _PARTS: dict[str, Callable[[Bench], None]] = {
     "backlog": Bench.backlog,
     "sustained": Bench.sustained,
     "payouts": Bench.payouts,
+    "bank_sync": Bench.bank_sync,
 }
 
 

@@ -42,6 +42,9 @@ _TARGETS = {
     "payouts.cpu_ms_small": ("ms", "", ""),
     # Its ratio is to `payouts.cpu_ms_small`: 100,000 pending against 1,000.
     "payouts.cpu_ms_large": ("ms", "1.1 x", "1.0 x"),
+    "bank_sync.rate": ("transactions/s", "3,000", "10,000"),
+    "bank_sync.visible_p50_ms": ("ms", "", ""),
+    "bank_sync.visible_p99_ms": ("ms", "", ""),
 }
 _LIMITS = ("asgi_echo.rate", "confirmed_publishes.rate", "commits.rate")
 

@@ -271,6 +271,27 @@ class Peer(Side):
         finally:
             process.stop()
 
+    def order_syncs(self, plaid: str, public_tokens: Sequence[str]) -> None:
+        """A task for each item."""
+        self._plaid = plaid
+        tokens = list(public_tokens)
+        run_once(Spec("peer-syncs", "benchmarks.peer.order_syncs", tokens, self._env), self._logs)
+
+    def transactions(self) -> int:
+        return int(self._scalar("SELECT count(*) FROM peer_banktransaction"))
+
+    @contextmanager
+    def banker(self) -> Iterator[Process]:
+        arguments = ["-A", "benchmarks.peer.celery_app", "worker", "--concurrency", "2"]
+        arguments += ["--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+        arguments += ["--without-heartbeat", "--queues", "banks"]
+        env = {**self._env, "PEER_PLAID_URL": self._plaid}
+        process = self._start(Spec("peer-banker", "celery", arguments, env))
+        try:
+            yield process
+        finally:
+            process.stop()
+
     def _start(self, spec: Spec) -> Process:
         return Process(spec, self._stack, self._logs)
 

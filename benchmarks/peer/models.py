@@ -48,3 +48,15 @@ class Payout(models.Model):
     transfer_id = models.TextField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
+
+
+class BankTransaction(models.Model):
+    transaction_id = models.TextField(primary_key=True)
+    account = models.TextField()
+    amount = models.BigIntegerField()
+    currency = models.TextField(null=True)
+    date = models.DateField()
+    name = models.TextField()
+    merchant = models.TextField(null=True)
+    pending = models.BooleanField()
+    category = models.TextField(null=True)

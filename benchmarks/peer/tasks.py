@@ -2,7 +2,7 @@ from typing import Any
 
 from celery import shared_task
 
-from benchmarks.peer import effects, payouts
+from benchmarks.peer import banks, effects, payouts
 
 
 @shared_task
@@ -13,3 +13,8 @@ def process(event: dict[str, Any]) -> None:
 @shared_task(queue="payouts")
 def pay(payout: int) -> None:
     payouts.pay(payout)
+
+
+@shared_task(queue="banks")
+def sync_bank(public_token: str) -> None:
+    banks.sync(public_token)
