@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MESSAGING = "libs/common/src/common/messaging"
 GATEWAY = "services/webhook-gateway/src/webhook_gateway"
 PAYOUTS = "services/payouts/src/payouts"
+BANKS = "services/bank-sync/src/bank_sync"
 SUBSCRIPTION = "services/subscription/src/subscription"
 
 
@@ -130,6 +131,27 @@ MUTANTS = (
         '        row["data"],\n',
         "",
         "test_payout_books.py",
+    ),
+    Mutant(
+        "bank data: a worker whose sync was taken over writes all the same",
+        f"{BANKS}/syncing.py",
+        'if sync.lease != running.lease or sync.status != "running":',
+        "if False:",
+        "test_bank_sync_model.py",
+    ),
+    Mutant(
+        "bank data: an update that was disturbed goes on from its last page",
+        f"{BANKS}/syncing.py",
+        "            update, cursor = Update(), running.cursor\n",
+        "            update, cursor = Update(), (running.cursor if not restarts else cursor)\n",
+        "test_bank_sync_model.py",
+    ),
+    Mutant(
+        "bank data: rows are not secured against their own service",
+        f"{BANKS}/migrations/versions/0001_tables.py",
+        'op.execute(f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY")',
+        "pass",
+        "test_bank_sync_tenants.py",
     ),
     Mutant(
         "promise 5: the report that comes last wins",
