@@ -144,7 +144,7 @@ MUTANTS = (
         f"{BANKS}/syncing.py",
         "            update, cursor = Update(), running.cursor\n",
         "            update, cursor = Update(), (running.cursor if not restarts else cursor)\n",
-        "test_bank_sync_model.py",
+        "test_bank_sync.py",
     ),
     Mutant(
         "bank data: rows are not secured against their own service",

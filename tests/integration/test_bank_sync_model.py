@@ -60,10 +60,12 @@ class Died(BaseException):
 
 
 class _Plaid:
-    """The bank behind Plaid, with small pages. Before each answer something may happen."""
+    """The bank behind Plaid, with small pages. Something may happen before each answer, and while
+    it is on its way."""
 
     def __init__(self, bank: Bank, item: BankItem) -> None:
         self.meanwhile: deque[Callable[[], Awaitable[None]]] = deque()
+        self.on_the_way: deque[Callable[[], Awaitable[None]]] = deque()
         self._bank = bank
         self._item = item
 
@@ -71,9 +73,13 @@ class _Plaid:
         if self.meanwhile:
             await self.meanwhile.popleft()()
         try:
-            return page_of(self._bank.sync(self._item, cursor, _A_FEW_TRANSACTIONS))
+            answer = self._bank.sync(self._item, cursor, _A_FEW_TRANSACTIONS)
         except PlaidFault as fault:
             raise Mutated(fault.code, 400) from fault
+        page = page_of(answer)
+        if self.on_the_way and not page.has_more:
+            await self.on_the_way.popleft()()
+        return page
 
 
 class _Clients:
@@ -189,6 +195,28 @@ class World(RuleBasedStateMachine):
         self.plaid.meanwhile = deque(acts[each] for each in meanwhile)
         self.run(self.sync())
         self.plaid.meanwhile.clear()
+
+    @rule(change=_CHANGES)
+    def a_worker_is_suspended_and_overtaken(self, change: Change) -> None:
+        """It has read everything, and writes after another one has read and written more."""
+
+        async def overtaken() -> None:
+            await self.changes(change)
+            await self.expires()
+            await self.order_overdue()
+            await self.sync()
+
+        self.plaid.on_the_way.append(overtaken)
+        self.run(self.webhook())
+        self.run(self.sync())
+        self.plaid.on_the_way.clear()
+
+    @rule(count=st.integers(1, 3))
+    def what_came_last_goes(self, count: int) -> None:
+        there = [each for each in self.at_bank.transactions.values() if not each.removed]
+        for each in sorted(there, key=lambda each: -each.added)[:count]:
+            self.at_bank.position += 1
+            each.removed = each.changed = self.at_bank.position
 
     @rule(change=_CHANGES)
     def something_happens_at_the_bank(self, change: Change) -> None:
@@ -332,3 +360,12 @@ def test_the_books_are_equal_after_one_quiet_sync(world: type[World]) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_a_worker_that_was_overtaken_writes_nothing(world: type[World]) -> None:
+    told = world()
+    told.begin_world(5, 1)
+    told.a_worker_syncs([], Change())
+    told.a_worker_is_suspended_and_overtaken(Change(add=2))
+    told.what_came_last_goes(2)
+    told.teardown()

@@ -13,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from bank_sync import models as bank_models
 from common import quota
 from common.messaging import tables
 from common.messaging.connection import Broker
@@ -171,17 +172,20 @@ def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: MakePaybus) -> None:
+    with_quotas = {"payouts", "bank-sync"}
     with make_paybus() as paybus:
         for service, base in (
             ("subscription", subscription_models.Base),
             ("provisioning", provisioning_models.Base),
             ("webhook-gateway", gateway_models.Base),
             ("payouts", payouts_models.Base),
+            ("bank-sync", bank_models.Base),
         ):
             engine = create_engine(paybus.layout.databases[service])
             with engine.connect() as connection:
                 context = MigrationContext.configure(connection)
-                of_common = [tables.metadata, *([quota.metadata] if service == "payouts" else [])]
+                of_common = [tables.metadata]
+                of_common += [quota.metadata] if service in with_quotas else []
                 differences = compare_metadata(context, [base.metadata, *of_common])  # type: ignore[arg-type]
             engine.dispose()
             assert differences == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bank_sync import handlers as bank_handlers
 from common.contracts.catalogue import queues_of
 from common.contracts.registry import EVENT_TYPES
 from payouts.handlers import Reports
@@ -36,6 +37,10 @@ def test_payouts_handles_what_its_queue_gets() -> None:
     assert _types_of("payouts.reports") == set(Reports(Times()).by_event())
 
 
+def test_bank_sync_handles_what_its_queue_gets() -> None:
+    assert _types_of("bank-sync.items") == set(bank_handlers.by_event())
+
+
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_each_priority_of_payouts_has_its_own_queue(priority: str) -> None:
     work = {"payout_work.due"} if priority == "low" else set()
@@ -47,3 +52,5 @@ def test_commands_and_jobs_reach_their_own_queue() -> None:
     assert _types_of("provisioning.jobs") == {"provisioning.job_due"}
     assert _types_of("subscription.jobs") == {"subscription.job_due"}
     assert _types_of("payouts.jobs") == {"payouts.job_due"}
+    assert _types_of("bank-sync.jobs") == {"bank_sync.job_due"}
+    assert _types_of("bank-sync.syncs") == {"bank_sync.due"}

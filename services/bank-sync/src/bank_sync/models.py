@@ -68,7 +68,10 @@ class Account(TenantRow, Base):
     balance_at: Mapped[datetime]
     closed: Mapped[bool] = mapped_column(default=False)
 
-    __table_args__ = (Index("accounts_item", "item"),)
+    __table_args__ = (
+        Index("accounts_item", "item"),
+        Index("accounts_page", "tenant", "created_at", "id"),
+    )
 
 
 class Transaction(TenantRow, Base):
@@ -93,6 +96,12 @@ class Transaction(TenantRow, Base):
     channel: Mapped[str | None]
     category: Mapped[str | None]
     category_detailed: Mapped[str | None]
+
+    __table_args__ = (
+        Index("transactions_page", "tenant", "date", "id"),
+        Index("transactions_item", "item"),
+        Index("transactions_account", "account", "date", "id"),
+    )
 
 
 class Sync(TenantRow, Base):
@@ -122,6 +131,7 @@ class Sync(TenantRow, Base):
         Index("syncs_queued", "item", unique=True, postgresql_where=text("status = 'queued'")),
         Index("syncs_running", "item", unique=True, postgresql_where=text("status = 'running'")),
         Index("syncs_page", "tenant", "created_at", "id"),
+        Index("syncs_of_item", "item", "created_at"),
         Index("syncs_open", "ordered_at", postgresql_where=text("status IN ('queued', 'running')")),
     )
 
