@@ -16,6 +16,7 @@ from devstack.stack import PAYBUS
 from support.waiting import until
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif((PAYBUS / "run" / "addresses.json").exists(), reason="`make run` is on here")
 def test_run_prints_addresses_takes_a_webhook_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     output = tmp_path / "output"
@@ -24,7 +25,7 @@ def test_run_prints_addresses_takes_a_webhook_and_ends_with_ctrl_c(tmp_path: Pat
             [sys.executable, "-m", "devstack", "run"], stdout=file, stderr=file
         )
     try:
-        until(lambda: "Ctrl-C stops" in output.read_text(), what="it runs", seconds=90)
+        until(lambda: "Ctrl-C stops" in output.read_text(), what="it runs", seconds=150)
         text = output.read_text()
         gateway = re.search(r"webhook-gateway +(http://127\.0\.0\.1:\d+)", text)
         assert gateway is not None

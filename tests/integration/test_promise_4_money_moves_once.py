@@ -397,7 +397,7 @@ def test_promise_4_money_moves_once_whatever_happens(world: type[World], keyed: 
     run_state_machine_as_test(
         world,
         settings=settings(
-            max_examples=15,
+            max_examples=10,
             stateful_step_count=15,
             # To shrink takes minutes, and what failed is short enough to read.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],

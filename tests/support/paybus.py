@@ -20,8 +20,9 @@ from aio_pika.abc import AbstractIncomingMessage
 from common.contracts import topology
 from common.messaging.retry import Ladder
 from devstack.endpoints import SECRETS
+from devstack.processes import run_once
 from devstack.stack import Stack
-from devstack.system import SERVICES, Layout, System, migrate, plan
+from devstack.system import Layout, System, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
 
@@ -32,18 +33,21 @@ _TAP = "tests.tap"
 
 
 class Templates:
-    """Databases that are migrated once and cloned for every test that wants one."""
+    """Databases that are migrated once, when a test first wants one, and cloned for each."""
 
     def __init__(self, stack: Stack, keys: DevKeys, logs: Path) -> None:
         self._stack = stack
-        databases = {service: stack.database(f"template_{service}") for service in SERVICES}
-        layout = plan(
-            stack, virtual_host="unused", databases=databases, keys=keys, prefer_ports=False
+        self._logs = logs
+        self._databases: dict[str, str] = {}
+        self._layout = plan(
+            stack, virtual_host="unused", databases=self._databases, keys=keys, prefer_ports=False
         )
-        migrate(layout, logs)
 
     def clone(self, service: str, name: str) -> str:
         template = f"template_{service}"
+        if service not in self._databases:
+            self._databases[service] = self._stack.database(template)
+            run_once(self._layout.migration(service), self._logs)
         return self._stack.database(name, owner=template, template=template)
 
 

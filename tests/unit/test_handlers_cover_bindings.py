@@ -53,4 +53,4 @@ def test_commands_and_jobs_reach_their_own_queue() -> None:
     assert _types_of("subscription.jobs") == {"subscription.job_due"}
     assert _types_of("payouts.jobs") == {"payouts.job_due"}
     assert _types_of("bank-sync.jobs") == {"bank_sync.job_due"}
-    assert _types_of("bank-sync.syncs") == {"bank_sync.due"}
+    assert _types_of("bank-sync.syncs") == {"bank_sync.due", "bank_sync.removal_due"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,22 @@ def line(cells: Sequence[Any]) -> str:
     text = io.StringIO()
     csv.writer(text).writerow([_cell(each) for each in cells])
     return text.getvalue()
+
+
+async def begun(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The same lines, of which the first are read already: what fails there is still told by the
+    answer's status."""
+    first = [await anext(lines)]
+    with suppress(StopAsyncIteration):
+        first.append(await anext(lines))
+
+    async def all_() -> AsyncIterator[str]:
+        for each in first:
+            yield each
+        async for each in lines:
+            yield each
+
+    return all_()
 
 
 def _cell(value: Any) -> str:

@@ -18,7 +18,7 @@ from bank_sync.views import PROBLEMS, Spent, TransactionView
 from common import rows
 from common.api import Cursor, Limit, Page
 from common.auth import Viewer
-from common.csv_lines import line
+from common.csv_lines import begun, line
 from common.errors import Invalid
 from common.http import decode_cursor, encode_cursor
 
@@ -83,7 +83,7 @@ async def export(
     query = _between(rows.matching(Transaction, caller.tenant, filters), first, last)
     tenancy: Tenancy = request.app.state.tenancy
     return StreamingResponse(
-        _csv(tenancy, caller.tenant, query),
+        await begun(_csv(tenancy, caller.tenant, query)),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="transactions-{first}-{last}.csv"'},
     )

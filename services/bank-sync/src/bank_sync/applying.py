@@ -45,10 +45,12 @@ class Applied:
     events: list[Event[Any]] = field(default_factory=list)
 
 
-async def apply(session: AsyncSession, item: Item, update: Update, now: datetime) -> Applied:
-    """In the (locked) item's transaction."""
+async def apply(
+    session: AsyncSession, item: Item, update: Update, now: datetime, *, read_at: datetime
+) -> Applied:
+    """In the (locked) item's transaction. `read_at` is when the reading of it began."""
     applied = Applied()
-    changed = await write_accounts(session, item, update.accounts.values(), now)
+    changed = await write_accounts(session, item, update.accounts.values(), read_at)
     applied.events += [balance_event(item, each, now) for each in changed]
     gone = [_id(item, each) for each in update.gone]
     for some in _parts(gone):
@@ -69,9 +71,15 @@ async def apply(session: AsyncSession, item: Item, update: Update, now: datetime
 
 
 async def write_accounts(
-    session: AsyncSession, item: Item, said: Iterable[domain.Account], now: datetime
+    session: AsyncSession,
+    item: Item,
+    said: Iterable[domain.Account],
+    read_at: datetime,
+    *,
+    live: bool = False,
 ) -> list[Account]:
-    """Returns those whose balance is another one than before."""
+    """Returns those whose balance is another one than before. `live` is whether the bank was asked
+    for it: a figure that was asked for later stands."""
     by_id = {models.account_id(item.id, each.account_id): each for each in said}
     found = await session.scalars(select(Account).where(is_one_of(Account.id, sorted(by_id))))
     there = {row.id: row for row in found.all()}
@@ -81,12 +89,16 @@ async def write_accounts(
         if row is None:
             row = Account(id=id_, tenant=item.tenant, item=item.id, account_id=each.account_id)
             session.add(row)
-        before = (row.available, row.current, row.limit, row.currency) if id_ in there else None
         row.name, row.official_name, row.mask = each.name, each.official_name, each.mask
-        row.type, row.subtype = each.type, each.subtype
+        row.type, row.subtype, row.closed = each.type, each.subtype, False
+        if row.live_at is not None and row.live_at > read_at:
+            continue
+        before = (row.available, row.current, row.limit, row.currency) if id_ in there else None
         row.available, row.current, row.limit = each.available, each.current, each.limit
         row.currency, row.unofficial_currency = each.currency, each.unofficial
-        row.balance_at, row.closed = now, False
+        row.balance_at = read_at
+        if live:
+            row.live_at = read_at
         if (row.available, row.current, row.limit, row.currency) != before:
             changed.append(row)
     await session.flush()

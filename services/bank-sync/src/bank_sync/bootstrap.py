@@ -18,17 +18,20 @@ from common.accounts import AccountsInvalid
 from common.api import schedules_router
 from common.auth import Authenticator
 from common.contracts import topology
+from common.contracts.event import Event
 from common.crypto import Vault
 from common.database import Sessions
 from common.http import create_app
 from common.measuring import Meter
 from common.messaging.effectful import EffectfulConsumer
+from common.messaging.outbox import Work
 from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running, Task, refuse
 
 _ATTEMPTS = 8
-_PATIENCE = timedelta(minutes=15)
+# Longer than the ladder: what comes back by itself is not ordered again.
+_PATIENCE = timedelta(hours=2)
 
 
 async def api(settings: ApiSettings, context: Context) -> Running:
@@ -67,8 +70,20 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         sweep=timedelta(hours=settings.sweep_hours),
     )
     pause = timedelta(seconds=settings.banks_pause_seconds)
-    jobs = Jobs(Desk(tenancy, clients, vault), pause=pause, patience=min(_PATIENCE, 20 * pause))
+    desk = Desk(tenancy, clients, vault)
+    jobs = Jobs(pause=pause, patience=min(_PATIENCE, 240 * pause))
     schedule = jobs.schedule()
+
+    async def take(event: Event) -> None:  # type: ignore[type-arg]
+        if event.type == "bank_sync.removal_due":
+            await desk.try_to_remove(event.tenant, event.data.item)
+        else:
+            await syncer.do(event)
+
+    async def give_up(work: Work, event: Event, error: BaseException) -> None:  # type: ignore[type-arg]
+        if event.type == "bank_sync.due":
+            await syncer.give_up(work, event, error)
+
     consumers = [
         TransactionalConsumer(
             topology.queue("bank-sync.items"),
@@ -78,10 +93,10 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         ),
         EffectfulConsumer(
             topology.queue("bank-sync.syncs"),
-            syncer.do,
+            take,
             concurrency=settings.concurrency,
             attempts=_ATTEMPTS,
-            on_give_up=syncer.give_up,
+            on_give_up=give_up,
             **options,
         ),
         TransactionalConsumer(

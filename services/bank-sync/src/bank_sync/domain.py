@@ -62,7 +62,8 @@ def synced(health: Health) -> Health:
 @dataclass(frozen=True)
 class Money:
     """`amount` is in minor units of an ISO 4217 `currency`; of an unofficial one in
-    hundred-millionths. `rounded` is whether the bank's figure had further digits."""
+    hundred-millionths. `rounded` is whether the bank's figure had further digits, or was larger
+    than what can be kept."""
 
     amount: int
     currency: str | None
@@ -71,6 +72,7 @@ class Money:
 
 
 _UNOFFICIAL_EXPONENT = 8
+_MOST = Decimal(2**63 - 1)
 
 
 def money(figure: Decimal, iso: str | None, unofficial: str | None) -> Money:
@@ -80,6 +82,7 @@ def money(figure: Decimal, iso: str | None, unofficial: str | None) -> Money:
     if not exact.is_finite():
         raise ValueError("an amount that is no number")
     whole = exact.to_integral_value(ROUND_HALF_EVEN)
+    whole = max(-_MOST, min(_MOST, whole))
     return Money(int(whole), iso or unofficial, iso is None, whole != exact)
 
 

@@ -9,7 +9,6 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import repository
-from bank_sync.linking import Desk
 from bank_sync.models import InstitutionHour, Item, Sync
 from bank_sync.tenancy import say
 from common import rows
@@ -29,8 +28,7 @@ class Jobs:
     """`pause` is between two looks for what is overdue, `patience` how long an ordered sync may
     wait before it is ordered again."""
 
-    def __init__(self, desk: Desk, *, pause: timedelta, patience: timedelta) -> None:
-        self._desk = desk
+    def __init__(self, *, pause: timedelta, patience: timedelta) -> None:
         self._pause = pause
         self._patience = patience
 
@@ -38,7 +36,7 @@ class Jobs:
         return (
             Schedule("sweep", Every(self._pause), self.sweep),
             Schedule("overdue-syncs", Every(self._pause), self.overdue_syncs),
-            Schedule("removals", Every(timedelta(minutes=10)), self.removals),
+            Schedule("removals", Every(timedelta(minutes=10)), removals),
             Schedule("clean-up", Cron("40 3 * * *"), clean_up),
         )
 
@@ -65,15 +63,15 @@ class Jobs:
         await _go_on(work.session, event, len(found))
         return f"{len(found)} syncs ordered again"
 
-    async def removals(self, work: Work, _: Event[JobDue]) -> str:
-        """Items that the provider has not let go of yet."""
-        await say(work.session, None)
-        query = select(Item.tenant, Item.id).where(Item.removing_at.is_not(None)).limit(_MOST)
-        found = (await work.session.execute(query)).all()
-        gone = 0
-        for tenant, id_ in found:
-            gone += await self._desk.try_to_remove(tenant, id_)
-        return f"{gone} of {len(found)} items removed"
+
+async def removals(work: Work, _: Event[JobDue]) -> str:
+    """Items that the provider has not let go of yet: it is asked again."""
+    await say(work.session, None)
+    now = await rows.clock(work.session)
+    query = select(Item).where(Item.removing_at.is_not(None)).order_by(func.random()).limit(_MOST)
+    found = (await work.session.scalars(query)).all()
+    await repository.tell_removals(work.session, found, now)
+    return f"{len(found)} removals ordered"
 
 
 async def clean_up(work: Work, _: Event[JobDue]) -> str:

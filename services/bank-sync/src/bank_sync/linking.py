@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bank_sync import applying, models, news, repository
 from bank_sync.accounts import BALANCE, OTHER, Client, Clients
 from bank_sync.clients import ItemFault, LinkToken, LinkWish
-from bank_sync.domain import LOGIN_ERRORS, Health
+from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health
 from bank_sync.models import Account, Institution, Item
 from bank_sync.requests import NewItem, NewLinkToken, UpdateLinkToken
 from bank_sync.tenancy import Tenancy
@@ -23,6 +23,9 @@ from common.messaging import outbox
 from common.messaging.connection import describe
 
 log = get_logger(__name__)
+
+# Should the first sync not come to pass.
+_FIRST_SWEEP = timedelta(hours=1)
 
 
 class Desk:
@@ -80,12 +83,25 @@ class Desk:
                 user=wanted.user,
                 access_token=sealed,
                 health_at=now,
+                next_sync_at=now + _FIRST_SWEEP,
             )
-            # The same login, linked again: its token is another one now.
+            # The same login, linked again: its token is another one now, and what was deleted of it
+            # is read from the beginning.
             await session.execute(
                 adding.on_conflict_do_update(
                     index_elements=[Item.id],
-                    set_={"access_token": sealed, "health": "healthy", "removing_at": None},
+                    set_={
+                        "access_token": sealed,
+                        "client": wanted.client,
+                        "user": wanted.user,
+                        "health": "healthy",
+                        "health_reason": None,
+                        "health_until": None,
+                        "health_at": now,
+                        "version": Item.version + 1,
+                        "next_sync_at": now + _FIRST_SWEEP,
+                        "removing_at": None,
+                    },
                 )
             )
             item = await repository.lock_item(session, id_)
@@ -144,17 +160,19 @@ class Desk:
                 said = await client.api.balances(self._token(item))
         except ItemFault as fault:
             if fault.code in LOGIN_ERRORS:
-                await self._login_required(item, fault.code)
+                await self._told(item, Health.LOGIN_REQUIRED, fault.code)
+            elif fault.code in REVOKED_ERRORS:
+                await self._told(item, Health.REVOKED, fault.code)
             return False
         except (RateLimited, Upstream) as error:
             log.warning("the bank was not asked", item=item.id, error=describe(error))
             return False
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
-            if locked is None or not locked.access_token:
+            if locked is None or not locked.access_token or locked.removing_at is not None:
                 return False
             now = await rows.clock(session)
-            changed = await applying.write_accounts(session, locked, said, now)
+            changed = await applying.write_accounts(session, locked, said, now, live=True)
             listed = {models.account_id(item.id, each.account_id) for each in said}
             there = await session.scalars(select(Account).where(Account.item == item.id))
             for row in there.all():
@@ -165,16 +183,16 @@ class Desk:
 
     async def _are_fresh(self, session: AsyncSession, item: Item, ttl: timedelta) -> bool:
         now = await rows.clock(session)
-        query = select(Account.balance_at).where(Account.item == item.id, ~Account.closed)
+        query = select(Account.live_at).where(Account.item == item.id, ~Account.closed)
         read_at = (await session.scalars(query)).all()
-        return bool(read_at) and min(read_at) > now - ttl
+        return bool(read_at) and all(at is not None and at > now - ttl for at in read_at)
 
-    async def _login_required(self, item: Item, code: str) -> None:
+    async def _told(self, item: Item, health: Health, code: str) -> None:
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
             if locked is not None:
                 now = await rows.clock(session)
-                await news.take(session, locked, Health.LOGIN_REQUIRED, now, code)
+                await news.take(session, locked, health, now, code)
 
     async def repaired(self, item: Item) -> str:
         """The user has passed Link's update mode. Returns the id of the sync that follows."""
@@ -194,13 +212,14 @@ class Desk:
             if locked is not None:
                 locked.removing_at = locked.removing_at or await rows.clock(session)
                 locked.next_sync_at = None
+                locked.cursor, locked.complete = "", False
                 await repository.delete_data(session, item.id)
         return await self.try_to_remove(item.tenant, item.id)
 
     async def try_to_remove(self, tenant: str, id_: str) -> bool:
         async with self._tenancy.begin(tenant) as session:
             item = await session.get(Item, id_)
-        if item is None:
+        if item is None or item.removing_at is None:
             return True
         try:
             if item.access_token:
@@ -212,7 +231,10 @@ class Desk:
             return False
         async with self._tenancy.begin(tenant) as session:
             locked = await repository.lock_item(session, id_)
-            if locked is not None:
+            linked_again = locked is not None and (
+                locked.removing_at is None or locked.access_token != item.access_token
+            )
+            if locked is not None and not linked_again:
                 locked.version += 1
                 await outbox.write(session, [repository.item_event(locked, "bank_item.removed")])
                 await repository.delete_data(session, id_)

@@ -49,7 +49,8 @@ class Item(TenantRow, Base):
 
 
 class Account(TenantRow, Base):
-    """`balance_at` is when its figures were last read; `closed` that the bank lists it no more."""
+    """`balance_at` is when its figures were last read, `live_at` when the bank itself was last
+    asked for them; `closed` that the bank lists it no more."""
 
     __tablename__ = "accounts"
 
@@ -66,6 +67,7 @@ class Account(TenantRow, Base):
     currency: Mapped[str | None]
     unofficial_currency: Mapped[bool]
     balance_at: Mapped[datetime]
+    live_at: Mapped[datetime | None]
     closed: Mapped[bool] = mapped_column(default=False)
 
     __table_args__ = (

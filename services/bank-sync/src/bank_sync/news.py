@@ -36,6 +36,7 @@ async def take(
     item.health_until = until
     item.version += 1
     if now is Health.REVOKED:
-        item.access_token, item.cursor, item.next_sync_at = "", "", None
+        item.access_token, item.cursor, item.complete = "", "", False
+        item.next_sync_at = None
         await repository.delete_data(session, item.id)
     await outbox.write(session, [repository.item_event(item, "bank_item.health_changed")])

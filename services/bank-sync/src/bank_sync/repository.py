@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync.models import Account, InstitutionHour, Item, Sync, Transaction
 from common.arrays import is_one_of
-from common.contracts.banking import BankItemChanged, BankSyncDue
+from common.contracts.banking import BankItemChanged, BankRemovalDue, BankSyncDue
 from common.contracts.event import Event, derived_id, root
 from common.messaging import outbox
 
@@ -81,6 +81,23 @@ async def tell_due(
             data=BankSyncDue(sync_id=id_, item=item),
         )
         for tenant, item, id_ in syncs
+    ]
+    await outbox.write(session, events)
+
+
+async def tell_removals(session: AsyncSession, items: Sequence[Item], now: datetime) -> None:
+    """Have a worker ask the provider to let go of them, when the transaction commits."""
+    events = [
+        root(
+            id=derived_id("bank_removal", item.id, now.isoformat()),
+            type="bank_sync.removal_due",
+            source=SOURCE,
+            subject=item.id,
+            tenant=item.tenant,
+            correlationid=item.id,
+            data=BankRemovalDue(item=item.id),
+        )
+        for item in items
     ]
     await outbox.write(session, events)
 

@@ -7,6 +7,7 @@ again from where the last one ended.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,23 +19,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bank_sync import applying, domain, metrics, news, repository
 from bank_sync.accounts import SYNC, Client, Clients
 from bank_sync.clients import ItemFault, Mutated
-from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health, Update
+from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health, SyncPage, Update
 from bank_sync.models import Item, Sync
-from bank_sync.tenancy import Tenancy
+from bank_sync.tenancy import Tenancy, say
 from common import rows
 from common.contracts.banking import BankSyncDue
 from common.contracts.event import Event
 from common.crypto import Vault
-from common.errors import Invalid, RateLimited, Upstream
+from common.errors import Busy, Invalid, RateLimited, Upstream
 from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.connection import describe
+from common.messaging.outbox import Work
 
 log = get_logger(__name__)
 
 # The data keeps changing while it is read: later it may be quiet.
 _MOST_RESTARTS = 10
 _RESTARTED_TOO_OFTEN_SECONDS = 30.0
+_LONGEST_WAIT_SECONDS = 900.0
+_AFTER_FAILURES = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Running:
     client: str
     access_token: str
     cursor: str
+    begun: datetime
 
 
 class Cancelled(Exception):
@@ -94,15 +99,19 @@ class Syncer:
         else:
             await self._apply(running, update)
 
-    async def give_up(self, event: Event[BankSyncDue], error: Exception) -> None:
+    async def give_up(self, work: Work, event: Event[BankSyncDue], error: BaseException) -> None:
         """Its attempts are used up: the next one is for the clock, or for whoever asks."""
-        async with self._tenancy.begin(event.tenant) as session:
-            item = await repository.lock_item(session, event.data.item)
-            sync = await repository.lock_sync(session, event.data.sync_id)
-            if item is None or sync is None or sync.status not in {"queued", "running"}:
-                return
-            now = await rows.clock(session)
-            await self._finish(session, item, sync, now, "failed", describe(error))
+        session = work.session
+        await say(session, event.tenant)
+        item = await repository.lock_item(session, event.data.item)
+        sync = await repository.lock_sync(session, event.data.sync_id)
+        if item is None or sync is None or sync.status not in {"queued", "running"}:
+            return
+        now = await rows.clock(session)
+        if sync.status == "running" and sync.lease_until is not None and sync.lease_until > now:
+            return  # another message's worker is at it
+        await self._finish(session, item, sync, now, "failed", describe(error))
+        item.next_sync_at = now + min(self._sweep, _AFTER_FAILURES)
 
     async def _begin(self, event: Event[BankSyncDue]) -> Running | None:
         """The sync, if it is this worker's from now on."""
@@ -114,7 +123,8 @@ class Syncer:
             now = await rows.clock(session)
             if sync.status == "running":
                 if sync.lease_until is not None and sync.lease_until > now:
-                    return None  # somebody is at it
+                    left = (sync.lease_until - now).total_seconds()
+                    raise Busy("another worker is at it", left + 1)
             elif sync.status != "queued":
                 return None
             elif not await self._clear_the_way(session, item, now):
@@ -131,7 +141,7 @@ class Syncer:
             sync.pages = 0
             token = self._vault.open(item.access_token)
             return Running(
-                sync.id, item.tenant, item.id, sync.lease, item.client, token, item.cursor
+                sync.id, item.tenant, item.id, sync.lease, item.client, token, item.cursor, now
             )
 
     async def _clear_the_way(self, session: AsyncSession, item: Item, now: datetime) -> bool:
@@ -153,8 +163,7 @@ class Syncer:
             update, cursor = Update(), running.cursor
             try:
                 while True:
-                    async with client.calling(SYNC, running.item):
-                        page = await client.api.sync(running.access_token, cursor)
+                    page = await self._page(client, running, cursor, update, restarts)
                     update.take(page)
                     cursor = page.next_cursor
                     if not page.has_more:
@@ -165,6 +174,23 @@ class Syncer:
                 metrics.restarts.inc()
                 await self._progress(running, update, restarts + 1)
         raise RateLimited("the data changes while it is read", _RESTARTED_TOO_OFTEN_SECONDS)
+
+    async def _page(
+        self, client: Client, running: Running, cursor: str, update: Update, restarts: int
+    ) -> SyncPage:
+        """What was read already is not given away because the next page has to wait."""
+        waited = 0.0
+        while True:
+            try:
+                async with client.calling(SYNC, running.item):
+                    return await client.api.sync(running.access_token, cursor)
+            except RateLimited as error:
+                if not update.pages or waited > _LONGEST_WAIT_SECONDS:
+                    raise
+                seconds = min(error.retry_after, self._lease.total_seconds() / 2)
+                await self._progress(running, update, restarts)
+                await asyncio.sleep(seconds)
+                waited += seconds
 
     async def _progress(self, running: Running, update_: Update, restarts: int) -> None:
         """Raises `Cancelled` when somebody wants it to end, or it is another worker's by now."""
@@ -196,14 +222,16 @@ class Syncer:
             if sync.cancel_requested:
                 await self._finish(session, item, sync, now, "cancelled", None)
                 return
-            applied = await applying.apply(session, item, update_, now)
+            applied = await applying.apply(session, item, update_, now, read_at=running.begun)
             item.cursor = update_.cursor
             item.complete = update_.complete
             item.synced_at = now
             sync.pages, sync.added = update_.pages, applied.added
             sync.modified, sync.removed = applied.modified, applied.removed
             events = list(applied.events)
-            if (health := domain.synced(Health(item.health))) is not Health(item.health):
+            # What was told while it was read is newer.
+            health = domain.synced(Health(item.health))
+            if health is not Health(item.health) and item.health_at <= running.begun:
                 item.health, item.health_reason, item.health_until = health, None, None
                 item.version += 1
                 events.append(repository.item_event(item, "bank_item.health_changed"))

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from common import rows
 from common.api import Cursor, Limit, Page, Session, page
 from common.auth import Approver, Operator, Viewer
-from common.csv_lines import line
+from common.csv_lines import begun, line
 from common.errors import Invalid
 from common.http import decode_cursor, encode_cursor
 from payouts import acting, jobs, reporting
@@ -128,7 +128,7 @@ async def export(caller: Viewer, request: Request, first: date, last: date) -> R
     until = datetime.combine(last, time(), UTC) + timedelta(days=1)
     name = f"payouts-{first}-{last}.csv"
     return StreamingResponse(
-        _csv(request, caller.tenant, since, until),
+        await begun(_csv(request, caller.tenant, since, until)),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )

@@ -33,6 +33,12 @@ class BankSyncDue(Payload):
     item: Id
 
 
+class BankRemovalDue(Payload):
+    """A command: have the provider let go of this item. Doing it twice is doing it once."""
+
+    item: Id
+
+
 Health = Literal[
     "healthy",
     "new_accounts",

@@ -9,6 +9,7 @@ from common.contracts.banking import (
     BalanceUpdated,
     BankItemChanged,
     BankItemReported,
+    BankRemovalDue,
     BankSyncDue,
     TransactionsSynced,
 )
@@ -160,6 +161,9 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "banking", BankItemChanged, "The link and all of its data are gone."
     ),
     "bank_sync.due": EventType("banking", BankSyncDue, "A command: do this sync now."),
+    "bank_sync.removal_due": EventType(
+        "banking", BankRemovalDue, "A command: have the provider let go of a removed item."
+    ),
     "bank_sync.job_due": EventType("banking", JobDue, "A scheduled job is to run now."),
     "transactions.synced": EventType(
         "banking", TransactionsSynced, "An item's transactions changed; they are all there."

@@ -111,7 +111,10 @@ QUEUES: Final = (
             Binding("banking", "bank_item.accounts_available"),
         ),
     ),
-    Queue("bank-sync.syncs", (Binding("banking", "bank_sync.due"),)),
+    Queue(
+        "bank-sync.syncs",
+        (Binding("banking", "bank_sync.due"), Binding("banking", "bank_sync.removal_due")),
+    ),
     Queue("bank-sync.jobs", (Binding("banking", "bank_sync.job_due"),)),
 )
 

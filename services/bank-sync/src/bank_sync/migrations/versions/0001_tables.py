@@ -92,6 +92,7 @@ def _create_accounts() -> None:
         sa.Column("currency", sa.Text),
         sa.Column("unofficial_currency", sa.Boolean, nullable=False),
         sa.Column("balance_at", _TIME, nullable=False),
+        sa.Column("live_at", _TIME),
         sa.Column("closed", sa.Boolean, nullable=False, server_default="false"),
     )
     op.create_index("accounts_item", "accounts", ["item"])
