@@ -118,6 +118,37 @@ def test_plaid_s_limits_only_make_it_later(paybus: Paybus) -> None:
     until(lambda: sandbox(paybus, "GET", "/plaid/_books")["rate_limited"], what="it is limited")
     sandbox(paybus, "PUT", "/plaid/_limits", per_minute=None)
     until_equal(paybus, item)
+    first = get(paybus, "syncs", item=item["id"])["items"][-1]
+    assert (first["cause"], first["attempts"]) == ("linked", 1), "it waited with what it had read"
+
+
+def test_a_sync_that_fails_too_often_is_given_up_until_the_sweep(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+    sandbox(paybus, "PUT", "/_behaviour", mode="fail")
+    sync = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()
+    until(lambda: get(paybus, f"syncs/{sync['id']}")["status"] == "failed", what="it is given up")
+    assert "answers 503" in get(paybus, f"syncs/{sync['id']}")["error"]
+    until(lambda: paybus.dead_letters() == {"bank-sync.syncs.dead": 1}, what="it is seen")
+    paybus.messages("bank-sync.syncs.dead", remove=True)
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    happen(paybus, item, add=2, tell=False)
+    sweep_now(paybus, item)
+    until_equal(paybus, item)
+
+
+def test_an_item_that_is_linked_again_is_read_from_the_beginning(paybus: Paybus) -> None:
+    item = link(paybus, transactions=40)
+    until_synced(paybus, item)
+    sandbox(paybus, "PUT", "/_behaviour", mode="fail")
+    assert paybus.api("DELETE", "bank-sync", f"/v1/items/{item['id']}").status_code == 202
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    token = sandbox(paybus, "POST", f"/plaid/_items/{item['item_id']}/public_token")
+    again = exchange(paybus, token, user="ama")
+    assert (again["id"], again["user"], again["removing_at"]) == (item["id"], "ama", None)
+    until_equal(paybus, again)
+    paybus.api("POST", "bank-sync", "/v1/schedules/removals/run")
+    until_equal(paybus, again)
 
 
 def test_a_worker_that_is_killed_while_it_syncs_is_replaced(paybus: Paybus) -> None:

@@ -180,16 +180,17 @@ def running(paybus: Paybus) -> None:
 
 
 def reconcile(paybus: Paybus) -> list[dict[str, Any]]:
-    """Today, now; what is different."""
-    reconciled = paybus.log("payouts-worker").count('"message": "reconciled"')
+    """Today, now, at every account; what is different."""
+    before = len(paybus.log("payouts-worker"))
     url = f"/api/v1/reports/reconciliation?day={TODAY}"
     accounts = paybus.api("POST", "payouts", url).json()["accounts"]
-    until(
-        lambda: (
-            paybus.log("payouts-worker").count('"message": "reconciled"') == reconciled + accounts
-        ),
-        what="all accounts are reconciled",
-    )
+
+    def reconciled() -> set[str]:
+        lines = paybus.log("payouts-worker")[before:].splitlines(keepends=True)
+        said = [json.loads(each) for each in lines if each.endswith("\n")]
+        return {each["account"] for each in said if each["message"] == "reconciled"}
+
+    until(lambda: len(reconciled()) == accounts, what="all accounts are reconciled")
     answer = paybus.api("GET", "payouts", "/api/v1/reports/differences?limit=200").json()
     return [each for each in answer["items"] if each["resolved_at"] is None]
 

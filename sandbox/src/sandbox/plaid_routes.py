@@ -220,6 +220,11 @@ def create_controls(bank: Bank, teller: Teller) -> APIRouter:
             made.append({"item_id": item.id, "public_token": bank.issue(item)})
         return made
 
+    @router.post("/_items/{id_}/public_token")
+    async def link_again(id_: str) -> str:
+        """The user passes Link once more for the same login."""
+        return bank.issue(bank.items[id_])
+
     @router.post("/_items/{id_}/happenings")
     async def happen(id_: str, what: Happening) -> None:
         item = bank.items[id_]
