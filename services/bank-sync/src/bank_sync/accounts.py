@@ -14,6 +14,7 @@ webhook = "https://hooks.example.com/webhooks/plaid"
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr
 
+from bank_sync import metrics
 from bank_sync.clients import BankClient
 from bank_sync.clients.plaid import API, Plaid
 from bank_sync.limits import Counter
@@ -85,8 +87,12 @@ class Client:
             if item is not None:
                 await self.counter.take(f"{item}/{kind}", of_item[kind])
             await self.counter.take(f"{self.gate.system}/{kind}", of_all[kind])
-            async with self.gate.call():
-                yield
+            started = time.perf_counter()
+            try:
+                async with self.gate.call():
+                    yield
+            finally:
+                metrics.calls.labels(kind).observe(time.perf_counter() - started)
 
 
 class Clients:
