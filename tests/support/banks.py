@@ -95,7 +95,8 @@ def at_the_bank(paybus: Paybus, item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def at_paybus(paybus: Paybus, item: Mapping[str, Any]) -> dict[str, Any]:
-    accounts = everything(paybus, "accounts", item=item["id"])
+    transactions = everything(paybus, "transactions", item=item["id"])
+    accounts = everything(paybus, "accounts", item=item["id"])  # those of them are there by now
     names = {each["id"]: each["account_id"] for each in accounts}
     return {
         "accounts": {each["account_id"]: (each["current"], each["name"]) for each in accounts},
@@ -107,7 +108,7 @@ def at_paybus(paybus: Paybus, item: Mapping[str, Any]) -> dict[str, Any]:
                 each["pending"],
                 names[each["account"]],
             )
-            for each in everything(paybus, "transactions", item=item["id"])
+            for each in transactions
         },
     }
 
