@@ -170,17 +170,65 @@ def test_a_worker_that_is_killed_while_it_syncs_is_replaced(paybus: Paybus) -> N
 def test_a_sync_shows_its_progress_and_can_be_cancelled(paybus: Paybus) -> None:
     item = link(paybus, transactions=10)
     until_synced(paybus, item)
-    happen(paybus, item, add=2000, tell=False)
-    sandbox(paybus, "PUT", "/_behaviour", delay_seconds=0.5)
-    sync = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()
-    path = f"syncs/{sync['id']}"
-    until(lambda: get(paybus, path)["pages"] >= 1, what="a page is read")
+    path = f"syncs/{read_slowly(paybus, item)}"
     assert paybus.api("POST", "bank-sync", f"/v1/{path}/cancel").json()["cancel_requested"]
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     until(lambda: get(paybus, path)["status"] == "cancelled", what="it ends")
     assert len(everything(paybus, "transactions", item=item["id"])) == 10
     assert paybus.api("POST", "bank-sync", f"/v1/{path}/cancel").status_code == 409
     assert paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").status_code == 202
+    until_equal(paybus, item)
+
+
+def test_what_is_told_while_a_sync_reads_outlives_it(paybus: Paybus) -> None:
+    item = link(paybus, transactions=10)
+    until_synced(paybus, item)
+    sync = read_slowly(paybus, item)
+    error = {"error_type": "ITEM_ERROR", "error_code": "ITEM_LOGIN_REQUIRED"}
+    url = f"/plaid/_items/{item['item_id']}/webhook?code=ERROR"
+    sandbox(paybus, "POST", url, error=error)
+    until(
+        lambda: get(paybus, f"items/{item['id']}")["health"] == "login_required",
+        what="it is broken",
+    )
+    assert get(paybus, f"syncs/{sync}")["status"] == "running"
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    until(lambda: get(paybus, f"syncs/{sync}")["status"] == "done", what="it is read")
+    assert get(paybus, f"items/{item['id']}")["health"] == "login_required"
+
+
+def test_a_balance_that_was_asked_for_outlives_a_sync_that_began_before(paybus: Paybus) -> None:
+    item = link(paybus, transactions=10)
+    until_synced(paybus, item)
+    sync = read_slowly(paybus, item)
+    live = get(paybus, f"items/{item['id']}/balances", max_age_seconds=0)
+    assert live["fresh"]
+    happen(paybus, item, add=1, tell=False)  # so that the sync's next page says another figure
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    until(lambda: get(paybus, f"syncs/{sync}")["status"] == "done", what="it is read")
+    kept = {e["id"]: e["current"] for e in everything(paybus, "accounts", item=item["id"])}
+    assert kept == {e["id"]: e["current"] for e in live["accounts"]}
+    assert paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").status_code == 202
+    until_equal(paybus, item)
+
+
+def test_a_first_sync_that_is_cancelled_is_left_to_the_sweep(paybus: Paybus) -> None:
+    sandbox(paybus, "PUT", "/_behaviour", delay_seconds=0.5)
+    item = link(paybus, transactions=2500)
+    (sync,) = everything(paybus, "syncs", item=item["id"])
+    path = f"syncs/{sync['id']}"
+    assert paybus.api("POST", "bank-sync", f"/v1/{path}/cancel").status_code == 200
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    until(lambda: get(paybus, path)["status"] == "cancelled", what="it ends")
+    assert everything(paybus, "transactions", item=item["id"]) == []
+    ((planned,),) = paybus.sql(
+        "bank-sync",
+        "SELECT next_sync_at > now() FROM (SELECT set_config('paybus.every_tenant', 'on', true)) s,"
+        " items WHERE id = %s",
+        item["id"],
+    )
+    assert planned
+    sweep_now(paybus, item)
     until_equal(paybus, item)
 
 
@@ -289,8 +337,12 @@ def test_transactions_are_filtered_paged_exported_and_added_up(paybus: Paybus) -
     url = f"/v1/transactions.csv?first=2026-09-01&last=2026-12-31&item={item['id']}"
     lines = list(csv.DictReader(io.StringIO(paybus.api("GET", "bank-sync", url).text)))
     assert {(e["id"], int(e["amount"])) for e in lines} == {(e["id"], e["amount"]) for e in whole}
-    bad = paybus.api("GET", "bank-sync", "/v1/transactions?cursor=nonsense")
-    assert bad.status_code == 400
+    for bad in (
+        "transactions?cursor=nonsense",
+        "transactions.csv?first=2026-12-31&last=2026-09-01",
+        "spending?first=2026-12-31&last=2026-09-01",
+    ):
+        assert paybus.api("GET", "bank-sync", f"/v1/{bad}").status_code == 400, bad
 
 
 def test_what_can_t_be_linked_is_told_clearly(paybus: Paybus) -> None:
@@ -320,6 +372,15 @@ def test_access_tokens_are_sealed_and_never_shown(paybus: Paybus) -> None:
     for process in PROCESSES[1:]:
         assert "access-sandbox-" not in paybus.log(process)
     assert "access-sandbox-" not in str(paybus.tapped())
+
+
+def read_slowly(paybus: Paybus, item: dict[str, str]) -> str:
+    """A sync of several slow pages, the first of which has been read."""
+    happen(paybus, item, add=2000, tell=False)
+    sandbox(paybus, "PUT", "/_behaviour", delay_seconds=0.5)
+    sync: str = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()["id"]
+    until(lambda: get(paybus, f"syncs/{sync}")["pages"] >= 1, what="a page is read")
+    return sync
 
 
 def sweep_now(paybus: Paybus, item: dict[str, str]) -> None:

@@ -106,8 +106,6 @@ async def spending(
     currency: str | None = None,
 ) -> list[Spent]:
     """What left the accounts, by month and category; what is pending is not counted yet."""
-    if first is not None and last is not None and last < first:
-        raise Invalid("last is before first")
     month = func.to_char(Transaction.date, cast("YYYY-MM", Text))
     category = func.coalesce(Transaction.category, cast(_NO_CATEGORY, Text))
     query = _between(
@@ -136,15 +134,17 @@ _CSV_COLUMNS = (
 
 
 async def _csv(tenancy: Tenancy, tenant: str, query: Select[Any]) -> AsyncIterator[str]:
-    yield line(_CSV_COLUMNS)
     async with tenancy.session(tenant) as session:
         ordered = query.order_by(Transaction.date, Transaction.id)
         streamed = await session.stream_scalars(ordered)
+        yield line(_CSV_COLUMNS)  # from here on an error can only cut it off
         async for chunk in streamed.partitions(500):
             yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
 
 
 def _between(query: Select[Any], first: date | None, last: date | None) -> Select[Any]:
+    if first is not None and last is not None and last < first:
+        raise Invalid("last is before first")
     if first is not None:
         query = query.where(Transaction.date >= first)
     if last is not None:

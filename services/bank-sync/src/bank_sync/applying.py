@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Boolean, delete, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import domain, models
+from bank_sync import domain, events, models
 from bank_sync.domain import Update
 from bank_sync.models import Account, Item, Transaction
-from bank_sync.repository import SOURCE
 from common.arrays import arrays, insert_rows, is_one_of
-from common.contracts.banking import BalanceUpdated, TransactionsSynced
-from common.contracts.event import Event, derived_id, root
+from common.contracts.event import Event, derived_id
 
 _MOST_ROWS = 2000
 
@@ -51,7 +49,7 @@ async def apply(
     """In the (locked) item's transaction. `read_at` is when the reading of it began."""
     applied = Applied()
     changed = await write_accounts(session, item, update.accounts.values(), read_at)
-    applied.events += [balance_event(item, each, now) for each in changed]
+    applied.events += [events.balance_updated(item, each, now) for each in changed]
     gone = [_id(item, each) for each in update.gone]
     for some in _parts(gone):
         deleted = await session.execute(
@@ -66,7 +64,15 @@ async def apply(
         applied.modified += old
     first_complete = update.complete and not item.complete
     if applied.added or applied.modified or applied.removed or first_complete:
-        applied.events.append(_synced(item, update, applied, now))
+        told = events.transactions_synced(
+            item,
+            update,
+            now,
+            added=applied.added,
+            modified=applied.modified,
+            removed=applied.removed,
+        )
+        applied.events.append(told)
     return applied
 
 
@@ -103,51 +109,6 @@ async def write_accounts(
             changed.append(row)
     await session.flush()
     return changed
-
-
-def balance_event(item: Item, row: Account, now: datetime) -> Event[BalanceUpdated]:
-    return root(
-        id=derived_id("balance", row.id, now.isoformat()),
-        type="balance.updated",
-        source=SOURCE,
-        subject=row.id,
-        tenant=item.tenant,
-        correlationid=item.id,
-        data=BalanceUpdated(
-            item=item.id,
-            user=item.user,
-            account=row.id,
-            available=row.available,
-            current=row.current,
-            limit=row.limit,
-            currency=row.currency,
-            unofficial_currency=row.unofficial_currency,
-        ),
-    )
-
-
-def _synced(
-    item: Item, update: Update, applied: Applied, now: datetime
-) -> Event[TransactionsSynced]:
-    days: list[date] = [each.date for each in update.there.values()]
-    return root(
-        id=derived_id("transactions synced", item.id, update.cursor, now.isoformat()),
-        type="transactions.synced",
-        source=SOURCE,
-        subject=item.id,
-        tenant=item.tenant,
-        correlationid=item.id,
-        data=TransactionsSynced(
-            item=item.id,
-            user=item.user,
-            added=applied.added,
-            modified=applied.modified,
-            removed=applied.removed,
-            first=min(days, default=None),
-            last=max(days, default=None),
-            historical_update_complete=update.complete,
-        ),
-    )
 
 
 def _row(item: Item, said: domain.Transaction, accounts: dict[str, str]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from datetime import timedelta
 from bank_sync import api as bank_api
 from bank_sync import api_transactions, handlers
 from bank_sync.accounts import Clients
+from bank_sync.events import SOURCE
 from bank_sync.jobs import SERVICE, Jobs
 from bank_sync.limits import Counter
 from bank_sync.linking import Desk
 from bank_sync.measuring import measure
-from bank_sync.repository import SOURCE
 from bank_sync.settings import ApiSettings, BankSettings, WorkerSettings
 from bank_sync.syncing import Syncer
 from bank_sync.tenancy import Tenancy

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import applying, models, news, repository
+from bank_sync import applying, events, models, news, repository
 from bank_sync.accounts import BALANCE, OTHER, Client, Clients
 from bank_sync.clients import ItemFault, LinkToken, LinkWish
 from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health
@@ -106,7 +106,7 @@ class Desk:
             )
             item = await repository.lock_item(session, id_)
             assert item is not None
-            await outbox.write(session, [repository.item_event(item, "bank_item.linked")])
+            await outbox.write(session, [events.item_changed(item, "bank_item.linked")])
             await repository.order_sync(session, item, "linked", now)
         await self._learn_institution(client, item, linked.access_token, wanted.countries)
         return item
@@ -177,8 +177,8 @@ class Desk:
             there = await session.scalars(select(Account).where(Account.item == item.id))
             for row in there.all():
                 row.closed = row.id not in listed
-            events = [applying.balance_event(locked, each, now) for each in changed]
-            await outbox.write(session, events)
+            told = [events.balance_updated(locked, each, now) for each in changed]
+            await outbox.write(session, told)
         return True
 
     async def _are_fresh(self, session: AsyncSession, item: Item, ttl: timedelta) -> bool:
@@ -236,7 +236,7 @@ class Desk:
             )
             if locked is not None and not linked_again:
                 locked.version += 1
-                await outbox.write(session, [repository.item_event(locked, "bank_item.removed")])
+                await outbox.write(session, [events.item_changed(locked, "bank_item.removed")])
                 await repository.delete_data(session, id_)
                 await session.delete(locked)
         return True

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import domain, repository
+from bank_sync import domain, events, repository
 from bank_sync.domain import Health
 from bank_sync.models import Item
 from common.messaging import outbox
@@ -39,4 +39,4 @@ async def take(
         item.access_token, item.cursor, item.complete = "", "", False
         item.next_sync_at = None
         await repository.delete_data(session, item.id)
-    await outbox.write(session, [repository.item_event(item, "bank_item.health_changed")])
+    await outbox.write(session, [events.item_changed(item, "bank_item.health_changed")])

@@ -12,13 +12,10 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from bank_sync import events
 from bank_sync.models import Account, InstitutionHour, Item, Sync, Transaction
 from common.arrays import is_one_of
-from common.contracts.banking import BankItemChanged, BankRemovalDue, BankSyncDue
-from common.contracts.event import Event, derived_id, root
 from common.messaging import outbox
-
-SOURCE = "/bank-sync"
 
 
 async def lock_item(session: AsyncSession, id_: str) -> Item | None:
@@ -70,57 +67,13 @@ async def tell_due(
     session: AsyncSession, syncs: Iterable[tuple[str, str, str]], now: datetime
 ) -> None:
     """Order the syncs (tenant, item, id) from a worker, when the transaction commits."""
-    events = [
-        root(
-            id=derived_id("bank_sync", id_, now.isoformat()),
-            type="bank_sync.due",
-            source=SOURCE,
-            subject=item,
-            tenant=tenant,
-            correlationid=item,
-            data=BankSyncDue(sync_id=id_, item=item),
-        )
-        for tenant, item, id_ in syncs
-    ]
-    await outbox.write(session, events)
+    due = [events.sync_due(tenant, item, id_, now) for tenant, item, id_ in syncs]
+    await outbox.write(session, due)
 
 
 async def tell_removals(session: AsyncSession, items: Sequence[Item], now: datetime) -> None:
     """Have a worker ask the provider to let go of them, when the transaction commits."""
-    events = [
-        root(
-            id=derived_id("bank_removal", item.id, now.isoformat()),
-            type="bank_sync.removal_due",
-            source=SOURCE,
-            subject=item.id,
-            tenant=item.tenant,
-            correlationid=item.id,
-            data=BankRemovalDue(item=item.id),
-        )
-        for item in items
-    ]
-    await outbox.write(session, events)
-
-
-def item_event(item: Item, type_: str) -> Event[BankItemChanged]:
-    return root(
-        id=derived_id("bank_item", item.id, type_, str(item.version)),
-        type=type_,
-        source=SOURCE,
-        subject=item.id,
-        tenant=item.tenant,
-        correlationid=item.id,
-        sequence=item.version,
-        data=BankItemChanged(
-            item=item.id,
-            item_id=item.item_id,
-            user=item.user,
-            institution_id=item.institution_id,
-            health=item.health,
-            reason=item.health_reason,
-            until=item.health_until,
-        ),
-    )
+    await outbox.write(session, [events.removal_due(item, now) for item in items])
 
 
 async def delete_data(session: AsyncSession, item: str) -> None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import applying, domain, metrics, news, repository
+from bank_sync import applying, domain, events, metrics, news, repository
 from bank_sync.accounts import SYNC, Client, Clients
 from bank_sync.clients import ItemFault, Mutated
 from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health, SyncPage, Update
@@ -228,14 +228,14 @@ class Syncer:
             item.synced_at = now
             sync.pages, sync.added = update_.pages, applied.added
             sync.modified, sync.removed = applied.modified, applied.removed
-            events = list(applied.events)
+            told = list(applied.events)
             # What was told while it was read is newer.
             health = domain.synced(Health(item.health))
             if health is not Health(item.health) and item.health_at <= running.begun:
                 item.health, item.health_reason, item.health_until = health, None, None
                 item.version += 1
-                events.append(repository.item_event(item, "bank_item.health_changed"))
-            await outbox.write(session, events)
+                told.append(events.item_changed(item, "bank_item.health_changed"))
+            await outbox.write(session, told)
             await self._finish(session, item, sync, now, "done", None)
         metrics.transactions.labels("added").inc(applied.added)
         metrics.transactions.labels("modified").inc(applied.modified)
