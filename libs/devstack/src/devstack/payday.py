@@ -13,6 +13,7 @@ from uuid import UUID
 
 import httpx
 
+from devstack.demo.stage import everything
 from devstack.system import Layout, introduce_providers
 from devstack.tokens import DevKeys
 
@@ -168,17 +169,8 @@ class Payday:
         return calls
 
     async def _all_payouts(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        cursor = None
         async with self._client("viewer") as http:
-            while True:
-                params = {"limit": "200", **({"cursor": cursor} if cursor else {})}
-                answer = await http.get("/api/v1/payout-jobs/jobs", params=params)
-                page = answer.raise_for_status().json()
-                found += page["items"]
-                cursor = page["next_cursor"]
-                if cursor is None:
-                    return found
+            return await everything(http, "/api/v1/payout-jobs/jobs")
 
     async def _ledger(self) -> Mapping[str, Mapping[str, int]]:
         async with self._client("viewer") as http:

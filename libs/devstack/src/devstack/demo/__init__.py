@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import shutil
-import time
 
 import aio_pika
 from rich.console import Console
 
 from devstack.demo.directory import Directory
 from devstack.demo.mobile_money import MobileMoneyShop
+from devstack.demo.scene import scene
 from devstack.demo.stage import Stage
-from devstack.stack import PAYBUS, Stack
-from devstack.system import PROCESSES, System, create_databases, introduce, migrate, plan
+from devstack.system import PROCESSES, System, introduce
 from devstack.tokens import DevKeys
 
 
 def main(subscriptions: int, checkouts: int) -> int:
-    # Progress goes to the terminal; the SDK's and the broker client's chatter does not.
-    logging.disable(logging.CRITICAL)
     console = Console()
-    logs = PAYBUS / "demo" / "logs"
-    shutil.rmtree(logs, ignore_errors=True)
-    started = time.monotonic()
-    with Stack() as stack:
-        keys = DevKeys(PAYBUS / "keys")
-        layout = plan(
-            stack,
-            virtual_host="demo",
-            databases=create_databases(stack, "demo_"),
-            keys=keys,
-            prefer_ports=False,
-        )
-        migrate(layout, logs)
-        system = System(stack, layout, logs)
-        try:
-            system.start(PROCESSES)
-            introduce(layout)
-            console.print(f"everything started in {time.monotonic() - started:.1f} s; logs: {logs}")
-            for name, process in system.processes.items():
-                console.print(f"  {name:24} pid {process.pid}")
-            return asyncio.run(_play(system, keys, console, subscriptions, checkouts))
-        finally:
-            system.stop()
+    with scene("demo", PROCESSES, console) as (system, keys):
+        introduce(system.layout)
+        for name, process in system.processes.items():
+            console.print(f"  {name:24} pid {process.pid}")
+        return asyncio.run(_play(system, keys, console, subscriptions, checkouts))
 
 
 async def _play(

@@ -5,10 +5,7 @@ ours are compared row by row."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,17 +16,17 @@ import httpx
 from rich.console import Console
 
 from devstack.demo.report import Bars, Check, table_of_checks
+from devstack.demo.scene import kill_workers, scene
+from devstack.demo.stage import everything
 from devstack.endpoints import PLAID_CLIENT
-from devstack.stack import PAYBUS, Stack
-from devstack.system import System, create_databases, introduce_providers, migrate, plan
+from devstack.system import System, introduce_providers
 from devstack.tokens import DevKeys
 
 _PROCESSES = ("sandbox-providers", "webhook-gateway", "bank-sync-api", "bank-sync-worker")
-_REPLICAS = 2
 _INSTITUTIONS = ("ins_109508", "ins_109509", "ins_109510")
 _AT_ONCE = 8
 _HAPPENINGS = 4  # at each bank, after it was linked
-_PER_MINUTE = 12  # syncs that Plaid allows an item
+_PER_MINUTE = 6  # syncs that Plaid allows an item
 _LOST = 0.3
 _FAILING = 0.05
 _WORKER_DIES_EVERY_SECONDS = 3.0
@@ -58,33 +55,17 @@ class Tally:
 
 
 def main(items: int, transactions: int) -> int:
-    logging.disable(logging.CRITICAL)
     console = Console()
-    logs = PAYBUS / "demo-banks" / "logs"
-    shutil.rmtree(logs, ignore_errors=True)
-    with Stack() as stack:
-        keys = DevKeys(PAYBUS / "keys")
-        layout = plan(
-            stack,
-            virtual_host="demo-banks",
-            databases=create_databases(stack, "demo_banks_"),
-            keys=keys,
-            prefer_ports=False,
-            extra_env=_ENVIRONMENT,
-            # More than the sandbox allows, so that it has to say no.
-            bank_options={"item_syncs": 60, "circuit_seconds": 2},
-        )
-        migrate(layout, logs)
-        system = System(stack, layout, logs)
-        try:
-            system.start(_PROCESSES)
-            for replica in range(1, _REPLICAS):
-                spec = layout.spec("bank-sync-worker", replica=replica)
-                system.start_one(spec, restart=True).wait_ready()
-            console.print(f"everything started; logs: {logs}")
-            return asyncio.run(_play(Banks(system, keys), console, items, transactions))
-        finally:
-            system.stop()
+    with scene(
+        "demo-banks",
+        _PROCESSES,
+        console,
+        replicas={"bank-sync-worker": 2},
+        extra_env=_ENVIRONMENT,
+        # More than the sandbox allows, so that it has to say no.
+        bank_options={"item_syncs": 60, "circuit_seconds": 2},
+    ) as (system, keys):
+        return asyncio.run(_play(Banks(system, keys), console, items, transactions))
 
 
 async def _play(banks: Banks, console: Console, items: int, transactions: int) -> int:
@@ -187,15 +168,8 @@ class Banks:
         await self._sandbox("POST", f"/plaid/_items/{item}/happenings", **what)
 
     async def kill_workers(self) -> None:
-        while True:
-            await asyncio.sleep(_WORKER_DIES_EVERY_SECONDS)
-            running = [
-                process
-                for name, process in self._system.processes.items()
-                if name.startswith("bank-sync-worker") and process.is_running()
-            ]
-            if running:
-                self._dice.choice(running).kill(signal.SIGKILL)
+        worker, every = "bank-sync-worker", _WORKER_DIES_EVERY_SECONDS
+        await kill_workers(self._system, worker, self._dice, every)
 
     async def compare(self) -> Tally:
         """Both books, row by row."""
@@ -244,17 +218,8 @@ class Banks:
             f"doubled; workers killed and restarted: {killed}"
         )
 
-    async def _all(self, what: str, **filters: str) -> Sequence[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = []
-        cursor: dict[str, str] = {}
-        while True:
-            params = {"limit": "200", **filters, **cursor}
-            answer = await self._http.get(self._api(what), params=params)
-            page = answer.raise_for_status().json()
-            found += page["items"]
-            if page["next_cursor"] is None:
-                return found
-            cursor = {"cursor": page["next_cursor"]}
+    async def _all(self, what: str, **filters: str) -> list[dict[str, Any]]:
+        return await everything(self._http, self._api(what), **filters)
 
     def _api(self, what: str) -> str:
         return f"{self._layout.url('bank-sync-api')}/v1/{what}"

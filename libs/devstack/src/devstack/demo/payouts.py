@@ -4,11 +4,8 @@ are killed; then the providers' books and ours are compared."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,14 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from devstack.demo.report import Bars, Check, table_of_checks
+from devstack.demo.scene import kill_workers, scene
 from devstack.payday import ENVIRONMENT, OPTIONS, PROVIDERS, Payday, Tally
 from devstack.rabbitmq import PrivateNode, find_server
-from devstack.stack import PAYBUS, Stack
-from devstack.system import System, create_databases, migrate, plan
-from devstack.tokens import DevKeys
+from devstack.system import System
 
 _PROCESSES = ("sandbox-providers", "webhook-gateway", "payouts-api", "payouts-worker")
-_REPLICAS = 2
 _PATIENCE_SECONDS = 600
 _WORKER_DIES_EVERY_SECONDS = 4.0
 _BROKER_DIES_AFTER_SECONDS = (6.0, 20.0)
@@ -36,33 +31,20 @@ _SEED = 500
 
 
 def main(count: int) -> int:
-    logging.disable(logging.CRITICAL)
     console = Console()
-    logs = PAYBUS / "demo-payouts" / "logs"
-    shutil.rmtree(logs, ignore_errors=True)
-    with _broker(console) as broker, Stack() as stack:
-        keys = DevKeys(PAYBUS / "keys")
-        layout = plan(
-            stack,
-            virtual_host="demo-payouts",
-            databases=create_databases(stack, "demo_payouts_"),
-            keys=keys,
-            prefer_ports=False,
+    with (
+        _broker(console) as broker,
+        scene(
+            "demo-payouts",
+            _PROCESSES,
+            console,
+            replicas={"payouts-worker": 2},
             extra_env=ENVIRONMENT,
             payout_options=OPTIONS,
-        )
-        migrate(layout, logs)
-        system = System(stack, layout, logs)
-        try:
-            system.start(_PROCESSES)
-            for replica in range(1, _REPLICAS):
-                spec = layout.spec("payouts-worker", replica=replica)
-                system.start_one(spec, restart=True).wait_ready()
-            console.print(f"everything started; logs: {logs}")
-            payday = Payday(layout, keys, count, _SEED)
-            return asyncio.run(_play(payday, system, broker, console))
-        finally:
-            system.stop()
+        ) as (system, keys),
+    ):
+        payday = Payday(system.layout, keys, count, _SEED)
+        return asyncio.run(_play(payday, system, broker, console))
 
 
 async def _play(
@@ -151,18 +133,6 @@ def _verify(system: System) -> bool:
 
 
 async def _trouble(system: System, broker: PrivateNode | None, killed: list[float]) -> None:
-    async def workers() -> None:
-        dice = random.Random(_SEED)  # noqa: S311 - likewise
-        while True:
-            await asyncio.sleep(_WORKER_DIES_EVERY_SECONDS)
-            running = [
-                process
-                for name, process in system.processes.items()
-                if name.startswith("payouts-worker") and process.is_running()
-            ]
-            if running:
-                dice.choice(running).kill(signal.SIGKILL)
-
     async def brokers() -> None:
         for seconds in _BROKER_DIES_AFTER_SECONDS:
             await asyncio.sleep(seconds)
@@ -171,7 +141,9 @@ async def _trouble(system: System, broker: PrivateNode | None, killed: list[floa
                 broker.kill()
                 await asyncio.to_thread(broker.start)
 
-    await asyncio.gather(workers(), brokers())
+    dice = random.Random(_SEED)  # noqa: S311 - so that each run tells the same story
+    dying = kill_workers(system, "payouts-worker", dice, _WORKER_DIES_EVERY_SECONDS)
+    await asyncio.gather(dying, brokers())
 
 
 @contextmanager
