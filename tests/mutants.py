@@ -154,6 +154,28 @@ MUTANTS = (
         "test_bank_sync_tenants.py",
     ),
     Mutant(
+        "bank data: a sync heals what was told while it read",
+        f"{BANKS}/syncing.py",
+        "if health is not Health(item.health) and item.health_at <= running.begun:",
+        "if health is not Health(item.health):",
+        "test_bank_sync.py",
+    ),
+    Mutant(
+        "bank data: a sync's balance replaces one that was asked for later",
+        f"{BANKS}/applying.py",
+        "if row.live_at is not None and row.live_at > read_at:",
+        "if False:",
+        "test_bank_sync.py",
+    ),
+    Mutant(
+        "bank data: a Redis that is away lets every call through",
+        f"{BANKS}/limits.py",
+        """                log.warning("Redis can't count, PostgreSQL does", error=describe(error))
+""",
+        "                return\n",
+        "test_bank_limits.py",
+    ),
+    Mutant(
         "promise 5: the report that comes last wins",
         f"{SUBSCRIPTION}/domain.py",
         "newest = before.snapshot is None or snapshot.order > before.snapshot.order",

@@ -1,0 +1,81 @@
+"""How often the bank's provider may be called: in Redis, and without it in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from bank_sync.limits import Counter
+from common import database
+from common.database import Sessions
+from common.errors import RateLimited
+from conftest import MakePaybus
+from devstack.redis import PrivateRedis, find_server
+from support.waiting import until_async
+
+_LIMIT = 6
+
+
+@pytest.fixture(scope="module")
+def database_url(make_paybus: MakePaybus) -> Iterator[str]:
+    with make_paybus() as paybus:
+        yield paybus.layout.databases["bank-sync"]
+
+
+@pytest.fixture
+async def sessions(database_url: str) -> AsyncIterator[Sessions]:
+    engine = create_async_engine(database_url)
+    yield database.sessions_of(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[PrivateRedis]:
+    server = find_server()
+    if server is None:
+        pytest.skip("needs a redis-server on this machine, or PAYBUS_REDIS_SERVER to name one")
+    redis = PrivateRedis(server, tmp_path)
+    redis.start()
+    yield redis
+    redis.stop()
+
+
+async def granted(replicas: list[Counter], name: str) -> int:
+    """How many calls in a row are allowed, asked of the replicas by turns."""
+    for number in range(100):
+        try:
+            await replicas[number % len(replicas)].take(name, _LIMIT)
+        except RateLimited:
+            return number
+    raise AssertionError("nothing is refused")
+
+
+async def test_replicas_share_one_limit_in_redis(sessions: Sessions, redis: PrivateRedis) -> None:
+    replicas = [Counter(sessions, redis.url) for _ in range(2)]
+    assert await granted(replicas, "item-1/sync") == _LIMIT
+    assert await granted(replicas, "item-2/sync") == _LIMIT
+
+
+async def test_replicas_share_one_limit_without_redis(sessions: Sessions) -> None:
+    """Half at once; the rest comes over the minute."""
+    assert await granted([Counter(sessions, None) for _ in range(2)], "plain/sync") == _LIMIT // 2
+
+
+async def test_a_redis_that_is_away_lets_nobody_through_uncounted(
+    sessions: Sessions, redis: PrivateRedis
+) -> None:
+    replicas = [Counter(sessions, redis.url) for _ in range(2)]
+    redis.stop()
+    assert await granted(replicas, "away/sync") == _LIMIT // 2
+    redis.start()
+
+    names = (f"back-{number}/sync" for number in count())
+
+    async def counts_again() -> bool:
+        return await granted(replicas, next(names)) == _LIMIT
+
+    await until_async(counts_again, what="Redis counts again")
