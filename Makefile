@@ -9,7 +9,7 @@ ROLE ?= operator
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
-# Files of tests run side by side, each process with a broker and a database of its own.
+# Files of tests run side by side, on one broker and one database server for all.
 TESTERS ?= 4
 PYTEST_ARGS ?=
 

@@ -1,15 +1,18 @@
-"""One broker and one database server for each process that tests; clones of it for each user."""
+"""One broker and one database server for all processes that test; a virtual host and clones of
+databases for each user."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from devstack.addresses import Addresses, RabbitMQ
 from devstack.rabbitmq import PrivateNode, find_server
 from devstack.stack import Stack
 from devstack.tokens import DevKeys
@@ -23,6 +26,27 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
 MakePaybus = Callable[..., AbstractContextManager[Paybus]]
 
 
+_shared = ExitStack()
+_servers: dict[str, str] = {}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist's, in the process that hands out tests: the servers are started once, for all."""
+    if not _servers:
+        stack = _shared.enter_context(Stack())
+        rabbitmq = stack.addresses.rabbitmq
+        _servers["rabbitmq"] = rabbitmq.url
+        _servers["management"] = rabbitmq.management_url
+        _servers["postgres"] = stack.addresses.postgres_url
+        _servers["state"] = str(stack.state)
+    node.workerinput["servers"] = _servers
+
+
+def pytest_unconfigure() -> None:
+    _shared.close()
+
+
 @pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("logs")
@@ -34,14 +58,25 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> DevKeys:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    with Stack() as started:
+def shared(request: pytest.FixtureRequest) -> dict[str, str] | None:
+    """The servers of all processes that test, if there are several."""
+    found: dict[str, str] | None = getattr(request.config, "workerinput", {}).get("servers")
+    return found
+
+
+@pytest.fixture(scope="session")
+def stack(shared: dict[str, str] | None) -> Iterator[Stack]:
+    servers = None
+    if shared:
+        rabbitmq = RabbitMQ(shared["rabbitmq"], shared["management"])
+        servers = Addresses(rabbitmq, shared["postgres"])
+    with Stack(servers=servers) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def templates(stack: Stack, keys: DevKeys, logs: Path) -> Templates:
-    return Templates(stack, keys, logs)
+def templates(stack: Stack, keys: DevKeys, logs: Path, shared: dict[str, str] | None) -> Templates:
+    return Templates(stack, keys, logs, Path(shared["state"]) if shared else stack.state)
 
 
 @pytest.fixture(scope="session")

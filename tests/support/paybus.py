@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -33,11 +35,13 @@ _TAP = "tests.tap"
 
 
 class Templates:
-    """Databases that are migrated once, when a test first wants one, and cloned for each."""
+    """Databases that are migrated once, when a test first wants one, and cloned for each. In `done`
+    all processes that test on the same servers write down which are."""
 
-    def __init__(self, stack: Stack, keys: DevKeys, logs: Path) -> None:
+    def __init__(self, stack: Stack, keys: DevKeys, logs: Path, done: Path) -> None:
         self._stack = stack
         self._logs = logs
+        self._done = done
         self._databases: dict[str, str] = {}
         self._layout = plan(
             stack, virtual_host="unused", databases=self._databases, keys=keys, prefer_ports=False
@@ -47,7 +51,11 @@ class Templates:
         template = f"template_{service}"
         if service not in self._databases:
             self._databases[service] = self._stack.database(template)
-            run_once(self._layout.migration(service), self._logs)
+            with (self._done / template).open("a") as mark:
+                fcntl.flock(mark, fcntl.LOCK_EX)
+                if mark.seek(0, os.SEEK_END) == 0:
+                    run_once(self._layout.migration(service), self._logs)
+                    mark.write("migrated")
         return self._stack.database(name, owner=template, template=template)
 
 

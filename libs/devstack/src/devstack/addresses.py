@@ -31,6 +31,14 @@ class Addresses:
     rabbitmq: RabbitMQ
     postgres_url: str
 
+    def environment(self) -> dict[str, str]:
+        """What names these servers to `*_from_environment`."""
+        return {
+            "RABBITMQ_URL": self.rabbitmq.url,
+            "RABBITMQ_MANAGEMENT_URL": self.rabbitmq.management_url,
+            "POSTGRES_URL": self.postgres_url,
+        }
+
 
 def rabbitmq_from_environment() -> RabbitMQ | None:
     url, management = os.environ.get("RABBITMQ_URL"), os.environ.get("RABBITMQ_MANAGEMENT_URL")

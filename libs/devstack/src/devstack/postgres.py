@@ -20,7 +20,7 @@ from devstack.addresses import DevstackError
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "300",
+    "max_connections": "600",
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     "log_min_messages": "warning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,15 +30,17 @@ class Stack:
     """A RabbitMQ and a PostgreSQL, started on entry and stopped on exit or with this process.
 
     `name` makes the data stay for the next stack of that name; without one it is thrown away.
+    With `servers`, which somebody else has started, it starts and stops none of its own.
     Raises `DevstackError` with one sentence when a part can't be had.
     """
 
     addresses: Addresses
     broker_pid: int | None
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, *, servers: Addresses | None = None) -> None:
         root = state_root(PAYBUS)
         self._keep_data = name is not None
+        self._environment = dict(os.environ) | (servers.environment() if servers else {})
         _sweep(root / "ephemeral")
         self.state = root / name if name else root / "ephemeral" / uuid4().hex[:12]
 
@@ -47,6 +50,7 @@ class Stack:
             command + (["--keep-data"] if self._keep_data else []),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=self._environment,
             text=True,
             start_new_session=True,
         )
