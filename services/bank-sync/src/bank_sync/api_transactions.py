@@ -134,10 +134,10 @@ _CSV_COLUMNS = (
 
 
 async def _csv(tenancy: Tenancy, tenant: str, query: Select[Any]) -> AsyncIterator[str]:
+    yield line(_CSV_COLUMNS)
     async with tenancy.session(tenant) as session:
         ordered = query.order_by(Transaction.date, Transaction.id)
         streamed = await session.stream_scalars(ordered)
-        yield line(_CSV_COLUMNS)  # from here on an error can only cut it off
         async for chunk in streamed.partitions(500):
             yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
 
