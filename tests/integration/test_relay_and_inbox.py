@@ -55,12 +55,14 @@ class FragilePublisher(Publisher):
     crash_after: int | None = None
     victim: asyncio.Task[Any] | None = None
 
-    async def publish_all(self, messages: Sequence[Message]) -> list[Unavailable | None]:
+    async def publish_all(
+        self, messages: Sequence[Message], **options: Any
+    ) -> list[Unavailable | None]:
         if self.refuses:
             return [Unavailable("the broker is away")] * len(messages)
         if self.crash_after is None:
-            return await super().publish_all(messages)
-        outcomes = await super().publish_all(messages[: self.crash_after])
+            return await super().publish_all(messages, **options)
+        outcomes = await super().publish_all(messages[: self.crash_after], **options)
         assert self.victim is not None
         self.victim.cancel()
         await asyncio.sleep(0)

@@ -13,12 +13,13 @@ class BankItemReported(Payload):
     """News of one item (a customer's login at one bank). The event's type says what kind, `code` in
     the provider's own word.
 
-    `until` is when the link ends unless the customer acts; the two flags come with new
-    transactions only.
+    `account_id` is given when it is about one account only; `until` is when the link ends unless
+    the customer acts; the two flags come with new transactions only.
     """
 
     provider: str
     item_id: Id
+    account_id: str | None = None
     code: str | None = None
     reason: str | None = None
     until: AwareDatetime | None = None

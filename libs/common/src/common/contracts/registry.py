@@ -15,6 +15,7 @@ from common.contracts.banking import (
 )
 from common.contracts.event import Event, Payload
 from common.contracts.jobs import JobDue
+from common.contracts.operations import ReplayHandled
 from common.contracts.payments import (
     CheckoutCompleted,
     CheckoutStarted,
@@ -150,6 +151,11 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "bank_item.revoked": EventType(
         "banking", BankItemReported, "The customer took the permission back: delete the data."
     ),
+    "bank_item.account_revoked": EventType(
+        "banking",
+        BankItemReported,
+        "The customer took the permission for one account back: delete its data.",
+    ),
     "bank_item.accounts_available": EventType(
         "banking", BankItemReported, "The customer has accounts that are not shared yet."
     ),
@@ -185,6 +191,12 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     ),
     "organization.suspended": EventType(
         "provisioning", OrganizationChanged, "The organization was suspended in the back end."
+    ),
+    "replay.handled": EventType(
+        "operations", ReplayHandled, "A message that an operator had sent again was handled."
+    ),
+    "operations.job_due": EventType(
+        "operations", JobDue, "A scheduled job of the operations service is due."
     ),
     "provisioning.job_due": EventType(
         "provisioning", JobDue, "A scheduled job of the provisioning service is due."

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 # Routing keys in these exchanges are event types.
-DOMAIN_EXCHANGES: Final = ("payments", "subscriptions", "provisioning", "payouts", "banking")
+DOMAIN_EXCHANGES: Final = (
+    "payments",
+    "subscriptions",
+    "provisioning",
+    "payouts",
+    "banking",
+    "operations",
+)
 
 # Publish here with a queue's name as the routing key.
 DEAD_LETTER_EXCHANGE: Final = "dead-letters"
@@ -21,6 +28,17 @@ _JOURNAL_ARGUMENTS: Final = {
     "x-queue-type": "stream",
     "x-max-age": f"{JOURNAL_DAYS}D",
     "x-max-length-bytes": 10_000_000_000,
+    "x-stream-max-segment-size-bytes": 50_000_000,
+}
+
+# Publish here with a queue's name as the routing key to send a dead letter, or an event of the
+# journal, to that queue once more. A publish reaches the queue and this stream: whoever takes over
+# from an operations worker that died reads there what was sent.
+REPLAYS: Final = "replays"
+_REPLAYS_ARGUMENTS: Final = {
+    "x-queue-type": "stream",
+    "x-max-age": "1D",
+    "x-max-length-bytes": 2_000_000_000,
     "x-stream-max-segment-size-bytes": 50_000_000,
 }
 
@@ -108,6 +126,7 @@ QUEUES: Final = (
             Binding("banking", "bank_item.repaired"),
             Binding("banking", "bank_item.expiring"),
             Binding("banking", "bank_item.revoked"),
+            Binding("banking", "bank_item.account_revoked"),
             Binding("banking", "bank_item.accounts_available"),
         ),
     ),
@@ -116,6 +135,8 @@ QUEUES: Final = (
         (Binding("banking", "bank_sync.due"), Binding("banking", "bank_sync.removal_due")),
     ),
     Queue("bank-sync.jobs", (Binding("banking", "bank_sync.job_due"),)),
+    Queue("operations.outcomes", (Binding("operations", "replay.handled"),)),
+    Queue("operations.jobs", (Binding("operations", "operations.job_due"),)),
 )
 
 # Bindings of earlier versions, which a broker keeps until they are taken away.
@@ -194,6 +215,10 @@ def retry_queue_arguments(delay_seconds: float) -> dict[str, Any]:
 
 def journal_arguments() -> dict[str, Any]:
     return dict(_JOURNAL_ARGUMENTS)
+
+
+def replays_arguments() -> dict[str, Any]:
+    return dict(_REPLAYS_ARGUMENTS)
 
 
 def queue(name: str) -> Queue:

@@ -10,7 +10,13 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from common.contracts import topology
-from common.contracts.topology import DEAD_LETTER_EXCHANGE, DOMAIN_EXCHANGES, JOURNAL, Queue
+from common.contracts.topology import (
+    DEAD_LETTER_EXCHANGE,
+    DOMAIN_EXCHANGES,
+    JOURNAL,
+    REPLAYS,
+    Queue,
+)
 from common.logs import get_logger
 from common.messaging import refill
 from common.messaging.connection import OnConnect
@@ -46,17 +52,18 @@ async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
                 f"RabbitMQ refuses a declaration ({error}). It was declared with other "
                 "properties by another version: drain and delete that queue, then restart."
             ) from error
-    async with connection.channel(publisher_confirms=False) as channel:
-        try:
-            await _declare_journal(channel)
-        except ChannelNotFoundEntity as error:
-            # Queues are confirmed without it, so payments go on; only the record has a gap.
-            # Seen on 3.10 when a node is killed within a second of its first stream's creation.
-            log.error(
-                "the journal stream is down: events are delivered but not recorded. Repair it "
-                "with `rabbitmq-streams restart_stream journal`, or delete it",
-                error=str(error),
-            )
+    for stream, declare in ((JOURNAL, _declare_journal), (REPLAYS, _declare_replays)):
+        async with connection.channel(publisher_confirms=False) as channel:
+            try:
+                await declare(channel)
+            except ChannelNotFoundEntity as error:
+                # Queues are confirmed without it, so payments go on; only the record has a gap.
+                # Seen on 3.10 when a node is killed within a second of its first stream's creation.
+                log.error(
+                    "a stream is down: what is published is delivered but not recorded. Repair it "
+                    f"with `rabbitmq-streams restart_stream {stream}`, or delete it",
+                    error=str(error),
+                )
 
 
 async def _declare_waits(channel: AbstractChannel, ladder: Ladder) -> None:
@@ -132,3 +139,14 @@ async def _declare_journal(channel: AbstractChannel) -> None:
     )
     for exchange in DOMAIN_EXCHANGES:
         await journal.bind(exchange, "#")
+
+
+async def _declare_replays(channel: AbstractChannel) -> None:
+    exchange = await channel.declare_exchange(REPLAYS, ExchangeType.DIRECT, durable=True)
+    stream = await channel.declare_queue(
+        REPLAYS, durable=True, arguments=topology.replays_arguments()
+    )
+    for queue in topology.QUEUES:
+        await stream.bind(exchange, queue.name)
+        replayed = await channel.get_queue(queue.name, ensure=False)
+        await replayed.bind(exchange, queue.name)

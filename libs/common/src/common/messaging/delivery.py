@@ -10,13 +10,14 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from common.contracts import registry
 from common.contracts.event import DecodeError, Event
-from common.messaging import refill
+from common.messaging import refill, replay
 from common.messaging.connection import describe
 from common.messaging.dead_letter import Failures
 
 # A quorum queue's own header: how often it was given back or its consumer was lost.
 _RETURNS = "x-delivery-count"
 _SUSPECT_RETURNS = 2
+_KEPT = frozenset({refill.ORDER, replay.MARK})
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Delivery:
         return isinstance(returns, int) and returns >= _SUSPECT_RETURNS
 
     @property
-    def refill_order(self) -> dict[str, Any]:
-        """What keeps an order to refill one, on the retry ladder and among the dead letters."""
-        return {key: value for key, value in self.headers.items() if key == refill.ORDER}
+    def kept_headers(self) -> dict[str, Any]:
+        """What goes with the message, up the retry ladder and into the dead letters: that it is an
+        order to refill, or part of a replay."""
+        return {key: value for key, value in self.headers.items() if key in _KEPT}

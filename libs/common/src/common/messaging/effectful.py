@@ -13,7 +13,7 @@ from common.contracts.event import Event
 from common.contracts.topology import Queue
 from common.errors import Unavailable
 from common.logs import get_logger, handling
-from common.messaging import refill
+from common.messaging import refill, replay
 from common.messaging.connection import describe
 from common.messaging.consumer import Consumer, Stop
 from common.messaging.delivery import Delivery
@@ -79,4 +79,11 @@ class EffectfulConsumer(Consumer):
         except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
             await self._fail(delivery, error)
         else:
+            await self._tell_replayed(delivery, event)
             self._done([event])
+
+    async def _tell_replayed(self, delivery: Delivery, event: Event[Any]) -> None:
+        item = replay.marked(delivery.headers)
+        if item is not None:
+            told = [replay.handled(self.queue.name, self._source, item, event, "done")]
+            await self._through_outages(partial(replay.tell, self._publisher, told))

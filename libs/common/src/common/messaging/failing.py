@@ -87,7 +87,7 @@ class FailureHandler:
             retry.rung.queue,
             self._queue.name,
             delivery.body,
-            headers=delivery.refill_order | failures.headers(attempt=retry.attempt),
+            headers=delivery.kept_headers | failures.headers(attempt=retry.attempt),
         )
         metrics.consumed.labels(self._queue.name, outcome).inc()
 
@@ -99,7 +99,7 @@ class FailureHandler:
             DEAD_LETTER_EXCHANGE,
             self._queue.name,
             delivery.body,
-            headers=delivery.refill_order
+            headers=delivery.kept_headers
             | dead_letter.headers(
                 failures, queue=self._queue.name, reason=reason, error=error, redact=self._redact
             ),

@@ -1,10 +1,11 @@
-"""Reading the journal: the stream of everything that was published to a domain exchange."""
+"""Reading a stream: the journal of everything that was published to a domain exchange, or the
+record of what operators had sent again."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,16 +25,17 @@ _MARK: Final = "paybus.journal_mark"
 
 @dataclass(frozen=True)
 class Entry:
-    """`offset` is its place in the stream; `exchange` and `routing_key` as it was published."""
+    """`offset` is its place in the stream; the others as it was published."""
 
     offset: int
     exchange: str
     routing_key: str
     body: bytes
+    headers: Mapping[str, Any]
 
 
 async def read_to_now(
-    broker: Broker, publisher: Publisher, *, start: int | datetime
+    broker: Broker, publisher: Publisher, *, start: int | datetime, stream: str = JOURNAL
 ) -> AsyncGenerator[Entry]:
     """Everything from `start` on that was published before this call: an offset, or a time (UTC),
     from which on nothing is left out, and something earlier may come along.
@@ -42,8 +44,9 @@ async def read_to_now(
     `Unavailable` when the broker or the stream is away.
     """
     mark = json.dumps({"type": _MARK, "id": str(uuid4())}).encode()
-    await publisher.publish("", JOURNAL, mark)
-    async with aclosing(_read(broker, start)) as entries:
+    await publisher.publish("", stream, mark)
+    entries = follow(broker, start=start, stream=stream, silence_seconds=_SILENCE_SECONDS)
+    async with aclosing(entries):
         async for entry in entries:
             if entry.body == mark:
                 return
@@ -51,17 +54,31 @@ async def read_to_now(
                 yield entry
 
 
-async def _read(broker: Broker, start: int | datetime) -> AsyncGenerator[Entry]:
-    arrived: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
-    with broker_errors("the journal can't be read"):
+async def follow(
+    broker: Broker,
+    *,
+    start: int | str | datetime,
+    stream: str = JOURNAL,
+    silence_seconds: float | None = None,
+) -> AsyncGenerator[Entry]:
+    """Everything from `start` on, and what comes from now on; marks, too, whose exchange is empty.
+
+    `start` is an offset, a time, or `first`, what is left of the stream. Raises `Unavailable` when
+    the broker or the stream is away, and after `silence_seconds` without an entry.
+    """
+    arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+    with broker_errors(f"the stream {stream} can't be read"):
         channel = await broker.channel(confirms=False, within=_SILENCE_SECONDS)
         try:
             underlay = await channel.get_underlay_channel()
+            underlay.closing.add_done_callback(lambda _: arrived.put_nowait(None))
             await underlay.basic_qos(prefetch_count=_PREFETCH)
-            await underlay.basic_consume(JOURNAL, arrived.put, arguments={"x-stream-offset": start})
+            await underlay.basic_consume(stream, arrived.put, arguments={"x-stream-offset": start})
             while True:
-                async with asyncio.timeout(_SILENCE_SECONDS):
+                async with asyncio.timeout(silence_seconds):
                     message = await arrived.get()
+                if message is None:
+                    raise ConnectionError("the channel was lost")
                 assert message.delivery_tag is not None
                 await underlay.basic_ack(message.delivery_tag, wait=False)
                 yield _entry(message)
@@ -76,4 +93,5 @@ def _entry(message: DeliveredMessage) -> Entry:
         exchange=message.exchange or "",
         routing_key=message.routing_key or "",
         body=message.body,
+        headers=headers,
     )

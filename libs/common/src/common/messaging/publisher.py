@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from aiormq import spec
@@ -76,18 +77,25 @@ class Publisher:
         finally:
             self._count(exchange, failed)
 
-    async def publish_all(self, messages: Sequence[Message]) -> list[Unavailable | None]:
+    async def publish_all(
+        self,
+        messages: Sequence[Message],
+        *,
+        headers: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[Unavailable | None]:
         """Publish many at once; return what went wrong with each, None where a queue has it.
 
-        The time-out is for all of them together.
+        The time-out is for all of them together. `headers` has one entry for each message.
         """
         deadline = self._deadline()
         try:
             channel = await self._ready_channel(deadline)
             with broker_errors(_NOT_CONFIRMED):
                 confirms = [
-                    channel.publish(body, exchange, routing_key, _properties())
-                    for exchange, routing_key, body in messages
+                    channel.publish(body, exchange, routing_key, _properties(headers=each))
+                    for (exchange, routing_key, body), each in zip(
+                        messages, headers or repeat(None, len(messages)), strict=True
+                    )
                 ]
         except Unavailable as error:
             return [error] * len(messages)

@@ -11,10 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import metrics
 from common.contracts.event import Event
+from common.contracts.operations import ReplayHandled
 from common.contracts.topology import Queue
 from common.errors import Permanent
 from common.logs import get_logger, handling
-from common.messaging import inbox, refill
+from common.messaging import inbox, refill, replay
 from common.messaging.connection import describe
 from common.messaging.consumer import Consumer, Stop
 from common.messaging.delivery import Delivery
@@ -75,7 +76,10 @@ class TransactionalConsumer(Consumer):
         if not good:
             return
         try:
-            await self._through_outages(partial(self._transact, good))
+            told: list[Event[ReplayHandled]] = []
+            await self._through_outages(partial(self._transact, good, told))
+            if told:
+                await self._through_outages(partial(replay.tell, self._publisher, told))
         except Stop:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
@@ -86,7 +90,10 @@ class TransactionalConsumer(Consumer):
             for delivery in good:
                 await self._handle([delivery])
 
-    async def _transact(self, deliveries: Sequence[Delivery]) -> None:
+    async def _transact(
+        self, deliveries: Sequence[Delivery], told: list[Event[ReplayHandled]]
+    ) -> None:
+        """`told` gets what is to be told of replays."""
         events = [delivery.event for delivery in deliveries if delivery.event is not None]
         async with self._sessions.begin() as session:
             fresh = await inbox.claim(session, self.queue.name, events)
@@ -99,6 +106,13 @@ class TransactionalConsumer(Consumer):
             await work.flush()
         self._done(fresh)
         metrics.consumed.labels(self.queue.name, "duplicate").inc(len(events) - len(fresh))
+        new = {id(event) for event in fresh}
+        for delivery in deliveries:
+            item = replay.marked(delivery.headers)
+            if item is not None and delivery.event is not None:
+                outcome: replay.Outcome = "done" if id(delivery.event) in new else "duplicate"
+                name, source = self.queue.name, self._source
+                told.append(replay.handled(name, source, item, delivery.event, outcome))
 
     def _handler(self, event: Event[Any]) -> Handler:
         try:
