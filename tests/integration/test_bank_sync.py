@@ -122,13 +122,38 @@ def test_plaid_s_limits_only_make_it_later(paybus: Paybus) -> None:
     assert (first["cause"], first["attempts"]) == ("linked", 1), "it waited with what it had read"
 
 
+def test_a_sync_that_may_not_begin_yet_uses_up_no_attempt(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+    sandbox(paybus, "PUT", "/plaid/_limits", per_minute=1)
+    happen(paybus, item, add=2, tell=False)
+    sync = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()
+    put_off = 10  # more often than a sync may fail
+    until(lambda: get(paybus, f"syncs/{sync['id']}")["attempts"] > put_off, what="it is put off")
+    assert get(paybus, f"syncs/{sync['id']}")["status"] == "running"
+    sandbox(paybus, "PUT", "/plaid/_limits", per_minute=None)
+    until_equal(paybus, item)
+    assert paybus.dead_letters() == {}
+
+
+def test_a_sync_that_waits_for_another_attempt_is_cancelled_at_once(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+    sandbox(paybus, "PUT", "/plaid/_limits", per_minute=1)
+    sync = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()
+    path = f"syncs/{sync['id']}"
+    until(lambda: get(paybus, path)["error"] is not None, what="it waits")
+    assert paybus.api("POST", "bank-sync", f"/v1/{path}/cancel").status_code == 200
+    until(lambda: get(paybus, path)["status"] == "cancelled", what="it ends")
+
+
 def test_a_sync_that_fails_too_often_is_given_up_until_the_sweep(paybus: Paybus) -> None:
     item = link(paybus)
     until_synced(paybus, item)
     sandbox(paybus, "PUT", "/_behaviour", mode="fail")
     sync = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()
     until(lambda: get(paybus, f"syncs/{sync['id']}")["status"] == "failed", what="it is given up")
-    assert "answers 503" in get(paybus, f"syncs/{sync['id']}")["error"]
+    assert "Plaid answers 503" in get(paybus, f"syncs/{sync['id']}")["error"]
     until(lambda: paybus.dead_letters() == {"bank-sync.syncs.dead": 1}, what="it is seen")
     paybus.messages("bank-sync.syncs.dead", remove=True)
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
@@ -272,7 +297,82 @@ def test_an_item_s_health_says_what_the_user_must_do(paybus: Paybus) -> None:
     assert everything(paybus, "accounts", item=item["id"]) == []
     again = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync")
     assert again.status_code == 409
+    token = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/link-token")
+    assert token.status_code == 201
+    done = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/repaired")
+    assert done.status_code == 202
+    until_equal(paybus, item)
+    assert health() == "healthy"
     assert paybus.dead_letters() == {}
+
+
+def test_one_account_s_revocation_deletes_that_account(paybus: Paybus) -> None:
+    item = link(paybus, transactions=40, accounts=2)
+    until_synced(paybus, item)
+    gone, kept = everything(paybus, "accounts", item=item["id"])
+    url = f"/plaid/_items/{item['item_id']}/webhook?code=USER_ACCOUNT_REVOKED"
+    sandbox(paybus, "POST", url, account_id=gone["account_id"])
+    until(lambda: len(everything(paybus, "accounts", item=item["id"])) == 1, what="it is gone")
+    assert everything(paybus, "accounts", item=item["id"]) == [kept]
+    left = {each["account"] for each in everything(paybus, "transactions", item=item["id"])}
+    assert left == {kept["id"]}
+    assert get(paybus, f"items/{item['id']}")["health"] == "healthy"
+
+
+def test_an_item_that_the_provider_forgot_says_so(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+    trouble(paybus, item, "ITEM_NOT_FOUND", tell=False)
+    assert paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").status_code == 202
+
+    def mine() -> dict[str, Any]:
+        found: dict[str, Any] = get(paybus, f"items/{item['id']}")
+        return found
+
+    until(lambda: mine()["health"] == "login_required", what="it is broken")
+    assert "link the bank anew" in mine()["what_to_do"]
+    assert everything(paybus, "transactions", item=item["id"]) != []
+
+
+def test_a_warning_outlives_a_broken_login(paybus: Paybus) -> None:
+    item = link(paybus)
+    until_synced(paybus, item)
+
+    def health() -> tuple[str, str | None]:
+        found = get(paybus, f"items/{item['id']}")
+        return found["health"], found["health_until"]
+
+    url = f"/plaid/_items/{item['item_id']}/webhook?code=PENDING_EXPIRATION"
+    sandbox(paybus, "POST", url, consent_expiration_time="2026-12-24T00:00:00Z")
+    warned = ("pending_expiration", "2026-12-24T00:00:00Z")
+    until(lambda: health() == warned, what="it is warned of")
+    trouble(paybus, item, "ITEM_LOGIN_REQUIRED")
+    until(lambda: health()[0] == "login_required", what="it is broken")
+    trouble(paybus, item, None, tell=False)
+    sweep_now(paybus, item)
+    until(lambda: health() == warned, what="the warning stands again")
+
+
+def test_one_bank_in_trouble_stops_no_other(paybus: Paybus) -> None:
+    broken = [link(paybus) for _ in range(12)]
+    well = link(paybus, transactions=5)
+    for each in (*broken, well):
+        until_synced(paybus, each)
+    for each in broken:
+        trouble(paybus, each, "INSTITUTION_DOWN", tell=False)
+        assert paybus.api("POST", "bank-sync", f"/v1/items/{each['id']}/sync").status_code == 202
+    until(
+        lambda: paybus.metric("bank-sync-worker", "paybus_consumed_total", outcome="retried") > 10,
+        what="each has failed",
+    )
+    assert paybus.metric("bank-sync-worker", "paybus_circuit_open") == 0
+    happen(paybus, well, add=2)
+    until_equal(paybus, well)
+    for each in broken:
+        trouble(paybus, each, None, tell=False)
+    for each in broken:
+        until_synced(paybus, each)
+    paybus.messages("bank-sync.syncs.dead", remove=True)  # those whose attempts were used up
 
 
 def test_a_removed_item_leaves_nothing(paybus: Paybus) -> None:
@@ -308,6 +408,12 @@ def test_balances_are_asked_for_when_they_are_old(paybus: Paybus) -> None:
     last_known = get(paybus, path, max_age_seconds=0)
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     assert (last_known["fresh"], last_known["accounts"]) == (False, live["accounts"])
+    happen(paybus, item, add=1)
+    until_equal(paybus, item)
+    sandbox(paybus, "PUT", "/_behaviour", mode="fail")
+    from_a_sync = get(paybus, path, max_age_seconds=3600)
+    sandbox(paybus, "PUT", "/_behaviour", mode="well")
+    assert not from_a_sync["fresh"], "a sync's figures are not what the bank was asked for"
 
 
 def test_transactions_are_filtered_paged_exported_and_added_up(paybus: Paybus) -> None:

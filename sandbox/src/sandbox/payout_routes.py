@@ -28,6 +28,7 @@ from sandbox.payouts import (
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 Account = Annotated[str | None, Header(alias="Stripe-Account")]
+Since = Annotated[int | None, Query(alias="created[gte]")]
 _SMALLEST_XAF = 100
 
 
@@ -145,8 +146,6 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
             found = found[ids.index(after) + 1 :]
         page = {"object": "list", "url": f"/v1/{kind}s", "data": found[:limit]}
         return JSONResponse(page | {"has_more": len(found) > limit})
-
-    Since = Annotated[int | None, Query(alias="created[gte]")]
 
     @router.get("/stripe/v1/transfers")
     async def transfers(

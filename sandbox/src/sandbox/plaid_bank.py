@@ -36,6 +36,11 @@ INSTITUTIONS = {
 }
 
 
+def error_type(code: str) -> str:
+    """Of what kind an item's trouble is."""
+    return "INSTITUTION_ERROR" if code.startswith("INSTITUTION_") else "ITEM_ERROR"
+
+
 class PlaidFault(Exception):
     """An answer that is an error; https://plaid.com/docs/errors/"""
 
@@ -96,7 +101,7 @@ class Item:
     calls: deque[float] = field(default_factory=deque)
 
     def error_body(self) -> dict[str, Any] | None:
-        return PlaidFault("ITEM_ERROR", self.error).body() if self.error else None
+        return PlaidFault(error_type(self.error), self.error).body() if self.error else None
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ class Bank:
         if item is None or item.client_id != client_id:
             raise PlaidFault("INVALID_INPUT", "INVALID_ACCESS_TOKEN")
         if well and item.error is not None:
-            raise PlaidFault("ITEM_ERROR", item.error)
+            raise PlaidFault(error_type(item.error), item.error)
         return item
 
     def remove(self, item: Item) -> None:

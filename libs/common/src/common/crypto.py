@@ -21,7 +21,7 @@ def _fernet_key(key: SecretStr) -> SecretStr:
         Fernet(key.get_secret_value())
     except ValueError:
         raise ValueError(
-            "must be keys of 32 bytes in URL-safe base64, such as `paybus-payouts new-key` prints"
+            "must be keys of 32 bytes in URL-safe base64: the service's `new-key` prints one"
         ) from None
     return key
 
@@ -36,7 +36,7 @@ EncryptionKeys = Annotated[
 
 class EncryptionSettings(Settings):
     encryption_keys: EncryptionKeys = Field(
-        description="the first one encrypts, all of them decrypt: put a new key in front"
+        description="the first one encrypts, all decrypt: a new key goes last, and then first"
     )
 
 

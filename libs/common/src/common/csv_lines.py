@@ -37,6 +37,8 @@ async def begun(lines: AsyncIterator[str]) -> AsyncIterator[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, bool):
+        return "true" if value else "false"
     text = "" if value is None else str(value)
     # A spreadsheet would run it; a number of ours is none.
     return f"'{text}" if isinstance(value, str) and text[:1] in _FORMULA else text

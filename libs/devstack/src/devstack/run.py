@@ -24,7 +24,7 @@ _WHAT = {
     "payouts-worker": "health and metrics",
     "bank-sync-worker": "health and metrics",
     "sandbox-backend": "the back end that provisioning calls: GET /_books, PUT /_behaviour",
-    "sandbox-providers": "providers and payers: GET /_money, PUT /_delivery (docs/checkouts.md)",
+    "sandbox-providers": "providers, payers and banks: docs/checkouts.md, docs/bank-sync.md",
     "sandbox-stripe": "localstripe, a Stripe API",
 }
 
@@ -37,6 +37,10 @@ _PASSED_ON = (
     "BACKEND_TIMEOUT_SECONDS",
     "CONSUMER_BATCH",
     "CONCURRENCY",
+    "REDIS_URL",
+    "SWEEP_HOURS",
+    "LEASE_SECONDS",
+    "BALANCE_TTL_SECONDS",
 )
 
 
@@ -82,9 +86,13 @@ def _run() -> None:
 
 
 def _explain_books(layout: Layout) -> None:
-    database = layout.databases["payouts"]
-    print("\nThe payouts' books, for `paybus-payouts verify-audit` and `rotate-keys`:")
-    print(f"  export DATABASE_URL={database} ENCRYPTION_KEYS={ENCRYPTION_KEY}", flush=True)
+    for service, commands in (
+        ("payouts", "`paybus-payouts verify-audit` and `rotate-keys`"),
+        ("bank-sync", "`paybus-bank-sync rotate-keys`"),
+    ):
+        print(f"\nFor {commands}:")
+        database = layout.databases[service]
+        print(f"  export DATABASE_URL={database} ENCRYPTION_KEYS={ENCRYPTION_KEY}", flush=True)
 
 
 def _explain(addresses: dict[str, str], management_url: str, logs: str) -> None:

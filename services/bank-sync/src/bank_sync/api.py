@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import repository
+from bank_sync.domain import Health
 from bank_sync.linking import Desk
 from bank_sync.models import Account, Institution, InstitutionHour, Item, Sync
 from bank_sync.requests import NewItem, NewLinkToken, UpdateLinkToken
@@ -29,12 +30,14 @@ from bank_sync.views import (
 from common import rows
 from common.api import Cursor, Limit, Page, page
 from common.auth import Caller, Operator, Viewer
-from common.errors import Conflict
+from common.errors import Conflict, NotFound
 
 items = APIRouter(prefix="/v1", tags=["items"], responses=PROBLEMS)
 accounts = APIRouter(prefix="/v1", tags=["accounts"], responses=PROBLEMS)
 syncs = APIRouter(prefix="/v1", tags=["syncs"], responses=PROBLEMS)
 institutions = APIRouter(prefix="/v1", tags=["institutions"], responses=PROBLEMS)
+SyncStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+
 ROUTERS = (items, accounts, syncs, institutions)
 
 
@@ -58,11 +61,16 @@ async def create_link_token(
 
 @items.post("/items/{id_}/link-token", status_code=201)
 async def create_update_token(
-    caller: Operator, request: Request, session: Session, id_: str, wanted: UpdateLinkToken
+    caller: Operator,
+    request: Request,
+    session: Session,
+    id_: str,
+    wanted: UpdateLinkToken | None = None,
 ) -> LinkTokenView:
     """For Link in update mode, which mends the item."""
     item = await _item(session, caller, id_)
-    return LinkTokenView.model_validate(await _desk(request).update_token(item, wanted))
+    made = await _desk(request).update_token(item, wanted or UpdateLinkToken())
+    return LinkTokenView.model_validate(made)
 
 
 @items.post("/items", status_code=201)
@@ -77,7 +85,7 @@ async def list_items(
     caller: Viewer,
     session: Session,
     user: str | None = None,
-    health: str | None = None,
+    health: Health | None = None,
     institution_id: str | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
@@ -99,7 +107,11 @@ async def repaired(caller: Operator, request: Request, session: Session, id_: st
     return SyncView.model_validate(await rows.find(session, Sync, caller.tenant, sync))
 
 
-@items.delete("/items/{id_}", status_code=204)
+@items.delete(
+    "/items/{id_}",
+    status_code=204,
+    responses={202: {"description": "the data is gone; the provider is asked again"}},
+)
 async def remove_item(
     caller: Operator, request: Request, session: Session, response: Response, id_: str
 ) -> None:
@@ -116,8 +128,8 @@ async def sync_item(caller: Operator, session: Session, id_: str) -> SyncView:
     await _item(session, caller, id_)
     async with session.begin():
         item = await repository.lock_item(session, id_)
-        if item is None or item.removing_at is not None or not item.access_token:
-            raise Conflict("the item is on its way out")
+        if item is None or not item.readable:
+            raise Conflict("the item is revoked, or on its way out")
         now = await rows.clock(session)
         sync = await repository.order_sync(session, item, "asked", now)
         return SyncView.model_validate(await rows.find(session, Sync, caller.tenant, sync))
@@ -166,7 +178,7 @@ async def list_syncs(
     caller: Viewer,
     session: Session,
     item: str | None = None,
-    status: str | None = None,
+    status: SyncStatus | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[SyncView]:
@@ -189,8 +201,13 @@ async def cancel_sync(caller: Operator, session: Session, id_: str) -> SyncView:
         sync = await repository.lock_sync(session, id_)
         if sync is None or sync.status not in {"queued", "running"}:
             raise Conflict("it is over")
-        if sync.status == "queued":
-            sync.status, sync.finished_at = "cancelled", await rows.clock(session)
+        now = await rows.clock(session)
+        # One that runs, unless it waits for another attempt, is ended by who runs it.
+        held = sync.lease_until is not None and sync.lease_until > now
+        if sync.status == "queued" or not held:
+            sync.status, sync.finished_at = "cancelled", now
+            await session.flush()
+            await repository.wake(session, sync.tenant, sync.item, now)
         sync.cancel_requested = True
         await session.flush()
         return SyncView.model_validate(sync)
@@ -210,7 +227,11 @@ async def institution_health(
     institution_id: str,
     hours: Annotated[int, Query(ge=1, le=24 * 90)] = 24,
 ) -> list[HourView]:
-    """How syncs went there, by the hour, the newest first."""
+    """How attempts to sync went there, by the hour, the newest first. `institution_id` is the
+    provider's."""
+    known = {"institution_id": institution_id}
+    if await session.scalar(rows.matching(Institution, caller.tenant, known)) is None:
+        raise NotFound(f"no institution has the provider's id {institution_id!r}")
     since = datetime.now(UTC) - timedelta(hours=hours)
     query = (
         select(InstitutionHour)

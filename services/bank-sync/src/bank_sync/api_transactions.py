@@ -77,9 +77,18 @@ async def export(
     last: date,
     item: str | None = None,
     account: str | None = None,
+    category: str | None = None,
+    currency: str | None = None,
+    pending: bool | None = None,
 ) -> Response:
     """Every transaction from `first` to `last`, both included; the oldest first."""
-    filters = {"item": item, "account": account}
+    filters = {
+        "item": item,
+        "account": account,
+        "category": category,
+        "currency": currency,
+        "pending": pending,
+    }
     query = _between(rows.matching(Transaction, caller.tenant, filters), first, last)
     tenancy: Tenancy = request.app.state.tenancy
     return StreamingResponse(
@@ -110,7 +119,12 @@ async def spending(
     category = func.coalesce(Transaction.category, cast(_NO_CATEGORY, Text))
     query = _between(
         select(
-            month, category, Transaction.currency, func.sum(Transaction.amount), func.count()
+            month.label("month"),
+            category.label("category"),
+            Transaction.currency,
+            Transaction.unofficial_currency,
+            func.sum(Transaction.amount).label("amount"),
+            func.count().label("transactions"),
         ).where(Transaction.tenant == caller.tenant, Transaction.amount > 0, ~Transaction.pending),
         first,
         last,
@@ -119,17 +133,16 @@ async def spending(
     for name, value in chosen.items():
         if value is not None:
             query = query.where(getattr(Transaction, name) == value)
-    query = query.group_by(month, category, Transaction.currency)
-    found = (await session.execute(query.order_by(month, category))).all()
-    return [
-        Spent(month=row[0], category=row[1], currency=row[2], amount=row[3], transactions=row[4])
-        for row in found
-    ]
+    kinds = (Transaction.currency, Transaction.unofficial_currency)
+    query = query.group_by(month, category, *kinds)
+    found = await session.execute(query.order_by(month, category, *kinds))
+    return [Spent.model_validate(dict(row)) for row in found.mappings()]
 
 
 _CSV_COLUMNS = (
-    "id", "date", "account", "amount", "currency", "name", "merchant", "category",
-    "category_detailed", "pending", "authorized_date", "channel", "item", "transaction_id",
+    "id", "date", "account", "amount", "currency", "unofficial_currency", "rounded", "name",
+    "merchant", "category", "category_detailed", "pending", "authorized_date", "channel", "item",
+    "transaction_id",
 )  # fmt: skip
 
 

@@ -107,6 +107,8 @@ async def write_accounts(
             row.live_at = read_at
         if (row.available, row.current, row.limit, row.currency) != before:
             changed.append(row)
+            if not live:
+                row.live_at = None  # what the bank itself said is not what is shown any more
     await session.flush()
     return changed
 

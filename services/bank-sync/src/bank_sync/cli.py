@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bank_sync.models import Item
 from bank_sync.tenancy import Tenancy
 from common import database
-from common.crypto import EncryptionSettings, Vault, new_key
+from common.crypto import EncryptionSettings, Unreadable, Vault, new_key
 from common.errors import PaybusError
 from common.settings import DatabaseSettings, load
 
@@ -52,12 +52,18 @@ def new_key_() -> None:
 @app.command("rotate-keys")
 def rotate_keys() -> None:
     """Seal every access token with the first of ENCRYPTION_KEYS; the others may go then."""
-    typer.echo(f"{asyncio.run(_rotate(load(_Settings)))} sealed anew")
+    renewed, unreadable = asyncio.run(_rotate(load(_Settings)))
+    typer.echo(f"{renewed} sealed anew")
+    for item in unreadable:
+        typer.echo(f"no key opens the token of item {item}: link that bank anew", err=True)
+    if unreadable:
+        sys.exit(1)
 
 
-async def _rotate(settings: _Settings) -> int:
+async def _rotate(settings: _Settings) -> tuple[int, list[str]]:
+    """How many, and the items whose token no key opens."""
     vault = Vault(settings.encryption_keys)
-    renewed, after = 0, ""
+    renewed, unreadable, after = 0, list[str](), ""
     async with database.engine(settings) as engine:
         tenancy = Tenancy(database.sessions_of(engine))
         while True:
@@ -66,11 +72,16 @@ async def _rotate(settings: _Settings) -> int:
                 query = query.order_by(Item.id).limit(_BATCH).with_for_update()
                 found = (await session.scalars(query)).all()
                 for row in found:
-                    if (sealed := vault.renew(row.access_token)) is not None:
+                    try:
+                        sealed = vault.renew(row.access_token)
+                    except Unreadable:
+                        unreadable.append(row.id)
+                        continue
+                    if sealed is not None:
                         row.access_token = sealed
                         renewed += 1
             if len(found) < _BATCH:
-                return renewed
+                return renewed, unreadable
             after = found[-1].id
 
 

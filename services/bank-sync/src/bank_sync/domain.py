@@ -29,8 +29,15 @@ WHAT_TO_DO: Mapping[Health, str | None] = {
     Health.PENDING_EXPIRATION: "the user's consent ends: open Link in update mode before that",
     Health.PENDING_DISCONNECT: "the bank disconnects: open Link in update mode before that",
     Health.LOGIN_REQUIRED: "the user has to log in again: open Link in update mode",
-    Health.REVOKED: "the user took the permission back and the data is deleted: link anew to go on",
+    Health.REVOKED: "the user took the permission back and the data is deleted: open Link in "
+    "update mode, or link the bank anew",
 }
+_LINK_ANEW = "the provider does not know the item any more: link the bank anew"
+
+
+def what_to_do(health: Health, reason: str | None) -> str | None:
+    return _LINK_ANEW if reason in GONE_ERRORS else WHAT_TO_DO[health]
+
 
 # https://plaid.com/docs/errors/item/: those that the user mends in Link's update mode.
 LOGIN_ERRORS = frozenset(
@@ -40,23 +47,31 @@ LOGIN_ERRORS = frozenset(
         "ITEM_LOCKED", "NO_ACCOUNTS", "USER_INPUT_TIMEOUT", "USER_SETUP_REQUIRED",
     }
 )  # fmt: skip
-REVOKED_ERRORS = frozenset({"USER_PERMISSION_REVOKED", "USER_ACCOUNT_REVOKED"})
+REVOKED_ERRORS = frozenset({"USER_PERMISSION_REVOKED"})
+# Of another environment, or removed: nothing mends that, and nothing says that its data must go.
+GONE_ERRORS = frozenset({"ITEM_NOT_FOUND", "INVALID_ACCESS_TOKEN"})
+
+
+def found(code: str) -> Health | None:
+    """What an error of the provider's says of an item's health; None for nothing."""
+    if code in LOGIN_ERRORS or code in GONE_ERRORS:
+        return Health.LOGIN_REQUIRED
+    return Health.REVOKED if code in REVOKED_ERRORS else None
 
 
 def told(health: Health, news: Health, *, repaired: bool = False) -> Health:
     """An item's health after news of it. The worse one stands, until it is `repaired`: Link's
     update mode was passed, or the provider says that the login works again."""
-    if health is Health.REVOKED:
-        return health
     if repaired:
         return Health.HEALTHY
     order = list(Health)
     return max(health, news, key=order.index)
 
 
-def synced(health: Health) -> Health:
-    """After a sync that worked: then the login works, too."""
-    return Health.HEALTHY if health is Health.LOGIN_REQUIRED else health
+def synced(health: Health, warning: Health | None) -> Health:
+    """After a sync that worked: then the login works, too. What the provider has warned of stands
+    until somebody acts on it."""
+    return (warning or Health.HEALTHY) if health is Health.LOGIN_REQUIRED else health
 
 
 @dataclass(frozen=True)

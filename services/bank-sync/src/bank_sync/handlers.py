@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import models, news, repository
+from bank_sync import domain, models, news, repository
 from bank_sync.domain import Health
 from bank_sync.tenancy import say
 from common import rows
@@ -20,17 +20,18 @@ from common.messaging.transactional import Handler
 log = get_logger(__name__)
 
 _HEALTH: Mapping[str, Health] = {
-    "bank_item.failed": Health.LOGIN_REQUIRED,
     "bank_item.repaired": Health.HEALTHY,
     "bank_item.revoked": Health.REVOKED,
     "bank_item.accounts_available": Health.NEW_ACCOUNTS,
 }
 _UPDATED = "bank_item.updated"
 _EXPIRING = "bank_item.expiring"
+_FAILED = "bank_item.failed"
+_ACCOUNT_REVOKED = "bank_item.account_revoked"
 
 
 def by_event() -> Mapping[str, Handler]:
-    return dict.fromkeys((*_HEALTH, _UPDATED, _EXPIRING), on_report)
+    return dict.fromkeys((*_HEALTH, _UPDATED, _FAILED, _EXPIRING, _ACCOUNT_REVOKED), on_report)
 
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
@@ -49,14 +50,18 @@ async def on_report(work: Work, event: Event[BankItemReported]) -> None:
         return
     now = await rows.clock(work.session)
     if event.type == _UPDATED:
-        if item.access_token:
+        if item.readable:
             await repository.order_sync(work.session, item, "webhook", now)
         return
-    health = _HEALTH.get(event.type) or (
-        Health.PENDING_DISCONNECT
-        if report.code == "PENDING_DISCONNECT"
-        else Health.PENDING_EXPIRATION
-    )
+    if event.type == _ACCOUNT_REVOKED:
+        if report.account_id is not None:
+            await repository.delete_account(work.session, item.id, report.account_id)
+        return
+    health = _health(event.type, report)
+    if health is None:  # something is wrong: a sync finds out what
+        if item.readable:
+            await repository.order_sync(work.session, item, "webhook", now)
+        return
     repaired = event.type == "bank_item.repaired"
     await news.take(
         work.session,
@@ -67,5 +72,14 @@ async def on_report(work: Work, event: Event[BankItemReported]) -> None:
         until=report.until,
         repaired=repaired,
     )
-    if repaired and item.access_token:
+    if repaired and item.readable:
         await repository.order_sync(work.session, item, "webhook", now)
+
+
+def _health(type_: str, report: BankItemReported) -> Health | None:
+    if type_ == _FAILED:
+        return domain.found(report.reason or "")
+    if type_ == _EXPIRING:
+        disconnects = report.code == "PENDING_DISCONNECT"
+        return Health.PENDING_DISCONNECT if disconnects else Health.PENDING_EXPIRATION
+    return _HEALTH[type_]

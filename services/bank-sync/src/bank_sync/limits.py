@@ -53,15 +53,20 @@ class Counter:
                 if not allowed:
                     raise RateLimited(f"{per_minute} calls a minute are used up", 60 / per_minute)
                 return
-        await asyncio.sleep(
-            await self._quota(name, per_minute).take(most_seconds=_LONGEST_WAIT_SECONDS)
-        )
+        try:
+            wait = await self._quota(name, per_minute).take(most_seconds=_LONGEST_WAIT_SECONDS)
+        except RateLimited as error:
+            raise RateLimited(
+                f"{per_minute} calls a minute are used up", max(error.retry_after, 60 / per_minute)
+            ) from None
+        await asyncio.sleep(wait)
 
     def _quota(self, name: str, per_minute: int) -> Quota:
         key = (name, per_minute)
         if (quota := self._quotas.get(key)) is None:
-            # Half at once, half over the minute: never more than all of them in any minute.
-            quota = Quota(name, per_minute / 120, max(1, per_minute // 2), self._sessions)
+            # Some at once, the others over the minute: never more than all in any minute.
+            burst = max(per_minute // 5, min(2, per_minute - 1))
+            quota = Quota(name, (per_minute - burst) / 60, burst, self._sessions)
             self._quotas[key] = quota
             if len(self._quotas) > _MOST_KEPT:
                 self._quotas.popitem(last=False)

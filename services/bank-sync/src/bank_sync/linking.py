@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import applying, events, models, news, repository
+from bank_sync import applying, domain, events, models, news, repository
 from bank_sync.accounts import BALANCE, OTHER, Client, Clients
 from bank_sync.clients import ItemFault, LinkToken, LinkWish
-from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health
+from bank_sync.domain import Health
 from bank_sync.models import Account, Institution, Item
 from bank_sync.requests import NewItem, NewLinkToken, UpdateLinkToken
 from bank_sync.tenancy import Tenancy
@@ -70,7 +70,7 @@ class Desk:
             async with client.calling(OTHER):
                 linked = await client.api.exchange(wanted.public_token.get_secret_value())
         except ItemFault as fault:
-            raise Invalid(f"Plaid {fault}: a public token is good once, for 30 minutes") from None
+            raise Invalid(f"{fault}: a public token is good once, for 30 minutes") from None
         sealed = self._vault.seal(linked.access_token)
         async with self._tenancy.begin(tenant) as session:
             id_ = models.item_id(tenant, linked.item_id)
@@ -98,6 +98,8 @@ class Desk:
                         "health_reason": None,
                         "health_until": None,
                         "health_at": now,
+                        "warning": None,
+                        "warned_until": None,
                         "version": Item.version + 1,
                         "next_sync_at": now + _FIRST_SWEEP,
                         "removing_at": None,
@@ -152,24 +154,23 @@ class Desk:
         async with self._tenancy.begin(item.tenant) as session:
             if await self._are_fresh(session, item, ttl):
                 return True
-        if not item.access_token:
+            begun = await rows.clock(session)
+        if not item.readable:
             return False
         client = self._clients.find(item.tenant, item.client)
+        token = self._token(item)
         try:
             async with client.calling(BALANCE, item.id):
-                said = await client.api.balances(self._token(item))
+                said = await client.api.balances(token)
         except ItemFault as fault:
-            if fault.code in LOGIN_ERRORS:
-                await self._told(item, Health.LOGIN_REQUIRED, fault.code)
-            elif fault.code in REVOKED_ERRORS:
-                await self._told(item, Health.REVOKED, fault.code)
+            await self._told(item, token, fault.code, begun)
             return False
         except (RateLimited, Upstream) as error:
             log.warning("the bank was not asked", item=item.id, error=describe(error))
             return False
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
-            if locked is None or not locked.access_token or locked.removing_at is not None:
+            if locked is None or not locked.readable:
                 return False
             now = await rows.clock(session)
             changed = await applying.write_accounts(session, locked, said, now, live=True)
@@ -187,18 +188,20 @@ class Desk:
         read_at = (await session.scalars(query)).all()
         return bool(read_at) and all(at is not None and at > now - ttl for at in read_at)
 
-    async def _told(self, item: Item, health: Health, code: str) -> None:
+    async def _told(self, item: Item, token: str, code: str, at: datetime) -> None:
+        """What the provider said of the item when it was asked by this token."""
+        if (health := domain.found(code)) is None:
+            return
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
-            if locked is not None:
-                now = await rows.clock(session)
-                await news.take(session, locked, health, now, code)
+            if locked is not None and self._vault.open(locked.access_token) == token:
+                await news.take(session, locked, health, at, code)
 
     async def repaired(self, item: Item) -> str:
         """The user has passed Link's update mode. Returns the id of the sync that follows."""
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
-            if locked is None or not locked.access_token:
+            if locked is None or locked.removing_at is not None:
                 raise Conflict("the item is gone")
             now = await rows.clock(session)
             await news.take(session, locked, Health.HEALTHY, now, None, repaired=True)
@@ -221,18 +224,21 @@ class Desk:
             item = await session.get(Item, id_)
         if item is None or item.removing_at is None:
             return True
+        token = ""
         try:
             if item.access_token:
+                token = self._token(item)
                 client = self._clients.find(tenant, item.client)
                 async with client.calling(OTHER, item.id):
-                    await client.api.remove(self._token(item))
+                    await client.api.remove(token)
         except PaybusError as error:
             log.warning("the provider keeps the item", item=id_, error=describe(error))
             return False
         async with self._tenancy.begin(tenant) as session:
             locked = await repository.lock_item(session, id_)
             linked_again = locked is not None and (
-                locked.removing_at is None or locked.access_token != item.access_token
+                locked.removing_at is None
+                or (bool(token) and self._vault.open(locked.access_token) != token)
             )
             if locked is not None and not linked_again:
                 locked.version += 1
@@ -243,7 +249,7 @@ class Desk:
 
     def _token(self, item: Item) -> str:
         if not item.access_token:
-            raise Conflict("the user took the permission back: link the bank anew")
+            raise Conflict("its access token is gone: link the bank anew")
         return self._vault.open(item.access_token)
 
 
@@ -252,7 +258,7 @@ async def _link(client: Client, wish: LinkWish) -> LinkToken:
         async with client.calling(OTHER):
             return await client.api.link_token(wish)
     except ItemFault as fault:
-        raise Invalid(f"Plaid {fault}") from None
+        raise Invalid(str(fault)) from None
 
 
 def _text(url: object) -> str | None:

@@ -18,10 +18,12 @@ class Base(DeclarativeBase):
 
 
 class Item(TenantRow, Base):
-    """A customer's login at one bank. `access_token` is sealed, and empty once it is revoked.
+    """A customer's login at one bank. `access_token` is sealed.
 
-    `health_at` is when the newest news of it was told; `next_sync_at` when it is synced although
-    nobody asked; `removing_at` since when it is on its way out.
+    `health_at` is when the newest news of it was told, `warning` that the link ends at
+    `warned_until` unless the user acts; `read_at` when the last sync that worked began, `synced_at`
+    when it ended; `next_sync_at` when it is synced although nobody asked; `removing_at` since when
+    it is on its way out.
     """
 
     __tablename__ = "items"
@@ -37,7 +39,10 @@ class Item(TenantRow, Base):
     health_reason: Mapped[str | None]
     health_until: Mapped[datetime | None]
     health_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    warning: Mapped[str | None]
+    warned_until: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(default=0)
+    read_at: Mapped[datetime | None]
     synced_at: Mapped[datetime | None]
     next_sync_at: Mapped[datetime | None]
     removing_at: Mapped[datetime | None]
@@ -46,6 +51,11 @@ class Item(TenantRow, Base):
         Index("items_page", "tenant", "created_at", "id"),
         Index("items_next", "next_sync_at"),
     )
+
+    @property
+    def readable(self) -> bool:
+        """Whether the provider may be asked about it."""
+        return self.removing_at is None and self.health != "revoked"
 
 
 class Account(TenantRow, Base):

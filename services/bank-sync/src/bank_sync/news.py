@@ -23,9 +23,16 @@ async def take(
     repaired: bool = False,
 ) -> None:
     """Of a (locked) item. `at` is when it was told: what is older than what is known says nothing,
-    but for a revocation, after which there is nothing more to know."""
-    if at < item.health_at and news is not Health.REVOKED:
+    nor does a broken login that has worked since."""
+    if at < item.health_at:
         return
+    if news is Health.LOGIN_REQUIRED and item.read_at is not None and at < item.read_at:
+        return
+    if repaired:
+        item.warning = item.warned_until = None
+    elif news in {Health.PENDING_EXPIRATION, Health.PENDING_DISCONNECT}:
+        item.warning, item.warned_until = news, until or item.warned_until
+        until = item.warned_until
     item.health_at = max(at, item.health_at)
     before = Health(item.health)
     now = domain.told(before, news, repaired=repaired)
@@ -36,7 +43,8 @@ async def take(
     item.health_until = until
     item.version += 1
     if now is Health.REVOKED:
-        item.access_token, item.cursor, item.complete = "", "", False
+        # The token stays: Link's update mode restores the item, and its removal needs it.
+        item.cursor, item.complete = "", False
         item.next_sync_at = None
         await repository.delete_data(session, item.id)
     await outbox.write(session, [events.item_changed(item, "bank_item.health_changed")])

@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import events
+from bank_sync import events, models
 from bank_sync.models import Account, InstitutionHour, Item, Sync, Transaction
 from common.arrays import is_one_of
 from common.messaging import outbox
@@ -59,6 +59,12 @@ async def order_sync(session: AsyncSession, item: Item, cause: str, now: datetim
     return str(await session.scalar(queued_of(item.id)))
 
 
+async def wake(session: AsyncSession, tenant: str, item: str, now: datetime) -> None:
+    """The item's queued sync, if there is one, was waiting for another to end."""
+    waiting = (await session.scalars(queued_of(item))).all()
+    await tell_due(session, [(tenant, item, id_) for id_ in waiting], now)
+
+
 def queued_of(item: str) -> Any:
     return select(Sync.id).where(Sync.item == item, Sync.status == "queued")
 
@@ -80,6 +86,13 @@ async def delete_data(session: AsyncSession, item: str) -> None:
     """All that was synced, and what it was synced by."""
     for table in (Transaction, Account, Sync):
         await session.execute(delete(table).where(table.item == item))
+
+
+async def delete_account(session: AsyncSession, item: str, account_id: str) -> None:
+    """`account_id` is the provider's."""
+    id_ = models.account_id(item, account_id)
+    await session.execute(delete(Transaction).where(Transaction.account == id_))
+    await session.execute(delete(Account).where(Account.id == id_))
 
 
 async def count_outcome(

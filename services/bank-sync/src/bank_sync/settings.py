@@ -26,7 +26,9 @@ class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, BankSettings):
 
 
 class WorkerSettings(settings.WorkerSettings, BankSettings):
-    concurrency: int = Field(default=16, ge=1, le=200, description="syncs under way at once")
+    concurrency: int = Field(
+        default=64, ge=1, le=200, description="syncs under way at once, those that wait included"
+    )
     sweep_hours: float = Field(
         default=24, ge=0.001, description="an item that heard nothing for so long is synced"
     )

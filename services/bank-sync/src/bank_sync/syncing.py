@@ -8,7 +8,7 @@ again from where the last one ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bank_sync import applying, domain, events, metrics, news, repository
 from bank_sync.accounts import SYNC, Client, Clients
 from bank_sync.clients import ItemFault, Mutated
-from bank_sync.domain import LOGIN_ERRORS, REVOKED_ERRORS, Health, SyncPage, Update
+from bank_sync.domain import Health, SyncPage, Update
 from bank_sync.models import Item, Sync
 from bank_sync.tenancy import Tenancy, say
 from common import rows
@@ -31,6 +31,7 @@ from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.connection import describe
 from common.messaging.outbox import Work
+from common.outside import Refused
 
 log = get_logger(__name__)
 
@@ -38,6 +39,9 @@ log = get_logger(__name__)
 _MOST_RESTARTS = 10
 _RESTARTED_TOO_OFTEN_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 900.0
+_SHORTEST_PAUSE_SECONDS = 1.0  # between two attempts at a page
+_MOST_FAILURES = 2  # of one page, before the whole is read again later
+_SHORTEST_WAIT_SECONDS = 15.0  # before a sync that could not begin is taken up again
 _AFTER_FAILURES = timedelta(hours=1)
 
 
@@ -85,7 +89,7 @@ class Syncer:
             return
         try:
             client = self._clients.find(running.tenant, running.client)
-            update = await self._read(client, running)
+            await self._apply(running, await self._read(client, running))
         except Cancelled:
             await self._end(running, "cancelled", None)
         except ItemFault as fault:
@@ -93,11 +97,14 @@ class Syncer:
         except Invalid as error:  # the accounts file does not name the client
             await self._let_go(running, str(error))
             raise Upstream(f"the sync waits: {error}") from error
+        except RateLimited as error:  # by the provider, or by ourselves: no failure of the bank's
+            await self._let_go(running, describe(error), failed=False)
+            # Not all at once again: there are more than may be asked about now.
+            seconds = max(error.retry_after, _SHORTEST_WAIT_SECONDS) * random.uniform(1, 3)  # noqa: S311
+            raise Busy(f"the sync waits: {error}", seconds) from error
         except Exception as error:
-            await self._let_go(running, describe(error))
+            await self._let_go(running, describe(error), failed=isinstance(error, Upstream))
             raise
-        else:
-            await self._apply(running, update)
 
     async def give_up(self, work: Work, event: Event[BankSyncDue], error: BaseException) -> None:
         """Its attempts are used up: the next one is for the clock, or for whoever asks."""
@@ -111,7 +118,7 @@ class Syncer:
         if sync.status == "running" and sync.lease_until is not None and sync.lease_until > now:
             return  # another message's worker is at it
         await self._finish(session, item, sync, now, "failed", describe(error))
-        item.next_sync_at = now + min(self._sweep, _AFTER_FAILURES)
+        item.next_sync_at = now + min(self._sweep, _AFTER_FAILURES * random.uniform(0.5, 1.5))  # noqa: S311
 
     async def _begin(self, event: Event[BankSyncDue]) -> Running | None:
         """The sync, if it is this worker's from now on."""
@@ -129,8 +136,11 @@ class Syncer:
                 return None
             elif not await self._clear_the_way(session, item, now):
                 return None  # whoever syncs the item orders this one at the end
-            if item.removing_at is not None or not item.access_token:
+            if not item.readable:
                 sync.status, sync.finished_at = "cancelled", now
+                return None
+            if sync.cancel_requested:  # while it waited for another attempt
+                await self._finish(session, item, sync, now, "cancelled", None)
                 return None
             sync.status = "running"
             sync.lease = uuid4().hex
@@ -178,16 +188,22 @@ class Syncer:
     async def _page(
         self, client: Client, running: Running, cursor: str, update: Update, restarts: int
     ) -> SyncPage:
-        """What was read already is not given away because the next page has to wait."""
-        waited = 0.0
+        """What was read already is not given away because the next page has to wait, or fails once
+        or twice."""
+        waited, failures = 0.0, 0
         while True:
             try:
                 async with client.calling(SYNC, running.item):
                     return await client.api.sync(running.access_token, cursor)
-            except RateLimited as error:
-                if not update.pages or waited > _LONGEST_WAIT_SECONDS:
+            except (RateLimited, Upstream) as error:
+                if not update.pages or waited > _LONGEST_WAIT_SECONDS or isinstance(error, Refused):
                     raise
-                seconds = min(error.retry_after, self._lease.total_seconds() / 2)
+                soon = _SHORTEST_PAUSE_SECONDS
+                if isinstance(error, RateLimited):
+                    soon = max(error.retry_after, soon)
+                elif (failures := failures + 1) > _MOST_FAILURES:
+                    raise
+                seconds = min(soon, self._lease.total_seconds() / 2)
                 await self._progress(running, update, restarts)
                 await asyncio.sleep(seconds)
                 waited += seconds
@@ -225,14 +241,16 @@ class Syncer:
             applied = await applying.apply(session, item, update_, now, read_at=running.begun)
             item.cursor = update_.cursor
             item.complete = update_.complete
-            item.synced_at = now
+            item.synced_at, item.read_at = now, running.begun
             sync.pages, sync.added = update_.pages, applied.added
             sync.modified, sync.removed = applied.modified, applied.removed
             told = list(applied.events)
             # What was told while it was read is newer.
-            health = domain.synced(Health(item.health))
+            warning = Health(item.warning) if item.warning is not None else None
+            health = domain.synced(Health(item.health), warning)
             if health is not Health(item.health) and item.health_at <= running.begun:
-                item.health, item.health_reason, item.health_until = health, None, None
+                item.health, item.health_reason = health, None
+                item.health_until = item.warned_until
                 item.version += 1
                 told.append(events.item_changed(item, "bank_item.health_changed"))
             await outbox.write(session, told)
@@ -250,10 +268,10 @@ class Syncer:
             item, sync = held
             now = await rows.clock(session)
             await self._finish(session, item, sync, now, "failed", str(fault))
-            if fault.code in LOGIN_ERRORS:
-                await news.take(session, item, Health.LOGIN_REQUIRED, now, fault.code)
-            elif fault.code in REVOKED_ERRORS:
-                await news.take(session, item, Health.REVOKED, now, fault.code)
+            health = domain.found(fault.code)
+            # Linked again meanwhile, it is by another token that it would have been said.
+            if health is not None and self._vault.open(item.access_token) == running.access_token:
+                await news.take(session, item, health, running.begun, fault.code)
 
     async def _end(self, running: Running, status: str, error: str | None) -> None:
         async with self._tenancy.begin(running.tenant) as session:
@@ -263,7 +281,7 @@ class Syncer:
                 now = await rows.clock(session)
                 await self._finish(session, item, sync, now, status, error)
 
-    async def _let_go(self, running: Running, error: str) -> None:
+    async def _let_go(self, running: Running, error: str, *, failed: bool = True) -> None:
         """It is tried again later, by whoever gets the message."""
         async with self._tenancy.begin(running.tenant) as session:
             held = await self._held(session, running)
@@ -272,7 +290,8 @@ class Syncer:
                 now = await rows.clock(session)
                 sync.lease_until = sync.ordered_at = now
                 sync.error = error
-                await repository.count_outcome(session, item, now, error)
+                if failed:
+                    await repository.count_outcome(session, item, now, error)
 
     async def _held(self, session: AsyncSession, running: Running) -> tuple[Item, Sync] | None:
         """Both rows, locked, as long as the sync is this worker's."""
@@ -295,10 +314,11 @@ class Syncer:
         error: str | None,
     ) -> None:
         sync.status, sync.error, sync.finished_at, sync.lease = status, error, now, None
-        item.next_sync_at = now + self._sweep
+        if status != "done":  # what was read was not written
+            sync.added = sync.modified = sync.removed = 0
         if status != "cancelled":
+            item.next_sync_at = now + self._sweep
             await repository.count_outcome(session, item, now, error)
         metrics.syncs.labels(status).inc()
         await session.flush()
-        waiting: Sequence[str] = (await session.scalars(repository.queued_of(item.id))).all()
-        await repository.tell_due(session, [(item.tenant, item.id, id_) for id_ in waiting], now)
+        await repository.wake(session, item.tenant, item.id, now)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from bank_sync.domain import WHAT_TO_DO, Health
+from bank_sync.domain import Health, what_to_do
 from common.api import View
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -17,8 +17,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: {"description": "the role does not allow it"},
     404: {"description": "there is no such thing"},
     409: {"description": "its state does not allow it"},
-    429: {"description": "asked too often; Retry-After says when to come again"},
     502: {"description": "the provider failed or did not answer"},
+    503: {"description": "asked too often, or not to be asked now; Retry-After says when again"},
 }
 
 
@@ -45,7 +45,7 @@ class ItemView(View):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def what_to_do(self) -> str | None:
-        return WHAT_TO_DO[self.health]
+        return what_to_do(self.health, self.health_reason)
 
 
 class AccountView(View):
@@ -97,11 +97,13 @@ class TransactionView(View):
 
 
 class Spent(BaseModel):
-    """What left accounts in one month (YYYY-MM) in one category, in minor units."""
+    """What left accounts in one month (YYYY-MM) in one category, in minor units; of an
+    unofficial currency in hundred-millionths."""
 
     month: str
     category: str
     currency: str | None
+    unofficial_currency: bool
     amount: int
     transactions: int
 

@@ -19,6 +19,10 @@ class ItemFault(Refused):
         self.code = code
 
 
+class InstitutionFault(Refused):
+    """One bank is in trouble, not the provider; it may be well later."""
+
+
 class Mutated(Refused):
     """The data changed between two pages: the update begins anew, from its first cursor."""
 

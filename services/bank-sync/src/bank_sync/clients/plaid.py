@@ -35,7 +35,15 @@ from plaid.model.transactions_sync_request_options import TransactionsSyncReques
 from pydantic import AfterValidator, BaseModel, HttpUrl, SecretStr, ValidationError
 
 from bank_sync import domain
-from bank_sync.clients import InstitutionInfo, ItemFault, Linked, LinkToken, LinkWish, Mutated
+from bank_sync.clients import (
+    InstitutionFault,
+    InstitutionInfo,
+    ItemFault,
+    Linked,
+    LinkToken,
+    LinkWish,
+    Mutated,
+)
 from bank_sync.domain import SyncPage, money
 from common.contracts.event import faults
 from common.errors import RateLimited, Upstream
@@ -46,7 +54,8 @@ PAGE = 500
 """Transactions a page: the most that Plaid gives."""
 
 _RETRY_AFTER_SECONDS = 60.0
-_GONE = frozenset({"ITEM_NOT_FOUND", "INVALID_ACCESS_TOKEN"})
+# https://plaid.com/docs/errors/institution/: the bank will not be well again.
+_FOR_GOOD = frozenset({"INSTITUTION_NO_LONGER_SUPPORTED", "INSTITUTION_REGISTRATION_REQUIRED"})
 
 # At its level DEBUG the SDK logs whole answers, access tokens among them.
 logging.getLogger("plaid.rest").setLevel(logging.INFO)
@@ -137,7 +146,7 @@ class Plaid:
                 _Nothing,
             )
         except ItemFault as fault:
-            if fault.code not in _GONE:
+            if fault.code not in domain.GONE_ERRORS:
                 raise
 
     async def _call(
@@ -153,11 +162,13 @@ class Plaid:
         except plaid.ApiException as error:
             raise _fault(error) from None  # whose text shows what was answered
         except urllib3.exceptions.HTTPError as error:
-            raise NoAnswer(f"gave no answer ({type(error).__name__})") from None
+            raise NoAnswer(f"Plaid gave no answer ({type(error).__name__})") from None
         try:
-            return model.model_validate_json(said)
+            return model.model_validate(_exactly(said))
         except ValidationError as error:
-            raise Upstream(f"answers something strange: {faults(error)}") from None
+            raise Upstream(f"Plaid answers something strange: {faults(error)}") from None
+        except ValueError:
+            raise Upstream("Plaid answers something that is no JSON") from None
 
 
 class _Texts(plaid.ApiClient):  # type: ignore[misc]
@@ -175,19 +186,25 @@ def _fault(error: plaid.ApiException) -> Exception:
         code, kind = str(body["error_code"]), str(body["error_type"])
     except (ValueError, TypeError, LookupError):
         code, kind = "", ""
-    said = excerpt(f"answers {status} {code}".strip())
+    said = excerpt(f"Plaid answers {status} {code}".strip())
     if status == HTTPStatus.TOO_MANY_REQUESTS or kind == "RATE_LIMIT_EXCEEDED":
         return RateLimited(f"{said}: asked too often", _retry_after(error))
     if code in {"INVALID_API_KEYS", "UNAUTHORIZED_ENVIRONMENT", "INVALID_ENVIRONMENT"}:
         return NotAuthorized(f"{said}: check client_id, secret and base_url")
     if code == "TRANSACTIONS_SYNC_MUTATION_DURING_PAGINATION":
         return Mutated(said, status)
-    later = kind in {"INSTITUTION_ERROR", "API_ERROR"} or code == "PRODUCT_NOT_READY"
+    return _refusal(code, kind, said, status)
+
+
+def _refusal(code: str, kind: str, said: str, status: int) -> Exception:
+    if kind == "INSTITUTION_ERROR" and code not in _FOR_GOOD:
+        return InstitutionFault(said, status)
+    later = kind == "API_ERROR" or code == "PRODUCT_NOT_READY"
     if later or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Upstream(said)
     if code:
         return ItemFault(code, said, status)
-    return Refused(said, status) if status else NoAnswer("gave no answer")
+    return Refused(said, status) if status else NoAnswer("Plaid gave no answer")
 
 
 def _retry_after(error: plaid.ApiException) -> float:
@@ -293,7 +310,16 @@ class _Nothing(BaseModel):
 
 def page_of(answer: str) -> SyncPage:
     """Of /transactions/sync's answer, as JSON. Raises `ValidationError`."""
-    return _page(_Sync.model_validate_json(answer))
+    return _page(_Sync.model_validate(_exactly(answer)))
+
+
+def _exactly(answer: str) -> Any:
+    """Decoded with every figure as it was written: a float has not enough digits."""
+    return json.loads(answer, parse_float=Decimal, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _page(said: _Sync) -> SyncPage:

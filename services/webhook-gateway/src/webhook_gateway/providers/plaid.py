@@ -49,7 +49,7 @@ _ITEM_CODES: Mapping[str, str] = {
     "PENDING_DISCONNECT": "bank_item.expiring",
     "PENDING_EXPIRATION": "bank_item.expiring",
     "USER_PERMISSION_REVOKED": "bank_item.revoked",
-    "USER_ACCOUNT_REVOKED": "bank_item.revoked",
+    "USER_ACCOUNT_REVOKED": "bank_item.account_revoked",
     "NEW_ACCOUNTS_AVAILABLE": "bank_item.accounts_available",
 }
 
@@ -119,6 +119,7 @@ def _report(webhook: Object) -> BankItemReported:
     return BankItemReported(
         provider="plaid",
         item_id=webhook["item_id"],
+        account_id=webhook.get("account_id"),
         code=webhook["webhook_code"],
         reason=error.get("error_code") or webhook.get("reason"),
         until=parse(until) if until else None,
