@@ -35,7 +35,7 @@ from devstack.webhook import signature, subscription_created
 from fuzz.calls import Call, bodies, hostile, proved, unproved
 from fuzz.wire import send_all
 
-_APIS = ("subscription-api", "provisioning-api", "payouts-api", "bank-sync-api")
+_APIS = ("subscription-api", "provisioning-api", "payouts-api", "bank-sync-api", "operations-api")
 _IDLE = 10_000
 _MEMORY_GROWTH = 1.25
 _SHARE_OF_APIS = 0.05

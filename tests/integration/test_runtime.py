@@ -21,6 +21,7 @@ from conftest import MakePaybus
 from devstack.processes import Process
 from devstack.stack import Stack
 from devstack.webhook import subscription_created
+from operations import models as operations_models
 from payouts import models as payouts_models
 from provisioning import models as provisioning_models
 from subscription import models as subscription_models
@@ -180,6 +181,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: Make
             ("webhook-gateway", gateway_models.Base),
             ("payouts", payouts_models.Base),
             ("bank-sync", bank_models.Base),
+            ("operations", operations_models.Base),
         ):
             engine = create_engine(paybus.layout.databases[service])
             with engine.connect() as connection:

@@ -11,6 +11,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from bank_sync import settings as bank_sync
+from operations import settings as operations
 from payouts import settings as payouts
 from provisioning import settings as provisioning
 from subscription import settings as subscription
@@ -24,6 +25,7 @@ SETTINGS: dict[str, list[type[BaseSettings]]] = {
     "provisioning": [provisioning.ApiSettings, provisioning.WorkerSettings],
     "payouts": [payouts.ApiSettings, payouts.WorkerSettings],
     "bank-sync": [bank_sync.ApiSettings, bank_sync.WorkerSettings],
+    "operations": [operations.ApiSettings, operations.WorkerSettings],
 }
 
 

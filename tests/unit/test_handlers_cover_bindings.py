@@ -7,6 +7,7 @@ import pytest
 from bank_sync import handlers as bank_handlers
 from common.contracts.catalogue import queues_of
 from common.contracts.registry import EVENT_TYPES
+from operations.handlers import HANDLERS as OPERATIONS_HANDLERS
 from payouts.handlers import Reports
 from payouts.settings import PRIORITIES
 from payouts.settling import Times
@@ -41,6 +42,10 @@ def test_bank_sync_handles_what_its_queue_gets() -> None:
     assert _types_of("bank-sync.items") == set(bank_handlers.by_event())
 
 
+def test_operations_handles_what_its_queue_gets() -> None:
+    assert _types_of("operations.outcomes") == set(OPERATIONS_HANDLERS)
+
+
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_each_priority_of_payouts_has_its_own_queue(priority: str) -> None:
     work = {"payout_work.due"} if priority == "low" else set()
@@ -52,5 +57,6 @@ def test_commands_and_jobs_reach_their_own_queue() -> None:
     assert _types_of("provisioning.jobs") == {"provisioning.job_due"}
     assert _types_of("subscription.jobs") == {"subscription.job_due"}
     assert _types_of("payouts.jobs") == {"payouts.job_due"}
+    assert _types_of("operations.jobs") == {"operations.job_due"}
     assert _types_of("bank-sync.jobs") == {"bank_sync.job_due"}
     assert _types_of("bank-sync.syncs") == {"bank_sync.due", "bank_sync.removal_due"}

@@ -19,7 +19,7 @@ from devstack.tokens import DevKeys
 
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
-SERVICES = ("subscription", "provisioning", "webhook-gateway", "payouts", "bank-sync")
+SERVICES = ("subscription", "provisioning", "webhook-gateway", "payouts", "bank-sync", "operations")
 
 # Whose stand-ins call the gateway by themselves, and where.
 CALLED = {
@@ -37,11 +37,13 @@ _PREFERRED = {
     "provisioning-api": 8002,
     "payouts-api": 8003,
     "bank-sync-api": 8004,
+    "operations-api": 8005,
     "webhook-gateway-worker": 8010,
     "subscription-worker": 8011,
     "provisioning-worker": 8012,
     "payouts-worker": 8013,
     "bank-sync-worker": 8014,
+    "operations-worker": 8015,
     "sandbox-backend": 8090,
     "sandbox-providers": 8091,
     "sandbox-stripe": 8420,
@@ -252,6 +254,16 @@ def _bank_sync_worker(layout: Layout, port: int) -> Spec:
     return Spec("bank-sync-worker", "bank_sync", ["worker"], env, _ready(port))
 
 
+def _operations_api(layout: Layout, port: int) -> Spec:
+    env = _api(layout, "operations") | {"PAYOUTS_URL": layout.url("payouts-api")} | _http(port)
+    return Spec("operations-api", "operations", ["api"], env, _ready(port))
+
+
+def _operations_worker(layout: Layout, port: int) -> Spec:
+    env = _worker(layout, "operations") | _http(port)
+    return Spec("operations-worker", "operations", ["worker"], env, _ready(port))
+
+
 def _banking(layout: Layout) -> dict[str, str]:
     return {
         "BANK_ACCOUNTS_FILE": str(layout.bank_accounts),
@@ -307,6 +319,8 @@ _MAKERS = {
     "payouts-worker": _payouts_worker,
     "bank-sync-api": _bank_sync_api,
     "bank-sync-worker": _bank_sync_worker,
+    "operations-api": _operations_api,
+    "operations-worker": _operations_worker,
     "sandbox-backend": _sandbox_backend,
     "sandbox-providers": _sandbox_providers,
     "sandbox-stripe": _sandbox_stripe,

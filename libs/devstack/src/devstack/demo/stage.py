@@ -75,6 +75,9 @@ class Stage:
             if queue in topology.QUEUES:
                 waiting += await _depth(channel, queue.name)
             dead += await _depth(channel, queue.dead)
+        async with self.client("viewer") as http:
+            groups = await http.get(f"{self.url('operations-api')}/v1/dead-letters/groups")
+        dead += sum(each["count"] for each in groups.raise_for_status().json())
         return [Check("messages still waiting", 0, waiting), Check("dead letters", 0, dead)]
 
 

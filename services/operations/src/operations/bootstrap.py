@@ -1,0 +1,74 @@
+"""Wires the operations service."""
+
+from datetime import timedelta
+
+from common import parts
+from common.api import schedules_router
+from common.auth import Authenticator
+from common.contracts import topology
+from common.http import create_app
+from common.measuring import Meter
+from common.messaging.transactional import TransactionalConsumer
+from common.scheduler import Scheduler, job_handler
+from common.service import Context, Running, Task
+from operations import api as operations_api
+from operations.collecting import Collector
+from operations.desk import Desk
+from operations.handlers import HANDLERS
+from operations.jobs import SERVICE, Jobs
+from operations.journaling import Indexer
+from operations.measuring import measure
+from operations.payouts import Payouts
+from operations.replaying import Replayer
+from operations.settings import ApiSettings, WorkerSettings
+
+_SOURCE = "/operations"
+
+
+async def api(settings: ApiSettings, context: Context) -> Running:
+    engine = await parts.database_engine(settings, context)
+    app = create_app(
+        "Paybus operations", alive=parts.always_well, ready=parts.database_check(engine)
+    )
+    app.state.authenticator = Authenticator(settings)
+    app.state.sessions = parts.sessions(engine)
+    window = timedelta(hours=settings.payout_window_hours)
+    payouts_url = str(settings.payouts_url) if settings.payouts_url else None
+    app.state.desk = Desk(
+        settings.tenant, context.redact, Payouts(payouts_url, window), settings.edit_and_replay
+    )
+    for router in operations_api.ROUTERS:
+        app.include_router(router)
+    app.include_router(schedules_router(SERVICE, settings.tenant))
+    return Running(app)
+
+
+async def worker(settings: WorkerSettings, context: Context) -> Running:
+    engine = await parts.database_engine(settings, context)
+    messaging = await parts.messaging(settings, context, "operations-worker")
+    consuming = await parts.consuming(settings, context, messaging, "operations-worker consumers")
+    options = parts.consumer_options(messaging, consuming, engine, source=_SOURCE)
+    sessions = parts.sessions(engine)
+    schedule = Jobs(keep=timedelta(days=settings.keep_days)).schedule()
+    consumers = [
+        *(Collector(queue, **options) for queue in (*topology.QUEUES, topology.WEBHOOKS)),
+        TransactionalConsumer(topology.queue("operations.outcomes"), HANDLERS, **options),
+        TransactionalConsumer(
+            topology.queue("operations.jobs"),
+            {f"{SERVICE}.job_due": job_handler(sessions, schedule)},
+            batch=1,
+            **options,
+        ),
+    ]
+    tasks: list[Task] = [
+        Replayer(
+            sessions,
+            consuming,
+            messaging.publisher,
+            lease=timedelta(seconds=settings.replay_lease_seconds),
+        ),
+        Indexer(sessions, consuming),
+        Scheduler(sessions, service=SERVICE, tenant=settings.tenant, schedule=schedule),
+        Meter(sessions, measure),
+    ]
+    return parts.worker("Paybus operations worker", settings, messaging, engine, consumers, tasks)

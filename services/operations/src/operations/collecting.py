@@ -1,0 +1,63 @@
+"""Takes dead letters from the broker. Each is acknowledged after it is stored, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from common import metrics
+from common.contracts.topology import Queue
+from common.logs import get_logger
+from common.messaging.connection import describe
+from common.messaging.consumer import Consumer, Stop
+from common.messaging.delivery import Delivery
+from operations import filing, letters
+from operations.letters import DeadLetter
+
+log = get_logger(__name__)
+
+
+class Collector(Consumer):
+    """One queue's dead letters."""
+
+    def __init__(self, of: Queue, *, batch: int = 200, **options: Any) -> None:
+        super().__init__(Queue(of.dead), prefetch=2 * batch, **options)
+        self._of = of
+        self._batch = batch
+
+    async def _after_cancel(self) -> None:
+        """A queue of dead letters that was deleted can't be refilled: the journal knows none."""
+        self._order_refill = False
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrivals()
+            if self._stopping:
+                return
+            most = min(self._batch, len(self._arrived))
+            batch = [self._arrived.popleft() for _ in range(most)]
+            await self._store(batch)
+            await self._acknowledge(batch[-1], multiple=True)
+
+    async def _store(self, batch: Sequence[Delivery]) -> None:
+        now = datetime.now(UTC)
+        read = [letters.read(self._of.name, each.body, each.headers, now) for each in batch]
+        await self._through_outages(partial(self._file, read))
+        metrics.consumed.labels(self.queue.name, "done").inc(len(batch))
+
+    async def _file(self, read: Sequence[DeadLetter]) -> None:
+        try:
+            async with self._sessions.begin() as session:
+                await filing.file(session, read)
+        except Stop:
+            raise
+        except Exception as error:
+            if len(read) == 1:
+                # It stays with the broker, which gives it back with the next channel.
+                log.exception("a dead letter can't be stored", queue=self.queue.name)
+                raise
+            log.info("storing each alone", size=len(read), error=describe(error))
+            for each in read:
+                await self._file([each])

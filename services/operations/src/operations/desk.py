@@ -1,0 +1,313 @@
+"""What operators do: one engine behind the API, the command line and the console.
+
+Whoever belongs to the tenant that operates Paybus sees and does everything; others only what is of
+their own tenant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.auth import Caller
+from common.contracts import topology
+from common.errors import Conflict, Forbidden, Invalid, NotFound
+from common.http import decode_cursor
+from common.redaction import Redactor
+from operations import audit, masking, ordering, selecting
+from operations.domain import UNSETTLED, LetterState, ReplayState
+from operations.models import JournalEntry, Letter, Note, Replay
+from operations.ordering import Forecast, Wish
+from operations.payouts import Payouts
+from operations.selecting import Filter
+from operations.views import (
+    EntryView,
+    GroupView,
+    LetterDetail,
+    LetterView,
+    NoteView,
+    ReplayView,
+    Step,
+    Trace,
+)
+from operations.windows import Window
+
+_NEIGHBOURS = 20
+_LONGEST_TRACE = 1000
+_CLOSED = {
+    LetterState.ARCHIVED: (LetterState.OPEN,),
+    LetterState.DISCARDED: (LetterState.OPEN, LetterState.ARCHIVED),
+    LetterState.OPEN: (LetterState.ARCHIVED, LetterState.DISCARDED),
+}
+_VERBS = {
+    LetterState.ARCHIVED: "archive",
+    LetterState.DISCARDED: "discard",
+    LetterState.OPEN: "restore",
+}
+
+
+@dataclass(frozen=True)
+class Desk:
+    """`tenant` operates Paybus."""
+
+    tenant: str
+    redact: Redactor
+    payouts: Payouts
+    editing: bool
+
+    def scope(self, caller: Caller) -> str | None:
+        """The tenant to whose rows the caller is limited; None for no limit."""
+        return None if caller.tenant == self.tenant else caller.tenant
+
+    def only_operating(self, caller: Caller) -> None:
+        if caller.tenant != self.tenant:
+            raise Forbidden("this is about all tenants: only the one that operates Paybus may")
+
+    async def letter(self, session: AsyncSession, caller: Caller, id_: str) -> Letter:
+        """Raises `NotFound`, also for another tenant's."""
+        letter = await session.get(Letter, id_)
+        scope = self.scope(caller)
+        if letter is None or (scope is not None and letter.tenant != scope):
+            raise NotFound(f"no dead letter has the id {id_!r}")
+        return letter
+
+    def line(self, letter: Letter) -> LetterView:
+        """As a list shows it."""
+        shown = LetterView.model_validate(letter)
+        return shown.model_copy(update={"error": masking.masked_text(letter.error, self.redact)})
+
+    async def groups(
+        self, session: AsyncSession, caller: Caller, wanted: Filter
+    ) -> list[GroupView]:
+        return [
+            GroupView(
+                id=group.id,
+                queue=group.queue,
+                type=group.type,
+                error_class=group.error_class,
+                summary=masking.masked_text(group.summary, self.redact),
+                count=count,
+                first=first,
+                last=last,
+            )
+            for group, count, first, last in await selecting.groups(
+                session, wanted, self.scope(caller)
+            )
+        ]
+
+    async def detail(self, session: AsyncSession, caller: Caller, id_: str) -> LetterDetail:
+        letter = await self.letter(session, caller, id_)
+        notes = await session.scalars(select(Note).where(Note.letter_id == id_).order_by(Note.at))
+        neighbours: Sequence[JournalEntry] = ()
+        if letter.subject is not None:
+            query = select(JournalEntry).where(
+                JournalEntry.subject == letter.subject, JournalEntry.tenant == letter.tenant
+            )
+            last = query.order_by(JournalEntry.offset.desc()).limit(_NEIGHBOURS)
+            neighbours = (await session.scalars(last)).all()
+        return LetterDetail(
+            **self.line(letter).model_dump(),
+            event_id=letter.event_id,
+            source=letter.source,
+            time=letter.time,
+            recorded_at=letter.recorded_at,
+            stored_at=letter.stored_at,
+            payload=masking.masked(letter.body, self.redact),
+            history=letter.history,
+            stack=masking.masked_text(letter.stack, self.redact),
+            settled_at=letter.settled_at,
+            settled_by=letter.settled_by,
+            settled_reason=letter.settled_reason,
+            notes=[NoteView.model_validate(each) for each in notes],
+            neighbours=[EntryView.model_validate(each) for each in neighbours],
+        )
+
+    async def write_note(
+        self, session: AsyncSession, caller: Caller, id_: str, text: str
+    ) -> NoteView:
+        await self.letter(session, caller, id_)
+        note = Note(id=uuid4().hex, letter_id=id_, by=caller.subject, text=text)
+        session.add(note)
+        await session.flush()
+        await session.refresh(note)
+        return NoteView.model_validate(note)
+
+    async def move(self, session: AsyncSession, caller: Caller, wish: Wish, to: LetterState) -> int:
+        """Archive, discard or restore; returns how many. What is being replayed is left alone."""
+        scope = self.scope(caller)
+        moving = (
+            update(Letter)
+            .where(*_meant(wish, scope), Letter.state.in_(_CLOSED[to]))
+            .values(
+                state=to,
+                settled_at=None if to is LetterState.OPEN else func.now(),
+                settled_by=None if to is LetterState.OPEN else caller.subject,
+                settled_reason=None if to is LetterState.OPEN else wish.reason,
+            )
+            .returning(Letter.id)
+        )
+        moved = (await session.scalars(moving)).all()
+        if not moved:
+            raise Conflict(f"there is nothing to {_VERBS[to]}: no such dead letter is in a state")
+        subject = f"letter/{moved[0]}" if len(moved) == 1 else f"{len(moved)} letters"
+        audit.note(session, caller, _VERBS[to], subject, wish.reason)
+        return len(moved)
+
+    async def refused(
+        self, session: AsyncSession, caller: Caller, wish: Wish, token: str
+    ) -> Mapping[str, str]:
+        """Which of the letters must not be sent again, and why; ends the session's transaction."""
+        return await self.payouts.refused(
+            session, ordering.conditions(wish, self.scope(caller)), token
+        )
+
+    async def forecast(
+        self, session: AsyncSession, caller: Caller, wish: Wish, token: str
+    ) -> Forecast:
+        refused = await self.refused(session, caller, wish, token)
+        return await ordering.forecast(session, wish, self.scope(caller), refused)
+
+    async def replay(
+        self, session: AsyncSession, caller: Caller, wish: Wish, token: str
+    ) -> ReplayView:
+        refused = await self.refused(session, caller, wish, token)
+        async with session.begin():
+            replay = await ordering.order(session, wish, caller, self.scope(caller), refused)
+            return await self.show_replay(session, replay)
+
+    async def edit(
+        self,
+        session: AsyncSession,
+        caller: Caller,
+        id_: str,
+        data: Mapping[str, Any],
+        reason: str,
+    ) -> ReplayView:
+        """Raises `Forbidden` where editing is off, `Conflict` unless the letter is an open event,
+        `Invalid` when the data are none of its type."""
+        if not self.editing:
+            raise Forbidden("editing is off: EDIT_AND_REPLAY=true allows it to admins")
+        async with session.begin():
+            await self.letter(session, caller, id_)
+            replay = await ordering.order_edited(session, caller, id_, data, reason)
+            return await self.show_replay(session, replay)
+
+    async def replay_window(
+        self,
+        session: AsyncSession,
+        caller: Caller,
+        window: Window,
+        reason: str,
+        rate: int | None,
+        concurrency: int,
+    ) -> ReplayView:
+        """Raises `Invalid` for what is no queue, or a window that ends before it begins."""
+        self.only_operating(caller)
+        if window.queue not in {each.name for each in topology.QUEUES}:
+            raise Invalid(f"{window.queue!r} is no queue")
+        if window.until <= window.since:
+            raise Invalid("until is not after since")
+        what = f"journal to {window.queue}, {window.since:%Y-%m-%d %H:%M:%S} to "
+        what += f"{window.until:%Y-%m-%d %H:%M:%S} UTC{', with new ids' if window.new_ids else ''}"
+        replay = Replay(
+            id=uuid4().hex,
+            state=ReplayState.PREPARING,
+            what=what,
+            reason=reason,
+            tenant=caller.tenant,
+            ordered_by=caller.subject,
+            rate=rate,
+            concurrency=concurrency,
+            journal=window.model_dump(mode="json"),
+        )
+        async with session.begin():
+            session.add(replay)
+            audit.note(session, caller, "replay journal", f"replay/{replay.id}", reason)
+            await session.flush()
+            await session.refresh(replay)
+            return await self.show_replay(session, replay)
+
+    async def find_replay(self, session: AsyncSession, caller: Caller, id_: str) -> Replay:
+        replay = await session.get(Replay, id_, populate_existing=True)
+        scope = self.scope(caller)
+        if replay is None or (scope is not None and replay.tenant != scope):
+            raise NotFound(f"no replay has the id {id_!r}")
+        return replay
+
+    async def show_replay(self, session: AsyncSession, replay: Replay) -> ReplayView:
+        counts = await ordering.counts(session, replay.id)
+        total = sum(counts.values())
+        settled = total - sum(counts.get(state, 0) for state in UNSETTLED)
+        remaining = None
+        if replay.state == ReplayState.RUNNING and replay.started_at is not None and settled:
+            now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+            spent = (now - replay.started_at).total_seconds()
+            remaining = round(spent / settled * (total - settled), 1)
+        fields = {name: getattr(replay, name) for name in ReplayView.model_fields if name in _OWN}
+        return ReplayView(
+            **fields, counts=counts, total=total, settled=settled, remaining_seconds=remaining
+        )
+
+    async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
+        """Raises `NotFound` when neither journal nor dead letters know of it."""
+        scope = self.scope(caller)
+        query = select(JournalEntry).where(JournalEntry.correlation_id == id_)
+        dead = select(Letter).where(Letter.correlation_id == id_)
+        if scope is not None:
+            query, dead = (
+                query.where(JournalEntry.tenant == scope),
+                dead.where(Letter.tenant == scope),
+            )
+        ordered = query.order_by(JournalEntry.recorded_at, JournalEntry.offset)
+        entries = (await session.scalars(ordered.limit(_LONGEST_TRACE))).all()
+        letters = (await session.scalars(dead.order_by(Letter.died_at).limit(200))).all()
+        if not entries and not letters:
+            raise NotFound(f"nothing has the correlation id {id_!r}")
+        first = entries[0].recorded_at if entries else None
+        steps = [
+            Step(
+                after_seconds=round((each.recorded_at - first).total_seconds(), 3) if first else 0,
+                entry=EntryView.model_validate(each),
+            )
+            for each in entries
+        ]
+        return Trace(
+            correlation_id=id_,
+            steps=steps,
+            dead_letters=[self.line(each) for each in letters],
+        )
+
+
+_OWN = frozenset(
+    {
+        "id", "state", "what", "reason", "ordered_by", "created_at", "started_at", "finished_at",
+        "rate", "concurrency", "error",
+    }
+)  # fmt: skip
+
+
+def _meant(wish: Wish, scope: str | None) -> list[Any]:
+    if wish.ids is None:
+        return wish.filter.conditions(scope)
+    chosen = [Letter.id.in_(list(wish.ids))]
+    return chosen if scope is None else [*chosen, Letter.tenant == scope]
+
+
+async def keyset(
+    session: AsyncSession, query: Select[Any], at: Any, id_: Any, cursor: str | None, limit: int
+) -> tuple[Sequence[Any], bool]:
+    """The newest first, by a time and an id."""
+    if cursor is not None:
+        moment, last = decode_cursor(cursor, 2)
+        try:
+            query = query.where(tuple_(at, id_) < tuple_(datetime.fromisoformat(moment), last))
+        except ValueError:
+            raise Invalid("the cursor is not one that this endpoint gave out") from None
+    found = (await session.scalars(query.order_by(at.desc(), id_.desc()).limit(limit + 1))).all()
+    return found[:limit], len(found) > limit

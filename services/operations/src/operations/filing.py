@@ -1,0 +1,131 @@
+"""Writes dead letters down: new ones, and those that died again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import case, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.arrays import is_one_of
+from operations.domain import IN_FLIGHT, ItemState, LetterState
+from operations.letters import DeadLetter
+from operations.models import Group, Item, Letter
+
+
+async def file(session: AsyncSession, arrived: Sequence[DeadLetter]) -> None:
+    """In one transaction. The same message of the broker's, filed twice, changes nothing."""
+    newest: dict[str, DeadLetter] = {}
+    for each in sorted(arrived, key=lambda each: each.died_at):
+        newest[each.id] = each
+    now = await rows.clock(session)
+    await _write_groups(session, arrived)
+    new = await _insert(session, [newest[id_] for id_ in sorted(newest)])
+    query = select(Letter).where(is_one_of(Letter.id, sorted({*newest} - new)))
+    locking = query.order_by(Letter.id).with_for_update()
+    for letter in (await session.scalars(locking)).all():
+        _die_again(letter, newest[letter.id], now)
+    await session.flush()
+    await _settle_items(session, [each.item for each in arrived if each.item], now)
+
+
+async def _write_groups(session: AsyncSession, arrived: Iterable[DeadLetter]) -> None:
+    groups = {
+        each.group_id: {
+            "id": each.group_id,
+            "queue": each.queue,
+            "type": each.type,
+            "error_class": each.fault.error_class,
+            "summary": each.fault.summary,
+        }
+        for each in arrived
+    }
+    ordered = [groups[id_] for id_ in sorted(groups)]
+    await session.execute(insert(Group).on_conflict_do_nothing(), ordered)
+
+
+async def _insert(session: AsyncSession, fresh: Sequence[DeadLetter]) -> set[str]:
+    """Returns the ids of those that were not there."""
+    values = [_values(each) | {"id": each.id, "state": LetterState.OPEN} for each in fresh]
+    adding = insert(Letter).on_conflict_do_nothing().returning(Letter.id)
+    return {*(await session.scalars(adding, values)).all()}
+
+
+def _values(each: DeadLetter) -> dict[str, Any]:
+    return {
+        "queue": each.queue,
+        "group_id": each.group_id,
+        "source": each.source,
+        "event_id": each.event_id,
+        "type": each.type,
+        "tenant": each.tenant,
+        "subject": each.subject,
+        "correlation_id": each.correlation_id,
+        "time": each.time,
+        "recorded_at": each.recorded_at,
+        "body": each.body,
+        "headers": each.headers,
+        "text": each.text,
+        "reason": each.reason,
+        "error": each.error,
+        "stack": each.stack,
+        "attempts": each.attempts,
+        "history": each.history,
+        "died_at": each.died_at,
+    }
+
+
+def _die_again(letter: Letter, each: DeadLetter, now: datetime) -> None:
+    """Of the same event, in the same queue, some other time."""
+    if each.died_at == letter.died_at:
+        return  # the same death, which was filed before its message was acknowledged
+    letter.deaths += 1
+    if letter.state == LetterState.REPLAYING and each.item != letter.item:
+        return  # an older failure that comes late: the replay is not over
+    for name, value in _values(each).items():
+        setattr(letter, name, value)
+    letter.state, letter.item = LetterState.OPEN, None
+    letter.settled_at = letter.settled_by = letter.settled_reason = None
+
+
+async def _settle_items(session: AsyncSession, items: Sequence[str], now: datetime) -> None:
+    """What was sent again came back."""
+    if not items:
+        return
+    await session.execute(
+        update(Item)
+        .where(is_one_of(Item.id, sorted(items)), Item.state.in_(IN_FLIGHT))
+        .values(state=ItemState.FAILED_AGAIN, settled_at=now)
+    )
+
+
+async def settle(session: AsyncSession, outcomes: dict[str, ItemState], now: datetime) -> None:
+    """What consumers told: `outcomes` is `SUCCEEDED` or `ALREADY_DONE` by item."""
+    done = [id_ for id_, state in outcomes.items() if state is ItemState.SUCCEEDED]
+    settling = (
+        update(Item)
+        .where(is_one_of(Item.id, sorted(outcomes)), Item.state.in_(IN_FLIGHT))
+        .values(
+            state=case(
+                (is_one_of(Item.id, sorted(done)), ItemState.SUCCEEDED),
+                else_=ItemState.ALREADY_DONE,
+            ),
+            settled_at=now,
+        )
+        .returning(Item.id, Item.letter_id)
+    )
+    settled = {row.letter_id: row.id for row in await session.execute(settling) if row.letter_id}
+    if settled:
+        await session.execute(
+            update(Letter)
+            .where(
+                is_one_of(Letter.id, sorted(settled)),
+                is_one_of(Letter.item, sorted(settled.values())),
+                Letter.state == LetterState.REPLAYING,
+            )
+            .values(state=LetterState.SUCCEEDED, item=None, settled_at=now)
+        )

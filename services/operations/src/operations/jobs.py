@@ -1,0 +1,55 @@
+"""What the clock does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import delete, func, select
+
+from common.contracts.event import Event
+from common.contracts.jobs import JobDue
+from common.contracts.topology import JOURNAL_DAYS
+from common.messaging.outbox import Work
+from common.scheduler import Cron, Schedule
+from operations.domain import LetterState, ReplayState
+from operations.models import Item, JournalEntry, Letter, Note, Replay
+
+SERVICE = "operations"
+
+
+class Jobs:
+    """`keep` is how long what is settled stays to be seen."""
+
+    def __init__(self, *, keep: timedelta) -> None:
+        self._keep = keep
+
+    def schedule(self) -> Sequence[Schedule]:
+        return (Schedule("clean-up", Cron("10 4 * * *"), self.clean_up),)
+
+    async def clean_up(self, work: Work, _: Event[JobDue]) -> str:
+        """Removes settled dead letters, finished replays, and journal entries whose events the
+        stream has forgotten. Open ones stay for ever, and who did what."""
+        old = func.now() - self._keep
+        kept = (LetterState.OPEN, LetterState.REPLAYING)
+        letters = await work.session.execute(
+            delete(Letter)
+            .where(Letter.state.not_in(kept), Letter.settled_at < old)
+            .returning(Letter.id)
+        )
+        await work.session.execute(delete(Note).where(Note.letter_id.not_in(select(Letter.id))))
+        over = (ReplayState.DONE, ReplayState.CANCELLED)
+        replays = await work.session.execute(
+            delete(Replay)
+            .where(Replay.state.in_(over), Replay.created_at < old)
+            .returning(Replay.id)
+        )
+        await work.session.execute(delete(Item).where(Item.replay_id.not_in(select(Replay.id))))
+        forgotten = func.now() - timedelta(days=JOURNAL_DAYS + 1)
+        entries = await work.session.execute(
+            delete(JournalEntry).where(JournalEntry.recorded_at < forgotten)
+        )
+        return (
+            f"{len(letters.all())} dead letters, {len(replays.all())} replays and "
+            f"{entries.rowcount} journal entries removed"  # type: ignore[attr-defined]
+        )

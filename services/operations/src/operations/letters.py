@@ -1,0 +1,148 @@
+"""Reads a dead letter: what it was, and why it died."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from common.messaging import dead_letter, refill, replay
+from common.messaging.dead_letter import Failures
+from operations import domain
+from operations.domain import Fault
+from operations.models import letter_id
+
+_UNKNOWN = "unknown"
+_LONGEST_TEXT = 100_000
+_LONGEST_WORD = 500
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """`item` is the one of the replay that it was sent by. Texts can be stored as they are."""
+
+    id: str
+    queue: str
+    fault: Fault
+    type: str
+    source: str | None
+    event_id: str | None
+    tenant: str | None
+    subject: str | None
+    correlation_id: str | None
+    time: datetime | None
+    recorded_at: datetime | None
+    body: bytes
+    headers: dict[str, Any]
+    text: str
+    reason: str
+    error: str
+    stack: str
+    attempts: int
+    history: list[Any]
+    died_at: datetime
+    item: str | None
+
+    @property
+    def group_id(self) -> str:
+        return letter_id(f"group {self.queue}", self.type, self.fault.fingerprint)
+
+
+def read(queue: str, body: bytes, headers: Mapping[str, Any], now: datetime) -> DeadLetter:
+    """Never fails: whatever it is, it has to be kept. `queue` is the one that it died in."""
+    event = _event(body)
+    failures = Failures.of(headers)
+    error, stack = _text(headers.get(dead_letter.ERROR)), _text(headers.get(dead_letter.STACK))
+    reason = _text(headers.get(dead_letter.REASON))
+    death = _broker_s_word(headers)
+    if not error:  # the broker's own doing: its workers died over it, or it was rejected
+        reason = reason or str(death.get("reason") or _UNKNOWN)
+        error = f"{reason}: given up by the broker, not by a worker"
+    type_ = _word(event, "type") or "undecodable"
+    if refill.ordered(headers):
+        type_ = "order to refill"
+    source, id_ = _word(event, "source"), _word(event, "id")
+    identity = (source, id_) if source and id_ else (hashlib.sha256(body).hexdigest(),)
+    return DeadLetter(
+        id=letter_id(queue, *identity),
+        queue=queue,
+        fault=domain.fault_of(error, stack),
+        type=type_,
+        source=source,
+        event_id=id_,
+        tenant=_word(event, "tenant"),
+        subject=_word(event, "subject"),
+        correlation_id=_word(event, "correlationid"),
+        time=_moment(event.get("time")),
+        recorded_at=_moment(event.get("recordedtime")),
+        body=body,
+        headers={key: value for key, value in headers.items() if key == refill.ORDER},
+        text=storable(body.decode(errors="replace"))[:_LONGEST_TEXT],
+        reason=reason or _UNKNOWN,
+        error=error,
+        stack=stack,
+        attempts=failures.attempt,
+        history=[_entry(each) for each in failures.history],
+        died_at=_moment(_text(headers.get(dead_letter.DEAD_SINCE))) or _died(death) or now,
+        item=replay.marked(headers),
+    )
+
+
+def storable(text: str) -> str:
+    """PostgreSQL stores no NUL and no half of a surrogate pair."""
+    return text.replace("\0", "�").encode("utf-8", "replace").decode()
+
+
+def _event(body: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _word(event: Mapping[str, Any], name: str) -> str | None:
+    word = event.get(name)
+    return storable(word)[:_LONGEST_WORD] if isinstance(word, str) and word else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes | bytearray):
+        return storable(bytes(value).decode(errors="replace"))
+    return storable(value) if isinstance(value, str) else ""
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _entry(entry: Any) -> dict[str, str]:
+    """One attempt of the history: `attempt`, `at`, `error`."""
+    if not isinstance(entry, Mapping):
+        return {"error": storable(str(entry))}
+    return {storable(str(key)): storable(str(value)) for key, value in entry.items()}
+
+
+def _broker_s_word(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """https://www.rabbitmq.com/docs/dlx#effects: the latest death comes first."""
+    deaths = headers.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
+        return {
+            str(key): value.decode(errors="replace") if isinstance(value, bytes) else value
+            for key, value in deaths[0].items()
+        }
+    return {}
+
+
+def _died(death: Mapping[str, Any]) -> datetime | None:
+    at = death.get("time")
+    if not isinstance(at, datetime):
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -1,0 +1,214 @@
+"""The operations service's tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, Index, LargeBinary, Text, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from common.contracts.event import derived_id
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's
+        str: Text,
+        bytes: LargeBinary,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        list[str]: ARRAY(Text),
+    }
+
+
+class Group(Base):
+    """Dead letters of one queue and event type that failed for the same reason."""
+
+    __tablename__ = "groups"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[str]
+    type: Mapped[str]
+    error_class: Mapped[str]
+    summary: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Letter(Base):
+    """A message that a queue's service gave up: one for each queue and event.
+
+    `body` and `headers` are what is sent again. `source` to `recorded_at` are the event's; they are
+    null when it could not be decoded. `died_at` is when it died last, `deaths` how often it did.
+    `item` is the one of the replay that holds it.
+    """
+
+    __tablename__ = "letters"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[str]
+    state: Mapped[str]
+    group_id: Mapped[str]
+    source: Mapped[str | None]
+    event_id: Mapped[str | None]
+    type: Mapped[str]
+    tenant: Mapped[str | None]
+    subject: Mapped[str | None]
+    correlation_id: Mapped[str | None]
+    time: Mapped[datetime | None]
+    recorded_at: Mapped[datetime | None]
+    body: Mapped[bytes]
+    headers: Mapped[dict[str, Any]]
+    text: Mapped[str]
+    reason: Mapped[str]
+    error: Mapped[str]
+    stack: Mapped[str]
+    attempts: Mapped[int]
+    history: Mapped[list[Any]]
+    died_at: Mapped[datetime]
+    deaths: Mapped[int] = mapped_column(server_default="1")
+    stored_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    item: Mapped[str | None]
+    settled_at: Mapped[datetime | None]
+    settled_by: Mapped[str | None]
+    settled_reason: Mapped[str | None]
+
+    __table_args__ = (
+        Index("letters_page", "state", "died_at", "id"),
+        Index("letters_group", "group_id", "state", "died_at", "id"),
+        Index("letters_subject", "subject"),
+        Index("letters_correlation", "correlation_id"),
+    )
+
+
+class Note(Base):
+    """What somebody wrote about a dead letter."""
+
+    __tablename__ = "notes"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    letter_id: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    by: Mapped[str]
+    text: Mapped[str]
+
+    __table_args__ = (Index("notes_letter", "letter_id", "at"),)
+
+
+class Replay(Base):
+    """Messages to be sent again: a set that does not change once it is written down.
+
+    `rate` is in messages a second, `concurrency` how many may be with their consumers at once.
+    `lease` is the worker's that is at it. `journal` says from where, when they are events of the
+    journal and no dead letters.
+    """
+
+    __tablename__ = "replays"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    what: Mapped[str]
+    reason: Mapped[str]
+    tenant: Mapped[str]
+    ordered_by: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    rate: Mapped[int | None]
+    concurrency: Mapped[int]
+    journal: Mapped[dict[str, Any] | None]
+    lease: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+    __table_args__ = (
+        Index("replays_page", "created_at", "id"),
+        Index(
+            "replays_open",
+            "created_at",
+            postgresql_where=text("state IN ('preparing', 'running')"),
+        ),
+    )
+
+
+class Item(Base):
+    """One message of a replay. `body` and `headers` are its own when it is no dead letter."""
+
+    __tablename__ = "items"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    replay_id: Mapped[str]
+    position: Mapped[int] = mapped_column(BigInteger)
+    queue: Mapped[str]
+    state: Mapped[str]
+    letter_id: Mapped[str | None]
+    body: Mapped[bytes | None]
+    detail: Mapped[str | None]
+    sending_at: Mapped[datetime | None]
+    settled_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("items_next", "replay_id", "state", "position"),
+        # Each dead letter is in one replay at a time.
+        Index(
+            "items_one_at_a_time",
+            "letter_id",
+            unique=True,
+            postgresql_where=text("state IN ('waiting', 'sending', 'sent')"),
+        ),
+    )
+
+
+class Action(Base):
+    """Who did what, when and why."""
+
+    __tablename__ = "actions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    by: Mapped[str]
+    tenant: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    reason: Mapped[str | None]
+
+    __table_args__ = (Index("actions_page", "at", "id"),)
+
+
+class JournalEntry(Base):
+    """An event of the journal, by its place in the stream. Its body stays there."""
+
+    __tablename__ = "journal"
+
+    offset: Mapped[int] = mapped_column("position", BigInteger, primary_key=True)
+    exchange: Mapped[str]
+    type: Mapped[str]
+    source: Mapped[str]
+    event_id: Mapped[str]
+    tenant: Mapped[str]
+    subject: Mapped[str]
+    correlation_id: Mapped[str]
+    causation_id: Mapped[str | None]
+    time: Mapped[datetime]
+    recorded_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("journal_correlation", "correlation_id"),
+        Index("journal_subject", "subject"),
+        Index("journal_time", "recorded_at"),
+    )
+
+
+class JournalMark(Base):
+    """Up to where the journal was read."""
+
+    __tablename__ = "journal_mark"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    offset: Mapped[int] = mapped_column("position", BigInteger)
+    missed: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+def letter_id(queue: str, *identity: str) -> str:
+    return derived_id("dead letter", queue, *identity)

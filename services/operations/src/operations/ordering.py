@@ -1,0 +1,243 @@
+"""Orders replays: the set of messages is written down when it is asked for, and does not change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.auth import Caller
+from common.contracts import topology
+from common.contracts.event import DecodeError
+from common.contracts.registry import decode
+from common.errors import Conflict, Invalid, NotFound
+from operations import audit
+from operations.domain import ItemState, LetterState, ReplayState
+from operations.models import Item, Letter, Replay
+from operations.selecting import Filter
+
+MOST = 1_000_000
+_QUEUES = frozenset(each.name for each in topology.QUEUES)
+_NO_QUEUE = "of no queue: nothing would take it"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which dead letters, why, and how fast: `rate` messages a second, `concurrency` of them with
+    their consumers at once. Either `ids`, or all that fit `filter`."""
+
+    filter: Filter
+    ids: Sequence[str] | None
+    reason: str
+    rate: int | None
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a replay would do: how many it would send to which queue, and how many not, and why."""
+
+    send: dict[str, int] = field(default_factory=dict)
+    skip: dict[str, int] = field(default_factory=dict)
+
+
+def conditions(wish: Wish, tenant: str | None) -> list[Any]:
+    if wish.ids is None:
+        return wish.filter.conditions(tenant)
+    chosen = [Letter.id.in_(list(wish.ids)), Letter.state == LetterState.OPEN]
+    return chosen if tenant is None else [*chosen, Letter.tenant == tenant]
+
+
+async def forecast(
+    session: AsyncSession, wish: Wish, tenant: str | None, refused: Mapping[str, str]
+) -> Forecast:
+    """Changes nothing. `refused` says of letters why they must not be sent."""
+    meant = [*conditions(wish, tenant), Letter.id.not_in(refused)]
+    counting = select(Letter.queue, func.count()).where(*meant).group_by(Letter.queue)
+    found = Forecast()
+    for queue, count in await session.execute(counting):
+        if queue in _QUEUES:
+            found.send[queue] = count
+        else:
+            found.skip[_NO_QUEUE] = found.skip.get(_NO_QUEUE, 0) + count
+    for why in refused.values():
+        found.skip[why] = found.skip.get(why, 0) + 1
+    if wish.ids is not None and (missing := len({*wish.ids}) - _sum(found)):
+        found.skip["not open, or not there"] = missing
+    return found
+
+
+async def order(
+    session: AsyncSession,
+    wish: Wish,
+    caller: Caller,
+    tenant: str | None,
+    refused: Mapping[str, str],
+) -> Replay:
+    """Raises `Invalid` for other letters than open ones, `Conflict` when there are none."""
+    if wish.ids is None and wish.filter.state is not LetterState.OPEN:
+        raise Invalid("only open dead letters can be replayed: restore archived ones first")
+    replay = Replay(
+        id=uuid4().hex,
+        state=ReplayState.RUNNING,
+        what=_what(wish),
+        reason=wish.reason,
+        tenant=caller.tenant,
+        ordered_by=caller.subject,
+        rate=wish.rate,
+        concurrency=wish.concurrency,
+    )
+    session.add(replay)
+    await session.flush()
+    # Locked in one order everywhere; what another replay takes meanwhile is not open any more.
+    chosen = (
+        select(Letter.id)
+        .where(*conditions(wish, tenant), Letter.queue.in_(_QUEUES), Letter.id.not_in(refused))
+        .order_by(Letter.id)
+        .limit(MOST)
+        .with_for_update()
+        .cte("chosen")
+    )
+    taking = (
+        update(Letter)
+        .where(Letter.id.in_(select(chosen.c.id)), Letter.state == LetterState.OPEN)
+        .values(
+            state=LetterState.REPLAYING,
+            item=func.replace(func.gen_random_uuid().cast(Letter.item.type), "-", ""),
+        )
+        .returning(Letter.id, Letter.item, Letter.queue, Letter.died_at)
+        .cte("taken")
+    )
+    order_of = func.row_number().over(order_by=(taking.c.died_at, taking.c.id))
+    writing = insert(Item).from_select(
+        ["id", "replay_id", "position", "queue", "state", "letter_id"],
+        select(
+            taking.c.item,
+            literal(replay.id),
+            order_of,
+            taking.c.queue,
+            literal(ItemState.WAITING.value),
+            taking.c.id,
+        ),
+    )
+    await session.execute(writing)
+    if not await counts(session, replay.id):
+        why = "; ".join(sorted({*refused.values()})) or "no open dead letter of a queue fits"
+        raise Conflict(f"there is nothing to replay: {why}")
+    await _skip(session, replay.id, refused)
+    audit.note(session, caller, "replay", f"replay/{replay.id}", wish.reason)
+    return replay
+
+
+async def order_edited(
+    session: AsyncSession, caller: Caller, id_: str, data: Mapping[str, Any], reason: str
+) -> Replay:
+    """Send a letter's event with other data and an id of its own; the letter is replaced by it."""
+    query = select(Letter).where(Letter.id == id_).with_for_update()
+    letter = (await session.scalars(query.execution_options(populate_existing=True))).one()
+    if letter.state != LetterState.OPEN or letter.event_id is None or letter.queue not in _QUEUES:
+        raise Conflict("only an open dead letter that is an event of a queue can be edited")
+    event = json.loads(letter.body) | {"data": data, "id": str(uuid4())}
+    event["causationid"] = letter.event_id
+    body = json.dumps(event).encode()
+    try:
+        decode(body)
+    except DecodeError as error:
+        raise Invalid(f"these are no data of {letter.type}: {error}") from error
+    replay = Replay(
+        id=uuid4().hex,
+        state=ReplayState.RUNNING,
+        what=f"dead letter {id_}, edited: now event {event['id']}",
+        reason=reason,
+        tenant=caller.tenant,
+        ordered_by=caller.subject,
+        concurrency=1,
+    )
+    item = Item(
+        id=uuid4().hex,
+        replay_id=replay.id,
+        position=1,
+        queue=letter.queue,
+        state=ItemState.WAITING,
+        body=body,
+    )
+    session.add_all([replay, item])
+    letter.state, letter.settled_by = LetterState.REPLACED, caller.subject
+    letter.settled_at, letter.settled_reason = func.now(), reason
+    audit.note(session, caller, "edit and replay", f"letter/{id_}", reason)
+    await session.flush()
+    await session.refresh(replay)
+    return replay
+
+
+async def _skip(session: AsyncSession, replay: str, refused: Mapping[str, str]) -> None:
+    """They stay open, and the replay says why they are not in it."""
+    query = select(Letter.id, Letter.queue).where(Letter.id.in_(refused))
+    for id_, queue in (await session.execute(query)).all():
+        item = Item(
+            id=uuid4().hex,
+            replay_id=replay,
+            position=0,
+            queue=queue,
+            state=ItemState.SKIPPED,
+            letter_id=id_,
+            detail=refused[id_],
+        )
+        session.add(item)
+
+
+async def change(
+    session: AsyncSession, id_: str, caller: Caller, to: ReplayState, reason: str | None
+) -> Replay:
+    """Pause, resume or cancel. What is with its consumers already runs on; the rest of a cancelled
+    one is open again. Raises `NotFound`, and `Conflict` when it is over."""
+    query = select(Replay).where(Replay.id == id_).with_for_update()
+    replay = (await session.scalars(query)).one_or_none()
+    if replay is None:
+        raise NotFound(f"no replay has the id {id_!r}")
+    if replay.state not in {ReplayState.PREPARING, ReplayState.RUNNING, ReplayState.PAUSED}:
+        raise Conflict(f"the replay is {replay.state} already")
+    if replay.state == ReplayState.PREPARING and to is not ReplayState.CANCELLED:
+        raise Conflict("the replay is still being prepared: it can only be cancelled")
+    replay.state = to
+    if to is ReplayState.CANCELLED:
+        await release(session, id_)
+    audit.note(session, caller, f"replay {to}", f"replay/{id_}", reason)
+    return replay
+
+
+async def release(session: AsyncSession, replay: str) -> None:
+    """What was not sent is open again."""
+    skipping = (
+        update(Item)
+        .where(Item.replay_id == replay, Item.state == ItemState.WAITING)
+        .values(state=ItemState.SKIPPED, detail="the replay was cancelled", settled_at=func.now())
+        .returning(Item.id)
+        .cte("skipped")
+    )
+    await session.execute(
+        update(Letter)
+        .where(Letter.item.in_(select(skipping.c.id)))
+        .values(state=LetterState.OPEN, item=None)
+    )
+
+
+def _what(wish: Wish) -> str:
+    if wish.ids is not None:
+        return f"{len(wish.ids)} chosen dead letters"
+    given = wish.filter.model_dump(exclude_none=True, exclude={"state"}, mode="json")
+    return ", ".join(f"{name} {value}" for name, value in given.items()) or "all dead letters"
+
+
+def _sum(found: Forecast) -> int:
+    return sum(found.send.values()) + sum(found.skip.values())
+
+
+async def counts(session: AsyncSession, replay: str) -> dict[str, int]:
+    query = select(Item.state, func.count()).where(Item.replay_id == replay).group_by(Item.state)
+    return {row[0]: row[1] for row in await session.execute(query)}

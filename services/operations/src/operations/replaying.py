@@ -1,0 +1,299 @@
+"""Sends what replays consist of. Any number of workers; each replay is run by one at a time.
+
+Before messages are published they are marked as `sending`. A worker that dies leaves them so, and
+whoever takes the replay over reads from the stream `replays`, which gets a copy of every publish,
+which of them were sent: none is sent twice, none is forgotten. (A worker that was held up between
+the mark and the publish for longer than its lease may still send some; to their consumers those are
+duplicates.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.arrays import is_one_of
+from common.contracts.topology import REPLAYS
+from common.database import Sessions
+from common.logs import get_logger
+from common.messaging import replay as mark
+from common.messaging.connection import Broker, describe
+from common.messaging.journal import read_to_now
+from common.messaging.publisher import Publisher
+from operations import metrics, ordering
+from operations.domain import IN_FLIGHT, ItemState, ReplayState
+from operations.models import Item, Letter, Replay
+from operations.windows import Window
+
+log = get_logger(__name__)
+
+_BATCH = 200
+_IDLE_SECONDS = 0.5
+_BUSY_SECONDS = 0.05
+# Two workers' clocks, and the broker's, may differ by so much.
+_CLOCKS_DIFFER = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class _Message:
+    item: str
+    queue: str
+    body: bytes
+    headers: dict[str, Any]
+
+
+class _Lost(Exception):
+    """The replay is another worker's by now, or somebody paused or cancelled it."""
+
+
+class Replayer:
+    """Runs one replay after the other. `lease` is how long it may be silent before another worker
+    takes its replay over."""
+
+    def __init__(
+        self, sessions: Sessions, broker: Broker, publisher: Publisher, *, lease: timedelta
+    ) -> None:
+        self._sessions = sessions
+        self._broker = broker
+        self._publisher = publisher
+        self._lease = lease
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                found = await self._take()
+                if found is not None:
+                    await self._run(*found)
+                    continue
+            except Exception as error:  # noqa: BLE001 - whatever it is, the replay stays to be run
+                log.warning("replays can't go on now", error=describe(error))
+            await self._pause(_IDLE_SECONDS)
+
+    async def _take(self) -> tuple[str, str] | None:
+        """The oldest replay that nobody runs, as ours: its id and our lease. One that was paused or
+        cancelled, too, if a worker died that had not told yet what it sent."""
+        lease = uuid4().hex
+        runs = Replay.state.in_((ReplayState.PREPARING, ReplayState.RUNNING))
+        unknown = Replay.state.in_((ReplayState.PAUSED, ReplayState.CANCELLED)) & (
+            select(Item.id)
+            .where(Item.replay_id == Replay.id, Item.state == ItemState.SENDING)
+            .exists()
+        )
+        async with self._sessions.begin() as session:
+            free = (
+                select(Replay.id)
+                .where(
+                    runs | unknown,
+                    Replay.lease_until.is_(None) | (Replay.lease_until < func.clock_timestamp()),
+                )
+                .order_by(Replay.created_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            taking = (
+                update(Replay)
+                .where(Replay.id.in_(free.scalar_subquery()))
+                .values(
+                    lease=lease,
+                    lease_until=func.clock_timestamp() + self._lease,
+                    started_at=func.coalesce(Replay.started_at, func.clock_timestamp()),
+                )
+                .returning(Replay.id)
+            )
+            id_ = await session.scalar(taking)
+        return (id_, lease) if id_ is not None else None
+
+    async def _run(self, id_: str, lease: str) -> None:
+        log.info("a replay begins or goes on", replay=id_)
+        try:
+            await self._prepare(id_, lease)
+            await self._resolve(id_, lease)
+            while not self._stop.is_set():
+                if await self._step(id_, lease):
+                    log.info("a replay is done", replay=id_)
+                    return
+        except _Lost:
+            log.info("the replay is not ours to run now", replay=id_)
+        except Exception as error:
+            with suppress(Exception):
+                await self._let_go(id_, lease, describe(error))
+            raise
+        finally:
+            with suppress(Exception):  # then the lease ends by itself
+                await self._let_go(id_, lease)
+
+    async def _step(self, id_: str, lease: str) -> bool:
+        """Send as many as may be sent now. Returns whether the replay is over."""
+        started = time.monotonic()
+        async with self._sessions.begin() as session:
+            replay = await self._hold(session, id_, lease)
+            if replay.state != ReplayState.RUNNING:
+                raise _Lost
+            replay.error = None
+            waiting, flying = await _left(session, id_)
+            if not waiting and not flying:
+                replay.state, replay.finished_at = ReplayState.DONE, func.now()
+                return True
+            rate, most = replay.rate, min(_BATCH, replay.concurrency - flying)
+            if rate is not None:
+                most = min(most, max(1, rate // 10))
+            messages = await _claim(session, id_, most) if waiting and most > 0 else []
+        if messages:
+            await self._send(messages)
+        enough = len(messages) / rate if rate is not None else 0.0
+        if not messages:
+            enough = _BUSY_SECONDS
+        await self._pause(max(0.0, enough - (time.monotonic() - started)))
+        return False
+
+    async def _hold(self, session: AsyncSession, id_: str, lease: str) -> Replay:
+        """Locked, and ours for another while."""
+        mine = select(Replay).where(Replay.id == id_, Replay.lease == lease)
+        replay = (await session.scalars(mine.with_for_update())).one_or_none()
+        if replay is None:
+            raise _Lost
+        replay.lease_until = func.clock_timestamp() + self._lease
+        return replay
+
+    async def _send(self, messages: Sequence[_Message]) -> None:
+        failures = await self._publisher.publish_all(
+            [(REPLAYS, each.queue, each.body) for each in messages],
+            headers=[each.headers for each in messages],
+        )
+        sent = [each.item for each, failed in zip(messages, failures, strict=True) if not failed]
+        await self._note_sent(sent)
+        metrics.replayed.inc(len(sent))
+        error = next((failed for failed in failures if failed is not None), None)
+        if error is not None:
+            raise error  # which of the others were sent, the stream knows
+
+    async def _note_sent(self, items: Sequence[str]) -> None:
+        async with self._sessions.begin() as session:
+            await session.execute(
+                update(Item)
+                .where(is_one_of(Item.id, sorted(items)), Item.state == ItemState.SENDING)
+                .values(state=ItemState.SENT)
+            )
+
+    async def _prepare(self, id_: str, lease: str) -> None:
+        """Write down which events of the journal it is about, if it is about any."""
+        async with self._sessions.begin() as session:
+            replay = await self._hold(session, id_, lease)
+            if replay.state != ReplayState.PREPARING:
+                return
+            window = Window.model_validate(replay.journal)
+        batch: list[dict[str, Any]] = []
+
+        async def write(state: ReplayState) -> None:
+            async with self._sessions.begin() as session:
+                replay = await self._hold(session, id_, lease)
+                if replay.state != ReplayState.PREPARING:
+                    raise _Lost
+                if batch:
+                    await session.execute(insert(Item).on_conflict_do_nothing(), batch)
+                replay.state = state
+            batch.clear()
+
+        async for entry in read_to_now(self._broker, self._publisher, start=window.since):
+            if window.has(entry):
+                batch.append(window.item(id_, entry))
+            if len(batch) == _BATCH:
+                await write(ReplayState.PREPARING)
+        await write(ReplayState.RUNNING)
+
+    async def _resolve(self, id_: str, lease: str) -> None:
+        """Find out what became of messages that were about to be sent when their worker died."""
+        async with self._sessions.begin() as session:
+            await self._hold(session, id_, lease)
+            since = await session.scalar(
+                select(func.min(Item.sending_at)).where(
+                    Item.replay_id == id_, Item.state == ItemState.SENDING
+                )
+            )
+        if since is None:
+            return
+        sent: set[str] = set()
+        start = since - _CLOCKS_DIFFER
+        async for entry in read_to_now(self._broker, self._publisher, start=start, stream=REPLAYS):
+            if (item := mark.marked(entry.headers)) is not None:
+                sent.add(item)
+        async with self._sessions.begin() as session:
+            replay = await self._hold(session, id_, lease)
+            open_ = (Item.replay_id == id_) & (Item.state == ItemState.SENDING)
+            await session.execute(
+                update(Item)
+                .where(open_, is_one_of(Item.id, sorted(sent)))
+                .values(state=ItemState.SENT)
+            )
+            await session.execute(
+                update(Item).where(open_).values(state=ItemState.WAITING, sending_at=None)
+            )
+            if replay.state == ReplayState.CANCELLED:
+                await ordering.release(session, id_)
+
+    async def _let_go(self, id_: str, lease: str, error: str | None = None) -> None:
+        async with self._sessions.begin() as session:
+            await session.execute(
+                update(Replay)
+                .where(Replay.id == id_, Replay.lease == lease)
+                .values(lease=None, lease_until=None, error=error)
+            )
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+
+async def _left(session: AsyncSession, replay: str) -> tuple[bool, int]:
+    """Whether messages wait to be sent, and how many are with their consumers."""
+    of = Item.replay_id == replay
+    query = select(
+        select(Item.id).where(of, Item.state == ItemState.WAITING).exists(),
+        select(func.count()).where(of, Item.state.in_(IN_FLIGHT)).scalar_subquery(),
+    )
+    waiting, flying = (await session.execute(query)).one()
+    return waiting, flying
+
+
+async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message]:
+    chosen = (
+        select(Item.id)
+        .where(Item.replay_id == replay, Item.state == ItemState.WAITING)
+        .order_by(Item.position)
+        .limit(most)
+    )
+    claiming = (
+        update(Item)
+        .where(Item.id.in_(chosen.scalar_subquery()))
+        .values(state=ItemState.SENDING, sending_at=func.clock_timestamp())
+        .returning(Item.id, Item.queue, Item.position, Item.body, Item.letter_id)
+        .cte("claimed")
+    )
+    query = (
+        select(
+            claiming.c.id,
+            claiming.c.queue,
+            func.coalesce(claiming.c.body, Letter.body),
+            Letter.headers,
+        )
+        .join_from(claiming, Letter, Letter.id == claiming.c.letter_id, isouter=True)
+        .order_by(claiming.c.position)
+    )
+    return [
+        _Message(id_, queue, body, {**(headers or {}), **mark.mark(id_)})
+        for id_, queue, body, headers in (await session.execute(query)).all()
+    ]

@@ -1,0 +1,61 @@
+"""What operators ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from operations.ordering import Wish
+from operations.selecting import Filter
+from operations.windows import Window
+
+Reason = Annotated[str, Field(min_length=1, max_length=500, description="kept with who and when")]
+Rate = Annotated[int | None, Field(ge=1, le=100_000, description="messages a second; null: all")]
+Concurrency = Annotated[int, Field(ge=1, le=100_000, description="with their consumers at once")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Selection(_Request):
+    """Which dead letters: these `ids`, or all that fit the `filter`."""
+
+    ids: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
+    filter: Filter = Filter()
+    reason: Reason
+
+    def wish(self) -> Wish:
+        return Wish(self.filter, self.ids, self.reason, None, 1)
+
+
+class ReplayWish(Selection):
+    rate: Rate = None
+    concurrency: Concurrency = 1000
+    dry_run: bool = False
+
+    def wish(self) -> Wish:
+        return Wish(self.filter, self.ids, self.reason, self.rate, self.concurrency)
+
+
+class WindowWish(_Request):
+    window: Window
+    reason: Reason
+    rate: Rate = None
+    concurrency: Concurrency = 1000
+
+
+class Why(_Request):
+    reason: Reason
+
+
+class NewNote(_Request):
+    text: Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class Edit(_Request):
+    """The event's whole new `data`."""
+
+    data: dict[str, Any]
+    reason: Reason

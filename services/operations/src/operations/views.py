@@ -1,0 +1,184 @@
+"""What operators are shown. Times are UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class LetterView(Row):
+    """A dead letter in a list."""
+
+    id: str
+    queue: str
+    state: str
+    group_id: str
+    type: str
+    tenant: str | None
+    subject: str | None
+    correlation_id: str | None
+    reason: str
+    error: str
+    attempts: int
+    deaths: int
+    died_at: datetime
+
+
+class NoteView(Row):
+    at: datetime
+    by: str
+    text: str
+
+
+class EntryView(Row):
+    """An event of the journal."""
+
+    offset: int
+    exchange: str
+    type: str
+    source: str
+    event_id: str
+    tenant: str
+    subject: str
+    correlation_id: str
+    causation_id: str | None
+    time: datetime
+    recorded_at: datetime
+
+
+class LetterDetail(LetterView):
+    """`payload` is the event with secrets and personal data masked; `history` has each attempt;
+    `neighbours` are events of the same subject; `stack` is whole."""
+
+    event_id: str | None
+    source: str | None
+    time: datetime | None
+    recorded_at: datetime | None
+    stored_at: datetime
+    payload: Any
+    history: list[Any]
+    stack: str
+    settled_at: datetime | None
+    settled_by: str | None
+    settled_reason: str | None
+    notes: list[NoteView]
+    neighbours: list[EntryView]
+
+
+class GroupView(Row):
+    """Dead letters that failed for the same reason: how many, and when the first and the last of
+    them died."""
+
+    id: str
+    queue: str
+    type: str
+    error_class: str
+    summary: str
+    count: int
+    first: datetime
+    last: datetime
+
+
+class LetterPage(BaseModel):
+    items: list[LetterView]
+    next_cursor: str | None
+
+
+class EntryPage(BaseModel):
+    items: list[EntryView]
+    next_cursor: str | None
+
+
+class ForecastView(Row):
+    """`send` by queue; `skip` by reason."""
+
+    send: dict[str, int]
+    skip: dict[str, int]
+
+
+class ReplayView(Row):
+    """`counts` is by state of its messages, `remaining_seconds` an estimate; `error` is why it does
+    not go on just now."""
+
+    id: str
+    state: str
+    what: str
+    reason: str
+    ordered_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
+    rate: int | None
+    concurrency: int
+    counts: dict[str, int]
+    total: int
+    settled: int
+    remaining_seconds: float | None = Field(default=None)
+
+
+class ReplayPage(BaseModel):
+    items: list[ReplayView]
+    next_cursor: str | None
+
+
+class ItemView(Row):
+    """One message of a replay, and what became of it."""
+
+    id: str
+    position: int
+    queue: str
+    state: str
+    letter_id: str | None
+    detail: str | None
+    sending_at: datetime | None
+    settled_at: datetime | None
+
+
+class ItemPage(BaseModel):
+    items: list[ItemView]
+    next_cursor: str | None
+
+
+class ActionView(Row):
+    """Who did what."""
+
+    id: str
+    at: datetime
+    by: str
+    tenant: str
+    action: str
+    subject: str
+    reason: str | None
+
+
+class ActionPage(BaseModel):
+    items: list[ActionView]
+    next_cursor: str | None
+
+
+class Step(BaseModel):
+    """An event in the life of one correlation id: `after_seconds` since the first."""
+
+    after_seconds: float
+    entry: EntryView
+
+
+class Trace(BaseModel):
+    """The life of a correlation id over all services, and its dead letters."""
+
+    correlation_id: str
+    steps: list[Step]
+    dead_letters: list[LetterView]
+
+
+class Moved(BaseModel):
+    """How many dead letters it was."""
+
+    count: int

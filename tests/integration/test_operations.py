@@ -1,0 +1,228 @@
+"""Operators see what failed and have it sent again, each message once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import MakePaybus
+from support.operations import (
+    PROCESSES,
+    QUICK,
+    get,
+    groups,
+    letters,
+    post,
+    replay,
+    until_done,
+    until_open,
+)
+from support.organizations import until_status
+from support.paybus import Paybus
+from support.waiting import until
+
+_OTHERS = [
+    "webhook-gateway",
+    "subscription-worker",
+    "subscription-api",
+    "provisioning-worker",
+    "provisioning-api",
+    "sandbox-backend",
+]
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus([*PROCESSES, *_OTHERS], BACKEND_TIMEOUT_SECONDS="2", **QUICK) as paybus:
+        yield paybus
+
+
+def break_provisioning(paybus: Paybus, count: int) -> list[str]:
+    """So many organizations that the back end refused; returns what their ids end with."""
+    paybus.backend(mode="fail")
+    numbers = [paybus.subscribe() for _ in range(count)]
+    for number in numbers:
+        until_status(paybus, number, "failed")
+    return numbers
+
+
+def test_a_group_of_failures_is_replayed_when_the_cause_is_mended(paybus: Paybus) -> None:
+    numbers = break_provisioning(paybus, 10)
+    until_open(paybus, 10, queue="provisioning.organizations")
+    (group,) = groups(paybus, queue="provisioning.organizations")
+    assert (group["type"], group["count"]) == ("organization.requested", 10)
+    assert "503" not in group["summary"], "numbers differ from one to the next"
+    one = letters(paybus, group=group["id"])[0]
+    detail = get(paybus, f"dead-letters/{one['id']}")
+    assert (detail["attempts"], len(detail["history"])) == (5, 5)
+    assert "503" in detail["error"]
+    assert "provisioner.py" in detail["stack"]
+    assert paybus.messages("provisioning.organizations.dead") == [], "it has left the broker"
+    forecast = post(
+        paybus,
+        "replays",
+        {"filter": {"group": group["id"]}, "reason": "?", "dry_run": True},
+    )
+    assert forecast == {"send": {"provisioning.organizations": 10}, "skip": {}}
+    paybus.backend(mode="well")
+    id_ = replay(paybus, filter={"group": group["id"]})
+    assert until_done(paybus, id_) == {"succeeded": 10}
+    for number in numbers:
+        until_status(paybus, number, "provisioned")
+    references = [each["reference"] for each in paybus.books()["organizations"]]
+    assert len(references) == len({*references}), "each organization exists once"
+    assert groups(paybus, group=group["id"]) == []
+    assert len(letters(paybus, group=group["id"], state="succeeded")) == 10
+    items = get(paybus, f"replays/{id_}/items")["items"]
+    assert [each["state"] for each in items] == ["succeeded"] * 10
+    done = get(paybus, "actions")["items"][0]
+    assert (done["action"], done["subject"], done["by"]) == (
+        "replay",
+        f"replay/{id_}",
+        "dev-operator",
+    )
+
+
+def test_what_fails_again_comes_back_to_its_group(paybus: Paybus) -> None:
+    break_provisioning(paybus, 2)
+    until_open(paybus, 2)
+    (group,) = groups(paybus)
+    id_ = replay(paybus, filter={"group": group["id"]})
+    assert until_done(paybus, id_) == {"failed_again": 2}
+    (again,) = groups(paybus)
+    assert (again["id"], again["count"]) == (group["id"], 2)
+    assert {each["deaths"] for each in letters(paybus)} == {2}
+    paybus.backend(mode="well")
+    assert until_done(paybus, replay(paybus)) == {"succeeded": 2}
+
+
+def test_what_no_service_understands_is_kept_as_it_is(paybus: Paybus) -> None:
+    bodies = ["no JSON at all \x00", "[]", '{"type": "unheard.of", "id": "1", "source": "/x"}']
+    for body in bodies:
+        paybus.publish("subscription.billing", body)
+        paybus.publish("subscription.billing", body)
+    until_open(paybus, 3, queue="subscription.billing")
+    found = letters(paybus, queue="subscription.billing")
+    assert {each["type"] for each in found} == {"undecodable", "unheard.of"}
+    assert {each["reason"] for each in found} == {"undecodable"}
+    id_ = replay(paybus, ids=[each["id"] for each in found])
+    assert until_done(paybus, id_) == {"failed_again": 3}
+    moved = post(
+        paybus,
+        "dead-letters/discard",
+        {"filter": {"queue": "subscription.billing"}, "reason": "nobody can read them"},
+    )
+    assert moved == {"count": 3}
+    assert groups(paybus, queue="subscription.billing") == []
+    again = paybus.api("POST", "operations", "/v1/replays", json={"reason": "?"})
+    assert (again.status_code, "nothing to replay" in again.text) == (409, True)
+    restored = {"ids": [found[0]["id"]], "reason": "once more"}
+    assert post(paybus, "dead-letters/restore", restored) == {"count": 1}
+    assert post(paybus, "dead-letters/archive", restored) == {"count": 1}
+
+
+def test_a_paused_replay_sends_nothing_until_it_goes_on(paybus: Paybus) -> None:
+    break_provisioning(paybus, 6)
+    until_open(paybus, 6)
+    paybus.backend(mode="well")
+    id_ = replay(paybus, rate=1, concurrency=1)
+    path = f"replays/{id_}"
+    assert post(paybus, f"{path}/pause", {"reason": "wait"})["state"] == "paused"
+
+    def flying() -> int:
+        counts = get(paybus, path)["counts"]
+        return sum(counts.get(state, 0) for state in ("sending", "sent"))
+
+    until(lambda: not flying(), what="nothing is under way")
+    waiting = get(paybus, path)["counts"]["waiting"]
+    assert waiting >= 4
+    locked = paybus.api("POST", "operations", "/v1/replays", json={"reason": "mine"})
+    assert locked.status_code == 409, "each message is in one replay at a time"
+    assert post(paybus, f"{path}/resume", {"reason": "go"})["state"] == "running"
+    until(lambda: get(paybus, path)["counts"].get("waiting", 0) < waiting, what="it goes on")
+    assert post(paybus, f"{path}/cancel", {"reason": "enough"})["state"] == "cancelled"
+    until(lambda: not flying(), what="what was sent is settled")
+    counts = get(paybus, path)["counts"]
+    assert counts["skipped"] + counts["succeeded"] == 6
+    assert len(letters(paybus)) == counts["skipped"]
+    assert until_done(paybus, replay(paybus)) == {"succeeded": counts["skipped"]}
+
+
+def test_each_action_needs_its_role_and_its_tenant(paybus: Paybus) -> None:
+    paybus.publish("subscription.billing", "not for everybody")
+    until_open(paybus, 1)
+    (one,) = letters(paybus)
+    wanted = {"ids": [one["id"]], "reason": "?"}
+    for path in ("replays", "dead-letters/discard", "dead-letters/archive"):
+        refused = paybus.api("POST", "operations", f"/v1/{path}", json=wanted, role="viewer")
+        assert refused.status_code == 403, path
+    edit = f"/v1/dead-letters/{one['id']}/edit"
+    data: dict[str, Any] = {"data": {}, "reason": "?"}
+    assert paybus.api("POST", "operations", edit, json=data).status_code == 403
+    off = paybus.api("POST", "operations", edit, json=data, role="admin")
+    assert (off.status_code, "EDIT_AND_REPLAY" in off.text) == (403, True)
+    path = f"/v1/dead-letters/{one['id']}"
+    assert paybus.api("GET", "operations", path, tenant="other").status_code == 404
+    listed = paybus.api("GET", "operations", "/v1/dead-letters", tenant="other")
+    assert listed.json()["items"] == []
+    window = {
+        "window": {
+            "queue": "subscription.billing",
+            "since": "2026-11-01T00:00:00Z",
+            "until": "2030-01-01T00:00:00Z",
+            "new_ids": True,
+        },
+        "reason": "?",
+    }
+    ids = paybus.api("POST", "operations", "/v1/journal/replays", json=window)
+    assert (ids.status_code, "admin" in ids.text) == (403, True)
+    post(paybus, "dead-letters/discard", wanted)
+
+
+def test_secrets_and_personal_data_are_masked(paybus: Paybus) -> None:
+    event = {
+        "type": "x.y",
+        "data": {"email": "ama@example.com", "note": "write to ama@example.com", "amount": 5},
+        "token": "whsec_abcdefgh",
+    }
+    paybus.publish("subscription.billing", json.dumps(event))
+    until_open(paybus, 1)
+    (one,) = letters(paybus)
+    answer = paybus.api("GET", "operations", f"/v1/dead-letters/{one['id']}")
+    assert "ama@example.com" not in answer.text
+    assert "whsec_abcdefgh" not in answer.text
+    assert answer.json()["payload"]["data"]["amount"] == 5
+    assert letters(paybus, text="AMA@example") == [one], "it is found all the same"
+    post(paybus, "dead-letters/discard", {"ids": [one["id"]], "reason": "a test"})
+
+
+def test_a_payment_s_life_is_one_trace_and_a_window_changes_nothing(paybus: Paybus) -> None:
+    number = paybus.subscribe()
+    until_status(paybus, number, "provisioned")
+
+    def trace() -> dict[str, Any] | None:
+        found = get(paybus, "journal", type="organization.provisioned", limit=200)["items"]
+        for each in found:
+            steps: dict[str, Any] = get(paybus, f"journal/trace/{each['correlation_id']}")
+            if number in steps["steps"][0]["entry"]["subject"]:
+                return steps
+        return None
+
+    found = until(trace, what="its whole life is in the journal")
+    assert found is not None
+    types = [each["entry"]["type"] for each in found["steps"]]
+    assert types[0] == "provider_subscription.created"
+    assert types[-1] == "organization.provisioned"
+    assert found["steps"][-1]["after_seconds"] > 0
+    before = sorted(each["reference"] for each in paybus.books()["organizations"])
+    first = found["steps"][0]["entry"]["recorded_at"]
+    window = {"queue": "subscription.billing", "since": first, "until": "2030-01-01T00:00:00Z"}
+    ordered = post(paybus, "journal/replays", {"window": window, "reason": "to see"})
+    counts = until_done(paybus, ordered["id"])
+    assert set(counts) == {"already_done"}
+    assert counts["already_done"] >= 1
+    assert sorted(each["reference"] for each in paybus.books()["organizations"]) == before
+    assert paybus.api("GET", "operations", "/v1/journal/trace/nothing").status_code == 404
