@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 N ?= 200
 PAYOUTS ?= 500
 BANKS ?= 50
+LETTERS ?= 100000
 ROLE ?= operator
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
@@ -14,7 +15,7 @@ TESTERS ?= 4
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks test test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-dead-letters test test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +45,9 @@ demo-payouts: setup ## PAYOUTS (500) payouts over three providers that answer ba
 
 demo-banks: setup ## BANKS (50) linked banks whose data keeps changing, with lost webhooks, limits and killed workers
 	@$(BIN)/python -m devstack demo-banks --items $(BANKS)
+
+demo-dead-letters: setup ## LETTERS (100000) dead letters are stored and sent again, while operations is killed
+	@$(BIN)/python -m devstack demo-dead-letters --letters $(LETTERS)
 
 test: setup ## all tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
 	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

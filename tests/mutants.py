@@ -19,6 +19,7 @@ MESSAGING = "libs/common/src/common/messaging"
 GATEWAY = "services/webhook-gateway/src/webhook_gateway"
 PAYOUTS = "services/payouts/src/payouts"
 BANKS = "services/bank-sync/src/bank_sync"
+OPERATIONS = "services/operations/src/operations"
 SUBSCRIPTION = "services/subscription/src/subscription"
 
 
@@ -174,6 +175,20 @@ MUTANTS = (
 """,
         "                return\n",
         "test_bank_limits.py",
+    ),
+    Mutant(
+        "operations: who takes a replay over sends again what was sent",
+        f"{OPERATIONS}/replaying.py",
+        ".where(open_, is_one_of(Item.id, sorted(sent)))",
+        ".where(open_, is_one_of(Item.id, []))",
+        "test_operations.py",
+    ),
+    Mutant(
+        "operations: a message that is tried again forgets its replay",
+        f"{MESSAGING}/delivery.py",
+        "_KEPT = frozenset({refill.ORDER, replay.MARK})",
+        "_KEPT = frozenset({refill.ORDER})",
+        "test_operations.py",
     ),
     Mutant(
         "promise 5: the report that comes last wins",

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from common.contracts.event import root
+from common.contracts.payments import PaymentReported
+from common.messaging import dead_letter
 from conftest import MakePaybus
 from support.operations import (
     PROCESSES,
@@ -24,6 +31,7 @@ from support.organizations import until_status
 from support.paybus import Paybus
 from support.waiting import until
 
+_DIED = "2026-11-22T10:00:00+00:00"
 _OTHERS = [
     "webhook-gateway",
     "subscription-worker",
@@ -226,3 +234,131 @@ def test_a_payment_s_life_is_one_trace_and_a_window_changes_nothing(paybus: Payb
     assert counts["already_done"] >= 1
     assert sorted(each["reference"] for each in paybus.books()["organizations"]) == before
     assert paybus.api("GET", "operations", "/v1/journal/trace/nothing").status_code == 404
+
+
+def buried(paybus: Paybus, count: int) -> list[str]:
+    """So many payments that the subscription service could not write; returns their ids."""
+    ids = [f"{uuid4().hex[:8]}-{number}" for number in range(count)]
+    for id_ in ids:
+        event = root(
+            id=id_,
+            type="payment.failed",
+            source="/test",
+            subject=id_,
+            tenant="default",
+            data=PaymentReported(
+                provider="stripe", payment_id=id_, customer_id=None, amount=1, currency="USD"
+            ),
+        )
+        headers = {dead_letter.ERROR: "DiskFull: no space is left", dead_letter.DEAD_SINCE: _DIED}
+        paybus.publish("subscription.billing.dead", event.encode().decode(), headers=headers)
+    return ids
+
+
+def test_operations_that_are_killed_send_nothing_twice(paybus: Paybus) -> None:
+    ids = buried(paybus, 300)
+    until_open(paybus, 300)
+    before = paybus.metric(
+        "subscription-worker",
+        "paybus_consumed_total",
+        queue="subscription.billing",
+        outcome="duplicate",
+    )
+    id_ = replay(paybus, rate=100, concurrency=50)
+    for seen in (30, 120, 210):
+        until(lambda: get(paybus, f"replays/{id_}")["settled"] >= seen, what="some are settled")
+        paybus.system.processes["operations-worker"].kill()
+        paybus.start("operations-worker")
+    assert until_done(paybus, id_) == {"succeeded": 300}
+    after = paybus.metric(
+        "subscription-worker",
+        "paybus_consumed_total",
+        queue="subscription.billing",
+        outcome="duplicate",
+    )
+    assert after == before, "none was sent twice"
+    query = "SELECT count(*) FROM payments WHERE provider_payment_id = ANY(%s)"
+    assert paybus.sql("subscription", query, ids) == [(300,)]
+
+
+def test_while_operations_is_stopped_nothing_is_lost_and_nobody_notices(paybus: Paybus) -> None:
+    paybus.system.processes["operations-worker"].stop()
+    numbers = break_provisioning(paybus, 3)
+    paybus.backend(mode="well")
+    well = paybus.subscribe()
+    until_status(paybus, well, "provisioned")
+    assert len(paybus.messages("provisioning.organizations.dead")) == 3, "they wait in the broker"
+    paybus.start("operations-worker")
+    until_open(paybus, 3)
+    assert until_done(paybus, replay(paybus)) == {"succeeded": 3}
+    for number in numbers:
+        until_status(paybus, number, "provisioned")
+
+
+def test_the_overview_is_of_the_broker_s_and_the_services_own_figures(paybus: Paybus) -> None:
+    def overview() -> dict[str, Any]:
+        answer = paybus.api("GET", "operations", "/health/detailed")
+        found: dict[str, Any] = answer.json()
+        return found
+
+    found = overview()
+    assert found["services"]["subscription"] == "ok"
+    assert "does not answer" in found["services"]["payouts"], "it is not running here"
+    consumers = {each["name"]: each["consumers"] for each in found["queues"]}
+    assert (consumers["subscription.billing"], consumers["payouts.default"]) == (1, 0)
+    paybus.publish("payouts.default", "waits")
+    until(
+        lambda: {each["name"]: each["messages"] for each in overview()["queues"]}[
+            "payouts.default"
+        ],
+        what="it is seen to wait",
+    )
+    paybus.messages("payouts.default", remove=True)
+    jobs = {(each["service"], each["name"]): each for each in get(paybus, "jobs")}
+    assert jobs["subscription", "renewals"]["problem"] is None
+    assert "does not answer" in jobs["payouts", None]["problem"]
+    run = paybus.api("POST", "operations", "/v1/jobs/subscription/renewals/run")
+    assert run.status_code == 200, run.text
+    assert paybus.api("POST", "operations", "/v1/jobs/nobody/x/run").status_code == 404
+    other = paybus.api("GET", "operations", "/health/detailed", tenant="other")
+    assert other.status_code == 403
+
+
+def paybus_command(paybus: Paybus, *arguments: str, role: str = "operator") -> tuple[int, str, str]:
+    env = {
+        **os.environ,
+        "PAYBUS_URL": paybus.layout.url("operations-api"),
+        "PAYBUS_TOKEN": paybus.token(role),
+    }
+    command = [sys.executable, "-m", "operations.cli", *arguments]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_the_command_line_does_what_the_api_does(paybus: Paybus) -> None:
+    (id_,) = buried(paybus, 1)
+    until_open(paybus, 1)
+    status, out, _ = paybus_command(paybus, "dead-letters", "groups", "--json")
+    (group,) = json.loads(out)
+    assert (status, group["count"], group["error_class"]) == (0, 1, "DiskFull")
+    (one,) = letters(paybus)
+    _, out, _ = paybus_command(paybus, "dead-letters", "show", one["id"])
+    assert json.loads(out)["event_id"] == id_
+    _, out, _ = paybus_command(paybus, "dead-letters", "list", "--queue", "subscription.billing")
+    assert one["id"] in out
+    refused = paybus_command(
+        paybus, "dead-letters", "replay", one["id"], "--reason", "?", role="viewer"
+    )
+    assert (refused[0], "operator" in refused[2]) == (1, True)
+    everything = paybus_command(paybus, "dead-letters", "discard", "--reason", "?")
+    assert (everything[0], "say which" in everything[2]) == (2, True)
+    status, out, err = paybus_command(
+        paybus, "dead-letters", "replay", one["id"], "--reason", "there is room again"
+    )
+    assert (status, "1 succeeded" in out) == (0, True), out + err
+    trace = paybus_command(paybus, "journal", "trace", id_)
+    assert (trace[0], f"dead letter {one['id']}" in trace[1]) == (0, True)
+    status, out, _ = paybus_command(paybus, "status")
+    assert (status, "payouts: does not answer" in out) == (1, True)
+    _, out, _ = paybus_command(paybus, "token")
+    assert json.loads(out)["roles"] == ["operator"]

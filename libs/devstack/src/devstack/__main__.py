@@ -1,4 +1,4 @@
-"""`python -m devstack run|demo|demo-payouts|demo-banks|webhook|token`; the Makefile calls it."""
+"""`python -m devstack run|demo...|webhook|token`; the Makefile calls it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psycopg
 
 from devstack import demo, run, webhook
 from devstack.addresses import DevstackError
-from devstack.demo import banks
+from devstack.demo import banks, dead_letters
 from devstack.demo import payouts as payday
 from devstack.stack import PAYBUS
 from devstack.tokens import DevKeys
@@ -30,6 +30,8 @@ def main() -> None:
     banks_command = commands.add_parser("demo-banks", help="banks whose data keeps changing")
     banks_command.add_argument("--items", type=_positive, default=50)
     banks_command.add_argument("--transactions", type=_positive, default=200, help="of each")
+    letters_command = commands.add_parser("demo-dead-letters", help="everything is sent again")
+    letters_command.add_argument("--letters", type=_positive, default=100_000)
     commands.add_parser("webhook", help="send a signed webhook to the running system")
     token_command = commands.add_parser("token", help="print a token for the APIs")
     token_command.add_argument(
@@ -47,6 +49,8 @@ def main() -> None:
                 status = payday.main(options.payouts)
             case "demo-banks":
                 status = banks.main(options.items, options.transactions)
+            case "demo-dead-letters":
+                status = dead_letters.main(options.letters)
             case "webhook":
                 status = webhook.main()
             case _:

@@ -255,7 +255,10 @@ def _bank_sync_worker(layout: Layout, port: int) -> Spec:
 
 
 def _operations_api(layout: Layout, port: int) -> Spec:
-    env = _api(layout, "operations") | {"PAYOUTS_URL": layout.url("payouts-api")} | _http(port)
+    apis = {service: f"{service}-api" for service in SERVICES if f"{service}-api" in layout.ports}
+    urls = ",".join(f"{service}={layout.url(api)}" for service, api in apis.items())
+    env = {"PAYOUTS_URL": layout.url("payouts-api"), "SERVICE_URLS": urls}
+    env |= _api(layout, "operations") | _http(port)
     return Spec("operations-api", "operations", ["api"], env, _ready(port))
 
 

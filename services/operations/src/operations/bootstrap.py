@@ -12,6 +12,7 @@ from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running, Task
 from operations import api as operations_api
+from operations import api_overview
 from operations.collecting import Collector
 from operations.desk import Desk
 from operations.handlers import HANDLERS
@@ -20,7 +21,9 @@ from operations.journaling import Indexer
 from operations.measuring import measure
 from operations.payouts import Payouts
 from operations.replaying import Replayer
+from operations.services import Services
 from operations.settings import ApiSettings, WorkerSettings
+from operations.watching import Watcher
 
 _SOURCE = "/operations"
 
@@ -37,7 +40,8 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app.state.desk = Desk(
         settings.tenant, context.redact, Payouts(payouts_url, window), settings.edit_and_replay
     )
-    for router in operations_api.ROUTERS:
+    app.state.services = Services(settings.service_urls)
+    for router in (*operations_api.ROUTERS, *api_overview.ROUTERS):
         app.include_router(router)
     app.include_router(schedules_router(SERVICE, settings.tenant))
     return Running(app)
@@ -52,7 +56,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     schedule = Jobs(keep=timedelta(days=settings.keep_days)).schedule()
     consumers = [
         *(Collector(queue, **options) for queue in (*topology.QUEUES, topology.WEBHOOKS)),
-        TransactionalConsumer(topology.queue("operations.outcomes"), HANDLERS, **options),
+        TransactionalConsumer(topology.queue("operations.outcomes"), HANDLERS, batch=20, **options),
         TransactionalConsumer(
             topology.queue("operations.jobs"),
             {f"{SERVICE}.job_due": job_handler(sessions, schedule)},
@@ -68,6 +72,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
             lease=timedelta(seconds=settings.replay_lease_seconds),
         ),
         Indexer(sessions, consuming),
+        Watcher(sessions, consuming, messaging.ladder),
         Scheduler(sessions, service=SERVICE, tenant=settings.tenant, schedule=schedule),
         Meter(sessions, measure),
     ]

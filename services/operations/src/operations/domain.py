@@ -21,8 +21,8 @@ class ItemState(StrEnum):
     """Of one message of a replay."""
 
     WAITING = "waiting"
-    SENDING = "sending"  # handed to the broker, or about to be: a crash leaves it open
-    SENT = "sent"  # the broker has it
+    SENDING = "sending"  # its consumer has it, or the broker, or is about to
+    SENT = "sent"  # likewise, and a worker that took over has seen that it was sent
     SUCCEEDED = "succeeded"
     ALREADY_DONE = "already_done"  # the consumer had taken it in before
     FAILED_AGAIN = "failed_again"

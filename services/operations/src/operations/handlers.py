@@ -12,21 +12,25 @@ from common.messaging.transactional import Handler
 from operations import filing, metrics
 from operations.domain import ItemState
 
-_STATES = {"done": ItemState.SUCCEEDED, "duplicate": ItemState.ALREADY_DONE}
 _TOLD = "outcomes"
 
 
 async def handled(work: Work, event: Event[ReplayHandled]) -> None:
-    """What a consumer tells of a replayed message; a batch of them is written at once."""
-    told: dict[str, ItemState] = work.session.info.setdefault(_TOLD, {})
-    told.setdefault(event.data.item, _STATES[event.data.outcome])
-    metrics.outcomes.labels(event.data.outcome).inc()
-    if len(told) == 1:
+    """What a consumer tells of replayed messages; a batch of such events is written at once."""
+    told: dict[str, ItemState] | None = work.session.info.get(_TOLD)
+    if told is None:
+        told = work.session.info[_TOLD] = {}
 
         async def write() -> None:
             await filing.settle(work.session, told, await rows.clock(work.session))
 
         work.at_end(write)
+    for item in event.data.done:
+        told[item] = ItemState.SUCCEEDED
+    for item in event.data.duplicates:
+        told.setdefault(item, ItemState.ALREADY_DONE)
+    metrics.outcomes.labels("done").inc(len(event.data.done))
+    metrics.outcomes.labels("duplicate").inc(len(event.data.duplicates))
 
 
 HANDLERS: Mapping[str, Handler] = {"replay.handled": handled}

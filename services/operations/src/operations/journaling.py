@@ -24,6 +24,7 @@ log = get_logger(__name__)
 _BATCH = 500
 _LINGER_SECONDS = 0.2
 _PAUSE_SECONDS = 2.0
+_NOT_KEPT = frozenset({"replay.handled"})  # what a replay's own items say
 
 
 class Indexer:
@@ -95,7 +96,9 @@ class Indexer:
 
 
 def _row(entry: Entry) -> dict[str, Any] | None:
-    """None for what is no event."""
+    """None for what is no event, or of no interest."""
+    if entry.routing_key in _NOT_KEPT:
+        return None
     try:
         event = json.loads(entry.body)
         return {

@@ -200,6 +200,18 @@ class JournalEntry(Base):
     )
 
 
+class QueueFigure(Base):
+    """What the broker said of a queue when it was last asked; `since` when it is not empty."""
+
+    __tablename__ = "queues"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    messages: Mapped[int]
+    consumers: Mapped[int]
+    since: Mapped[datetime | None]
+    at: Mapped[datetime]
+
+
 class JournalMark(Base):
     """Up to where the journal was read."""
 

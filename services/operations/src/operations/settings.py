@@ -1,14 +1,37 @@
 """The operations service's settings, per role."""
 
-from pydantic import Field, HttpUrl
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, HttpUrl
 
 from common import settings
-from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
+from common.settings import (
+    AuthSettings,
+    CommaSeparated,
+    DatabaseSettings,
+    HttpSettings,
+    ScheduleSettings,
+    split_commas,
+)
+
+
+def _by_name(value: Any) -> Any:
+    parts = split_commas(value)
+    if not isinstance(parts, list):
+        return parts
+    pairs = [part.partition("=") for part in parts]
+    if not all(name and url for name, _, url in pairs):
+        raise ValueError("must look like payouts=http://host:8000,subscription=http://host:8000")
+    return {name: url for name, _, url in pairs}
 
 
 class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
     edit_and_replay: bool = Field(
         default=False, description="whether admins may send a dead letter again with other data"
+    )
+    service_urls: Annotated[dict[str, HttpUrl], CommaSeparated, BeforeValidator(_by_name)] = Field(
+        default_factory=dict,
+        description="the services' APIs, as `payouts=http://...,subscription=http://...`",
     )
     payouts_url: HttpUrl | None = Field(
         default=None, description="asked before an old payout command is sent again"

@@ -21,19 +21,16 @@ import typer
 from rich.table import Table
 
 from common.errors import PaybusError
-from payouts.console import (
-    api,
-    call,
+from common.shell import (
     console,
     die,
-    listed,
     new_call_key,
-    path_of,
     print_json,
     print_table,
     progress_bar,
     refused,
 )
+from payouts.console import API, call, listed
 
 # Commands load the database's packages by themselves: the others start in half the time.
 
@@ -338,7 +335,10 @@ def job(
 def export(first: str, last: str) -> None:
     """Payouts ordered from one day to another (UTC, both included), as CSV."""
     params = {"first": first, "last": last}
-    with api() as http, http.stream("GET", path_of("reports/payouts.csv"), params=params) as answer:
+    with (
+        API.client() as http,
+        http.stream("GET", API.path("reports/payouts.csv"), params=params) as answer,
+    ):
         if not answer.is_success:
             answer.read()
             refused(answer)

@@ -1,15 +1,15 @@
 """What consumers tell the operators' service."""
 
-from typing import Literal
+from pydantic import Field
 
 from common.contracts.event import Id, Payload
 
 
 class ReplayHandled(Payload):
-    """A message that an operator had sent again was handled. `duplicate` says that the service of
-    `queue` had taken the event in already: by an earlier delivery, or by this one before its worker
-    died."""
+    """Messages that an operator had sent again were handled by the service of `queue`; each is
+    named by its item of the replay. Those in `duplicates` it had taken in already: by an earlier
+    delivery, or by this one before its worker died."""
 
-    item: Id
     queue: str
-    outcome: Literal["done", "duplicate"]
+    done: list[Id] = Field(default_factory=list)
+    duplicates: list[Id] = Field(default_factory=list)

@@ -85,5 +85,5 @@ class EffectfulConsumer(Consumer):
     async def _tell_replayed(self, delivery: Delivery, event: Event[Any]) -> None:
         item = replay.marked(delivery.headers)
         if item is not None:
-            told = [replay.handled(self.queue.name, self._source, item, event, "done")]
+            told = replay.handled(self.queue.name, self._source, event, done=[item])
             await self._through_outages(partial(replay.tell, self._publisher, told))

@@ -6,17 +6,14 @@ A failure needs no telling: it ends among the dead letters, the mark with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from common.contracts.event import Event, derived_id, root
 from common.contracts.operations import ReplayHandled
-from common.contracts.registry import lookup
 from common.messaging.publisher import Publisher
 
 MARK: Final = "x-paybus-replay"
 _TYPE: Final = "replay.handled"
-
-Outcome = Literal["done", "duplicate"]
 
 
 def mark(item: str) -> dict[str, Any]:
@@ -31,24 +28,26 @@ def marked(headers: Mapping[str, Any]) -> str | None:
 
 
 def handled(
-    queue: str, source: str, item: str, event: Event[Any], outcome: Outcome
+    queue: str,
+    source: str,
+    first: Event[Any],
+    *,
+    done: Sequence[str],
+    duplicates: Sequence[str] = (),
 ) -> Event[ReplayHandled]:
+    """What became of these items; `first` is one of the events that they are."""
     return root(
-        id=derived_id(_TYPE, queue, item, outcome),
+        id=derived_id(_TYPE, queue, *done, "", *duplicates),
         type=_TYPE,
         source=source,
-        subject=item,
-        tenant=event.tenant,
-        correlationid=event.correlationid,
-        data=ReplayHandled(item=item, queue=queue, outcome=outcome),
+        subject=queue,
+        tenant=first.tenant,
+        correlationid=first.correlationid,
+        data=ReplayHandled(queue=queue, done=list(done), duplicates=list(duplicates)),
     )
 
 
-async def tell(publisher: Publisher, events: Sequence[Event[ReplayHandled]]) -> None:
-    """Return when the broker has them all; raises `Unavailable`. Before the messages that they are
-    about are acknowledged: who dies in between handles and tells them again."""
-    exchange = lookup(_TYPE).exchange
-    messages = [(exchange, _TYPE, each.encode()) for each in events]
-    for failed in await publisher.publish_all(messages):
-        if failed is not None:
-            raise failed
+async def tell(publisher: Publisher, event: Event[ReplayHandled]) -> None:
+    """Return when the broker has it; raises `Unavailable`. Before the messages that it is about are
+    acknowledged: who dies in between handles and tells them again."""
+    await publisher.publish_event(event)

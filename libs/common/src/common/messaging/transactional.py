@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import metrics
 from common.contracts.event import Event
-from common.contracts.operations import ReplayHandled
 from common.contracts.topology import Queue
 from common.errors import Permanent
 from common.logs import get_logger, handling
@@ -30,8 +29,9 @@ Prepare = Callable[[AsyncSession, Sequence[Event[Any]]], Awaitable[None]]
 class TransactionalConsumer(Consumer):
     """Runs a batch in one transaction: inbox rows, handlers, outbox rows. Then acknowledges it.
 
-    `prepare` may load and lock what the batch needs in one go. If the batch fails, each message is
-    run alone, so that one poisonous message never takes its neighbours with it.
+    `prepare` may load and lock what the batch needs in one go. If the batch fails, its halves are
+    run, and theirs, until what fails is alone: a poisonous message never takes its neighbours with
+    it, and delays them little.
     """
 
     def __init__(
@@ -76,43 +76,51 @@ class TransactionalConsumer(Consumer):
         if not good:
             return
         try:
-            told: list[Event[ReplayHandled]] = []
-            await self._through_outages(partial(self._transact, good, told))
-            if told:
-                await self._through_outages(partial(replay.tell, self._publisher, told))
+            new: set[int] = set()
+            await self._through_outages(partial(self._transact, good, new))
+            await self._tell_replayed(good, new)
         except Stop:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
             if len(good) == 1:
                 await self._fail(good[0], error)
                 return
-            log.info("a batch failed, running each alone", size=len(good), error=describe(error))
-            for delivery in good:
-                await self._handle([delivery])
+            log.info("a batch failed, running its halves", size=len(good), error=describe(error))
+            middle = len(good) // 2
+            await self._handle(good[:middle])
+            await self._handle(good[middle:])
 
-    async def _transact(
-        self, deliveries: Sequence[Delivery], told: list[Event[ReplayHandled]]
-    ) -> None:
-        """`told` gets what is to be told of replays."""
+    async def _transact(self, deliveries: Sequence[Delivery], new: set[int]) -> None:
+        """`new` gets the `id()` of each event that was not in the inbox."""
         events = [delivery.event for delivery in deliveries if delivery.event is not None]
         async with self._sessions.begin() as session:
             fresh = await inbox.claim(session, self.queue.name, events)
+            handlers = [self._handler(event) for event in fresh]
             if self._prepare is not None and fresh:
                 await self._prepare(session, fresh)
             work = Work(session, self._source)
-            for event in fresh:
+            for handler, event in zip(handlers, fresh, strict=True):
                 with handling(event):
-                    await self._handler(event)(work, event)
+                    await handler(work, event)
             await work.flush()
         self._done(fresh)
         metrics.consumed.labels(self.queue.name, "duplicate").inc(len(events) - len(fresh))
-        new = {id(event) for event in fresh}
-        for delivery in deliveries:
-            item = replay.marked(delivery.headers)
-            if item is not None and delivery.event is not None:
-                outcome: replay.Outcome = "done" if id(delivery.event) in new else "duplicate"
-                name, source = self.queue.name, self._source
-                told.append(replay.handled(name, source, item, delivery.event, outcome))
+        new.update(id(event) for event in fresh)
+
+    async def _tell_replayed(self, deliveries: Sequence[Delivery], new: Container[int]) -> None:
+        marked = [each for each in deliveries if replay.marked(each.headers) is not None]
+        if not marked:
+            return
+        done, duplicates = list[str](), list[str]()
+        for each in marked:
+            item = replay.marked(each.headers)
+            assert item is not None
+            (done if id(each.event) in new else duplicates).append(item)
+        first = marked[0].event
+        assert first is not None
+        name, source = self.queue.name, self._source
+        told = replay.handled(name, source, first, done=done, duplicates=duplicates)
+        await self._through_outages(partial(replay.tell, self._publisher, told))
 
     def _handler(self, event: Event[Any]) -> Handler:
         try:

@@ -35,6 +35,14 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text),
     )
     op.create_index("actions_page", "actions", ["at", "id"])
+    op.create_table(
+        "queues",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("messages", sa.Integer, nullable=False),
+        sa.Column("consumers", sa.Integer, nullable=False),
+        sa.Column("since", _TIME),
+        sa.Column("at", _TIME, nullable=False),
+    )
 
 
 def _create_letters() -> None:

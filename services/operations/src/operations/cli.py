@@ -1,0 +1,406 @@
+"""`paybus`: what failed, its replay, the journal and the clock's jobs, from a shell.
+
+Wants PAYBUS_URL (the operations service's API) and PAYBUS_TOKEN. Status: 0 well, 1 something is
+wrong or was refused, 2 wrongly called. `paybus --install-completion` has your shell complete names.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import httpx
+import jwt
+import typer
+from pydantic import HttpUrl, SecretStr
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import PaybusError
+from common.settings import Settings, load
+from common.shell import Api, console, die, print_json, print_table, progress_bar
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+dead = typer.Typer(help="What failed, and its replay.", no_args_is_help=True)
+replays = typer.Typer(help="Replays that were ordered.", no_args_is_help=True)
+journal = typer.Typer(help="Everything that was published.", no_args_is_help=True)
+app.add_typer(dead, name="dead-letters")
+app.add_typer(replays, name="replays")
+app.add_typer(journal, name="journal")
+
+Reason = Annotated[str, typer.Option(help="kept with who and when")]
+AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000)]
+Rate = Annotated[int | None, typer.Option(min=1, help="messages a second; as fast as may be")]
+Concurrency = Annotated[int, typer.Option(min=1, help="with their consumers at once")]
+Type = Annotated[str | None, typer.Option("--type")]
+Ids = Annotated[list[str] | None, typer.Argument(help="the dead letters' ids")]
+ReplayId = Annotated[str, typer.Argument(help="the replay's id")]
+Wait = Annotated[bool, typer.Option(help="show how far it is, until it is over")]
+
+_OVER = frozenset({"done", "cancelled"})
+_BAD = ("failed_again", "skipped")
+
+
+class _Where(Settings):
+    paybus_url: HttpUrl
+    paybus_token: SecretStr
+
+
+def _where() -> tuple[str, SecretStr]:
+    settings = load(_Where)
+    return str(settings.paybus_url), settings.paybus_token
+
+
+API = Api(_where, prefix="/v1")
+
+
+def main() -> None:
+    try:
+        app()
+    except httpx.HTTPError as error:
+        fault = f"the API can't be reached: {type(error).__name__}: {error}"
+    except PaybusError as error:
+        fault = str(error)
+    else:
+        return
+    typer.echo(fault, err=True)
+    sys.exit(1)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Services, queues that hold something or that nobody consumes, dead letters.
+
+    Ends with 1 when a service is not well. Example: `paybus status`
+    """
+    found = API.call("GET", "/health/detailed")
+    well = all(state == "ok" for state in found["services"].values())
+    if as_json:
+        print_json(found)
+    else:
+        for name, state in found["services"].items():
+            console.print(Text(f"{name}: {state}", style="green" if state == "ok" else "bold red"))
+        table = Table("queue", "messages", "consumers", "since", box=None)
+        for each in found["queues"]:
+            idle = not each["consumers"] and not each["name"].startswith("retry.")
+            if each["messages"] or idle:
+                figures = (str(each["messages"]), str(each["consumers"]), each["since"] or "")
+                table.add_row(each["name"], *figures)
+        console.print(table)
+        for queue, count in found["dead_letters"].items():
+            console.print(f"{queue}: {count} dead letters")
+        died = found["died"]
+        console.print(f"died in the last hour: {died['hour']}, in the last day: {died['day']}")
+    raise typer.Exit(0 if well else 1)
+
+
+@dead.command("groups")
+def groups(queue: str | None = None, type_: Type = None, as_json: AsJson = False) -> None:
+    """By what failed, the largest first. Example: `paybus dead-letters groups`"""
+    found = API.call("GET", "dead-letters/groups", params=_given(queue=queue, type=type_))
+    print_table(found, ("id", "count", "queue", "type", "summary", "last"), as_json)
+
+
+@dead.command("list")
+def list_(
+    queue: str | None = None,
+    type_: Type = None,
+    group: str | None = None,
+    error: str | None = None,
+    tenant: str | None = None,
+    subject: str | None = None,
+    correlation_id: str | None = None,
+    text: str | None = None,
+    since: Annotated[str | None, typer.Option(help="RFC 3339")] = None,
+    until: Annotated[str | None, typer.Option(help="RFC 3339")] = None,
+    state: Annotated[str, typer.Option(help="open, archived, ..., any")] = "open",
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The newest deaths first. Example: `paybus dead-letters list --queue payouts.default`"""
+    filters = {
+        "queue": queue,
+        "type": type_,
+        "group": group,
+        "error": error,
+        "tenant": tenant,
+        "subject": subject,
+        "correlation_id": correlation_id,
+        "text": text,
+        "since": since,
+        "until": until,
+        "state": state,
+    }
+    found = API.listed("dead-letters", filters, limit)
+    print_table(found, ("id", "died_at", "queue", "type", "state", "deaths", "error"), as_json)
+
+
+@dead.command()
+def show(id_: Annotated[str, typer.Argument(help="the dead letter's id")]) -> None:
+    """All that is known of one: payload (masked), attempts, stack, notes, neighbours."""
+    print_json(API.call("GET", f"dead-letters/{id_}"))
+
+
+@dead.command("replay")
+def replay(
+    reason: Reason,
+    ids: Ids = None,
+    queue: str | None = None,
+    group: str | None = None,
+    type_: Type = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it would do")] = False,
+    rate: Rate = None,
+    concurrency: Concurrency = 1000,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Send dead letters again: those named, or all that are open and fit.
+
+    Ends with 1 when one failed again or was skipped. Example:
+    `paybus dead-letters replay --group 8c0... --reason "the back end is up again"`
+    """
+    wanted = _selection(reason, ids, queue=queue, group=group, type=type_)
+    wanted |= {"rate": rate, "concurrency": concurrency, "dry_run": dry_run}
+    said = API.call("POST", "replays", json=wanted)
+    if dry_run or not wait:
+        print_json(said)
+        return
+    _watch(said["id"], as_json)
+
+
+@dead.command()
+def discard(
+    reason: Reason,
+    ids: Ids = None,
+    queue: str | None = None,
+    group: str | None = None,
+    type_: Type = None,
+) -> None:
+    """Give dead letters up; what they said is kept for a while."""
+    _move("discard", _selection(reason, ids, queue=queue, group=group, type=type_))
+
+
+@dead.command()
+def archive(
+    reason: Reason,
+    ids: Ids = None,
+    queue: str | None = None,
+    group: str | None = None,
+    type_: Type = None,
+) -> None:
+    """Put dead letters out of sight; `restore` brings them back."""
+    _move("archive", _selection(reason, ids, queue=queue, group=group, type=type_))
+
+
+@dead.command()
+def restore(
+    reason: Reason, ids: Annotated[list[str], typer.Argument(help="the dead letters' ids")]
+) -> None:
+    """Archived or discarded ones are open again."""
+    _move("restore", _selection(reason, ids))
+
+
+@dead.command()
+def note(id_: Annotated[str, typer.Argument(help="the dead letter's id")], text: str) -> None:
+    """Write something down about one."""
+    API.call("POST", f"dead-letters/{id_}/notes", json={"text": text})
+    console.print("noted")
+
+
+@replays.command("list")
+def list_replays(limit: Limit = 20, as_json: AsJson = False) -> None:
+    """The newest first."""
+    found = API.listed("replays", {}, limit)
+    columns = ("id", "state", "settled", "total", "what", "reason", "ordered_by", "created_at")
+    print_table(found, columns, as_json)
+
+
+@replays.command("show")
+def show_replay(id_: ReplayId, items: bool = False) -> None:
+    """How far it is; with --items, each message and what became of it."""
+    print_json(API.call("GET", f"replays/{id_}"))
+    if items:
+        print_json(API.listed(f"replays/{id_}/items", {}, 100_000))
+
+
+@replays.command()
+def watch(id_: ReplayId, as_json: AsJson = False) -> None:
+    """Show how far it is, until it is over."""
+    _watch(id_, as_json)
+
+
+@replays.command()
+def pause(id_: ReplayId, reason: Reason) -> None:
+    """Nothing more is sent; what is with its consumers goes on."""
+    _change(id_, "pause", reason)
+
+
+@replays.command()
+def resume(id_: ReplayId, reason: Reason) -> None:
+    """Go on with a paused one."""
+    _change(id_, "resume", reason)
+
+
+@replays.command()
+def cancel(id_: ReplayId, reason: Reason) -> None:
+    """For good: what was not sent is open again."""
+    _change(id_, "cancel", reason)
+
+
+@journal.command()
+def search(
+    type_: Type = None,
+    tenant: str | None = None,
+    subject: str | None = None,
+    since: Annotated[str | None, typer.Option(help="RFC 3339")] = None,
+    until: Annotated[str | None, typer.Option(help="RFC 3339")] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The newest first. Example: `paybus journal search --type 'payment.*' --subject in_123`"""
+    filters = {"type": type_, "tenant": tenant, "subject": subject, "since": since, "until": until}
+    found = API.listed("journal", filters, limit)
+    print_table(found, ("offset", "recorded_at", "type", "subject", "correlation_id"), as_json)
+
+
+@journal.command()
+def trace(
+    correlation_id: Annotated[str, typer.Argument(help="as logs and events have it")],
+    as_json: AsJson = False,
+) -> None:
+    """The life of one payment over all services, with times."""
+    found = API.call("GET", f"journal/trace/{correlation_id}")
+    if as_json:
+        print_json(found)
+        return
+    table = Table("after", "recorded", "type", "source", "subject", box=None)
+    for step in found["steps"]:
+        entry = step["entry"]
+        after = f"+{step['after_seconds']:.3f} s"
+        texts = (entry["recorded_at"], entry["type"], entry["source"], entry["subject"])
+        table.add_row(after, *map(Text, texts))
+    console.print(table)
+    for letter in found["dead_letters"]:
+        line = f"dead letter {letter['id']} in {letter['queue']} ({letter['state']}): "
+        console.print(Text(line + letter["error"], style="red"))
+
+
+@journal.command("replay")
+def replay_window(
+    queue: Annotated[str, typer.Argument(help="which is given the events again")],
+    since: Annotated[str, typer.Option(help="RFC 3339")],
+    until: Annotated[str, typer.Option(help="RFC 3339")],
+    reason: Reason,
+    type_: Annotated[list[str] | None, typer.Option("--type", help="only these")] = None,
+    new_ids: Annotated[
+        bool, typer.Option("--new-ids", help="as other events: effects happen again (admin)")
+    ] = False,
+    rate: Rate = None,
+    concurrency: Concurrency = 1000,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Give a queue the events of a window again; what was taken in already changes nothing."""
+    window = {
+        "queue": queue,
+        "since": since,
+        "until": until,
+        "types": type_ or [],
+        "new_ids": new_ids,
+    }
+    wanted = {"window": window, "reason": reason, "rate": rate, "concurrency": concurrency}
+    said = API.call("POST", "journal/replays", json=wanted)
+    if wait:
+        _watch(said["id"], as_json)
+    else:
+        print_json(said)
+
+
+@app.command()
+def schedules(as_json: AsJson = False) -> None:
+    """The clock's jobs of all services: last run, next, duration, result."""
+    found = API.call("GET", "jobs")
+    if as_json:
+        print_json(found)
+        return
+    for each in found:
+        if each["problem"] is not None:
+            console.print(Text(f"{each['service']}: {each['problem']}", style="red"))
+    columns = (
+        "service", "name", "expression", "paused", "next_run_at", "last_run_at",
+        "last_duration_seconds", "last_outcome", "last_result",
+    )  # fmt: skip
+    print_table([each for each in found if each["problem"] is None], columns, False)
+
+
+@app.command()
+def job(
+    service: str,
+    name: Annotated[str, typer.Argument(help="as `schedules` has it")],
+    action: Annotated[str, typer.Argument(help="run, pause, resume or cancel")],
+) -> None:
+    """Run a scheduled job now, pause it, have it go on, or cancel what was ordered."""
+    API.call("POST", f"jobs/{service}/{name}/{action}")
+    console.print(f"{service}/{name}: {action}")
+
+
+@app.command()
+def token() -> None:
+    """Who PAYBUS_TOKEN says you are, what you may do, and until when."""
+    try:
+        said = jwt.decode(load(_Where).paybus_token.get_secret_value(), options=_UNCHECKED)
+    except jwt.PyJWTError as error:
+        die(f"PAYBUS_TOKEN is no JSON Web Token: {error}")
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(float(said.get("exp", 0))))
+    known = {"subject": said.get("sub"), "tenant": said.get("tenant"), "roles": said.get("roles")}
+    print_json(known | {"until": until})
+
+
+_UNCHECKED: Any = {"verify_signature": False}
+
+
+def _given(**filters: Any) -> dict[str, Any]:
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+def _selection(reason: str, ids: list[str] | None, **filters: Any) -> dict[str, Any]:
+    given = _given(**filters)
+    if ids and given:
+        die("name dead letters by their ids, or by a filter, not by both", 2)
+    return {"reason": reason} | ({"ids": ids} if ids else {"filter": given})
+
+
+def _move(action: str, wanted: dict[str, Any]) -> None:
+    if not wanted.get("ids") and not wanted.get("filter"):
+        die("say which: by their ids, or by --queue, --group or --type", 2)
+    moved = API.call("POST", f"dead-letters/{action}", json=wanted)
+    console.print(f"{moved['count']} dead letters")
+
+
+def _change(id_: str, action: str, reason: str) -> None:
+    said = API.call("POST", f"replays/{id_}/{action}", json={"reason": reason})
+    console.print(f"{id_}: {said['state']}")
+
+
+def _watch(id_: str, as_json: bool) -> None:
+    with progress_bar("replayed") as (bar, task):
+        while True:
+            said = API.call("GET", f"replays/{id_}")
+            bar.update(task, completed=said["settled"], total=said["total"] or None)
+            if said["state"] in _OVER and said["settled"] == said["total"]:
+                break
+            time.sleep(0.5)
+    if as_json:
+        print_json(said)
+    else:
+        told = ", ".join(f"{count} {state}" for state, count in sorted(said["counts"].items()))
+        console.print(f"{id_} is {said['state']}: {told}")
+    raise typer.Exit(1 if any(said["counts"].get(state) for state in _BAD) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Asks the broker now and then what waits in its queues, and who takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+import sqlalchemy.exc
+from aiormq.exceptions import ChannelNotFoundEntity
+from sqlalchemy import case, delete, func
+from sqlalchemy.dialects.postgresql import insert
+
+from common.contracts import topology
+from common.database import Sessions
+from common.errors import Unavailable
+from common.logs import get_logger
+from common.messaging.connection import Broker, broker_errors, describe
+from common.messaging.retry import Ladder
+from operations import metrics
+from operations.models import QueueFigure
+
+log = get_logger(__name__)
+
+_PAUSE_SECONDS = 5.0
+_WITHIN_SECONDS = 5.0
+
+
+class Watcher:
+    """One runs in every worker; what all write is the same."""
+
+    def __init__(self, sessions: Sessions, broker: Broker, ladder: Ladder) -> None:
+        self._sessions = sessions
+        self._broker = broker
+        self._names = [
+            *(name for each in topology.QUEUES for name in (each.name, each.dead)),
+            topology.WEBHOOKS.dead,
+            *(rung.queue for rung in ladder.rungs),
+        ]
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._keep(await self._ask())
+            except (Unavailable, sqlalchemy.exc.SQLAlchemyError) as error:
+                log.info("the queues can't be looked at", error=describe(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _PAUSE_SECONDS)
+
+    async def _ask(self) -> Mapping[str, tuple[int, int]]:
+        """Messages that wait, and consumers; a queue that is gone is left out."""
+        found = {}
+        channel = await self._broker.channel(confirms=False, within=_WITHIN_SECONDS)
+        try:
+            for name in self._names:
+                with broker_errors("a queue can't be looked at"):
+                    underlay = await channel.get_underlay_channel()
+                    try:
+                        said = await underlay.queue_declare(name, passive=True)
+                    except ChannelNotFoundEntity:
+                        await channel.close()
+                        channel = await self._broker.channel(confirms=False, within=1)
+                        continue
+                found[name] = (said.message_count or 0, said.consumer_count or 0)
+        finally:
+            await channel.close()
+        return found
+
+    async def _keep(self, found: Mapping[str, tuple[int, int]]) -> None:
+        now = func.clock_timestamp()
+        async with self._sessions.begin() as session:
+            await session.execute(delete(QueueFigure).where(QueueFigure.name.not_in(found)))
+            for name, (messages, consumers) in sorted(found.items()):
+                metrics.queue_messages.labels(name).set(messages)
+                metrics.queue_consumers.labels(name).set(consumers)
+                row = insert(QueueFigure).values(
+                    name=name,
+                    messages=messages,
+                    consumers=consumers,
+                    since=now if messages else None,
+                    at=now,
+                )
+                since = case(
+                    (row.excluded.messages == 0, None),
+                    else_=func.coalesce(QueueFigure.since, row.excluded.since),
+                )
+                await session.execute(
+                    row.on_conflict_do_update(
+                        index_elements=[QueueFigure.name],
+                        set_={
+                            "messages": row.excluded.messages,
+                            "consumers": row.excluded.consumers,
+                            "since": since,
+                            "at": row.excluded.at,
+                        },
+                    )
+                )
