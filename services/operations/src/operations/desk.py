@@ -119,7 +119,7 @@ class Desk:
             recorded_at=letter.recorded_at,
             stored_at=letter.stored_at,
             payload=masking.masked(letter.body, self.redact),
-            history=letter.history,
+            history=[self._attempt(each) for each in letter.history],
             stack=masking.masked_text(letter.stack, self.redact),
             settled_at=letter.settled_at,
             settled_by=letter.settled_by,
@@ -127,6 +127,9 @@ class Desk:
             notes=[NoteView.model_validate(each) for each in notes],
             neighbours=[EntryView.model_validate(each) for each in neighbours],
         )
+
+    def _attempt(self, entry: Mapping[str, str]) -> dict[str, str]:
+        return {name: masking.masked_text(value, self.redact) for name, value in entry.items()}
 
     async def write_note(
         self, session: AsyncSession, caller: Caller, id_: str, text: str

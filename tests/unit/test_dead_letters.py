@@ -1,0 +1,99 @@
+"""A dead letter can be read whatever it is, and equal causes make one group."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from common.messaging import dead_letter
+from common.redaction import Redactor
+from operations.domain import fault_of
+from operations.letters import read
+from operations.masking import masked
+
+_NOW = datetime(2026, 11, 22, tzinfo=UTC)
+_NAMES = st.sampled_from(
+    [
+        dead_letter.ATTEMPT,
+        dead_letter.HISTORY,
+        dead_letter.ERROR,
+        dead_letter.STACK,
+        dead_letter.REASON,
+        dead_letter.DEAD_SINCE,
+        "x-death",
+        "x-paybus-replay",
+    ]
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+_STACK = """Traceback (most recent call last):
+  File "{root}/src/provisioning/provisioner.py", line {line}, in bring_up_to_date
+  File "{root}/lib/python3.11/site-packages/httpx/_client.py", line 99, in send
+provisioning.clients.backend.BackendFailed: {error}
+"""
+
+
+@given(
+    st.binary(max_size=300) | st.text(max_size=300).map(str.encode),
+    st.dictionaries(_NAMES, _VALUES),
+)
+@example(b"\x00\xff", {})
+@example(b"[" * 5000, {"x-death": [{"reason": b"delivery_limit", "time": _NOW}]})
+@example(b'{"id": "\\ud800", "source": "x", "type": "t", "time": "never"}', {})
+def test_whatever_dies_is_read(body: bytes, headers: dict[str, Any]) -> None:
+    letter = read("q", body, headers, _NOW)
+    assert letter.body == body
+    for text in (letter.text, letter.error, letter.stack, letter.reason, letter.type):
+        assert "\0" not in text
+        text.encode()
+    assert letter.died_at.tzinfo is not None
+    assert read("q", body, headers, _NOW).id == letter.id
+
+
+def test_what_the_broker_gave_up_says_so() -> None:
+    letter = read("q", b"x", {"x-death": [{"reason": b"delivery_limit", "time": _NOW}]}, _NOW)
+    assert (letter.reason, letter.died_at) == ("delivery_limit", _NOW)
+    assert "by the broker" in letter.error
+
+
+def stack(**values: Any) -> str:
+    return _STACK.format(**{"root": "/app", "line": 7, "error": "x"} | values)
+
+
+def test_equal_causes_are_one_group() -> None:
+    first = "BackendFailed: create: 503 for 'Ama Owusu' <ama@example.com>, request 8c1f0a9b77"
+    other = "BackendFailed: create: 502 for 'Kofi' <kofi@example.com>, request 11aa22bb33cc"
+    one = fault_of(first, stack(error=first))
+    two = fault_of(other, stack(root="/usr/lib/paybus", line=88, error=other))
+    assert one == two
+    assert one.error_class == "BackendFailed"
+    for word in ("503", "Ama", "example.com", "8c1f0a9b77"):
+        assert word not in one.summary
+
+
+def test_other_causes_are_other_groups() -> None:
+    error = "BackendFailed: create: refused"
+    there = fault_of(error, stack()).fingerprint
+    assert fault_of("BackendFailed: suspend: refused", stack()).fingerprint != there
+    elsewhere = stack().replace("bring_up_to_date", "give_up")
+    assert fault_of(error, elsewhere).fingerprint != there
+
+
+def test_payloads_are_shown_without_what_is_private() -> None:
+    body = (
+        b'{"data": {"email": "a@b.co", "first_name": "Ama", "amount": 5, "account_number": "123",'
+        b' "note": "call a@b.co", "nested": [{"access_token": "t"}], "account_id": "acc_1",'
+        b' "url": "amqp://u:secret99@h/"}}'
+    )
+    shown = masked(body, Redactor())["data"]
+    assert (shown["amount"], shown["account_id"]) == (5, "acc_1")
+    assert "[masked]" in shown["note"]
+    for private in ("a@b.co", "Ama", "123", "secret99"):
+        assert private not in str(shown)
+    assert shown["nested"] == [{"access_token": "[masked]"}]
