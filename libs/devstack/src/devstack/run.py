@@ -18,7 +18,7 @@ _WHAT = {
     "provisioning-api": "integrations, schedules; /docs",
     "payouts-api": "recipients, payouts, reports, schedules; /docs",
     "bank-sync-api": "link tokens, items, accounts, transactions, syncs, schedules; /docs",
-    "operations-api": "dead letters, replays, the journal; /docs",
+    "operations-api": "the console: /console; dead letters, replays, the journal; /docs",
     "webhook-gateway-worker": "health and metrics",
     "subscription-worker": "health and metrics",
     "provisioning-worker": "health and metrics",

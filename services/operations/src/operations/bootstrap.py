@@ -14,6 +14,8 @@ from common.service import Context, Running, Task
 from operations import api as operations_api
 from operations import api_overview
 from operations.collecting import Collector
+from operations.console.forms import forms
+from operations.console.pages import pages
 from operations.desk import Desk
 from operations.handlers import HANDLERS
 from operations.jobs import SERVICE, Jobs
@@ -41,7 +43,9 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         settings.tenant, context.redact, Payouts(payouts_url, window), settings.edit_and_replay
     )
     app.state.services = Services(settings.service_urls)
-    for router in (*operations_api.ROUTERS, *api_overview.ROUTERS):
+    app.state.insecure_cookies = settings.console_insecure_cookies
+    routers = (*operations_api.ROUTERS, *api_overview.ROUTERS, pages, forms)
+    for router in routers:
         app.include_router(router)
     app.include_router(schedules_router(SERVICE, settings.tenant))
     return Running(app)

@@ -26,6 +26,9 @@ def _by_name(value: Any) -> Any:
 
 
 class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
+    console_insecure_cookies: bool = Field(
+        default=False, description="for a console without TLS, on a developer's machine"
+    )
     edit_and_replay: bool = Field(
         default=False, description="whether admins may send a dead letter again with other data"
     )

@@ -1,0 +1,158 @@
+"""What forms do. Each is of a session, and each action is kept with who, when and why."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from common.api import Session
+from common.auth import Role
+from common.contracts.event import faults
+from common.errors import Invalid, NotFound
+from operations import audit, ordering
+from operations.console.rendering import Route, go_to, page
+from operations.console.session import (
+    Form,
+    SignedIn,
+    check,
+    first,
+    read_form,
+    sign_in,
+    sign_out,
+    visit,
+)
+from operations.desk import Desk
+from operations.domain import LetterState, ReplayState
+from operations.requests import ReplayWish, Selection
+from operations.services import ACTIONS, Services
+
+forms = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
+
+WishT = TypeVar("WishT", bound=Selection)
+
+_MOVES = {
+    "archive": LetterState.ARCHIVED,
+    "discard": LetterState.DISCARDED,
+    "restore": LetterState.OPEN,
+}
+_CHANGES = {
+    "pause": ReplayState.PAUSED,
+    "resume": ReplayState.RUNNING,
+    "cancel": ReplayState.CANCELLED,
+}
+
+
+def _secure(request: Request) -> bool:
+    return not request.app.state.insecure_cookies
+
+
+@forms.post("/login")
+async def login(request: Request) -> Response:
+    form = await read_form(request)
+    visitor = await visit(request, first(form, "token"))
+    response = go_to("/console")
+    sign_in(response, visitor.token, secure=_secure(request))
+    return response
+
+
+@forms.post("/logout")
+async def logout(request: Request, visitor: SignedIn) -> Response:
+    check(visitor, await read_form(request))
+    response = go_to("/console/login")
+    sign_out(response, secure=_secure(request))
+    return response
+
+
+@forms.post("/letters/act")
+async def act(request: Request, visitor: SignedIn, session: Session) -> Response:
+    """`action` on the letters with `id`s, or on all that are open in `group`."""
+    form = await read_form(request)
+    check(visitor, form)
+    visitor.require(Role.OPERATOR)
+    desk: Desk = request.app.state.desk
+    action = first(form, "action")
+    chosen = _chosen(form)
+    if action in {"replay", "forecast"}:
+        wish = _parsed(ReplayWish, chosen | _pace(form)).wish()
+        if action == "forecast":
+            found = await desk.forecast(session, visitor.caller, wish, visitor.header)
+            return page("forecast.html", visitor, forecast=found, form=form, chosen=chosen)
+        made = await desk.replay(session, visitor.caller, wish, visitor.header)
+        return go_to(f"/console/replays/{made.id}")
+    if action not in _MOVES:
+        raise Invalid("choose what is to be done")
+    async with session.begin():
+        wish = _parsed(Selection, chosen).wish()
+        await desk.move(session, visitor.caller, wish, _MOVES[action])
+    return go_to("/console/letters" if "group" not in form else "/console/groups")
+
+
+@forms.post("/letters/{id_}/note")
+async def note(request: Request, visitor: SignedIn, session: Session, id_: str) -> Response:
+    form = await read_form(request)
+    check(visitor, form)
+    visitor.require(Role.OPERATOR)
+    text = first(form, "text")[:10_000]
+    if not text:
+        raise Invalid("write something")
+    desk: Desk = request.app.state.desk
+    async with session.begin():
+        await desk.write_note(session, visitor.caller, id_, text)
+    return go_to(f"/console/letters/{id_}")
+
+
+@forms.post("/replays/{id_}/{action}")
+async def change(
+    request: Request, visitor: SignedIn, session: Session, id_: str, action: str
+) -> Response:
+    form = await read_form(request)
+    check(visitor, form)
+    visitor.require(Role.OPERATOR)
+    if action not in _CHANGES:
+        raise NotFound("a replay can be paused, resumed or cancelled")
+    desk: Desk = request.app.state.desk
+    async with session.begin():
+        await desk.find_replay(session, visitor.caller, id_)
+        reason = first(form, "reason") or None
+        await ordering.change(session, id_, visitor.caller, _CHANGES[action], reason)
+    return go_to(f"/console/replays/{id_}")
+
+
+@forms.post("/jobs/{service}/{name}/{action}")
+async def job(
+    request: Request, visitor: SignedIn, session: Session, service: str, name: str, action: str
+) -> Response:
+    check(visitor, await read_form(request))
+    visitor.require(Role.OPERATOR)
+    desk: Desk = request.app.state.desk
+    desk.only_operating(visitor.caller)
+    if action not in ACTIONS:
+        raise NotFound(f"a job can be told to {', '.join(sorted(ACTIONS))}")
+    services: Services = request.app.state.services
+    await services.act(service, name, action, visitor.header)
+    async with session.begin():
+        audit.note(session, visitor.caller, f"job {action}", f"job/{service}/{name}", None)
+    return go_to("/console/jobs")
+
+
+def _chosen(form: Form) -> dict[str, object]:
+    reason = {"reason": first(form, "reason")}
+    if group := first(form, "group"):
+        return reason | {"filter": {"group": group}}
+    if ids := form.get("id"):
+        return reason | {"ids": ids}
+    raise Invalid("choose at least one dead letter")
+
+
+def _pace(form: Form) -> dict[str, object]:
+    rate = first(form, "rate")
+    return {"rate": rate} if rate else {}
+
+
+def _parsed(model: type[WishT], values: object) -> WishT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise Invalid(faults(error)) from None

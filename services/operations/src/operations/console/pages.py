@@ -1,0 +1,186 @@
+"""What is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from common.api import Session
+from common.contracts.event import faults
+from common.errors import Invalid
+from common.http import encode_cursor
+from operations import api_overview, selecting
+from operations.api import search_journal
+from operations.console.rendering import Route, given, page
+from operations.console.session import SignedIn
+from operations.desk import Desk, keyset
+from operations.domain import ItemState, LetterState
+from operations.models import Action, Item, Replay
+from operations.selecting import Filter
+from operations.services import Services
+from operations.views import ActionView, ItemView
+
+pages = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
+
+_STYLE = Path(__file__).parent / "static" / "style.css"
+_LIMIT = 50
+_FILTERS = ("queue", "type", "group", "error", "tenant", "subject", "correlation_id", "text")
+_REFRESH_SECONDS = 2
+
+
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+@pages.get("/style.css")
+async def style() -> FileResponse:
+    return FileResponse(_STYLE, media_type="text/css")
+
+
+@pages.get("/login")
+async def login() -> HTMLResponse:
+    return page("login.html", None, error=None)
+
+
+@pages.get("")
+async def overview(visitor: SignedIn, request: Request, session: Session) -> Response:
+    found = await api_overview.detailed(visitor.caller, request, session)
+    groups = await _desk(request).groups(session, visitor.caller, Filter())
+    return page("overview.html", visitor, found=found, groups=groups[:5], refresh=10)
+
+
+@pages.get("/groups")
+async def groups(visitor: SignedIn, request: Request, session: Session) -> Response:
+    found = await _desk(request).groups(session, visitor.caller, Filter())
+    return page("groups.html", visitor, groups=found)
+
+
+@pages.get("/letters")
+async def letters(
+    visitor: SignedIn,
+    request: Request,
+    session: Session,
+    state: str = "open",
+    cursor: str | None = None,
+) -> Response:
+    desk = _desk(request)
+    wanted = given(**{name: request.query_params.get(name) for name in _FILTERS}) | {"state": state}
+    try:
+        filter_ = Filter.model_validate(wanted)
+    except ValidationError as error:
+        raise Invalid(faults(error)) from None
+    found, more = await selecting.page(session, filter_, desk.scope(visitor.caller), cursor, _LIMIT)
+    following = None
+    if more:
+        last = encode_cursor(found[-1].died_at.isoformat(), found[-1].id)
+        following = urlencode({**wanted, "cursor": last})
+    return page(
+        "letters.html",
+        visitor,
+        letters=[desk.line(each) for each in found],
+        wanted=wanted,
+        filters=_FILTERS,
+        states=[*LetterState, "any"],
+        following=following,
+    )
+
+
+@pages.get("/letters/{id_}")
+async def letter(visitor: SignedIn, request: Request, session: Session, id_: str) -> Response:
+    found = await _desk(request).detail(session, visitor.caller, id_)
+    return page("letter.html", visitor, letter=found)
+
+
+@pages.get("/replays")
+async def replays(
+    visitor: SignedIn, request: Request, session: Session, cursor: str | None = None
+) -> Response:
+    desk = _desk(request)
+    query = select(Replay)
+    if (scope := desk.scope(visitor.caller)) is not None:
+        query = query.where(Replay.tenant == scope)
+    found, more = await keyset(session, query, Replay.created_at, Replay.id, cursor, _LIMIT)
+    following = None
+    if more:
+        following = encode_cursor(found[-1].created_at.isoformat(), found[-1].id)
+    views = [await desk.show_replay(session, each) for each in found]
+    return page("replays.html", visitor, replays=views, following=following)
+
+
+@pages.get("/replays/{id_}")
+async def replay(visitor: SignedIn, request: Request, session: Session, id_: str) -> Response:
+    desk = _desk(request)
+    shown = await desk.show_replay(session, await desk.find_replay(session, visitor.caller, id_))
+    bad = (ItemState.FAILED_AGAIN, ItemState.SKIPPED)
+    query = select(Item).where(Item.replay_id == id_, Item.state.in_(bad))
+    items = (await session.scalars(query.order_by(Item.position).limit(_LIMIT))).all()
+    over = shown.state in {"done", "cancelled"} and shown.settled == shown.total
+    return page(
+        "replay.html",
+        visitor,
+        replay=shown,
+        items=[ItemView.model_validate(each) for each in items],
+        refresh=None if over else _REFRESH_SECONDS,
+    )
+
+
+@pages.get("/journal")
+async def journal(
+    visitor: SignedIn,
+    request: Request,
+    session: Session,
+    type_: Annotated[str | None, Query(alias="type")] = None,
+    subject: str | None = None,
+    tenant: str | None = None,
+    cursor: str | None = None,
+) -> Response:
+    wanted = given(type=type_, subject=subject, tenant=tenant)
+    found = await search_journal(
+        visitor.caller,
+        session,
+        _desk(request),
+        type_ or None,
+        tenant or None,
+        subject or None,
+        cursor=cursor,
+        limit=_LIMIT,
+    )
+    following = None
+    if found.next_cursor is not None:
+        following = urlencode({**wanted, "cursor": found.next_cursor})
+    return page("journal.html", visitor, entries=found.items, wanted=wanted, following=following)
+
+
+@pages.get("/journal/{correlation_id}")
+async def trace(
+    visitor: SignedIn, request: Request, session: Session, correlation_id: str
+) -> Response:
+    found = await _desk(request).trace(session, visitor.caller, correlation_id)
+    return page("trace.html", visitor, trace=found)
+
+
+@pages.get("/jobs")
+async def jobs(visitor: SignedIn, request: Request) -> Response:
+    _desk(request).only_operating(visitor.caller)
+    services: Services = request.app.state.services
+    return page("jobs.html", visitor, jobs=await services.jobs(visitor.header))
+
+
+@pages.get("/actions")
+async def actions(
+    visitor: SignedIn, request: Request, session: Session, cursor: str | None = None
+) -> Response:
+    query = select(Action)
+    if (scope := _desk(request).scope(visitor.caller)) is not None:
+        query = query.where(Action.tenant == scope)
+    found, more = await keyset(session, query, Action.at, Action.id, cursor, _LIMIT)
+    following = encode_cursor(found[-1].at.isoformat(), found[-1].id) if more else None
+    views = [ActionView.model_validate(each) for each in found]
+    return page("actions.html", visitor, actions=views, following=following)

@@ -1,0 +1,95 @@
+"""Who is signed in. The session is the caller's own token, in a cookie that no script can read: it
+ends when the token does, every replica knows it, and nothing is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import Depends, Request, Response
+
+from common.auth import Authenticator, Caller, Role
+from common.errors import Forbidden, Invalid, TooLarge, Unauthenticated
+
+COOKIE = "paybus_console"
+_LARGEST_FORM = 1_000_000
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """`csrf` is what forms of this session carry: others can't know it."""
+
+    caller: Caller
+    token: str
+    csrf: str
+
+    @property
+    def header(self) -> str:
+        return f"Bearer {self.token}"
+
+    def may(self, role: str) -> bool:
+        return self.caller.role >= Role[role.upper()]
+
+    def require(self, role: Role) -> None:
+        """Raises `Forbidden`."""
+        if self.caller.role < role:
+            raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
+
+
+async def visit(request: Request, token: str) -> Visitor:
+    """Raises `Unauthenticated`."""
+    authenticator: Authenticator = request.app.state.authenticator
+    caller = await authenticator.authenticate(f"Bearer {token}")
+    csrf = hashlib.sha256(b"paybus console form" + token.encode()).hexdigest()
+    return Visitor(caller, token, csrf)
+
+
+async def _visitor(request: Request) -> Visitor:
+    token = request.cookies.get(COOKIE)
+    if not token:
+        raise Unauthenticated("sign in first")
+    return await visit(request, token)
+
+
+SignedIn = Annotated[Visitor, Depends(_visitor)]
+
+
+def sign_in(response: Response, token: str, *, secure: bool) -> None:
+    response.set_cookie(
+        COOKIE, token, path="/console", httponly=True, samesite="strict", secure=secure
+    )
+
+
+def sign_out(response: Response, *, secure: bool) -> None:
+    response.delete_cookie(COOKIE, path="/console", httponly=True, samesite="strict", secure=secure)
+
+
+Form = dict[str, list[str]]
+
+
+async def read_form(request: Request) -> Form:
+    """Raises `Invalid` for what is no form, `Forbidden` for one that another site sent."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Forbidden("this form comes from another site")
+    body = await request.body()
+    if len(body) > _LARGEST_FORM:
+        raise TooLarge("the form is too large")
+    try:
+        return parse_qs(body.decode(), keep_blank_values=False, max_num_fields=20_000)
+    except ValueError as error:
+        raise Invalid("this is no form") from error
+
+
+def check(visitor: Visitor, form: Form) -> None:
+    """Raises `Forbidden` unless the form is one that this session was shown."""
+    if not hmac.compare_digest(first(form, "csrf").encode(), visitor.csrf.encode()):
+        raise Forbidden("this form is not of your session: load the page again")
+
+
+def first(form: Form, name: str) -> str:
+    """A field's value; empty when it was left out."""
+    return form.get(name, [""])[0].strip()

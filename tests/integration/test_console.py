@@ -1,0 +1,169 @@
+"""The console: the same engine, as pages that run no script."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from httpx import Response
+
+from conftest import MakePaybus
+from support.operations import PROCESSES, QUICK, get, groups, letters, until_done, until_open
+from support.paybus import Paybus
+from support.waiting import until
+
+_PAGES = ("", "/groups", "/letters", "/replays", "/journal", "/jobs", "/actions")
+_SCRIPT = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus([*PROCESSES, "subscription-worker"], **QUICK) as paybus:
+        yield paybus
+
+
+class Browser:
+    """Somebody who signed in with a token."""
+
+    def __init__(self, paybus: Paybus, *, role: str | None = "operator", tenant: str = "default"):
+        self.http = httpx.Client(base_url=paybus.layout.url("operations-api"))
+        if role is not None:
+            token = paybus.token(role, tenant=tenant)
+            answer = self.post("/login", token=token)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/console")
+
+    def get(self, path: str) -> Response:
+        return self.http.get(f"/console{path}")
+
+    def post(self, path: str, **fields: str) -> Response:
+        return self.http.post(f"/console{path}", data=fields)
+
+    def see(self, path: str, status: int = 200) -> str:
+        answer = self.get(path)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+    @property
+    def csrf(self) -> str:
+        (found, *_) = re.findall(r'name="csrf" value="(\w+)"', self.see("/groups"))
+        return str(found)
+
+    def send(self, path: str, **fields: str) -> Response:
+        return self.post(path, csrf=self.csrf, **fields)
+
+
+def bury(paybus: Paybus, body: str) -> str:
+    """Returns the dead letter's id."""
+    before = {each["id"] for each in letters(paybus)}
+    paybus.publish("subscription.billing", body)
+    until_open(paybus, len(before) + 1)
+    (id_,) = {each["id"] for each in letters(paybus)} - before
+    return str(id_)
+
+
+def test_nobody_sees_anything_without_signing_in(paybus: Paybus) -> None:
+    stranger = Browser(paybus, role=None)
+    for path in _PAGES:
+        answer = stranger.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console/login"), path
+    assert "Access token" in stranger.see("/login")
+    forged = stranger.post("/login", token="eyJhbGciOiJub25lIn0.e30.")
+    assert (forged.status_code, "set-cookie" in forged.headers) == (401, False)
+    stranger.http.cookies.set("paybus_console", "forged")
+    assert stranger.get("/groups").status_code == 303
+    assert stranger.post("/letters/act", action="discard").status_code == 401
+
+
+def test_the_session_is_a_cookie_that_no_script_and_no_other_site_gets(paybus: Paybus) -> None:
+    http = httpx.Client(base_url=paybus.layout.url("operations-api"))
+    answer = http.post("/console/login", data={"token": paybus.token("viewer")})
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert "Path=/console" in cookie
+    browser = Browser(paybus)
+    assert browser.send("/logout").headers["location"] == "/console/login"
+    assert browser.get("/groups").status_code == 303
+
+
+def test_every_page_is_there_and_runs_no_script(paybus: Paybus) -> None:
+    id_ = bury(paybus, json.dumps({"type": _SCRIPT, "subject": _SCRIPT, "id": "1", "source": "x"}))
+    browser = Browser(paybus)
+    for path in (*_PAGES, f"/letters/{id_}"):
+        answer = browser.get(path)
+        assert answer.status_code == 200, answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "<script" not in answer.text, path
+        assert not re.search(r"\son\w+=|style=", answer.text), path
+        assert '<html lang="en">' in answer.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in browser.see(f"/letters/{id_}")
+    assert "&lt;script&gt;" in browser.see("/letters?state=any")
+    assert browser.get("/style.css").headers["content-type"].startswith("text/css")
+    assert "no dead letter" in browser.see("/letters/nothing", 404)
+    assert "state" in browser.see("/letters?state=nonsense", 400)
+    browser.send("/letters/act", id=id_, action="discard", reason="a test")
+    assert letters(paybus) == []
+
+
+def test_a_forged_form_does_nothing(paybus: Paybus) -> None:
+    id_ = bury(paybus, "not an event")
+    browser = Browser(paybus)
+    wanted = {"id": id_, "action": "discard", "reason": "forged"}
+    for csrf in ("", "0" * 64, Browser(paybus, tenant="other").http.cookies["paybus_console"]):
+        answer = browser.post("/letters/act", csrf=csrf, **wanted)
+        assert answer.status_code == 403, csrf
+    mine, browser.http.headers["Origin"] = browser.csrf, "https://evil.example"
+    assert browser.post("/letters/act", csrf=mine, **wanted).status_code == 403
+    del browser.http.headers["Origin"]
+    viewer = Browser(paybus, role="viewer")
+    assert "Discard" not in viewer.see("/groups")
+    refused = viewer.send("/letters/act", **wanted)
+    assert (refused.status_code, "operator" in refused.text) == (403, True)
+    other = Browser(paybus, tenant="other")
+    assert other.see("/groups").count('class="card"') == 0
+    assert other.get(f"/letters/{id_}").status_code == 404
+    assert [each["id"] for each in letters(paybus)] == [id_], "it is as it was"
+    browser.send("/letters/act", id=id_, action="discard", reason="a test")
+
+
+def test_a_group_is_replayed_and_its_bar_fills(paybus: Paybus) -> None:
+    for number in range(5):
+        bury(paybus, f"not an event {number}")
+    (group,) = groups(paybus)
+    browser = Browser(paybus)
+    assert f"5 \u00d7 {group['type']}" in browser.see("/groups")
+    fields = {"group": group["id"], "reason": "the cause is mended"}
+    forecast = browser.send("/letters/act", action="forecast", **fields)
+    assert "5 would be sent to subscription.billing" in forecast.text
+    ordered = browser.send("/letters/act", action="replay", **fields)
+    assert ordered.status_code == 303, ordered.text
+    path = ordered.headers["location"].removeprefix("/console")
+    assert until_done(paybus, path.rpartition("/")[2]) == {"failed_again": 5}
+    until(lambda: "5 of 5" in browser.see(path), what="the bar is full")
+    assert "http-equiv" not in browser.see(path), "it is over: nothing is loaded again"
+    assert "failed again" in browser.see(path)
+    done = browser.send("/letters/act", group=group["id"], action="archive", reason="enough")
+    assert done.status_code == 303, done.text
+    assert groups(paybus) == []
+    (last, *_) = get(paybus, "actions")["items"]
+    assert (last["action"], last["by"], last["reason"]) == ("archive", "dev-operator", "enough")
+    assert "enough" in browser.see("/actions")
+
+
+def test_notes_and_jobs(paybus: Paybus) -> None:
+    id_ = bury(paybus, "yet another")
+    browser = Browser(paybus)
+    assert browser.send(f"/letters/{id_}/note", text="asked <b>Kofi</b>").status_code == 303
+    assert "asked &lt;b&gt;Kofi&lt;/b&gt;" in browser.see(f"/letters/{id_}")
+    jobs = browser.see("/jobs")
+    assert "clean-up" in jobs
+    assert "does not answer" in jobs
+    paused = browser.send("/jobs/operations/clean-up/pause")
+    assert paused.status_code == 303, paused.text
+    assert "(paused)" in browser.see("/jobs")
+    assert browser.send("/jobs/operations/clean-up/resume").status_code == 303
+    assert browser.send("/jobs/operations/clean-up/explode").status_code == 404
+    browser.send("/letters/act", id=id_, action="discard", reason="a test")
