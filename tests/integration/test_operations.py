@@ -27,7 +27,7 @@ from support.operations import (
     until_done,
     until_open,
 )
-from support.organizations import until_status
+from support.organizations import break_provisioning, until_status
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -46,15 +46,6 @@ _OTHERS = [
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
     with make_paybus([*PROCESSES, *_OTHERS], BACKEND_TIMEOUT_SECONDS="2", **QUICK) as paybus:
         yield paybus
-
-
-def break_provisioning(paybus: Paybus, count: int) -> list[str]:
-    """So many organizations that the back end refused; returns what their ids end with."""
-    paybus.backend(mode="fail")
-    numbers = [paybus.subscribe() for _ in range(count)]
-    for number in numbers:
-        until_status(paybus, number, "failed")
-    return numbers
 
 
 def test_a_group_of_failures_is_replayed_when_the_cause_is_mended(paybus: Paybus) -> None:

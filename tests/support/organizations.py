@@ -31,6 +31,15 @@ def until_status(paybus: Paybus, number: str, status: str) -> dict[str, Any]:
     return found
 
 
+def break_provisioning(paybus: Paybus, count: int) -> list[str]:
+    """So many organizations that the back end refused; returns what their ids end with."""
+    paybus.backend(mode="fail")
+    numbers = [paybus.subscribe() for _ in range(count)]
+    for number in numbers:
+        until_status(paybus, number, "failed")
+    return numbers
+
+
 def organization_of(paybus: Paybus, integration: dict[str, Any]) -> list[dict[str, Any]]:
     return [o for o in paybus.books()["organizations"] if o["reference"] == integration["id"]]
 

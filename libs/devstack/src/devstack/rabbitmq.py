@@ -12,7 +12,7 @@ from subprocess import Popen
 
 import httpx
 
-from devstack import children
+from devstack import children, debian
 from devstack.addresses import DevstackError, RabbitMQ, free_ports
 
 # Debian's /usr/sbin wrapper changes the user; the script behind it does not.
@@ -179,28 +179,12 @@ def generation(server: Path) -> str:
 
 def install_server() -> Path:
     """Install Debian's `rabbitmq-server`; raise with one sentence where that can't be done."""
-    apt = shutil.which("apt-get")
-    prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if apt is None or (prefix and not _may_sudo()):
-        raise DevstackError(
-            "RabbitMQ is missing: install `rabbitmq-server`, start Docker, or set RABBITMQ_URL and "
-            "RABBITMQ_MANAGEMENT_URL to a broker of your own."
-        )
-    apt_get = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", apt, "-qq", "-o"]
-    apt_get += ["DPkg::Lock::Timeout=300"]
-    for step in (["update"], ["install", "-y", "--no-install-recommends", "rabbitmq-server"]):
-        done = subprocess.run([*apt_get, *step], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise DevstackError(
-                f"`apt-get {step[0]}` failed while installing rabbitmq-server: "
-                + (done.stderr.strip().splitlines() or ["no message"])[-1]
-            )
+    debian.install(
+        "rabbitmq-server",
+        otherwise="RabbitMQ is missing: install `rabbitmq-server`, start Docker, or set "
+        "RABBITMQ_URL and RABBITMQ_MANAGEMENT_URL to a broker of your own.",
+    )
     server = find_server()
     if server is None:
         raise DevstackError("rabbitmq-server was installed, but its start script was not found.")
     return server
-
-
-def _may_sudo() -> bool:
-    sudo = shutil.which("sudo")
-    return sudo is not None and subprocess.run([sudo, "-n", "true"], check=False).returncode == 0

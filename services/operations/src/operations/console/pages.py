@@ -28,7 +28,7 @@ from operations.views import ActionView, ItemView
 
 pages = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
 
-_STYLE = Path(__file__).parent / "static" / "style.css"
+_STATIC = Path(__file__).parent / "static"
 _LIMIT = 50
 _FILTERS = ("queue", "type", "group", "error", "tenant", "subject", "correlation_id", "text")
 _REFRESH_SECONDS = 2
@@ -41,7 +41,12 @@ def _desk(request: Request) -> Desk:
 
 @pages.get("/style.css")
 async def style() -> FileResponse:
-    return FileResponse(_STYLE, media_type="text/css")
+    return FileResponse(_STATIC / "style.css", media_type="text/css")
+
+
+@pages.get("/icon.svg")
+async def icon() -> FileResponse:
+    return FileResponse(_STATIC / "icon.svg", media_type="image/svg+xml")
 
 
 @pages.get("/login")
