@@ -56,7 +56,7 @@ test-e2e: setup ## the demo, `make run`, and the console in a real browser (Debi
 	@$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
 
 test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it can be had (root on Debian or Ubuntu)
-	@server=$$($(BIN)/python -m devstack.debian13) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@server=$$($(BIN)/python -m devstack.debian13) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
