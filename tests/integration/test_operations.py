@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ import pytest
 
 from common.contracts.event import root
 from common.contracts.payments import PaymentReported
+from common.contracts.payouts import PayoutDue
 from common.messaging import dead_letter
 from conftest import MakePaybus
 from support.operations import (
@@ -258,6 +260,8 @@ def test_operations_that_are_killed_send_nothing_twice(paybus: Paybus) -> None:
 
     until(lambda: counts().get("sending", 0) == 50, what="as many as may be are with the broker")
     paybus.system.processes["operations-worker"].kill()
+    # As if it had died before it could write down what the broker had confirmed.
+    paybus.sql("operations", "UPDATE replays SET sent_up_to = -1 WHERE id = %s", id_)
     paybus.start("operations-worker")
     until(lambda: counts().get("sent", 0) == 50, what="who takes over has seen that they were sent")
     paybus.start("subscription-worker")
@@ -318,6 +322,93 @@ def test_the_overview_is_of_the_broker_s_and_the_services_own_figures(paybus: Pa
     assert paybus.api("POST", "operations", "/v1/jobs/nobody/x/run").status_code == 404
     other = paybus.api("GET", "operations", "/health/detailed", tenant="other")
     assert other.status_code == 403
+
+
+def test_nothing_that_dies_stops_the_others(paybus: Paybus) -> None:
+    dead = "subscription.billing.dead"
+    paybus.publish(dead, "a", headers={"x-death": [{"reason": "re\0jected"}]})
+    paybus.publish(dead, "b", headers={"x-paybus-refill": "\0"})
+    paybus.publish(dead, "[" * 100_000)
+    event = {"id": "1", "source": "x", "type": "t", "time": "0001-01-01T00:00:00+10:00"}
+    for _ in range(2):
+        paybus.publish(dead, json.dumps(event), headers={dead_letter.ERROR: "a-" * 1000})
+    (last,) = buried(paybus, 1)
+    until_open(paybus, 5)
+    assert last in {each["subject"] for each in letters(paybus)}
+    post(paybus, "dead-letters/discard", {"filter": {}, "reason": "a test"})
+
+
+def test_what_can_t_be_indexed_is_left_out_of_the_journal(paybus: Paybus) -> None:
+    event = root(
+        id=uuid4().hex,
+        type="payment.failed",
+        source="/test",
+        subject="s" * 200,
+        tenant="default",
+        data=PaymentReported(
+            provider="stripe", payment_id="p", customer_id=None, amount=1, currency="USD"
+        ),
+    )
+    strange = json.loads(event.encode()) | {"causationid": "a\0b", "id": uuid4().hex}
+    for body in ("[" * 100_000, json.dumps(strange), event.encode().decode()):
+        paybus.publish_to("payments", "payment.failed", body)
+    until(
+        lambda: get(paybus, "journal", subject="s" * 200)["items"],
+        what="what came after it is there",
+    )
+    until_open(paybus, 1)
+    post(paybus, "dead-letters/discard", {"filter": {}, "reason": "a test"})
+
+
+def test_a_slow_replay_holds_up_no_other(paybus: Paybus) -> None:
+    buried(paybus, 5)
+    until_open(paybus, 5)
+    slow, quick = letters(paybus)[:3], letters(paybus)[3:]
+    first = replay(paybus, ids=[each["id"] for each in slow], rate=1, concurrency=1)
+    second = replay(paybus, ids=[each["id"] for each in quick])
+    assert until_done(paybus, second) == {"succeeded": 2}
+    assert until_done(paybus, first) == {"succeeded": 3}
+
+
+def test_a_letter_whose_outcome_was_lost_can_be_restored(paybus: Paybus) -> None:
+    paybus.system.processes["subscription-worker"].stop()
+    buried(paybus, 1)
+    until_open(paybus, 1)
+    (one,) = letters(paybus)
+    id_ = replay(paybus)
+    until(lambda: len(paybus.messages("subscription.billing")) == 1, what="it is sent")
+    paybus.messages("subscription.billing", remove=True)  # somebody empties the queue
+    assert post(paybus, f"replays/{id_}/cancel", {"reason": "it is lost"})["state"] == "cancelled"
+    restored = {"ids": [one["id"]], "reason": "once more"}
+    assert post(paybus, "dead-letters/restore", restored) == {"count": 1}
+    paybus.start("subscription-worker")
+    assert until_done(paybus, replay(paybus)) == {"succeeded": 1}
+
+
+def test_old_payout_commands_are_not_sent_again(paybus: Paybus) -> None:
+    old = datetime.now(UTC) - timedelta(days=3)
+    event = root(
+        id=uuid4().hex,
+        type="payout_due.default",
+        source="/payouts",
+        subject="po_1",
+        tenant="default",
+        time=old,
+        data=PayoutDue(payout_id="po_1", provider="stripe", account="default"),
+    )
+    headers = {dead_letter.ERROR: "Timeout: no answer", dead_letter.DEAD_SINCE: _DIED}
+    paybus.publish("payouts.default.dead", event.encode().decode(), headers=headers)
+    until_open(paybus, 1)
+    refused = paybus.api("POST", "operations", "/v1/replays", json={"reason": "?"})
+    assert (refused.status_code, "payouts says" in refused.text) == (409, True), refused.text
+    forecast = post(paybus, "replays", {"reason": "?", "dry_run": True})
+    assert (forecast["send"], list(forecast["skip"].values())) == ({}, [1])
+    window = {"queue": "payouts.default", "since": old.isoformat(), "until": "2030-01-01T00:00:00Z"}
+    wanted = {"window": window, "reason": "?"}
+    answer = paybus.api("POST", "operations", "/v1/journal/replays", json=wanted)
+    assert (answer.status_code, "payout commands" in answer.text) == (400, True)
+    assert paybus.messages("payouts.default") == []
+    post(paybus, "dead-letters/discard", {"filter": {}, "reason": "a test"})
 
 
 def paybus_command(paybus: Paybus, *arguments: str, role: str = "operator") -> tuple[int, str, str]:

@@ -92,7 +92,12 @@ def print_table(found: Sequence[Any], columns: Sequence[str], as_json: bool) -> 
 
 def _cell(value: Any) -> Text:
     """As it is: what somebody else wrote is neither markup nor a terminal's control code."""
-    return Text("" if value is None else str(value))
+    return plain("" if value is None else str(value))
+
+
+def plain(text: str, style: str = "") -> Text:
+    """For a terminal: no control codes."""
+    return Text("".join(each if each.isprintable() else " " for each in text), style=style)
 
 
 def print_json(value: Any) -> None:

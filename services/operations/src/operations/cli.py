@@ -15,11 +15,10 @@ import jwt
 import typer
 from pydantic import HttpUrl, SecretStr
 from rich.table import Table
-from rich.text import Text
 
 from common.errors import PaybusError
 from common.settings import Settings, load
-from common.shell import Api, console, die, print_json, print_table, progress_bar
+from common.shell import Api, console, die, plain, print_json, print_table, progress_bar
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -83,7 +82,7 @@ def status(as_json: AsJson = False) -> None:
         print_json(found)
     else:
         for name, state in found["services"].items():
-            console.print(Text(f"{name}: {state}", style="green" if state == "ok" else "bold red"))
+            console.print(plain(f"{name}: {state}", "green" if state == "ok" else "bold red"))
         table = Table("queue", "messages", "consumers", "since", box=None)
         for each in found["queues"]:
             idle = not each["consumers"] and not each["name"].startswith("retry.")
@@ -282,11 +281,11 @@ def trace(
         entry = step["entry"]
         after = f"+{step['after_seconds']:.3f} s"
         texts = (entry["recorded_at"], entry["type"], entry["source"], entry["subject"])
-        table.add_row(after, *map(Text, texts))
+        table.add_row(after, *map(plain, texts))
     console.print(table)
     for letter in found["dead_letters"]:
         line = f"dead letter {letter['id']} in {letter['queue']} ({letter['state']}): "
-        console.print(Text(line + letter["error"], style="red"))
+        console.print(plain(line + letter["error"], "red"))
 
 
 @journal.command("replay")
@@ -329,7 +328,7 @@ def schedules(as_json: AsJson = False) -> None:
         return
     for each in found:
         if each["problem"] is not None:
-            console.print(Text(f"{each['service']}: {each['problem']}", style="red"))
+            console.print(plain(f"{each['service']}: {each['problem']}", "red"))
     columns = (
         "service", "name", "expression", "paused", "next_run_at", "last_run_at",
         "last_duration_seconds", "last_outcome", "last_result",

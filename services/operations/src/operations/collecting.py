@@ -13,6 +13,7 @@ from common.logs import get_logger
 from common.messaging.connection import describe
 from common.messaging.consumer import Consumer, Stop
 from common.messaging.delivery import Delivery
+from common.messaging.retry import Kind, classify
 from operations import filing, letters
 from operations.letters import DeadLetter
 
@@ -54,10 +55,13 @@ class Collector(Consumer):
         except Stop:
             raise
         except Exception as error:
-            if len(read) == 1:
-                # It stays with the broker, which gives it back with the next channel.
-                log.exception("a dead letter can't be stored", queue=self.queue.name)
+            if classify(error) is Kind.OUTAGE:
                 raise
+            if len(read) == 1:
+                log.exception("a dead letter can't be stored as it is", queue=self.queue.name)
+                async with self._sessions.begin() as session:
+                    await filing.file(session, [letters.bare(read[0])])
+                return
             log.info("storing each alone", size=len(read), error=describe(error))
             for each in read:
                 await self._file([each])

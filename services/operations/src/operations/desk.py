@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -40,10 +40,11 @@ from operations.windows import Window
 
 _NEIGHBOURS = 20
 _LONGEST_TRACE = 1000
+_FIRST_YEAR = 2020
 _CLOSED = {
     LetterState.ARCHIVED: (LetterState.OPEN,),
     LetterState.DISCARDED: (LetterState.OPEN, LetterState.ARCHIVED),
-    LetterState.OPEN: (LetterState.ARCHIVED, LetterState.DISCARDED),
+    LetterState.OPEN: (LetterState.ARCHIVED, LetterState.DISCARDED, LetterState.REPLACED),
 }
 _VERBS = {
     LetterState.ARCHIVED: "archive",
@@ -144,6 +145,9 @@ class Desk:
     async def move(self, session: AsyncSession, caller: Caller, wish: Wish, to: LetterState) -> int:
         """Archive, discard or restore; returns how many. What is being replayed is left alone."""
         scope = self.scope(caller)
+        if to is LetterState.OPEN and wish.ids is not None:
+            mine = select(Letter.id).where(*_meant(wish, scope))
+            await ordering.give_up(session, (await session.scalars(mine)).all())
         moving = (
             update(Letter)
             .where(*_meant(wish, scope), Letter.state.in_(_CLOSED[to]))
@@ -156,8 +160,12 @@ class Desk:
             .returning(Letter.id)
         )
         moved = (await session.scalars(moving)).all()
+        if not moved and wish.ids is not None and to is LetterState.OPEN:
+            still = select(func.count()).where(*_meant(wish, scope), Letter.state == to)
+            if await session.scalar(still):
+                return len(wish.ids)  # given up just now
         if not moved:
-            raise Conflict(f"there is nothing to {_VERBS[to]}: no such dead letter is in a state")
+            raise Conflict(f"there is nothing to {_VERBS[to]}: no such dead letter can be")
         subject = f"letter/{moved[0]}" if len(moved) == 1 else f"{len(moved)} letters"
         audit.note(session, caller, _VERBS[to], subject, wish.reason)
         return len(moved)
@@ -181,7 +189,9 @@ class Desk:
     ) -> ReplayView:
         refused = await self.refused(session, caller, wish, token)
         async with session.begin():
-            replay = await ordering.order(session, wish, caller, self.scope(caller), refused)
+            replay = await ordering.order(
+                session, wish, caller, self.scope(caller), refused, window=self.payouts.window
+            )
             return await self.show_replay(session, replay)
 
     async def edit(
@@ -197,7 +207,9 @@ class Desk:
         if not self.editing:
             raise Forbidden("editing is off: EDIT_AND_REPLAY=true allows it to admins")
         async with session.begin():
-            await self.letter(session, caller, id_)
+            letter = await self.letter(session, caller, id_)
+            if letter.type.startswith("payout_due."):
+                raise Forbidden("a payout command is not edited: order the payout anew")
             replay = await ordering.order_edited(session, caller, id_, data, reason)
             return await self.show_replay(session, replay)
 
@@ -216,6 +228,12 @@ class Desk:
             raise Invalid(f"{window.queue!r} is no queue")
         if window.until <= window.since:
             raise Invalid("until is not after since")
+        old = datetime.now(UTC) - self.payouts.window
+        if window.queue.startswith("payouts.") and window.since < old:
+            hours = self.payouts.window.total_seconds() / 3600
+            raise Invalid(f"payout commands are not sent again after {hours:g} h (since)")
+        if window.since.year < _FIRST_YEAR:
+            raise Invalid("since is before there was a journal")
         what = f"journal to {window.queue}, {window.since:%Y-%m-%d %H:%M:%S} to "
         what += f"{window.until:%Y-%m-%d %H:%M:%S} UTC{', with new ids' if window.new_ids else ''}"
         replay = Replay(

@@ -53,12 +53,12 @@ class Fault:
 
 _ID = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-    r"|\b(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{6,}\b"  # an id has a digit in it
+    r"|\b(?=[A-Za-z_-]{0,64}\d)[A-Za-z0-9_-]{6,255}\b"  # an id has a digit in it
     r"|\b0x[0-9a-f]+\b",
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
-_MAIL = re.compile(r"[^\s@<>'\"]+@[^\s@<>'\"]+")
+_MAIL = re.compile(r"[^\s@<>'\"]{1,64}@[^\s@<>'\"]{1,255}")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line \d+, in (?P<function>\S+)', re.MULTILINE)
 _LONGEST_SUMMARY = 300

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.arrays import is_one_of
-from operations.domain import IN_FLIGHT, ItemState, LetterState
+from operations.domain import UNSETTLED, ItemState, LetterState
 from operations.letters import DeadLetter
 from operations.models import Group, Item, Letter
 
@@ -98,7 +98,7 @@ async def _settle_items(session: AsyncSession, items: Sequence[str], now: dateti
         return
     await session.execute(
         update(Item)
-        .where(is_one_of(Item.id, sorted(items)), Item.state.in_(IN_FLIGHT))
+        .where(is_one_of(Item.id, sorted(items)), Item.state.in_(UNSETTLED))
         .values(state=ItemState.FAILED_AGAIN, settled_at=now)
     )
 
@@ -108,7 +108,7 @@ async def settle(session: AsyncSession, outcomes: dict[str, ItemState], now: dat
     done = [id_ for id_, state in outcomes.items() if state is ItemState.SUCCEEDED]
     settling = (
         update(Item)
-        .where(is_one_of(Item.id, sorted(outcomes)), Item.state.in_(IN_FLIGHT))
+        .where(is_one_of(Item.id, sorted(outcomes)), Item.state.in_(UNSETTLED))
         .values(
             state=case(
                 (is_one_of(Item.id, sorted(done)), ItemState.SUCCEEDED),

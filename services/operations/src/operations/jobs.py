@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, text
 
 from common.contracts.event import Event
 from common.contracts.jobs import JobDue
 from common.contracts.topology import JOURNAL_DAYS
 from common.messaging.outbox import Work
 from common.scheduler import Cron, Schedule
-from operations.domain import LetterState, ReplayState
+from operations.domain import UNSETTLED, LetterState, ReplayState
 from operations.models import Item, JournalEntry, Letter, Note, Replay
 
 SERVICE = "operations"
@@ -30,6 +30,7 @@ class Jobs:
     async def clean_up(self, work: Work, _: Event[JobDue]) -> str:
         """Removes settled dead letters, finished replays, and journal entries whose events the
         stream has forgotten. Open ones stay for ever, and who did what."""
+        await work.session.execute(text("SET LOCAL statement_timeout = '300s'"))
         old = func.now() - self._keep
         kept = (LetterState.OPEN, LetterState.REPLAYING)
         letters = await work.session.execute(
@@ -41,7 +42,13 @@ class Jobs:
         over = (ReplayState.DONE, ReplayState.CANCELLED)
         replays = await work.session.execute(
             delete(Replay)
-            .where(Replay.state.in_(over), Replay.created_at < old)
+            .where(
+                Replay.state.in_(over),
+                Replay.created_at < old,
+                ~select(Item.id)
+                .where(Item.replay_id == Replay.id, Item.state.in_(UNSETTLED))
+                .exists(),
+            )
             .returning(Replay.id)
         )
         await work.session.execute(delete(Item).where(Item.replay_id.not_in(select(Replay.id))))

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -16,7 +15,7 @@ from common.database import Sessions
 from common.logs import get_logger
 from common.messaging.connection import Broker, describe
 from common.messaging.journal import Entry, follow
-from operations.letters import storable
+from operations.letters import moment, word
 from operations.models import JournalEntry, JournalMark
 
 log = get_logger(__name__)
@@ -101,18 +100,20 @@ def _row(entry: Entry) -> dict[str, Any] | None:
         return None
     try:
         event = json.loads(entry.body)
-        return {
+        row = {
             "offset": entry.offset,
             "exchange": entry.exchange,
-            "type": storable(event["type"]),
-            "source": storable(event["source"]),
-            "event_id": storable(event["id"]),
-            "tenant": storable(event["tenant"]),
-            "subject": storable(event["subject"]),
-            "correlation_id": storable(event["correlationid"]),
-            "causation_id": event.get("causationid"),
-            "time": datetime.fromisoformat(event["time"]),
-            "recorded_at": datetime.fromisoformat(event["recordedtime"]),
+            "type": word(event, "type"),
+            "source": word(event, "source"),
+            "event_id": word(event, "id"),
+            "tenant": word(event, "tenant"),
+            "subject": word(event, "subject"),
+            "correlation_id": word(event, "correlationid"),
+            "time": moment(event.get("time")),
+            "recorded_at": moment(event.get("recordedtime")),
         }
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
+    if None in row.values():
+        return None
+    return row | {"causation_id": word(event, "causationid")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,9 @@ from operations.models import letter_id
 _UNKNOWN = "unknown"
 _LONGEST_TEXT = 100_000
 _LONGEST_WORD = 500
+_LONGEST_ERROR = 2_000
+_LONGEST_STACK = 16_000
+_LAST_YEAR = 9000
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,17 @@ def read(queue: str, body: bytes, headers: Mapping[str, Any], now: datetime) -> 
     """Never fails: whatever it is, it has to be kept. `queue` is the one that it died in."""
     event = _event(body)
     failures = Failures.of(headers)
-    error, stack = _text(headers.get(dead_letter.ERROR)), _text(headers.get(dead_letter.STACK))
+    error = _text(headers.get(dead_letter.ERROR))[:_LONGEST_ERROR]
+    stack = _text(headers.get(dead_letter.STACK))[-_LONGEST_STACK:]
     reason = _text(headers.get(dead_letter.REASON))
     death = _broker_s_word(headers)
     if not error:  # the broker's own doing: its workers died over it, or it was rejected
         reason = reason or str(death.get("reason") or _UNKNOWN)
         error = f"{reason}: given up by the broker, not by a worker"
-    type_ = _word(event, "type") or "undecodable"
+    type_ = word(event, "type") or "undecodable"
     if refill.ordered(headers):
         type_ = "order to refill"
-    source, id_ = _word(event, "source"), _word(event, "id")
+    source, id_ = word(event, "source"), word(event, "id")
     identity = (source, id_) if source and id_ else (hashlib.sha256(body).hexdigest(),)
     return DeadLetter(
         id=letter_id(queue, *identity),
@@ -73,20 +77,20 @@ def read(queue: str, body: bytes, headers: Mapping[str, Any], now: datetime) -> 
         type=type_,
         source=source,
         event_id=id_,
-        tenant=_word(event, "tenant"),
-        subject=_word(event, "subject"),
-        correlation_id=_word(event, "correlationid"),
-        time=_moment(event.get("time")),
-        recorded_at=_moment(event.get("recordedtime")),
+        tenant=word(event, "tenant"),
+        subject=word(event, "subject"),
+        correlation_id=word(event, "correlationid"),
+        time=moment(event.get("time")),
+        recorded_at=moment(event.get("recordedtime")),
         body=body,
-        headers={key: value for key, value in headers.items() if key == refill.ORDER},
+        headers=_kept(headers),
         text=storable(body.decode(errors="replace"))[:_LONGEST_TEXT],
         reason=reason or _UNKNOWN,
         error=error,
         stack=stack,
         attempts=failures.attempt,
         history=[_entry(each) for each in failures.history],
-        died_at=_moment(_text(headers.get(dead_letter.DEAD_SINCE))) or _died(death) or now,
+        died_at=moment(_text(headers.get(dead_letter.DEAD_SINCE))) or _died(death) or now,
         item=replay.marked(headers),
     )
 
@@ -94,6 +98,48 @@ def read(queue: str, body: bytes, headers: Mapping[str, Any], now: datetime) -> 
 def storable(text: str) -> str:
     """PostgreSQL stores no NUL and no half of a surrogate pair."""
     return text.replace("\0", "�").encode("utf-8", "replace").decode()
+
+
+def bare(letter: DeadLetter) -> DeadLetter:
+    """What is left of one that can't be stored as it is: where it died, and its bytes."""
+    return replace(
+        letter,
+        type=_UNKNOWN,
+        source=None,
+        event_id=None,
+        tenant=None,
+        subject=None,
+        correlation_id=None,
+        time=None,
+        recorded_at=None,
+        headers={},
+        text="",
+        reason=_UNKNOWN,
+        error="it can't be stored as it is: only its bytes are kept",
+        stack="",
+        history=[],
+    )
+
+
+def word(event: Mapping[str, Any], name: str) -> str | None:
+    """A text of an event's, as far as it can be stored and searched."""
+    found = event.get(name)
+    return storable(found)[:_LONGEST_WORD] if isinstance(found, str) and found else None
+
+
+def moment(value: Any) -> datetime | None:
+    """A time that PostgreSQL and Python can both tell, in UTC."""
+    try:
+        at = datetime.fromisoformat(value)
+        at = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return at if 1 < at.year < _LAST_YEAR else None
+
+
+def _kept(headers: Mapping[str, Any]) -> dict[str, Any]:
+    order = headers.get(refill.ORDER)
+    return {refill.ORDER: order} if isinstance(order, int) else {}
 
 
 def _event(body: bytes) -> dict[str, Any]:
@@ -104,23 +150,10 @@ def _event(body: bytes) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _word(event: Mapping[str, Any], name: str) -> str | None:
-    word = event.get(name)
-    return storable(word)[:_LONGEST_WORD] if isinstance(word, str) and word else None
-
-
 def _text(value: Any) -> str:
     if isinstance(value, bytes | bytearray):
         return storable(bytes(value).decode(errors="replace"))
     return storable(value) if isinstance(value, str) else ""
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _entry(entry: Any) -> dict[str, str]:
@@ -135,7 +168,7 @@ def _broker_s_word(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     deaths = headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
         return {
-            str(key): value.decode(errors="replace") if isinstance(value, bytes) else value
+            str(key): _text(value) if isinstance(value, str | bytes) else value
             for key, value in deaths[0].items()
         }
     return {}
@@ -145,4 +178,4 @@ def _died(death: Mapping[str, Any]) -> datetime | None:
     at = death.get("time")
     if not isinstance(at, datetime):
         return None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return moment(at.isoformat())

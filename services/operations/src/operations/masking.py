@@ -10,12 +10,14 @@ from common.redaction import Redactor
 
 _MASK = "[masked]"
 _NAMES = re.compile(
-    r"e?mail|phone|msisdn|(?:^|_)(?:name|first|last|address|street|city|postal|zip|birth|iban|bic|ssn"
+    r"e?mail|phone|msisdn|(?:^|_)(?:name|surname|first|last|address|street|city|postal|zip|birth|iban|bic|ssn"
     r"|account_number|routing|card|pan|cvc|secret|token|password|authorization|key|signature|ip)"
     r"(?:$|_)",
     re.IGNORECASE,
 )
-_MAIL = re.compile(r"[^\s@<>\"']+@[^\s@<>\"']+\.[^\s@<>\"']+")
+# Bounded, so that no text takes long.
+_MAIL = re.compile(r"[^\s@<>\"'=&]{1,64}(?:@|%40)[^\s@<>\"'=&]{1,255}")
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # firstName is first_Name
 _DEEPEST = 40
 
 
@@ -29,7 +31,8 @@ def masked(body: bytes, redact: Redactor) -> Any:
 
 
 def masked_text(text: str, redact: Redactor) -> str:
-    return _MAIL.sub(_MASK, redact(text))
+    text = redact(text)
+    return _MAIL.sub(_MASK, text) if "@" in text or "%40" in text else text
 
 
 def _mask(value: Any, redact: Redactor, depth: int) -> Any:
@@ -38,7 +41,7 @@ def _mask(value: Any, redact: Redactor, depth: int) -> Any:
     if isinstance(value, dict):
         return {
             key: _MASK
-            if _NAMES.search(key) and isinstance(each, str | int | float) and each != ""
+            if _NAMES.search(_WORDS.sub("_", key)) and each not in (None, "", [], {})
             else _mask(each, redact, depth + 1)
             for key, each in value.items()
         }

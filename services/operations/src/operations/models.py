@@ -100,7 +100,8 @@ class Replay(Base):
     """Messages to be sent again: a set that does not change once it is written down.
 
     `rate` is in messages a second, `concurrency` how many may be with their consumers at once.
-    `lease` is the worker's that is at it. `journal` says from where, when they are events of the
+    `sent_up_to` is the position up to which the broker has confirmed all that was sent. `lease` is
+    the worker's that is at it. `journal` says from where, when they are events of the
     journal and no dead letters.
     """
 
@@ -118,6 +119,7 @@ class Replay(Base):
     rate: Mapped[int | None]
     concurrency: Mapped[int]
     journal: Mapped[dict[str, Any] | None]
+    sent_up_to: Mapped[int] = mapped_column(BigInteger, server_default="-1")
     lease: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     error: Mapped[str | None]
@@ -133,7 +135,8 @@ class Replay(Base):
 
 
 class Item(Base):
-    """One message of a replay. `body` and `headers` are its own when it is no dead letter."""
+    """One message of a replay. `body` is its own when it is no dead letter. It is not sent after
+    `expires_at`."""
 
     __tablename__ = "items"
 
@@ -145,6 +148,7 @@ class Item(Base):
     letter_id: Mapped[str | None]
     body: Mapped[bytes | None]
     detail: Mapped[str | None]
+    expires_at: Mapped[datetime | None]
     sending_at: Mapped[datetime | None]
     settled_at: Mapped[datetime | None]
 

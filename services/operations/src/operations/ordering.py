@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import case, func, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common.arrays import is_one_of
 from common.auth import Caller
 from common.contracts import topology
 from common.contracts.event import DecodeError
 from common.contracts.registry import decode
 from common.errors import Conflict, Invalid, NotFound
 from operations import audit
-from operations.domain import ItemState, LetterState, ReplayState
+from operations.domain import IN_FLIGHT, ItemState, LetterState, ReplayState
 from operations.models import Item, Letter, Replay
 from operations.selecting import Filter
 
 MOST = 1_000_000
+PAYOUT_COMMANDS = "payout_due.%"
 _QUEUES = frozenset(each.name for each in topology.QUEUES)
 _NO_QUEUE = "of no queue: nothing would take it"
 
@@ -57,7 +60,7 @@ async def forecast(
     session: AsyncSession, wish: Wish, tenant: str | None, refused: Mapping[str, str]
 ) -> Forecast:
     """Changes nothing. `refused` says of letters why they must not be sent."""
-    meant = [*conditions(wish, tenant), Letter.id.not_in(refused)]
+    meant = [*conditions(wish, tenant), ~is_one_of(Letter.id, sorted(refused))]
     counting = select(Letter.queue, func.count()).where(*meant).group_by(Letter.queue)
     found = Forecast()
     for queue, count in await session.execute(counting):
@@ -78,8 +81,11 @@ async def order(
     caller: Caller,
     tenant: str | None,
     refused: Mapping[str, str],
+    *,
+    window: timedelta,
 ) -> Replay:
-    """Raises `Invalid` for other letters than open ones, `Conflict` when there are none."""
+    """A payout command that is younger than `window` is sent before it is as old, or not at all.
+    Raises `Invalid` for other letters than open ones, `Conflict` when there are none."""
     if wish.ids is None and wish.filter.state is not LetterState.OPEN:
         raise Invalid("only open dead letters can be replayed: restore archived ones first")
     replay = Replay(
@@ -97,7 +103,11 @@ async def order(
     # Locked in one order everywhere; what another replay takes meanwhile is not open any more.
     chosen = (
         select(Letter.id)
-        .where(*conditions(wish, tenant), Letter.queue.in_(_QUEUES), Letter.id.not_in(refused))
+        .where(
+            *conditions(wish, tenant),
+            Letter.queue.in_(_QUEUES),
+            ~is_one_of(Letter.id, sorted(refused)),
+        )
         .order_by(Letter.id)
         .limit(MOST)
         .with_for_update()
@@ -110,12 +120,12 @@ async def order(
             state=LetterState.REPLAYING,
             item=func.replace(func.gen_random_uuid().cast(Letter.item.type), "-", ""),
         )
-        .returning(Letter.id, Letter.item, Letter.queue, Letter.died_at)
+        .returning(Letter.id, Letter.item, Letter.queue, Letter.died_at, Letter.type, Letter.time)
         .cte("taken")
     )
     order_of = func.row_number().over(order_by=(taking.c.died_at, taking.c.id))
     writing = insert(Item).from_select(
-        ["id", "replay_id", "position", "queue", "state", "letter_id"],
+        ["id", "replay_id", "position", "queue", "state", "letter_id", "expires_at"],
         select(
             taking.c.item,
             literal(replay.id),
@@ -123,8 +133,15 @@ async def order(
             taking.c.queue,
             literal(ItemState.WAITING.value),
             taking.c.id,
+            case(
+                (
+                    taking.c.type.like(PAYOUT_COMMANDS) & (taking.c.time > func.now() - window),
+                    taking.c.time + window,
+                )
+            ),
         ),
     )
+    await _take_time(session)
     await session.execute(writing)
     if not await counts(session, replay.id):
         why = "; ".join(sorted({*refused.values()})) or "no open dead letter of a queue fits"
@@ -132,6 +149,13 @@ async def order(
     await _skip(session, replay.id, refused)
     audit.note(session, caller, "replay", f"replay/{replay.id}", wish.reason)
     return replay
+
+
+async def expire(session: AsyncSession, replay: str) -> None:
+    """Of a replay's messages, those that have become too old to be sent are open again."""
+    why = "it has become too old while it waited: its provider may not know its key any more"
+    late = Item.expires_at < func.now()
+    await _skip_waiting(session, Item.replay_id == replay, late, why=why)
 
 
 async def order_edited(
@@ -177,7 +201,7 @@ async def order_edited(
 
 async def _skip(session: AsyncSession, replay: str, refused: Mapping[str, str]) -> None:
     """They stay open, and the replay says why they are not in it."""
-    query = select(Letter.id, Letter.queue).where(Letter.id.in_(refused))
+    query = select(Letter.id, Letter.queue).where(is_one_of(Letter.id, sorted(refused)))
     for id_, queue in (await session.execute(query)).all():
         item = Item(
             id=uuid4().hex,
@@ -213,10 +237,42 @@ async def change(
 
 async def release(session: AsyncSession, replay: str) -> None:
     """What was not sent is open again."""
+    await _skip_waiting(session, Item.replay_id == replay, why="the replay was cancelled")
+
+
+async def give_up(session: AsyncSession, letters: Sequence[str]) -> None:
+    """Of cancelled replays, whose outcome nobody will tell any more; the letters are open again."""
+    cancelled = select(Replay.id).where(Replay.state == ReplayState.CANCELLED)
+    items = select(Item.id).where(
+        is_one_of(Item.letter_id, letters), Item.replay_id.in_(cancelled), Item.state.in_(IN_FLIGHT)
+    )
     skipping = (
         update(Item)
-        .where(Item.replay_id == replay, Item.state == ItemState.WAITING)
-        .values(state=ItemState.SKIPPED, detail="the replay was cancelled", settled_at=func.now())
+        .where(Item.id.in_(items))
+        .values(
+            state=ItemState.SKIPPED, detail="given up: no outcome was told", settled_at=func.now()
+        )
+        .returning(Item.id)
+        .cte("skipped")
+    )
+    await session.execute(
+        update(Letter)
+        .where(Letter.item.in_(select(skipping.c.id)), Letter.state == LetterState.REPLAYING)
+        .values(state=LetterState.OPEN, item=None)
+    )
+
+
+async def _take_time(session: AsyncSession) -> None:
+    """For this transaction, which may be about a million rows."""
+    await session.execute(text("SET LOCAL statement_timeout = '300s'"))
+
+
+async def _skip_waiting(session: AsyncSession, *which: Any, why: str) -> None:
+    await _take_time(session)
+    skipping = (
+        update(Item)
+        .where(*which, Item.state == ItemState.WAITING)
+        .values(state=ItemState.SKIPPED, detail=why, settled_at=func.now())
         .returning(Item.id)
         .cte("skipped")
     )

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.contracts.event import DecodeError
 from common.contracts.registry import decode
 from operations.models import Letter
+from operations.ordering import PAYOUT_COMMANDS
 
-_TYPES = "payout_due.%"
 _MOST = 200
 _HARMLESS = frozenset({"scheduled", "approved", "paid", "failed", "returned", "cancelled"})
 _TIMEOUT_SECONDS = 5
@@ -30,7 +30,7 @@ class Payouts:
 
     def __init__(self, url: str | None, window: timedelta) -> None:
         self._url = url
-        self._window = window
+        self.window = window
 
     async def refused(
         self, session: AsyncSession, conditions: Sequence[Any], token: str
@@ -41,8 +41,8 @@ class Payouts:
             select(Letter.id, Letter.body)
             .where(
                 *conditions,
-                Letter.type.like(_TYPES),
-                Letter.time < func.clock_timestamp() - self._window,
+                Letter.type.like(PAYOUT_COMMANDS),
+                Letter.time < func.clock_timestamp() - self.window,
             )
             .order_by(Letter.id)
         )
@@ -50,7 +50,7 @@ class Payouts:
         await session.rollback()
         if not found:
             return {}
-        hours = f"{self._window.total_seconds() / 3600:g} h"
+        hours = f"{self.window.total_seconds() / 3600:g} h"
         past = f"a payout command of more than {hours} ago: its idempotency key may be forgotten"
         if self._url is None:
             return {each.id: f"{past}; set PAYOUTS_URL to have payouts asked" for each in found}

@@ -40,6 +40,8 @@ log = get_logger(__name__)
 _BATCH = 500
 _IDLE_SECONDS = 0.5
 _BUSY_SECONDS = 0.05
+_AT_ONCE = 8
+_AFTER_FAILURE = timedelta(seconds=3)
 # Two workers' clocks, and the broker's, may differ by so much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
 
@@ -47,6 +49,7 @@ _CLOCKS_DIFFER = timedelta(minutes=1)
 @dataclass(frozen=True)
 class _Message:
     item: str
+    position: int
     queue: str
     body: bytes
     headers: dict[str, Any]
@@ -57,8 +60,8 @@ class _Lost(Exception):
 
 
 class Replayer:
-    """Runs one replay after the other. `lease` is how long it may be silent before another worker
-    takes its replay over."""
+    """Runs replays, several at once. `lease` is how long it may be silent before another worker
+    takes a replay over."""
 
     def __init__(
         self, sessions: Sessions, broker: Broker, publisher: Publisher, *, lease: timedelta
@@ -73,15 +76,19 @@ class Replayer:
         self._stop.set()
 
     async def run(self) -> None:
+        running: set[asyncio.Task[None]] = set()
         while not self._stop.is_set():
             try:
-                found = await self._take()
+                found = await self._take() if len(running) < _AT_ONCE else None
                 if found is not None:
-                    await self._run(*found)
+                    task = asyncio.create_task(self._run(*found))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
                     continue
-            except Exception as error:  # noqa: BLE001 - whatever it is, the replay stays to be run
-                log.warning("replays can't go on now", error=describe(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the replays stay to be run
+                log.warning("replays can't be taken now", error=describe(error))
             await self._pause(_IDLE_SECONDS)
+        await asyncio.gather(*running)
 
     async def _take(self) -> tuple[str, str] | None:
         """The oldest replay that nobody runs, as ours: its id and our lease. One that was paused or
@@ -122,43 +129,49 @@ class Replayer:
         try:
             await self._prepare(id_, lease)
             await self._resolve(id_, lease)
+            confirmed = None
             while not self._stop.is_set():
-                if await self._step(id_, lease):
+                confirmed, over = await self._step(id_, lease, confirmed)
+                if over:
                     log.info("a replay is done", replay=id_)
                     return
         except _Lost:
             log.info("the replay is not ours to run now", replay=id_)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the replay stays to be run
+            log.warning("a replay can't go on now", replay=id_, error=describe(error))
             with suppress(Exception):
-                await self._let_go(id_, lease, describe(error))
-            raise
+                await self._let_go(id_, lease, describe(error), after=_AFTER_FAILURE)
         finally:
             with suppress(Exception):  # then the lease ends by itself
                 await self._let_go(id_, lease)
 
-    async def _step(self, id_: str, lease: str) -> bool:
-        """Send as many as may be sent now. Returns whether the replay is over."""
+    async def _step(self, id_: str, lease: str, confirmed: int | None) -> tuple[int | None, bool]:
+        """Send as many as may be sent now. Returns up to which position the broker has confirmed
+        all, for the next step to write down, and whether the replay is over."""
         started = time.monotonic()
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
             if replay.state != ReplayState.RUNNING:
                 raise _Lost
             replay.error = None
+            if confirmed is not None:
+                replay.sent_up_to = confirmed
             waiting, flying = await _left(session, id_)
             if not waiting and not flying:
                 replay.state, replay.finished_at = ReplayState.DONE, func.now()
-                return True
+                return confirmed, True
             rate, most = replay.rate, min(_BATCH, replay.concurrency - flying)
             if rate is not None:
                 most = min(most, max(1, rate // 10))
             messages = await _claim(session, id_, most) if waiting and most > 0 else []
         if messages:
             await self._send(messages)
+            confirmed = messages[-1].position
         enough = len(messages) / rate if rate is not None else 0.0
         if not messages:
             enough = _BUSY_SECONDS
         await self._pause(max(0.0, enough - (time.monotonic() - started)))
-        return False
+        return confirmed, False
 
     async def _hold(self, session: AsyncSession, id_: str, lease: str) -> Replay:
         """Locked, and ours for another while."""
@@ -198,7 +211,9 @@ class Replayer:
                 replay.state = state
             batch.clear()
 
+        renewed = time.monotonic()
         async for entry in read_to_now(self._broker, self._publisher, start=window.since):
+            renewed = await self._renew(id_, lease, renewed)
             if window.has(entry):
                 batch.append(window.item(id_, entry))
             if len(batch) == _BATCH:
@@ -208,22 +223,29 @@ class Replayer:
     async def _resolve(self, id_: str, lease: str) -> None:
         """Find out what became of messages that were about to be sent when their worker died."""
         async with self._sessions.begin() as session:
-            await self._hold(session, id_, lease)
-            since = await session.scalar(
-                select(func.min(Item.sending_at)).where(
-                    Item.replay_id == id_, Item.state == ItemState.SENDING
-                )
+            replay = await self._hold(session, id_, lease)
+            open_ = (
+                (Item.replay_id == id_)
+                & (Item.state == ItemState.SENDING)
+                & (Item.position > replay.sent_up_to)
             )
+            since = await session.scalar(select(func.min(Item.sending_at)).where(open_))
+            if since is None:  # all was confirmed: who takes it over need not look again
+                await session.execute(
+                    update(Item)
+                    .where(Item.replay_id == id_, Item.state == ItemState.SENDING)
+                    .values(state=ItemState.SENT)
+                )
         if since is None:
             return
         sent: set[str] = set()
-        start = since - _CLOCKS_DIFFER
+        start, renewed = since - _CLOCKS_DIFFER, time.monotonic()
         async for entry in read_to_now(self._broker, self._publisher, start=start, stream=REPLAYS):
             if (item := mark.marked(entry.headers)) is not None:
                 sent.add(item)
+            renewed = await self._renew(id_, lease, renewed)
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
-            open_ = (Item.replay_id == id_) & (Item.state == ItemState.SENDING)
             await session.execute(
                 update(Item)
                 .where(open_, is_one_of(Item.id, sorted(sent)))
@@ -235,12 +257,23 @@ class Replayer:
             if replay.state == ReplayState.CANCELLED:
                 await ordering.release(session, id_)
 
-    async def _let_go(self, id_: str, lease: str, error: str | None = None) -> None:
+    async def _renew(self, id_: str, lease: str, renewed: float) -> float:
+        """While something long is read. Raises `_Lost`."""
+        if time.monotonic() - renewed < self._lease.total_seconds() / 3:
+            return renewed
+        async with self._sessions.begin() as session:
+            await self._hold(session, id_, lease)
+        return time.monotonic()
+
+    async def _let_go(
+        self, id_: str, lease: str, error: str | None = None, *, after: timedelta = timedelta()
+    ) -> None:
+        """For another worker, or for us again, `after` a while."""
         async with self._sessions.begin() as session:
             await session.execute(
                 update(Replay)
                 .where(Replay.id == id_, Replay.lease == lease)
-                .values(lease=None, lease_until=None, error=error)
+                .values(lease=None, lease_until=func.clock_timestamp() + after, error=error)
             )
 
     async def _pause(self, seconds: float) -> None:
@@ -260,6 +293,7 @@ async def _left(session: AsyncSession, replay: str) -> tuple[bool, int]:
 
 
 async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message]:
+    await ordering.expire(session, replay)
     chosen = (
         select(Item.id)
         .where(Item.replay_id == replay, Item.state == ItemState.WAITING)
@@ -276,6 +310,7 @@ async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message
     query = (
         select(
             claiming.c.id,
+            claiming.c.position,
             claiming.c.queue,
             func.coalesce(claiming.c.body, Letter.body),
             Letter.headers,
@@ -284,6 +319,6 @@ async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message
         .order_by(claiming.c.position)
     )
     return [
-        _Message(id_, queue, body, {**(headers or {}), **mark.mark(id_)})
-        for id_, queue, body, headers in (await session.execute(query)).all()
+        _Message(id_, position, queue, body, {**(headers or {}), **mark.mark(id_)})
+        for id_, position, queue, body, headers in (await session.execute(query)).all()
     ]

@@ -41,7 +41,7 @@ class Window(BaseModel):
             event = json.loads(entry.body)
             recorded = datetime.fromisoformat(event["recordedtime"])
             fits = self.tenant is None or event["tenant"] == self.tenant
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return False
         return bool(fits and self.since <= recorded < self.until)
 

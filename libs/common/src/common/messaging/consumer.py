@@ -21,11 +21,12 @@ from aiormq.exceptions import ChannelNotFoundEntity
 
 from common import metrics
 from common.contracts.event import DecodeError, Event
+from common.contracts.operations import ReplayHandled
 from common.contracts.topology import Queue
 from common.database import Sessions
 from common.errors import Unavailable
 from common.logs import get_logger
-from common.messaging import refill
+from common.messaging import refill, replay
 from common.messaging.connection import Broker, broker_errors, describe
 from common.messaging.delivery import Delivery
 from common.messaging.failing import FailureHandler, OnGiveUp
@@ -199,6 +200,12 @@ class Consumer(ABC):
             failed = RefillFailed(f"{self.queue.name} can't be refilled: {describe(error)}")
             failed.__cause__ = error
             await self._fail(delivery, failed)
+            return
+        if (item := replay.marked(delivery.headers)) is not None:
+            await self._tell(replay.handled(self.queue.name, self._source, None, done=[item]))
+
+    async def _tell(self, told: Event[ReplayHandled]) -> None:
+        await self._through_outages(partial(replay.tell, self._publisher, told))
 
     async def _arrivals(self) -> None:
         """Wait until there is something to do. Raises `Stop` when the channel is gone."""

@@ -86,4 +86,4 @@ class EffectfulConsumer(Consumer):
         item = replay.marked(delivery.headers)
         if item is not None:
             told = replay.handled(self.queue.name, self._source, event, done=[item])
-            await self._through_outages(partial(replay.tell, self._publisher, told))
+            await self._tell(told)

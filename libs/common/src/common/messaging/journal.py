@@ -72,13 +72,15 @@ async def follow(
         try:
             underlay = await channel.get_underlay_channel()
             underlay.closing.add_done_callback(lambda _: arrived.put_nowait(None))
+            # By the broker, when the stream is deleted.
+            underlay.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
             await underlay.basic_qos(prefetch_count=_PREFETCH)
             await underlay.basic_consume(stream, arrived.put, arguments={"x-stream-offset": start})
             while True:
                 async with asyncio.timeout(silence_seconds):
                     message = await arrived.get()
                 if message is None:
-                    raise ConnectionError("the channel was lost")
+                    raise ConnectionError("the channel or the stream was lost")
                 assert message.delivery_tag is not None
                 await underlay.basic_ack(message.delivery_tag, wait=False)
                 yield _entry(message)

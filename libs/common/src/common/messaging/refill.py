@@ -94,7 +94,7 @@ async def _copy(
 def _older(body: bytes, oldest: datetime) -> bool:
     try:
         return datetime.fromisoformat(json.loads(body)["recordedtime"]) < oldest
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
@@ -103,5 +103,5 @@ def _key(body: bytes) -> tuple[str, str] | None:
     try:
         event = json.loads(body)
         return str(event["source"]), str(event["id"])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -30,19 +30,20 @@ def marked(headers: Mapping[str, Any]) -> str | None:
 def handled(
     queue: str,
     source: str,
-    first: Event[Any],
+    first: Event[Any] | None,
     *,
     done: Sequence[str],
     duplicates: Sequence[str] = (),
 ) -> Event[ReplayHandled]:
-    """What became of these items; `first` is one of the events that they are."""
+    """What became of these items; `first` is one of the events that they are, if they are any."""
+    anybody = next(iter((*done, *duplicates)))
     return root(
         id=derived_id(_TYPE, queue, *done, "", *duplicates),
         type=_TYPE,
         source=source,
         subject=queue,
-        tenant=first.tenant,
-        correlationid=first.correlationid,
+        tenant=first.tenant if first is not None else "default",
+        correlationid=first.correlationid if first is not None else anybody,
         data=ReplayHandled(queue=queue, done=list(done), duplicates=list(duplicates)),
     )
 

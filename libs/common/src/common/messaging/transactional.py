@@ -120,7 +120,7 @@ class TransactionalConsumer(Consumer):
         assert first is not None
         name, source = self.queue.name, self._source
         told = replay.handled(name, source, first, done=done, duplicates=duplicates)
-        await self._through_outages(partial(replay.tell, self._publisher, told))
+        await self._tell(told)
 
     def _handler(self, event: Event[Any]) -> Handler:
         try:

@@ -115,6 +115,7 @@ def _create_replays() -> None:
         sa.Column("rate", sa.Integer),
         sa.Column("concurrency", sa.Integer, nullable=False),
         sa.Column("journal", JSONB),
+        sa.Column("sent_up_to", sa.BigInteger, nullable=False, server_default="-1"),
         sa.Column("lease", sa.Text),
         sa.Column("lease_until", _TIME),
         sa.Column("error", sa.Text),
@@ -132,6 +133,7 @@ def _create_replays() -> None:
         sa.Column("letter_id", sa.Text),
         sa.Column("body", sa.LargeBinary),
         sa.Column("detail", sa.Text),
+        sa.Column("expires_at", _TIME),
         sa.Column("sending_at", _TIME),
         sa.Column("settled_at", _TIME),
     )
