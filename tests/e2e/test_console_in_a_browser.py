@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from conftest import MakePaybus
+from devstack.addresses import DevstackError
 from devstack.browser import chromium
 from devstack.stack import PAYBUS
 from support.operations import PROCESSES, QUICK, until_open
@@ -36,8 +38,12 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 @pytest.fixture
 def page(paybus: Paybus) -> Iterator[Page]:
+    try:
+        found = chromium()
+    except DevstackError as error:
+        pytest.skip(str(error))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=_ROOT)
+        browser = playwright.chromium.launch(executable_path=found, args=_ROOT)
         url = paybus.layout.url("operations-api")
         context = browser.new_context(base_url=url, viewport={"width": 1200, "height": 800})
         yield context.new_page()
@@ -84,10 +90,11 @@ def test_fifty_failures_are_seen_mended_and_replayed(page: Page, paybus: Paybus)
     paybus.backend(mode="well")
     page.get_by_role("link", name="Dead letters").click()
     group.get_by_label("Reason").fill("the back end is up again")
-    group.get_by_label("Messages a second").fill("20")
+    group.get_by_label("Messages a second").fill("10")
     group.get_by_role("button", name="Replay").click()
     expect(page.get_by_role("progressbar", name="settled")).to_be_visible()
-    expect(page.get_by_role("status")).to_contain_text(f"of {_FAILURES}")
+    some = re.compile(rf"\b([5-9]|[1-4]\d) of {_FAILURES}")
+    expect(page.get_by_role("status")).to_contain_text(some, timeout=30_000)
     shoot(page, "replay-running")
     expect(page.get_by_role("status")).to_contain_text(
         f"{_FAILURES} of {_FAILURES}", timeout=120_000

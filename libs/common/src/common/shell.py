@@ -18,8 +18,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from common.errors import PaybusError
+
 # A file or a pipe has no width: nothing is cut off there.
 console = Console() if sys.stdout.isatty() else Console(width=250, no_color=True)
+
+
+def run(app: typer.Typer) -> None:
+    """The command; ends with 1 and a sentence for what it can't do."""
+    try:
+        app()
+    except httpx.HTTPError as error:
+        fault = f"the API can't be reached: {type(error).__name__}: {error}"
+    except PaybusError as error:
+        fault = str(error)
+    else:
+        return
+    typer.echo(fault, err=True)
+    sys.exit(1)
 
 
 class Api:

@@ -6,19 +6,16 @@ wrong or was refused, 2 wrongly called. `paybus --install-completion` has your s
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Annotated, Any
 
-import httpx
 import jwt
 import typer
 from pydantic import HttpUrl, SecretStr
 from rich.table import Table
 
-from common.errors import PaybusError
 from common.settings import Settings, load
-from common.shell import Api, console, die, plain, print_json, print_table, progress_bar
+from common.shell import Api, console, die, plain, print_json, print_table, progress_bar, run
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -58,16 +55,7 @@ API = Api(_where, prefix="/v1")
 
 
 def main() -> None:
-    try:
-        app()
-    except httpx.HTTPError as error:
-        fault = f"the API can't be reached: {type(error).__name__}: {error}"
-    except PaybusError as error:
-        fault = str(error)
-    else:
-        return
-    typer.echo(fault, err=True)
-    sys.exit(1)
+    run(app)
 
 
 @app.command()

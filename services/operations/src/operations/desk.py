@@ -234,6 +234,8 @@ class Desk:
             raise Invalid(f"payout commands are not sent again after {hours:g} h (since)")
         if window.since.year < _FIRST_YEAR:
             raise Invalid("since is before there was a journal")
+        # The set is frozen now, also where it is asked for until later.
+        window = window.model_copy(update={"until": min(window.until, datetime.now(UTC))})
         what = f"journal to {window.queue}, {window.since:%Y-%m-%d %H:%M:%S} to "
         what += f"{window.until:%Y-%m-%d %H:%M:%S} UTC{', with new ids' if window.new_ids else ''}"
         replay = Replay(
@@ -271,6 +273,7 @@ class Desk:
             spent = (now - replay.started_at).total_seconds()
             remaining = round(spent / settled * (total - settled), 1)
         fields = {name: getattr(replay, name) for name in ReplayView.model_fields if name in _OWN}
+        fields["what"] = masking.masked_text(replay.what, self.redact)
         return ReplayView(
             **fields, counts=counts, total=total, settled=settled, remaining_seconds=remaining
         )

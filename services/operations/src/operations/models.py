@@ -154,6 +154,12 @@ class Item(Base):
 
     __table_args__ = (
         Index("items_next", "replay_id", "state", "position"),
+        Index(
+            "items_expiring",
+            "replay_id",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL"),
+        ),
         # Each dead letter is in one replay at a time.
         Index(
             "items_one_at_a_time",

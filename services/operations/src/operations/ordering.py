@@ -237,6 +237,7 @@ async def change(
 
 async def release(session: AsyncSession, replay: str) -> None:
     """What was not sent is open again."""
+    await _take_time(session)
     await _skip_waiting(session, Item.replay_id == replay, why="the replay was cancelled")
 
 
@@ -268,7 +269,7 @@ async def _take_time(session: AsyncSession) -> None:
 
 
 async def _skip_waiting(session: AsyncSession, *which: Any, why: str) -> None:
-    await _take_time(session)
+    """Their letters are open again."""
     skipping = (
         update(Item)
         .where(*which, Item.state == ItemState.WAITING)

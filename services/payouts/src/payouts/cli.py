@@ -16,11 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.table import Table
 
-from common.errors import PaybusError
 from common.shell import (
     console,
     die,
@@ -29,6 +27,7 @@ from common.shell import (
     print_table,
     progress_bar,
     refused,
+    run,
 )
 from payouts.console import API, call, listed
 
@@ -49,16 +48,7 @@ _SETTLED = frozenset({"paid", "failed", "returned", "cancelled"})
 
 
 def main() -> None:
-    try:
-        app()
-    except httpx.HTTPError as error:
-        fault = f"the API can't be reached: {type(error).__name__}: {error}"
-    except PaybusError as error:
-        fault = str(error)
-    else:
-        return
-    typer.echo(fault, err=True)
-    sys.exit(1)
+    run(app)
 
 
 @app.command()

@@ -138,6 +138,10 @@ def _create_replays() -> None:
         sa.Column("settled_at", _TIME),
     )
     op.create_index("items_next", "items", ["replay_id", "state", "position"])
+    expires = sa.text("expires_at IS NOT NULL")
+    op.create_index(
+        "items_expiring", "items", ["replay_id", "expires_at"], postgresql_where=expires
+    )
     op.create_index(
         "items_one_at_a_time",
         "items",
