@@ -90,6 +90,9 @@ class Worker:
             await repository.lock_payouts(session, [id_ for id_ in ids if id_])
             await _keep(session, account, day, found, checked=ours.keys())
             await _have_asked(session, ids)
+        outcome = f"{len(found)} differences" if found else "no difference"
+        tell = log.error if found else log.info
+        tell("reconciled", account=account.path, day=str(day), outcome=outcome)
 
     async def _listed(
         self, account: Account, first: datetime, last: datetime, orders: Sequence[Order]
@@ -268,10 +271,6 @@ async def _keep(
     await differences.keep(session, found)
     now = await rows.clock(session)
     await differences.resolve_others(session, account, day, found, checked=checked, now=now)
-    outcome = f"{len(found)} differences" if found else "no difference"
-    (log.error if found else log.info)(
-        "reconciled", account=account.path, day=str(day), outcome=outcome
-    )
 
 
 def _said(listed: Listed) -> str:
