@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -212,12 +212,14 @@ class Replayer:
             batch.clear()
 
         renewed = time.monotonic()
-        async for entry in read_to_now(self._broker, self._publisher, start=window.since):
-            renewed = await self._renew(id_, lease, renewed)
-            if window.has(entry):
-                batch.append(window.item(id_, entry))
-            if len(batch) == _BATCH:
-                await write(ReplayState.PREPARING)
+        entries = read_to_now(self._broker, self._publisher, start=window.since)
+        async with aclosing(entries):
+            async for entry in entries:
+                renewed = await self._renew(id_, lease, renewed)
+                if window.has(entry):
+                    batch.append(window.item(id_, entry))
+                if len(batch) == _BATCH:
+                    await write(ReplayState.PREPARING)
         await write(ReplayState.RUNNING)
 
     async def _resolve(self, id_: str, lease: str) -> None:
@@ -240,10 +242,12 @@ class Replayer:
             return
         sent: set[str] = set()
         start, renewed = since - _CLOCKS_DIFFER, time.monotonic()
-        async for entry in read_to_now(self._broker, self._publisher, start=start, stream=REPLAYS):
-            if (item := mark.marked(entry.headers)) is not None:
-                sent.add(item)
-            renewed = await self._renew(id_, lease, renewed)
+        entries = read_to_now(self._broker, self._publisher, start=start, stream=REPLAYS)
+        async with aclosing(entries):
+            async for entry in entries:
+                if (item := mark.marked(entry.headers)) is not None:
+                    sent.add(item)
+                renewed = await self._renew(id_, lease, renewed)
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
             await session.execute(
