@@ -411,6 +411,24 @@ def test_old_payout_commands_are_not_sent_again(paybus: Paybus) -> None:
     post(paybus, "dead-letters/discard", {"filter": {}, "reason": "a test"})
 
 
+def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus) -> None:
+    names = [*PROCESSES, "subscription-worker"]
+    with make_paybus(names, EDIT_AND_REPLAY="true", **QUICK) as paybus:
+        (id_,) = buried(paybus, 1)
+        until_open(paybus, 1)
+        (one,) = letters(paybus)
+        path = f"dead-letters/{one['id']}/edit"
+        bad = {"data": {"amount": "?"}, "reason": "?"}
+        refused = paybus.api("POST", "operations", f"/v1/{path}", json=bad, role="admin")
+        assert (refused.status_code, "payment.failed" in refused.text) == (400, True)
+        data = get(paybus, f"dead-letters/{one['id']}")["payload"]["data"] | {"amount": 7}
+        made = post(paybus, path, {"data": data, "reason": "it was 7"}, role="admin")
+        assert until_done(paybus, made["id"]) == {"succeeded": 1}
+        query = "SELECT amount FROM payments WHERE provider_payment_id = %s"
+        assert paybus.sql("subscription", query, id_) == [(7,)]
+        assert [each["id"] for each in letters(paybus, state="replaced")] == [one["id"]]
+
+
 def paybus_command(paybus: Paybus, *arguments: str, role: str = "operator") -> tuple[int, str, str]:
     env = {
         **os.environ,

@@ -173,9 +173,7 @@ async def list_items(
         query = query.where(Item.state == state)
     if cursor is not None:
         position, last = decode_cursor(cursor, 2)
-        if not position.isdecimal():
-            raise Invalid("the cursor is not one that this endpoint gave out")
-        query = query.where(tuple_(Item.position, Item.id) > tuple_(int(position), last))
+        query = query.where(tuple_(Item.position, Item.id) > tuple_(_number(position), last))
     query = query.order_by(Item.position, Item.id).limit(limit + 1)
     found = (await session.scalars(query)).all()
     items = [ItemView.model_validate(each) for each in found[:limit]]
@@ -236,9 +234,7 @@ async def search_journal(
         query = query.where(JournalEntry.recorded_at < until)
     if cursor is not None:
         (offset,) = decode_cursor(cursor, 1)
-        if not offset.isdecimal():
-            raise Invalid("the cursor is not one that this endpoint gave out")
-        query = query.where(JournalEntry.offset < int(offset))
+        query = query.where(JournalEntry.offset < _number(offset))
     query = query.order_by(JournalEntry.offset.desc()).limit(limit + 1)
     found = (await session.scalars(query)).all()
     items = [EntryView.model_validate(each) for each in found[:limit]]
@@ -277,6 +273,13 @@ async def list_actions(
     last = encode_cursor(found[-1].at.isoformat(), found[-1].id) if more else None
     views = [ActionView.model_validate(each) for each in found]
     return ActionPage(items=views, next_cursor=last)
+
+
+def _number(part: str) -> int:
+    """Of a cursor."""
+    if not part.isdecimal():
+        raise Invalid("the cursor is not one that this endpoint gave out")
+    return int(part)
 
 
 async def _move(

@@ -16,15 +16,15 @@ from common.contracts.event import faults
 from common.errors import Invalid
 from common.http import encode_cursor
 from operations import api_overview, selecting
-from operations.api import search_journal
+from operations.api import list_actions, list_replays, search_journal
 from operations.console.rendering import Route, given, page
 from operations.console.session import SignedIn
-from operations.desk import Desk, keyset
+from operations.desk import Desk
 from operations.domain import ItemState, LetterState
-from operations.models import Action, Item, Replay
+from operations.models import Item
 from operations.selecting import Filter
 from operations.services import Services
-from operations.views import ActionView, ItemView
+from operations.views import ItemView
 
 pages = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
 
@@ -107,16 +107,8 @@ async def letter(visitor: SignedIn, request: Request, session: Session, id_: str
 async def replays(
     visitor: SignedIn, request: Request, session: Session, cursor: str | None = None
 ) -> Response:
-    desk = _desk(request)
-    query = select(Replay)
-    if (scope := desk.scope(visitor.caller)) is not None:
-        query = query.where(Replay.tenant == scope)
-    found, more = await keyset(session, query, Replay.created_at, Replay.id, cursor, _LIMIT)
-    following = None
-    if more:
-        following = encode_cursor(found[-1].created_at.isoformat(), found[-1].id)
-    views = [await desk.show_replay(session, each) for each in found]
-    return page("replays.html", visitor, replays=views, following=following)
+    found = await list_replays(visitor.caller, session, _desk(request), cursor, _LIMIT)
+    return page("replays.html", visitor, replays=found.items, following=found.next_cursor)
 
 
 @pages.get("/replays/{id_}")
@@ -182,10 +174,5 @@ async def jobs(visitor: SignedIn, request: Request) -> Response:
 async def actions(
     visitor: SignedIn, request: Request, session: Session, cursor: str | None = None
 ) -> Response:
-    query = select(Action)
-    if (scope := _desk(request).scope(visitor.caller)) is not None:
-        query = query.where(Action.tenant == scope)
-    found, more = await keyset(session, query, Action.at, Action.id, cursor, _LIMIT)
-    following = encode_cursor(found[-1].at.isoformat(), found[-1].id) if more else None
-    views = [ActionView.model_validate(each) for each in found]
-    return page("actions.html", visitor, actions=views, following=following)
+    found = await list_actions(visitor.caller, session, _desk(request), cursor, _LIMIT)
+    return page("actions.html", visitor, actions=found.items, following=found.next_cursor)
