@@ -1,7 +1,7 @@
 """`make fuzz [INPUTS=100000] [SEED=...]`: hostile input over real sockets, to running processes.
 
-The gateway gets calls that Hypothesis makes up, the APIs what schemathesis makes of their OpenAPI
-documents. No answer may be a 5xx, no forgery may be taken, no memory may grow.
+The gateway and the console get calls that Hypothesis makes up, the APIs what schemathesis makes of
+their OpenAPI documents. No answer may be a 5xx, no forgery may be taken, no memory may grow.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from devstack.system import System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
 from fuzz.calls import Call, bodies, hostile, proved, unproved
+from fuzz.console import fuzz_console
 from fuzz.wire import send_all
 
 _APIS = ("subscription-api", "provisioning-api", "payouts-api", "bank-sync-api", "operations-api")
@@ -62,6 +63,7 @@ def main() -> int:
             url = system.layout.url(name)
             share = int(options.inputs * _SHARE_OF_APIS)
             counts[f"{name} inputs"] = _fuzz_api(url, keys, share, options.seed)
+        counts["console inputs"] = _fuzz_console(system, keys, options)
         forged = _effects_of_forgeries(system)
         if forged:
             raise Found(f"{forged} payments were believed although nobody proved them")
@@ -183,6 +185,15 @@ def _fuzz_api(url: str, keys: DevKeys, inputs: int, number: int) -> int:
     if ended.returncode != 0 or cases is None:
         raise Found(f"schemathesis on {url}:\n{ended.stdout[-4000:]}{ended.stderr[-2000:]}")
     return int(cases[1])
+
+
+def _fuzz_console(system: System, keys: DevKeys, options: argparse.Namespace) -> int:
+    share = int(options.inputs * _SHARE_OF_APIS)
+    url = system.layout.url("operations-api")
+    made, bad = fuzz_console(url, keys.token("admin"), share, options.seed)
+    if bad:
+        raise Found("the console:\n" + "\n".join(bad[:10]))
+    return made
 
 
 def _effects_of_forgeries(system: System) -> int:

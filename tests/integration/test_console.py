@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from httpx import Response
 
 from conftest import MakePaybus
+from support.console import Browser
 from support.operations import PROCESSES, QUICK, get, groups, letters, until_done, until_open
 from support.paybus import Paybus
 from support.waiting import until
@@ -23,36 +23,6 @@ _SCRIPT = "<script>alert(1)</script>"
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
     with make_paybus([*PROCESSES, "subscription-worker"], **QUICK) as paybus:
         yield paybus
-
-
-class Browser:
-    """Somebody who signed in with a token."""
-
-    def __init__(self, paybus: Paybus, *, role: str | None = "operator", tenant: str = "default"):
-        self.http = httpx.Client(base_url=paybus.layout.url("operations-api"))
-        if role is not None:
-            token = paybus.token(role, tenant=tenant)
-            answer = self.post("/login", token=token)
-            assert (answer.status_code, answer.headers["location"]) == (303, "/console")
-
-    def get(self, path: str) -> Response:
-        return self.http.get(f"/console{path}")
-
-    def post(self, path: str, **fields: str) -> Response:
-        return self.http.post(f"/console{path}", data=fields)
-
-    def see(self, path: str, status: int = 200) -> str:
-        answer = self.get(path)
-        assert answer.status_code == status, answer.text
-        return answer.text
-
-    @property
-    def csrf(self) -> str:
-        (found, *_) = re.findall(r'name="csrf" value="(\w+)"', self.see("/groups"))
-        return str(found)
-
-    def send(self, path: str, **fields: str) -> Response:
-        return self.post(path, csrf=self.csrf, **fields)
 
 
 def bury(paybus: Paybus, body: str) -> str:

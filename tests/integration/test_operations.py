@@ -55,6 +55,7 @@ def test_a_group_of_failures_is_replayed_when_the_cause_is_mended(paybus: Paybus
     until_open(paybus, 10, queue="provisioning.organizations")
     (group,) = groups(paybus, queue="provisioning.organizations")
     assert (group["type"], group["count"]) == ("organization.requested", 10)
+    assert (group["last_hour"], group["hour_before"]) == (10, 0)
     assert "503" not in group["summary"], "numbers differ from one to the next"
     one = letters(paybus, group=group["id"])[0]
     detail = get(paybus, f"dead-letters/{one['id']}")
@@ -229,22 +230,28 @@ def test_a_payment_s_life_is_one_trace_and_a_window_changes_nothing(paybus: Payb
     assert paybus.api("GET", "operations", "/v1/journal/trace/nothing").status_code == 404
 
 
+def failed_payment(id_: str, *, event_id: str | None = None, subject: str | None = None) -> str:
+    """The event of a payment that failed; by default it has the payment's id."""
+    event = root(
+        id=event_id or id_,
+        type="payment.failed",
+        source="/test",
+        subject=subject or id_,
+        tenant="default",
+        data=PaymentReported(
+            provider="stripe", payment_id=id_, customer_id=None, amount=1, currency="USD"
+        ),
+    )
+    return event.encode().decode()
+
+
 def buried(paybus: Paybus, count: int) -> list[str]:
     """So many payments that the subscription service could not write; returns their ids."""
     ids = [f"{uuid4().hex[:8]}-{number}" for number in range(count)]
     for id_ in ids:
-        event = root(
-            id=id_,
-            type="payment.failed",
-            source="/test",
-            subject=id_,
-            tenant="default",
-            data=PaymentReported(
-                provider="stripe", payment_id=id_, customer_id=None, amount=1, currency="USD"
-            ),
-        )
+        event = failed_payment(id_)
         headers = {dead_letter.ERROR: "DiskFull: no space is left", dead_letter.DEAD_SINCE: _DIED}
-        paybus.publish("subscription.billing.dead", event.encode().decode(), headers=headers)
+        paybus.publish("subscription.billing.dead", event, headers=headers)
     return ids
 
 
@@ -302,8 +309,13 @@ def test_the_overview_is_of_the_broker_s_and_the_services_own_figures(paybus: Pa
         return found
 
     found = overview()
-    assert found["services"]["subscription"] == "ok"
-    assert "does not answer" in found["services"]["payouts"], "it is not running here"
+    states = {name: each["state"] for name, each in found["services"].items()}
+    assert (states["subscription"], found["gateway"]) == ("ok", "ok")
+    assert "does not answer" in states["payouts"], "it is not running here"
+    assert found["services"]["subscription"]["figures"]["circuits"] == []
+    heard = {each["endpoint"]: each for each in found["providers"]}
+    assert heard["stripe/default"]["accepted"] >= 1
+    assert found["died"]["last_hour"] >= 1
     consumers = {each["name"]: each["consumers"] for each in found["queues"]}
     assert (consumers["subscription.billing"], consumers["payouts.default"]) == (1, 0)
     paybus.publish("payouts.default", "waits")
@@ -314,6 +326,15 @@ def test_the_overview_is_of_the_broker_s_and_the_services_own_figures(paybus: Pa
         what="it is seen to wait",
     )
     paybus.messages("payouts.default", remove=True)
+    paybus.sql(
+        "provisioning",
+        "INSERT INTO outbox (exchange, routing_key, body, created_at) "
+        "VALUES ('nobody', 'x', '{}', now() - interval '1 hour')",
+    )
+    waiting = overview()["services"]["provisioning"]["figures"]
+    assert waiting["outbox"] == 1
+    assert waiting["outbox_since"] < heard["stripe/default"]["last_accepted"], "it is older"
+    paybus.sql("provisioning", "DELETE FROM outbox")
     jobs = {(each["service"], each["name"]): each for each in get(paybus, "jobs")}
     assert jobs["subscription", "renewals"]["problem"] is None
     assert "does not answer" in jobs["payouts", None]["problem"]
@@ -339,18 +360,9 @@ def test_nothing_that_dies_stops_the_others(paybus: Paybus) -> None:
 
 
 def test_what_can_t_be_indexed_is_left_out_of_the_journal(paybus: Paybus) -> None:
-    event = root(
-        id=uuid4().hex,
-        type="payment.failed",
-        source="/test",
-        subject="s" * 200,
-        tenant="default",
-        data=PaymentReported(
-            provider="stripe", payment_id="p", customer_id=None, amount=1, currency="USD"
-        ),
-    )
-    strange = json.loads(event.encode()) | {"causationid": "a\0b", "id": uuid4().hex}
-    for body in ("[" * 100_000, json.dumps(strange), event.encode().decode()):
+    event = failed_payment("p", event_id=uuid4().hex, subject="s" * 200)
+    strange = json.loads(event) | {"causationid": "a\0b", "id": uuid4().hex}
+    for body in ("[" * 100_000, json.dumps(strange), event):
         paybus.publish_to("payments", "payment.failed", body)
     until(
         lambda: get(paybus, "journal", subject="s" * 200)["items"],
@@ -409,6 +421,30 @@ def test_old_payout_commands_are_not_sent_again(paybus: Paybus) -> None:
     assert (answer.status_code, "payout commands" in answer.text) == (400, True)
     assert paybus.messages("payouts.default") == []
     post(paybus, "dead-letters/discard", {"filter": {}, "reason": "a test"})
+
+
+def test_a_service_that_had_a_bug_gets_its_events_again_as_new_ones(paybus: Paybus) -> None:
+    since, id_ = datetime.now(UTC), uuid4().hex
+    event = failed_payment(id_)
+    paybus.publish_to("payments", "payment.failed", event)
+    query = "FROM payments WHERE provider_payment_id = %s"
+    kept = ("subscription", f"SELECT amount {query}", id_)
+    until(lambda: paybus.sql(*kept) == [(1,)], what="it is taken in")
+    paybus.sql("subscription", f"DELETE {query}", id_)  # as a bug would have it
+    window = {
+        "queue": "subscription.billing",
+        "since": since.isoformat(),
+        "until": "2030-01-01T00:00:00Z",
+        "types": ["payment.failed"],
+    }
+    wanted = {"window": window, "reason": "it was mended"}
+    ordered = post(paybus, "journal/replays", wanted)
+    assert until_done(paybus, ordered["id"]) == {"already_done": 1}
+    assert paybus.sql(*kept) == []
+    wanted = {"window": window | {"new_ids": True}, "reason": "it was mended"}
+    ordered = post(paybus, "journal/replays", wanted, role="admin")
+    assert until_done(paybus, ordered["id"]) == {"succeeded": 1}
+    assert paybus.sql(*kept) == [(1,)]
 
 
 def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus) -> None:

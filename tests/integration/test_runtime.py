@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from bank_sync import models as bank_models
-from common import quota
+from common import circuits, quota
 from common.messaging import tables
 from common.messaging.connection import Broker
 from conftest import MakePaybus
@@ -173,7 +173,7 @@ def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: MakePaybus) -> None:
-    with_quotas = {"payouts", "bank-sync"}
+    calling = {"payouts", "bank-sync"}
     with make_paybus() as paybus:
         for service, base in (
             ("subscription", subscription_models.Base),
@@ -187,7 +187,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: Make
             with engine.connect() as connection:
                 context = MigrationContext.configure(connection)
                 of_common = [tables.metadata]
-                of_common += [quota.metadata] if service in with_quotas else []
+                of_common += [quota.metadata, circuits.metadata] if service in calling else []
                 differences = compare_metadata(context, [base.metadata, *of_common])  # type: ignore[arg-type]
             engine.dispose()
             assert differences == []

@@ -25,9 +25,14 @@ circuit_open = Gauge(
     ["system"],
 )
 
-_VALUES = {"closed": 0.0, "half-opened": 0.5, "opened": 1.0}
+CLOSED = "closed"
+_VALUES = {CLOSED: 0.0, "half-opened": 0.5, "opened": 1.0}
 
 OnChange = Callable[[str], None]
+
+
+def unheard(_: str) -> None:
+    """Nobody wants to hear of it."""
 
 
 class CircuitOpen(RateLimited):
@@ -52,7 +57,7 @@ class Gate:
         failures: int = 10,
         open_seconds: float = 30,
         wait_seconds: float = 2,
-        on_change: OnChange = lambda _: None,
+        on_change: OnChange = unheard,
     ) -> None:
         self.system = system
         self._label = label

@@ -56,6 +56,20 @@ def create_quota_table() -> None:
     )
 
 
+def create_circuits_table() -> None:
+    """For a service that calls outside systems through a `Gate` (`circuits.py`)."""
+    op.create_table(
+        "circuits",
+        sa.Column("tenant", sa.Text, primary_key=True),
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("worker", sa.Text, primary_key=True),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column(
+            "changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+        ),
+    )
+
+
 def create_messaging_tables() -> None:
     """For a service's first migration: inbox, outbox and schedules as `tables.py` describes them.
 

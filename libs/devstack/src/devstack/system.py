@@ -258,6 +258,7 @@ def _operations_api(layout: Layout, port: int) -> Spec:
     apis = {service: f"{service}-api" for service in SERVICES if f"{service}-api" in layout.ports}
     urls = ",".join(f"{service}={layout.url(api)}" for service, api in apis.items())
     env = {"PAYOUTS_URL": layout.url("payouts-api"), "SERVICE_URLS": urls}
+    env["GATEWAY_URL"] = layout.url("webhook-gateway")
     env["CONSOLE_INSECURE_COOKIES"] = "true"
     env |= _api(layout, "operations") | _http(port)
     return Spec("operations-api", "operations", ["api"], env, _ready(port))

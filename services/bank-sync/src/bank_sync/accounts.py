@@ -29,8 +29,9 @@ from bank_sync.clients.plaid import API, Plaid
 from bank_sync.limits import Counter
 from common import accounts
 from common.accounts import AccountsInvalid, options_of
+from common.circuits import Circuits
 from common.errors import Invalid
-from common.gate import Gate
+from common.gate import Gate, unheard
 from common.redaction import Redactor
 from common.settings import secrets_of
 
@@ -103,6 +104,7 @@ class Clients:
         redact: Redactor,
         *,
         timeout: float,
+        circuits: Circuits | None = None,
         closing: Callable[[Callable[[], None]], object],
     ) -> None:
         """Raises `AccountsInvalid`. Without a file there are none. `closing` is told what to call
@@ -127,6 +129,7 @@ class Clients:
                 at_once=options.at_once,
                 quota=None,
                 open_seconds=options.circuit_seconds,
+                on_change=circuits.listener(each.tenant, each.path) if circuits else unheard,
             )
             client = Client(each.tenant, each.name, options, api, gate, counter)
             self._clients[each.tenant, each.name] = client

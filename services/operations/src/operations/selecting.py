@@ -14,6 +14,7 @@ from common.errors import Invalid
 from common.http import decode_cursor
 from operations.domain import LetterState
 from operations.models import Group, Letter
+from operations.views import GroupView
 
 Word = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -85,27 +86,38 @@ async def page(
     return found[:limit], len(found) > limit
 
 
-async def groups(
-    session: AsyncSession, wanted: Filter, tenant: str | None
-) -> Sequence[tuple[Group, int, datetime, datetime]]:
-    """Each with how many letters of it fit, and when the first and the last of them died."""
+async def groups(session: AsyncSession, wanted: Filter, tenant: str | None) -> list[GroupView]:
+    """Of the letters that fit; the largest first."""
     counted = (
         select(
             Letter.group_id.label("id"),
             func.count().label("count"),
             func.min(Letter.died_at).label("first"),
             func.max(Letter.died_at).label("last"),
+            *died_lately(),
         )
         .where(*wanted.conditions(tenant))
         .group_by(Letter.group_id)
         .subquery()
     )
     query = (
-        select(Group, counted.c.count, counted.c.first, counted.c.last)
-        .join(counted, counted.c.id == Group.id)
+        select(counted, Group.queue, Group.type, Group.error_class, Group.summary)
+        .join(Group, counted.c.id == Group.id)
         .order_by(counted.c.count.desc(), Group.id)
     )
-    return [tuple(row) for row in (await session.execute(query)).all()]
+    return [GroupView.model_validate(row) for row in (await session.execute(query)).all()]
+
+
+def died_lately() -> list[ColumnElement[int]]:
+    """How many in the last hour (`last_hour`), and in the one before (`hour_before`)."""
+    hour = func.make_interval(0, 0, 0, 0, 1)
+    since = func.now() - hour
+    return [
+        func.count().filter(Letter.died_at >= since).label("last_hour"),
+        func.count()
+        .filter(Letter.died_at < since, Letter.died_at >= since - hour)
+        .label("hour_before"),
+    ]
 
 
 def _moment(text: str) -> datetime:

@@ -1,39 +1,79 @@
-"""The other services' APIs: whether they are ready, and their scheduled jobs."""
+"""The other services' APIs: whether they are ready, their figures and their scheduled jobs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import httpx
-from pydantic import HttpUrl
+from pydantic import BaseModel, HttpUrl
 
 from common.errors import NotFound, Upstream
+from common.figures import Figures
 
 _SECONDS = 5
+_FIGURES = "/v1/figures"
+WELL = "ok"
 ACTIONS = frozenset({"run", "pause", "resume", "cancel"})
 
 
+class ServiceView(BaseModel):
+    """`state` is `ok`, or what is wrong; `figures` are null when it can't be asked."""
+
+    state: str
+    figures: Figures | None
+
+
+class ProviderView(BaseModel):
+    """An endpoint of the gateway, since the process that was asked began: webhooks that were taken
+    in and that were not, and when and why the last. Times are UTC."""
+
+    endpoint: str
+    provider: str
+    tenant: str
+    accepted: int
+    refused: int
+    last_accepted: datetime | None
+    last_refused: datetime | None
+    last_reason: str | None
+
+
 class Services:
-    """`urls` by service. They are called as the caller of ours, by whose `token`."""
+    """`urls` by service, `gateway` the webhook gateway's. They are called as the caller of ours, by
+    whose `token`."""
 
-    def __init__(self, urls: Mapping[str, HttpUrl]) -> None:
+    def __init__(self, urls: Mapping[str, HttpUrl], gateway: HttpUrl | None) -> None:
         self._urls = {name: str(url).rstrip("/") for name, url in sorted(urls.items())}
+        self._gateway = str(gateway).rstrip("/") if gateway is not None else None
 
-    async def health(self) -> dict[str, str]:
-        """`ok`, or what is wrong, by service."""
+    async def health(self, token: str) -> dict[str, ServiceView]:
+        """By service."""
 
-        async def one(url: str) -> str:
+        async def one(name: str) -> ServiceView:
+            state = await _ready(self._urls[name])
             try:
-                async with httpx.AsyncClient(timeout=_SECONDS) as http:
-                    answer = await http.get(f"{url}/readyz")
-                return "ok" if answer.is_success else str(answer.json().get("detail", "not ready"))
-            except (httpx.HTTPError, ValueError, AttributeError) as error:
-                return f"does not answer: {type(error).__name__}"
+                figures = Figures(**await self._call("GET", name, _FIGURES, token))
+            except Upstream as error:
+                return ServiceView(state=str(error) if state == WELL else state, figures=None)
+            return ServiceView(state=state, figures=figures)
 
-        found = await asyncio.gather(*(one(url) for url in self._urls.values()))
+        found = await asyncio.gather(*(one(name) for name in self._urls))
         return dict(zip(self._urls, found, strict=True))
+
+    async def providers(self) -> tuple[str | None, list[ProviderView]]:
+        """The gateway's state, and what it has heard from each provider; None without one."""
+        if self._gateway is None:
+            return None, []
+        state = await _ready(self._gateway)
+        try:
+            async with httpx.AsyncClient(timeout=_SECONDS) as http:
+                answer = await http.get(f"{self._gateway}/health/detailed")
+            found = answer.raise_for_status().json()["endpoints"]
+            return state, [ProviderView(endpoint=path, **each) for path, each in found.items()]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return state, []
 
     async def jobs(self, token: str) -> list[dict[str, Any]]:
         """Every service's scheduled jobs; of a service that can't be asked, one that says why."""
@@ -67,3 +107,12 @@ class Services:
             detail = said.get("detail") if isinstance(said, dict) else None
             raise Upstream(f"{service} answers {answer.status_code}: {detail}")
         return said
+
+
+async def _ready(url: str) -> str:
+    try:
+        async with httpx.AsyncClient(timeout=_SECONDS) as http:
+            answer = await http.get(f"{url}/readyz")
+        return WELL if answer.is_success else str(answer.json().get("detail", "not ready"))
+    except (httpx.HTTPError, ValueError, AttributeError) as error:
+        return f"does not answer: {type(error).__name__}"

@@ -36,6 +36,9 @@ class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings
         default_factory=dict,
         description="the services' APIs, as `payouts=http://...,subscription=http://...`",
     )
+    gateway_url: HttpUrl | None = Field(
+        default=None, description="the webhook gateway, asked what it hears from providers"
+    )
     payouts_url: HttpUrl | None = Field(
         default=None, description="asked before an old payout command is sent again"
     )

@@ -72,8 +72,8 @@ class LetterDetail(LetterView):
 
 
 class GroupView(Row):
-    """Dead letters that failed for the same reason: how many, and when the first and the last of
-    them died."""
+    """Dead letters that failed for the same reason: how many, when the first and the last of them
+    died, and how many did in the last hour and the one before."""
 
     id: str
     queue: str
@@ -83,6 +83,8 @@ class GroupView(Row):
     count: int
     first: datetime
     last: datetime
+    last_hour: int
+    hour_before: int
 
 
 class LetterPage(BaseModel):

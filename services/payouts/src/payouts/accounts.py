@@ -17,7 +17,7 @@ approval_above = { USD = 100_000 }
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,10 @@ import httpx
 
 from common import accounts
 from common.accounts import AccountsInvalid, gateway_source, options_of
+from common.circuits import Circuits
 from common.database import Sessions
 from common.errors import Invalid
-from common.gate import Gate
+from common.gate import Gate, unheard
 from common.quota import Quota
 from common.redaction import Redactor
 from common.settings import secrets_of
@@ -46,9 +47,6 @@ CLIENTS: Mapping[str, type[PayoutClient]] = {
 
 # Who pays by rules of their own: nothing is ordered there, nor tried again.
 READ_ONLY = frozenset(name for name, kind in CLIENTS.items() if issubclass(kind, ReadOnlyClient))
-
-OnCircuit = Callable[[str, str, str], None]
-"""Hears a tenant, an account's path and its circuit's new state."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Accounts:
         sessions: Sessions,
         redact: Redactor,
         *,
-        on_circuit: OnCircuit = lambda *_: None,
+        circuits: Circuits | None = None,
     ) -> None:
         """Raises `AccountsInvalid`. Without a file there are none."""
         self._accounts: dict[tuple[str, str, str], Account] = {}
@@ -108,7 +106,7 @@ class Accounts:
                     sessions=sessions,
                 ),
                 open_seconds=options.circuit_seconds,
-                on_change=_telling(on_circuit, each),
+                on_change=circuits.listener(each.tenant, each.path) if circuits else unheard,
             )
             key = (each.tenant, each.provider, each.name)
             self._accounts[key] = Account(*key, kind(options, http), gate)
@@ -133,7 +131,3 @@ def account_of(source: str, provider: str) -> str:
     """The account that the gateway's events of this source are about."""
     default = gateway_source(provider, accounts.DEFAULT)
     return source.removeprefix(f"{default}/") if source != default else accounts.DEFAULT
-
-
-def _telling(on_circuit: OnCircuit, account: accounts.Account) -> Callable[[str], None]:
-    return lambda state: on_circuit(account.tenant, account.path, state)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common import rows
 from common.api import Cursor, Limit, Page, Session, page
 from common.auth import Admin, Approver, Caller, Operator, Viewer
+from common.circuits import not_closed
 from payouts import acting, repository
 from payouts.accounts import Accounts
 from payouts.acting import actor
@@ -23,7 +24,6 @@ from payouts.models import (
     AuditEntry,
     Balance,
     Batch,
-    Circuit,
     Control,
     Difference,
     LedgerEntry,
@@ -47,7 +47,6 @@ from payouts.views import (
     BalanceView,
     BatchDetail,
     BatchView,
-    CircuitView,
     ControlView,
     LedgerEntryView,
     Metrics,
@@ -193,9 +192,6 @@ async def status(caller: Viewer, request: Request, session: Session) -> Status:
     tenant = caller.tenant
     of_tenant = Payout.tenant == tenant
     control = await session.get(Control, tenant)
-    circuits = await session.scalars(
-        select(Circuit).where(Circuit.tenant == tenant, Circuit.state != "closed")
-    )
     due = select(func.min(Payout.due_at)).where(
         of_tenant, Payout.state == State.APPROVED, ~Payout.held, Payout.due_at <= func.now()
     )
@@ -207,7 +203,7 @@ async def status(caller: Viewer, request: Request, session: Session) -> Status:
         states=await repository.counts(session, of_tenant),
         held=await session.scalar(select(func.count()).where(of_tenant, Payout.held)) or 0,
         oldest_due_at=await session.scalar(due),
-        circuits=[CircuitView.model_validate(each) for each in circuits.all()],
+        circuits=await not_closed(session, tenant),
         accounts=[
             AccountView(
                 path=each.path, pays=each.pays, **each.client.options.model_dump(include=_SHOWN)

@@ -1,7 +1,5 @@
 """Wires the payouts service."""
 
-import asyncio
-import socket
 from datetime import timedelta
 
 import httpx
@@ -10,10 +8,12 @@ from common import parts
 from common.accounts import AccountsInvalid
 from common.api import schedules_router
 from common.auth import Authenticator
+from common.circuits import Circuits
 from common.contracts import topology
 from common.contracts.event import Event
 from common.crypto import Vault
 from common.database import Sessions
+from common.figures import figures_router
 from common.http import create_app
 from common.logs import get_logger
 from common.measuring import Meter
@@ -23,8 +23,8 @@ from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running, Task, refuse
 from payouts import api as payouts_api
-from payouts import api_reports, repository
-from payouts.accounts import Accounts, OnCircuit
+from payouts import api_reports
+from payouts.accounts import Accounts
 from payouts.books import SOURCE
 from payouts.deciding import Rules
 from payouts.details import Details
@@ -54,6 +54,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     for router in (*payouts_api.ROUTERS, api_reports.reports):
         app.include_router(router)
     app.include_router(schedules_router("payouts", settings.tenant))
+    app.include_router(figures_router(settings.tenant, circuits=True))
     return Running(app)
 
 
@@ -63,8 +64,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     consuming = await parts.consuming(settings, context, messaging, "payouts-worker consumers")
     options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
     sessions = parts.sessions(engine)
-    circuits = _Circuits(sessions)
-    accounts = await _accounts(settings, context, sessions, circuits.changed)
+    accounts = await _accounts(settings, context, sessions, Circuits(sessions))
     details = _details(settings)
     reorder = timedelta(seconds=settings.reorder_seconds)
     times = Times(
@@ -118,36 +118,11 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     return parts.worker("Paybus payouts worker", settings, messaging, engine, consumers, tasks)
 
 
-class _Circuits:
-    """Writes down, for people, what this worker's circuit breakers do."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-        self._worker = socket.gethostname()
-        self._latest: dict[tuple[str, str], str] = {}
-        self._writing: asyncio.Task[None] | None = None
-
-    def changed(self, tenant: str, name: str, state: str) -> None:
-        self._latest[tenant, name] = state
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write(), name="circuits")
-
-    async def _write(self) -> None:
-        """One after the other: the state that was last is the one that stays."""
-        while self._latest:
-            (tenant, name), state = self._latest.popitem()
-            try:
-                async with self._sessions.begin() as session:
-                    await repository.keep_circuit(session, tenant, name, self._worker, state)
-            except Exception:
-                log.exception("a circuit's state could not be kept", circuit=name, state=state)
-
-
 async def _accounts(
     settings: PayoutSettings,
     context: Context,
     sessions: Sessions,
-    on_circuit: OnCircuit = lambda *_: None,
+    circuits: Circuits | None = None,
 ) -> Accounts:
     http = await context.resources.enter_async_context(
         httpx.AsyncClient(
@@ -156,7 +131,7 @@ async def _accounts(
     )
     path = settings.payout_accounts_file
     try:
-        return Accounts(path, http, sessions, context.redact, on_circuit=on_circuit)
+        return Accounts(path, http, sessions, context.redact, circuits=circuits)
     except AccountsInvalid as error:
         refuse(f"PAYOUT_ACCOUNTS_FILE is wrong: {error}")
 

@@ -20,7 +20,7 @@ from payouts import domain, ordering, repository, requests
 from payouts.accounts import Accounts
 from payouts.books import SOURCE, Books
 from payouts.domain import Move, State
-from payouts.models import Circuit, Payout, Recipient, Transfer
+from payouts.models import Payout, Recipient, Transfer
 
 log = get_logger(__name__)
 
@@ -28,7 +28,6 @@ _MOST = 1000
 _KEEP_TRANSFERS = timedelta(days=90)
 # Banks return payments for days, and in the United States for sixty.
 _DAYS_BACK = (1, 3, 7, 14, 60)
-_KEEP_CIRCUITS = timedelta(days=7)
 
 
 class Jobs:
@@ -139,20 +138,15 @@ class Jobs:
 
 
 async def clean_up(work: Work, _: Event[JobDue]) -> str:
-    """What nobody asks for any more: transfers that never were ours, breakers of workers that are
-    gone. Payouts, ledger and audit log stay for good."""
+    """What nobody asks for any more: transfers that never were ours. Payouts, ledger and audit log
+    stay for good."""
     old = func.now() - _KEEP_TRANSFERS
     transfers = await work.session.execute(
         delete(Transfer)
         .where(Transfer.seen_at < old, Transfer.payout_id.is_(None))
         .returning(Transfer.transfer_id)
     )
-    circuits = await work.session.execute(
-        delete(Circuit)
-        .where(Circuit.changed_at < func.now() - _KEEP_CIRCUITS)
-        .returning(Circuit.name)
-    )
-    return f"{len(transfers.all())} transfers, {len(circuits.all())} breakers removed"
+    return f"{len(transfers.all())} transfers removed"
 
 
 async def order_reconciliation(

@@ -241,18 +241,6 @@ class Control(Base):
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Circuit(Base):
-    """What a worker last said of an account's circuit breaker."""
-
-    __tablename__ = "circuits"
-
-    tenant: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True)
-    worker: Mapped[str] = mapped_column(primary_key=True)
-    state: Mapped[str]
-    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
-
-
 class DayReport(Base):
     """A tenant's day (UTC): what was paid, what failed, and how the books stood at its end."""
 

@@ -17,7 +17,6 @@ from payouts.models import (
     Attempt,
     AuditEntry,
     Balance,
-    Circuit,
     Control,
     Payout,
     Recipient,
@@ -166,18 +165,6 @@ async def counts(session: AsyncSession, *which: ColumnElement[bool]) -> dict[str
 async def audit_of(session: AsyncSession, subject: str, limit: int) -> Sequence[AuditEntry]:
     query = select(AuditEntry).where(AuditEntry.subject == subject)
     return (await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit))).all()
-
-
-async def keep_circuit(
-    session: AsyncSession, tenant: str, name: str, worker: str, state: str
-) -> None:
-    row = insert(Circuit).values(tenant=tenant, name=name, worker=worker, state=state)
-    await session.execute(
-        row.on_conflict_do_update(
-            index_elements=[Circuit.tenant, Circuit.name, Circuit.worker],
-            set_={"state": state, "changed_at": func.now()},
-        )
-    )
 
 
 async def set_control(

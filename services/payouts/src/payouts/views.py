@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.api import View
+from common.circuits import CircuitView
 from payouts.domain import State
 from payouts.ledger import Funding
 from payouts.requests import Schedule
@@ -138,15 +139,6 @@ class BatchView(View):
 
 class BatchDetail(BatchView):
     states: dict[str, int] = Field(default_factory=dict, description="payouts by state")
-
-
-class CircuitView(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    name: str
-    worker: str
-    state: str
-    changed_at: datetime
 
 
 class ControlView(BaseModel):

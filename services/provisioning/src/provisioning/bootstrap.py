@@ -7,6 +7,7 @@ from common.api import schedules_router
 from common.auth import Authenticator
 from common.contracts import topology
 from common.database import Sessions
+from common.figures import figures_router
 from common.http import create_app
 from common.messaging.effectful import EffectfulConsumer
 from common.messaging.transactional import TransactionalConsumer
@@ -33,6 +34,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app.state.provisioner = await _provisioner(settings, context, sessions)
     app.include_router(router)
     app.include_router(schedules_router("provisioning", settings.tenant))
+    app.include_router(figures_router(settings.tenant))
     return Running(app)
 
 

@@ -9,6 +9,7 @@ from common.accounts import AccountsInvalid
 from common.api import schedules_router
 from common.auth import Authenticator
 from common.contracts import topology
+from common.figures import figures_router
 from common.http import create_app
 from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
@@ -35,6 +36,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     )
     app.include_router(router)
     app.include_router(schedules_router("subscription", settings.tenant))
+    app.include_router(figures_router(settings.tenant))
     return Running(app)
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from common.contracts.event import DecodeError
 from common.errors import Busy, Permanent, RateLimited, Unavailable
 
+QUEUE_PREFIX = "retry."
 _LONGEST_RUNG_SECONDS = 24 * 3600
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
@@ -69,7 +70,7 @@ class Rung:
 
     @property
     def queue(self) -> str:
-        return f"retry.{self.name}"
+        return f"{QUEUE_PREFIX}{self.name}"
 
 
 class Ladder:

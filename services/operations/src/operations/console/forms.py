@@ -25,12 +25,12 @@ from operations.console.session import (
 )
 from operations.desk import Desk
 from operations.domain import LetterState, ReplayState
-from operations.requests import ReplayWish, Selection
+from operations.requests import ReplayWish, Selection, WindowWish
 from operations.services import ACTIONS, Services
 
 forms = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
 
-WishT = TypeVar("WishT", bound=Selection)
+WishT = TypeVar("WishT", Selection, ReplayWish, WindowWish)
 
 _MOVES = {
     "archive": LetterState.ARCHIVED,
@@ -101,6 +101,28 @@ async def note(request: Request, visitor: SignedIn, session: Session, id_: str) 
     async with session.begin():
         await desk.write_note(session, visitor.caller, id_, text)
     return go_to(f"/console/letters/{id_}")
+
+
+@forms.post("/journal/replay")
+async def replay_window(request: Request, visitor: SignedIn, session: Session) -> Response:
+    form = await read_form(request)
+    check(visitor, form)
+    visitor.require(Role.OPERATOR)
+    window: dict[str, object] = {
+        "queue": first(form, "queue"),
+        # A browser's field for a time has no zone.
+        "since": f"{first(form, 'since')}Z",
+        "until": f"{first(form, 'until')}Z",
+        "new_ids": bool(first(form, "new_ids")),
+    }
+    if type_ := first(form, "type"):
+        window["types"] = [type_]
+    wish = _parsed(WindowWish, {"window": window, "reason": first(form, "reason"), **_pace(form)})
+    desk: Desk = request.app.state.desk
+    made = await desk.replay_window(
+        session, visitor.caller, wish.window, wish.reason, wish.rate, wish.concurrency
+    )
+    return go_to(f"/console/replays/{made.id}")
 
 
 @forms.post("/replays/{id_}/{action}")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from common.api import Session
+from common.contracts import topology
 from common.contracts.event import faults
 from common.errors import Invalid
 from common.http import encode_cursor
@@ -152,7 +153,14 @@ async def journal(
     following = None
     if found.next_cursor is not None:
         following = urlencode({**wanted, "cursor": found.next_cursor})
-    return page("journal.html", visitor, entries=found.items, wanted=wanted, following=following)
+    return page(
+        "journal.html",
+        visitor,
+        entries=found.items,
+        wanted=wanted,
+        following=following,
+        queues=sorted(each.name for each in topology.QUEUES),
+    )
 
 
 @pages.get("/journal/{correlation_id}")
