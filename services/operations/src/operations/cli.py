@@ -37,6 +37,8 @@ Ids = Annotated[list[str] | None, typer.Argument(help="the dead letters' ids")]
 ReplayId = Annotated[str, typer.Argument(help="the replay's id")]
 Wait = Annotated[bool, typer.Option(help="show how far it is, until it is over")]
 
+_LONG = frozenset({"payload", "stack", "history", "notes", "neighbours"})
+_COLUMNS = {"neighbours": ("recorded_at", "type", "source", "correlation_id")}
 _OVER = frozenset({"done", "cancelled"})
 _BAD = ("failed_again", "skipped")
 
@@ -147,9 +149,24 @@ def list_(
 
 
 @dead.command()
-def show(id_: Annotated[str, typer.Argument(help="the dead letter's id")]) -> None:
+def show(
+    id_: Annotated[str, typer.Argument(help="the dead letter's id")], as_json: AsJson = False
+) -> None:
     """All that is known of one: payload (masked), attempts, stack, notes, neighbours."""
-    print_json(API.call("GET", f"dead-letters/{id_}"))
+    found = API.call("GET", f"dead-letters/{id_}")
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        if name not in _LONG and value is not None:
+            console.print(plain(f"{name}: {value}", "red" if name == "error" else ""))
+    for name in ("history", "notes", "neighbours"):
+        if found[name]:
+            columns = _COLUMNS.get(name) or tuple(found[name][0])
+            print_table(found[name], columns, as_json=False)
+    print_json(found["payload"])
+    for line in found["stack"].splitlines():
+        console.print(plain(line))
 
 
 @dead.command("replay")
