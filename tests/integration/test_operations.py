@@ -291,6 +291,7 @@ def test_operations_that_are_killed_send_nothing_twice(paybus: Paybus) -> None:
     assert paybus.sql("subscription", query, ids) == [(300,)]
 
 
+@pytest.mark.timeout(180 + 2 * _STOPPED_SECONDS)
 def test_while_operations_is_stopped_nothing_is_lost_and_nobody_notices(paybus: Paybus) -> None:
     for name in PROCESSES:
         paybus.system.processes[name].stop()
