@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings
 
 from bank_sync import settings as bank_sync
 from operations import settings as operations
+from orders import settings as orders
 from payouts import settings as payouts
 from provisioning import settings as provisioning
 from subscription import settings as subscription
@@ -25,6 +26,7 @@ SETTINGS: dict[str, list[type[BaseSettings]]] = {
     "provisioning": [provisioning.ApiSettings, provisioning.WorkerSettings],
     "payouts": [payouts.ApiSettings, payouts.WorkerSettings],
     "bank-sync": [bank_sync.ApiSettings, bank_sync.WorkerSettings],
+    "orders": [orders.ApiSettings, orders.WorkerSettings],
     "operations": [operations.ApiSettings, operations.WorkerSettings],
 }
 

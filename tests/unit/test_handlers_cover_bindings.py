@@ -8,6 +8,8 @@ from bank_sync import handlers as bank_handlers
 from common.contracts.catalogue import queues_of
 from common.contracts.registry import EVENT_TYPES
 from operations.handlers import HANDLERS as OPERATIONS_HANDLERS
+from orders.handlers import HANDLERS as ORDERS_HANDLERS
+from payouts.earning import Earnings
 from payouts.handlers import Reports
 from payouts.settings import PRIORITIES
 from payouts.settling import Times
@@ -38,6 +40,15 @@ def test_payouts_handles_what_its_queue_gets() -> None:
     assert _types_of("payouts.reports") == set(Reports(Times()).by_event())
 
 
+def test_orders_handles_what_its_queue_gets() -> None:
+    assert _types_of("orders.payments") == set(ORDERS_HANDLERS)
+
+
+def test_payouts_handles_what_others_request() -> None:
+    earnings = Earnings(None)  # type: ignore[arg-type]
+    assert _types_of("payouts.requests") == set(earnings.by_event())
+
+
 def test_bank_sync_handles_what_its_queue_gets() -> None:
     assert _types_of("bank-sync.items") == set(bank_handlers.by_event())
 
@@ -56,6 +67,8 @@ def test_commands_and_jobs_reach_their_own_queue() -> None:
     assert _types_of("provisioning.organizations") == {"organization.requested"}
     assert _types_of("provisioning.jobs") == {"provisioning.job_due"}
     assert _types_of("subscription.jobs") == {"subscription.job_due"}
+    assert _types_of("subscription.refunds") == {"refund.requested"}
+    assert _types_of("orders.jobs") == {"orders.job_due"}
     assert _types_of("payouts.jobs") == {"payouts.job_due"}
     assert _types_of("operations.jobs") == {"operations.job_due"}
     assert _types_of("bank-sync.jobs") == {"bank_sync.job_due"}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 
-from sandbox import behaviour, payout_routes, plaid, plaid_routes, square_dwolla
+from sandbox import behaviour, payout_routes, plaid, plaid_routes, rates, square_dwolla
 from sandbox.mobile_money import create_router as mobile_money
 from sandbox.payments import MobileMoney
 from sandbox.payouts import Payouts
@@ -38,6 +38,7 @@ def create_app(
         seed=seed,
     )
     app.include_router(payout_routes.create_router(paying))
+    app.include_router(rates.create_router())
     app.include_router(square_dwolla.create_router(Books(money.postman, secrets, square_url)))
 
     @app.get("/_ready")

@@ -14,6 +14,7 @@ from localstripe.errors import UserError
 from localstripe.resources import (
     Customer,
     Event,
+    PaymentIntent,
     PaymentMethod,
     Plan,
     StripeObject,
@@ -43,6 +44,7 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         self.customer: str | None = None
         self.customer_details: dict[str, str] | None = None
         self.subscription: str | None = None
+        self.payment_intent: str | None = None
         self.amount_total = int(amount)
         self.currency = plan.currency if "price" in item else plan["currency"]
         self.expires_at = int(time.time()) + _LIFETIME_SECONDS
@@ -58,6 +60,8 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         details = {"email": self.customer_email or "payer@example.com", "name": "A Payer"}
         if self.mode == "subscription":
             self.customer, self.subscription = self._subscribe(details)
+        else:
+            self.payment_intent = self._charge(details)
         self.customer_details = details
         self.payment_status, self.status = "paid", "complete"
         schedule_webhook(Event("checkout.session.completed", self))
@@ -66,18 +70,35 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         self.status = "expired"
         schedule_webhook(Event("checkout.session.expired", self))
 
+    def _charge(self, details: dict[str, str]) -> str:
+        customer, method = _payer(details)
+        intent = PaymentIntent._api_create(
+            amount=self.amount_total,
+            currency=self.currency,
+            customer=customer,
+            payment_method=method,
+            confirm=True,
+        )
+        return str(intent.id)
+
     def _subscribe(self, details: dict[str, str]) -> tuple[str, str]:
-        customer = Customer._api_create(**details)
-        card = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
-        method = PaymentMethod._api_create(type="card", card=card)
-        PaymentMethod._api_attach(method.id, customer=customer.id)
-        Customer._api_update(customer.id, invoice_settings={"default_payment_method": method.id})
+        customer, method = _payer(details)
+        Customer._api_update(customer, invoice_settings={"default_payment_method": method})
         subscription = Subscription._api_create(
-            customer=customer.id,
+            customer=customer,
             items=[{"plan": self._item["price"]}],
             metadata=self._subscription_data.get("metadata"),
         )
-        return customer.id, subscription.id
+        return customer, subscription.id
+
+
+def _payer(details: dict[str, str]) -> tuple[str, str]:
+    """A customer, and the card of it."""
+    customer = Customer._api_create(**details)
+    card = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
+    method = PaymentMethod._api_create(type="card", card=card)
+    PaymentMethod._api_attach(method.id, customer=customer.id)
+    return customer.id, method.id
 
 
 def install(app: web.Application) -> None:
@@ -91,6 +112,9 @@ def install(app: web.Application) -> None:
             by_key[key or session.id] = session
         return json_response(by_key[key or session.id]._export())
 
+    async def retrieve(request: web.Request) -> Any:
+        return json_response(CheckoutSession._api_retrieve(request.match_info["id"])._export())
+
     async def pay(request: web.Request) -> Any:
         session = CheckoutSession._api_retrieve(request.match_info["id"])
         session._pay()
@@ -102,5 +126,6 @@ def install(app: web.Application) -> None:
         return json_response(session._export())
 
     app.router.add_post("/v1/checkout/sessions", create)
+    app.router.add_get("/v1/checkout/sessions/{id}", retrieve)
     app.router.add_post("/_config/checkout/{id}/expire", expire)
     app.router.add_post("/_config/checkout/{id}/pay", pay)

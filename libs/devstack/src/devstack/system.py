@@ -19,7 +19,15 @@ from devstack.tokens import DevKeys
 
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
-SERVICES = ("subscription", "provisioning", "webhook-gateway", "payouts", "bank-sync", "operations")
+SERVICES = (
+    "subscription",
+    "provisioning",
+    "webhook-gateway",
+    "payouts",
+    "bank-sync",
+    "orders",
+    "operations",
+)
 
 # Whose stand-ins call the gateway by themselves, and where.
 CALLED = {
@@ -38,12 +46,14 @@ _PREFERRED = {
     "payouts-api": 8003,
     "bank-sync-api": 8004,
     "operations-api": 8005,
+    "orders-api": 8006,
     "webhook-gateway-worker": 8010,
     "subscription-worker": 8011,
     "provisioning-worker": 8012,
     "payouts-worker": 8013,
     "bank-sync-worker": 8014,
     "operations-worker": 8015,
+    "orders-worker": 8016,
     "sandbox-backend": 8090,
     "sandbox-providers": 8091,
     "sandbox-stripe": 8420,
@@ -220,7 +230,7 @@ def _subscription_api(layout: Layout, port: int) -> Spec:
 
 
 def _subscription_worker(layout: Layout, port: int) -> Spec:
-    env = _worker(layout, "subscription") | _http(port)
+    env = _worker(layout, "subscription") | {"ACCOUNTS_FILE": str(layout.accounts)} | _http(port)
     return Spec("subscription-worker", "subscription", ["worker"], env, _ready(port))
 
 
@@ -252,6 +262,19 @@ def _bank_sync_api(layout: Layout, port: int) -> Spec:
 def _bank_sync_worker(layout: Layout, port: int) -> Spec:
     env = _worker(layout, "bank-sync") | _banking(layout) | _http(port)
     return Spec("bank-sync-worker", "bank_sync", ["worker"], env, _ready(port))
+
+
+def _orders_api(layout: Layout, port: int) -> Spec:
+    env = {"SUBSCRIPTION_URL": layout.url("subscription-api")}
+    env |= _api(layout, "orders") | _http(port)
+    return Spec("orders-api", "orders", ["api"], env, _ready(port))
+
+
+def _orders_worker(layout: Layout, port: int) -> Spec:
+    rates = f"{layout.url('sandbox-providers')}/_rates"
+    env = {"RATES_ECB_URL": f"{rates}/ecb.xml", "RATES_JSON_URL": f"{rates}/latest.json"}
+    env |= _worker(layout, "orders") | _http(port)
+    return Spec("orders-worker", "orders", ["worker"], env, _ready(port))
 
 
 def _operations_api(layout: Layout, port: int) -> Spec:
@@ -324,6 +347,8 @@ _MAKERS = {
     "payouts-worker": _payouts_worker,
     "bank-sync-api": _bank_sync_api,
     "bank-sync-worker": _bank_sync_worker,
+    "orders-api": _orders_api,
+    "orders-worker": _orders_worker,
     "operations-api": _operations_api,
     "operations-worker": _operations_worker,
     "sandbox-backend": _sandbox_backend,

@@ -28,6 +28,7 @@ from payouts.accounts import Accounts
 from payouts.books import SOURCE
 from payouts.deciding import Rules
 from payouts.details import Details
+from payouts.earning import Earnings
 from payouts.handlers import Reports
 from payouts.jobs import Jobs
 from payouts.measuring import measure
@@ -76,9 +77,10 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     await submitter.start()
     context.resources.push_async_callback(submitter.stop)
     work = Worker(sessions, accounts, details)
+    desk = Desk(accounts, details, reorder=reorder)
     jobs = Jobs(
         accounts,
-        Desk(accounts, details, reorder=reorder),
+        desk,
         pause=timedelta(seconds=settings.payouts_pause_seconds),
         reorder=reorder,
     )
@@ -88,6 +90,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         await (work.do(event) if event.type == "payout_work.due" else submitter.go_on(event))
 
     reports = Reports(times)
+    earnings = Earnings(desk)
     consumers: list[Consumer] = [
         EffectfulConsumer(
             topology.queue(f"payouts.{priority}"),
@@ -102,6 +105,13 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
             topology.queue("payouts.reports"),
             reports.by_event(),
             prepare=reports.prepare,
+            **options,
+        ),
+        TransactionalConsumer(
+            topology.queue("payouts.requests"),
+            earnings.by_event(),
+            prepare=earnings.prepare,
+            batch=20,
             **options,
         ),
         TransactionalConsumer(

@@ -122,31 +122,60 @@ class Desk:
 
         Raises `Conflict` when the key was used for another credit.
         """
-        recipient = await rows.find(session, Recipient, tenant, id_)
+        await rows.find(session, Recipient, tenant, id_)
+        # Whoever credits the same recipient waits here, and then sees what the first one did.
+        recipient = await session.get_one(
+            Recipient, id_, with_for_update=True, populate_existing=True
+        )
+        return await self.post(
+            session,
+            recipient,
+            by,
+            subject=f"credit/{derived_id('credits', tenant, id_, key)}",
+            action="credit",
+            entry=Entry(Ledger.PLATFORM, Ledger.AVAILABLE, credit.amount),
+            currency=credit.currency,
+            reason=credit.reason,
+        )
+
+    async def post(
+        self,
+        session: AsyncSession,
+        recipient: Recipient,
+        by: Actor,
+        *,
+        subject: str,
+        action: str,
+        entry: Entry,
+        currency: str,
+        reason: str,
+    ) -> bool:
+        """An entry between a (locked) recipient and the platform, once for each subject; and
+        whether it is new.
+
+        Raises `Conflict` when the subject stands for another one, `Invalid` for what the recipient
+        can't have.
+        """
         if recipient.provider in READ_ONLY:
             raise Invalid(f"{recipient.provider} pays {recipient.reference} by itself")
-        if credit.currency != recipient.currency:
+        if currency != recipient.currency:
             raise Invalid(f"{recipient.reference} is paid in {recipient.currency}")
-        subject = f"credit/{derived_id('credits', tenant, id_, key)}"
-        content = [credit.amount, credit.currency, credit.reason]
-        # Whoever credits the same recipient waits here, and then sees what the first one did.
-        await session.get_one(Recipient, id_, with_for_update=True, populate_existing=True)
+        content = [entry.amount, currency, reason]
         for before in await repository.audit_of(session, subject, 1):
-            if before.data["credit"] != content:
+            if before.data[action] != content:
                 raise Conflict("this Idempotency-Key was used for another credit")
             return False
         books = Books(session, await rows.clock(session))
-        entry = Entry(Ledger.PLATFORM, Ledger.AVAILABLE, credit.amount)
         books.act(
             Action(
                 at=books.now,
-                tenant=tenant,
+                tenant=recipient.tenant,
                 actor=by,
-                action="credit",
+                action=action,
                 subject=subject,
-                reason=credit.reason,
-                posted=[Posted(id_, credit.currency, entry)],
-                data={"credit": content},
+                reason=reason,
+                posted=[Posted(recipient.id, currency, entry)],
+                data={action: content},
             )
         )
         await books.close()

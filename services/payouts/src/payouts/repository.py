@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, text, upd
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common import rows
 from common.arrays import arrays, insert_rows, is_one_of
 from payouts.domain import State
 from payouts.models import (
@@ -35,6 +36,12 @@ async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str
 async def recipients(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Recipient]:
     found = await session.scalars(select(Recipient).where(is_one_of(Recipient.id, sorted({*ids}))))
     return {row.id: row for row in found.all()}
+
+
+async def lock_recipients(session: AsyncSession, ids: Sequence[str]) -> None:
+    query = select(Recipient).where(is_one_of(Recipient.id, sorted({*ids}))).order_by(Recipient.id)
+    locking = query.with_for_update().execution_options(populate_existing=True)
+    rows.hold(session, (await session.scalars(locking)).all())
 
 
 async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Attempt]]:

@@ -11,6 +11,7 @@ from common.auth import Authenticator
 from common.contracts import topology
 from common.figures import figures_router
 from common.http import create_app
+from common.messaging.effectful import EffectfulConsumer
 from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running, refuse
@@ -18,7 +19,8 @@ from subscription import handlers, renewals
 from subscription.accounts import Accounts
 from subscription.api import router
 from subscription.checkouts import Checkouts
-from subscription.settings import ApiSettings, WorkerSettings
+from subscription.refunds import Refunder
+from subscription.settings import AccountsSettings, ApiSettings, WorkerSettings
 
 
 async def api(settings: ApiSettings, context: Context) -> Running:
@@ -46,6 +48,12 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     consuming = await parts.consuming(settings, context, messaging, "subscription-worker consumers")
     options = parts.consumer_options(messaging, consuming, engine, source="/subscription")
     sessions = parts.sessions(engine)
+    refunder = Refunder(
+        sessions,
+        await _accounts(settings, context),
+        timeout=settings.provider_timeout_seconds,
+        redact=context.redact,
+    )
     schedule = renewals.schedule(timedelta(seconds=settings.renewals_pause_seconds))
     consumers = [
         TransactionalConsumer(
@@ -53,6 +61,13 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
             handlers.HANDLERS,
             prepare=handlers.prepare,
             batch=settings.consumer_batch,
+            **options,
+        ),
+        EffectfulConsumer(
+            topology.queue("subscription.refunds"),
+            refunder.do,
+            concurrency=settings.concurrency,
+            on_give_up=refunder.give_up,
             **options,
         ),
         TransactionalConsumer(
@@ -70,7 +85,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     )
 
 
-async def _accounts(settings: ApiSettings, context: Context) -> Accounts:
+async def _accounts(settings: AccountsSettings, context: Context) -> Accounts:
     http = await context.resources.enter_async_context(
         httpx.AsyncClient(timeout=settings.provider_timeout_seconds)
     )

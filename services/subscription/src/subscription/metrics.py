@@ -5,3 +5,5 @@ from prometheus_client import Counter
 checkouts = Counter(
     "paybus_checkouts_total", "Checkouts by what became of them.", ["provider", "outcome"]
 )
+
+refunds = Counter("paybus_refunds_total", "Refunds by outcome.", ["provider", "outcome"])

@@ -20,6 +20,9 @@ OURS: Final = "paybus"
 CHECKOUT_IN_METADATA: Final = "paybus_checkout"
 
 
+REFUND_IN_METADATA: Final = "paybus_refund"
+
+
 class Base(DeclarativeBase):
     type_annotation_map = TYPES | {dict[str, Any]: JSONB}
 
@@ -159,6 +162,25 @@ class Checkout(Row):
         Index("checkouts_reference", "reference"),
         Index("checkouts_subscription", "subscription_id"),
     )
+
+
+class Refund(Row):
+    """Money that somebody wants to go back of a checkout: the intent is written down before the
+    provider is asked. `attempts` had each a key of its own there."""
+
+    __tablename__ = "refunds"
+
+    checkout_id: Mapped[str]
+    amount: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str]
+    reason: Mapped[str]
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default="1")
+    provider_refund_id: Mapped[str | None]
+    error: Mapped[str | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (Index("refunds_checkout", "checkout_id"),)
 
 
 def row_id(table: type[Row], tenant: str, provider: str, provider_id: str) -> str:

@@ -63,6 +63,11 @@ class NewCheckout(_Part):
     return_url: HttpUrl | None = Field(
         default=None, description="where the payer's browser goes afterwards"
     )
+    purpose: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._:/-]{1,200}$",
+        description="another service's name for what is paid: it is told by `checkout.settled`",
+    )
 
     @model_validator(mode="after")
     def _priced(self) -> Self:

@@ -6,16 +6,21 @@ from common import settings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
 
 
-class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
+class AccountsSettings(DatabaseSettings):
     accounts_file: FilePath | None = Field(
-        default=None, description="at which accounts checkouts are started, as TOML"
+        default=None, description="at which accounts customers pay, as TOML"
     )
     provider_timeout_seconds: float = Field(
-        default=15, ge=0.1, le=60, description="how long a provider may take to start a checkout"
+        default=15, ge=0.1, le=60, description="how long a provider may take to answer"
     )
 
 
-class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
+class ApiSettings(AccountsSettings, HttpSettings, AuthSettings, ScheduleSettings):
+    pass
+
+
+class WorkerSettings(AccountsSettings, settings.WorkerSettings, ScheduleSettings):
+    concurrency: int = Field(default=8, ge=1, description="refunds under way at once")
     consumer_batch: int = Field(
         default=250, ge=1, le=1000, description="messages in one transaction, at the most"
     )

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common import rows
 from common.accounts import gateway_source
 from common.contracts.event import Event
-from common.contracts.payments import CheckoutCompleted, Contact, PaymentReported
+from common.contracts.payments import CheckoutCompleted, CheckoutSettled, Contact, PaymentReported
 from common.contracts.subscriptions import PlanSnapshot
 from common.logs import get_logger
 from common.messaging.outbox import Work
@@ -86,13 +86,19 @@ async def settle_payment(
         if status is CheckoutStatus.UNDERPAID and checkout.status != CheckoutStatus.PAID:
             asked = f"{wanted.amount} {wanted.currency}"
             checkout.error = f"paid {paid[0]} {paid[1]}, not {asked} (minor units)"
-    await settle(work, event, checkout, Outcome(status, event.time, event.id), payer)
+    came = paid or (checkout.amount, checkout.currency)
+    await settle(work, event, checkout, Outcome(status, event.time, event.id), payer, came)
 
 
 async def settle(
-    work: Work, event: Event[Any], checkout: Checkout, outcome: Outcome, payer: Contact
+    work: Work,
+    event: Event[Any],
+    checkout: Checkout,
+    outcome: Outcome,
+    payer: Contact,
+    amount: tuple[int | None, str | None] = (None, None),
 ) -> None:
-    """Take a report; a paid period prolongs the subscription."""
+    """Take a report; a paid period prolongs the subscription. `amount` is what came."""
     came = outcome.status in {CheckoutStatus.PAID, CheckoutStatus.UNDERPAID}
     if checkout.status == CheckoutStatus.REFUSED and not came:
         return  # it says why, which an expiry does not
@@ -114,10 +120,34 @@ async def settle(
     checkout.status = outcome.status
     checkout.reported_at = outcome.at
     checkout.reported_event_id = outcome.event_id
+    _tell(work, event, checkout, amount)
     if outcome.status is CheckoutStatus.PAID:
         checkout.paid_at = outcome.at
         checkout.error = None
         await _serve(work, event, checkout, payer)
+
+
+def _tell(
+    work: Work, event: Event[Any], checkout: Checkout, amount: tuple[int | None, str | None]
+) -> None:
+    """Whoever had it started for a purpose of theirs."""
+    purpose = stored(checkout.request).purpose
+    if purpose is None:
+        return
+    work.emit(
+        "checkout.settled",
+        CheckoutSettled(
+            checkout_id=checkout.id,
+            purpose=purpose,
+            provider=checkout.provider,
+            account=checkout.account,
+            status=checkout.status,
+            amount=amount[0],
+            currency=amount[1],
+        ),
+        subject=checkout.id,
+        cause=event,
+    )
 
 
 async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Contact) -> None:

@@ -33,6 +33,46 @@ class CheckoutStarted(Payload):
     lookup: dict[str, str] = Field(default_factory=dict)
 
 
+class CheckoutSettled(Payload):
+    """What became of a checkout that somebody else had started, for a `purpose` that they named.
+
+    `amount` is what came, of a paid or an underpaid one; one that failed or expired may still be
+    paid.
+    """
+
+    checkout_id: Id
+    purpose: str
+    provider: str
+    account: str
+    status: Literal["paid", "underpaid", "failed", "expired"]
+    amount: MinorUnits | None = None
+    currency: Currency | None = None
+
+
+class RefundRequested(Payload):
+    """A command: give this much of what was paid in a checkout back to the payer, once for each
+    `refund_id`."""
+
+    refund_id: Id
+    checkout_id: Id
+    amount: MinorUnits
+    currency: Currency
+    reason: str
+
+
+class RefundSettled(Payload):
+    """What became of it. `by_hand` is where the provider has no refunds: somebody has to pay it
+    back."""
+
+    refund_id: Id
+    checkout_id: Id
+    status: Literal["succeeded", "failed", "by_hand"]
+    amount: MinorUnits
+    currency: Currency
+    provider_refund_id: str | None = None
+    reason: str | None = None
+
+
 class CheckoutCompleted(Payload):
     """A customer finished a provider's checkout page."""
 

@@ -26,6 +26,17 @@ class TransferReported(Payload):
     reason: str | None = None
 
 
+class EarningsReported(Payload):
+    """A command: the recipient has earned this much more, or less, once for each `request_id`.
+    `recipient` is who ordered it calls them."""
+
+    request_id: Id
+    recipient: str
+    amount: MinorUnits
+    currency: Currency
+    reason: str
+
+
 class PayoutDue(Payload):
     """A command: do what this payout's state asks for now. Doing it twice is doing it once.
 

@@ -16,16 +16,26 @@ from common.contracts.banking import (
 from common.contracts.event import Event, Payload
 from common.contracts.jobs import JobDue
 from common.contracts.operations import ReplayHandled
+from common.contracts.orders import OrderChanged
 from common.contracts.payments import (
     CheckoutCompleted,
+    CheckoutSettled,
     CheckoutStarted,
     PaymentDisputed,
     PaymentHint,
     PaymentRefunded,
     PaymentReported,
     ProviderEvent,
+    RefundRequested,
+    RefundSettled,
 )
-from common.contracts.payouts import PayoutChanged, PayoutDue, PayoutWork, TransferReported
+from common.contracts.payouts import (
+    EarningsReported,
+    PayoutChanged,
+    PayoutDue,
+    PayoutWork,
+    TransferReported,
+)
 from common.contracts.provisioning import OrganizationChanged, OrganizationRequested
 from common.contracts.subscriptions import (
     CustomerChanged,
@@ -49,6 +59,13 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     ),
     "checkout.completed": EventType(
         "payments", CheckoutCompleted, "A customer finished a provider's checkout page."
+    ),
+    "checkout.settled": EventType(
+        "payments", CheckoutSettled, "A checkout for somebody's purpose was paid, or was not."
+    ),
+    "refund.requested": EventType("payments", RefundRequested, "Command: give a payer money back."),
+    "refund.settled": EventType(
+        "payments", RefundSettled, "Money was given back, or could not be."
     ),
     "payment.succeeded": EventType("payments", PaymentReported, "A payment arrived."),
     "payment.failed": EventType("payments", PaymentReported, "An attempt to pay failed."),
@@ -128,6 +145,12 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "payout_work.due": EventType(
         "payouts", PayoutWork, "Command: write a report or a reconciliation."
     ),
+    "payout.requested": EventType(
+        "payouts", EarningsReported, "Command: pay a recipient what they earned."
+    ),
+    "payout.reversal_requested": EventType(
+        "payouts", EarningsReported, "Command: take back what a recipient has not earned after all."
+    ),
     "payout.submitted": EventType("payouts", PayoutChanged, "The provider accepted a payout."),
     "payout.paid": EventType("payouts", PayoutChanged, "The recipient has the money."),
     "payout.failed": EventType(
@@ -140,6 +163,25 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "payouts.job_due": EventType(
         "payouts", JobDue, "A scheduled job of the payouts service is due."
     ),
+    "order.placed": EventType("orders", OrderChanged, "An order was placed."),
+    "order.payment_due": EventType(
+        "orders", OrderChanged, "The time to pay ends soon: remind the buyer."
+    ),
+    "order.paid": EventType("orders", OrderChanged, "An order is paid."),
+    "order.reopened": EventType(
+        "orders",
+        OrderChanged,
+        "An order that was cancelled unpaid was paid late, and is open again.",
+    ),
+    "order.fulfilled": EventType("orders", OrderChanged, "An order was delivered."),
+    "order.completed": EventType(
+        "orders", OrderChanged, "An order is fulfilled, and its sellers' payouts are requested."
+    ),
+    "order.cancelled": EventType("orders", OrderChanged, "An order was given up unpaid."),
+    "order.refunded": EventType(
+        "orders", OrderChanged, "Money of an order's payment goes back to the buyer."
+    ),
+    "orders.job_due": EventType("orders", JobDue, "A scheduled job of the orders service is due."),
     "bank_item.updated": EventType("banking", BankItemReported, "There are new transactions."),
     "bank_item.failed": EventType(
         "banking", BankItemReported, "The link stopped working; the customer has to log in again."

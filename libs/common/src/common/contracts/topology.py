@@ -15,6 +15,7 @@ DOMAIN_EXCHANGES: Final = (
     "provisioning",
     "payouts",
     "banking",
+    "orders",
     "operations",
 )
 
@@ -95,6 +96,7 @@ QUEUES: Final = (
             Binding("subscriptions", "provider_subscription.*"),
         ),
     ),
+    Queue("subscription.refunds", (Binding("payments", "refund.requested"),)),
     Queue("subscription.jobs", (Binding("subscriptions", "subscription.job_due"),)),
     Queue(
         "provisioning.subscriptions",
@@ -117,6 +119,13 @@ QUEUES: Final = (
         "payouts.reports",
         (Binding("payouts", "transfer.*"), Binding("payouts", "provider_payout.*")),
     ),
+    Queue(
+        "payouts.requests",
+        (
+            Binding("payouts", "payout.requested"),
+            Binding("payouts", "payout.reversal_requested"),
+        ),
+    ),
     Queue("payouts.jobs", (Binding("payouts", "payouts.job_due"),)),
     Queue(
         "bank-sync.items",
@@ -135,6 +144,11 @@ QUEUES: Final = (
         (Binding("banking", "bank_sync.due"), Binding("banking", "bank_sync.removal_due")),
     ),
     Queue("bank-sync.jobs", (Binding("banking", "bank_sync.job_due"),)),
+    Queue(
+        "orders.payments",
+        (Binding("payments", "checkout.settled"), Binding("payments", "refund.settled")),
+    ),
+    Queue("orders.jobs", (Binding("orders", "orders.job_due"),)),
     Queue("operations.outcomes", (Binding("operations", "replay.handled"),)),
     Queue("operations.jobs", (Binding("operations", "operations.job_due"),)),
 )
@@ -158,7 +172,12 @@ JOURNAL_ONLY: Final = (
     "organization.provisioned",
     "organization.failed",
     "organization.suspended",
-    "payout.*",
+    "payout.submitted",
+    "payout.paid",
+    "payout.failed",
+    "payout.returned",
+    "payout.cancelled",
+    "order.*",
     "bank_item.linked",
     "bank_item.health_changed",
     "bank_item.removed",

@@ -55,6 +55,27 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Return:
+    """Money that is to go back of a paid checkout. `id` is our reference at the provider,
+    `checkout` what it calls the payment; each `attempt` (from 1) has a key of its own."""
+
+    id: str
+    checkout: str
+    amount: MinorUnits
+    currency: Currency
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Returned:
+    """`accepted` is whether the money goes back; `reason` why it does not."""
+
+    refund_id: str
+    accepted: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Started:
     """`reference` is what the provider calls the payment; `url` where to send the payer, None if
     the provider asks the payer's phone. For the rest see `CheckoutStarted`."""
@@ -82,6 +103,11 @@ class CheckoutClient(ABC):
     def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
         self.options = options
         self.http = http
+
+    async def give_back(self, wanted: Return) -> Returned | None:
+        """None where the provider has no refunds. Whoever asks again with the same `id` is told of
+        the first one. Raises what `start` raises."""
+        return None
 
     def check(self, wanted: NewCheckout) -> None:  # noqa: B027 - most have nothing to say
         """Raises `Invalid` when this provider could not take it."""

@@ -9,10 +9,11 @@ import httpx
 from pydantic import HttpUrl, SecretStr
 
 from common.errors import Invalid, Upstream
+from common.outside import Refused
 from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
 from subscription import clients
-from subscription.clients import CheckoutClient, Order, Started, wants
-from subscription.models import CHECKOUT_IN_METADATA
+from subscription.clients import CheckoutClient, Order, Return, Returned, Started, wants
+from subscription.models import CHECKOUT_IN_METADATA, REFUND_IN_METADATA
 from subscription.requests import NewCheckout
 
 
@@ -56,6 +57,29 @@ class Stripe(CheckoutClient):
             session.currency.upper(),
         )
 
+    async def give_back(self, wanted: Return) -> Returned | None:
+        """https://docs.stripe.com/api/refunds/create"""
+        with stripe_answers():
+            session = await self._client.v1.checkout.sessions.retrieve_async(wanted.checkout)
+            intent = session.payment_intent
+            if intent is None:
+                raise Refused("has no payment for this session", 404)
+            name = intent if isinstance(intent, str) else intent.id
+            # The answer to an earlier attempt may have been lost.
+            known = await self._client.v1.refunds.list_async({"payment_intent": name, "limit": 100})
+            async for refund in known.auto_paging_iter():
+                if (refund.to_dict().get("metadata") or {}).get(REFUND_IN_METADATA) == wanted.id:
+                    return _returned(refund)
+            made = await self._client.v1.refunds.create_async(
+                {
+                    "payment_intent": name,
+                    "amount": wanted.amount,
+                    "metadata": {REFUND_IN_METADATA: wanted.id},
+                },
+                options={"idempotency_key": f"{wanted.id}.{wanted.attempt}"},
+            )
+        return _returned(made)
+
     def _session(self, order: Order) -> Any:
         wanted = order.wanted
         back = str(wanted.return_url)
@@ -78,3 +102,10 @@ class Stripe(CheckoutClient):
             price = {"price_data": money | {"product_data": product}}
             session |= {"mode": "payment"}
         return session | {"line_items": [price | {"quantity": 1}]}
+
+
+def _returned(refund: Any) -> Returned:
+    # A pending one is on its way; what becomes of it is in Stripe's dashboard.
+    accepted = refund.status in {"succeeded", "pending"}
+    reason = None if accepted else f"{refund.status}: {getattr(refund, 'failure_reason', None)}"
+    return Returned(refund.id, accepted, reason)

@@ -1,0 +1,1 @@
+"""Outside systems, and the services that orders asks."""

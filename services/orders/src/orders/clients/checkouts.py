@@ -1,0 +1,48 @@
+"""The subscription service, which starts checkouts with every provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from pydantic import HttpUrl
+
+from common.errors import Invalid, RateLimited, Upstream
+from common.outside import Refused
+
+_AGAIN = "send the same request with the same Idempotency-Key again"
+_BUSY_SECONDS = 5.0
+
+
+class CheckoutStarter:
+    """It is called as the caller of ours, by whose `token`."""
+
+    def __init__(self, url: HttpUrl | None, http: httpx.AsyncClient) -> None:
+        self._url = f"{str(url).rstrip('/')}/v1/checkouts" if url is not None else None
+        self._http = http
+
+    async def start(self, token: str, key: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """The checkout as that service shows it. Raises what its answer means: `Invalid`,
+        `Refused`, or `Upstream` and `RateLimited` when the same may be asked again."""
+        if self._url is None:
+            raise Invalid("no checkouts: SUBSCRIPTION_URL names nothing")
+        headers = {"Authorization": token, "Idempotency-Key": key}
+        try:
+            answer = await self._http.post(self._url, json=wanted, headers=headers)
+            said = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise Upstream(
+                f"the subscription service gave no answer ({type(error).__name__}): {_AGAIN}"
+            ) from error
+        if answer.is_success and isinstance(said, dict):
+            return said
+        detail = str(said.get("detail")) if isinstance(said, dict) else "something strange"
+        match answer.status_code:
+            case 400:
+                raise Invalid(detail)
+            case 422:
+                raise Refused(detail, 422)
+            case 503:
+                raise RateLimited(detail, _BUSY_SECONDS)
+            case status:
+                raise Upstream(f"the subscription service answers {status}: {detail}")

@@ -1,0 +1,129 @@
+"""What is heard of orders' checkouts and refunds. One event, one function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event
+from common.contracts.payments import CheckoutSettled, RefundSettled
+from common.errors import Permanent
+from common.logs import get_logger
+from common.messaging.outbox import Work
+from common.messaging.transactional import Handler
+from orders import metrics, ordering, repository
+from orders.changes import Changes
+from orders.domain import RefundState, State, Verdict, judge
+from orders.models import Order, Payment
+from orders.ordering import stored_terms
+
+log = get_logger(__name__)
+
+PURPOSE = "order/"
+_WHY = {
+    Verdict.LATE: "paid after the order was cancelled",
+    Verdict.DOUBLE: "the order was paid already",
+    Verdict.WRONG: "not what the order costs",
+}
+_MORE = "more than the order costs"
+
+
+async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None:
+    report = event.data
+    order = _order(work.session, event)
+    if order is None:
+        return
+    values = {
+        "id": report.checkout_id,
+        "tenant": event.tenant,
+        "order_id": order.id,
+        "provider": report.provider,
+        "account": report.account,
+        "status": report.status,
+    }
+    payment = await repository.keep_payment(work.session, values)
+    if payment.verdict is not None:
+        return  # what a checkout was paid is judged once
+    payment.status, payment.settled_at = report.status, event.time
+    if report.amount is not None and report.currency is not None:
+        payment.amount, payment.currency = report.amount, report.currency
+        await _take(work, event, order, payment)
+
+
+async def _take(work: Work, event: Event[Any], order: Order, payment: Payment) -> None:
+    assert payment.amount is not None
+    assert payment.currency is not None
+    terms = stored_terms(order.terms)
+    verdict, back = judge(
+        State(order.state),
+        total=(order.total, order.currency),
+        came=(payment.amount, payment.currency),
+        late=terms.late_payment,
+        by_clock=order.cancelled_by is None,
+    )
+    payment.verdict = verdict
+    metrics.payments.labels(verdict).inc()
+    changes = Changes(work.session, event)
+    if verdict in {Verdict.ACCEPTED, Verdict.REOPENED}:
+        shares = await repository.shares(work.session, order.id)
+        changes.move(order, State.PAID)
+        order.paid_by, order.paid_at = payment.id, event.time
+        order.cancelled_at = None
+        order.release_at = event.time + timedelta(seconds=terms.holding_seconds)
+        order.due_at = order.release_at
+        if verdict is Verdict.REOPENED:
+            changes.tell(order, "reopened", shares)
+        changes.tell(order, "paid", shares)
+    if back:
+        await ordering.give_back(changes, order, payment, back, _WHY.get(verdict, _MORE))
+    await changes.close()
+
+
+async def on_refund_settled(work: Work, event: Event[RefundSettled]) -> None:
+    report = event.data
+    found = await repository.refunds_named(work.session, [report.refund_id])
+    refund = next((each for each in found if each.tenant == event.tenant), None)
+    if refund is None or refund.state == RefundState.SUCCEEDED:
+        return  # somebody else's refund, or one that was confirmed by hand
+    refund.state = RefundState(report.status)
+    refund.provider_refund_id, refund.error = report.provider_refund_id, report.reason
+    refund.settled_at = event.time
+    if refund.state == RefundState.FAILED:
+        log.error("a refund failed: see why, then confirm it", refund=refund.id)
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "checkout.settled": on_checkout_settled,
+    "refund.settled": on_refund_settled,
+}
+
+
+async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+    """Lock every order that the batch touches."""
+    wanted = [_named(event) for event in events]
+    refunds = [event.data.refund_id for event in events if isinstance(event.data, RefundSettled)]
+    if refunds:
+        found = await repository.refunds_named(session, refunds)
+        wanted += [each.order_id for each in found]
+    orders = await repository.locked_orders(session, [id_ for id_ in wanted if id_])
+    session.info["orders"] = {order.id: order for order in orders}
+
+
+def _order(session: AsyncSession, event: Event[CheckoutSettled]) -> Order | None:
+    id_ = _named(event)
+    if id_ is None:
+        return None
+    order: Order | None = session.info["orders"].get(id_)
+    if order is None or order.tenant != event.tenant:
+        raise Permanent(f"a checkout says that it is for the order {id_!r}, which there is not")
+    return order
+
+
+def _named(event: Event[Any]) -> str | None:
+    data = event.data
+    if isinstance(data, CheckoutSettled) and data.purpose.startswith(PURPOSE):
+        return data.purpose.removeprefix(PURPOSE)
+    return None

@@ -1,0 +1,104 @@
+"""The clock's jobs: orders that are not paid in time, sellers' payouts, the day's rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from common import rows
+from common.contracts.event import Event
+from common.contracts.jobs import JobDue
+from common.errors import Upstream
+from common.logs import get_logger
+from common.messaging.connection import describe
+from common.messaging.outbox import Work
+from common.scheduler import Cron, Every, Schedule, order_run
+from orders import metrics, ordering, repository
+from orders.changes import Changes
+from orders.clients.rates import RateSource
+from orders.domain import SOLD, UNPAID
+from orders.models import Order
+from orders.ordering import stored_terms
+
+log = get_logger(__name__)
+
+SERVICE: Final = "orders"
+_DUE = "due-orders"
+_MOST = 500
+_POSTPONED = timedelta(hours=1)
+
+
+class Jobs:
+    def __init__(self, sources: Sequence[RateSource], *, pause: timedelta) -> None:
+        self._sources = sources
+        self._pause = pause
+
+    def schedule(self) -> Sequence[Schedule]:
+        return (
+            Schedule(_DUE, Every(self._pause), due_orders),
+            # The European Central Bank publishes at about 16:00 of its own time.
+            Schedule("rates", Cron("30 16 * * *", "Europe/Berlin"), self.rates),
+        )
+
+    async def rates(self, work: Work, _: Event[JobDue]) -> str:
+        """Every source's newest day; one that fails holds up no other."""
+        told, failed = [], 0
+        for source in self._sources:
+            try:
+                found = await source.fetch()
+            except Upstream as error:
+                log.warning("no rates", source=source.name, error=str(error))
+                told.append(f"{source.name}: {error}")
+                failed += 1
+                continue
+            for day in found:
+                new = await repository.keep_rates(work.session, day)
+                metrics.rates_stored.labels(source.name).inc(new)
+                told.append(f"{source.name}: {new} new rates of {day.day}")
+        if failed and failed == len(self._sources):
+            raise Upstream("; ".join(told))  # tried again after a while
+        return "; ".join(told) or "no source of rates is set"
+
+
+async def due_orders(work: Work, event: Event[JobDue]) -> str:
+    """Every order whose clock has struck: reminded, cancelled, or its sellers' payouts released."""
+    now = await rows.clock(work.session)
+    due = await repository.due_orders(work.session, now, _MOST)
+    failed = 0
+    for order in due:
+        id_ = order.id  # which can't be asked of a row that was rolled back
+        try:
+            async with work.alone():
+                await _look(work, event, order, now)
+        except DBAPIError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one that can't be read holds up nobody
+            log.error("an order is looked at again later", order=id_, error=describe(error))
+            failed += 1
+            await work.session.refresh(order)
+            order.due_at = now + _POSTPONED
+    if len(due) == _MOST:  # there may be more: not only at the next tick
+        await order_run(
+            work.session, service=SERVICE, tenant=event.tenant, job=_DUE, at=now, goes_on=event
+        )
+    return f"{len(due)} orders were due" + (f", {failed} failed" if failed else "")
+
+
+async def _look(work: Work, event: Event[JobDue], order: Order, now: datetime) -> None:
+    changes = Changes(work.session, event)
+    if order.state in UNPAID and now >= order.pay_by:
+        await ordering.give_up(changes, order, now, by=None, reason="not paid in time")
+    elif order.state in UNPAID:
+        order.reminded_at, order.due_at = now, order.pay_by
+        shares = await repository.shares(work.session, order.id)
+        until = ordering.remind_at(stored_terms(order.terms), order.pay_by)
+        if until is not None:
+            changes.tell(order, "payment_due", shares, f"pay by {order.pay_by:%Y-%m-%d %H:%M} UTC")
+    elif order.state in SOLD and order.released_at is None:
+        await ordering.release(changes, order, now)
+    else:
+        order.due_at = None
+    await changes.close()

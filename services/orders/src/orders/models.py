@@ -1,0 +1,179 @@
+"""The orders service's tables. Amounts are minor units, times UTC."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import BigInteger, Date, Index, Integer, Numeric, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from common.contracts.event import derived_id
+from common.rows import TYPES, TenantRow
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = TYPES | {
+        dict[str, Any]: JSONB,
+        dict[str, int]: JSONB,
+        int: BigInteger,
+        date: Date,
+        Decimal: Numeric,
+    }
+
+
+class Row(TenantRow, Base):
+    __abstract__ = True
+
+
+class Order(Row):
+    """`terms` are those of the tenant when it was placed. `refunded` is what goes back of the
+    payment that was accepted (`paid_by`, a payment's id); `due_at` when its clock strikes next."""
+
+    __tablename__ = "orders"
+
+    reference: Mapped[str]
+    idempotency_key: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    buyer: Mapped[str]
+    state: Mapped[str]
+    currency: Mapped[str]
+    total: Mapped[int]
+    terms: Mapped[dict[str, Any]]
+    pay_by: Mapped[datetime]
+    reminded_at: Mapped[datetime | None]
+    paid_at: Mapped[datetime | None]
+    paid_by: Mapped[str | None]
+    refunded: Mapped[int] = mapped_column(server_default="0")
+    cancelled_at: Mapped[datetime | None]
+    # Who cancelled it; null when it was the clock.
+    cancelled_by: Mapped[str | None]
+    fulfilled_at: Mapped[datetime | None]
+    release_at: Mapped[datetime | None]
+    released_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    version: Mapped[int] = mapped_column(server_default="0")
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (
+        Index("orders_page", "tenant", "created_at", "id"),
+        Index("orders_state", "tenant", "state", "created_at", "id"),
+        Index("orders_reference", "tenant", "reference"),
+        Index("orders_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    )
+
+
+class Line(Row):
+    """`amount` is in the order's currency: `original_amount` of `original_currency` at `rate`, of
+    `rate_day` by `rate_source`."""
+
+    __tablename__ = "lines"
+
+    order_id: Mapped[str]
+    number: Mapped[int] = mapped_column(Integer)
+    seller: Mapped[str]
+    description: Mapped[str]
+    quantity: Mapped[int]
+    original_amount: Mapped[int]
+    original_currency: Mapped[str]
+    rate: Mapped[Decimal]
+    rate_day: Mapped[date | None]
+    rate_source: Mapped[str | None]
+    amount: Mapped[int]
+
+    __table_args__ = (Index("lines_order", "order_id", "number"),)
+
+
+class Share(Row):
+    """A seller's part of an order; `requested` is what payouts was told in all, by `requests`."""
+
+    __tablename__ = "shares"
+
+    order_id: Mapped[str]
+    seller: Mapped[str]
+    gross: Mapped[int]
+    fee_basis_points: Mapped[int] = mapped_column(Integer)
+    refunded: Mapped[int] = mapped_column(server_default="0")
+    requested: Mapped[int] = mapped_column(server_default="0")
+    requests: Mapped[int] = mapped_column(Integer, server_default="0")
+
+    __table_args__ = (
+        Index("shares_order", "order_id"),
+        Index("shares_seller", "tenant", "seller", "created_at"),
+    )
+
+
+class Payment(Row):
+    """A checkout for an order, by its id. `amount` is what came, `verdict` what it was taken
+    for."""
+
+    __tablename__ = "payments"
+
+    order_id: Mapped[str]
+    provider: Mapped[str]
+    account: Mapped[str]
+    status: Mapped[str]
+    url: Mapped[str | None]
+    amount: Mapped[int | None]
+    currency: Mapped[str | None]
+    verdict: Mapped[str | None]
+    settled_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("payments_order", "order_id"),)
+
+
+class Refund(Row):
+    """Money that goes back of a payment. `parts` says whose share it is taken from, by seller; it
+    is empty for money that never was the order's."""
+
+    __tablename__ = "refunds"
+
+    order_id: Mapped[str]
+    payment_id: Mapped[str]
+    amount: Mapped[int]
+    currency: Mapped[str]
+    reason: Mapped[str]
+    parts: Mapped[dict[str, int]]
+    state: Mapped[str]
+    ordered_by: Mapped[str | None]
+    provider_refund_id: Mapped[str | None]
+    error: Mapped[str | None]
+    settled_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("refunds_order", "order_id"),
+        Index("refunds_page", "tenant", "state", "created_at", "id"),
+    )
+
+
+class Terms(Base):
+    """What holds for a tenant's new orders, as `requests.Terms`."""
+
+    __tablename__ = "terms"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    terms: Mapped[dict[str, Any]]
+    changed_by: Mapped[str]
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Rate(Base):
+    """What a source said of a day: units of the currency for one euro. Never changed."""
+
+    __tablename__ = "rates"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    currency: Mapped[str] = mapped_column(primary_key=True)
+    rate: Mapped[Decimal]
+    stored_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+def order_id(tenant: str, key: str) -> str:
+    return derived_id("orders", tenant, key)
+
+
+def share_id(order: str, seller: str) -> str:
+    return derived_id("shares", order, seller)

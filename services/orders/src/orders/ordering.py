@@ -1,0 +1,292 @@
+"""What people do with orders: place, cancel, fulfil, refund. Each in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.contracts.event import derived_id
+from common.errors import Conflict, Invalid, NotFound
+from orders import repository, splitting
+from orders.changes import Changes
+from orders.converting import Conversion, convert
+from orders.domain import SOLD, RefundState, State
+from orders.models import Line, Order, Payment, Refund, Share, order_id, share_id
+from orders.requests import NewOrder, NewRefund, Terms
+
+
+async def terms_of(session: AsyncSession, tenant: str) -> Terms:
+    return stored_terms(dict(await repository.terms(session, tenant)))
+
+
+def stored_terms(values: dict[str, Any]) -> Terms:
+    """As they were written down, perhaps by a version that knew others."""
+    return Terms.model_validate(values, extra="ignore")
+
+
+async def place(
+    session: AsyncSession, tenant: str, key: str, wanted: NewOrder, sources: Sequence[str]
+) -> Order:
+    """Raises `Conflict` when the key was used for another order, `NoRate` when a price can't be
+    converted."""
+    known = await session.get(Order, order_id(tenant, key))
+    if known is not None:
+        return _same(known, wanted)
+    now = await rows.clock(session)
+    terms = await terms_of(session, tenant)
+    priced = await _priced(session, terms, wanted, now, sources)
+    pay_by = now + timedelta(seconds=terms.grace_seconds)
+    order = {
+        "id": order_id(tenant, key),
+        "tenant": tenant,
+        "created_at": now,
+        "reference": wanted.reference,
+        "idempotency_key": key,
+        "request": wanted.model_dump(mode="json"),
+        "buyer": wanted.buyer.reference,
+        "state": State.PLACED.value,
+        "currency": terms.currency,
+        "total": sum(each.amount for each in priced),
+        "terms": terms.model_dump(mode="json"),
+        "pay_by": pay_by,
+        "due_at": remind_at(terms, pay_by) or pay_by,
+    }
+    if not order["total"]:
+        raise Invalid("the order comes to nothing")
+    adding = insert(Order).values(order).on_conflict_do_nothing().returning(Order.id)
+    added = await session.scalar(adding) is not None
+    row = await session.get_one(Order, order["id"])
+    if not added:
+        return _same(row, wanted)
+    session.add_all(_lines(row, wanted, priced))
+    shares = _shares(row, wanted, priced, terms)
+    session.add_all(shares)
+    changes = Changes(session)
+    changes.tell(row, "placed", shares)
+    await changes.close()
+    return row
+
+
+async def cancel(session: AsyncSession, tenant: str, id_: str, by: str, reason: str) -> Order:
+    """Raises `Conflict` for one that is paid: that one is refunded."""
+    order = await repository.locked_order(session, tenant, id_)
+    if order.state in SOLD:
+        raise Conflict(f"the order is {order.state}: refund it")
+    changes = Changes(session)
+    await give_up(changes, order, await rows.clock(session), by=by, reason=reason)
+    await changes.close()
+    return order
+
+
+async def give_up(
+    changes: Changes, order: Order, now: datetime, *, by: str | None, reason: str
+) -> None:
+    """`by` is None for the clock."""
+    changes.move(order, State.CANCELLED)
+    order.cancelled_at, order.cancelled_by, order.due_at = now, by, None
+    shares = await repository.shares(changes.session, order.id)
+    changes.tell(order, "cancelled", shares, reason)
+
+
+async def fulfil(session: AsyncSession, tenant: str, id_: str) -> Order:
+    order = await repository.locked_order(session, tenant, id_)
+    changes = Changes(session)
+    changes.move(order, State.FULFILLED)
+    order.fulfilled_at = await rows.clock(session)
+    shares = await repository.shares(session, id_)
+    changes.tell(order, "fulfilled", shares)
+    if order.released_at is not None:
+        complete(changes, order, shares)
+    await changes.close()
+    return order
+
+
+def complete(changes: Changes, order: Order, shares: Sequence[Share]) -> None:
+    changes.move(order, State.COMPLETED)
+    changes.tell(order, "completed", shares)
+
+
+async def release(changes: Changes, order: Order, now: datetime) -> None:
+    """The holding period is over: payouts are told what the sellers are to have."""
+    shares = await repository.shares(changes.session, order.id)
+    order.released_at, order.due_at = now, None
+    settle(changes, order, shares)
+    if order.state == State.FULFILLED:
+        complete(changes, order, shares)
+
+
+def settle(changes: Changes, order: Order, shares: Sequence[Share]) -> None:
+    changes.settle_shares(order, shares, [_part(each).owed for each in shares])
+
+
+@dataclass(frozen=True)
+class RefundOrder:
+    """Who wants what refunded, by which key."""
+
+    key: str
+    by: str
+    wanted: NewRefund
+
+
+async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOrder) -> Refund:
+    """Of what was paid for the order, from its sellers' parts in proportion, or from one's.
+
+    Raises `Conflict` when there is not so much left, or the key was used for another refund.
+    """
+    order = await repository.locked_order(session, tenant, id_)
+    wanted = ordered.wanted
+    refund_id = derived_id("refunds", id_, ordered.key)
+    known = await session.get(Refund, refund_id)
+    if known is not None:
+        if (known.reason, wanted.amount or known.amount) != (wanted.reason, known.amount):
+            raise Conflict("this Idempotency-Key was used for another refund")
+        return known
+    if order.state not in SOLD or order.paid_by is None:
+        raise Conflict(f"an order that is {order.state} has nothing to refund")
+    shares = await repository.shares(session, id_)
+    chosen = [each for each in shares if wanted.seller in {None, each.seller}]
+    if not chosen:
+        raise NotFound(f"the order has nothing of {wanted.seller}")
+    left = [_part(each).remaining for each in chosen]
+    amount = wanted.amount if wanted.amount is not None else sum(left)
+    if not 0 < amount <= sum(left):
+        raise Conflict(f"{sum(left)} {order.currency} (minor units) are left to refund")
+    parts = splitting.allocate(amount, left)
+    for share, part in zip(chosen, parts, strict=True):
+        share.refunded += part
+    order.refunded += amount
+    row = Refund(
+        id=refund_id,
+        tenant=tenant,
+        order_id=id_,
+        payment_id=order.paid_by,
+        amount=amount,
+        currency=order.currency,
+        reason=wanted.reason,
+        parts={each.seller: part for each, part in zip(chosen, parts, strict=True)},
+        state=RefundState.REQUESTED,
+        ordered_by=ordered.by,
+    )
+    session.add(row)
+    changes = Changes(session)
+    changes.give_back(order, row)
+    if order.refunded == order.total:
+        changes.move(order, State.REFUNDED)
+    changes.tell(order, "refunded", shares, wanted.reason)
+    if order.released_at is not None:
+        settle(changes, order, shares)
+    elif order.state == State.REFUNDED:
+        order.due_at = None
+    await changes.close()
+    await session.flush()
+    await session.refresh(row)
+    return row
+
+
+async def give_back(
+    changes: Changes, order: Order, payment: Payment, amount: int, reason: str
+) -> None:
+    """Money that never was the order's, or that is more than it costs."""
+    row = Refund(
+        id=derived_id("refunds", payment.id, "back"),
+        tenant=order.tenant,
+        order_id=order.id,
+        payment_id=payment.id,
+        amount=amount,
+        currency=payment.currency or order.currency,
+        reason=reason,
+        parts={},
+        state=RefundState.REQUESTED,
+    )
+    changes.session.add(row)
+    changes.give_back(order, row)
+    shares = await repository.shares(changes.session, order.id)
+    changes.tell(order, "refunded", shares, reason)
+
+
+def remind_at(terms: Terms, pay_by: datetime) -> datetime | None:
+    """Not before half of the time to pay is over; None for never."""
+    if not terms.reminder_seconds:
+        return None
+    return pay_by - timedelta(seconds=min(terms.reminder_seconds, terms.grace_seconds / 2))
+
+
+def _same(order: Order, wanted: NewOrder) -> Order:
+    if NewOrder.model_validate(order.request, extra="ignore") != wanted:
+        raise Conflict("this Idempotency-Key was used for another order")
+    return order
+
+
+def _part(share: Share) -> splitting.Share:
+    return splitting.Share(share.gross, share.refunded, share.fee_basis_points)
+
+
+async def _priced(
+    session: AsyncSession,
+    terms: Terms,
+    wanted: NewOrder,
+    now: datetime,
+    sources: Sequence[str],
+) -> list[Conversion]:
+    most_days = terms.oldest_rate_days
+    known = await repository.rates(session, on=now.date(), most_days=most_days, sources=sources)
+    return [
+        convert(
+            line.quantity * line.unit_price,
+            line.currency or terms.currency,
+            terms.currency,
+            known,
+            on=now.date(),
+            most_days=most_days,
+        )
+        for line in wanted.lines
+    ]
+
+
+def _lines(order: Order, wanted: NewOrder, priced: Sequence[Conversion]) -> list[Line]:
+    return [
+        Line(
+            id=derived_id("lines", order.id, str(number)),
+            tenant=order.tenant,
+            order_id=order.id,
+            number=number,
+            seller=line.seller,
+            description=line.description,
+            quantity=line.quantity,
+            original_amount=line.quantity * line.unit_price,
+            original_currency=line.currency or order.currency,
+            rate=price.rate,
+            rate_day=price.day,
+            rate_source=price.source,
+            amount=price.amount,
+        )
+        for number, (line, price) in enumerate(zip(wanted.lines, priced, strict=True), start=1)
+    ]
+
+
+def _shares(
+    order: Order, wanted: NewOrder, priced: Sequence[Conversion], terms: Terms
+) -> list[Share]:
+    gross: dict[str, int] = {}
+    for line, price in zip(wanted.lines, priced, strict=True):
+        gross[line.seller] = gross.get(line.seller, 0) + price.amount
+    return [
+        Share(
+            id=share_id(order.id, seller),
+            tenant=order.tenant,
+            order_id=order.id,
+            seller=seller,
+            gross=amount,
+            fee_basis_points=terms.fee_basis_points,
+            refunded=0,
+            requested=0,
+            requests=0,
+        )
+        for seller, amount in sorted(gross.items())
+    ]

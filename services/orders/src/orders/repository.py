@@ -1,0 +1,114 @@
+"""All SQL of the orders service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.arrays import is_one_of
+from common.errors import NotFound
+from orders.converting import DayRates
+from orders.models import Line, Order, Payment, Rate, Refund, Share, Terms
+
+
+async def terms(session: AsyncSession, tenant: str) -> Mapping[str, Any]:
+    row = await session.get(Terms, tenant)
+    return row.terms if row is not None else {}
+
+
+async def set_terms(session: AsyncSession, tenant: str, values: Mapping[str, Any], by: str) -> None:
+    row = insert(Terms).values(tenant=tenant, terms=values, changed_by=by)
+    changed = {"terms": values, "changed_by": by, "changed_at": func.now()}
+    await session.execute(row.on_conflict_do_update(index_elements=[Terms.tenant], set_=changed))
+
+
+async def locked_order(session: AsyncSession, tenant: str, id_: str) -> Order:
+    """Raises `NotFound`, also for another tenant's."""
+    found = await locked_orders(session, [id_])
+    if not found or found[0].tenant != tenant:
+        raise NotFound(f"no order has the id {id_!r}")
+    return found[0]
+
+
+async def locked_orders(session: AsyncSession, ids: Sequence[str]) -> Sequence[Order]:
+    """In the order of their ids, so that nobody waits in a circle."""
+    query = (
+        select(Order)
+        .where(is_one_of(Order.id, sorted({*ids})))
+        .order_by(Order.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return (await session.scalars(query)).all()
+
+
+async def shares(session: AsyncSession, order_id: str) -> Sequence[Share]:
+    query = select(Share).where(Share.order_id == order_id).order_by(Share.seller)
+    return (await session.scalars(query)).all()
+
+
+async def lines(session: AsyncSession, order_id: str) -> Sequence[Line]:
+    query = select(Line).where(Line.order_id == order_id).order_by(Line.number)
+    return (await session.scalars(query)).all()
+
+
+async def payments(session: AsyncSession, order_id: str) -> Sequence[Payment]:
+    query = select(Payment).where(Payment.order_id == order_id)
+    return (await session.scalars(query.order_by(Payment.created_at, Payment.id))).all()
+
+
+async def refunds(session: AsyncSession, order_id: str) -> Sequence[Refund]:
+    query = select(Refund).where(Refund.order_id == order_id)
+    return (await session.scalars(query.order_by(Refund.created_at, Refund.id))).all()
+
+
+async def refunds_named(session: AsyncSession, ids: Sequence[str]) -> Sequence[Refund]:
+    return (await session.scalars(select(Refund).where(is_one_of(Refund.id, [*ids])))).all()
+
+
+async def keep_payment(session: AsyncSession, values: Mapping[str, Any]) -> Payment:
+    """Insert unless it is there: its news may be quicker than whoever started it."""
+    await session.execute(insert(Payment).values(values).on_conflict_do_nothing())
+    return await session.get_one(Payment, values["id"], populate_existing=True)
+
+
+async def due_orders(session: AsyncSession, now: datetime, most: int) -> Sequence[Order]:
+    """Locked; those that somebody else works on are theirs."""
+    query = (
+        select(Order)
+        .where(Order.due_at <= now)
+        .order_by(Order.due_at, Order.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    return (await session.scalars(query)).all()
+
+
+async def keep_rates(session: AsyncSession, rates: DayRates) -> int:
+    """How many are new; what is there stays as it is."""
+    rows = [
+        {"day": rates.day, "source": rates.source, "currency": currency, "rate": rate}
+        for currency, rate in sorted(rates.rates.items())
+    ]
+    adding = insert(Rate).values(rows).on_conflict_do_nothing().returning(Rate.currency)
+    return len((await session.scalars(adding)).all())
+
+
+async def rates(
+    session: AsyncSession, *, on: date, most_days: int, sources: Sequence[str]
+) -> list[DayRates]:
+    """The newest day first; of a day the preferred source first. Days that are too old are among
+    them when there is none younger, so that one can say so."""
+    oldest = on - timedelta(days=max(most_days, 31))
+    query = select(Rate).where(Rate.day <= on, Rate.day >= oldest)
+    by_day: dict[tuple[date, str], dict[str, Any]] = {}
+    for each in await session.scalars(query):
+        by_day.setdefault((each.day, each.source), {})[each.currency] = each.rate
+    rank = {source: index for index, source in enumerate(sources)}
+    ordered = sorted(by_day, key=lambda key: (-key[0].toordinal(), rank.get(key[1], len(rank))))
+    return [DayRates(day, source, by_day[day, source]) for day, source in ordered]

@@ -1,0 +1,31 @@
+"""The orders service's settings, per role."""
+
+from pydantic import Field, HttpUrl
+
+from common import settings
+from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
+
+ECB = HttpUrl("https://www.ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml")
+
+
+class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
+    subscription_url: HttpUrl | None = Field(
+        default=None, description="the subscription service's API, where checkouts are started"
+    )
+    provider_timeout_seconds: float = Field(
+        default=20, ge=0.1, le=60, description="how long it may take to start a checkout"
+    )
+
+
+class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
+    orders_pause_seconds: float = Field(
+        default=3600, ge=1, description="how often due orders are looked for"
+    )
+    rates_ecb_url: HttpUrl | None = Field(
+        default=ECB, description="the European Central Bank's daily reference rates, XML"
+    )
+    rates_json_url: HttpUrl | None = Field(
+        default=None,
+        description='further rates: {"base": "EUR", "date": "2026-11-20", "rates": {"USD": 1.08}}',
+    )
+    rates_timeout_seconds: float = Field(default=20, ge=0.1, le=300)

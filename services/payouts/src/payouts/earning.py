@@ -1,0 +1,67 @@
+"""What other services say that recipients earned: it becomes available, and is paid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event
+from common.contracts.payouts import EarningsReported
+from common.errors import NotFound
+from common.messaging.outbox import Work
+from common.messaging.transactional import Handler
+from payouts import repository
+from payouts.audit import Actor
+from payouts.ledger import Account, Entry
+from payouts.models import recipient_id
+from payouts.ordering import Desk
+from payouts.requests import Schedule
+
+_TAKEN_BACK = "payout.reversal_requested"
+
+
+class Earnings:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def by_event(self) -> Mapping[str, Handler]:
+        return {"payout.requested": self.on_report, _TAKEN_BACK: self.on_report}
+
+    async def prepare(self, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+        """Lock the recipients, in the order of their ids."""
+        await repository.lock_recipients(session, [_recipient(event) for event in events])
+
+    async def on_report(self, work: Work, event: Event[EarningsReported]) -> None:
+        """Raises `NotFound` for an unknown recipient: add it, and replay the dead letter."""
+        report = event.data
+        found = await repository.recipients(work.session, [_recipient(event)])
+        if not found:
+            raise NotFound(f"no recipient is called {report.recipient}: add it, then replay this")
+        (recipient,) = found.values()
+        taken = event.type == _TAKEN_BACK
+        # What was paid out already leaves the balance below zero: the next earnings make up for it.
+        entry = (
+            Entry(Account.AVAILABLE, Account.PLATFORM, report.amount)
+            if taken
+            else Entry(Account.PLATFORM, Account.AVAILABLE, report.amount)
+        )
+        new = await self._desk.post(
+            work.session,
+            recipient,
+            Actor(event.source.strip("/"), "system"),
+            subject=f"earnings/{report.request_id}",
+            action="take back" if taken else "earn",
+            entry=entry,
+            currency=report.currency,
+            reason=report.reason,
+        )
+        kind = Schedule.model_validate(recipient.schedule, extra="ignore").kind
+        if new and not taken and kind == "manual":
+            # Nothing else would pay it: this is the request to do so.
+            await self._desk.pay_balances(work.session, [(recipient, event.time)])
+
+
+def _recipient(event: Event[EarningsReported]) -> str:
+    return recipient_id(event.tenant, event.data.recipient)

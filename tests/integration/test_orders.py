@@ -1,0 +1,247 @@
+"""Marketplace orders: paid by checkout, cancelled in time, split among sellers, refunded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import MakePaybus
+from devstack.system import introduce
+from support import payouts
+from support.mobile_money import ask_now, sandbox
+from support.orders import (
+    PROCESSES,
+    QUICK,
+    a_seller,
+    an_order,
+    balance_of,
+    call,
+    done,
+    line,
+    paid_to,
+    pay,
+    place,
+    refunds_at_stripe,
+    see,
+    set_terms,
+    start_payment,
+    until_refunds,
+    until_state,
+)
+from support.paybus import Paybus
+from support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    options = {"payout_options": payouts.OPTIONS}
+    with make_paybus(PROCESSES, **options, **QUICK) as paybus:
+        introduce(paybus.layout)
+        yield paybus
+
+
+@pytest.fixture(autouse=True)
+def _terms(paybus: Paybus) -> None:
+    set_terms(paybus)
+
+
+def test_an_order_of_two_sellers_is_paid_fulfilled_and_paid_out(paybus: Paybus) -> None:
+    ama, kofi = a_seller(paybus), a_seller(paybus)
+    order = place(paybus, line(ama, 1005), line(kofi, 250, quantity=3), line(ama, 1))
+    assert (order["total"], order["state"]) == (1756, "placed")
+    payment = start_payment(paybus, order)
+    assert payment["url"].startswith("http")
+    assert see(paybus, order)["state"] == "awaiting_payment"
+    pay(paybus, payment)
+    paid = until_state(paybus, order, "paid")
+    assert [each["verdict"] for each in paid["payments"]] == ["accepted"]
+    done(paybus, "POST", f"orders/{order['id']}/fulfil")
+    completed = until_state(paybus, order, "completed")
+    owed = {each["seller"]: each["owed"] for each in completed["shares"]}
+    assert owed == {ama: 906 - 1, kofi: 675}, "1006 and 750, less a tenth, rounded half to even"
+    assert sum(each["fee"] + each["owed"] for each in completed["shares"]) == 1756
+    for seller, amount in owed.items():
+        until(lambda: paid_to(paybus, seller) == amount, what=f"{seller} is paid", pause=0.2)
+
+
+def test_the_same_request_is_one_order_and_one_checkout(paybus: Paybus) -> None:
+    wanted = an_order(line("ama", 500))
+    first = done(paybus, "POST", "orders", json=wanted, key="the-same")
+    assert done(paybus, "POST", "orders", json=wanted, key="the-same")["id"] == first["id"]
+    other = call(paybus, "POST", "orders", json=wanted | {"reference": "x"}, key="the-same")
+    assert other.status_code == 409
+    body = {"provider": "stripe", "return_url": "https://shop.example.com/"}
+    path = f"orders/{first['id']}/payments"
+    ids = {done(paybus, "POST", path, json=body, key="again")["id"] for _ in range(2)}
+    assert len(ids) == 1
+    assert call(paybus, "GET", f"orders/{first['id']}", tenant="other").status_code == 404
+    assert call(paybus, "POST", "orders", json=wanted, role="viewer").status_code == 403
+    refused = call(paybus, "POST", path, json=body | {"account": "unknown"})
+    assert (refused.status_code, "unknown" in refused.text) == (400, True)
+
+
+def test_an_unpaid_order_is_reminded_of_then_cancelled(paybus: Paybus) -> None:
+    set_terms(paybus, grace_seconds=3, reminder_seconds=2)
+    paybus.tap("orders", "order.*")
+    order = place(paybus, line("ama", 500))
+    cancelled = until_state(paybus, order, "cancelled")
+    assert (cancelled["cancelled_by"], cancelled["paid_at"]) == (None, None)
+
+    def told() -> list[str]:
+        mine = (each for each in paybus.tapped() if each["subject"] == order["id"])
+        return [each["type"] for each in mine]
+
+    wanted = ["order.placed", "order.payment_due", "order.cancelled"]
+    until(lambda: told() == wanted, what="it was told of")
+    late = call(paybus, "POST", f"orders/{order['id']}/payments", json={"provider": "stripe"})
+    assert late.status_code == 409
+
+
+@pytest.mark.parametrize(("rule", "state"), [("refund", "cancelled"), ("reopen", "paid")])
+def test_a_late_payment_is_settled_by_the_rule(paybus: Paybus, rule: str, state: str) -> None:
+    set_terms(paybus, grace_seconds=2, reminder_seconds=0, late_payment=rule, holding_seconds=60)
+    order = place(paybus, line("ama", 500))
+    payment = start_payment(paybus, order)
+    until_state(paybus, order, "cancelled")
+    pay(paybus, payment)
+    until(
+        lambda: see(paybus, order)["payments"][0]["verdict"],
+        what="the payment is judged",
+    )
+    found = until_state(paybus, order, state)
+    if rule == "reopen":
+        assert (found["refunds"], found["cancelled_at"]) == ([], None)
+        return
+    (refund,) = until_refunds(paybus, order, "succeeded")
+    assert refund["reason"] == "paid after the order was cancelled"
+    assert refunds_at_stripe(paybus, payment) == [500]
+
+
+def test_an_order_that_is_paid_twice_gets_one_payment_back(paybus: Paybus) -> None:
+    order = place(paybus, line("ama", 500))
+    payments = [start_payment(paybus, order) for _ in range(2)]
+    for payment in payments:
+        pay(paybus, payment)
+    until_refunds(paybus, order, "succeeded")
+    found = see(paybus, order)
+    assert sorted(each["verdict"] for each in found["payments"]) == ["accepted", "double"]
+    assert sum(sum(refunds_at_stripe(paybus, each)) for each in payments) == 500
+
+
+def test_a_refund_in_part_reduces_what_sellers_get(paybus: Paybus) -> None:
+    set_terms(paybus, holding_seconds=4)
+    ama, kofi = a_seller(paybus), a_seller(paybus)
+    order = place(paybus, line(ama, 1000), line(kofi, 501))
+    payment = start_payment(paybus, order)
+    pay(paybus, payment)
+    until_state(paybus, order, "paid")
+    path = f"orders/{order['id']}/refunds"
+    first = done(paybus, "POST", path, json={"amount": 301, "reason": "late"}, key="one")
+    again = done(paybus, "POST", path, json={"amount": 301, "reason": "late"}, key="one")
+    assert (first["id"], sum(first["parts"].values())) == (again["id"], 301)
+    wanted = {"amount": 100, "seller": kofi, "reason": "broken"}
+    done(paybus, "POST", path, json=wanted)
+    too_much = call(paybus, "POST", path, json={"amount": 1101, "reason": "?"})
+    assert (too_much.status_code, "1100 USD" in too_much.text) == (409, True)
+    until_refunds(paybus, order, "succeeded", "succeeded")
+    assert sorted(refunds_at_stripe(paybus, payment)) == [100, 301]
+    shares = {each["seller"]: each for each in see(paybus, order)["shares"]}
+    assert shares[ama]["refunded"] + shares[kofi]["refunded"] == 401
+    for seller, share in shares.items():
+        until(lambda: paid_to(paybus, seller) == share["owed"], what=f"{seller} gets the rest")
+
+
+def test_a_refund_after_the_payout_is_taken_back_from_later_earnings(paybus: Paybus) -> None:
+    ama = a_seller(paybus)
+    order = place(paybus, line(ama, 1000))
+    pay(paybus, start_payment(paybus, order))
+    until(lambda: paid_to(paybus, ama) == 900, what="she is paid")
+    done(paybus, "POST", f"orders/{order['id']}/refunds", json={"reason": "returned"})
+    assert until_state(paybus, order, "refunded")["refunded"] == 1000
+    until(lambda: balance_of(paybus, ama) == -900, what="she owes it")
+    second = place(paybus, line(ama, 2000))
+    pay(paybus, start_payment(paybus, second))
+    until(lambda: paid_to(paybus, ama) == 1800, what="she is paid the difference")
+    assert balance_of(paybus, ama) == 0
+
+
+def test_where_a_provider_has_no_refunds_somebody_pays_back_by_hand(paybus: Paybus) -> None:
+    set_terms(paybus, currency="XAF")
+    order = place(paybus, line("ama", 5000))
+    payment = start_payment(paybus, order, "fapshi")
+    pay(paybus, payment)
+    ask_now(paybus)
+    until_state(paybus, order, "paid")
+    done(paybus, "POST", f"orders/{order['id']}/refunds", json={"reason": "sold out"})
+    (refund,) = until_refunds(paybus, order, "by_hand")
+    listed = done(paybus, "GET", "refunds?state=by_hand")["items"]
+    assert refund["id"] in {each["id"] for each in listed}
+    confirmed = done(paybus, "POST", f"refunds/{refund['id']}/confirm")
+    assert confirmed["state"] == "succeeded"
+    assert call(paybus, "POST", f"refunds/{refund['id']}/confirm").status_code == 409
+
+
+def test_a_seller_whom_payouts_does_not_know_is_a_dead_letter(paybus: Paybus) -> None:
+    order = place(paybus, line("nobody-knows-them", 1000))
+    pay(paybus, start_payment(paybus, order))
+    until(
+        lambda: "payouts.requests.dead" in paybus.dead_letters(),
+        what="what they earned waits to be replayed",
+    )
+
+
+def test_prices_in_other_currencies_are_converted_by_a_day_s_rate(paybus: Paybus) -> None:
+    done(paybus, "GET", "rates")
+    rates = {"USD": "1.25", "GBP": "0.8", "NGN": "1750"}
+    sandbox(paybus, "PUT", "/_rates", rates=rates, fails=[])
+    run = paybus.api("POST", "orders", "/v1/schedules/rates/run")
+    assert run.status_code == 202, run.text
+
+    def stored() -> dict[str, Any]:
+        answer = call(paybus, "GET", "rates")
+        return {each["source"]: each["rates"] for each in answer.json()}
+
+    until(lambda: stored().keys() == {"ecb", "json"}, what="both sources have rates")
+    assert "NGN" not in stored()["ecb"]
+    order = place(paybus, line("ama", 1000, currency="GBP"), line("ama", 100, currency="XAF"))
+    first, second = order["lines"]
+    assert (first["amount"], first["rate"], first["rate_source"]) == (1562, "1.5625", "ecb")
+    assert second["amount"] == 19, "100 XAF are 0.15245 EUR are 0.19056 USD"
+    again = {name: str(float(rate) * 2) for name, rate in rates.items()}
+    sandbox(paybus, "PUT", "/_rates", rates=again, fails=["ecb"])
+    paybus.api("POST", "orders", "/v1/schedules/rates/run")
+    until(
+        lambda: "0 new rates" in str(done_job(paybus, "rates")["last_result"]),
+        what="the job ran again, and overwrote nothing",
+    )
+    assert stored()["json"]["USD"] == "1.25"
+    found = done(paybus, "GET", "rates/convert?amount=1000&from=GBP&to=NGN")
+    assert (found["amount"], found["source"]) == (2_187_500, "json")
+    old = call(paybus, "GET", "rates/convert?amount=1000&from=GBP&to=USD&day=2020-01-01")
+    assert (old.status_code, "run the job `rates`" in old.text) == (409, True)
+    missing = call(paybus, "POST", "orders", json=an_order(line("ama", 1, currency="BRL")))
+    assert (missing.status_code, "no rate from BRL to USD" in missing.text) == (409, True)
+
+
+def done_job(paybus: Paybus, name: str) -> dict[str, Any]:
+    jobs = paybus.api("GET", "orders", "/v1/schedules").json()
+    return next(each for each in jobs if each["name"] == name)
+
+
+def test_sellers_earnings_are_reported_in_the_tenant_s_currency(paybus: Paybus) -> None:
+    ama = a_seller(paybus)
+    for price in (1000, 3000):
+        pay(paybus, start_payment(paybus, place(paybus, line(ama, price))))
+    query = "reports/sellers?since=2026-01-01T00:00:00Z&until=2040-01-01T00:00:00Z"
+
+    def report(more: str = "") -> dict[str, Any]:
+        answer = call(paybus, "GET", query + more)
+        assert answer.is_success, answer.text
+        return next((each for each in answer.json() if each["seller"] == ama), {})
+
+    until(lambda: report().get("orders") == 2, what="both are paid")
+    found = report()
+    assert (found["gross"], found["fees"], found["owed"]) == (4000, 400, 3600)
+    assert report("&in_own_currency=true")["currency"] == "USD"

@@ -1,0 +1,132 @@
+"""A marketplace: its orders, its buyers and its sellers."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from support import payouts
+from support.mobile_money import sandbox
+from support.paybus import Paybus
+from support.waiting import until
+
+PROCESSES = [
+    "sandbox-providers",
+    "sandbox-stripe",
+    "webhook-gateway",
+    "webhook-gateway-worker",
+    "subscription-api",
+    "subscription-worker",
+    "payouts-api",
+    "payouts-worker",
+    "orders-api",
+    "orders-worker",
+]
+QUICK = {"ORDERS_PAUSE_SECONDS": "1", "PAYOUTS_PAUSE_SECONDS": "0.5"}
+TERMS = {"currency": "USD", "holding_seconds": 0, "fee_basis_points": 1000}
+
+
+def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:
+    """With a key of its own, unless there is one."""
+    headers = {"Idempotency-Key": request.pop("key", None) or uuid4().hex}
+    return paybus.api(method, "orders", f"/v1/{path}", extra_headers=headers, **request)
+
+
+def done(paybus: Paybus, method: str, path: str, **request: Any) -> dict[str, Any]:
+    answer = call(paybus, method, path, **request)
+    assert answer.is_success, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def set_terms(paybus: Paybus, **changes: Any) -> None:
+    done(paybus, "PUT", "terms", json=TERMS | changes, role="admin")
+
+
+def line(seller: str, price: int, **changes: Any) -> dict[str, Any]:
+    return {"seller": seller, "description": "a thing", "unit_price": price} | changes
+
+
+def an_order(*lines: dict[str, Any]) -> dict[str, Any]:
+    buyer = {"reference": f"buyer-{uuid4().hex[:8]}", "email": "kofi@example.com"}
+    return {"reference": f"O-{uuid4().hex[:8]}", "buyer": buyer, "lines": list(lines)}
+
+
+def place(paybus: Paybus, *lines: dict[str, Any]) -> dict[str, Any]:
+    return done(paybus, "POST", "orders", json=an_order(*lines))
+
+
+def see(paybus: Paybus, order: dict[str, Any]) -> dict[str, Any]:
+    return done(paybus, "GET", f"orders/{order['id']}")
+
+
+def start_payment(
+    paybus: Paybus, order: dict[str, Any], provider: str = "stripe", **changes: Any
+) -> dict[str, Any]:
+    wanted = {"provider": provider, "return_url": "https://shop.example.com/thanks"} | changes
+    return done(paybus, "POST", f"orders/{order['id']}/payments", json=wanted)
+
+
+def pay(paybus: Paybus, payment: dict[str, Any]) -> None:
+    """What the buyer does."""
+    checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
+    if payment["provider"] == "stripe":
+        stripe = paybus.layout.url("sandbox-stripe")
+        url = f"{stripe}/_config/checkout/{checkout['reference']}/pay"
+        paybus.http.post(url).raise_for_status()
+    else:
+        url = f"/_payments/{payment['provider']}/_{checkout['reference']}"
+        sandbox(paybus, "PUT", url, standing="succeeded")
+
+
+def until_state(paybus: Paybus, order: dict[str, Any], state: str) -> dict[str, Any]:
+    until(lambda: see(paybus, order)["state"] == state, what=f"the order is {state}", pause=0.2)
+    return see(paybus, order)
+
+
+def until_refunds(paybus: Paybus, order: dict[str, Any], *states: str) -> list[dict[str, Any]]:
+    def found() -> list[dict[str, Any]]:
+        refunds: list[dict[str, Any]] = see(paybus, order)["refunds"]
+        return refunds
+
+    until(
+        lambda: [each["state"] for each in found()] == list(states),
+        what=f"its refunds are {states}",
+        pause=0.2,
+    )
+    return found()
+
+
+def a_seller(paybus: Paybus, **changes: Any) -> str:
+    """Somebody who is paid in dollars, whenever it is requested."""
+    made = payouts.add(paybus, "stripe", **changes)
+    return str(made["reference"])
+
+
+def refunds_at_stripe(paybus: Paybus, payment: dict[str, Any]) -> list[int]:
+    checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
+    stripe = paybus.layout.url("sandbox-stripe")
+    auth = ("sk_test_paybus", "")
+    url = f"{stripe}/v1/checkout/sessions/{checkout['reference']}"
+    intent = paybus.http.get(url, auth=auth).json()["payment_intent"]
+    found = paybus.http.get(f"{stripe}/v1/refunds?payment_intent={intent}&limit=100", auth=auth)
+    return [each["amount"] for each in found.raise_for_status().json()["data"]]
+
+
+def paid_to(paybus: Paybus, seller: str) -> int:
+    """The sum of what this seller's payouts came to, whatever their state."""
+    items = paybus.api("GET", "payouts", "/api/v1/payout-jobs/jobs?limit=200").json()["items"]
+    return sum(each["amount"] for each in items if each["recipient"] == seller)
+
+
+def balance_of(paybus: Paybus, seller: str) -> int:
+    """What is available to be paid out; below zero when more was paid than earned in the end."""
+    found = paybus.sql(
+        "payouts",
+        "SELECT coalesce(sum(available), 0) FROM balances b JOIN recipients r "
+        "ON r.id = b.recipient_id WHERE r.reference = %s",
+        seller,
+    )
+    return int(found[0][0])
