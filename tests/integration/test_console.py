@@ -123,6 +123,29 @@ def test_a_group_is_replayed_and_its_bar_fills(paybus: Paybus) -> None:
     assert "enough" in browser.see("/actions")
 
 
+def test_the_overview_is_for_those_who_operate_paybus(paybus: Paybus) -> None:
+    shown = Browser(paybus).see("")
+    assert re.search(r"operations</strong> ok", shown), shown
+    assert "RabbitMQ</strong> ok" in shown
+    other = Browser(paybus, tenant="other")
+    assert other.get("").headers["location"] == "/console/groups"
+    assert 'href="/console/jobs"' not in other.see("/groups")
+
+
+def test_what_a_search_finds_is_acted_upon_as_a_whole(paybus: Paybus) -> None:
+    for number in range(3):
+        bury(paybus, f"found {number}")
+    browser = Browser(paybus)
+    assert "as 2026-11-22T10:00:00Z" in browser.see("/letters?text=found")
+    assert "None fits" in browser.see("/letters?text=found&since=2040-01-01T00:00:00Z")
+    wanted = {"all": "yes", "text": "found 1", "reason": "a test", "action": "discard"}
+    assert browser.send("/letters/act", **wanted).status_code == 303
+    assert len(letters(paybus)) == 2
+    browser.send("/letters/act", **wanted | {"text": "found"})
+    assert letters(paybus) == []
+    assert "no time with a zone" in browser.see("/journal?since=yesterday", 400)
+
+
 def test_notes_and_jobs(paybus: Paybus) -> None:
     id_ = bury(paybus, "yet another")
     browser = Browser(paybus)

@@ -122,7 +122,7 @@ def test_what_no_service_understands_is_kept_as_it_is(paybus: Paybus) -> None:
     )
     assert moved == {"count": 3}
     assert groups(paybus, queue="subscription.billing") == []
-    again = paybus.api("POST", "operations", "/v1/replays", json={"reason": "?"})
+    again = paybus.api("POST", "operations", "/v1/replays", json={"filter": {}, "reason": "?"})
     assert (again.status_code, "nothing to replay" in again.text) == (409, True)
     restored = {"ids": [found[0]["id"]], "reason": "once more"}
     assert post(paybus, "dead-letters/restore", restored) == {"count": 1}
@@ -144,7 +144,7 @@ def test_a_paused_replay_sends_nothing_until_it_goes_on(paybus: Paybus) -> None:
     until(lambda: not flying(), what="nothing is under way")
     waiting = get(paybus, path)["counts"]["waiting"]
     assert waiting >= 4
-    locked = paybus.api("POST", "operations", "/v1/replays", json={"reason": "mine"})
+    locked = paybus.api("POST", "operations", "/v1/replays", json={"filter": {}, "reason": "mine"})
     assert locked.status_code == 409, "each message is in one replay at a time"
     assert post(paybus, f"{path}/resume", {"reason": "go"})["state"] == "running"
     until(lambda: get(paybus, path)["counts"].get("waiting", 0) < waiting, what="it goes on")
@@ -165,7 +165,7 @@ def test_each_action_needs_its_role_and_its_tenant(paybus: Paybus) -> None:
         refused = paybus.api("POST", "operations", f"/v1/{path}", json=wanted, role="viewer")
         assert refused.status_code == 403, path
     edit = f"/v1/dead-letters/{one['id']}/edit"
-    data: dict[str, Any] = {"data": {}, "reason": "?"}
+    data: dict[str, Any] = {"changes": {"a": 1}, "reason": "?"}
     assert paybus.api("POST", "operations", edit, json=data).status_code == 403
     off = paybus.api("POST", "operations", edit, json=data, role="admin")
     assert (off.status_code, "EDIT_AND_REPLAY" in off.text) == (403, True)
@@ -320,7 +320,7 @@ def test_the_overview_is_of_the_broker_s_and_the_services_own_figures(paybus: Pa
 
     found = overview()
     states = {name: each["state"] for name, each in found["services"].items()}
-    assert (states["subscription"], found["gateway"]) == ("ok", "ok")
+    assert (states["subscription"], found["gateway"], found["broker"]) == ("ok", "ok", "ok")
     assert "does not answer" in states["payouts"], "it is not running here"
     assert found["services"]["subscription"]["figures"]["circuits"] == []
     heard = {each["endpoint"]: each for each in found["providers"]}
@@ -421,9 +421,9 @@ def test_old_payout_commands_are_not_sent_again(paybus: Paybus) -> None:
     headers = {dead_letter.ERROR: "Timeout: no answer", dead_letter.DEAD_SINCE: _DIED}
     paybus.publish("payouts.default.dead", event.encode().decode(), headers=headers)
     until_open(paybus, 1)
-    refused = paybus.api("POST", "operations", "/v1/replays", json={"reason": "?"})
+    refused = paybus.api("POST", "operations", "/v1/replays", json={"filter": {}, "reason": "?"})
     assert (refused.status_code, "payouts says" in refused.text) == (409, True), refused.text
-    forecast = post(paybus, "replays", {"reason": "?", "dry_run": True})
+    forecast = post(paybus, "replays", {"filter": {}, "reason": "?", "dry_run": True})
     assert (forecast["send"], list(forecast["skip"].values())) == ({}, [1])
     window = {"queue": "payouts.default", "since": old.isoformat(), "until": "2030-01-01T00:00:00Z"}
     wanted = {"window": window, "reason": "?"}
@@ -457,6 +457,31 @@ def test_a_service_that_had_a_bug_gets_its_events_again_as_new_ones(paybus: Payb
     assert paybus.sql(*kept) == [(1,)]
 
 
+def test_a_window_leaves_out_what_is_a_dead_letter(paybus: Paybus) -> None:
+    """Somebody decides of those by themselves, and has decided of what was discarded."""
+    since = datetime.now(UTC)
+    paybus.backend(mode="refuse")
+    numbers = [paybus.subscribe() for _ in range(2)]
+    for number in numbers:
+        until_status(paybus, number, "failed")
+    until_open(paybus, 2)
+    first, second = letters(paybus)
+    post(paybus, "dead-letters/discard", {"ids": [first["id"]], "reason": "they asked us not to"})
+    paybus.backend(mode="well")
+    well = paybus.subscribe()
+    until_status(paybus, well, "provisioned")
+    window = {
+        "queue": "provisioning.organizations",
+        "since": since.isoformat(),
+        "until": "2030-01-01T00:00:00Z",
+    }
+    ordered = post(paybus, "journal/replays", {"window": window, "reason": "to see"})
+    assert until_done(paybus, ordered["id"]) == {"skipped": 2, "succeeded": 1}
+    items = get(paybus, f"replays/{ordered['id']}/items", state="skipped")["items"]
+    assert {each["letter_id"] for each in items} == {first["id"], second["id"]}
+    assert until_done(paybus, replay(paybus)) == {"succeeded": 1}
+
+
 def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus) -> None:
     names = [*PROCESSES, "subscription-worker"]
     with make_paybus(names, EDIT_AND_REPLAY="true", **QUICK) as paybus:
@@ -464,15 +489,20 @@ def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus
         until_open(paybus, 1)
         (one,) = letters(paybus)
         path = f"dead-letters/{one['id']}/edit"
-        bad = {"data": {"amount": "?"}, "reason": "?"}
+        bad = {"changes": {"amount": "?"}, "reason": "?"}
         refused = paybus.api("POST", "operations", f"/v1/{path}", json=bad, role="admin")
         assert (refused.status_code, "payment.failed" in refused.text) == (400, True)
-        data = get(paybus, f"dead-letters/{one['id']}")["payload"]["data"] | {"amount": 7}
-        made = post(paybus, path, {"data": data, "reason": "it was 7"}, role="admin")
-        assert until_done(paybus, made["id"]) == {"succeeded": 1}
+        command = ("dead-letters", "edit", one["id"], "--reason", "it was 7")
+        status, out, err = paybus_command(
+            paybus, *command, "--changes", '{"amount": 7}', role="admin"
+        )
+        assert (status, "1 succeeded" in out) == (0, True), out + err
         query = "SELECT amount FROM payments WHERE provider_payment_id = %s"
         assert paybus.sql("subscription", query, id_) == [(7,)]
         assert [each["id"] for each in letters(paybus, state="replaced")] == [one["id"]]
+        back = {"ids": [one["id"]], "reason": "?"}
+        both = paybus.api("POST", "operations", "/v1/dead-letters/restore", json=back)
+        assert both.status_code == 409, "its edited copy was sent"
 
 
 def paybus_command(paybus: Paybus, *arguments: str, role: str = "operator") -> tuple[int, str, str]:
@@ -503,8 +533,13 @@ def test_the_command_line_does_what_the_api_does(paybus: Paybus) -> None:
         paybus, "dead-letters", "replay", one["id"], "--reason", "?", role="viewer"
     )
     assert (refused[0], "operator" in refused[2]) == (1, True)
-    everything = paybus_command(paybus, "dead-letters", "discard", "--reason", "?")
-    assert (everything[0], "say which" in everything[2]) == (2, True)
+    for action in ("discard", "replay"):
+        everything = paybus_command(paybus, "dead-letters", action, "--reason", "?")
+        assert (everything[0], "say which" in everything[2]) == (2, True)
+    wrong = paybus_command(paybus, "dead-letters", "list", "--state", "nonsense")
+    assert wrong[0] == 2, "wrongly called"
+    none = ("dead-letters", "replay", "--where", "tenant=nobody", "--reason", "?")
+    assert paybus_command(paybus, *none)[0] == 1
     status, out, err = paybus_command(
         paybus, "dead-letters", "replay", one["id"], "--reason", "there is room again"
     )

@@ -93,7 +93,14 @@ _ACTS = [
         {"text": "?"},
         ("dead-letters", "note", "1", "?"),
     ),
-    Act("dead-letters/1/edit", {"data": {}, "reason": "?"}, role="admin"),
+    Act(
+        "dead-letters/1/edit",
+        {"changes": {"a": 1}, "reason": "?"},
+        "letters/1/edit",
+        {"changes": '{"a": 1}', "reason": "?"},
+        ("dead-letters", "edit", "1", "--changes", '{"a": 1}', "--reason", "?"),
+        role="admin",
+    ),
     Act(
         "journal/replays",
         {"window": _WINDOW, "reason": "?"},

@@ -45,8 +45,9 @@ def letters(paybus: Paybus, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def replay(paybus: Paybus, **wanted: Any) -> str:
-    """Order one; returns its id."""
-    ordered = post(paybus, "replays", {"reason": "the cause is mended"} | wanted)
+    """Order one, of all that are open unless some are named; returns its id."""
+    which: dict[str, Any] = {} if {"ids", "filter"} & wanted.keys() else {"filter": {}}
+    ordered = post(paybus, "replays", {"reason": "the cause is mended"} | which | wanted)
     id_: str = ordered["id"]
     return id_
 

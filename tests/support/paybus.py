@@ -50,9 +50,9 @@ class Templates:
     def clone(self, service: str, name: str) -> str:
         template = f"template_{service}"
         if service not in self._databases:
-            self._databases[service] = self._stack.database(template)
             with (self._done / template).open("a") as mark:
                 fcntl.flock(mark, fcntl.LOCK_EX)
+                self._databases[service] = self._stack.database(template)
                 if mark.seek(0, os.SEEK_END) == 0:
                     run_once(self._layout.migration(service), self._logs)
                     mark.write("migrated")

@@ -83,7 +83,8 @@ def refused(answer: httpx.Response) -> NoReturn:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = answer.text[:400]
-    die(f"{answer.status_code}: {detail}")
+    # Wrongly called, like an option that there is not.
+    die(f"{answer.status_code}: {detail}", 2 if answer.status_code in {400, 422} else 1)
 
 
 def new_call_key(key: str | None) -> Mapping[str, str]:

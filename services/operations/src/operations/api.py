@@ -119,8 +119,8 @@ async def write_note(
 async def edit_and_replay(
     caller: Admin, session: Session, desk: Engine, id_: str, wanted: Edit
 ) -> ReplayView:
-    """Send it with other data, as a new event; this one is marked as replaced."""
-    return await desk.edit(session, caller, id_, wanted.data, wanted.reason)
+    """Send it with changed data, as a new event; this one is marked as replaced."""
+    return await desk.edit(session, caller, id_, wanted.changes, wanted.reason)
 
 
 @replays.post("", status_code=202, responses={200: {"model": ForecastView}})
@@ -211,6 +211,7 @@ async def search_journal(
     type_: Annotated[str | None, Query(alias="type", description="`payment.*` for several")] = None,
     tenant: str | None = None,
     subject: str | None = None,
+    correlation_id: str | None = None,
     since: AwareDatetime | None = None,
     until: AwareDatetime | None = None,
     cursor: Cursor = None,
@@ -222,6 +223,7 @@ async def search_journal(
         (JournalEntry.tenant, tenant),
         (JournalEntry.tenant, desk.scope(caller)),
         (JournalEntry.subject, subject),
+        (JournalEntry.correlation_id, correlation_id),
     ):
         if value is not None:
             query = query.where(column == value)
@@ -242,7 +244,7 @@ async def search_journal(
     return EntryPage(items=items, next_cursor=next_cursor)
 
 
-@journal.get("/trace/{correlation_id}")
+@journal.get("/trace/{correlation_id:path}")
 async def trace(caller: Viewer, session: Session, desk: Engine, correlation_id: str) -> Trace:
     """The life of one correlation id over all services."""
     return await desk.trace(session, caller, correlation_id)

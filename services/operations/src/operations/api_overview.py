@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, computed_field
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.api import Session
-from common.auth import Operator, Viewer
+from common.auth import Caller, Operator, Viewer
 from common.errors import NotFound
 from common.messaging.retry import QUEUE_PREFIX
 from operations import audit, selecting
 from operations.desk import Desk
 from operations.domain import LetterState
 from operations.models import JournalEntry, JournalMark, Letter, QueueFigure
-from operations.services import ACTIONS, ProviderView, Services, ServiceView
+from operations.services import ACTIONS, WELL, ProviderView, Services, ServiceView
 
 overview = APIRouter(tags=["overview"])
+_FRESH = timedelta(seconds=20)
+
 jobs = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 ROUTERS = (overview, jobs)
@@ -49,12 +52,14 @@ class QueueView(BaseModel):
 
 
 class Overview(BaseModel):
-    """`services` and their outboxes by name; `gateway` is its state, `providers` what it heard from
+    """`services` and their outboxes by name; `broker` is `ok`, or since when its figures are not
+    renewed; `gateway` is its state, `providers` what it heard from
     each. `dead_letters` are the open ones by queue, `died` how many died in the last hour, the hour
     before and the last day; `retries_waiting` messages are in the ladder. `journal_at` is when the
     newest indexed event was recorded, `journal_missed` how many the stream forgot before that."""
 
     services: dict[str, ServiceView]
+    broker: str
     gateway: str | None
     providers: list[ProviderView]
     queues: list[QueueView]
@@ -68,14 +73,23 @@ class Overview(BaseModel):
 @overview.get("/health/detailed")
 async def detailed(caller: Viewer, request: Request, session: Session) -> Overview:
     """From the broker's and the services' own figures."""
+    return await overview_of(caller, request, session, request.headers.get("authorization", ""))
+
+
+async def overview_of(
+    caller: Caller, request: Request, session: AsyncSession, token: str
+) -> Overview:
+    """The other services are asked with `token`."""
     desk: Desk = request.app.state.desk
     desk.only_operating(caller)
     services: Services = request.app.state.services
     health, (gateway, providers) = await asyncio.gather(
-        services.health(request.headers.get("authorization", "")), services.providers()
+        services.health(token), services.providers()
     )
     figures = await session.scalars(select(QueueFigure).order_by(QueueFigure.name))
     queues = [QueueView.model_validate(each) for each in figures]
+    seen_at = max((each.at for each in queues), default=None)
+    now: datetime = (await session.execute(select(func.now()))).scalar_one()
     counting = select(Letter.queue, func.count()).where(Letter.state == LetterState.OPEN)
     counted = await session.execute(counting.group_by(Letter.queue).order_by(Letter.queue))
     day = Letter.died_at >= func.now() - func.make_interval(0, 0, 0, 1)
@@ -85,6 +99,7 @@ async def detailed(caller: Viewer, request: Request, session: Session) -> Overvi
     newest = select(JournalEntry.recorded_at).order_by(JournalEntry.offset.desc()).limit(1)
     return Overview(
         services=health,
+        broker=_broker(seen_at, now),
         gateway=gateway,
         providers=providers,
         queues=queues,
@@ -94,6 +109,13 @@ async def detailed(caller: Viewer, request: Request, session: Session) -> Overvi
         journal_at=await session.scalar(newest),
         journal_missed=mark.missed if mark is not None else 0,
     )
+
+
+def _broker(seen_at: datetime | None, now: datetime) -> str:
+    if seen_at is not None and now - seen_at < _FRESH:
+        return WELL
+    since = f"since {seen_at:%Y-%m-%d %H:%M:%S} UTC" if seen_at is not None else "yet"
+    return f"not looked at {since}: RabbitMQ does not answer, or operations' worker does not run"
 
 
 @jobs.get("")

@@ -6,12 +6,15 @@ wrong or was refused, 2 wrongly called. `paybus --install-completion` has your s
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Annotated, Any
+from urllib.parse import quote
 
+import httpx
 import jwt
 import typer
-from pydantic import HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr
 from rich.table import Table
 
 from common.settings import Settings, load
@@ -33,6 +36,11 @@ Limit = Annotated[int, typer.Option(min=1, max=100_000)]
 Rate = Annotated[int | None, typer.Option(min=1, help="messages a second; as fast as may be")]
 Concurrency = Annotated[int, typer.Option(min=1, help="with their consumers at once")]
 Type = Annotated[str | None, typer.Option("--type")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE: a further filter, named as the options of `list` are"),
+]
+All = Annotated[bool, typer.Option("--all", help="all that are open")]
 Ids = Annotated[list[str] | None, typer.Argument(help="the dead letters' ids")]
 ReplayId = Annotated[str, typer.Argument(help="the replay's id")]
 Wait = Annotated[bool, typer.Option(help="show how far it is, until it is over")]
@@ -41,11 +49,12 @@ _LONG = frozenset({"payload", "stack", "history", "notes", "neighbours"})
 _COLUMNS = {"neighbours": ("recorded_at", "type", "source", "correlation_id")}
 _OVER = frozenset({"done", "cancelled"})
 _BAD = ("failed_again", "skipped")
+_PATIENCE_SECONDS = 60
 
 
 class _Where(Settings):
     paybus_url: HttpUrl
-    paybus_token: SecretStr
+    paybus_token: SecretStr = Field(min_length=1)
 
 
 def _where() -> tuple[str, SecretStr]:
@@ -62,15 +71,17 @@ def main() -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Services, queues that hold something or that nobody consumes, dead letters.
+    """Services, RabbitMQ, queues that hold something or that nobody consumes, dead letters.
 
-    Ends with 1 when a service is not well. Example: `paybus status`
+    Ends with 1 when one is not well, or a queue has no consumer. Example: `paybus status`
     """
     found = API.call("GET", "/health/detailed")
-    states = {name: each["state"] for name, each in found["services"].items()}
+    states = {"rabbitmq": found["broker"]}
+    states |= {name: each["state"] for name, each in found["services"].items()}
     if found["gateway"] is not None:
         states["webhook-gateway"] = found["gateway"]
-    well = all(state == "ok" for state in states.values())
+    lonely = [each["name"] for each in found["queues"] if each["unconsumed"]]
+    well = all(state == "ok" for state in states.values()) and not lonely
     if as_json:
         print_json(found)
     else:
@@ -176,18 +187,20 @@ def replay(
     queue: str | None = None,
     group: str | None = None,
     type_: Type = None,
+    where: Where = None,
+    all_: All = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it would do")] = False,
     rate: Rate = None,
     concurrency: Concurrency = 1000,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters again: those named, or all that are open and fit.
+    """Send dead letters again: those named, or those that are open and fit.
 
     Ends with 1 when one failed again or was skipped. Example:
     `paybus dead-letters replay --group 8c0... --reason "the back end is up again"`
     """
-    wanted = _selection(reason, ids, queue=queue, group=group, type=type_)
+    wanted = _selection(reason, ids, where, all_, queue=queue, group=group, type=type_)
     wanted |= {"rate": rate, "concurrency": concurrency, "dry_run": dry_run}
     said = API.call("POST", "replays", json=wanted)
     if dry_run or not wait:
@@ -203,9 +216,12 @@ def discard(
     queue: str | None = None,
     group: str | None = None,
     type_: Type = None,
+    where: Where = None,
+    all_: All = False,
 ) -> None:
     """Give dead letters up; what they said is kept for a while."""
-    _move("discard", _selection(reason, ids, queue=queue, group=group, type=type_))
+    chosen = _selection(reason, ids, where, all_, queue=queue, group=group, type=type_)
+    _move("discard", chosen)
 
 
 @dead.command()
@@ -215,17 +231,53 @@ def archive(
     queue: str | None = None,
     group: str | None = None,
     type_: Type = None,
+    where: Where = None,
+    all_: All = False,
 ) -> None:
     """Put dead letters out of sight; `restore` brings them back."""
-    _move("archive", _selection(reason, ids, queue=queue, group=group, type=type_))
+    chosen = _selection(reason, ids, where, all_, queue=queue, group=group, type=type_)
+    _move("archive", chosen)
 
 
 @dead.command()
 def restore(
-    reason: Reason, ids: Annotated[list[str], typer.Argument(help="the dead letters' ids")]
+    reason: Reason,
+    ids: Ids = None,
+    queue: str | None = None,
+    group: str | None = None,
+    type_: Type = None,
+    where: Where = None,
 ) -> None:
-    """Archived or discarded ones are open again."""
-    _move("restore", _selection(reason, ids))
+    """Archived or discarded ones are open again. Example:
+    `paybus dead-letters restore --where state=discarded --queue payouts.default --reason "..."`
+    """
+    chosen = _selection(reason, ids, where, False, queue=queue, group=group, type=type_)
+    _move("restore", chosen)
+
+
+@dead.command()
+def edit(
+    id_: Annotated[str, typer.Argument(help="the dead letter's id")],
+    changes: Annotated[
+        str, typer.Option(help="what is other in its data: a JSON merge patch (RFC 7396)")
+    ],
+    reason: Reason,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Send one with changed data, as a new event in its place (admin, EDIT_AND_REPLAY=true).
+
+    Example: `paybus dead-letters edit 5f0... --changes '{"amount": 500}' --reason "it was 500"`
+    """
+    try:
+        wanted = {"changes": json.loads(changes), "reason": reason}
+    except ValueError as error:
+        die(f"--changes is no JSON: {error}", 2)
+    said = API.call("POST", f"dead-letters/{id_}/edit", json=wanted)
+    if wait:
+        _watch(said["id"], as_json)
+    else:
+        print_json(said)
 
 
 @dead.command()
@@ -246,9 +298,10 @@ def list_replays(limit: Limit = 20, as_json: AsJson = False) -> None:
 @replays.command("show")
 def show_replay(id_: ReplayId, items: bool = False) -> None:
     """How far it is; with --items, each message and what became of it."""
-    print_json(API.call("GET", f"replays/{id_}"))
+    found = API.call("GET", f"replays/{id_}")
     if items:
-        print_json(API.listed(f"replays/{id_}/items", {}, 100_000))
+        found["items"] = API.listed(f"replays/{id_}/items", {}, 100_000)
+    print_json(found)
 
 
 @replays.command()
@@ -280,13 +333,21 @@ def search(
     type_: Type = None,
     tenant: str | None = None,
     subject: str | None = None,
+    correlation_id: str | None = None,
     since: Annotated[str | None, typer.Option(help="RFC 3339")] = None,
     until: Annotated[str | None, typer.Option(help="RFC 3339")] = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """The newest first. Example: `paybus journal search --type 'payment.*' --subject in_123`"""
-    filters = {"type": type_, "tenant": tenant, "subject": subject, "since": since, "until": until}
+    filters = {
+        "type": type_,
+        "tenant": tenant,
+        "subject": subject,
+        "correlation_id": correlation_id,
+        "since": since,
+        "until": until,
+    }
     found = API.listed("journal", filters, limit)
     print_table(found, ("offset", "recorded_at", "type", "subject", "correlation_id"), as_json)
 
@@ -297,7 +358,7 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """The life of one payment over all services, with times."""
-    found = API.call("GET", f"journal/trace/{correlation_id}")
+    found = API.call("GET", f"journal/trace/{quote(correlation_id, safe='')}")
     if as_json:
         print_json(found)
         return
@@ -391,16 +452,21 @@ def _given(**filters: Any) -> dict[str, Any]:
     return {name: value for name, value in filters.items() if value is not None}
 
 
-def _selection(reason: str, ids: list[str] | None, **filters: Any) -> dict[str, Any]:
+def _selection(
+    reason: str, ids: list[str] | None, where: list[str] | None, all_: bool, **filters: Any
+) -> dict[str, Any]:
     given = _given(**filters)
-    if ids and given:
-        die("name dead letters by their ids, or by a filter, not by both", 2)
+    for each in where or ():
+        name, there, value = each.partition("=")
+        if not there:
+            die(f"--where {each}: write NAME=VALUE", 2)
+        given[name.replace("-", "_")] = value
+    if bool(ids) + bool(given) + all_ != 1:
+        die("say which: by their ids, by filters (--queue, --group, --type, --where), or --all", 2)
     return {"reason": reason} | ({"ids": ids} if ids else {"filter": given})
 
 
 def _move(action: str, wanted: dict[str, Any]) -> None:
-    if not wanted.get("ids") and not wanted.get("filter"):
-        die("say which: by their ids, or by --queue, --group or --type", 2)
     moved = API.call("POST", f"dead-letters/{action}", json=wanted)
     console.print(f"{moved['count']} dead letters")
 
@@ -411,9 +477,10 @@ def _change(id_: str, action: str, reason: str) -> None:
 
 
 def _watch(id_: str, as_json: bool) -> None:
+    typer.echo(f"replay {id_}; it goes on if you stop watching", err=True)
     with progress_bar("replayed") as (bar, task):
         while True:
-            said = API.call("GET", f"replays/{id_}")
+            said = _told_of(id_)
             bar.update(task, completed=said["settled"], total=said["total"] or None)
             if said["state"] in _OVER and said["settled"] == said["total"]:
                 break
@@ -422,8 +489,30 @@ def _watch(id_: str, as_json: bool) -> None:
         print_json(said)
     else:
         told = ", ".join(f"{count} {state}" for state, count in sorted(said["counts"].items()))
-        console.print(f"{id_} is {said['state']}: {told}")
+        console.print(f"{id_} is {said['state']}: {told or 'nothing fitted'}")
+        for state in _BAD:
+            if said["counts"].get(state):
+                _why(id_, state)
     raise typer.Exit(1 if any(said["counts"].get(state) for state in _BAD) else 0)
+
+
+def _told_of(id_: str) -> Any:
+    """Waits out an API that is restarted meanwhile."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return API.call("GET", f"replays/{id_}")
+        except httpx.TransportError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
+
+
+def _why(id_: str, state: str) -> None:
+    """Of the first few."""
+    for each in API.listed(f"replays/{id_}/items", {"state": state}, 5):
+        why = each["detail"] or f"see `paybus dead-letters show {each['letter_id']}`"
+        console.print(plain(f"  {state}, {each['queue']}: {why}", "red"))
 
 
 if __name__ == "__main__":

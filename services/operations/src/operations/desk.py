@@ -44,7 +44,7 @@ _FIRST_YEAR = 2020
 _CLOSED = {
     LetterState.ARCHIVED: (LetterState.OPEN,),
     LetterState.DISCARDED: (LetterState.OPEN, LetterState.ARCHIVED),
-    LetterState.OPEN: (LetterState.ARCHIVED, LetterState.DISCARDED, LetterState.REPLACED),
+    LetterState.OPEN: (LetterState.ARCHIVED, LetterState.DISCARDED),
 }
 _VERBS = {
     LetterState.ARCHIVED: "archive",
@@ -189,7 +189,7 @@ class Desk:
         session: AsyncSession,
         caller: Caller,
         id_: str,
-        data: Mapping[str, Any],
+        changes: Mapping[str, Any],
         reason: str,
     ) -> ReplayView:
         """Raises `Forbidden` where editing is off, `Conflict` unless the letter is an open event,
@@ -200,7 +200,7 @@ class Desk:
             letter = await self.letter(session, caller, id_)
             if letter.type.startswith("payout_due."):
                 raise Forbidden("a payout command is not edited: order the payout anew")
-            replay = await ordering.order_edited(session, caller, id_, data, reason)
+            replay = await ordering.order_edited(session, caller, id_, changes, reason)
             return await self.show_replay(session, replay)
 
     async def replay_window(

@@ -16,6 +16,8 @@ from operations.domain import UNSETTLED, ItemState, LetterState
 from operations.letters import DeadLetter
 from operations.models import Group, Item, Letter
 
+_LONGEST_HISTORY = 100
+
 
 async def file(session: AsyncSession, arrived: Sequence[DeadLetter]) -> None:
     """In one transaction. The same message of the broker's, filed twice, changes nothing."""
@@ -87,7 +89,9 @@ def _die_again(letter: Letter, each: DeadLetter, now: datetime) -> None:
     if letter.state == LetterState.REPLAYING and each.item != letter.item:
         return  # an older failure that comes late: the replay is not over
     for name, value in _values(each).items():
-        setattr(letter, name, value)
+        if name != "history":
+            setattr(letter, name, value)
+    letter.history = [*letter.history, *each.history][-_LONGEST_HISTORY:]
     letter.state, letter.item = LetterState.OPEN, None
     letter.settled_at = letter.settled_by = letter.settled_reason = None
 

@@ -17,6 +17,7 @@ _NAMES = re.compile(
 )
 # Bounded, so that no text takes long.
 _MAIL = re.compile(r"[^\s@<>\"'=&]{1,64}(?:@|%40)[^\s@<>\"'=&]{1,255}")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}[A-Z0-9]{11,30}\b")
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # firstName is first_Name
 _DEEPEST = 40
 
@@ -31,7 +32,7 @@ def masked(body: bytes, redact: Redactor) -> Any:
 
 
 def masked_text(text: str, redact: Redactor) -> str:
-    text = redact(text)
+    text = _IBAN.sub(_MASK, redact(text))
     return _MAIL.sub(_MASK, text) if "@" in text or "%40" in text else text
 
 

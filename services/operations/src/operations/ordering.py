@@ -12,6 +12,7 @@ from uuid import uuid4
 from sqlalchemy import case, func, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common import rows
 from common.arrays import is_one_of
 from common.auth import Caller
 from common.contracts import topology
@@ -59,7 +60,9 @@ def conditions(wish: Wish, tenant: str | None) -> list[Any]:
 async def forecast(
     session: AsyncSession, wish: Wish, tenant: str | None, refused: Mapping[str, str]
 ) -> Forecast:
-    """Changes nothing. `refused` says of letters why they must not be sent."""
+    """Changes nothing. `refused` says of letters why they must not be sent. Raises what `order`
+    raises of other letters than open ones."""
+    _only_open(wish)
     meant = [*conditions(wish, tenant), ~is_one_of(Letter.id, sorted(refused))]
     counting = select(Letter.queue, func.count()).where(*meant).group_by(Letter.queue)
     found = Forecast()
@@ -86,12 +89,11 @@ async def order(
 ) -> Replay:
     """A payout command that is younger than `window` is sent before it is as old, or not at all.
     Raises `Invalid` for other letters than open ones, `Conflict` when there are none."""
-    if wish.ids is None and wish.filter.state is not LetterState.OPEN:
-        raise Invalid("only open dead letters can be replayed: restore archived ones first")
+    _only_open(wish)
     replay = Replay(
         id=uuid4().hex,
         state=ReplayState.RUNNING,
-        what=_what(wish),
+        what=_what(wish, tenant),
         reason=wish.reason,
         tenant=caller.tenant,
         ordered_by=caller.subject,
@@ -159,14 +161,15 @@ async def expire(session: AsyncSession, replay: str) -> None:
 
 
 async def order_edited(
-    session: AsyncSession, caller: Caller, id_: str, data: Mapping[str, Any], reason: str
+    session: AsyncSession, caller: Caller, id_: str, changes: Mapping[str, Any], reason: str
 ) -> Replay:
     """Send a letter's event with other data and an id of its own; the letter is replaced by it."""
     query = select(Letter).where(Letter.id == id_).with_for_update()
     letter = (await session.scalars(query.execution_options(populate_existing=True))).one()
     if letter.state != LetterState.OPEN or letter.event_id is None or letter.queue not in _QUEUES:
         raise Conflict("only an open dead letter that is an event of a queue can be edited")
-    event = json.loads(letter.body) | {"data": data, "id": str(uuid4())}
+    event = json.loads(letter.body)
+    event |= {"data": _patched(event.get("data"), changes), "id": str(uuid4())}
     event["causationid"] = letter.event_id
     body = json.dumps(event).encode()
     try:
@@ -189,6 +192,7 @@ async def order_edited(
         queue=letter.queue,
         state=ItemState.WAITING,
         body=body,
+        letter_id=id_,
     )
     session.add_all([replay, item])
     letter.state, letter.settled_by = LetterState.REPLACED, caller.subject
@@ -231,6 +235,7 @@ async def change(
     replay.state = to
     if to is ReplayState.CANCELLED:
         await release(session, id_)
+        replay.finished_at = await rows.clock(session)
     audit.note(session, caller, f"replay {to}", f"replay/{id_}", reason)
     return replay
 
@@ -284,11 +289,31 @@ async def _skip_waiting(session: AsyncSession, *which: Any, why: str) -> None:
     )
 
 
-def _what(wish: Wish) -> str:
+def _only_open(wish: Wish) -> None:
+    if wish.ids is None and wish.filter.state is not LetterState.OPEN:
+        raise Invalid("only open dead letters can be replayed: restore archived ones first")
+
+
+def _what(wish: Wish, tenant: str | None) -> str:
     if wish.ids is not None:
         return f"{len(wish.ids)} chosen dead letters"
     given = wish.filter.model_dump(exclude_none=True, exclude={"state"}, mode="json")
+    if tenant is not None:
+        given["tenant"] = tenant
     return ", ".join(f"{name} {value}" for name, value in given.items()) or "all dead letters"
+
+
+def _patched(before: Any, changes: Any) -> Any:
+    """A JSON merge patch, RFC 7396."""
+    if not isinstance(changes, Mapping):
+        return changes
+    after = dict(before) if isinstance(before, Mapping) else {}
+    for name, value in changes.items():
+        if value is None:
+            after.pop(name, None)
+        else:
+            after[name] = _patched(after.get(name), value)
+    return after
 
 
 def _sum(found: Forecast) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,7 +31,7 @@ from common.messaging.connection import Broker, describe
 from common.messaging.journal import read_to_now
 from common.messaging.publisher import Publisher
 from operations import metrics, ordering
-from operations.domain import IN_FLIGHT, ItemState, ReplayState
+from operations.domain import IN_FLIGHT, ItemState, LetterState, ReplayState
 from operations.models import Item, Letter, Replay
 from operations.windows import Window
 
@@ -41,6 +41,7 @@ _BATCH = 500
 _IDLE_SECONDS = 0.5
 _BUSY_SECONDS = 0.05
 _AT_ONCE = 8
+_DEAD = "it is a dead letter of this queue: replay that, or leave it"
 _AFTER_FAILURE = timedelta(seconds=3)
 # Two workers' clocks, and the broker's, may differ by so much.
 _CLOCKS_DIFFER = timedelta(minutes=1)
@@ -207,7 +208,8 @@ class Replayer:
                 if replay.state != ReplayState.PREPARING:
                     raise _Lost
                 if batch:
-                    await session.execute(insert(Item).on_conflict_do_nothing(), batch)
+                    rows = await _without_dead_letters(session, batch)
+                    await session.execute(insert(Item).on_conflict_do_nothing(), rows)
                 replay.state = state
             batch.clear()
 
@@ -325,4 +327,21 @@ async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message
     return [
         _Message(id_, position, queue, body, {**(headers or {}), **mark.mark(id_)})
         for id_, position, queue, body, headers in (await session.execute(query)).all()
+    ]
+
+
+async def _without_dead_letters(
+    session: AsyncSession, items: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Events of the journal whose dead letter is open, or was given up, are left out: somebody
+    decides of that one by itself."""
+    ids = sorted({each["letter_id"] for each in items})
+    query = select(Letter.id).where(
+        is_one_of(Letter.id, ids), Letter.state != LetterState.SUCCEEDED
+    )
+    held = {*(await session.scalars(query)).all()}
+    left_out = {"state": ItemState.SKIPPED.value, "detail": _DEAD, "body": None}
+    return [
+        {**each, **(left_out if each["letter_id"] in held else {"letter_id": None})}
+        for each in items
     ]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from operations.ordering import Wish
 from operations.selecting import Filter
 from operations.windows import Window
 
-Reason = Annotated[str, Field(min_length=1, max_length=500, description="kept with who and when")]
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
+    Field(description="kept with who and when"),
+]
 Rate = Annotated[int | None, Field(ge=1, le=100_000, description="messages a second; null: all")]
 Concurrency = Annotated[int, Field(ge=1, le=100_000, description="with their consumers at once")]
 
@@ -20,14 +24,21 @@ class _Request(BaseModel):
 
 
 class Selection(_Request):
-    """Which dead letters: these `ids`, or all that fit the `filter`."""
+    """Which dead letters: these `ids`, or all that fit the `filter`; `{}` fits all that are
+    open."""
 
     ids: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
-    filter: Filter = Filter()
+    filter: Filter | None = None
     reason: Reason
 
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("say which: either ids or a filter")
+        return self
+
     def wish(self) -> Wish:
-        return Wish(self.filter, self.ids, self.reason, None, 1)
+        return Wish(self.filter or Filter(), self.ids, self.reason, None, 1)
 
 
 class ReplayWish(Selection):
@@ -36,7 +47,7 @@ class ReplayWish(Selection):
     dry_run: bool = False
 
     def wish(self) -> Wish:
-        return Wish(self.filter, self.ids, self.reason, self.rate, self.concurrency)
+        return Wish(self.filter or Filter(), self.ids, self.reason, self.rate, self.concurrency)
 
 
 class WindowWish(_Request):
@@ -55,7 +66,8 @@ class NewNote(_Request):
 
 
 class Edit(_Request):
-    """The event's whole new `data`."""
+    """What is other in the event's `data`: a JSON merge patch (RFC 7396). What is left out stays,
+    null takes a field away."""
 
-    data: dict[str, Any]
+    changes: dict[str, Any] = Field(min_length=1)
     reason: Reason

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from sqlalchemy import ColumnElement, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.errors import Invalid
@@ -20,8 +20,9 @@ Word = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class Filter(BaseModel):
-    """All that is given must be so. `error` and `text` are looked for in the error and in the
-    message, upper or lower case; `since` and `until` are about when it died, UTC."""
+    """All that is given must be so. `type` may end with `*`. `error` is looked for in the error,
+    `text` there and in the message, upper or lower case; `since` and `until` are about when it
+    died, UTC."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,12 +51,14 @@ class Filter(BaseModel):
         equal = {
             Letter.state: None if self.state == "any" else self.state,
             Letter.queue: self.queue,
-            Letter.type: self.type,
             Letter.group_id: self.group,
             Letter.subject: self.subject,
             Letter.correlation_id: self.correlation_id,
         }
         found = [column == value for column, value in equal.items() if value is not None]
+        if self.type is not None:
+            several = Letter.type.startswith(self.type.removesuffix("*"), autoescape=True)
+            found.append(several if self.type.endswith("*") else Letter.type == self.type)
         for one in (self.tenant, tenant):
             if one is not None:
                 found.append(Letter.tenant == one)
@@ -65,7 +68,8 @@ class Filter(BaseModel):
         if self.error is not None:
             found.append(Letter.error.icontains(self.error, autoescape=True))
         if self.text is not None:
-            found.append(Letter.text.icontains(self.text, autoescape=True))
+            places = (Letter.text, Letter.error)
+            found.append(or_(*(each.icontains(self.text, autoescape=True) for each in places)))
         if self.since is not None:
             found.append(Letter.died_at >= self.since)
         if self.until is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -13,9 +14,10 @@ from pydantic import BaseModel, HttpUrl
 from common.errors import NotFound, Upstream
 from common.figures import Figures
 
-_SECONDS = 5
+_SECONDS = 4
 _FIGURES = "/v1/figures"
 WELL = "ok"
+_SILENT = "does not answer"
 ACTIONS = frozenset({"run", "pause", "resume", "cancel"})
 
 
@@ -53,9 +55,11 @@ class Services:
 
         async def one(name: str) -> ServiceView:
             state = await _ready(self._urls[name])
+            if state.startswith(_SILENT):
+                return ServiceView(state=state, figures=None)
             try:
                 figures = Figures(**await self._call("GET", name, _FIGURES, token))
-            except Upstream as error:
+            except (Upstream, NotFound) as error:
                 return ServiceView(state=str(error) if state == WELL else state, figures=None)
             return ServiceView(state=state, figures=figures)
 
@@ -81,7 +85,7 @@ class Services:
         async def one(name: str) -> list[dict[str, Any]]:
             try:
                 found = await self._call("GET", name, "/v1/schedules", token)
-            except Upstream as error:
+            except (Upstream, NotFound) as error:
                 return [{"service": name, "name": None, "problem": str(error)}]
             return [{"service": name, "problem": None, **each} for each in found]
 
@@ -103,6 +107,8 @@ class Services:
             said = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise Upstream(f"{service} does not answer: {type(error).__name__}") from error
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            raise NotFound(f"{service}: {said.get('detail') if isinstance(said, dict) else 'no'}")
         if not answer.is_success:
             detail = said.get("detail") if isinstance(said, dict) else None
             raise Upstream(f"{service} answers {answer.status_code}: {detail}")
@@ -115,4 +121,4 @@ async def _ready(url: str) -> str:
             answer = await http.get(f"{url}/readyz")
         return WELL if answer.is_success else str(answer.json().get("detail", "not ready"))
     except (httpx.HTTPError, ValueError, AttributeError) as error:
-        return f"does not answer: {type(error).__name__}"
+        return f"{_SILENT}: {type(error).__name__}"

@@ -12,6 +12,7 @@ from common.contracts import topology
 from common.contracts.event import derived_id
 from common.messaging.journal import Entry
 from operations.domain import ItemState
+from operations.models import letter_id
 
 
 class Window(BaseModel):
@@ -48,8 +49,9 @@ class Window(BaseModel):
     def item(self, replay: str, entry: Entry) -> dict[str, Any]:
         """The row; the same for the same entry, however often it is read."""
         body = entry.body
+        event = json.loads(body)
+        letter = letter_id(self.queue, str(event.get("source")), str(event.get("id")))
         if self.new_ids:
-            event = json.loads(body)
             event["id"] = derived_id("replayed event", replay, event["source"], event["id"])
             body = json.dumps(event).encode()
         return {
@@ -59,4 +61,6 @@ class Window(BaseModel):
             "queue": self.queue,
             "state": ItemState.WAITING.value,
             "body": body,
+            "letter_id": letter,
+            "detail": None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -25,18 +26,22 @@ from operations.console.session import (
 )
 from operations.desk import Desk
 from operations.domain import LetterState, ReplayState
-from operations.requests import ReplayWish, Selection, WindowWish
+from operations.requests import Edit, ReplayWish, Selection, WindowWish
 from operations.services import ACTIONS, Services
 
 forms = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
 
-WishT = TypeVar("WishT", Selection, ReplayWish, WindowWish)
+WishT = TypeVar("WishT", Selection, ReplayWish, WindowWish, Edit)
 
 _MOVES = {
     "archive": LetterState.ARCHIVED,
     "discard": LetterState.DISCARDED,
     "restore": LetterState.OPEN,
 }
+FILTERS = (
+    "queue", "type", "group", "error", "tenant", "subject", "correlation_id", "text", "since",
+    "until",
+)  # fmt: skip
 _CHANGES = {
     "pause": ReplayState.PAUSED,
     "resume": ReplayState.RUNNING,
@@ -87,6 +92,21 @@ async def act(request: Request, visitor: SignedIn, session: Session) -> Response
         wish = _parsed(Selection, chosen).wish()
         await desk.move(session, visitor.caller, wish, _MOVES[action])
     return go_to("/console/letters" if "group" not in form else "/console/groups")
+
+
+@forms.post("/letters/{id_}/edit")
+async def edit(request: Request, visitor: SignedIn, session: Session, id_: str) -> Response:
+    form = await read_form(request)
+    check(visitor, form)
+    visitor.require(Role.ADMIN)
+    try:
+        changes = json.loads(first(form, "changes"))
+    except ValueError as error:
+        raise Invalid(f"the changes are no JSON: {error}") from None
+    wanted = _parsed(Edit, {"changes": changes, "reason": first(form, "reason")})
+    desk: Desk = request.app.state.desk
+    made = await desk.edit(session, visitor.caller, id_, wanted.changes, wanted.reason)
+    return go_to(f"/console/replays/{made.id}")
 
 
 @forms.post("/letters/{id_}/note")
@@ -161,10 +181,13 @@ async def job(
 
 def _chosen(form: Form) -> dict[str, object]:
     reason = {"reason": first(form, "reason")}
-    if group := first(form, "group"):
-        return reason | {"filter": {"group": group}}
+    if first(form, "all"):  # all that a search found
+        wanted = {name: value for name in (*FILTERS, "state") if (value := first(form, name))}
+        return reason | {"filter": wanted}
     if ids := form.get("id"):
         return reason | {"ids": ids}
+    if group := first(form, "group"):
+        return reason | {"filter": {"group": group}}
     raise Invalid("choose at least one dead letter")
 
 

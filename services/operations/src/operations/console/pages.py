@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
-from pydantic import ValidationError
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from sqlalchemy import select
 
 from common.api import Session
@@ -18,7 +19,8 @@ from common.errors import Invalid
 from common.http import encode_cursor
 from operations import api_overview, selecting
 from operations.api import list_actions, list_replays, search_journal
-from operations.console.rendering import Route, given, page
+from operations.console.forms import FILTERS
+from operations.console.rendering import Route, given, go_to, page
 from operations.console.session import SignedIn
 from operations.desk import Desk
 from operations.domain import ItemState, LetterState
@@ -31,7 +33,7 @@ pages = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
 
 _STATIC = Path(__file__).parent / "static"
 _LIMIT = 50
-_FILTERS = ("queue", "type", "group", "error", "tenant", "subject", "correlation_id", "text")
+_TIMES: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
 _REFRESH_SECONDS = 2
 
 
@@ -57,7 +59,9 @@ async def login() -> HTMLResponse:
 
 @pages.get("")
 async def overview(visitor: SignedIn, request: Request, session: Session) -> Response:
-    found = await api_overview.detailed(visitor.caller, request, session)
+    if not visitor.operating:
+        return go_to("/console/groups")
+    found = await api_overview.overview_of(visitor.caller, request, session, visitor.header)
     groups = await _desk(request).groups(session, visitor.caller, Filter())
     return page("overview.html", visitor, found=found, groups=groups[:5], refresh=10)
 
@@ -77,7 +81,7 @@ async def letters(
     cursor: str | None = None,
 ) -> Response:
     desk = _desk(request)
-    wanted = given(**{name: request.query_params.get(name) for name in _FILTERS}) | {"state": state}
+    wanted = given(**{name: request.query_params.get(name) for name in FILTERS}) | {"state": state}
     try:
         filter_ = Filter.model_validate(wanted)
     except ValidationError as error:
@@ -92,7 +96,7 @@ async def letters(
         visitor,
         letters=[desk.line(each) for each in found],
         wanted=wanted,
-        filters=_FILTERS,
+        filters=FILTERS,
         states=[*LetterState, "any"],
         following=following,
     )
@@ -100,8 +104,9 @@ async def letters(
 
 @pages.get("/letters/{id_}")
 async def letter(visitor: SignedIn, request: Request, session: Session, id_: str) -> Response:
-    found = await _desk(request).detail(session, visitor.caller, id_)
-    return page("letter.html", visitor, letter=found)
+    desk = _desk(request)
+    found = await desk.detail(session, visitor.caller, id_)
+    return page("letter.html", visitor, letter=found, editing=desk.editing)
 
 
 @pages.get("/replays")
@@ -137,9 +142,19 @@ async def journal(
     type_: Annotated[str | None, Query(alias="type")] = None,
     subject: str | None = None,
     tenant: str | None = None,
+    correlation_id: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
     cursor: str | None = None,
 ) -> Response:
-    wanted = given(type=type_, subject=subject, tenant=tenant)
+    wanted = given(
+        type=type_,
+        subject=subject,
+        tenant=tenant,
+        correlation_id=correlation_id,
+        since=since,
+        until=until,
+    )
     found = await search_journal(
         visitor.caller,
         session,
@@ -147,8 +162,11 @@ async def journal(
         type_ or None,
         tenant or None,
         subject or None,
-        cursor=cursor,
-        limit=_LIMIT,
+        correlation_id or None,
+        _time(since),
+        _time(until),
+        cursor,
+        _LIMIT,
     )
     following = None
     if found.next_cursor is not None:
@@ -163,7 +181,7 @@ async def journal(
     )
 
 
-@pages.get("/journal/{correlation_id}")
+@pages.get("/journal/{correlation_id:path}")
 async def trace(
     visitor: SignedIn, request: Request, session: Session, correlation_id: str
 ) -> Response:
@@ -184,3 +202,13 @@ async def actions(
 ) -> Response:
     found = await list_actions(visitor.caller, session, _desk(request), cursor, _LIMIT)
     return page("actions.html", visitor, actions=found.items, following=found.next_cursor)
+
+
+def _time(text: str | None) -> datetime | None:
+    """Raises `Invalid`."""
+    if not text:
+        return None
+    try:
+        return _TIMES.validate_python(text)
+    except ValidationError:
+        raise Invalid(f"{text!r} is no time with a zone, such as 2026-11-22T10:00:00Z") from None

@@ -20,11 +20,13 @@ _LARGEST_FORM = 1_000_000
 
 @dataclass(frozen=True)
 class Visitor:
-    """`csrf` is what forms of this session carry: others can't know it."""
+    """`csrf` is what forms of this session carry: others can't know it. `operating` is whether the
+    visitor's tenant is the one that operates Paybus."""
 
     caller: Caller
     token: str
     csrf: str
+    operating: bool
 
     @property
     def header(self) -> str:
@@ -44,7 +46,7 @@ async def visit(request: Request, token: str) -> Visitor:
     authenticator: Authenticator = request.app.state.authenticator
     caller = await authenticator.authenticate(f"Bearer {token}")
     csrf = hashlib.sha256(b"paybus console form" + token.encode()).hexdigest()
-    return Visitor(caller, token, csrf)
+    return Visitor(caller, token, csrf, caller.tenant == request.app.state.desk.tenant)
 
 
 async def _visitor(request: Request) -> Visitor:
