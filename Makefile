@@ -6,6 +6,7 @@ N ?= 200
 PAYOUTS ?= 500
 BANKS ?= 50
 LETTERS ?= 100000
+ORDERS ?= 10000
 ROLE ?= operator
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
@@ -15,7 +16,7 @@ TESTERS ?= 4
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-dead-letters test test-e2e test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +43,9 @@ demo: setup ## N (200) subscriptions by Stripe to provisioned organizations, and
 
 demo-payouts: setup ## PAYOUTS (500) payouts over three providers that answer badly, while workers and broker are killed
 	@$(BIN)/python -m devstack demo-payouts --payouts $(PAYOUTS)
+
+demo-orders: setup ## ORDERS (10000) orders, a third never paid, some late or refunded; every book is added up
+	@$(BIN)/python -m devstack demo-orders --orders $(ORDERS)
 
 demo-banks: setup ## BANKS (50) linked banks whose data keeps changing, with lost webhooks, limits and killed workers
 	@$(BIN)/python -m devstack demo-banks --items $(BANKS)

@@ -55,8 +55,11 @@ def test_the_session_is_a_cookie_that_no_script_and_no_other_site_gets(paybus: P
     assert "SameSite=strict" in cookie
     assert "Path=/console" in cookie
     browser = Browser(paybus)
+    copy = browser.http.cookies["paybus_console"]
     assert browser.send("/logout").headers["location"] == "/console/login"
     assert browser.get("/groups").status_code == 303
+    browser.http.cookies.set("paybus_console", copy)
+    assert browser.get("/groups").status_code == 303, "a copy of the cookie is of no use either"
 
 
 def test_every_page_is_there_and_runs_no_script(paybus: Paybus) -> None:

@@ -76,6 +76,7 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
                     "reference": each.reference,
                     "external": each.external,
                     "standing": each.standing,
+                    "amount": each.amount,
                     "asked": each.asked,
                 }
                 for each in money.payments.values()

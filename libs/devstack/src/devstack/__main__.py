@@ -10,35 +10,14 @@ import psycopg
 
 from devstack import demo, run, webhook
 from devstack.addresses import DevstackError
-from devstack.demo import banks, dead_letters
+from devstack.demo import banks, dead_letters, orders
 from devstack.demo import payouts as payday
 from devstack.stack import PAYBUS
 from devstack.tokens import DevKeys
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m devstack")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="start everything; Ctrl-C stops it")
-    demo_command = commands.add_parser(
-        "demo", help="drive everything with the stand-ins of Stripe and mobile money"
-    )
-    demo_command.add_argument("--subscriptions", type=_positive, default=200, help="by Stripe")
-    demo_command.add_argument("--checkouts", type=_positive, default=200, help="by mobile money")
-    payouts_command = commands.add_parser("demo-payouts", help="a payday with bad providers")
-    payouts_command.add_argument("--payouts", type=_positive, default=500)
-    banks_command = commands.add_parser("demo-banks", help="banks whose data keeps changing")
-    banks_command.add_argument("--items", type=_positive, default=50)
-    banks_command.add_argument("--transactions", type=_positive, default=200, help="of each")
-    letters_command = commands.add_parser("demo-dead-letters", help="everything is sent again")
-    letters_command.add_argument("--letters", type=_positive, default=100_000)
-    commands.add_parser("webhook", help="send a signed webhook to the running system")
-    token_command = commands.add_parser("token", help="print a token for the APIs")
-    token_command.add_argument(
-        "--role", choices=["viewer", "operator", "approver", "admin"], required=True
-    )
-    token_command.add_argument("--tenant", default="default")
-    options = parser.parse_args()
+    options = _parser().parse_args()
     try:
         match options.command:
             case "run":
@@ -51,6 +30,8 @@ def main() -> None:
                 status = banks.main(options.items, options.transactions)
             case "demo-dead-letters":
                 status = dead_letters.main(options.letters)
+            case "demo-orders":
+                status = orders.main(options.orders)
             case "webhook":
                 status = webhook.main()
             case _:
@@ -68,6 +49,33 @@ def main() -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m devstack")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="start everything; Ctrl-C stops it")
+    demo_command = commands.add_parser(
+        "demo", help="drive everything with the stand-ins of Stripe and mobile money"
+    )
+    demo_command.add_argument("--subscriptions", type=_positive, default=200, help="by Stripe")
+    demo_command.add_argument("--checkouts", type=_positive, default=200, help="by mobile money")
+    payouts_command = commands.add_parser("demo-payouts", help="a payday with bad providers")
+    payouts_command.add_argument("--payouts", type=_positive, default=500)
+    banks_command = commands.add_parser("demo-banks", help="banks whose data keeps changing")
+    banks_command.add_argument("--items", type=_positive, default=50)
+    banks_command.add_argument("--transactions", type=_positive, default=200, help="of each")
+    letters_command = commands.add_parser("demo-dead-letters", help="everything is sent again")
+    letters_command.add_argument("--letters", type=_positive, default=100_000)
+    orders_command = commands.add_parser("demo-orders", help="a marketplace's orders")
+    orders_command.add_argument("--orders", type=_positive, default=10_000)
+    commands.add_parser("webhook", help="send a signed webhook to the running system")
+    token_command = commands.add_parser("token", help="print a token for the APIs")
+    token_command.add_argument(
+        "--role", choices=["viewer", "operator", "approver", "admin"], required=True
+    )
+    token_command.add_argument("--tenant", default="default")
+    return parser
 
 
 def _positive(text: str) -> int:

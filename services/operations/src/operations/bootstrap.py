@@ -5,6 +5,7 @@ from datetime import timedelta
 from common import parts
 from common.api import schedules_router
 from common.auth import Authenticator
+from common.cache import Cache
 from common.contracts import topology
 from common.figures import figures_router
 from common.http import create_app
@@ -44,6 +45,8 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         settings.tenant, context.redact, Payouts(payouts_url, window), settings.edit_and_replay
     )
     app.state.services = Services(settings.service_urls, settings.gateway_url)
+    app.state.signed_out = Cache("signed-out", settings.redis_url)
+    context.resources.push_async_callback(app.state.signed_out.close)
     app.state.insecure_cookies = settings.console_insecure_cookies
     routers = (*operations_api.ROUTERS, *api_overview.ROUTERS, pages, forms)
     for router in routers:

@@ -17,6 +17,7 @@ from common.auth import Operator, Viewer
 from common.contracts.subscriptions import Status
 from subscription import models, repository
 from subscription.checkouts import Checkouts
+from subscription.entitlements import Entitlements, Entitling
 from subscription.outcomes import CheckoutStatus
 from subscription.requests import NewCheckout, ProviderName
 
@@ -172,6 +173,14 @@ async def list_customers(
 async def get_customer(caller: Viewer, session: Session, id_: str) -> CustomerView:
     row = await rows.find(session, models.Customer, caller.tenant, id_)
     return CustomerView.model_validate(row)
+
+
+@router.get("/entitlements/{customer:path}")
+async def get_entitlements(caller: Viewer, request: Request, customer: str) -> Entitlements:
+    """What the customer may use now; at most a second old, and the last known when nothing newer
+    can be known. `customer` is the id here, or the name that the provider or the shop gave."""
+    entitling: Entitling = request.app.state.entitling
+    return await entitling.of(caller.tenant, customer)
 
 
 @router.get("/payments")

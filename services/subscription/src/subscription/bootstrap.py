@@ -8,6 +8,7 @@ from common import parts
 from common.accounts import AccountsInvalid
 from common.api import schedules_router
 from common.auth import Authenticator
+from common.cache import Cache
 from common.contracts import topology
 from common.figures import figures_router
 from common.http import create_app
@@ -19,6 +20,7 @@ from subscription import handlers, renewals
 from subscription.accounts import Accounts
 from subscription.api import router
 from subscription.checkouts import Checkouts
+from subscription.entitlements import Entitling
 from subscription.refunds import Refunder
 from subscription.settings import AccountsSettings, ApiSettings, WorkerSettings
 
@@ -36,6 +38,9 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         timeout=settings.provider_timeout_seconds,
         redact=context.redact,
     )
+    cache = Cache("entitlements", settings.redis_url)
+    context.resources.push_async_callback(cache.close)
+    app.state.entitling = Entitling(parts.sessions(engine), cache)
     app.include_router(router)
     app.include_router(schedules_router("subscription", settings.tenant))
     app.include_router(figures_router(settings.tenant))

@@ -47,7 +47,10 @@ class Customer(Row):
     name_event_id: Mapped[str | None]
     version: Mapped[int] = mapped_column(server_default="0")
 
-    __table_args__ = (Index("customers_page", "tenant", "created_at", "id"),)
+    __table_args__ = (
+        Index("customers_page", "tenant", "created_at", "id"),
+        Index("customers_named", "tenant", "provider_customer_id"),
+    )
 
 
 class Plan(Row):

@@ -1,6 +1,6 @@
 """The subscription service's settings, per role."""
 
-from pydantic import Field, FilePath
+from pydantic import Field, FilePath, SecretStr
 
 from common import settings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
@@ -16,7 +16,9 @@ class AccountsSettings(DatabaseSettings):
 
 
 class ApiSettings(AccountsSettings, HttpSettings, AuthSettings, ScheduleSettings):
-    pass
+    redis_url: SecretStr | None = Field(
+        default=None, description="where entitlements are cached for all replicas"
+    )
 
 
 class WorkerSettings(AccountsSettings, settings.WorkerSettings, ScheduleSettings):

@@ -18,6 +18,7 @@ from operations.console.session import (
     Form,
     SignedIn,
     check,
+    end,
     first,
     read_form,
     sign_in,
@@ -65,6 +66,7 @@ async def login(request: Request) -> Response:
 @forms.post("/logout")
 async def logout(request: Request, visitor: SignedIn) -> Response:
     check(visitor, await read_form(request))
+    await end(request, visitor)
     response = go_to("/console/login")
     sign_out(response, secure=_secure(request))
     return response

@@ -1,5 +1,6 @@
 """Who is signed in. The session is the caller's own token, in a cookie that no script can read: it
-ends when the token does, every replica knows it, and nothing is stored."""
+ends when the token does, and every replica knows it. Only who signed out is written down, in the
+cache: with `REDIS_URL` for all replicas."""
 
 from __future__ import annotations
 
@@ -12,10 +13,13 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import Depends, Request, Response
 
 from common.auth import Authenticator, Caller, Role
+from common.cache import Cache
 from common.errors import Forbidden, Invalid, TooLarge, Unauthenticated
 
 COOKIE = "paybus_console"
 _LARGEST_FORM = 1_000_000
+# Longer than tokens live.
+_LONGEST_SESSION_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ async def visit(request: Request, token: str) -> Visitor:
     """Raises `Unauthenticated`."""
     authenticator: Authenticator = request.app.state.authenticator
     caller = await authenticator.authenticate(f"Bearer {token}")
+    cache: Cache = request.app.state.signed_out
+    if await cache.get(caller.tenant, _digest(token)):
+        raise Unauthenticated("this session was ended: sign in again, with another token")
     csrf = hashlib.sha256(b"paybus console form" + token.encode()).hexdigest()
     return Visitor(caller, token, csrf, caller.tenant == request.app.state.desk.tenant)
 
@@ -54,6 +61,17 @@ async def _visitor(request: Request) -> Visitor:
     if not token:
         raise Unauthenticated("sign in first")
     return await visit(request, token)
+
+
+async def end(request: Request, visitor: Visitor) -> None:
+    """The token is of no more use here, whoever has a copy of it."""
+    cache: Cache = request.app.state.signed_out
+    key = _digest(visitor.token)
+    await cache.set(visitor.caller.tenant, key, True, seconds=_LONGEST_SESSION_SECONDS)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 SignedIn = Annotated[Visitor, Depends(_visitor)]

@@ -1,4 +1,4 @@
-"""Refunds, and what the workers' circuits do."""
+"""Refunds, what the workers' circuits do, and customers by their names."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,3 +30,4 @@ def upgrade() -> None:
     )
     op.create_index("refunds_checkout", "refunds", ["checkout_id"])
     create_circuits_table()
+    op.create_index("customers_named", "customers", ["tenant", "provider_customer_id"])

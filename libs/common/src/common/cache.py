@@ -1,0 +1,93 @@
+"""What may be forgotten: values for a while, in Redis for all replicas where there is one, in this
+process else. Nobody fails because of it: without the cache there is nothing in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable
+from time import monotonic
+from typing import Any, TypeVar
+
+import redis.asyncio as redis
+from cachetools import TLRUCache
+from prometheus_client import Counter
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import OpenedState
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from common.logs import get_logger
+from common.messaging.connection import describe
+
+log = get_logger(__name__)
+
+_MOST_IN_MEMORY = 10_000
+_TIMEOUT_SECONDS = 0.2
+_FAILURES = 3
+_OPEN_SECONDS = 5.0
+_POOL = 20
+
+asked = Counter("paybus_cache_total", "Look-ups by what came of them.", ["cache", "outcome"])
+
+ValueT = TypeVar("ValueT")
+
+
+class Cache:
+    """Values that JSON can hold, by tenant and key. `name` keeps apart what is cached for what.
+
+    After three errors in a row Redis is not asked for five seconds.
+    """
+
+    def __init__(self, name: str, redis_url: SecretStr | None) -> None:
+        self._name = name
+        self._memory: TLRUCache[str, tuple[str, float]] = TLRUCache(
+            _MOST_IN_MEMORY, ttu=lambda _, kept, now: now + kept[1], timer=monotonic
+        )
+        self._redis: redis.Redis | None = None
+        if redis_url is not None:
+            self._redis = redis.Redis.from_url(
+                redis_url.get_secret_value(),
+                max_connections=_POOL,
+                socket_timeout=_TIMEOUT_SECONDS,
+                socket_connect_timeout=_TIMEOUT_SECONDS,
+            )
+        self._circuits = AsyncCircuitBreakerFactory(
+            default_threshold=_FAILURES, default_ttl=_OPEN_SECONDS
+        )
+
+    async def close(self) -> None:
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    async def get(self, tenant: str, key: str) -> Any:
+        """None when it is not there, or Redis is not."""
+        place = self._place(tenant, key)
+        if self._redis is None:
+            kept = self._memory.get(place)
+            found: Any = kept[0] if kept else None
+        else:
+            found = await self._asked(self._redis.get(place))
+        asked.labels(self._name, "miss" if found is None else "hit").inc()
+        return None if found is None else json.loads(found)
+
+    async def set(self, tenant: str, key: str, value: Any, *, seconds: float) -> None:
+        place, text = self._place(tenant, key), json.dumps(value)
+        if self._redis is None:
+            self._memory[place] = text, seconds
+        else:
+            await self._asked(self._redis.set(place, text, px=max(1, round(seconds * 1000))))
+
+    def _place(self, tenant: str, key: str) -> str:
+        # The lengths keep apart what would else read the same.
+        return f"paybus:{self._name}:{len(tenant)}:{tenant}:{key}"
+
+    async def _asked(self, call: Awaitable[ValueT]) -> ValueT | None:
+        try:
+            async with await self._circuits.get_breaker("redis"):
+                return await call
+        except OpenedState:
+            getattr(call, "close", lambda: None)()  # a coroutine that nobody awaits complains
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("the cache does not answer", cache=self._name, error=describe(error))
+        asked.labels(self._name, "away").inc()
+        return None

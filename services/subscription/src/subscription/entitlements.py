@@ -1,0 +1,114 @@
+"""What a customer may use now: asked often, answered quickly, also when the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import sqlalchemy.exc
+from pydantic import BaseModel, Field
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.cache import Cache
+from common.contracts.subscriptions import Status
+from common.database import Sessions
+from common.errors import NotFound, Unavailable
+from common.logs import get_logger
+from common.messaging.connection import describe
+from subscription.models import Customer, Plan, Subscription
+
+log = get_logger(__name__)
+
+# An answer is at most so old, so that it is right within a second of the event.
+_FRESH_SECONDS: Final = 0.8
+# What was answered last is told for so long when nothing newer can be known.
+_LAST_KNOWN_SECONDS: Final = 24 * 3600
+_PATIENCE_SECONDS: Final = 2.0
+# Who is past due is reminded, not locked out.
+_ENTITLED: Final = (Status.ACTIVE, Status.PAST_DUE)
+
+
+class Entitlement(BaseModel):
+    """A subscription that entitles its customer to a plan; `until` is what is paid for so far."""
+
+    subscription_id: str
+    plan_id: str | None
+    plan: str | None = Field(description="the provider's or the shop's name of the plan")
+    name: str | None
+    status: Status
+    until: datetime | None
+    ends: bool = Field(description="it is not renewed after `until`")
+
+
+class Entitlements(BaseModel):
+    """`stale` is whether it is the last known answer because the database can't be asked; `as_of`
+    (UTC) says of when it is."""
+
+    customer: str
+    entitled: bool
+    plans: list[Entitlement]
+    as_of: datetime
+    stale: bool = False
+
+
+class Entitling:
+    def __init__(self, sessions: Sessions, cache: Cache) -> None:
+        self._sessions = sessions
+        self._cache = cache
+
+    async def of(self, tenant: str, customer: str) -> Entitlements:
+        """`customer` is our id, the provider's or the shop's reference. Raises `NotFound`; and
+        `Unavailable` when the database is away and nothing is known."""
+        kept = await self._cache.get(tenant, customer)
+        known = Entitlements.model_validate(kept) if kept is not None else None
+        if known is not None and _age(known) < _FRESH_SECONDS:
+            return known
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS), self._sessions() as session:
+                found = await _read(session, tenant, customer)
+        except (sqlalchemy.exc.SQLAlchemyError, TimeoutError, OSError) as error:
+            if known is None:
+                raise Unavailable("the database does not answer, and nothing is known") from error
+            log.warning("the last known entitlements are told", error=describe(error))
+            return known.model_copy(update={"stale": True})
+        value = found.model_dump(mode="json")
+        await self._cache.set(tenant, customer, value, seconds=_LAST_KNOWN_SECONDS)
+        return found
+
+
+def _age(known: Entitlements) -> float:
+    return (datetime.now(UTC) - known.as_of).total_seconds()
+
+
+async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlements:
+    as_of = datetime.now(UTC)
+    named = or_(Customer.id == customer, Customer.provider_customer_id == customer)
+    meant = select(Customer.id).where(Customer.tenant == tenant, named)
+    ids = (await session.scalars(meant)).all()
+    if not ids:
+        raise NotFound(f"no customer is called {customer!r}")
+    query = (
+        select(Subscription, Plan)
+        .outerjoin(Plan, Plan.id == Subscription.plan_id)
+        .where(
+            Subscription.tenant == tenant,
+            Subscription.customer_id.in_(ids),
+            Subscription.status.in_(_ENTITLED),
+        )
+        .order_by(Subscription.created_at, Subscription.id)
+    )
+    plans = [
+        Entitlement(
+            subscription_id=row.id,
+            plan_id=row.plan_id,
+            plan=plan.provider_plan_id if plan else None,
+            name=plan.name if plan else None,
+            status=Status(row.status),
+            until=row.current_period_end,
+            ends=row.cancel_at_period_end,
+        )
+        for row, plan in (await session.execute(query)).all()
+    ]
+    return Entitlements(customer=customer, entitled=bool(plans), plans=plans, as_of=as_of)
