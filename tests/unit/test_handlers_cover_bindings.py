@@ -67,6 +67,7 @@ def test_commands_and_jobs_reach_their_own_queue() -> None:
     assert _types_of("provisioning.organizations") == {"organization.requested"}
     assert _types_of("provisioning.jobs") == {"provisioning.job_due"}
     assert _types_of("subscription.jobs") == {"subscription.job_due"}
+    assert _types_of("subscription.commands") == {"subscription_command.due"}
     assert _types_of("subscription.refunds") == {"refund.requested"}
     assert _types_of("orders.jobs") == {"orders.job_due"}
     assert _types_of("payouts.jobs") == {"payouts.job_due"}

@@ -11,14 +11,20 @@ of, and asked about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 
 from common import accounts
 from common.accounts import Account, AccountsInvalid, options_of
-from common.errors import Invalid
+from common.circuits import Circuits
+from common.errors import Invalid, RateLimited, Upstream
+from common.gate import Gate, unheard
+from common.outside import Refused
 from common.redaction import Redactor
 from common.settings import secrets_of
 from subscription.clients import CheckoutClient
@@ -27,6 +33,7 @@ from subscription.clients.flutterwave import Flutterwave
 from subscription.clients.mtn_momo import MtnMomo
 from subscription.clients.orange_money import OrangeMoney
 from subscription.clients.stripe import Stripe
+from subscription.clients.stripe_billing import StripeBilling
 from subscription.requests import NewCheckout
 
 CLIENTS: Mapping[str, type[CheckoutClient]] = {
@@ -38,10 +45,40 @@ CLIENTS: Mapping[str, type[CheckoutClient]] = {
 }
 
 
+@dataclass(frozen=True)
+class Billing:
+    """Stripe Billing of one account, and what stands before its calls."""
+
+    api: StripeBilling
+    gate: Gate
+
+    @asynccontextmanager
+    async def calling(self) -> AsyncIterator[Self]:
+        """Around a call that changes nothing. Raises what the gate and the call raise, in the
+        words of the API's callers."""
+        try:
+            async with self.gate.place(), self.gate.call():
+                yield self
+        except Refused as error:
+            raise Refused(f"stripe {error}", error.status) from error
+        except RateLimited as error:
+            raise RateLimited(f"stripe: {error}", error.retry_after) from error
+        except Upstream as error:
+            raise Upstream(f"stripe {error}") from error
+
+
 class Accounts:
-    def __init__(self, path: Path | None, http: httpx.AsyncClient, redact: Redactor) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        http: httpx.AsyncClient,
+        redact: Redactor,
+        *,
+        circuits: Circuits | None = None,
+    ) -> None:
         """Raises `AccountsInvalid`. Without a file there are none."""
         self._clients: dict[tuple[str, str, str], CheckoutClient] = {}
+        self._billing: dict[tuple[str, str], Billing] = {}
         for account in accounts.read(path, "account", Account) if path else ():
             kind = CLIENTS.get(account.provider)
             if kind is None:
@@ -49,7 +86,30 @@ class Accounts:
                 raise AccountsInvalid(f"no checkouts with {account.provider}; there are {known}")
             options = options_of(account, kind.options_model)
             redact.learn(secrets_of(options))
-            self._clients[account.tenant, account.provider, account.name] = kind(options, http)
+            client = kind(options, http)
+            self._clients[account.tenant, account.provider, account.name] = client
+            if isinstance(client, Stripe):
+                gate = Gate(
+                    f"{account.tenant}/{account.path}",
+                    label=account.path,
+                    at_once=client.options.at_once,
+                    quota=None,
+                    open_seconds=client.options.circuit_seconds,
+                    on_change=circuits.listener(account.tenant, account.path)
+                    if circuits
+                    else unheard,
+                )
+                self._billing[account.tenant, account.name] = Billing(client.billing, gate)
+
+    def billing(self, tenant: str, account: str) -> Billing:
+        """Raises `Invalid` when the tenant has no such account with Stripe."""
+        try:
+            return self._billing[tenant, account]
+        except KeyError:
+            raise Invalid(
+                f"the tenant {tenant!r} has no account stripe/{account}: give it one in the file "
+                "that ACCOUNTS_FILE names"
+            ) from None
 
     def find(self, tenant: str, wanted: NewCheckout) -> CheckoutClient:
         """Raises `Invalid` when the tenant has no such account."""

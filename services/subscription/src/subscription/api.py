@@ -103,7 +103,7 @@ class CheckoutView(ProviderView):
     error: str | None = Field(description="why it was refused, or what was paid instead")
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "it can't be started so: change it"},
     409: {"description": "the key was used for another request"},
     422: {
@@ -114,7 +114,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/checkouts", status_code=201, responses=_PROBLEMS)
+@router.post("/checkouts", status_code=201, responses=PROBLEMS)
 async def start_checkout(
     caller: Operator, request: Request, wanted: NewCheckout, idempotency_key: IdempotencyKey
 ) -> CheckoutView:

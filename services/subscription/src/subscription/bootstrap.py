@@ -1,6 +1,7 @@
 """Wires the subscription service."""
 
 from datetime import timedelta
+from typing import Any
 
 import httpx
 
@@ -9,17 +10,19 @@ from common.accounts import AccountsInvalid
 from common.api import schedules_router
 from common.auth import Authenticator
 from common.cache import Cache
+from common.circuits import Circuits
 from common.contracts import topology
 from common.figures import figures_router
 from common.http import create_app
 from common.messaging.effectful import EffectfulConsumer
 from common.messaging.transactional import TransactionalConsumer
-from common.scheduler import Scheduler, job_handler
+from common.scheduler import Every, Schedule, Scheduler, job_handler
 from common.service import Context, Running, refuse
-from subscription import handlers, renewals
+from subscription import api_billing, commands, handlers, renewals
 from subscription.accounts import Accounts
 from subscription.api import router
 from subscription.checkouts import Checkouts
+from subscription.commands import Commands
 from subscription.entitlements import Entitling
 from subscription.refunds import Refunder
 from subscription.settings import AccountsSettings, ApiSettings, WorkerSettings
@@ -31,19 +34,22 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         "Paybus subscription", alive=parts.always_well, ready=parts.database_check(engine)
     )
     app.state.authenticator = Authenticator(settings)
-    app.state.sessions = parts.sessions(engine)
-    app.state.checkouts = Checkouts(
-        parts.sessions(engine),
-        await _accounts(settings, context),
-        timeout=settings.provider_timeout_seconds,
-        redact=context.redact,
-    )
+    sessions = parts.sessions(engine)
+    app.state.sessions = sessions
+    app.state.accounts = await _accounts(settings, context, Circuits(sessions))
+    calling: dict[str, Any] = {
+        "timeout": settings.provider_timeout_seconds,
+        "redact": context.redact,
+    }
+    app.state.checkouts = Checkouts(sessions, app.state.accounts, **calling)
+    app.state.commands = Commands(sessions, app.state.accounts, **calling)
     cache = Cache("entitlements", settings.redis_url)
     context.resources.push_async_callback(cache.close)
-    app.state.entitling = Entitling(parts.sessions(engine), cache)
+    app.state.entitling = Entitling(sessions, cache)
     app.include_router(router)
+    app.include_router(api_billing.router)
     app.include_router(schedules_router("subscription", settings.tenant))
-    app.include_router(figures_router(settings.tenant))
+    app.include_router(figures_router(settings.tenant, circuits=True))
     return Running(app)
 
 
@@ -53,13 +59,17 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     consuming = await parts.consuming(settings, context, messaging, "subscription-worker consumers")
     options = parts.consumer_options(messaging, consuming, engine, source="/subscription")
     sessions = parts.sessions(engine)
-    refunder = Refunder(
-        sessions,
-        await _accounts(settings, context),
-        timeout=settings.provider_timeout_seconds,
-        redact=context.redact,
-    )
-    schedule = renewals.schedule(timedelta(seconds=settings.renewals_pause_seconds))
+    accounts = await _accounts(settings, context, Circuits(sessions))
+    calling: dict[str, Any] = {
+        "timeout": settings.provider_timeout_seconds,
+        "redact": context.redact,
+    }
+    refunder = Refunder(sessions, accounts, **calling)
+    pause = timedelta(seconds=settings.renewals_pause_seconds)
+    schedule = [
+        *renewals.schedule(pause),
+        Schedule("open-commands", Every(pause), commands.run_job),
+    ]
     consumers = [
         TransactionalConsumer(
             topology.queue("subscription.billing"),
@@ -73,6 +83,12 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
             refunder.do,
             concurrency=settings.concurrency,
             on_give_up=refunder.give_up,
+            **options,
+        ),
+        EffectfulConsumer(
+            topology.queue("subscription.commands"),
+            Commands(sessions, accounts, **calling).take_up,
+            concurrency=settings.concurrency,
             **options,
         ),
         TransactionalConsumer(
@@ -90,11 +106,11 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     )
 
 
-async def _accounts(settings: AccountsSettings, context: Context) -> Accounts:
+async def _accounts(settings: AccountsSettings, context: Context, circuits: Circuits) -> Accounts:
     http = await context.resources.enter_async_context(
         httpx.AsyncClient(timeout=settings.provider_timeout_seconds)
     )
     try:
-        return Accounts(settings.accounts_file, http, context.redact)
+        return Accounts(settings.accounts_file, http, context.redact, circuits=circuits)
     except AccountsInvalid as error:
         refuse(f"ACCOUNTS_FILE is wrong: {error}")

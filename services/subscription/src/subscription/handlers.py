@@ -19,7 +19,7 @@ from common.contracts.payments import (
 from common.contracts.subscriptions import PlanSnapshot, ProviderSubscription
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
-from subscription import domain, models, recording, repository, settling
+from subscription import commands, domain, models, recording, repository, settling
 from subscription.domain import Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
@@ -103,6 +103,7 @@ async def on_provider_subscription(work: Work, event: Event[ProviderSubscription
     before = recording.read(row)
     after, changes = domain.take_snapshot(before, snapshot)
     await recording.write(work, event, row, before, after, changes)
+    commands.confirm(work.session, event)
 
 
 HANDLERS: Mapping[str, Handler] = {
@@ -121,6 +122,7 @@ HANDLERS: Mapping[str, Handler] = {
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock, in one go per table and always in the same order, every row that the batch touches."""
     await settling.lock_checkouts(session, events)
+    await commands.lock(session, events)
     customers: dict[str, dict[str, Any]] = {}
     subscriptions: dict[str, dict[str, Any]] = {}
     payments: dict[str, dict[str, Any]] = {}

@@ -7,3 +7,5 @@ checkouts = Counter(
 )
 
 refunds = Counter("paybus_refunds_total", "Refunds by outcome.", ["provider", "outcome"])
+
+commands = Counter("paybus_billing_commands_total", "Commands by outcome.", ["kind", "outcome"])

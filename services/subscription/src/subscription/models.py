@@ -21,6 +21,7 @@ CHECKOUT_IN_METADATA: Final = "paybus_checkout"
 
 
 REFUND_IN_METADATA: Final = "paybus_refund"
+COMMAND_IN_METADATA: Final = "paybus_command"
 
 
 class Base(DeclarativeBase):
@@ -184,6 +185,36 @@ class Refund(Row):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
     __table_args__ = (Index("refunds_checkout", "checkout_id"),)
+
+
+class Command(Row):
+    """Something that somebody wants done at the provider about `subject`, its customer or its
+    subscription. `confirmed_at` is when a report showed it."""
+
+    __tablename__ = "commands"
+
+    account: Mapped[str]
+    idempotency_key: Mapped[str]
+    kind: Mapped[str]
+    subject: Mapped[str]
+    request: Mapped[dict[str, Any]]
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default="1")
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None]
+    confirmed_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    __table_args__ = (
+        Index("commands_page", "tenant", "created_at", "id"),
+        Index(
+            "commands_unconfirmed",
+            "tenant",
+            "subject",
+            postgresql_where=text("confirmed_at IS NULL"),
+        ),
+        Index("commands_open", "updated_at", postgresql_where=text("status = 'open'")),
+    )
 
 
 def row_id(table: type[Row], tenant: str, provider: str, provider_id: str) -> str:

@@ -38,6 +38,7 @@ from common.contracts.payouts import (
 )
 from common.contracts.provisioning import OrganizationChanged, OrganizationRequested
 from common.contracts.subscriptions import (
+    CommandDue,
     CustomerChanged,
     ProviderSubscription,
     SubscriptionChanged,
@@ -114,6 +115,9 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     ),
     "subscription.cancelled": EventType(
         "subscriptions", SubscriptionChanged, "The subscription ended."
+    ),
+    "subscription_command.due": EventType(
+        "subscriptions", CommandDue, "Command: go on with one whose process died."
     ),
     "subscription.job_due": EventType(
         "subscriptions", JobDue, "A scheduled job of the subscription service is due."

@@ -42,6 +42,12 @@ class ProviderSubscription(Payload):
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
+class CommandDue(Payload):
+    """A command: go on with what somebody wants done at the provider. Twice is once."""
+
+    command_id: Id
+
+
 class SubscriptionChanged(Payload):
     """A subscription after the change that the event's type names.
 

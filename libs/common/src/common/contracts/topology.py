@@ -97,6 +97,7 @@ QUEUES: Final = (
         ),
     ),
     Queue("subscription.refunds", (Binding("payments", "refund.requested"),)),
+    Queue("subscription.commands", (Binding("subscriptions", "subscription_command.due"),)),
     Queue("subscription.jobs", (Binding("subscriptions", "subscription.job_due"),)),
     Queue(
         "provisioning.subscriptions",

@@ -6,22 +6,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-from pydantic import HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr
 
 from common.errors import Invalid, Upstream
 from common.outside import Refused
 from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
 from subscription import clients
 from subscription.clients import CheckoutClient, Order, Return, Returned, Started, wants
+from subscription.clients.stripe_billing import StripeBilling
 from subscription.models import CHECKOUT_IN_METADATA, REFUND_IN_METADATA
 from subscription.requests import NewCheckout
 
 
 class Options(clients.Options):
-    """`api_key` may write Checkout Sessions."""
+    """`api_key` may write Checkout Sessions; and Refunds, Customers, Payment Methods and what
+    belongs to Billing, where those are used. So many calls of Billing are made `at_once`; after ten
+    that failed in a row there is none for `circuit_seconds`."""
 
     api_key: SecretStr
     base_url: HttpUrl = API
+    at_once: int = Field(default=25, ge=1)
+    circuit_seconds: float = Field(default=30, gt=0)
 
 
 class Stripe(CheckoutClient):
@@ -32,6 +37,7 @@ class Stripe(CheckoutClient):
     def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
         super().__init__(options, http)
         self._client = stripe_client(options.api_key, options.base_url, timeout=http.timeout)
+        self.billing = StripeBilling(self._client)
 
     def check(self, wanted: NewCheckout) -> None:
         wants(wanted, wanted.return_url, "return_url")

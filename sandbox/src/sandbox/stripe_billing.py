@@ -1,0 +1,194 @@
+"""What Stripe Billing has and localstripe has not: prices, discounts, schedules, the portal, keys
+of idempotency, webhooks of changes. And trouble, when it is told to make some.
+
+`PUT /_config/behaviour` with `{"mode": "fail"}` answers 500 before the work, `fail_after` 500 after
+it, `hang_after` never; `rate` is the share of the calls that change something, `well` ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from typing import Any
+
+from aiohttp import web
+from localstripe.errors import UserError
+from localstripe.resources import (
+    Coupon,
+    Customer,
+    Event,
+    Invoice,
+    StripeObject,
+    Subscription,
+)
+from localstripe.server import get_post_data, json_response
+from localstripe.webhooks import schedule_webhook
+
+_MODES = {"well", "fail", "fail_after", "hang_after"}
+
+
+class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
+    """https://docs.stripe.com/api/subscription_schedules/object, as far as it is used here. Nothing
+    moves its phases on."""
+
+    object = "subscription_schedule"
+    _id_prefix = "sub_sched_"
+
+    def __init__(self, from_subscription: str) -> None:
+        subscription = Subscription._api_retrieve(from_subscription)
+        super().__init__()
+        self.subscription = from_subscription
+        self.customer = subscription.customer
+        self.status = "active"
+        self.end_behavior = "release"
+        self.phases: Any = [
+            {
+                "items": [{"price": subscription.plan.id, "quantity": subscription.quantity}],
+                "start_date": subscription.current_period_start,
+                "end_date": subscription.current_period_end,
+            }
+        ]
+        subscription.schedule = self.id
+        _tell(subscription)
+
+    def _update(self, phases: Any = None, end_behavior: str = "release", **_: Any) -> None:
+        self.phases, self.end_behavior = phases or self.phases, end_behavior
+
+
+def install(app: web.Application) -> None:
+    state: dict[str, Any] = {"mode": "well", "rate": 1.0}
+    chance = random.Random(0)  # noqa: S311 - misbehaviour that can be repeated
+    answers: dict[str, tuple[int, bytes, bytes]] = {}
+    _teach()
+
+    @web.middleware
+    async def misbehave(request: web.Request, handler: Any) -> web.StreamResponse:
+        changes = request.path.startswith("/v1/") and request.method in {"POST", "DELETE"}
+        if not changes:
+            return await handler(request)  # type: ignore[no-any-return]
+        mode = state["mode"] if chance.random() < state["rate"] else "well"
+        if mode == "fail":
+            return _answer(500, b'{"error": {"type": "api_error", "message": "told to fail"}}')
+        key, body = request.headers.get("Idempotency-Key"), await request.read()
+        if key is None or key not in answers:
+            done = await handler(request)
+            if key is None:
+                return done  # type: ignore[no-any-return]
+            answers[key] = (done.status, done.body, body)
+        status, text, before = answers[key]
+        if before != body:
+            wrong = {"type": "idempotency_error", "message": "the key was used otherwise"}
+            return _answer(400, json.dumps({"error": wrong}).encode())
+        if mode == "fail_after":
+            text = b'{"error": {"type": "api_error", "message": "told to fail after the work"}}'
+            answers[key] = (500, text, body)  # as Stripe does: the first answer is repeated
+            return _answer(500, text)
+        if mode == "hang_after":
+            await asyncio.sleep(3600)
+        return _answer(status, text)
+
+    async def behave(request: web.Request) -> web.Response:
+        wanted = await request.json()
+        if wanted.get("mode") not in _MODES:
+            return _answer(422, f"mode is one of {', '.join(sorted(_MODES))}".encode())
+        state.update({"rate": 1.0, **wanted})
+        return _answer(200, json.dumps(state).encode())
+
+    async def schedule(request: web.Request) -> Any:
+        wanted = await get_post_data(request)
+        return json_response(SubscriptionSchedule(wanted["from_subscription"])._export())
+
+    async def see_schedule(request: web.Request) -> Any:
+        found = SubscriptionSchedule._api_retrieve(request.match_info["id"])
+        return json_response(found._export())
+
+    async def change_schedule(request: web.Request) -> Any:
+        wanted = await get_post_data(request)
+        changed = SubscriptionSchedule._api_update(request.match_info["id"], **wanted)
+        return json_response(changed._export())
+
+    async def portal(request: web.Request) -> Any:
+        wanted = await get_post_data(request)
+        customer = Customer._api_retrieve(wanted["customer"])
+        base = f"{request.scheme}://{request.host}"
+        return json_response(
+            {
+                "id": "bps_1",
+                "object": "billing_portal.session",
+                "customer": customer.id,
+                "created": int(time.time()),
+                "return_url": wanted["return_url"],
+                "url": f"{base}/portal/{customer.id}",
+            }
+        )
+
+    app.middlewares.append(misbehave)
+    app.router.add_put("/_config/behaviour", behave)
+    app.router.add_post("/v1/subscription_schedules", schedule)
+    app.router.add_get("/v1/subscription_schedules/{id}", see_schedule)
+    app.router.add_post("/v1/subscription_schedules/{id}", change_schedule)
+    app.router.add_post("/v1/billing_portal/sessions", portal)
+
+
+def _answer(status: int, body: bytes) -> web.Response:
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _tell(subscription: Any) -> None:
+    schedule_webhook(Event("customer.subscription.updated", subscription))
+
+
+def _teach() -> None:
+    """Stripe's present names for what localstripe knows by its former ones."""
+    begin, change = Subscription.__init__, Subscription._update
+    following = Invoice._get_next_invoice
+
+    def create(
+        self: Any, items: Any = None, discounts: Any = None, default_payment_method: Any = None,
+        **more: Any,
+    ) -> None:  # fmt: skip
+        coupon = _coupon(discounts)
+        if default_payment_method is not None:
+            settings = {"default_payment_method": default_payment_method}
+            Customer._api_update(more["customer"], invoice_settings=settings)
+        begin(self, items=_plans(items), **more)
+        self.schedule = None
+        self.discounts = coupon
+        if self.trial_period_days is not None:
+            self.status, self.trial_start = "trialing", int(time.time())
+
+    def update(
+        self: Any, items: Any = None, discounts: Any = None, proration_behavior: Any = None,
+        **more: Any,
+    ) -> None:  # fmt: skip
+        if self.status == "canceled":
+            raise UserError(404, "No such subscription: it is canceled")
+        coupon = _coupon(discounts)
+        prorate = None if proration_behavior is None else proration_behavior != "none"
+        change(self, items=_plans(items), prorate=prorate, **more)
+        if discounts is not None:
+            self.discounts = coupon
+        _tell(self)
+
+    def next_invoice(subscription_items: Any = None, **more: Any) -> Any:
+        return following(subscription_items=_plans(subscription_items), **more)
+
+    Subscription.__init__, Subscription._update = create, update
+    Invoice._get_next_invoice = staticmethod(next_invoice)
+
+
+def _plans(items: Any) -> Any:
+    """Prices are plans here, and items have no ids to keep."""
+    if items is None:
+        return None
+    return [
+        {"plan": each.get("price") or each.get("plan"), "quantity": each.get("quantity") or 1}
+        for each in items
+    ]
+
+
+def _coupon(discounts: Any) -> list[str]:
+    """Raises a 404 for one that there is not."""
+    return [Coupon._api_retrieve(each["coupon"]).id for each in discounts or ()]

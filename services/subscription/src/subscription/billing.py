@@ -1,0 +1,122 @@
+"""What a caller may want done about a subscription or a customer, and when it is confirmed.
+
+Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from common.contracts.subscriptions import Status
+
+# Stripe's ids of prices, coupons and payment methods.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
+When = Literal["now", "period_end"]
+
+
+class CommandStatus(StrEnum):
+    OPEN = "open"  # the provider may have heard of it or not
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class _Wanted(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NewSubscription(_Wanted):
+    kind: Literal["subscribe"] = "subscribe"
+    plan_id: Name = Field(description="the provider's price")
+    trial_days: int = Field(default=0, ge=0, le=730)
+    coupon: Name | None = None
+    payment_method: Name | None = Field(default=None, description="the customer's default if null")
+
+
+class ChangePlan(_Wanted):
+    kind: Literal["change_plan"] = "change_plan"
+    plan_id: Name
+    when: When = "now"
+    prorate: bool = Field(default=True, description="of a change that is made now")
+
+
+class Cancel(_Wanted):
+    kind: Literal["cancel"] = "cancel"
+    when: When = "period_end"
+
+
+class Resume(_Wanted):
+    """A cancellation at the end of the period is taken back."""
+
+    kind: Literal["resume"] = "resume"
+
+
+class ApplyCoupon(_Wanted):
+    kind: Literal["apply_coupon"] = "apply_coupon"
+    coupon: Name
+
+
+class NewSetupIntent(_Wanted):
+    """A payment method is to be added, in the customer's browser."""
+
+    kind: Literal["setup_intent"] = "setup_intent"
+
+
+class SetDefault(_Wanted):
+    kind: Literal["set_default"] = "set_default"
+    payment_method: Name
+
+
+class Detach(_Wanted):
+    kind: Literal["detach"] = "detach"
+    payment_method: Name
+
+
+Wanted = (
+    NewSubscription
+    | ChangePlan
+    | Cancel
+    | Resume
+    | ApplyCoupon
+    | NewSetupIntent
+    | SetDefault
+    | Detach
+)
+_STORED: TypeAdapter[Wanted] = TypeAdapter(Annotated[Wanted, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A command that was written down and is now to be done at the provider: `id` is our reference
+    there, `subject` the provider's customer or subscription; `number` (from 1) changes when a key
+    is used up."""
+
+    id: str
+    subject: str
+    wanted: Wanted
+    number: int
+
+
+def stored(request: dict[str, Any]) -> Wanted:
+    return _STORED.validate_python(request)
+
+
+def confirmed(
+    wanted: Wanted, *, status: Status, plan: str | None, cancel_at_period_end: bool
+) -> bool:
+    """Whether the provider's report of the subscription shows what was wanted. `plan` is the
+    provider's name of it."""
+    match wanted:
+        case Cancel(when="now"):
+            return status is Status.CANCELLED
+        case Cancel():
+            return cancel_at_period_end or status is Status.CANCELLED
+        case Resume():
+            return not cancel_at_period_end and status is not Status.CANCELLED
+        case ChangePlan(plan_id=wanted_plan):
+            return plan == wanted_plan
+        case _:
+            return False

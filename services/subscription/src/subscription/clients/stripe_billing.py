@@ -1,0 +1,267 @@
+"""Stripe Billing, through the official SDK: what our commands do there, and what is read there.
+
+https://docs.stripe.com/api. Each command can be begun again: it looks first whether it was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import stripe
+
+from common.errors import Upstream
+from common.outside import Refused
+from common.stripe_sdk import stripe_answers
+from subscription.billing import (
+    ApplyCoupon,
+    Attempt,
+    Cancel,
+    ChangePlan,
+    Detach,
+    NewSetupIntent,
+    NewSubscription,
+    Resume,
+    SetDefault,
+)
+from subscription.models import COMMAND_IN_METADATA
+
+_PAGE = 100
+
+
+class StripeBilling:
+    def __init__(self, client: stripe.StripeClient) -> None:
+        self._v1 = client.v1
+
+    async def do(self, attempt: Attempt) -> dict[str, Any]:  # noqa: PLR0911 - a case, an answer
+        """What became of the command, as it is kept. Raises what `common.outside.call` raises."""
+        subject = attempt.subject
+        with stripe_answers():
+            match attempt.wanted:
+                case NewSubscription() as wanted:
+                    return await self._subscribe(attempt, wanted)
+                case ChangePlan() as wanted:
+                    return await self._change_plan(attempt, wanted)
+                case Cancel(when="now"):
+                    return await self._cancel_now(attempt)
+                case Cancel():
+                    return await self._update(attempt, {"cancel_at_period_end": True})
+                case Resume():
+                    return await self._resume(attempt)
+                case ApplyCoupon(coupon=coupon):
+                    return await self._update(attempt, {"discounts": [{"coupon": coupon}]})
+                case NewSetupIntent():
+                    params: Any = {"customer": subject, "usage": "off_session", **_mark(attempt)}
+                    made = await self._v1.setup_intents.create_async(params, _once(attempt))
+                    return {"id": made.id, "client_secret": made.client_secret}
+                case SetDefault(payment_method=method):
+                    settings: Any = {"invoice_settings": {"default_payment_method": method}}
+                    await self._v1.customers.update_async(subject, settings, _once(attempt))
+                    return {"default_payment_method": method}
+                case Detach(payment_method=method):
+                    return await self._detach(attempt, method)
+                case _:
+                    raise Refused(f"does nothing like {attempt.wanted.kind}", 400)
+
+    async def preview(self, subscription: str, plan: str, *, prorate: bool) -> dict[str, Any]:
+        """What the next invoice would be with this plan: minor units."""
+        with stripe_answers():
+            found = (await self._v1.subscriptions.retrieve_async(subscription)).to_dict()
+            params: Any = {
+                "customer": _id(found["customer"]),
+                "subscription": subscription,
+                "subscription_details": {
+                    "items": [{"id": _item(found)["id"], "price": plan}],
+                    "proration_behavior": _prorate(prorate),
+                },
+            }
+            invoice = (await self._v1.invoices.create_preview_async(params)).to_dict()
+        return {
+            "currency": str(invoice["currency"]).upper(),
+            "amount_due": invoice["amount_due"],
+            "subtotal": invoice["subtotal"],
+            "total": invoice["total"],
+            "lines": [
+                {"description": line.get("description"), "amount": line["amount"]}
+                for line in invoice["lines"]["data"]
+            ],
+        }
+
+    async def payment_methods(self, customer: str) -> list[dict[str, Any]]:
+        with stripe_answers():
+            about = (await self._v1.customers.retrieve_async(customer)).to_dict()
+            chosen = (about.get("invoice_settings") or {}).get("default_payment_method")
+            params: Any = {"customer": customer, "type": "card", "limit": _PAGE}
+            listed = await self._v1.payment_methods.list_async(params)
+            found = [each.to_dict() async for each in listed.auto_paging_iter()]
+        return [
+            {
+                "id": each["id"],
+                "type": each["type"],
+                "brand": (each.get("card") or {}).get("brand"),
+                "last4": (each.get("card") or {}).get("last4"),
+                "exp_month": (each.get("card") or {}).get("exp_month"),
+                "exp_year": (each.get("card") or {}).get("exp_year"),
+                "default": each["id"] == _id(chosen),
+            }
+            for each in found
+        ]
+
+    async def invoices(self, customer: str) -> list[dict[str, Any]]:
+        """The newest hundred."""
+        with stripe_answers():
+            params: Any = {"customer": customer, "limit": _PAGE}
+            page = (await self._v1.invoices.list_async(params)).to_dict()
+        return [
+            {
+                "id": each["id"],
+                "number": each.get("number"),
+                "status": each["status"],
+                "currency": str(each["currency"]).upper(),
+                "amount_due": each["amount_due"],
+                "amount_paid": each["amount_paid"],
+                "created": each["created"],
+                "page_url": each.get("hosted_invoice_url"),
+                "pdf_url": each.get("invoice_pdf"),
+            }
+            for each in page["data"]
+        ]
+
+    async def portal(self, customer: str, return_url: str) -> str:
+        """The address of a page where the customer sees to all of this; it is for minutes."""
+        with stripe_answers():
+            params: Any = {"customer": customer, "return_url": return_url}
+            session = await self._v1.billing_portal.sessions.create_async(params)
+        return str(session.url)
+
+    async def _subscribe(self, attempt: Attempt, wanted: NewSubscription) -> dict[str, Any]:
+        async for each in self._subscriptions(attempt.subject):
+            if (each.get("metadata") or {}).get(COMMAND_IN_METADATA) == attempt.id:
+                return _shown(each)
+        params: dict[str, Any] = {
+            "customer": attempt.subject,
+            "items": [{"price": wanted.plan_id}],
+            **_mark(attempt),
+        }
+        if wanted.trial_days:
+            params["trial_period_days"] = wanted.trial_days
+        if wanted.coupon is not None:
+            params["discounts"] = [{"coupon": wanted.coupon}]
+        if wanted.payment_method is not None:
+            params["default_payment_method"] = wanted.payment_method
+        made = await self._v1.subscriptions.create_async(params, _once(attempt))  # type: ignore[arg-type]
+        return _shown(made.to_dict())
+
+    async def _subscriptions(self, customer: str) -> AsyncIterator[dict[str, Any]]:
+        params: Any = {"customer": customer, "status": "all", "limit": _PAGE}
+        listed = await self._v1.subscriptions.list_async(params)
+        async for each in listed.auto_paging_iter():
+            yield each.to_dict()
+
+    async def _change_plan(self, attempt: Attempt, wanted: ChangePlan) -> dict[str, Any]:
+        found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
+        item = _item(found)
+        if _plan(item) == wanted.plan_id:
+            return _shown(found)  # done before, or nothing to do: not prorated twice
+        if wanted.when == "period_end":
+            return await self._change_later(attempt, wanted, found)
+        return await self._update(
+            attempt,
+            {
+                "items": [{"id": item["id"], "price": wanted.plan_id}],
+                "proration_behavior": _prorate(wanted.prorate),
+            },
+        )
+
+    async def _change_later(
+        self, attempt: Attempt, wanted: ChangePlan, found: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """By a schedule of two phases, after which the subscription goes on by itself."""
+        item = _item(found)
+        name = _id(found.get("schedule"))
+        if name is None:
+            params: Any = {"from_subscription": attempt.subject}
+            made = await self._v1.subscription_schedules.create_async(params, _once(attempt))
+            name = made.id
+        schedule = (await self._v1.subscription_schedules.retrieve_async(name)).to_dict()
+        now = schedule["phases"][0]
+        phases = [
+            {
+                "items": [{"price": _plan(item), "quantity": item.get("quantity", 1)}],
+                "start_date": now["start_date"],
+                "end_date": now["end_date"],
+            },
+            {"items": [{"price": wanted.plan_id, "quantity": item.get("quantity", 1)}]},
+        ]
+        changed: Any = {"phases": phases, "end_behavior": "release", "proration_behavior": "none"}
+        await self._v1.subscription_schedules.update_async(name, changed)
+        return _shown(found) | {"next_plan": wanted.plan_id, "schedule": name}
+
+    async def _cancel_now(self, attempt: Attempt) -> dict[str, Any]:
+        found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
+        if found["status"] != "canceled":
+            done = await self._v1.subscriptions.cancel_async(attempt.subject, {}, _once(attempt))
+            found = done.to_dict()
+        return _shown(found)
+
+    async def _resume(self, attempt: Attempt) -> dict[str, Any]:
+        found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
+        if found["status"] == "canceled":
+            raise Refused("says that it is over: subscribe anew", 409)
+        if not found["cancel_at_period_end"]:
+            return _shown(found)
+        return await self._update(attempt, {"cancel_at_period_end": False})
+
+    async def _update(self, attempt: Attempt, changes: Mapping[str, Any]) -> dict[str, Any]:
+        done = await self._v1.subscriptions.update_async(
+            attempt.subject,
+            dict(changes),  # type: ignore[arg-type]
+            _once(attempt),
+        )
+        return _shown(done.to_dict())
+
+    async def _detach(self, attempt: Attempt, method: str) -> dict[str, Any]:
+        found = (await self._v1.payment_methods.retrieve_async(method)).to_dict()
+        if _id(found.get("customer")) not in {None, attempt.subject}:
+            raise Refused("knows this payment method as another customer's", 404)
+        if found.get("customer") is not None:
+            await self._v1.payment_methods.detach_async(method, {}, _once(attempt))
+        return {"detached": method}
+
+
+def _once(attempt: Attempt) -> Any:
+    return {"idempotency_key": f"{attempt.id}.{attempt.number}"}
+
+
+def _mark(attempt: Attempt) -> dict[str, Any]:
+    return {"metadata": {COMMAND_IN_METADATA: attempt.id}}
+
+
+def _prorate(wanted: bool) -> str:
+    return "create_prorations" if wanted else "none"
+
+
+def _item(subscription: Mapping[str, Any]) -> dict[str, Any]:
+    items: list[dict[str, Any]] = subscription["items"]["data"]
+    if len(items) != 1:
+        raise Upstream("has a subscription of several prices: see to it in Stripe's dashboard")
+    return items[0]
+
+
+def _plan(item: Mapping[str, Any]) -> str:
+    return str((item.get("price") or item["plan"])["id"])
+
+
+def _id(value: Any) -> str | None:
+    """Of what is an id, or was expanded."""
+    found = value["id"] if isinstance(value, dict) else value
+    return str(found) if found is not None else None
+
+
+def _shown(subscription: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": subscription["id"],
+        "status": subscription["status"],
+        "plan": _plan(_item(subscription)),
+        "cancel_at_period_end": bool(subscription.get("cancel_at_period_end")),
+    }

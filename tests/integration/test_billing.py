@@ -1,0 +1,256 @@
+"""Each verb of billing, against an API of Stripe's that others wrote, up to its webhook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from conftest import MakePaybus
+from devstack.system import introduce
+from support.checkouts import order, settle, start, until_subscription
+from support.mobile_money import ask_now
+from support.paybus import Paybus
+from support.waiting import until
+
+_PROCESSES = [
+    "sandbox-stripe",
+    "sandbox-providers",
+    "webhook-gateway",
+    "webhook-gateway-worker",
+    "subscription-api",
+    "subscription-worker",
+]
+_QUICK = {"PROVIDER_TIMEOUT_SECONDS": "2", "RENEWALS_PAUSE_SECONDS": "1"}
+_CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(_PROCESSES, **_QUICK) as paybus:
+        introduce(paybus.layout)
+        for name, amount in (("gold", 2000), ("silver", 1000)):
+            plan = {"id": name, "amount": amount, "currency": "usd", "interval": "month"}
+            stripe(paybus, "POST", "plans", **plan, **{"product[name]": name})
+        stripe(paybus, "POST", "coupons", id="half", duration="once", percent_off=50)
+        yield paybus
+
+
+def stripe(paybus: Paybus, method: str, path: str, **data: Any) -> dict[str, Any]:
+    """What somebody does at Stripe by themselves."""
+    url = f"{paybus.layout.url('sandbox-stripe')}/v1/{path}"
+    answer = paybus.http.request(method, url, data=data or None, auth=("sk_test_x", ""))
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
+def behave(paybus: Paybus, mode: str) -> None:
+    url = f"{paybus.layout.url('sandbox-stripe')}/_config/behaviour"
+    paybus.http.put(url, json={"mode": mode}).raise_for_status()
+
+
+def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:
+    headers = {"Idempotency-Key": request.pop("key", None) or uuid4().hex}
+    return paybus.api(method, "subscription", f"/v1/{path}", extra_headers=headers, **request)
+
+
+def done(paybus: Paybus, method: str, path: str, **request: Any) -> Any:
+    answer = call(paybus, method, path, **request)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def a_card(paybus: Paybus, customer: str) -> str:
+    card = {f"card[{name}]": value for name, value in _CARD.items()}
+    method = stripe(paybus, "POST", "payment_methods", type="card", **card)["id"]
+    stripe(paybus, "POST", f"payment_methods/{method}/attach", customer=customer)
+    return str(method)
+
+
+def a_customer(paybus: Paybus) -> tuple[str, str, str]:
+    """With a card and a subscription to silver: Stripe's id of the customer, ours, and ours of
+    the subscription."""
+    made = stripe(paybus, "POST", "customers", email="ama@example.com", name="Ama")["id"]
+    chosen = {"invoice_settings[default_payment_method]": a_card(paybus, made)}
+    stripe(paybus, "POST", f"customers/{made}", **chosen)
+    stripe(paybus, "POST", "subscriptions", customer=made, **{"items[0][price]": "silver"})
+
+    def customer() -> str:
+        items = call(paybus, "GET", f"customers?provider_customer_id={made}").json()["items"]
+        return str(items[0]["id"]) if items else ""
+
+    ours = until(customer, what="the customer is known")
+    until(lambda: subscriptions(paybus, ours), what="the subscription is known")
+    time_passes()
+    return made, ours, subscriptions(paybus, ours)[0]["id"]
+
+
+def time_passes() -> None:
+    """Stripe's events have whole seconds: what follows is to be later than what was."""
+    second = int(time.time())
+    until(lambda: int(time.time()) > second, what="the next second")
+
+
+def subscriptions(paybus: Paybus, customer: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = call(
+        paybus, "GET", f"subscriptions?customer_id={customer}"
+    ).json()["items"]
+    return found
+
+
+def until_confirmed(paybus: Paybus, command: dict[str, Any]) -> None:
+    path = f"commands/{command['id']}"
+    until(lambda: done(paybus, "GET", path)["confirmed_at"], what="its webhook confirms it")
+
+
+def until_seen(paybus: Paybus, subscription: str, **wanted: Any) -> None:
+    def seen() -> bool:
+        found = done(paybus, "GET", f"subscriptions/{subscription}")
+        return all(found[name] == value for name, value in wanted.items())
+
+    until(seen, what=f"the subscription is {wanted}")
+
+
+def test_a_customer_subscribes_with_a_trial_and_a_coupon(paybus: Paybus) -> None:
+    theirs, customer, _ = a_customer(paybus)
+    wanted = {"plan_id": "gold", "trial_days": 14, "coupon": "half"}
+    path = f"customers/{customer}/subscriptions"
+    command = done(paybus, "POST", path, json=wanted, key="subscribe-1")
+    assert done(paybus, "POST", path, json=wanted, key="subscribe-1")["id"] == command["id"]
+    other = call(paybus, "POST", path, json=wanted | {"trial_days": 0}, key="subscribe-1")
+    assert other.status_code == 409
+    until_confirmed(paybus, command)
+    listed = stripe(paybus, "GET", f"subscriptions?customer={theirs}&status=all")["data"]
+    (made,) = [each for each in listed if each["plan"]["id"] == "gold"]
+    assert (made["status"], made["discounts"]) == ("trialing", ["half"])
+    refused = call(paybus, "POST", path, json=wanted | {"coupon": "unknown"})
+    assert (refused.status_code, "stripe" in refused.text) == (422, True)
+
+
+def test_a_plan_is_previewed_and_changed(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}/plan"
+    preview = done(paybus, "GET", f"{path}/preview?plan_id=gold")
+    assert (preview["currency"], preview["total"]) == ("USD", 1000), "2000, less what is paid"
+    command = done(paybus, "POST", path, json={"plan_id": "gold"})
+    until_confirmed(paybus, command)
+    plan = done(paybus, "GET", f"subscriptions/{subscription}")["plan_id"]
+    names = {each["id"]: each["provider_plan_id"] for each in done(paybus, "GET", "plans")["items"]}
+    assert names[plan] == "gold"
+    later = done(paybus, "POST", path, json={"plan_id": "silver", "when": "period_end"})
+    schedule = stripe(paybus, "GET", f"subscription_schedules/{later['result']['schedule']}")
+    assert [each["items"][0]["price"] for each in schedule["phases"]] == ["gold", "silver"]
+
+
+def test_a_cancellation_at_the_end_is_taken_back_and_one_now_is_not(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
+    until_seen(paybus, subscription, status="active", cancel_at_period_end=True)
+    time_passes()
+    until_confirmed(paybus, done(paybus, "POST", f"{path}/resume"))
+    until_seen(paybus, subscription, status="active", cancel_at_period_end=False)
+    time_passes()
+    until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={"when": "now"}))
+    until_seen(paybus, subscription, status="cancelled")
+    over = call(paybus, "POST", f"{path}/resume")
+    assert (over.status_code, "subscribe anew" in over.text) == (422, True)
+
+
+def test_payment_methods_are_added_chosen_and_taken_away(paybus: Paybus) -> None:
+    theirs, customer, _ = a_customer(paybus)
+    intent = done(paybus, "POST", f"customers/{customer}/setup-intents", key="add-card")
+    secret = intent["result"]["client_secret"]
+    again = done(paybus, "POST", f"customers/{customer}/setup-intents", key="add-card")
+    assert again["result"]["client_secret"] == secret, "it is the same one"
+    kept = done(paybus, "GET", f"commands/{intent['id']}")
+    assert "client_secret" not in kept["result"], "and not kept"
+    method = a_card(paybus, theirs)
+    path = f"customers/{customer}/payment-methods"
+    done(paybus, "PUT", f"{path}/{method}/default")
+    methods = {each["id"]: each for each in done(paybus, "GET", path)}
+    assert (len(methods), methods[method]["default"], methods[method]["last4"]) == (2, True, "4242")
+    other_theirs, _, _ = a_customer(paybus)
+    foreign = a_card(paybus, other_theirs)
+    assert call(paybus, "DELETE", f"{path}/{foreign}").status_code == 422
+    done(paybus, "DELETE", f"{path}/{method}")
+    assert method not in {each["id"] for each in done(paybus, "GET", path)}
+
+
+def test_invoices_and_the_portal(paybus: Paybus) -> None:
+    _, customer, subscription = a_customer(paybus)
+    (invoice,) = done(paybus, "GET", f"customers/{customer}/invoices")
+    assert (invoice["status"], invoice["amount_paid"], invoice["currency"]) == ("paid", 1000, "USD")
+    wanted = {"return_url": "https://shop.example.com/account"}
+    portal = done(paybus, "POST", f"customers/{customer}/portal-sessions", json=wanted)
+    assert portal["url"].startswith("http")
+    done(paybus, "POST", f"subscriptions/{subscription}/coupon", json={"coupon": "half"})
+
+
+def test_what_mobile_money_has_not_is_refused_with_what_to_do_instead(paybus: Paybus) -> None:
+    checkout = start(paybus, order("fapshi"))
+    settle(paybus, checkout)
+    ask_now(paybus)
+    subscription = until_subscription(paybus, checkout, "active")
+    for path, body, instead in (
+        (f"subscriptions/{subscription['id']}/plan", {"plan_id": "x"}, "start a checkout"),
+        (f"subscriptions/{subscription['id']}/cancel", {}, "ends by itself"),
+        (f"subscriptions/{subscription['id']}/resume", {}, "next period"),
+        (f"customers/{subscription['customer_id']}/setup-intents", {}, "no cards"),
+    ):
+        refused = call(paybus, "POST", path, json=body)
+        assert (refused.status_code, instead in refused.text) == (400, True), refused.text
+
+
+def test_each_verb_needs_its_role_and_its_tenant(paybus: Paybus) -> None:
+    _, customer, subscription = a_customer(paybus)
+    for path, body in (
+        (f"subscriptions/{subscription}/cancel", {}),
+        (f"customers/{customer}/setup-intents", {}),
+        (f"customers/{customer}/portal-sessions", {"return_url": "https://x.example.com/"}),
+    ):
+        assert call(paybus, "POST", path, json=body, role="viewer").status_code == 403
+        assert call(paybus, "POST", path, json=body, tenant="other").status_code == 404
+
+
+@pytest.mark.parametrize("mode", ["fail", "fail_after", "hang_after"])
+def test_a_command_whose_answer_was_lost_is_done_once(paybus: Paybus, mode: str) -> None:
+    theirs, customer, _ = a_customer(paybus)
+    path = f"customers/{customer}/subscriptions"
+    behave(paybus, mode)
+    try:
+        lost = call(paybus, "POST", path, json={"plan_id": "gold"}, key=f"lost-{mode}")
+    finally:
+        behave(paybus, "well")
+    assert (lost.status_code, "same Idempotency-Key" in lost.text) == (502, True), lost.text
+    command = done(paybus, "POST", path, json={"plan_id": "gold"}, key=f"lost-{mode}")
+    until_confirmed(paybus, command)
+    listed = stripe(paybus, "GET", f"subscriptions?customer={theirs}&status=all")["data"]
+    assert len([each for each in listed if each["plan"]["id"] == "gold"]) == 1
+
+
+def test_a_command_whose_process_died_is_taken_up(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    behave(paybus, "hang_after")
+    try:
+        path = f"subscriptions/{subscription}/cancel"
+        lost = call(paybus, "POST", path, json={"when": "now"}, key="died")
+        assert lost.status_code == 502
+    finally:
+        behave(paybus, "well")
+    # Nobody asks again; its webhook came, so it is done, and the job finds nothing left to do.
+    until_seen(paybus, subscription, status="cancelled")
+    _, _, other = a_customer(paybus)
+    behave(paybus, "fail")
+    try:
+        path = f"subscriptions/{other}/cancel"
+        assert call(paybus, "POST", path, json={"when": "now"}, key="dead").status_code == 502
+    finally:
+        behave(paybus, "well")
+    old = "UPDATE commands SET updated_at = now() - interval '1 hour' WHERE idempotency_key = %s"
+    paybus.sql("subscription", old, "dead")
+    until_seen(paybus, other, status="cancelled")
