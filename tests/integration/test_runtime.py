@@ -98,10 +98,13 @@ def test_a_consumer_whose_queue_was_deleted_declares_it_again(make_paybus: MakeP
         queue = f"{paybus.management}/api/queues/{paybus.virtual_host}/subscription.billing"
         assert paybus.http.delete(queue).status_code == 204
         worker = paybus.system.processes["subscription-worker"]
-        until(
-            lambda: worker.log.read_text().count('"message": "consuming"') == 2,
-            what="it consumes again",
-        )
+
+        def begun() -> int:
+            lines = worker.log.read_text().splitlines()
+            consuming = (each for each in lines if each.endswith('"message": "consuming"}'))
+            return sum('"subscription.billing"' in each for each in consuming)
+
+        until(lambda: begun() == 2, what="it consumes again")
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 1, what="it works")
 
