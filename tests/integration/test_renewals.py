@@ -136,6 +136,6 @@ def test_schedules_are_for_the_tenant_that_runs_them(paybus: Paybus) -> None:
 
 def test_the_job_can_be_seen_and_run_by_hand(paybus: Paybus) -> None:
     listed = paybus.api("GET", "subscription", "/v1/schedules").json()
-    assert [each["name"] for each in listed] == ["renewals"]
+    assert [each["name"] for each in listed] == ["open-commands", "renewals"]
     answer = paybus.api("POST", "subscription", "/v1/schedules/renewals/run")
     assert answer.status_code == 202

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -32,10 +33,15 @@ asked = Counter("paybus_cache_total", "Look-ups by what came of them.", ["cache"
 ValueT = TypeVar("ValueT")
 
 
+class _Away(Exception):
+    """Redis does not answer."""
+
+
 class Cache:
     """Values that JSON can hold, by tenant and key. `name` keeps apart what is cached for what.
 
-    After three errors in a row Redis is not asked for five seconds.
+    After three errors in a row Redis is not asked for five seconds; what this process has put
+    there itself it knows all the same.
     """
 
     def __init__(self, name: str, redis_url: SecretStr | None) -> None:
@@ -60,28 +66,28 @@ class Cache:
             await self._redis.aclose()
 
     async def get(self, tenant: str, key: str) -> Any:
-        """None when it is not there, or Redis is not."""
+        """None when it is not there."""
         place = self._place(tenant, key)
-        if self._redis is None:
-            kept = self._memory.get(place)
-            found: Any = kept[0] if kept else None
-        else:
-            found = await self._asked(self._redis.get(place))
+        kept = self._memory.get(place)
+        found: Any = kept[0] if kept else None
+        if self._redis is not None:
+            with suppress(_Away):
+                found = await self._asked(self._redis.get(place))
         asked.labels(self._name, "miss" if found is None else "hit").inc()
         return None if found is None else json.loads(found)
 
     async def set(self, tenant: str, key: str, value: Any, *, seconds: float) -> None:
         place, text = self._place(tenant, key), json.dumps(value)
-        if self._redis is None:
-            self._memory[place] = text, seconds
-        else:
-            await self._asked(self._redis.set(place, text, px=max(1, round(seconds * 1000))))
+        self._memory[place] = text, seconds
+        if self._redis is not None:
+            with suppress(_Away):
+                await self._asked(self._redis.set(place, text, px=max(1, round(seconds * 1000))))
 
     def _place(self, tenant: str, key: str) -> str:
         # The lengths keep apart what would else read the same.
         return f"paybus:{self._name}:{len(tenant)}:{tenant}:{key}"
 
-    async def _asked(self, call: Awaitable[ValueT]) -> ValueT | None:
+    async def _asked(self, call: Awaitable[ValueT]) -> ValueT:
         try:
             async with await self._circuits.get_breaker("redis"):
                 return await call
@@ -90,4 +96,4 @@ class Cache:
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("the cache does not answer", cache=self._name, error=describe(error))
         asked.labels(self._name, "away").inc()
-        return None
+        raise _Away

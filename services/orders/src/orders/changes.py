@@ -63,7 +63,7 @@ class Changes:
             currency=refund.currency,
             reason=refund.reason,
         )
-        self._emit("refund.requested", data, order, refund.id)
+        self._emit("refund.requested", data, order, refund.id, refund.requests)
 
     def settle_shares(self, order: Order, shares: Sequence[Share], owed: Sequence[int]) -> None:
         """Tell payouts the difference between what each seller is to have, and what it was told."""

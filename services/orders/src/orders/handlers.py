@@ -84,15 +84,14 @@ async def _take(work: Work, event: Event[Any], order: Order, payment: Payment) -
 
 async def on_refund_settled(work: Work, event: Event[RefundSettled]) -> None:
     report = event.data
-    found = await repository.refunds_named(work.session, [report.refund_id])
-    refund = next((each for each in found if each.tenant == event.tenant), None)
-    if refund is None or refund.state == RefundState.SUCCEEDED:
+    refund = await repository.locked_refund(work.session, report.refund_id)
+    if refund is None or refund.tenant != event.tenant or refund.state == RefundState.SUCCEEDED:
         return  # somebody else's refund, or one that was confirmed by hand
     refund.state = RefundState(report.status)
     refund.provider_refund_id, refund.error = report.provider_refund_id, report.reason
     refund.settled_at = event.time
     if refund.state == RefundState.FAILED:
-        log.error("a refund failed: see why, then confirm it", refund=refund.id)
+        log.error("a refund failed: try it again, or pay back by hand", refund=refund.id)
 
 
 HANDLERS: Mapping[str, Handler] = {

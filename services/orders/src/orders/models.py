@@ -137,6 +137,8 @@ class Refund(Row):
     reason: Mapped[str]
     parts: Mapped[dict[str, int]]
     state: Mapped[str]
+    # How often it was asked for.
+    requests: Mapped[int] = mapped_column(Integer, server_default="1")
     ordered_by: Mapped[str | None]
     provider_refund_id: Mapped[str | None]
     error: Mapped[str | None]

@@ -144,7 +144,12 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
     refund_id = derived_id("refunds", id_, ordered.key)
     known = await session.get(Refund, refund_id)
     if known is not None:
-        if (known.reason, wanted.amount or known.amount) != (wanted.reason, known.amount):
+        same = (
+            known.reason == wanted.reason
+            and wanted.amount in {None, known.amount}
+            and (wanted.seller is None or known.parts.keys() == {wanted.seller})
+        )
+        if not same:
             raise Conflict("this Idempotency-Key was used for another refund")
         return known
     if order.state not in SOLD or order.paid_by is None:
@@ -171,6 +176,7 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
         reason=wanted.reason,
         parts={each.seller: part for each, part in zip(chosen, parts, strict=True)},
         state=RefundState.REQUESTED,
+        requests=1,
         ordered_by=ordered.by,
     )
     session.add(row)
@@ -189,6 +195,21 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
     return row
 
 
+async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
+    """One that failed is asked for again: an earlier attempt is looked for first."""
+    row = await rows.find(session, Refund, tenant, id_)
+    order = await repository.locked_order(session, tenant, row.order_id)
+    locked = await repository.locked_refund(session, id_)
+    assert locked is not None
+    if locked.state != RefundState.FAILED:
+        raise Conflict(f"a refund that is {locked.state} is not tried again")
+    locked.state, locked.requests = RefundState.REQUESTED, locked.requests + 1
+    changes = Changes(session)
+    changes.give_back(order, locked)
+    await changes.close()
+    return locked
+
+
 async def give_back(
     changes: Changes, order: Order, payment: Payment, amount: int, reason: str
 ) -> None:
@@ -203,6 +224,7 @@ async def give_back(
         reason=reason,
         parts={},
         state=RefundState.REQUESTED,
+        requests=1,
     )
     changes.session.add(row)
     changes.give_back(order, row)

@@ -71,6 +71,10 @@ async def refunds_named(session: AsyncSession, ids: Sequence[str]) -> Sequence[R
     return (await session.scalars(select(Refund).where(is_one_of(Refund.id, [*ids])))).all()
 
 
+async def locked_refund(session: AsyncSession, id_: str) -> Refund | None:
+    return await session.get(Refund, id_, with_for_update=True, populate_existing=True)
+
+
 async def keep_payment(session: AsyncSession, values: Mapping[str, Any]) -> Payment:
     """Insert unless it is there: its news may be quicker than whoever started it."""
     await session.execute(insert(Payment).values(values).on_conflict_do_nothing())

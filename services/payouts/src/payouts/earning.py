@@ -60,7 +60,7 @@ class Earnings:
         kind = Schedule.model_validate(recipient.schedule, extra="ignore").kind
         if new and not taken and kind == "manual":
             # Nothing else would pay it: this is the request to do so.
-            await self._desk.pay_balances(work.session, [(recipient, event.time)])
+            await self._desk.pay_balances(work.session, [(recipient, report.request_id)])
 
 
 def _recipient(event: Event[EarningsReported]) -> str:

@@ -81,10 +81,10 @@ class Jobs:
         """What recipients' schedules want paid out of what is available."""
         now = await rows.clock(work.session)
         found = await repository.recipients_due(work.session, now, _MOST)
-        due: list[tuple[Recipient, datetime]] = []
+        due: list[tuple[Recipient, str]] = []
         for recipient in found:
             schedule = requests.Schedule.model_validate(recipient.schedule, extra="ignore")
-            due.append((recipient, recipient.next_payout_at or now))
+            due.append((recipient, (recipient.next_payout_at or now).isoformat()))
             recipient.next_payout_at = ordering.next_payout(schedule, now)
         paid = await self._desk.pay_balances(work.session, due)
         await self._go_on(work, event, found)

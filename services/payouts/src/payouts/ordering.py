@@ -216,13 +216,13 @@ class Desk:
         return row, new
 
     async def pay_balances(
-        self, session: AsyncSession, due: Sequence[tuple[Recipient, datetime]]
+        self, session: AsyncSession, due: Sequence[tuple[Recipient, str]]
     ) -> int:
         """What these recipients' schedules want paid out of what is available, of whatever tenants;
-        each with the moment that names the occasion. Returns how many are paid."""
+        each with what names the occasion. Returns how many are paid."""
         by_id: dict[str, tuple[str, Recipient]] = {}
-        for recipient, at in due:
-            key = f"schedule:{recipient.id}:{at.isoformat()}"
+        for recipient, occasion in due:
+            key = f"schedule:{recipient.id}:{occasion}"
             by_id[payout_id(recipient.tenant, key)] = key, recipient
         known = await repository.lock_payouts(session, list(by_id))
         available = await repository.available(session, [recipient.id for recipient, _ in due])

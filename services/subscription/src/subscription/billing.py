@@ -100,6 +100,10 @@ class Attempt:
     number: int
 
 
+# Those that a report of the subscription shows to be done.
+CONFIRMED = ("subscribe", "change_plan", "cancel", "resume")
+
+
 def stored(request: dict[str, Any]) -> Wanted:
     return _STORED.validate_python(request)
 

@@ -35,6 +35,8 @@ log = get_logger(__name__)
 
 _AGAIN = "send the same request with the same Idempotency-Key again"
 _LEFT_ALONE = timedelta(seconds=60)
+# Stripe's time is in whole seconds, and its own.
+_CLOCKS_DIFFER = timedelta(seconds=3)
 _MOST = 500
 
 
@@ -152,6 +154,7 @@ async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
                 is_one_of(Command.subject, sorted({each.subscription_id for each in reports})),
                 is_one_of(Command.id, sorted(named)),
             ),
+            Command.kind.in_(billing.CONFIRMED),
             Command.confirmed_at.is_(None),
             Command.status != CommandStatus.REFUSED,
         )
@@ -160,13 +163,16 @@ async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
 
 
 def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
-    """The commands that this report shows to be done."""
+    """The commands that this report shows to be done. One that is open stays so: whoever takes it
+    up looks at the provider for itself."""
     report = event.data
     named = report.metadata.get(COMMAND_IN_METADATA)
     waiting: Sequence[Command] = session.info["commands"]
     for row in waiting:
         if row.tenant != event.tenant or row.confirmed_at is not None:
             continue
+        if named != row.id and event.time < row.created_at - _CLOCKS_DIFFER:
+            continue  # what was so before says nothing of the command
         if named != row.id and row.subject != report.subscription_id:
             continue
         shows = row.id == named or billing.confirmed(
@@ -176,7 +182,7 @@ def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
             cancel_at_period_end=report.cancel_at_period_end,
         )
         if shows:
-            row.confirmed_at, row.status = event.time, CommandStatus.DONE
+            row.confirmed_at = event.time
             metrics.commands.labels(row.kind, "confirmed").inc()
 
 

@@ -180,6 +180,7 @@ class Refund(Row):
     reason: Mapped[str]
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default="1")
+    reports: Mapped[int] = mapped_column(server_default="0")
     provider_refund_id: Mapped[str | None]
     error: Mapped[str | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())

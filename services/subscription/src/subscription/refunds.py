@@ -25,7 +25,7 @@ from subscription.models import Checkout, Refund
 from subscription.requests import stored
 
 SOURCE = "/subscription"
-_OPEN = "requested"
+_OPEN, _FAILED = "requested", "failed"
 
 
 class Refunder:
@@ -66,14 +66,18 @@ class Refunder:
         """All attempts are used up: whoever wants the refund hears of it."""
         row = await work.session.get(Refund, event.data.refund_id, with_for_update=True)
         said = excerpt(self._redact(str(error)))
+        if isinstance(error, NoAnswer):
+            said = f"nobody knows whether it was made, look at the provider: {said}"
         if row is not None:
             if row.status != _OPEN:
                 return
-            row.status, row.error = "failed", said
+            row.status, row.error = _FAILED, said
+            row.reports += 1
         work.emit(
             "refund.settled",
-            _settled(event.data, "failed", None, said),
+            _settled(event.data, _FAILED, None, said),
             subject=event.data.refund_id,
+            sequence=row.reports if row is not None else None,
             cause=event,
         )
 
@@ -101,6 +105,8 @@ class Refunder:
             row = await session.get_one(Refund, report.refund_id, with_for_update=True)
             if (row.checkout_id, row.amount) != (checkout.id, report.amount):
                 raise Permanent(f"the refund {row.id!r} is another one already")
+            if row.status == _FAILED:
+                row.status = _OPEN  # somebody wants it tried again
             if row.status != _OPEN:
                 return client, None
             return client, Return(
@@ -118,19 +124,22 @@ class Refunder:
         if returned is None:
             status, reason = "by_hand", "the provider has no refunds"
         else:
-            status = "succeeded" if returned.accepted else "failed"
+            status = "succeeded" if returned.accepted else _FAILED
             reference, reason = returned.refund_id or None, returned.reason or ""
         async with self._sessions.begin() as session:
             row = await session.get_one(Refund, event.data.refund_id, with_for_update=True)
             if row.status != _OPEN:
                 return
             row.status, row.provider_refund_id, row.error = status, reference, reason
+            row.reports += 1
             metrics.refunds.labels(row.provider, status).inc()
             work = Work(session, SOURCE)
             work.emit(
                 "refund.settled",
                 _settled(event.data, status, reference, reason),
                 subject=row.id,
+                # What is tried again by the same command is told anew.
+                sequence=row.reports,
                 cause=event,
             )
             await work.flush()

@@ -139,6 +139,7 @@ def _create_money() -> None:
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("parts", JSONB, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
+        sa.Column("requests", sa.Integer, nullable=False, server_default="1"),
         sa.Column("ordered_by", sa.Text),
         sa.Column("provider_refund_id", sa.Text),
         sa.Column("error", sa.Text),

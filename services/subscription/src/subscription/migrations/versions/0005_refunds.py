@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False, server_default="1"),
+        sa.Column("reports", sa.Integer, nullable=False, server_default="0"),
         sa.Column("provider_refund_id", sa.Text),
         sa.Column("error", sa.Text),
         sa.Column("updated_at", _TIME, nullable=False, server_default=sa.func.now()),

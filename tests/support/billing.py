@@ -1,0 +1,105 @@
+"""A shop that bills at Stripe, and what Stripe says of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from support.paybus import Paybus
+from support.waiting import until
+
+PROCESSES = [
+    "sandbox-stripe",
+    "sandbox-providers",
+    "webhook-gateway",
+    "webhook-gateway-worker",
+    "subscription-api",
+    "subscription-worker",
+]
+_CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
+
+
+def offer(paybus: Paybus) -> None:
+    """Two plans and a coupon."""
+    for name, amount in (("gold", 2000), ("silver", 1000)):
+        plan = {"id": name, "amount": amount, "currency": "usd", "interval": "month"}
+        stripe(paybus, "POST", "plans", **plan, **{"product[name]": name})
+    stripe(paybus, "POST", "coupons", id="half", duration="once", percent_off=50)
+
+
+def stripe(paybus: Paybus, method: str, path: str, **data: Any) -> dict[str, Any]:
+    """What somebody does at Stripe by themselves."""
+    url = f"{paybus.layout.url('sandbox-stripe')}/v1/{path}"
+    answer = paybus.http.request(method, url, data=data or None, auth=("sk_test_x", ""))
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
+def behave(paybus: Paybus, mode: str) -> None:
+    url = f"{paybus.layout.url('sandbox-stripe')}/_config/behaviour"
+    paybus.http.put(url, json={"mode": mode}).raise_for_status()
+
+
+def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:
+    headers = {"Idempotency-Key": request.pop("key", None) or uuid4().hex}
+    return paybus.api(method, "subscription", f"/v1/{path}", extra_headers=headers, **request)
+
+
+def done(paybus: Paybus, method: str, path: str, **request: Any) -> Any:
+    answer = call(paybus, method, path, **request)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def a_card(paybus: Paybus, customer: str) -> str:
+    card = {f"card[{name}]": value for name, value in _CARD.items()}
+    method = stripe(paybus, "POST", "payment_methods", type="card", **card)["id"]
+    stripe(paybus, "POST", f"payment_methods/{method}/attach", customer=customer)
+    return str(method)
+
+
+def a_customer(paybus: Paybus) -> tuple[str, str, str]:
+    """With a card and a subscription to silver: Stripe's id of the customer, ours, and ours of
+    the subscription."""
+    made = stripe(paybus, "POST", "customers", email="ama@example.com", name="Ama")["id"]
+    chosen = {"invoice_settings[default_payment_method]": a_card(paybus, made)}
+    stripe(paybus, "POST", f"customers/{made}", **chosen)
+    stripe(paybus, "POST", "subscriptions", customer=made, **{"items[0][price]": "silver"})
+
+    def customer() -> str:
+        items = call(paybus, "GET", f"customers?provider_customer_id={made}").json()["items"]
+        return str(items[0]["id"]) if items else ""
+
+    ours = until(customer, what="the customer is known")
+    until(lambda: subscriptions(paybus, ours), what="the subscription is known")
+    time_passes()
+    return made, ours, subscriptions(paybus, ours)[0]["id"]
+
+
+def time_passes() -> None:
+    """Stripe's events have whole seconds: what follows is to be later than what was."""
+    second = int(time.time())
+    until(lambda: int(time.time()) > second, what="the next second")
+
+
+def subscriptions(paybus: Paybus, customer: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = call(
+        paybus, "GET", f"subscriptions?customer_id={customer}"
+    ).json()["items"]
+    return found
+
+
+def until_confirmed(paybus: Paybus, command: dict[str, Any]) -> None:
+    path = f"commands/{command['id']}"
+    until(lambda: done(paybus, "GET", path)["confirmed_at"], what="its webhook confirms it")
+
+
+def until_seen(paybus: Paybus, subscription: str, **wanted: Any) -> None:
+    def seen() -> bool:
+        found = done(paybus, "GET", f"subscriptions/{subscription}")
+        return all(found[name] == value for name, value in wanted.items())
+
+    until(seen, what=f"the subscription is {wanted}")
