@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from common.contracts.event import root
+from common.contracts.payments import CheckoutSettled
 from conftest import MakePaybus
 from devstack.system import introduce
 from support import payouts
@@ -128,6 +131,72 @@ def test_an_order_that_is_paid_twice_gets_one_payment_back(paybus: Paybus) -> No
     found = see(paybus, order)
     assert sorted(each["verdict"] for each in found["payments"]) == ["accepted", "double"]
     assert sum(sum(refunds_at_stripe(paybus, each)) for each in payments) == 500
+
+
+def settled(order: dict[str, Any], checkout: str, status: str, amount: int | None) -> str:
+    """What the subscription service tells of a checkout."""
+    event = root(
+        id=uuid4().hex,
+        type="checkout.settled",
+        source="/subscription",
+        subject=checkout,
+        tenant="default",
+        data=CheckoutSettled(
+            checkout_id=checkout,
+            purpose=f"order/{order['id']}",
+            provider="stripe",
+            account="default",
+            status=status,  # type: ignore[arg-type]
+            amount=amount,
+            currency=None if amount is None else "USD",
+        ),
+    )
+    return event.encode().decode()
+
+
+@pytest.mark.parametrize("second", ["paid", "failed"])
+def test_a_checkout_is_judged_once_also_within_one_batch(paybus: Paybus, second: str) -> None:
+    order, checkout = place(paybus, line("ama", 500)), uuid4().hex
+    worker = paybus.system.processes["orders-worker"]
+    worker.stop()  # what waits comes as one batch
+    for status in ("paid", second):
+        amount = 500 if status == "paid" else None
+        paybus.publish_to("payments", "checkout.settled", settled(order, checkout, status, amount))
+    paybus.start("orders-worker")
+    until_state(paybus, order, "paid")
+    until(lambda: paybus.depths()["orders.payments"] == 0, what="both are heard")
+    found = see(paybus, order)
+    assert [each["verdict"] for each in found["payments"]] == ["accepted"]
+    assert found["refunds"] == []
+
+
+def stripe_behaves(paybus: Paybus, mode: str) -> None:
+    url = f"{paybus.layout.url('sandbox-stripe')}/_config/behaviour"
+    paybus.http.put(url, json={"mode": mode}).raise_for_status()
+
+
+@pytest.mark.parametrize("mode", ["fail_after", "fail"])
+def test_a_refund_of_which_nobody_knows_is_tried_again_and_made_once(
+    paybus: Paybus, mode: str
+) -> None:
+    order = place(paybus, line("ama", 500))
+    payment = start_payment(paybus, order)
+    pay(paybus, payment)
+    until_state(paybus, order, "paid")
+    stripe_behaves(paybus, mode)
+    try:
+        path = f"orders/{order['id']}/refunds"
+        refund = done(paybus, "POST", path, json={"reason": "returned"})
+        if mode == "fail":
+            until_refunds(paybus, order, "unknown")
+    finally:
+        stripe_behaves(paybus, "well")
+    if mode == "fail":
+        by_hand = call(paybus, "POST", f"refunds/{refund['id']}/confirm")
+        assert by_hand.status_code == 409, "it may have been made"
+        done(paybus, "POST", f"refunds/{refund['id']}/retry")
+    until_refunds(paybus, order, "succeeded")
+    assert refunds_at_stripe(paybus, payment) == [500]
 
 
 def test_a_refund_in_part_reduces_what_sellers_get(paybus: Paybus) -> None:

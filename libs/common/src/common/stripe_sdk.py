@@ -32,6 +32,23 @@ def stripe_client(api_key: SecretStr, base_url: HttpUrl, *, timeout: Any) -> str
     )
 
 
+class KeyUsedUp(Upstream):
+    """A 500 to a call with an idempotency key: Stripe would repeat it for the same key."""
+
+
+@contextmanager
+def with_key() -> Iterator[None]:
+    """Around one call that has an idempotency key. Raises `KeyUsedUp`, and what `stripe_answers`
+    raises of errors after which the same key is right."""
+    try:
+        with stripe_answers():
+            yield
+    except (NoAnswer, NotAuthorized, Refused):
+        raise
+    except Upstream as error:
+        raise KeyUsedUp(*error.args) from error
+
+
 @contextmanager
 def stripe_answers() -> Iterator[None]:
     """Raises what `common.outside.call` raises."""

@@ -155,7 +155,7 @@ async def list_refunds(
 
 @refunds.post("/{id_}/retry", status_code=202, responses=_PROBLEMS)
 async def retry_refund(caller: Operator, session: Session, id_: str) -> RefundView:
-    """One that failed; what was given back after all is found first."""
+    """One that failed, or of which nobody knows; what was given back after all is found first."""
     async with session.begin():
         row = await ordering.retry_refund(session, caller.tenant, id_)
         return RefundView.model_validate(row)
@@ -163,7 +163,7 @@ async def retry_refund(caller: Operator, session: Session, id_: str) -> RefundVi
 
 @refunds.post("/{id_}/confirm", responses=_PROBLEMS)
 async def confirm_refund(caller: Operator, session: Session, id_: str) -> RefundView:
-    """Somebody paid it back by hand. Of one that failed, look at the provider first."""
+    """Somebody paid it back by hand. Not of one that may have been made: that is tried again."""
     async with session.begin():
         await rows.find(session, Refund, caller.tenant, id_)
         row = await session.get_one(Refund, id_, with_for_update=True, populate_existing=True)

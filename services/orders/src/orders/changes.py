@@ -55,13 +55,14 @@ class Changes:
         )
         self._emit(f"order.{change}", data, order, order.id, order.version)
 
-    def give_back(self, order: Order, refund: Refund) -> None:
+    def give_back(self, order: Order, refund: Refund, *, again: bool = False) -> None:
         data = RefundRequested(
             refund_id=refund.id,
             checkout_id=refund.payment_id,
             amount=refund.amount,
             currency=refund.currency,
             reason=refund.reason,
+            again=again,
         )
         self._emit("refund.requested", data, order, refund.id, refund.requests)
 

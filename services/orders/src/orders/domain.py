@@ -81,4 +81,5 @@ class RefundState(StrEnum):
     REQUESTED = "requested"
     SUCCEEDED = "succeeded"
     FAILED = "failed"  # the provider refused it: somebody has to look
+    UNKNOWN = "unknown"  # no call was answered: it may have been made
     BY_HAND = "by_hand"  # the provider has no refunds: somebody pays it back, and confirms

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common import rows
 from common.contracts.event import Event
 from common.contracts.payments import CheckoutSettled, RefundSettled
 from common.errors import Permanent
@@ -17,7 +18,7 @@ from common.messaging.transactional import Handler
 from orders import metrics, ordering, repository
 from orders.changes import Changes
 from orders.domain import RefundState, State, Verdict, judge
-from orders.models import Order, Payment
+from orders.models import Order, Payment, Refund
 from orders.ordering import stored_terms
 
 log = get_logger(__name__)
@@ -45,7 +46,7 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
         "status": report.status,
     }
     payment = await repository.keep_payment(work.session, values)
-    if payment.verdict is not None:
+    if payment.verdict is not None or order.paid_by == payment.id:
         return  # what a checkout was paid is judged once
     payment.status, payment.settled_at = report.status, event.time
     if report.amount is not None and report.currency is not None:
@@ -84,14 +85,14 @@ async def _take(work: Work, event: Event[Any], order: Order, payment: Payment) -
 
 async def on_refund_settled(work: Work, event: Event[RefundSettled]) -> None:
     report = event.data
-    refund = await repository.locked_refund(work.session, report.refund_id)
+    refund = await work.session.get(Refund, report.refund_id)  # locked, by `prepare`
     if refund is None or refund.tenant != event.tenant or refund.state == RefundState.SUCCEEDED:
         return  # somebody else's refund, or one that was confirmed by hand
     refund.state = RefundState(report.status)
     refund.provider_refund_id, refund.error = report.provider_refund_id, report.reason
     refund.settled_at = event.time
-    if refund.state == RefundState.FAILED:
-        log.error("a refund failed: try it again, or pay back by hand", refund=refund.id)
+    if refund.state in {RefundState.FAILED, RefundState.UNKNOWN}:
+        log.error("a refund has to be seen to", refund=refund.id, state=refund.state)
 
 
 HANDLERS: Mapping[str, Handler] = {
@@ -101,14 +102,12 @@ HANDLERS: Mapping[str, Handler] = {
 
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Lock every order that the batch touches."""
+    """Lock every order that the batch touches, then every refund; everybody else does so too."""
     wanted = [_named(event) for event in events]
-    refunds = [event.data.refund_id for event in events if isinstance(event.data, RefundSettled)]
-    if refunds:
-        found = await repository.refunds_named(session, refunds)
-        wanted += [each.order_id for each in found]
     orders = await repository.locked_orders(session, [id_ for id_ in wanted if id_])
     session.info["orders"] = {order.id: order for order in orders}
+    refunds = [event.data.refund_id for event in events if isinstance(event.data, RefundSettled)]
+    rows.hold(session, await repository.locked_refunds(session, refunds))
 
 
 def _order(session: AsyncSession, event: Event[CheckoutSettled]) -> Order | None:

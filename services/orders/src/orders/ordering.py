@@ -196,16 +196,16 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
 
 
 async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
-    """One that failed is asked for again: an earlier attempt is looked for first."""
+    """One that failed, or of which nobody knows, is asked for again: an earlier attempt is looked
+    for first."""
     row = await rows.find(session, Refund, tenant, id_)
     order = await repository.locked_order(session, tenant, row.order_id)
-    locked = await repository.locked_refund(session, id_)
-    assert locked is not None
-    if locked.state != RefundState.FAILED:
+    (locked,) = await repository.locked_refunds(session, [id_])
+    if locked.state not in {RefundState.FAILED, RefundState.UNKNOWN}:
         raise Conflict(f"a refund that is {locked.state} is not tried again")
     locked.state, locked.requests = RefundState.REQUESTED, locked.requests + 1
     changes = Changes(session)
-    changes.give_back(order, locked)
+    changes.give_back(order, locked, again=True)
     await changes.close()
     return locked
 

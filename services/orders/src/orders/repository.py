@@ -67,18 +67,23 @@ async def refunds(session: AsyncSession, order_id: str) -> Sequence[Refund]:
     return (await session.scalars(query.order_by(Refund.created_at, Refund.id))).all()
 
 
-async def refunds_named(session: AsyncSession, ids: Sequence[str]) -> Sequence[Refund]:
-    return (await session.scalars(select(Refund).where(is_one_of(Refund.id, [*ids])))).all()
-
-
-async def locked_refund(session: AsyncSession, id_: str) -> Refund | None:
-    return await session.get(Refund, id_, with_for_update=True, populate_existing=True)
+async def locked_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[Refund]:
+    """In the order of their ids."""
+    query = (
+        select(Refund)
+        .where(is_one_of(Refund.id, sorted({*ids})))
+        .order_by(Refund.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return (await session.scalars(query)).all()
 
 
 async def keep_payment(session: AsyncSession, values: Mapping[str, Any]) -> Payment:
-    """Insert unless it is there: its news may be quicker than whoever started it."""
+    """Insert unless it is there: its news may be quicker than whoever started it. The order is
+    locked, so what this session knows of the row is what there is."""
     await session.execute(insert(Payment).values(values).on_conflict_do_nothing())
-    return await session.get_one(Payment, values["id"], populate_existing=True)
+    return await session.get_one(Payment, values["id"])
 
 
 async def due_orders(session: AsyncSession, now: datetime, most: int) -> Sequence[Order]:

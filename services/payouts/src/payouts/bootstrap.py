@@ -111,7 +111,8 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
             topology.queue("payouts.requests"),
             earnings.by_event(),
             prepare=earnings.prepare,
-            batch=20,
+            # Each locks balances, then the audit log's head; a second one would do so again.
+            batch=1,
             **options,
         ),
         TransactionalConsumer(

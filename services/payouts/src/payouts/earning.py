@@ -19,6 +19,7 @@ from payouts.models import recipient_id
 from payouts.ordering import Desk
 from payouts.requests import Schedule
 
+_MOST_PAYOUTS = 100
 _TAKEN_BACK = "payout.reversal_requested"
 
 
@@ -59,8 +60,12 @@ class Earnings:
         )
         kind = Schedule.model_validate(recipient.schedule, extra="ignore").kind
         if new and not taken and kind == "manual":
-            # Nothing else would pay it: this is the request to do so.
-            await self._desk.pay_balances(work.session, [(recipient, report.request_id)])
+            # Nothing else would pay it: this is the request to do so. As many payouts as the
+            # account's limit makes of it.
+            for number in range(_MOST_PAYOUTS):
+                occasion = f"{report.request_id}:{number}"
+                if not await self._desk.pay_balances(work.session, [(recipient, occasion)]):
+                    break
 
 
 def _recipient(event: Event[EarningsReported]) -> str:

@@ -111,6 +111,13 @@ class Accounts:
                 "that ACCOUNTS_FILE names"
             ) from None
 
+    def gate(self, tenant: str, wanted: NewCheckout) -> Gate | None:
+        """What stands before calls of the account, if anything does."""
+        if wanted.provider != "stripe":
+            return None
+        found = self._billing.get((tenant, wanted.account))
+        return found.gate if found else None
+
     def find(self, tenant: str, wanted: NewCheckout) -> CheckoutClient:
         """Raises `Invalid` when the tenant has no such account."""
         try:

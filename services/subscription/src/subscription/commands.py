@@ -24,8 +24,9 @@ from common.errors import Conflict, Invalid, RateLimited, Upstream
 from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.outbox import Work
-from common.outside import NoAnswer, Refused, excerpt
+from common.outside import Refused, excerpt
 from common.redaction import Redactor
+from common.stripe_sdk import KeyUsedUp
 from subscription import billing, metrics
 from subscription.accounts import Accounts
 from subscription.billing import Attempt, CommandStatus, NewSetupIntent, Wanted
@@ -75,6 +76,8 @@ class Commands:
                 subject, account, values["request"],
             ):  # fmt: skip
                 raise Conflict("this Idempotency-Key was used for another command")
+            if row.kind in billing.SUPERSEDING:
+                await _supersede(session, row)
         return await self.go_on(row.id)
 
     async def go_on(self, id_: str) -> Command:
@@ -99,10 +102,9 @@ class Commands:
             raise Refused(self._said(error), error.status) from error
         except RateLimited as error:
             raise RateLimited(f"stripe: {error}; {_AGAIN}", error.retry_after) from error
-        except NoAnswer as error:
-            raise Upstream(f"{self._said(error)}; {_AGAIN}") from error
         except Upstream as error:
-            await self._next_key(attempt)  # a 500 would be repeated for the same key
+            if isinstance(error, KeyUsedUp):
+                await self._next_key(attempt)
             raise Upstream(f"{self._said(error)}; {_AGAIN}") from error
         except TimeoutError as error:
             raise Upstream(f"stripe gave no answer in {self._timeout:g} s; {_AGAIN}") from error
@@ -143,6 +145,21 @@ class Commands:
             row.attempts = max(row.attempts, attempt.number + 1)
 
 
+async def _supersede(session: AsyncSession, row: Command) -> None:
+    """What was wanted of the same subscription before, and is not done, is not done any more."""
+    await session.execute(
+        update(Command)
+        .where(
+            Command.tenant == row.tenant,
+            Command.subject == row.subject,
+            Command.kind.in_(billing.SUPERSEDING),
+            Command.status == CommandStatus.OPEN,
+            Command.created_at < row.created_at,
+        )
+        .values(status=CommandStatus.REFUSED, error="a later command took its place")
+    )
+
+
 async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock the commands that the events may confirm, for `confirm`."""
     reports = [each.data for each in events if isinstance(each.data, ProviderSubscription)]
@@ -150,6 +167,7 @@ async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     waiting: Sequence[Command] = ()
     if reports:
         query = select(Command).where(
+            is_one_of(Command.tenant, sorted({each.tenant for each in events})),
             or_(
                 is_one_of(Command.subject, sorted({each.subscription_id for each in reports})),
                 is_one_of(Command.id, sorted(named)),

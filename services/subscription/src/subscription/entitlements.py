@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy.exc
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -61,8 +61,7 @@ class Entitling:
     async def of(self, tenant: str, customer: str) -> Entitlements:
         """`customer` is our id, the provider's or the shop's reference. Raises `NotFound`; and
         `Unavailable` when the database is away and nothing is known."""
-        kept = await self._cache.get(tenant, customer)
-        known = Entitlements.model_validate(kept) if kept is not None else None
+        known = _known(await self._cache.get(tenant, customer))
         if known is not None and _age(known) < _FRESH_SECONDS:
             return known
         try:
@@ -76,6 +75,14 @@ class Entitling:
         value = found.model_dump(mode="json")
         await self._cache.set(tenant, customer, value, seconds=_LAST_KNOWN_SECONDS)
         return found
+
+
+def _known(kept: Any) -> Entitlements | None:
+    """None also for what another version has kept."""
+    try:
+        return Entitlements.model_validate(kept) if kept is not None else None
+    except ValidationError:
+        return None
 
 
 def _age(known: Entitlements) -> float:

@@ -7,17 +7,20 @@ and whoever begins again looks first whether an earlier call got through.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from sqlalchemy.dialects.postgresql import insert
 
 from common.contracts.event import Event
 from common.contracts.payments import RefundRequested, RefundSettled
 from common.database import Sessions
-from common.errors import Invalid, Permanent, Upstream
+from common.errors import Busy, Invalid, Permanent, RateLimited, Upstream
+from common.gate import Gate
 from common.messaging.outbox import Work
 from common.outside import NoAnswer, Refused, excerpt
 from common.redaction import Redactor
+from common.stripe_sdk import KeyUsedUp
 from subscription import metrics
 from subscription.accounts import Accounts
 from subscription.clients import CheckoutClient, Return, Returned
@@ -25,7 +28,7 @@ from subscription.models import Checkout, Refund
 from subscription.requests import stored
 
 SOURCE = "/subscription"
-_OPEN, _FAILED = "requested", "failed"
+_OPEN, _FAILED, _UNKNOWN = "requested", "failed", "unknown"
 
 
 class Refunder:
@@ -40,20 +43,19 @@ class Refunder:
         self._redact = redact
 
     async def do(self, event: Event[RefundRequested]) -> None:
-        """Raises `Permanent` for what never can be refunded, and what the provider's client
-        raises when it may be tried again."""
-        client, wanted = await self._intend(event)
+        """Raises `Permanent` for what never can be refunded, `Busy` when it is not the time, and
+        what the provider's client raises when it may be tried again."""
+        client, gate, wanted = await self._intend(event)
         if wanted is None:
             return
         try:
-            async with asyncio.timeout(self._timeout):
+            async with _through(gate), asyncio.timeout(self._timeout):
                 returned = await client.give_back(wanted)
         except Refused as error:
-            said = excerpt(self._redact(str(error)))
-            returned = Returned("", accepted=False, reason=said)
-        except NoAnswer:
-            raise  # the same key again: the first call may still be under way
-        except Upstream:
+            returned = Returned("", accepted=False, reason=self._said(error))
+        except RateLimited as error:  # uses up no attempt: it is not over because they are busy
+            raise Busy(str(error), error.retry_after) from error
+        except KeyUsedUp:
             await self._next_key(wanted)
             raise
         except TimeoutError as error:
@@ -63,34 +65,25 @@ class Refunder:
     async def give_up(
         self, work: Work, event: Event[RefundRequested], error: BaseException
     ) -> None:
-        """All attempts are used up: whoever wants the refund hears of it."""
+        """All attempts are used up, and nobody knows whether one of them got through."""
         row = await work.session.get(Refund, event.data.refund_id, with_for_update=True)
-        said = excerpt(self._redact(str(error)))
-        if isinstance(error, NoAnswer):
-            said = f"nobody knows whether it was made, look at the provider: {said}"
-        if row is not None:
-            if row.status != _OPEN:
-                return
-            row.status, row.error = _FAILED, said
-            row.reports += 1
-        work.emit(
-            "refund.settled",
-            _settled(event.data, _FAILED, None, said),
-            subject=event.data.refund_id,
-            sequence=row.reports if row is not None else None,
-            cause=event,
-        )
+        if row is None or row.status != _OPEN:
+            return
+        row.status, row.error = _UNKNOWN, self._said(error)
+        row.reports += 1
+        _tell(work, event, row)
 
-    async def _intend(self, event: Event[RefundRequested]) -> tuple[CheckoutClient, Return | None]:
+    def _said(self, error: BaseException) -> str:
+        return excerpt(self._redact(str(error)))
+
+    async def _intend(
+        self, event: Event[RefundRequested]
+    ) -> tuple[CheckoutClient, Gate | None, Return | None]:
         report = event.data
         async with self._sessions.begin() as session:
             checkout = await session.get(Checkout, report.checkout_id)
             if checkout is None or checkout.tenant != event.tenant or checkout.reference is None:
                 raise Permanent(f"there is no checkout {report.checkout_id!r} to refund")
-            try:
-                client = self._accounts.find(checkout.tenant, stored(checkout.request))
-            except Invalid as error:
-                raise Upstream(str(error)) from error  # mended in the accounts file
             values = {
                 "id": report.refund_id,
                 "tenant": event.tenant,
@@ -105,13 +98,17 @@ class Refunder:
             row = await session.get_one(Refund, report.refund_id, with_for_update=True)
             if (row.checkout_id, row.amount) != (checkout.id, report.amount):
                 raise Permanent(f"the refund {row.id!r} is another one already")
-            if row.status == _FAILED:
-                row.status = _OPEN  # somebody wants it tried again
-            if row.status != _OPEN:
-                return client, None
-            return client, Return(
-                row.id, checkout.reference, row.amount, row.currency, row.attempts
-            )
+            if row.status == _UNKNOWN or (row.status == _FAILED and report.again):
+                row.status = _OPEN
+            wanted = Return(row.id, checkout.reference, row.amount, row.currency, row.attempts)
+            open_ = row.status == _OPEN
+        request = stored(checkout.request)
+        try:
+            client = self._accounts.find(event.tenant, request)
+        except Invalid as error:
+            raise Upstream(str(error)) from error  # mended in the accounts file
+        gate = self._accounts.gate(event.tenant, request)
+        return client, gate, wanted if open_ else None
 
     async def _next_key(self, wanted: Return) -> None:
         """A 500 would be repeated for the same key."""
@@ -120,40 +117,46 @@ class Refunder:
             row.attempts = max(row.attempts, wanted.attempt + 1)
 
     async def _settle(self, event: Event[RefundRequested], returned: Returned | None) -> None:
-        reference: str | None = None
-        if returned is None:
-            status, reason = "by_hand", "the provider has no refunds"
-        else:
-            status = "succeeded" if returned.accepted else _FAILED
-            reference, reason = returned.refund_id or None, returned.reason or ""
         async with self._sessions.begin() as session:
             row = await session.get_one(Refund, event.data.refund_id, with_for_update=True)
-            if row.status != _OPEN:
+            made = returned is not None and returned.accepted
+            if row.status not in {_OPEN, _UNKNOWN} and not (made and row.status == _FAILED):
                 return
-            row.status, row.provider_refund_id, row.error = status, reference, reason
+            if returned is None:
+                row.status, row.error = "by_hand", "the provider has no refunds"
+            else:
+                row.status = "succeeded" if made else _FAILED
+                row.provider_refund_id, row.error = returned.refund_id or None, returned.reason
             row.reports += 1
-            metrics.refunds.labels(row.provider, status).inc()
+            metrics.refunds.labels(row.provider, row.status).inc()
             work = Work(session, SOURCE)
-            work.emit(
-                "refund.settled",
-                _settled(event.data, status, reference, reason),
-                subject=row.id,
-                # What is tried again by the same command is told anew.
-                sequence=row.reports,
-                cause=event,
-            )
+            _tell(work, event, row)
             await work.flush()
 
 
-def _settled(
-    wanted: RefundRequested, status: Any, reference: str | None, reason: str | None
-) -> RefundSettled:
-    return RefundSettled(
-        refund_id=wanted.refund_id,
-        checkout_id=wanted.checkout_id,
-        status=status,
-        amount=wanted.amount,
-        currency=wanted.currency,
-        provider_refund_id=reference,
-        reason=reason,
+@asynccontextmanager
+async def _through(gate: Gate | None) -> AsyncIterator[None]:
+    if gate is None:
+        yield
+        return
+    async with gate.place(), gate.call():
+        yield
+
+
+def _tell(work: Work, event: Event[RefundRequested], row: Refund) -> None:
+    work.emit(
+        "refund.settled",
+        RefundSettled(
+            refund_id=row.id,
+            checkout_id=row.checkout_id,
+            status=row.status,
+            amount=row.amount,
+            currency=row.currency,
+            provider_refund_id=row.provider_refund_id,
+            reason=row.error,
+        ),
+        subject=row.id,
+        # What the same command is told twice are two events.
+        sequence=row.reports,
+        cause=event,
     )

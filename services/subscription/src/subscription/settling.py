@@ -111,16 +111,17 @@ async def settle(
     if checkout.status != outcome.status:
         metrics.checkouts.labels(checkout.provider, outcome.status).inc()
         log.info("checkout settled", checkout=checkout.id, outcome=outcome.status)
-    if outcome.status is CheckoutStatus.UNDERPAID:
+    if outcome.status is CheckoutStatus.UNDERPAID and stored(checkout.request).purpose is None:
         log.error(
             "paid less than was asked for: refund it at the provider",
             checkout=checkout.id,
             error=checkout.error,
         )
-    checkout.status = outcome.status
+    before, checkout.status = checkout.status, outcome.status
     checkout.reported_at = outcome.at
     checkout.reported_event_id = outcome.event_id
-    _tell(work, event, checkout, amount)
+    if before != outcome.status:
+        _tell(work, event, checkout, amount)
     if outcome.status is CheckoutStatus.PAID:
         checkout.paid_at = outcome.at
         checkout.error = None

@@ -51,22 +51,23 @@ class CheckoutSettled(Payload):
 
 class RefundRequested(Payload):
     """A command: give this much of what was paid in a checkout back to the payer, once for each
-    `refund_id`."""
+    `refund_id`. `again` is whether one that the provider refused is to be tried again."""
 
     refund_id: Id
     checkout_id: Id
     amount: MinorUnits
     currency: Currency
     reason: str
+    again: bool = False
 
 
 class RefundSettled(Payload):
     """What became of it. `by_hand` is where the provider has no refunds: somebody has to pay it
-    back."""
+    back. `unknown` is where no call was answered: it may have been made."""
 
     refund_id: Id
     checkout_id: Id
-    status: Literal["succeeded", "failed", "by_hand"]
+    status: Literal["succeeded", "failed", "by_hand", "unknown"]
     amount: MinorUnits
     currency: Currency
     provider_refund_id: str | None = None

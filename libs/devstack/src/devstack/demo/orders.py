@@ -77,6 +77,7 @@ class Marketplace:
         self.sellers = [f"seller-{number}" for number in range(_SELLERS)]
         self.bought = list(self._buyers(count))
         self.placed = self.paid = self.late = 0
+        self._came_before = 0
 
     async def close(self) -> None:
         for http in self._http.values():
@@ -84,6 +85,7 @@ class Marketplace:
 
     async def prepare(self) -> None:
         introduce(self._layout)
+        self._came_before = await self._money()
         for number, seller in enumerate(self.sellers):
             body = {
                 "reference": seller,
@@ -274,8 +276,15 @@ class Marketplace:
         return found
 
     async def _money_that_came(self) -> int:
+        return await self._money() - self._came_before
+
+    async def _money(self) -> int:
         money = await self._call("viewer", "GET", "sandbox-providers", "/_money")
-        mobile = sum(p["amount"] for p in money["payments"] if p["standing"] == "succeeded")
+        mobile = sum(
+            each["amount"]
+            for each in money["payments"]
+            if (each["provider"], each["standing"]) == ("fapshi", "succeeded")
+        )
         return int(mobile) + sum((await self._stripe("payment_intents")).values())
 
     async def _refunded_at_stripe(self) -> int:

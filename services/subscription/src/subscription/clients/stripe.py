@@ -10,7 +10,7 @@ from pydantic import Field, HttpUrl, SecretStr
 
 from common.errors import Invalid, Upstream
 from common.outside import Refused
-from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
+from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client, with_key
 from subscription import clients
 from subscription.clients import CheckoutClient, Order, Return, Returned, Started, wants
 from subscription.clients.stripe_billing import StripeBilling
@@ -76,6 +76,7 @@ class Stripe(CheckoutClient):
             async for refund in known.auto_paging_iter():
                 if (refund.to_dict().get("metadata") or {}).get(REFUND_IN_METADATA) == wanted.id:
                     return _returned(refund)
+        with with_key():
             made = await self._client.v1.refunds.create_async(
                 {
                     "payment_intent": name,
@@ -111,7 +112,7 @@ class Stripe(CheckoutClient):
 
 
 def _returned(refund: Any) -> Returned:
-    # A pending one is on its way; what becomes of it is in Stripe's dashboard.
-    accepted = refund.status in {"succeeded", "pending"}
+    # What is under way is taken for made; what becomes of it is in Stripe's dashboard.
+    accepted = refund.status in {"succeeded", "pending", "requires_action"}
     reason = None if accepted else f"{refund.status}: {getattr(refund, 'failure_reason', None)}"
     return Returned(refund.id, accepted, reason)

@@ -10,9 +10,8 @@ from typing import Any
 
 import stripe
 
-from common.errors import Upstream
 from common.outside import Refused
-from common.stripe_sdk import stripe_answers
+from common.stripe_sdk import stripe_answers, with_key
 from subscription.billing import (
     ApplyCoupon,
     Attempt,
@@ -52,11 +51,13 @@ class StripeBilling:
                     return await self._update(attempt, {"discounts": [{"coupon": coupon}]})
                 case NewSetupIntent():
                     params: Any = {"customer": subject, "usage": "off_session", **_mark(attempt)}
-                    made = await self._v1.setup_intents.create_async(params, _once(attempt))
+                    with with_key():
+                        made = await self._v1.setup_intents.create_async(params, _once(attempt))
                     return {"id": made.id, "client_secret": made.client_secret}
                 case SetDefault(payment_method=method):
                     settings: Any = {"invoice_settings": {"default_payment_method": method}}
-                    await self._v1.customers.update_async(subject, settings, _once(attempt))
+                    with with_key():
+                        await self._v1.customers.update_async(subject, settings, _once(attempt))
                     return {"default_payment_method": method}
                 case Detach(payment_method=method):
                     return await self._detach(attempt, method)
@@ -149,7 +150,8 @@ class StripeBilling:
             params["discounts"] = [{"coupon": wanted.coupon}]
         if wanted.payment_method is not None:
             params["default_payment_method"] = wanted.payment_method
-        made = await self._v1.subscriptions.create_async(params, _once(attempt))  # type: ignore[arg-type]
+        with with_key():
+            made = await self._v1.subscriptions.create_async(params, _once(attempt))  # type: ignore[arg-type]
         return _shown(made.to_dict())
 
     async def _subscriptions(self, customer: str) -> AsyncIterator[dict[str, Any]]:
@@ -181,10 +183,11 @@ class StripeBilling:
         name = _id(found.get("schedule"))
         if name is None:
             params: Any = {"from_subscription": attempt.subject}
-            made = await self._v1.subscription_schedules.create_async(params, _once(attempt))
+            with with_key():
+                made = await self._v1.subscription_schedules.create_async(params, _once(attempt))
             name = made.id
         schedule = (await self._v1.subscription_schedules.retrieve_async(name)).to_dict()
-        now = schedule["phases"][0]
+        now = schedule.get("current_phase") or schedule["phases"][0]
         phases = [
             {
                 "items": [{"price": _plan(item), "quantity": item.get("quantity", 1)}],
@@ -200,7 +203,10 @@ class StripeBilling:
     async def _cancel_now(self, attempt: Attempt) -> dict[str, Any]:
         found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
         if found["status"] != "canceled":
-            done = await self._v1.subscriptions.cancel_async(attempt.subject, {}, _once(attempt))
+            with with_key():
+                done = await self._v1.subscriptions.cancel_async(
+                    attempt.subject, {}, _once(attempt)
+                )
             found = done.to_dict()
         return _shown(found)
 
@@ -213,11 +219,12 @@ class StripeBilling:
         return await self._update(attempt, {"cancel_at_period_end": False})
 
     async def _update(self, attempt: Attempt, changes: Mapping[str, Any]) -> dict[str, Any]:
-        done = await self._v1.subscriptions.update_async(
-            attempt.subject,
-            dict(changes),  # type: ignore[arg-type]
-            _once(attempt),
-        )
+        with with_key():
+            done = await self._v1.subscriptions.update_async(
+                attempt.subject,
+                dict(changes),  # type: ignore[arg-type]
+                _once(attempt),
+            )
         return _shown(done.to_dict())
 
     async def _detach(self, attempt: Attempt, method: str) -> dict[str, Any]:
@@ -225,7 +232,8 @@ class StripeBilling:
         if _id(found.get("customer")) not in {None, attempt.subject}:
             raise Refused("knows this payment method as another customer's", 404)
         if found.get("customer") is not None:
-            await self._v1.payment_methods.detach_async(method, {}, _once(attempt))
+            with with_key():
+                await self._v1.payment_methods.detach_async(method, {}, _once(attempt))
         return {"detached": method}
 
 
@@ -244,7 +252,7 @@ def _prorate(wanted: bool) -> str:
 def _item(subscription: Mapping[str, Any]) -> dict[str, Any]:
     items: list[dict[str, Any]] = subscription["items"]["data"]
     if len(items) != 1:
-        raise Upstream("has a subscription of several prices: see to it in Stripe's dashboard")
+        raise Refused("has several prices in this subscription: use its dashboard", 409)
     return items[0]
 
 
