@@ -146,7 +146,7 @@ def settled(order: dict[str, Any], checkout: str, status: str, amount: int | Non
             purpose=f"order/{order['id']}",
             provider="stripe",
             account="default",
-            status=status,  # type: ignore[arg-type]
+            status=status,
             amount=amount,
             currency=None if amount is None else "USD",
         ),
