@@ -180,7 +180,7 @@ class Cemetery:
         return found
 
     async def replay(self, console: Console) -> dict[str, Any]:
-        body = {"reason": "the disk has room again", "concurrency": 5000}
+        body = {"filter": {}, "reason": "the disk has room again", "concurrency": 5000}
         answer = await self._http.post("/v1/replays", json=body)
         ordered = answer.raise_for_status().json()
         state = dict(ordered)
