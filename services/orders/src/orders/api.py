@@ -3,13 +3,13 @@ tenant."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
-from common.api import Cursor, Limit, Page, Session, page
+from common.api import Cursor, IdempotencyKey, Limit, Page, Session, page
 from common.auth import Admin, Operator, Viewer
 from common.contracts.event import derived_id
 from common.errors import Conflict
@@ -28,15 +28,6 @@ refunds = APIRouter(prefix="/v1/refunds", tags=["refunds"])
 terms = APIRouter(prefix="/v1/terms", tags=["terms"])
 
 ROUTERS = (orders, refunds, terms)
-
-IdempotencyKey = Annotated[
-    str,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r"^[\x21-\x7e]{1,255}$",
-        description="of the caller's choice; the same request with the same key is done once",
-    ),
-]
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "it can't be done so: change it"},

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
-from common.api import Cursor, Limit, Page, Session, page
+from common.api import Cursor, IdempotencyKey, Limit, Page, Session, page
 from common.auth import Admin, Approver, Caller, Operator, Viewer
 from common.circuits import not_closed
 from payouts import acting, repository
@@ -57,16 +57,6 @@ from payouts.views import (
     Status,
     Volume,
 )
-
-IdempotencyKey = Annotated[
-    str,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r"^[\x21-\x7e]{1,255}$",
-        description="of the caller's choice; the same request with the same key is done once",
-    ),
-]
-
 
 recipients = APIRouter(prefix="/api/v1/recipients", tags=["recipients"], responses=PROBLEMS)
 payouts = APIRouter(prefix="/api/v1", tags=["payouts"], responses=PROBLEMS)

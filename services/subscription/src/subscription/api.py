@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
-from common.api import Cursor, Limit, Page, Session, View, as_page, page
+from common.api import Cursor, IdempotencyKey, Limit, Page, Session, View, as_page, page
 from common.auth import Operator, Viewer
 from common.contracts.subscriptions import Status
 from subscription import models, repository
@@ -22,15 +22,6 @@ from subscription.outcomes import CheckoutStatus
 from subscription.requests import NewCheckout, ProviderName
 
 router = APIRouter(prefix="/v1", tags=["subscription"])
-
-IdempotencyKey = Annotated[
-    str,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r"^[\x21-\x7e]{1,255}$",
-        description="of the caller's choice; the same request with the same key is one checkout",
-    ),
-]
 
 
 class ProviderView(View):

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 from common import rows
 from common.accounts import DEFAULT
-from common.api import Cursor, Limit, Page, Session, View, page
+from common.api import Cursor, IdempotencyKey, Limit, Page, Session, View, page
 from common.auth import Operator, Viewer
 from common.errors import Invalid
 from subscription.accounts import Accounts, Billing
-from subscription.api import PROBLEMS, IdempotencyKey
+from subscription.api import PROBLEMS
 from subscription.billing import (
     ApplyCoupon,
     Cancel,

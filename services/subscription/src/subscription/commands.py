@@ -132,8 +132,6 @@ class Commands:
             if row.status == CommandStatus.OPEN:
                 row.status, row.result, row.error = status, result, error
                 metrics.commands.labels(row.kind, status).inc()
-            elif row.result is None:
-                row.result = result  # its webhook was quicker
             await session.flush()
             await session.refresh(row)
             session.expunge(row)
