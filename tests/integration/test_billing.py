@@ -119,12 +119,38 @@ def test_what_mobile_money_has_not_is_refused_with_what_to_do_instead(paybus: Pa
     subscription = until_subscription(paybus, checkout, "active")
     for path, body, instead in (
         (f"subscriptions/{subscription['id']}/plan", {"plan_id": "x"}, "start a checkout"),
-        (f"subscriptions/{subscription['id']}/cancel", {}, "ends by itself"),
-        (f"subscriptions/{subscription['id']}/resume", {}, "next period"),
         (f"customers/{subscription['customer_id']}/setup-intents", {}, "no cards"),
     ):
         refused = call(paybus, "POST", path, json=body)
         assert (refused.status_code, instead in refused.text) == (400, True), refused.text
+
+
+def test_a_subscription_by_mobile_money_is_cancelled_and_goes_on(paybus: Paybus) -> None:
+    wanted = order("fapshi")
+    checkout = start(paybus, wanted)
+    settle(paybus, checkout)
+    ask_now(paybus)
+    subscription = until_subscription(paybus, checkout, "active")["id"]
+    path = f"subscriptions/{subscription}"
+    command = done(paybus, "POST", f"{path}/cancel", json={}, key="ours-ends")
+    assert (command["status"], command["confirmed_at"] is None) == ("done", False)
+    assert done(paybus, "POST", f"{path}/cancel", json={}, key="ours-ends") == command
+    other = call(paybus, "POST", f"{path}/cancel", json={"when": "now"}, key="ours-ends")
+    assert other.status_code == 409
+    until_seen(paybus, subscription, status="active", cancel_at_period_end=True)
+    done(paybus, "POST", f"{path}/resume")
+    until_seen(paybus, subscription, status="active", cancel_at_period_end=False)
+    done(paybus, "POST", f"{path}/cancel", json={"when": "now"})
+    until_seen(paybus, subscription, status="cancelled", cancel_at_period_end=False)
+    over = call(paybus, "POST", f"{path}/resume")
+    assert (over.status_code, "start a checkout" in over.text) == (409, True)
+    told = "SELECT count(*) FROM commands WHERE subject = %s AND status = 'open'"
+    name = done(paybus, "GET", path)["provider_subscription_id"]
+    assert paybus.sql("subscription", told, name) == [(0,)], "a refused one is not kept"
+    # Who pays again has changed their mind.
+    settle(paybus, start(paybus, wanted))
+    ask_now(paybus)
+    until_seen(paybus, subscription, status="active", cancel_at_period_end=False)
 
 
 def test_each_verb_needs_its_role_and_its_tenant(paybus: Paybus) -> None:

@@ -90,6 +90,16 @@ async def test_silence_opens_the_circuit_and_refusals_do_not() -> None:
     assert heard == ["opened", "half-opened", "closed"]
 
 
+async def test_who_is_not_waited_for_any_longer_is_silent() -> None:
+    heard: list[str] = []
+    gate = Gate("tenant/w", label="w", at_once=5, quota=None, failures=3, on_change=heard.append)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with gate.place(), asyncio.timeout(0.01), gate.call():
+                await asyncio.Event().wait()
+    assert heard == ["opened"]
+
+
 async def test_no_more_calls_at_once_than_places() -> None:
     gate = Gate("tenant/z", label="z", at_once=2, quota=None, wait_seconds=0.05)
     async with gate.place(), gate.place():

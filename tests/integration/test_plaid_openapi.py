@@ -47,16 +47,16 @@ def test_the_client_works_unchanged_against_plaid_s_own_description(
             update = paybus.api("POST", "bank-sync", f"{url}/link-token", json={})
             assert update.status_code == 201, update.text
             assert paybus.api("DELETE", "bank-sync", url).status_code == 204
-            until(lambda: "/item/remove" in mock.called, what="it is removed there")
+            until(lambda: "POST /item/remove" in mock.called, what="it is removed there")
     assert mock.faults == []
     assert set(mock.called) == {
-        "/link/token/create",
-        "/item/public_token/exchange",
-        "/item/get",
-        "/institutions/get_by_id",
-        "/transactions/sync",
-        "/accounts/balance/get",
-        "/item/remove",
+        "POST /link/token/create",
+        "POST /item/public_token/exchange",
+        "POST /item/get",
+        "POST /institutions/get_by_id",
+        "POST /transactions/sync",
+        "POST /accounts/balance/get",
+        "POST /item/remove",
     }
 
 

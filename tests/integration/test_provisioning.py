@@ -15,6 +15,16 @@ from support.paybus import Paybus
 from support.waiting import until
 
 
+_PROCESSES = [
+    "webhook-gateway",
+    "subscription-worker",
+    "subscription-api",
+    "provisioning-worker",
+    "provisioning-api",
+    "sandbox-backend",
+]
+
+
 @pytest.fixture
 def paybus(whole_paybus: Paybus) -> Iterator[Paybus]:
     whole_paybus.backend(mode="well")
@@ -67,6 +77,21 @@ def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(
     assert answer.status_code == 202
     integration = until_status(paybus, number, "provisioned")
     assert integration["error"] is None
+
+
+def test_while_nothing_is_sent_to_the_back_end_requests_wait(make_paybus: MakePaybus) -> None:
+    """Six at a back end that is down: its circuit opens, and nobody's attempts are used up."""
+    settings = {"BACKEND_CIRCUIT_FAILURES": "3", "BACKEND_CIRCUIT_SECONDS": "1"}
+    with make_paybus(_PROCESSES, **settings) as paybus:
+        paybus.backend(mode="fail")
+        numbers = [paybus.subscribe() for _ in range(6)]
+        figures = "SELECT count(*) FROM circuits WHERE name = 'backend' AND state = 'opened'"
+        until(lambda: paybus.sql("provisioning", figures)[0][0], what="the circuit opens")
+        paybus.backend(mode="well")
+        for number in numbers:
+            until_status(paybus, number, "provisioned")
+        told = "SELECT count(*) FROM attempts WHERE error LIKE '%%CircuitOpen%%'"
+        assert paybus.sql("provisioning", told) == [(0,)], "what is not sent is no attempt"
 
 
 def test_what_the_back_end_refuses_is_not_tried_again(paybus: Paybus) -> None:

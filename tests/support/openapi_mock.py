@@ -1,53 +1,82 @@
 """A server made of an OpenAPI 3.0 file: it checks each request against its schema, and answers with
-the file's own example, checked likewise."""
+the file's own example, checked likewise, or with what its schema allows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qsl
 
 import jsonschema_rs
 import yaml
 
 _JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
 
 
 @dataclass
 class Mock:
-    """`called` are the paths, `faults` what was wrong with calls or examples."""
+    """`called` are the operations, as `POST /v1/customers`; `faults` what was wrong with calls or
+    examples. `says` are properties that answers have wherever their schema has them."""
 
     url: str = ""
+    paths: frozenset[str] = frozenset()
     called: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    says: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
-def serve(file: Path) -> Iterator[Mock]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    spec = _nullable(yaml.load(file.read_text(), Loader=loader))  # noqa: S506 - both are safe
-    mock = Mock()
+def serve(file: Path, **says: Any) -> Iterator[Mock]:
+    spec = _nullable(_read(file))
+    patterns = {path: re.compile(re.sub(r"{\w+}", "[^/]+", path)) for path in spec["paths"]}
+    mock = Mock(paths=frozenset(patterns), says=says)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-            mock.called.append(self.path)
-            operation = spec["paths"].get(self.path, {}).get("post")
+        def _answer(self) -> None:
+            path = self.path.partition("?")[0]
+            method = self.command.lower()
+            known = next(
+                # The one without a parameter is meant where both would fit.
+                (
+                    p
+                    for p in sorted(patterns, key=lambda p: "{" in p)
+                    if patterns[p].fullmatch(path)
+                ),
+                None,
+            )
+            operation = spec["paths"][known].get(method) if known else None
+            text = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            mock.called.append(f"{self.command} {known or path}")
             if operation is None:
-                mock.faults.append(f"{self.path} is not in the file")
-                self.send_error(404)
+                mock.faults.append(f"{self.command} {path} is not in the file")
+                self._send(404, {"error": {"type": "invalid_request_error", "message": "unknown"}})
                 return
-            asked = operation["requestBody"]["content"][_JSON]["schema"]
-            mock.faults += _faults(spec, asked, body, f"request of {self.path}")
+            for kind, media in operation.get("requestBody", {}).get("content", {}).items():
+                schema = media["schema"]
+                body = _form(spec, schema, text.decode()) if kind == _FORM else _loads(text)
+                mock.faults.extend(_faults(spec, schema, body, f"request of {path}"))
             said = operation["responses"]["200"]["content"][_JSON]
-            example = next(iter(said["examples"].values()))["value"]
-            text = json.dumps(example, default=str).encode()
-            self.send_response(200)
+            examples = said.get("examples")
+            self._send(
+                200,
+                next(iter(examples.values()))["value"]
+                if examples
+                else _sample(spec, said["schema"], mock.says),
+            )
+
+        do_GET = do_POST = do_DELETE = _answer
+
+        def _send(self, status: int, body: Any) -> None:
+            text = json.dumps(body, default=str).encode()
+            self.send_response(status)
             self.send_header("Content-Type", _JSON)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
@@ -68,10 +97,89 @@ def serve(file: Path) -> Iterator[Mock]:
         thread.join()
 
 
+def _read(file: Path) -> Any:
+    if file.suffix == ".json":
+        return json.loads(file.read_text())
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(file.read_text(), Loader=loader)  # noqa: S506 - both are safe
+
+
 def _faults(spec: Any, schema: Any, body: Any, where: str) -> list[str]:
     root = {**schema, "components": spec["components"]}
     validator = jsonschema_rs.Draft4Validator(root)
     return [f"{where}: {error.message}" for error in validator.iter_errors(body)]
+
+
+def _loads(text: bytes) -> Any:
+    return json.loads(text or b"{}")
+
+
+def _form(spec: Any, schema: Any, text: str) -> Any:
+    """What Stripe makes of `items[0][price]=gold`: nested, and of the types that are wanted."""
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        first, *others = re.findall(r"[^\[\]]+", name)
+        place, key = found, first
+        for other in others:
+            place = place.setdefault(key, {})
+            key = other
+        place[key] = value
+    return _typed(spec, schema, found)
+
+
+def _typed(spec: Any, schema: Any, value: Any) -> Any:
+    schema = _resolved(spec, schema)
+    for each in schema.get("anyOf", ()):
+        typed = _typed(spec, each, value)
+        if not _faults(spec, each, typed, ""):
+            return typed
+    kind = schema.get("type")
+    if kind == "array" and isinstance(value, dict):
+        return [_typed(spec, schema["items"], each) for _, each in sorted(value.items())]
+    if kind == "object" and isinstance(value, dict):
+        known = schema.get("properties", {})
+        return {k: _typed(spec, known[k], v) if k in known else v for k, v in value.items()}
+    if kind == "boolean" and value in {"true", "false"}:
+        return value == "true"
+    if kind == "integer" and isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value
+
+
+def _sample(spec: Any, schema: Any, says: Mapping[str, Any]) -> Any:
+    """As little as the schema allows; of a list one."""
+    schema = _resolved(spec, schema)
+    if "anyOf" in schema:
+        return _sample(spec, schema["anyOf"][0], says)
+    if "enum" in schema:
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            known = schema.get("properties", {})
+            wanted = {*schema.get("required", ()), *(says.keys() & known.keys())}
+            return {
+                name: says[name] if name in says else _sample(spec, known[name], says)
+                for name in sorted(wanted)
+            }
+        case "array":
+            return [_sample(spec, schema["items"], says)]
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return False
+        case "string":
+            return "x"
+        case _:
+            return None
+
+
+def _resolved(spec: Any, schema: Any) -> Any:
+    while "$ref" in schema:
+        found = spec
+        for part in schema["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        schema = found
+    return schema
 
 
 def _nullable(node: Any) -> Any:

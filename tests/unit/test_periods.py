@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts.subscriptions import Status
-from subscription.periods import Payment, Term, term
+from subscription.periods import Cancellation, Payment, Term, term
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -73,6 +74,28 @@ def test_the_clock_strikes_until_all_is_told(paid: list[Payment], now: datetime)
     assert seen[-1] is Status.EXPIRED
     order = [Status.ACTIVE, Status.PAST_DUE, Status.EXPIRED]
     assert [order.index(each) for each in seen] == sorted(order.index(each) for each in seen)
+
+
+@given(
+    payments.flatmap(lambda paid: st.tuples(st.just(paid), st.permutations(paid))),
+    st.integers(-10, 500).map(lambda days: START + timedelta(days=days)),
+    st.sampled_from(["now", "period_end"]),
+)
+def test_a_cancellation_ends_what_was_paid_before_it(
+    both: tuple[list[Payment], list[Payment]], at: datetime, when: Literal["now", "period_end"]
+) -> None:
+    cancellation = Cancellation(at, when)
+    found = term(both[0], cancellation)
+    assert found == term(both[1], cancellation), "whatever the order of payments"
+    if found is None:
+        return
+    if any(each.at > at for each in both[0]):
+        assert not found.cancelled, "who pays afterwards has changed their mind"
+        return
+    whole = the_term(*both[0])
+    assert found.status_at(max(found.end, at)) is Status.CANCELLED
+    assert found.remind_at is None
+    assert found.end == (whole.end if when == "period_end" else min(whole.end, at))
 
 
 def test_no_payment_is_no_term() -> None:

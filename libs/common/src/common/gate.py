@@ -12,9 +12,9 @@ from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.messages.events import ContextChanged
 from purgatory.domain.model import OpenedState
 
-from common.errors import RateLimited, Upstream
+from common.errors import Permanent, RateLimited, Upstream
 from common.logs import get_logger
-from common.outside import Refused
+from common.outside import NoAnswer, Refused
 from common.quota import Quota
 
 log = get_logger(__name__)
@@ -70,7 +70,12 @@ class Gate:
         self._circuits = AsyncCircuitBreakerFactory(
             default_threshold=failures,
             default_ttl=open_seconds,
-            exclude=[Refused, RateLimited, (Exception, lambda e: not isinstance(e, Upstream))],
+            exclude=[
+                Refused,
+                Permanent,
+                RateLimited,
+                (Exception, lambda e: not isinstance(e, Upstream)),
+            ],
         )
         self._circuits.add_listener(self._changed)
         circuit_open.labels(label).set(0)
@@ -116,8 +121,9 @@ class Gate:
         try:
             yield
         except BaseException as error:
-            counted = error if isinstance(error, Exception) else None
-            await circuit.__aexit__(type(counted) if counted else None, counted, None)
+            # Who is cancelled was not waited for any longer: that is silence, too.
+            counted = error if isinstance(error, Exception) else NoAnswer("gave no answer in time")
+            await circuit.__aexit__(type(counted), counted, None)
             raise
         else:
             await circuit.__aexit__(None, None, None)

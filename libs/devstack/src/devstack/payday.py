@@ -78,6 +78,10 @@ class Payday:
         await self._sandbox("PUT", "/_payouts/fates", come_back=_COME_BACK, come_back_seconds=3)
         await self._sandbox("PUT", "/_delivery", duplicate=0.2, delay_seconds=2)
 
+    async def behave_well(self) -> None:
+        """What providers have lost until then they have lost."""
+        await self._sandbox("PUT", "/_payouts/behaviour", delay_seconds=0.05)
+
     async def order(self) -> None:
         """In batches; what is not answered is ordered again with the same key."""
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -185,8 +189,8 @@ class Payday:
             "fapshi": {"phone": f"6{number:08}"},
         }[provider]
         return {
-            "reference": f"seller-{number}",
-            "name": f"Seller {number}",
+            "reference": f"payee-{number}",
+            "name": f"Payee {number}",
             "provider": provider,
             "account": "default" if provider == "dwolla" else "payouts",
             "currency": "XAF" if provider == "fapshi" else "USD",

@@ -5,9 +5,11 @@ import httpx
 from common import parts
 from common.api import schedules_router
 from common.auth import Authenticator
+from common.circuits import Circuits
 from common.contracts import topology
 from common.database import Sessions
 from common.figures import figures_router
+from common.gate import Gate
 from common.http import create_app
 from common.messaging.effectful import EffectfulConsumer
 from common.messaging.transactional import TransactionalConsumer
@@ -21,6 +23,7 @@ from provisioning.provisioner import SOURCE, Provisioner
 from provisioning.settings import ApiSettings, BackendSettings, WorkerSettings
 
 _ATTEMPTS = 5
+_AT_ONCE = 200
 
 
 async def api(settings: ApiSettings, context: Context) -> Running:
@@ -31,10 +34,10 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     )
     app.state.authenticator = Authenticator(settings)
     app.state.sessions = sessions
-    app.state.provisioner = await _provisioner(settings, context, sessions)
+    app.state.provisioner = await _provisioner(settings, context, sessions, settings.tenant)
     app.include_router(router)
     app.include_router(schedules_router("provisioning", settings.tenant))
-    app.include_router(figures_router(settings.tenant))
+    app.include_router(figures_router(settings.tenant, circuits=True))
     return Running(app)
 
 
@@ -44,7 +47,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     consuming = await parts.consuming(settings, context, messaging, "provisioning-worker consumers")
     options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
     sessions = parts.sessions(engine)
-    provisioner = await _provisioner(settings, context, sessions)
+    provisioner = await _provisioner(settings, context, sessions, settings.tenant)
     ours = Handlers(provisioner)
     schedule = ours.schedule()
     consumers = [
@@ -78,19 +81,29 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
 
 
 async def _provisioner(
-    settings: BackendSettings, context: Context, sessions: Sessions
+    settings: BackendSettings, context: Context, sessions: Sessions, tenant: str
 ) -> Provisioner:
     client = await context.resources.enter_async_context(
         httpx.AsyncClient(
             base_url=str(settings.backend_url),
             headers={"Authorization": f"Bearer {settings.backend_token.get_secret_value()}"},
             timeout=settings.backend_timeout_seconds,
-            limits=httpx.Limits(max_connections=200),
+            limits=httpx.Limits(max_connections=_AT_ONCE),
         )
+    )
+    gate = Gate(
+        "the back end",
+        label="backend",
+        at_once=_AT_ONCE,
+        quota=None,
+        failures=settings.backend_circuit_failures,
+        open_seconds=settings.backend_circuit_seconds,
+        on_change=Circuits(sessions).listener(tenant, "backend"),
     )
     return Provisioner(
         sessions,
         Backend(client),
+        gate,
         enabled=settings.backend_integration_enabled,
         timeout=settings.backend_timeout_seconds,
         redact=context.redact,

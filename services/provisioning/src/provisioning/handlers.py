@@ -14,6 +14,8 @@ from common.contracts.event import Event
 from common.contracts.jobs import JobDue
 from common.contracts.provisioning import OrganizationRequested
 from common.contracts.subscriptions import CustomerChanged, SubscriptionChanged
+from common.errors import Busy
+from common.gate import CircuitOpen
 from common.logs import get_logger
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
@@ -65,7 +67,10 @@ class Handlers:
         self._decide(work, row, event)
 
     async def on_organization_requested(self, event: Event[OrganizationRequested]) -> None:
-        await self._provisioner.bring_up_to_date(event.data.integration_id, event)
+        try:
+            await self._provisioner.bring_up_to_date(event.data.integration_id, event)
+        except CircuitOpen as error:  # nothing was tried: that uses up no attempt
+            raise Busy(str(error), error.retry_after) from error
 
     async def retry_failed(self, work: Work, event: Event[JobDue]) -> str:
         """Hourly: what failed, or was lost, and is still due is tried again."""

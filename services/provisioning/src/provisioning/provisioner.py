@@ -18,6 +18,7 @@ from common.contracts.event import Event
 from common.contracts.provisioning import OrganizationChanged
 from common.database import Sessions
 from common.errors import Busy
+from common.gate import Gate
 from common.messaging.outbox import Work
 from common.redaction import Redactor
 from provisioning import domain, metrics, repository
@@ -57,6 +58,7 @@ class Provisioner:
         self,
         sessions: Sessions,
         backend: Backend,
+        gate: Gate,
         *,
         enabled: bool,
         timeout: float,
@@ -64,6 +66,7 @@ class Provisioner:
     ) -> None:
         self._sessions = sessions
         self._backend = backend
+        self._gate = gate
         self.enabled = enabled
         self.timeout = timeout
         self._redact = redact
@@ -71,11 +74,20 @@ class Provisioner:
     async def bring_up_to_date(self, integration_id: str, cause: Event[Any]) -> None:
         """Do what is due, until nothing is: what is wanted may change meanwhile.
 
-        Raises `Busy` while another process does it, and what `Backend` raises.
+        Raises `Busy` while another process does it, `CircuitOpen` while the back end is not
+        called, and what `Backend` raises.
         """
-        while (intent := await self._begin(integration_id)) is not None:
+        while await self._one_operation(integration_id, cause):
+            pass
+
+    async def _one_operation(self, integration_id: str, cause: Event[Any]) -> bool:
+        """Whether there was one to do."""
+        async with self._gate.place():
+            intent = await self._begin(integration_id)
+            if intent is None:
+                return False
             try:
-                async with asyncio.timeout_at(intent.deadline):
+                async with asyncio.timeout_at(intent.deadline), self._gate.call():
                     organization_id = await self._call(intent)
             except TimeoutError as error:
                 failure = BackendFailed(
@@ -87,6 +99,7 @@ class Provisioner:
                 await self._failed(intent, error)
                 raise
             await self._succeeded(intent, organization_id, cause)
+            return True
 
     async def give_up(self, work: Work, cause: Event[Any], error: BaseException) -> None:
         """All attempts are used up: show it, tell it. Running it twice is the same as once."""

@@ -26,6 +26,12 @@ class BackendSettings(HttpSettings, DatabaseSettings):
     backend_timeout_seconds: float = Field(
         default=10, gt=0, le=300, description="for all calls of one operation together"
     )
+    backend_circuit_failures: int = Field(
+        default=50,
+        ge=1,
+        description="so many failures in a row, and nothing is sent for a while: requests wait",
+    )
+    backend_circuit_seconds: float = Field(default=30, gt=0, description="for how long")
 
 
 class ApiSettings(BackendSettings, AuthSettings, ScheduleSettings):

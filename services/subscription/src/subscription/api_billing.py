@@ -16,6 +16,7 @@ from common.accounts import DEFAULT
 from common.api import Cursor, IdempotencyKey, Limit, Page, Session, View, page
 from common.auth import Operator, Viewer
 from common.errors import Invalid
+from subscription import cancelling
 from subscription.accounts import Accounts, Billing
 from subscription.api import PROBLEMS
 from subscription.billing import (
@@ -136,9 +137,9 @@ async def cancel(
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """Now, or at the end of the period."""
-    instead = "it ends by itself when nobody pays for its next period"
-    subject = await _subscription(session, caller.tenant, id_, instead)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, wanted)
+    return await _end_or_go_on(
+        request, session, (caller.tenant, account, idempotency_key), id_, wanted
+    )
 
 
 @router.post("/subscriptions/{id_}/resume", responses=PROBLEMS)
@@ -147,9 +148,9 @@ async def resume(
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """A cancellation at the end of the period is taken back."""
-    instead = "pay for its next period: POST /v1/checkouts"
-    subject = await _subscription(session, caller.tenant, id_, instead)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, Resume())
+    return await _end_or_go_on(
+        request, session, (caller.tenant, account, idempotency_key), id_, Resume()
+    )
 
 
 @router.post("/subscriptions/{id_}/coupon", responses=PROBLEMS)
@@ -251,6 +252,20 @@ async def _run(
     commands: Commands = request.app.state.commands
     row = await commands.run(tenant, account, key, subject, wanted)
     return CommandView.model_validate(row)
+
+
+async def _end_or_go_on(
+    request: Request, session: Session, who: tuple[str, str, str], id_: str, wanted: Cancel | Resume
+) -> CommandView:
+    """`who` is the tenant, the account and the key. One by mobile money is our own to end."""
+    tenant, account, key = who
+    async with session.begin():
+        row = await rows.find(session, Subscription, tenant, id_)
+        subject = row.provider_subscription_id
+        if row.provider == OURS:
+            command = await cancelling.run(session, row, key, wanted)
+            return CommandView.model_validate(command)
+    return await _run(request, tenant, account, key, subject, wanted)
 
 
 def _calling(request: Request, tenant: str, account: str) -> AbstractAsyncContextManager[Billing]:

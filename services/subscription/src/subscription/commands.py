@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -58,24 +59,9 @@ class Commands:
         """Raises `Conflict` when the key was used for another command, `Invalid` for an account
         that there is not, `Refused`; and `Upstream` or `RateLimited` when it may be sent again."""
         self._accounts.billing(tenant, account)
-        values = {
-            "id": derived_id(Command.__tablename__, tenant, key),
-            "tenant": tenant,
-            "provider": "stripe",
-            "account": account,
-            "idempotency_key": key,
-            "kind": wanted.kind,
-            "subject": subject,
-            "request": wanted.model_dump(mode="json"),
-            "status": CommandStatus.OPEN.value,
-        }
+        intended = Intended(tenant, "stripe", account, key, subject, wanted)
         async with self._sessions.begin() as session:
-            await session.execute(insert(Command).values(values).on_conflict_do_nothing())
-            row = await session.get_one(Command, values["id"])
-            if (row.subject, row.account, row.request) != (
-                subject, account, values["request"],
-            ):  # fmt: skip
-                raise Conflict("this Idempotency-Key was used for another command")
+            row = await intend(session, intended)
             if row.kind in billing.SUPERSEDING:
                 await _supersede(session, row)
         return await self.go_on(row.id)
@@ -141,6 +127,40 @@ class Commands:
         async with self._sessions.begin() as session:
             row = await session.get_one(Command, attempt.id, with_for_update=True)
             row.attempts = max(row.attempts, attempt.number + 1)
+
+
+@dataclass(frozen=True)
+class Intended:
+    """A command of a caller's, by the caller's key."""
+
+    tenant: str
+    provider: str
+    account: str
+    key: str
+    subject: str
+    wanted: Wanted
+
+
+async def intend(session: AsyncSession, intended: Intended) -> Command:
+    """Write the command down, unless it is there; the row is locked. Raises `Conflict` when the
+    key was used for another one."""
+    values = {
+        "id": derived_id(Command.__tablename__, intended.tenant, intended.key),
+        "tenant": intended.tenant,
+        "provider": intended.provider,
+        "account": intended.account,
+        "idempotency_key": intended.key,
+        "kind": intended.wanted.kind,
+        "subject": intended.subject,
+        "request": intended.wanted.model_dump(mode="json"),
+        "status": CommandStatus.OPEN.value,
+    }
+    await session.execute(insert(Command).values(values).on_conflict_do_nothing())
+    row = await session.get_one(Command, values["id"], with_for_update=True)
+    same = ("subject", "account", "provider", "request")
+    if any(getattr(row, name) != values[name] for name in same):
+        raise Conflict("this Idempotency-Key was used for another command")
+    return row
 
 
 async def _supersede(session: AsyncSession, row: Command) -> None:

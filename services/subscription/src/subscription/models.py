@@ -90,6 +90,9 @@ class Subscription(Row):
     # For those that are ours: when its clock strikes next, and which period's end was told of.
     due_at: Mapped[datetime | None]
     reminded_of: Mapped[datetime | None]
+    # For those that are ours: `now` or `period_end`, and since when somebody wants it to end so.
+    cancel_when: Mapped[str | None]
+    cancel_wanted_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from dateutil.relativedelta import relativedelta
 
@@ -36,17 +36,30 @@ class Payment:
 
 
 @dataclass(frozen=True)
+class Cancellation:
+    """Somebody wants no further period since `at` (UTC), and with `now` not the rest of this one
+    either."""
+
+    at: datetime
+    when: Literal["now", "period_end"]
+
+
+@dataclass(frozen=True)
 class Term:
-    """Paid up to `end`, past due until `grace_end`, expired from then on. `remind_at` is when the
-    customer is to be told that the end comes near, None for never. All UTC."""
+    """Paid up to `end`, past due until `grace_end`, expired from then on; one that is `cancelled`
+    is so from its end on. `remind_at` is when the customer is to be told that the end comes near,
+    None for never. All UTC."""
 
     end: datetime
     grace_end: datetime
     remind_at: datetime | None
+    cancelled: bool = False
 
     def status_at(self, now: datetime) -> Status:
         if now < self.end:
             return Status.ACTIVE
+        if self.cancelled:
+            return Status.CANCELLED
         return Status.PAST_DUE if now < self.grace_end else Status.EXPIRED
 
     def expiring_at(self, now: datetime) -> bool:
@@ -85,17 +98,28 @@ class _Run:
         return continued
 
 
-def term(payments: Iterable[Payment]) -> Term | None:
+def term(payments: Iterable[Payment], cancellation: Cancellation | None = None) -> Term | None:
     """What the payments come to; None for no payment.
 
     A payment before the end, or in the grace period after it, buys the next period; a later one
     starts anew. Months are counted from where they began: what began on the 31st of January ends
     on the last of February, and a month later on the 31st of March.
+
+    Who pays after a cancellation has changed their mind; what a cancellation at once gave up is
+    not given back.
     """
+    ordered = sorted(payments, key=lambda each: (each.at, each.checkout_id))
+    if cancellation is not None and any(each.at > cancellation.at for each in ordered):
+        if cancellation.when == "now":
+            ordered = [each for each in ordered if each.at > cancellation.at]
+        cancellation = None
     run: _Run | None = None
-    for payment in sorted(payments, key=lambda each: (each.at, each.checkout_id)):
+    for payment in ordered:
         run = run.then(payment) if run else _Run(payment.at, 1, payment)
     if run is None:
         return None
+    if cancellation is not None:
+        end = min(run.end, cancellation.at) if cancellation.when == "now" else run.end
+        return Term(end, end, None, cancelled=True)
     notice = min(run.last.reminder, (run.end - run.began) / 2)
     return Term(run.end, run.end + run.last.grace, run.end - notice if notice else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.exc import DBAPIError
 
@@ -31,8 +31,7 @@ async def renew(
     work: Work, cause: Event[Any], row: models.Subscription, paid: Sequence[Checkout], now: datetime
 ) -> None:
     """Bring the subscription to what its paid checkouts and the clock (UTC) say."""
-    payments = [_payment(each) for each in paid]
-    term = periods.term(payments)
+    term = periods.term([_payment(each) for each in paid], _cancellation(row))
     if term is None:
         row.due_at = None
         return
@@ -43,6 +42,7 @@ async def renew(
         status=term.status_at(now),
         plan_id=row_id(models.Plan, row.tenant, OURS, _plan_of(paid[-1])),
         current_period_end=term.end,
+        cancel_at_period_end=term.cancelled and now < term.end,
     )
     before = recording.read(row)
     after, changes = domain.replace_snapshot(before, snapshot)
@@ -85,6 +85,13 @@ async def run(work: Work, event: Event[JobDue]) -> str:
 
 def schedule(pause: timedelta) -> Sequence[Schedule]:
     return (Schedule(_JOB, Every(pause), run),)
+
+
+def _cancellation(row: models.Subscription) -> periods.Cancellation | None:
+    if row.cancel_wanted_at is None:
+        return None
+    when: Literal["now", "period_end"] = "now" if row.cancel_when == "now" else "period_end"
+    return periods.Cancellation(row.cancel_wanted_at, when)
 
 
 def _payment(checkout: Checkout) -> periods.Payment:

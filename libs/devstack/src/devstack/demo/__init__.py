@@ -7,6 +7,7 @@ import asyncio
 import aio_pika
 from rich.console import Console
 
+from devstack.demo import five
 from devstack.demo.directory import Directory
 from devstack.demo.mobile_money import MobileMoneyShop
 from devstack.demo.scene import scene
@@ -17,7 +18,8 @@ from devstack.tokens import DevKeys
 
 def main(subscriptions: int, checkouts: int) -> int:
     console = Console()
-    with scene("demo", PROCESSES, console) as (system, keys):
+    options = {"extra_env": five.ENVIRONMENT, "payout_options": five.PAYOUT_OPTIONS}
+    with scene("demo", PROCESSES, console, **options) as (system, keys):
         introduce(system.layout)
         for name, process in system.processes.items():
             console.print(f"  {name:24} pid {process.pid}")
@@ -33,6 +35,7 @@ async def _play(
         await stage.listen()
         came_true = await Directory(stage, subscriptions).play()
         came_true &= await MobileMoneyShop(stage, checkouts).play()
+    came_true &= await five.play(system, keys, console)
     restarted = {n: p.restarts for n, p in system.processes.items() if p.restarts}
     if restarted:
         console.print(f"restarted: {restarted}")

@@ -128,8 +128,10 @@ class Marketplace:
         if open_ or any(each["state"] == "requested" for each in refunds):
             return False
         balances = await self._balances()
-        if any(sum(balances[name].values()) for name in ("available", "pending")):
-            return False
+        if any(balances["pending"].values()) or any(
+            each > 0 for each in balances["available"].values()
+        ):
+            return False  # below zero is who was paid before a refund: nothing more is to come
         return all(
             each["owed"] == each["requested"] == -balances["platform"][each["seller"]]
             for each in await self._report()
@@ -173,8 +175,9 @@ class Marketplace:
                   sum(each["owed"] for each in report), -sum(balances["platform"].values())),
             Check("paid to sellers: their balances, and the provider's books",
                   await self._paid_at_fapshi(), sum(balances["paid"].values())),
-            Check("owed to sellers, and paid to them", sum(each["owed"] for each in report),
-                  sum(balances["paid"].values())),
+            Check("owed to sellers, and paid to them less what they owe since a refund",
+                  sum(each["owed"] for each in report),
+                  sum(balances["paid"].values()) + sum(balances["available"].values())),
         ]  # fmt: skip
 
     async def orders(self) -> list[dict[str, Any]]:
@@ -216,6 +219,8 @@ class Marketplace:
             if buyer.fate == "late":
                 await self._until(buyer, "cancelled")
                 await self._pay(buyer, buyer.order["payment"])
+                if buyer.rule == "reopen":
+                    await self._until(buyer, "paid")
                 self.late += 1
 
     async def _refund(self) -> None:

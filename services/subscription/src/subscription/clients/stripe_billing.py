@@ -6,9 +6,10 @@ https://docs.stripe.com/api. Each command can be begun again: it looks first whe
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import stripe
+from stripe.params import InvoiceCreatePreviewParams, SubscriptionCreateParams
 
 from common.outside import Refused
 from common.stripe_sdk import stripe_answers, with_key
@@ -68,8 +69,8 @@ class StripeBilling:
         """What the next invoice would be with this plan: minor units."""
         with stripe_answers():
             found = (await self._v1.subscriptions.retrieve_async(subscription)).to_dict()
-            params: Any = {
-                "customer": _id(found["customer"]),
+            params: InvoiceCreatePreviewParams = {
+                "customer": _id(found["customer"]) or "",
                 "subscription": subscription,
                 "subscription_details": {
                     "items": [{"id": _item(found)["id"], "price": plan}],
@@ -117,7 +118,7 @@ class StripeBilling:
             {
                 "id": each["id"],
                 "number": each.get("number"),
-                "status": each["status"],
+                "status": each.get("status"),
                 "currency": str(each["currency"]).upper(),
                 "amount_due": each["amount_due"],
                 "amount_paid": each["amount_paid"],
@@ -139,10 +140,10 @@ class StripeBilling:
         async for each in self._subscriptions(attempt.subject):
             if (each.get("metadata") or {}).get(COMMAND_IN_METADATA) == attempt.id:
                 return _shown(each)
-        params: dict[str, Any] = {
+        params: SubscriptionCreateParams = {
             "customer": attempt.subject,
             "items": [{"price": wanted.plan_id}],
-            **_mark(attempt),
+            "metadata": {COMMAND_IN_METADATA: attempt.id},
         }
         if wanted.trial_days:
             params["trial_period_days"] = wanted.trial_days
@@ -151,7 +152,7 @@ class StripeBilling:
         if wanted.payment_method is not None:
             params["default_payment_method"] = wanted.payment_method
         with with_key():
-            made = await self._v1.subscriptions.create_async(params, _once(attempt))  # type: ignore[arg-type]
+            made = await self._v1.subscriptions.create_async(params, _once(attempt))
         return _shown(made.to_dict())
 
     async def _subscriptions(self, customer: str) -> AsyncIterator[dict[str, Any]]:
@@ -245,7 +246,7 @@ def _mark(attempt: Attempt) -> dict[str, Any]:
     return {"metadata": {COMMAND_IN_METADATA: attempt.id}}
 
 
-def _prorate(wanted: bool) -> str:
+def _prorate(wanted: bool) -> Literal["create_prorations", "none"]:
     return "create_prorations" if wanted else "none"
 
 
