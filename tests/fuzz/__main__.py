@@ -37,7 +37,8 @@ from fuzz.console import fuzz_console
 from fuzz.wire import send_all
 
 _APIS = (
-    "subscription-api", "provisioning-api", "payouts-api", "bank-sync-api", "orders-api", "operations-api",
+    "subscription-api", "provisioning-api", "payouts-api", "bank-sync-api", "orders-api",
+    "operations-api",
 )  # fmt: skip
 _IDLE = 10_000
 _MEMORY_GROWTH = 1.25

@@ -14,7 +14,6 @@ from support.organizations import end_subscription, integration_of, organization
 from support.paybus import Paybus
 from support.waiting import until
 
-
 _PROCESSES = [
     "webhook-gateway",
     "subscription-worker",

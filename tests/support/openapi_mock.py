@@ -19,6 +19,7 @@ import yaml
 
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
+_SIMPLE = {"integer": 1, "number": 1, "boolean": False, "string": "x"}
 
 
 @dataclass
@@ -163,14 +164,8 @@ def _sample(spec: Any, schema: Any, says: Mapping[str, Any]) -> Any:
             }
         case "array":
             return [_sample(spec, schema["items"], says)]
-        case "integer" | "number":
-            return 1
-        case "boolean":
-            return False
-        case "string":
-            return "x"
-        case _:
-            return None
+        case kind:
+            return _SIMPLE.get(kind)
 
 
 def _resolved(spec: Any, schema: Any) -> Any:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any
 
 import httpx
 from rich.console import Console
