@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import QueuePool, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
+from common import metrics
 from common.settings import DatabaseSettings
 
 Sessions = async_sessionmaker[AsyncSession]
@@ -64,6 +65,10 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
         connect_args={"async_creator_fn": Connection.connect, **CONNECT_ARGUMENTS},
         hide_parameters=True,  # values may be personal data; errors reach logs and dead letters
     )
+    pool = created.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    metrics.pool_size.set(settings.database_pool_size)
+    metrics.pool_in_use.set_function(pool.checkedout)
     try:
         yield created
     finally:

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from common import tracing
 from common.errors import (
     Busy,
     Conflict,
@@ -70,6 +71,8 @@ def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> Fas
     not ready, and restarting it would not bring them back.
     """
     app = FastAPI(title=title, **options)
+    if tracing.wanted():
+        app.add_middleware(tracing.Traced)
     app.add_exception_handler(PaybusError, _on_paybus_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

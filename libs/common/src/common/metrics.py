@@ -1,6 +1,12 @@
 """Every metric that common code keeps, in one place. Labels have few values: never an id."""
 
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
 from prometheus_client import Counter, Gauge, Histogram
+from pydantic import BaseModel
 
 published = Counter("paybus_published_total", "Publishes by outcome.", ["exchange", "outcome"])
 
@@ -8,6 +14,10 @@ consumed = Counter(
     "paybus_consumed_total",
     "Messages by outcome: done, duplicate, retried, deferred, dead_lettered.",
     ["queue", "outcome"],
+)
+
+retries = Counter(
+    "paybus_retries_total", "Messages that failed and will be tried again.", ["queue", "attempt"]
 )
 
 handling_seconds = Histogram(
@@ -30,6 +40,18 @@ outbox_oldest_seconds = Gauge(
     "paybus_outbox_oldest_seconds", "Age of the oldest row that waits in the outbox; 0 when empty."
 )
 
+outbox_events = Gauge(
+    "paybus_outbox_events", "Events that are committed and not yet with the broker."
+)
+
+inbox_rows = Gauge(
+    "paybus_inbox_rows", "Rows of the inbox, as PostgreSQL estimates them; 0 before it has."
+)
+
+pool_in_use = Gauge("paybus_database_pool_in_use", "Connections of the pool that are taken.")
+
+pool_size = Gauge("paybus_database_pool_size", "Connections that the pool may have.")
+
 inbox_removed = Counter("paybus_inbox_removed_total", "Inbox rows removed because of their age.")
 
 refilled = Counter(
@@ -38,4 +60,36 @@ refilled = Counter(
 
 scheduler_ticks = Counter("paybus_scheduler_ticks_total", "Job messages written.", ["job"])
 
+schedule_overdue_seconds = Gauge(
+    "paybus_schedule_overdue_seconds",
+    "How long a scheduled job should have been ordered; 0 when it is not due, or paused.",
+    ["job"],
+)
+
+job_runs = Counter(
+    "paybus_job_runs_total", "Runs of scheduled jobs by outcome.", ["job", "outcome"]
+)
+
+secret_age_seconds = Gauge(
+    "paybus_secret_age_seconds",
+    "How long ago the file that a setting names was written: accounts, endpoints, keys.",
+    ["setting"],
+)
+
 broker_connected = Gauge("paybus_broker_connected", "1 while the connection to RabbitMQ is open.")
+
+
+def watch_files(settings: BaseModel) -> None:
+    """The ages of the files that the settings name."""
+
+    def age(path: Path) -> float:
+        try:
+            return max(0.0, time.time() - path.stat().st_mtime)
+        except OSError:
+            return float("nan")
+
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, Path) and value.is_file():
+            gauge = secret_age_seconds.labels(name)
+            gauge.set_function(lambda path=value: age(path))  # type: ignore[misc]

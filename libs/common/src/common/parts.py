@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from common import database, metrics
 from common.database import Sessions
 from common.http import Check, create_app
+from common.messaging.census import Census
 from common.messaging.connection import Broker, OnConnect
 from common.messaging.consumer import Consumer
 from common.messaging.declare import declaring
@@ -90,7 +91,8 @@ def worker(
     app = create_app(title, alive=watchdog.check, ready=ready)
     for router in routers:
         app.include_router(router)
-    return Running(app, [*consumers, housekeeper, *tasks], [relay])
+    census = Census(sessions(engine))
+    return Running(app, [*consumers, housekeeper, census, *tasks], [relay])
 
 
 def consumer_options(

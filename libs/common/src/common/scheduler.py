@@ -217,6 +217,7 @@ async def _cancelled(session: AsyncSession, event: Event[JobDue]) -> bool:
 async def _keep_outcome(
     session: AsyncSession, name: str, started: float, outcome: str, result: str
 ) -> None:
+    metrics.job_runs.labels(name, outcome).inc()
     await session.execute(
         update(schedules)
         .where(schedules.c.name == name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import gc
 import os
@@ -20,7 +21,7 @@ from typing import Any, NoReturn, Protocol
 import uvicorn
 import uvloop
 
-from common import logs
+from common import logs, metrics, tracing
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.redaction import Redactor
@@ -104,6 +105,11 @@ def _begin(name: str, role: str, settings: type[SettingsT]) -> tuple[SettingsT, 
     loaded = load(settings)
     redact = Redactor(secrets_of(loaded))
     logs.configure(service=name, role=role, level=loaded.log_level, redact=redact)
+    metrics.watch_files(loaded)
+    try:
+        atexit.register(tracing.configure(name, role))
+    except ValueError as error:
+        refuse(str(error))
     return loaded, redact
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from common import tracing
 from common.contracts.event import CONTENT_TYPE
 from common.contracts.registry import lookup
 from common.errors import (
@@ -97,7 +98,8 @@ class Gateway:
         outcome, reason = "error", None
         try:
             await self._limiter.take(provider.endpoint.path, provider.rate_limit)
-            outcome = await self._take(provider, Headers(scope=scope), receive)
+            with tracing.span(f"webhook {provider.name}", kind="server"):
+                outcome = await self._take(provider, Headers(scope=scope), receive)
         except RateLimited as error:
             outcome, reason = "limited", str(error)
             after = {"Retry-After": str(math.ceil(error.retry_after))}

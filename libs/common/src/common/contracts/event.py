@@ -14,6 +14,8 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from common import tracing
+
 CONTENT_TYPE: Final = "application/cloudevents+json"
 
 # An id of a provider's or ours.
@@ -131,7 +133,7 @@ def follow_up(
         tenant=tenant or cause.tenant,
         correlationid=cause.correlationid,
         causationid=cause.id,
-        traceparent=cause.traceparent,
+        traceparent=tracing.traceparent() or cause.traceparent,
         trust=cause.trust,
         sequence=sequence,
         data=data,
@@ -162,6 +164,7 @@ def root(
         recordedtime=now,
         tenant=tenant,
         correlationid=correlationid or id,
+        traceparent=tracing.traceparent(),
         trust=trust,
         sequence=sequence,
         data=data,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from common import metrics
+from common import metrics, tracing
 from common.contracts.event import Event
 from common.contracts.topology import Queue
 from common.errors import Unavailable
@@ -73,7 +73,8 @@ class EffectfulConsumer(Consumer):
 
     async def _run(self, delivery: Delivery, event: Event[Any]) -> None:
         try:
-            await self._through_outages(partial(self._effect, event))
+            with tracing.consuming(self.queue.name, event):
+                await self._through_outages(partial(self._effect, event))
         except Stop:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides

@@ -76,6 +76,7 @@ class FailureHandler:
         failures, outcome = delivery.failures, "deferred"
         if retry.attempt != failures.attempt:  # failed, and was not only put off
             failures, outcome = failures.with_error(error, self._redact), "retried"
+            metrics.retries.labels(self._queue.name, str(failures.attempt)).inc()
             log.warning(
                 "failed, will be tried again",
                 queue=self._queue.name,

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common import metrics
+from common import metrics, tracing
 from common.contracts.event import Event
 from common.contracts.topology import Queue
 from common.errors import Permanent
@@ -100,7 +100,7 @@ class TransactionalConsumer(Consumer):
                 await self._prepare(session, fresh)
             work = Work(session, self._source)
             for handler, event in zip(handlers, fresh, strict=True):
-                with handling(event):
+                with handling(event), tracing.consuming(self.queue.name, event):
                     await handler(work, event)
             await work.flush()
         self._done(fresh)

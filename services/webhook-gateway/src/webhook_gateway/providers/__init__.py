@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 
+from common import tracing
 from common.contracts.event import Event, Payload, Trust, event_model, faults
 from common.contracts.payments import ProviderEvent
 from common.errors import PaybusError
@@ -119,6 +120,7 @@ class Provider(ABC):
             recordedtime=now,
             tenant=self.endpoint.tenant,
             correlationid=id_,
+            traceparent=tracing.traceparent(),
             trust=proof.trust,
             data=data,
         )
