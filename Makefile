@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-stripe-openapi test-rabbitmq4 chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-deploy observability observability-check chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,15 @@ test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it ca
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
 
+k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' schemas, complete for every service
+	@$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
+
+observability: setup ## write rules, dashboards and docs/metrics.md from deploy/observability
+	@$(BIN)/python -m deploy.observability.build
+
+observability-check: setup ## rules and routes by promtool and amtool; every query asked of a Prometheus under the demo's load
+	@$(BIN)/python -m deploy.observability.check
+
 chaos: setup ## break everything under load and count every effect (SEED=, SCENARIOS=a,b, WEBHOOKS=5000)
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") --webhooks $(WEBHOOKS)
 
@@ -89,6 +98,7 @@ lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md i
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m common.contracts.catalogue --check docs/events.md
+	@$(BIN)/python -m deploy.observability.build --check
 
 fmt: setup ## format the code and sort the imports
 	@$(BIN)/ruff format .

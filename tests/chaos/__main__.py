@@ -153,12 +153,13 @@ def _run_field(
         on,
         scenario.plan(webhooks),
         seed=seed,
-        rate=rate * scenario.copies,
+        rate=max(rate, 200) if scenario.smooth else rate * scenario.copies,
         logs=logs / scenario.name,
         replicas=scenario.replicas,
         cluster=scenario.cluster,
         proxied=scenario.proxied,
         spool=scenario.spool,
+        smooth=scenario.smooth,
     )
     with field:
         field.start_load()

@@ -53,6 +53,7 @@ class Field:
         cluster: bool = False,
         proxied: Sequence[str] = (),
         spool: bool = False,
+        smooth: bool = False,
     ) -> None:
         self.ground = ground
         self.dice = random.Random(seed)
@@ -63,6 +64,7 @@ class Field:
         self._wants_cluster = cluster
         self._proxied = proxied
         self._spool = spool
+        self._smooth = smooth
         self.sent = Webhooks.of(load, self.dice)
         self._exit = ExitStack()
         self._counts = dict.fromkeys((*WORKERS, "webhook-gateway"), 0)
@@ -137,13 +139,12 @@ class Field:
         for worker in WORKERS:
             self.scale(worker, self._replicas)
         self.wait_ready()
-        gateways = [
-            process.spec.env["HTTP_PORT"]
-            for name, process in self.system.processes.items()
-            if name.startswith("webhook-gateway")
-        ]
         self._provider = Provider(
-            [f"http://127.0.0.1:{port}" for port in gateways],
+            [
+                _url(process)
+                for name, process in self.system.processes.items()
+                if name.startswith("webhook-gateway")
+            ],
             self.sent.bodies,
             rate=self._rate,
             seed=self._seed,
@@ -199,6 +200,8 @@ class Field:
             verdict = self._once_more()
         if self._spool and (away := self._provider.turned_away):
             verdict.missing.append(f"{away} answers that were not 2xx, although there is a spool")
+        if self._smooth and self._provider.refused:
+            verdict.missing.append(f"{self._provider.refused} webhooks failed at first")
         return verdict, recovery
 
     def _once_more(self) -> Verdict:
@@ -228,6 +231,21 @@ class Field:
             process.stop()
             del self.system.processes[process.spec.name]
         self._counts[name] = replicas
+
+    def replace(self, name: str) -> None:
+        """Each replica by a new one, as Kubernetes does it: the new one is ready before it is
+        sent anything, and the old one is sent nothing more when it gets its SIGTERM."""
+        replicas = self._counts[name]
+        for replica in range(replicas):
+            old = self._process(name, replica)
+            new = self.system.start_one(self._spec(name, replica + replicas), restart=True)
+            new.wait_ready(120)
+            if name == "webhook-gateway":
+                self._provider.use(_url(new), instead_of=_url(old))
+                trouble_lasts(1)  # as the pause before the SIGTERM in deploy/k8s
+            old.ask_to_stop()
+            old.stop()
+            del self.system.processes[old.spec.name]
 
     def wait_ready(self) -> None:
         for process in self.system.processes.values():
@@ -289,6 +307,10 @@ class Field:
         proxy = Proxy(ports)
         self._exit.callback(proxy.close)
         return proxy
+
+
+def _url(process: Process) -> str:
+    return f"http://127.0.0.1:{process.spec.env['HTTP_PORT']}"
 
 
 def _port(url: str, port: int) -> str:

@@ -112,6 +112,11 @@ class Provider(threading.Thread):
         self.refused = 0  # answers that were not 2xx, and no answers
         self.turned_away = 0  # the former alone
 
+    def use(self, url: str, *, instead_of: str) -> None:
+        """As a balancer that was told of another gateway."""
+        others = [each for each in self._gateways if each != f"{instead_of}/webhooks/stripe"]
+        self._gateways = [*others, f"{url}/webhooks/stripe"]
+
     def run(self) -> None:
         asyncio.run(self._send_all())
 

@@ -11,6 +11,7 @@ from functools import partial
 from chaos.field import WORKERS, Field
 from chaos.load import Plan
 from chaos.proxy import Line, Proxy
+from devstack.addresses import DevstackError
 from support.waiting import trouble_lasts
 
 Disturb = Callable[[Field], None]
@@ -30,6 +31,7 @@ class Scenario:
     cluster: bool = False
     proxied: Sequence[str] = ()
     spool: bool = False
+    smooth: bool = False  # no webhook may fail
 
     def plan(self, webhooks: int) -> Plan:
         return Plan(webhooks, self.copies, self.poison_every, self.killer)
@@ -135,6 +137,15 @@ def scale(field: Field) -> None:
             field.scale(worker, replicas)
 
 
+def roll_out(field: Field) -> None:
+    """What a Deployment does with a new version: a new one up and ready, then an old one away."""
+    field.wait_for_share(0.1)
+    for name in ("webhook-gateway", *WORKERS):
+        field.replace(name)
+    if not field.flowing:
+        raise DevstackError("the load ended before all were replaced: give it more WEBHOOKS")
+
+
 def _network(name: str, which: Callable[[Field], Proxy]) -> list[Scenario]:
     def make(line: Line, seconds: float, what: str) -> Scenario:
         return Scenario(
@@ -192,6 +203,12 @@ SCENARIOS = (
     ),
     Scenario("poison", "a poisonous message every 100th", nothing, poison_every=100),
     Scenario("killer", "a handler that kills its process on one message", nothing, killer=True),
+    Scenario(
+        "rolling",
+        "every process replaced, one after the other, as a new version is rolled out",
+        roll_out,
+        smooth=True,
+    ),
     Scenario("scale", "1, 2 and 8 replicas of each worker, scaled up and down", scale, replicas=1),
     PAYDAY,
 )

@@ -24,6 +24,7 @@ from support.billing import (
 from support.checkouts import order, settle, start, until_subscription
 from support.mobile_money import ask_now
 from support.paybus import Paybus
+from support.waiting import until
 
 _QUICK = {"PROVIDER_TIMEOUT_SECONDS": "2", "RENEWALS_PAUSE_SECONDS": "1"}
 
@@ -48,6 +49,11 @@ def test_a_customer_subscribes_with_a_trial_and_a_coupon(paybus: Paybus) -> None
     listed = stripe(paybus, "GET", f"subscriptions?customer={theirs}&status=all")["data"]
     (made,) = [each for each in listed if each["plan"]["id"] == "gold"]
     assert (made["status"], made["discounts"]) == ("trialing", ["half"])
+    entitled = f"entitlements/{theirs}"
+    until(
+        lambda: "gold" in {each["plan"] for each in done(paybus, "GET", entitled)["plans"]},
+        what="who tries a plan may use it",
+    )
     refused = call(paybus, "POST", path, json=wanted | {"coupon": "unknown"})
     assert (refused.status_code, "stripe" in refused.text) == (422, True)
 
@@ -65,6 +71,43 @@ def test_a_plan_is_previewed_and_changed(paybus: Paybus) -> None:
     later = done(paybus, "POST", path, json={"plan_id": "silver", "when": "period_end"})
     schedule = stripe(paybus, "GET", f"subscription_schedules/{later['result']['schedule']}")
     assert [each["items"][0]["price"] for each in schedule["phases"]] == ["gold", "silver"]
+
+
+def test_a_change_that_is_planned_is_taken_back_by_what_comes_after(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    later = {"plan_id": "gold", "when": "period_end"}
+
+    def planned() -> str:
+        name = done(paybus, "POST", f"{path}/plan", json=later)["result"]["schedule"]
+        time_passes()
+        return str(name)
+
+    def released(name: str) -> bool:
+        status = stripe(paybus, "GET", f"subscription_schedules/{name}")["status"]
+        return bool(status == "released")
+
+    schedule = planned()
+    done(paybus, "POST", f"{path}/plan", json={"plan_id": "silver"})  # the one that there is
+    assert released(schedule)
+    schedule = planned()
+    until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
+    assert released(schedule), "Stripe lets nobody cancel beside a schedule"
+
+
+def test_of_two_default_methods_the_newer_holds(paybus: Paybus) -> None:
+    theirs, customer, _ = a_customer(paybus)
+    one, two = a_card(paybus, theirs), a_card(paybus, theirs)
+    path = f"customers/{customer}/payment-methods"
+    behave(paybus, "fail")
+    try:
+        assert call(paybus, "PUT", f"{path}/{one}/default", key="older").status_code == 502
+    finally:
+        behave(paybus, "well")
+    done(paybus, "PUT", f"{path}/{two}/default", key="newer")
+    old = call(paybus, "PUT", f"{path}/{one}/default", key="older")
+    assert (old.status_code, "later command" in old.text) == (422, True)
+    assert {each["id"]: each["default"] for each in done(paybus, "GET", path)}[two]
 
 
 def test_a_cancellation_at_the_end_is_taken_back_and_one_now_is_not(paybus: Paybus) -> None:
@@ -151,6 +194,29 @@ def test_a_subscription_by_mobile_money_is_cancelled_and_goes_on(paybus: Paybus)
     settle(paybus, start(paybus, wanted))
     ask_now(paybus)
     until_seen(paybus, subscription, status="active", cancel_at_period_end=False)
+    end = done(paybus, "GET", path)["current_period_end"]
+    done(paybus, "POST", f"{path}/cancel", json={})
+    assert done(paybus, "GET", path)["current_period_end"] == end, "what was given up stays so"
+
+
+def test_a_payment_that_meets_a_cancellation_is_to_go_back(paybus: Paybus) -> None:
+    wanted = order("fapshi")
+    first = start(paybus, wanted)
+    settle(paybus, first)
+    ask_now(paybus)
+    subscription = until_subscription(paybus, first, "active")["id"]
+    second = start(paybus, wanted)
+    paybus.system.processes["subscription-worker"].stop()
+    settle(paybus, second)
+    ask_now(paybus)
+    until(lambda: paybus.depths()["subscription.billing"], what="its report waits")
+    done(paybus, "POST", f"subscriptions/{subscription}/cancel", json={"when": "now"})
+    paybus.start("subscription-worker")
+    until(
+        lambda: "refund it" in (done(paybus, "GET", f"checkouts/{second['id']}")["error"] or ""),
+        what="somebody is told to give it back",
+    )
+    assert done(paybus, "GET", f"subscriptions/{subscription}")["status"] == "cancelled"
 
 
 def test_each_verb_needs_its_role_and_its_tenant(paybus: Paybus) -> None:

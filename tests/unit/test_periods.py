@@ -98,6 +98,22 @@ def test_a_cancellation_ends_what_was_paid_before_it(
     assert found.end == (whole.end if when == "period_end" else min(whole.end, at))
 
 
+def test_what_was_given_up_never_counts_again() -> None:
+    """A year is cancelled at once, and paid back; a month that is paid then is a month, also when
+    that is cancelled at its end, or the cancellation taken back."""
+    year, gave_up = payment(interval="year"), START + timedelta(days=1)
+    month = payment(START + timedelta(days=2))
+    ends = {term([year, month], None, gave_up), term([month])}
+    assert len(ends) == 1
+    later = Cancellation(START + timedelta(days=3), "period_end")
+    found = term([year, month], later, gave_up)
+    assert found is not None
+    assert found.end == the_term(month).end
+    at_once = term([year], Cancellation(gave_up, "now"), gave_up)
+    assert at_once is not None
+    assert at_once.end == gave_up
+
+
 def test_no_payment_is_no_term() -> None:
     assert term([]) is None
 

@@ -57,7 +57,7 @@ class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
         self.phases, self.end_behavior = phases or self.phases, end_behavior
 
 
-def install(app: web.Application) -> None:
+def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a function
     state: dict[str, Any] = {"mode": "well", "rate": 1.0}
     chance = random.Random(0)  # noqa: S311 - misbehaviour that can be repeated
     answers: dict[str, tuple[int, bytes, bytes]] = {}
@@ -109,6 +109,15 @@ def install(app: web.Application) -> None:
         changed = SubscriptionSchedule._api_update(request.match_info["id"], **wanted)
         return json_response(changed._export())
 
+    async def release(request: web.Request) -> Any:
+        found = SubscriptionSchedule._api_retrieve(request.match_info["id"])
+        if found.status == "active":
+            found.status = "released"
+            subscription = Subscription._api_retrieve(found.subscription)
+            subscription.schedule = None
+            _tell(subscription)
+        return json_response(found._export())
+
     async def portal(request: web.Request) -> Any:
         wanted = await get_post_data(request)
         customer = Customer._api_retrieve(wanted["customer"])
@@ -129,6 +138,7 @@ def install(app: web.Application) -> None:
     app.router.add_post("/v1/subscription_schedules", schedule)
     app.router.add_get("/v1/subscription_schedules/{id}", see_schedule)
     app.router.add_post("/v1/subscription_schedules/{id}", change_schedule)
+    app.router.add_post("/v1/subscription_schedules/{id}/release", release)
     app.router.add_post("/v1/billing_portal/sessions", portal)
 
 
@@ -158,6 +168,7 @@ def _teach() -> None:
         self.discounts = coupon
         if self.trial_period_days is not None:
             self.status, self.trial_start = "trialing", int(time.time())
+            _tell(self)
 
     def update(
         self: Any, items: Any = None, discounts: Any = None, proration_behavior: Any = None,
@@ -165,6 +176,8 @@ def _teach() -> None:
     ) -> None:  # fmt: skip
         if self.status == "canceled":
             raise UserError(404, "No such subscription: it is canceled")
+        if self.schedule is not None and "cancel_at_period_end" in more:
+            raise UserError(400, "The subscription is managed by a schedule: release it first")
         coupon = _coupon(discounts)
         prorate = None if proration_behavior is None else proration_behavior != "none"
         change(self, items=_plans(items), prorate=prorate, **more)

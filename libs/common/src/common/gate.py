@@ -4,7 +4,7 @@ all."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from prometheus_client import Gauge
@@ -44,7 +44,8 @@ class Gate:
 
     `at_once` bounds calls in this process, `quota` those of all replicas. `failures` calls in a row
     without an answer open the circuit for `open_seconds`; then calls are let through on trial, and
-    the first that fails opens it again. `on_change` hears the circuit's new state.
+    the first that fails opens it again. `answers` are further errors that are
+    answers. `on_change` hears the circuit's new state.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Gate:
         at_once: int,
         quota: Quota | None,
         failures: int = 10,
+        answers: Sequence[type[Exception]] = (),
         open_seconds: float = 30,
         wait_seconds: float = 2,
         on_change: OnChange = unheard,
@@ -74,6 +76,7 @@ class Gate:
                 Refused,
                 Permanent,
                 RateLimited,
+                *answers,
                 (Exception, lambda e: not isinstance(e, Upstream)),
             ],
         )

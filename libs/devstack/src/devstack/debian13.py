@@ -67,10 +67,10 @@ def _make(tree: Path) -> None:
         _run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "debootstrap"])
     say(f"making a Debian 13 tree with rabbitmq-server in {tree} (some minutes) ...")
     include = "--include=rabbitmq-server"
-    _run(["debootstrap", "--variant=minbase", include, _RELEASE, str(tree), _mirror()])
+    _run(["debootstrap", "--variant=minbase", include, _RELEASE, str(tree), mirror()])
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Where apt on this machine gets Debian from."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "Created-By: Packages", "--format", "$(REPO_URI) $(LABEL)"],

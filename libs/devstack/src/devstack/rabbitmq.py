@@ -23,7 +23,7 @@ class PrivateNode:
     """One node with its data in `state`; the same `state` starts with the same queues.
 
     With `cluster`, the names of all its nodes, it joins the others; they share an `epmd_port`, and
-    whoever made them runs the epmd there.
+    whoever made them runs the epmd there. At `metrics_port`, if any, Prometheus may ask it.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class PrivateNode:
         name: str = "paybus",
         cluster: Sequence[str] = (),
         epmd_port: int | None = None,
+        metrics_port: int | None = None,
     ) -> None:
         self._server = server
         self._state = state
@@ -43,6 +44,7 @@ class PrivateNode:
         self.name = f"{name}@localhost"
         self._cluster = cluster
         self._epmd = epmd_port or own_epmd
+        self._metrics = metrics_port
         self._runs_epmd = epmd_port is None
         self._log = state / "rabbitmq.log"
         self._processes: list[Popen[bytes]] = []
@@ -112,13 +114,19 @@ class PrivateNode:
             "log.console.level = warning\n"
             "log.file = false\n"
             "disk_free_limit.absolute = 50MB\n"
+            + (
+                f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {self._metrics}\n"
+                if self._metrics
+                else ""
+            )
             + "".join(
                 f"cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
                 for number, name in enumerate(self._cluster, 1)
             )
         )
         self._configuration.chmod(0o600)
-        (self._state / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        plugins = ["rabbitmq_management", *(["rabbitmq_prometheus"] if self._metrics else [])]
+        (self._state / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
 
     @property
     def _configuration(self) -> Path:

@@ -172,11 +172,13 @@ async def get_terms(caller: Viewer, session: Session) -> Terms:
 
 @terms.put("")
 async def set_terms(caller: Admin, session: Session, wanted: Terms) -> Terms:
-    """For orders that are placed from now on."""
+    """For orders that are placed from now on. What is left out stays as it is."""
     async with session.begin():
-        values = wanted.model_dump(mode="json")
+        before = await ordering.terms_of(session, caller.tenant)
+        after = before.model_copy(update=wanted.model_dump(exclude_unset=True))
+        values = after.model_dump(mode="json")
         await repository.set_terms(session, caller.tenant, values, caller.subject)
-    return wanted
+    return after
 
 
 def _checkout(order: Order, wanted: NewPayment) -> dict[str, Any]:

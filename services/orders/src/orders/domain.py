@@ -62,16 +62,18 @@ def judge(
     came: tuple[int, str],
     late: LateRule,
     by_clock: bool,
+    in_time: bool = False,
 ) -> tuple[Verdict, int]:
     """What the money is taken for, and how much of it goes back. `total` and `came` are minor units
-    and their currency; `by_clock` is whether a cancelled order was cancelled for not being paid."""
+    and their currency; `by_clock` is whether a cancelled order was cancelled for not being paid,
+    `in_time` whether it was paid before that all the same, and only heard of later."""
     amount, currency = came
     if state in SOLD or state is State.REFUNDED:
         return Verdict.DOUBLE, amount
     if currency != total[1] or amount < total[0]:
         return Verdict.WRONG, amount
     if state is State.CANCELLED:
-        if not (by_clock and late is LateRule.REOPEN):
+        if not (by_clock and (in_time or late is LateRule.REOPEN)):
             return Verdict.LATE, amount
         return Verdict.REOPENED, amount - total[0]
     return Verdict.ACCEPTED, amount - total[0]

@@ -51,10 +51,13 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
     payment.status, payment.settled_at = report.status, event.time
     if report.amount is not None and report.currency is not None:
         payment.amount, payment.currency = report.amount, report.currency
-        await _take(work, event, order, payment)
+        in_time = report.paid_at is not None and report.paid_at <= order.pay_by
+        await _take(work, event, order, payment, in_time=in_time)
 
 
-async def _take(work: Work, event: Event[Any], order: Order, payment: Payment) -> None:
+async def _take(
+    work: Work, event: Event[Any], order: Order, payment: Payment, *, in_time: bool
+) -> None:
     assert payment.amount is not None
     assert payment.currency is not None
     terms = stored_terms(order.terms)
@@ -64,6 +67,7 @@ async def _take(work: Work, event: Event[Any], order: Order, payment: Payment) -
         came=(payment.amount, payment.currency),
         late=terms.late_payment,
         by_clock=order.cancelled_by is None,
+        in_time=in_time,
     )
     payment.verdict = verdict
     metrics.payments.labels(verdict).inc()
@@ -86,8 +90,12 @@ async def _take(work: Work, event: Event[Any], order: Order, payment: Payment) -
 async def on_refund_settled(work: Work, event: Event[RefundSettled]) -> None:
     report = event.data
     refund = await work.session.get(Refund, report.refund_id)  # locked, by `prepare`
-    if refund is None or refund.tenant != event.tenant or refund.state == RefundState.SUCCEEDED:
-        return  # somebody else's refund, or one that was confirmed by hand
+    if refund is None or refund.tenant != event.tenant:
+        return  # somebody else's
+    if refund.state == RefundState.SUCCEEDED:
+        if report.status == "succeeded" and refund.provider_refund_id is None:
+            log.error("a refund that was paid back by hand was made, too", refund=refund.id)
+        return
     refund.state = RefundState(report.status)
     refund.provider_refund_id, refund.error = report.provider_refund_id, report.reason
     refund.settled_at = event.time

@@ -78,6 +78,8 @@ async def cancel(session: AsyncSession, tenant: str, id_: str, by: str, reason: 
     order = await repository.locked_order(session, tenant, id_)
     if order.state in SOLD:
         raise Conflict(f"the order is {order.state}: refund it")
+    if order.state == State.CANCELLED:
+        return order  # the answer to the first call was lost
     changes = Changes(session)
     await give_up(changes, order, await rows.clock(session), by=by, reason=reason)
     await changes.close()
@@ -96,6 +98,8 @@ async def give_up(
 
 async def fulfil(session: AsyncSession, tenant: str, id_: str) -> Order:
     order = await repository.locked_order(session, tenant, id_)
+    if order.state in {State.FULFILLED, State.COMPLETED}:
+        return order  # the answer to the first call was lost
     changes = Changes(session)
     changes.move(order, State.FULFILLED)
     order.fulfilled_at = await rows.clock(session)

@@ -17,13 +17,13 @@ from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running
 from provisioning import handlers
 from provisioning.api import router
-from provisioning.clients.backend import Backend
+from provisioning.clients.backend import Backend, BackendBusy
 from provisioning.handlers import Handlers
 from provisioning.provisioner import SOURCE, Provisioner
 from provisioning.settings import ApiSettings, BackendSettings, WorkerSettings
 
 _ATTEMPTS = 5
-_AT_ONCE = 200
+_AT_ONCE = 500  # as many operations as CONCURRENCY may be
 
 
 async def api(settings: ApiSettings, context: Context) -> Running:
@@ -97,6 +97,7 @@ async def _provisioner(
         at_once=_AT_ONCE,
         quota=None,
         failures=settings.backend_circuit_failures,
+        answers=[BackendBusy],
         open_seconds=settings.backend_circuit_seconds,
         on_change=Circuits(sessions).listener(tenant, "backend"),
     )

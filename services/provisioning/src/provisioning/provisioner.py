@@ -18,7 +18,7 @@ from common.contracts.event import Event
 from common.contracts.provisioning import OrganizationChanged
 from common.database import Sessions
 from common.errors import Busy
-from common.gate import Gate
+from common.gate import CircuitOpen, Gate
 from common.messaging.outbox import Work
 from common.redaction import Redactor
 from provisioning import domain, metrics, repository
@@ -89,6 +89,9 @@ class Provisioner:
             try:
                 async with asyncio.timeout_at(intent.deadline), self._gate.call():
                     organization_id = await self._call(intent)
+            except CircuitOpen:
+                await self._not_begun(intent)
+                raise
             except TimeoutError as error:
                 failure = BackendFailed(
                     f"{intent.operation}: the back end took more than {self.timeout:g} s"
@@ -198,6 +201,15 @@ class Provisioner:
             kind = "organization.suspended" if suspended else "organization.provisioned"
             _announce(work, row, kind, cause)
             await work.flush()
+
+    async def _not_begun(self, intent: Intent) -> None:
+        """Nothing was sent: it is as if there had been no attempt."""
+        async with self._sessions.begin() as session:
+            await repository.forget_attempt(session, intent.attempt_id)
+            row = await repository.lock_integration(session, intent.integration_id)
+            if row.lease == intent.lease:
+                row.lease = row.lease_until = None
+                row.outcome_unknown = intent.outcome_unknown
 
     async def _failed(self, intent: Intent, error: BaseException) -> None:
         text = self._text(error)

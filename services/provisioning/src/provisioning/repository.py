@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Select, and_, func, or_, select, update
+from sqlalchemy import Select, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
@@ -47,6 +47,10 @@ async def finish_attempt(session: AsyncSession, id_: int, outcome: str, error: s
         .where(Attempt.id == id_)
         .values(finished_at=datetime.now(UTC), outcome=outcome, error=error)
     )
+
+
+async def forget_attempt(session: AsyncSession, id_: int) -> None:
+    await session.execute(delete(Attempt).where(Attempt.id == id_))
 
 
 async def attempts_of(session: AsyncSession, integration: str, limit: int) -> Sequence[Attempt]:

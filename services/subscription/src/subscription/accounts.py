@@ -78,6 +78,7 @@ class Accounts:
     ) -> None:
         """Raises `AccountsInvalid`. Without a file there are none."""
         self._clients: dict[tuple[str, str, str], CheckoutClient] = {}
+        self._gates: dict[tuple[str, str, str], Gate] = {}
         self._billing: dict[tuple[str, str], Billing] = {}
         for account in accounts.read(path, "account", Account) if path else ():
             kind = CLIENTS.get(account.provider)
@@ -88,17 +89,16 @@ class Accounts:
             redact.learn(secrets_of(options))
             client = kind(options, http)
             self._clients[account.tenant, account.provider, account.name] = client
+            gate = Gate(
+                f"{account.tenant}/{account.path}",
+                label=account.path,
+                at_once=client.options.at_once,
+                quota=None,
+                open_seconds=client.options.circuit_seconds,
+                on_change=circuits.listener(account.tenant, account.path) if circuits else unheard,
+            )
+            self._gates[account.tenant, account.provider, account.name] = gate
             if isinstance(client, Stripe):
-                gate = Gate(
-                    f"{account.tenant}/{account.path}",
-                    label=account.path,
-                    at_once=client.options.at_once,
-                    quota=None,
-                    open_seconds=client.options.circuit_seconds,
-                    on_change=circuits.listener(account.tenant, account.path)
-                    if circuits
-                    else unheard,
-                )
                 self._billing[account.tenant, account.name] = Billing(client.billing, gate)
 
     def billing(self, tenant: str, account: str) -> Billing:
@@ -111,12 +111,9 @@ class Accounts:
                 "that ACCOUNTS_FILE names"
             ) from None
 
-    def gate(self, tenant: str, wanted: NewCheckout) -> Gate | None:
-        """What stands before calls of the account, if anything does."""
-        if wanted.provider != "stripe":
-            return None
-        found = self._billing.get((tenant, wanted.account))
-        return found.gate if found else None
+    def gate(self, tenant: str, wanted: NewCheckout) -> Gate:
+        """What stands before calls of the account that `find` finds."""
+        return self._gates[tenant, wanted.provider, wanted.account]
 
     def find(self, tenant: str, wanted: NewCheckout) -> CheckoutClient:
         """Raises `Invalid` when the tenant has no such account."""

@@ -102,8 +102,8 @@ class Attempt:
 
 # Those that a report of the subscription shows to be done.
 CONFIRMED = ("subscribe", "change_plan", "cancel", "resume")
-# Of these the last one holds.
-SUPERSEDING = ("change_plan", "cancel", "resume")
+# Of the kinds in one group the last command holds.
+SUPERSEDING = (("change_plan", "cancel", "resume"), ("set_default",), ("apply_coupon",))
 
 
 def stored(request: dict[str, Any]) -> Wanted:

@@ -53,6 +53,8 @@ async def _do(
         raise Conflict(f"the subscription is {row.status}: start a checkout, POST /v1/checkouts")
     if isinstance(wanted, Cancel):
         row.cancel_when, row.cancel_wanted_at = wanted.when, now
+        if wanted.when == "now":
+            row.gave_up_at = now
     else:
         row.cancel_when = row.cancel_wanted_at = None
     await renewals.renew(work, cause, row, paid, now)

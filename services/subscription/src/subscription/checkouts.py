@@ -16,6 +16,7 @@ from common.contracts.event import derived_id, root
 from common.contracts.payments import CheckoutStarted
 from common.database import Sessions
 from common.errors import Conflict, Invalid, RateLimited, Upstream
+from common.gate import Gate
 from common.logs import get_logger
 from common.messaging import outbox
 from common.outside import Refused, excerpt
@@ -62,7 +63,7 @@ class Checkouts:
         if order is None:
             return _answer(checkout)
         try:
-            started, payload = await self._ask(client, order)
+            started, payload = await self._ask(client, self._accounts.gate(tenant, wanted), order)
         except Refused as error:
             return _answer(await self._refuse(client, order, error))
         return _answer(await self._record(order, started, payload))
@@ -91,10 +92,12 @@ class Checkouts:
                 await _announce(session, checkout, started, _payload(order, started))
         return checkout, order
 
-    async def _ask(self, client: CheckoutClient, order: Order) -> tuple[Started, CheckoutStarted]:
+    async def _ask(
+        self, client: CheckoutClient, gate: Gate, order: Order
+    ) -> tuple[Started, CheckoutStarted]:
         provider = order.wanted.provider
         try:
-            async with asyncio.timeout(self._timeout):
+            async with gate.place(), asyncio.timeout(self._timeout), gate.call():
                 started = await client.start(order)
             return started, _payload(order, started)
         except Refused as error:

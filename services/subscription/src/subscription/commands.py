@@ -62,8 +62,9 @@ class Commands:
         intended = Intended(tenant, "stripe", account, key, subject, wanted)
         async with self._sessions.begin() as session:
             row = await intend(session, intended)
-            if row.kind in billing.SUPERSEDING:
-                await _supersede(session, row)
+            for kinds in billing.SUPERSEDING:
+                if row.kind in kinds:
+                    await _supersede(session, row, kinds)
         return await self.go_on(row.id)
 
     async def go_on(self, id_: str) -> Command:
@@ -87,12 +88,15 @@ class Commands:
             await self._keep(id_, CommandStatus.REFUSED, None, self._said(error))
             raise Refused(self._said(error), error.status) from error
         except RateLimited as error:
+            metrics.commands.labels(row.kind, "put_off").inc()
             raise RateLimited(f"stripe: {error}; {_AGAIN}", error.retry_after) from error
         except Upstream as error:
+            metrics.commands.labels(row.kind, "unknown").inc()
             if isinstance(error, KeyUsedUp):
                 await self._next_key(attempt)
             raise Upstream(f"{self._said(error)}; {_AGAIN}") from error
         except TimeoutError as error:
+            metrics.commands.labels(row.kind, "unknown").inc()
             raise Upstream(f"stripe gave no answer in {self._timeout:g} s; {_AGAIN}") from error
         secret = result.pop("client_secret", None)
         row = await self._keep(id_, CommandStatus.DONE, result, None)
@@ -163,14 +167,14 @@ async def intend(session: AsyncSession, intended: Intended) -> Command:
     return row
 
 
-async def _supersede(session: AsyncSession, row: Command) -> None:
-    """What was wanted of the same subscription before, and is not done, is not done any more."""
+async def _supersede(session: AsyncSession, row: Command, kinds: Sequence[str]) -> None:
+    """What was wanted of the same subject before, and is not done, is not done any more."""
     await session.execute(
         update(Command)
         .where(
             Command.tenant == row.tenant,
             Command.subject == row.subject,
-            Command.kind.in_(billing.SUPERSEDING),
+            Command.kind.in_(kinds),
             Command.status == CommandStatus.OPEN,
             Command.created_at < row.created_at,
         )

@@ -17,7 +17,7 @@ from common.database import Sessions
 from common.errors import NotFound, Unavailable
 from common.logs import get_logger
 from common.messaging.connection import describe
-from subscription.models import Customer, Plan, Subscription
+from subscription.models import Checkout, Customer, Plan, Subscription
 
 log = get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Entitling:
         """`customer` is our id, the provider's or the shop's reference. Raises `NotFound`; and
         `Unavailable` when the database is away and nothing is known."""
         known = _known(await self._cache.get(tenant, customer))
-        if known is not None and _age(known) < _FRESH_SECONDS:
+        if known is not None and 0 <= _age(known) < _FRESH_SECONDS:
             return known
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS), self._sessions() as session:
@@ -93,7 +93,12 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
     as_of = datetime.now(UTC)
     named = or_(Customer.id == customer, Customer.provider_customer_id == customer)
     meant = select(Customer.id).where(Customer.tenant == tenant, named)
-    ids = (await session.scalars(meant)).all()
+    # Stripe names its customers itself; the checkout that they came by has the shop's reference.
+    payer = Checkout.request[("customer", "reference")].astext == customer
+    came_by = select(Checkout.customer_id).where(
+        Checkout.tenant == tenant, payer, Checkout.customer_id.is_not(None)
+    )
+    ids = {*await session.scalars(meant), *await session.scalars(came_by)}
     if not ids:
         raise NotFound(f"no customer is called {customer!r}")
     query = (

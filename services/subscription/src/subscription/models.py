@@ -93,6 +93,8 @@ class Subscription(Row):
     # For those that are ours: `now` or `period_end`, and since when somebody wants it to end so.
     cancel_when: Mapped[str | None]
     cancel_wanted_at: Mapped[datetime | None]
+    # Until when payments were given up by a cancellation at once: they never count again.
+    gave_up_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -168,6 +170,7 @@ class Checkout(Row):
         Index("checkouts_page", "tenant", "created_at", "id"),
         Index("checkouts_reference", "reference"),
         Index("checkouts_subscription", "subscription_id"),
+        Index("checkouts_payer", "tenant", text("(request #>> '{customer,reference}')")),
     )
 
 
@@ -183,6 +186,8 @@ class Refund(Row):
     reason: Mapped[str]
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default="1")
+    # The newest request that was honoured, by its number; one that comes again asks for nothing.
+    requests: Mapped[int] = mapped_column(server_default="1")
     reports: Mapped[int] = mapped_column(server_default="0")
     provider_refund_id: Mapped[str | None]
     error: Mapped[str | None]

@@ -98,20 +98,24 @@ class _Run:
         return continued
 
 
-def term(payments: Iterable[Payment], cancellation: Cancellation | None = None) -> Term | None:
+def term(
+    payments: Iterable[Payment],
+    cancellation: Cancellation | None = None,
+    gave_up_at: datetime | None = None,
+) -> Term | None:
     """What the payments come to; None for no payment.
 
     A payment before the end, or in the grace period after it, buys the next period; a later one
     starts anew. Months are counted from where they began: what began on the 31st of January ends
     on the last of February, and a month later on the 31st of March.
 
-    Who pays after a cancellation has changed their mind; what a cancellation at once gave up is
-    not given back.
+    Who pays after a cancellation has changed their mind. What a cancellation at once gave up (all
+    that was paid until `gave_up_at`) never counts again, once something else was paid.
     """
     ordered = sorted(payments, key=lambda each: (each.at, each.checkout_id))
+    if gave_up_at is not None:
+        ordered = [each for each in ordered if each.at > gave_up_at] or ordered
     if cancellation is not None and any(each.at > cancellation.at for each in ordered):
-        if cancellation.when == "now":
-            ordered = [each for each in ordered if each.at > cancellation.at]
         cancellation = None
     run: _Run | None = None
     for payment in ordered:

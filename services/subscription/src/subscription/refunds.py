@@ -7,8 +7,6 @@ and whoever begins again looks first whether an earlier call got through.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from sqlalchemy.dialects.postgresql import insert
 
@@ -49,7 +47,7 @@ class Refunder:
         if wanted is None:
             return
         try:
-            async with _through(gate), asyncio.timeout(self._timeout):
+            async with gate.place(), asyncio.timeout(self._timeout), gate.call():
                 returned = await client.give_back(wanted)
         except Refused as error:
             returned = Returned("", accepted=False, reason=self._said(error))
@@ -78,7 +76,7 @@ class Refunder:
 
     async def _intend(
         self, event: Event[RefundRequested]
-    ) -> tuple[CheckoutClient, Gate | None, Return | None]:
+    ) -> tuple[CheckoutClient, Gate, Return | None]:
         report = event.data
         async with self._sessions.begin() as session:
             checkout = await session.get(Checkout, report.checkout_id)
@@ -98,8 +96,12 @@ class Refunder:
             row = await session.get_one(Refund, report.refund_id, with_for_update=True)
             if (row.checkout_id, row.amount) != (checkout.id, report.amount):
                 raise Permanent(f"the refund {row.id!r} is another one already")
-            if row.status == _UNKNOWN or (row.status == _FAILED and report.again):
+            if row.status == _UNKNOWN:
                 row.status = _OPEN
+            elif row.status == _FAILED and report.again and (event.sequence or 0) > row.requests:
+                # Whoever asked may have paid by hand since: the same request is not honoured twice.
+                row.status, row.requests = _OPEN, event.sequence or 0
+                row.attempts += 1  # for the same key the refusal would be repeated
             wanted = Return(row.id, checkout.reference, row.amount, row.currency, row.attempts)
             open_ = row.status == _OPEN
         request = stored(checkout.request)
@@ -132,15 +134,6 @@ class Refunder:
             work = Work(session, SOURCE)
             _tell(work, event, row)
             await work.flush()
-
-
-@asynccontextmanager
-async def _through(gate: Gate | None) -> AsyncIterator[None]:
-    if gate is None:
-        yield
-        return
-    async with gate.place(), gate.call():
-        yield
 
 
 def _tell(work: Work, event: Event[RefundRequested], row: Refund) -> None:

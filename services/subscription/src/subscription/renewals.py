@@ -31,7 +31,8 @@ async def renew(
     work: Work, cause: Event[Any], row: models.Subscription, paid: Sequence[Checkout], now: datetime
 ) -> None:
     """Bring the subscription to what its paid checkouts and the clock (UTC) say."""
-    term = periods.term([_payment(each) for each in paid], _cancellation(row))
+    payments = [_payment(each) for each in paid]
+    term = periods.term(payments, _cancellation(row), row.gave_up_at)
     if term is None:
         row.due_at = None
         return

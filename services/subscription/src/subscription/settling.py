@@ -11,7 +11,7 @@ from common import rows
 from common.accounts import gateway_source
 from common.contracts.event import Event
 from common.contracts.payments import CheckoutCompleted, CheckoutSettled, Contact, PaymentReported
-from common.contracts.subscriptions import PlanSnapshot
+from common.contracts.subscriptions import PlanSnapshot, Status
 from common.logs import get_logger
 from common.messaging.outbox import Work
 from subscription import metrics, models, outcomes, recording, renewals, repository
@@ -145,6 +145,7 @@ def _tell(
             status=checkout.status,
             amount=amount[0],
             currency=amount[1],
+            paid_at=checkout.reported_at if amount[0] is not None else None,
         ),
         subject=checkout.id,
         cause=event,
@@ -172,6 +173,10 @@ async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Conta
     await work.session.flush()  # this one is among them
     paid = await repository.paid_checkouts(work.session, [row.id])
     await renewals.renew(work, event, row, paid[row.id], await rows.clock(work.session))
+    if row.status == Status.CANCELLED:
+        # It was on its way when somebody cancelled: it buys nothing, so it has to go back.
+        checkout.error = "paid for a subscription that was cancelled: refund it at the provider"
+        log.error(checkout.error, checkout=checkout.id, subscription=row.id)
 
 
 def _names(event: Event[Any]) -> list[str]:

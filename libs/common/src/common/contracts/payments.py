@@ -36,8 +36,8 @@ class CheckoutStarted(Payload):
 class CheckoutSettled(Payload):
     """What became of a checkout that somebody else had started, for a `purpose` that they named.
 
-    `amount` is what came, of a paid or an underpaid one; one that failed or expired may still be
-    paid.
+    `amount` is what came, of a paid or an underpaid one, and `paid_at` (UTC) when; one that failed
+    or expired may still be paid.
     """
 
     checkout_id: Id
@@ -47,6 +47,7 @@ class CheckoutSettled(Payload):
     status: Literal["paid", "underpaid", "failed", "expired"]
     amount: MinorUnits | None = None
     currency: Currency | None = None
+    paid_at: AwareDatetime | None = None
 
 
 class RefundRequested(Payload):

@@ -22,6 +22,10 @@ class BackendFailed(Upstream):
     """No answer, or a server error: what was asked for may have been done nevertheless."""
 
 
+class BackendBusy(BackendFailed):
+    """It answers that it can't do this now: its circuit has no reason to open."""
+
+
 class BackendRefused(Upstream, Permanent):
     """The back end understood and refuses; asking again is no use."""
 
@@ -79,7 +83,9 @@ class Backend:
         said = f"{what}: the back end answered {response.status_code}: {excerpt}"
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise RateLimited(said, _retry_after(response))
-        if response.is_server_error or response.status_code in {408, 409, 425}:
+        if response.status_code in {408, 409, 425}:
+            raise BackendBusy(said)
+        if response.is_server_error:
             raise BackendFailed(said)
         raise BackendRefused(said)
 

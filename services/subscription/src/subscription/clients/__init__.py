@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import ClassVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts.money import Currency, MinorUnits, major_units
 from common.errors import Invalid, Upstream
@@ -19,7 +19,13 @@ from subscription.requests import NewCheckout
 
 
 class Options(BaseModel):
+    """So many calls are made `at_once`; after ten in a row without an answer there is none for
+    `circuit_seconds`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at_once: int = Field(default=25, ge=1)
+    circuit_seconds: float = Field(default=30, gt=0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import HttpUrl, SecretStr
 
 from common.errors import Invalid, Upstream
 from common.outside import Refused
@@ -20,13 +20,10 @@ from subscription.requests import NewCheckout
 
 class Options(clients.Options):
     """`api_key` may write Checkout Sessions; and Refunds, Customers, Payment Methods and what
-    belongs to Billing, where those are used. So many calls of Billing are made `at_once`; after ten
-    that failed in a row there is none for `circuit_seconds`."""
+    belongs to Billing, where those are used."""
 
     api_key: SecretStr
     base_url: HttpUrl = API
-    at_once: int = Field(default=25, ge=1)
-    circuit_seconds: float = Field(default=30, gt=0)
 
 
 class Stripe(CheckoutClient):
@@ -74,6 +71,8 @@ class Stripe(CheckoutClient):
             # The answer to an earlier attempt may have been lost.
             known = await self._client.v1.refunds.list_async({"payment_intent": name, "limit": 100})
             async for refund in known.auto_paging_iter():
+                if refund.status in {"failed", "canceled"} and wanted.attempt > 1:
+                    continue  # of an earlier attempt: it gave nothing back
                 if (refund.to_dict().get("metadata") or {}).get(REFUND_IN_METADATA) == wanted.id:
                     return _returned(refund)
         with with_key():

@@ -45,6 +45,7 @@ class StripeBilling:
                 case Cancel(when="now"):
                     return await self._cancel_now(attempt)
                 case Cancel():
+                    await self._freed(attempt.subject)
                     return await self._update(attempt, {"cancel_at_period_end": True})
                 case Resume():
                     return await self._resume(attempt)
@@ -164,10 +165,11 @@ class StripeBilling:
     async def _change_plan(self, attempt: Attempt, wanted: ChangePlan) -> dict[str, Any]:
         found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
         item = _item(found)
+        if wanted.when == "period_end" and _plan(item) != wanted.plan_id:
+            return await self._change_later(attempt, wanted, found)
+        found = await self._freed(attempt.subject, found)
         if _plan(item) == wanted.plan_id:
             return _shown(found)  # done before, or nothing to do: not prorated twice
-        if wanted.when == "period_end":
-            return await self._change_later(attempt, wanted, found)
         return await self._update(
             attempt,
             {
@@ -175,6 +177,17 @@ class StripeBilling:
                 "proration_behavior": _prorate(wanted.prorate),
             },
         )
+
+    async def _freed(self, subject: str, found: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The subscription without a schedule: a change that was planned for later does not come,
+        and Stripe lets nobody cancel beside a schedule."""
+        if found is None:
+            found = (await self._v1.subscriptions.retrieve_async(subject)).to_dict()
+        planned = _id(found.get("schedule"))
+        if planned is None:
+            return found
+        await self._v1.subscription_schedules.release_async(planned)
+        return (await self._v1.subscriptions.retrieve_async(subject)).to_dict()
 
     async def _change_later(
         self, attempt: Attempt, wanted: ChangePlan, found: Mapping[str, Any]
@@ -189,13 +202,21 @@ class StripeBilling:
             name = made.id
         schedule = (await self._v1.subscription_schedules.retrieve_async(name)).to_dict()
         now = schedule.get("current_phase") or schedule["phases"][0]
+        # An update replaces a phase whole: what is left out of it would be taken away.
+        kept = {"discounts": kinds} if (kinds := _discounts(now)) else {}
+        if now.get("trial_end"):
+            kept["trial_end"] = now["trial_end"]
         phases = [
             {
                 "items": [{"price": _plan(item), "quantity": item.get("quantity", 1)}],
                 "start_date": now["start_date"],
                 "end_date": now["end_date"],
+                **kept,
             },
-            {"items": [{"price": wanted.plan_id, "quantity": item.get("quantity", 1)}]},
+            {
+                "items": [{"price": wanted.plan_id, "quantity": item.get("quantity", 1)}],
+                **({"discounts": kinds} if kinds else {}),
+            },
         ]
         changed: Any = {"phases": phases, "end_behavior": "release", "proration_behavior": "none"}
         await self._v1.subscription_schedules.update_async(name, changed)
@@ -212,7 +233,7 @@ class StripeBilling:
         return _shown(found)
 
     async def _resume(self, attempt: Attempt) -> dict[str, Any]:
-        found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
+        found = await self._freed(attempt.subject)
         if found["status"] == "canceled":
             raise Refused("says that it is over: subscribe anew", 409)
         if not found["cancel_at_period_end"]:
@@ -259,6 +280,17 @@ def _item(subscription: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plan(item: Mapping[str, Any]) -> str:
     return str((item.get("price") or item["plan"])["id"])
+
+
+def _discounts(phase: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """As they are given back to Stripe: by their first name that there is."""
+    names = ("discount", "coupon", "promotion_code")
+    return [
+        {name: _id(each[name])}
+        for each in phase.get("discounts") or ()
+        for name in [next((name for name in names if each.get(name)), None)]
+        if name is not None
+    ]
 
 
 def _id(value: Any) -> str | None:

@@ -1,0 +1,415 @@
+"""What Prometheus raises an alarm about, and the series that prove it: each alert fires on some, and
+stays silent on others (`promtool test rules`).
+
+`severity` is `page` for what can't wait until the morning, else `ticket`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Series = Mapping[str, str]
+"""Series by what they are called, with values in promtool's notation, a minute apart."""
+
+_DAY: Final = 86_400
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Fires when `value` is `over` the threshold (or under it) for so long (`lasting`)."""
+
+    name: str
+    value: str
+    threshold: float
+    lasting: str
+    severity: Literal["page", "ticket"]
+    summary: str
+    runbook: str
+    fires: Series
+    silent: Series
+    below: bool = False
+    also: str = ""  # a second condition, as `and ...`
+    foreign: bool = False  # by others' metrics, which a demo does not have
+
+    @property
+    def expression(self) -> str:
+        sign = "<" if self.below else ">"
+        return f"({self.value}) {sign} {self.threshold:g}{' ' + self.also if self.also else ''}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A figure that Prometheus computes again and again, under a name."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A share (`target`) of what counts is to be good, over thirty days."""
+
+    name: str
+    target: float
+    bad: str  # with {window}: events a second
+    all: str
+    summary: str
+    runbook: str
+    fires: Series
+    silent: Series
+
+
+def _buckets(name: str, labels: str, bounds: Mapping[str, str]) -> Series:
+    return {f'{name}_bucket{{{labels},le="{le}"}}': values for le, values in bounds.items()}
+
+
+_QUICK = _buckets(
+    "paybus_webhook_seconds", 'provider="stripe",outcome="published"',
+    {"0.1": "0+99x120", "2": "0+100x120", "5": "0+100x120", "+Inf": "0+100x120"},
+)  # fmt: skip
+_SLOW = _buckets(
+    "paybus_webhook_seconds", 'provider="stripe",outcome="published"',
+    {"0.1": "0+10x120", "2": "0+80x120", "5": "0+90x120", "+Inf": "0+100x120"},
+)  # fmt: skip
+_IN_TIME = _buckets(
+    "paybus_event_age_seconds", 'queue="orders.payments"',
+    {"60.0": "0+100x4400", "300.0": "0+100x4400", "+Inf": "0+100x4400"},
+)  # fmt: skip
+_LATE = _buckets(
+    "paybus_event_age_seconds", 'queue="orders.payments"',
+    {"60.0": "0+10x4400", "300.0": "0+20x4400", "3600.0": "0+100x4400", "+Inf": "0+100x4400"},
+)  # fmt: skip
+
+_OURS = 'queue!~"retry[.].*|.*[.]dead"'
+_CONSUMED = "paybus_consumed_total"
+# What providers' calls become is handled here first: a duplicate is a call that came again.
+_FIRST = 'queue=~"subscription.billing|webhook-gateway.payments|payouts.reports|bank-sync.items"'
+
+
+def _share(part: str, whole: str, window: str) -> str:
+    """Of what happened in the window; nothing of nothing is nothing."""
+    return (
+        f"(sum(increase({part}[{window}])) or vector(0)) / "
+        f"((sum(increase({whole}[{window}])) > 0) or vector(1))"
+    )
+
+
+ALERTS: Final[Sequence[Alert]] = (
+    Alert(
+        "WebhooksSlow",
+        "histogram_quantile(0.95, sum by (le, provider) (rate(paybus_webhook_seconds_bucket[5m])))",
+        2, "5m", "ticket", "Webhooks of {{ $labels.provider }} take more than 2 s (p95)",
+        "webhooks", _SLOW, _QUICK,
+    ),
+    Alert(
+        "WebhooksVerySlow",
+        "histogram_quantile(0.99, sum by (le, provider) (rate(paybus_webhook_seconds_bucket[5m])))",
+        4.9, "5m", "page", "Webhooks of {{ $labels.provider }} take 5 s and more (p99): it gives up soon",
+        "webhooks", _SLOW, _QUICK,
+    ),
+    Alert(
+        "WebhooksRefused",
+        _share('paybus_webhook_seconds_count{outcome="refused"}', "paybus_webhook_seconds_count", "15m"),
+        0.2, "15m", "ticket", "A fifth of the webhooks is not verified: a secret changed, or somebody forges",
+        "webhooks",
+        {
+            'paybus_webhook_seconds_count{outcome="refused"}': "0+50x100",
+            'paybus_webhook_seconds_count{outcome="published"}': "0+50x100",
+        },
+        {
+            'paybus_webhook_seconds_count{outcome="refused"}': "0+1x100",
+            'paybus_webhook_seconds_count{outcome="published"}': "0+50x100",
+        },
+    ),
+    Alert(
+        "ProvidersSendAgain",
+        _share(f'{_CONSUMED}{{{_FIRST},outcome="duplicate"}}', f'{_CONSUMED}{{{_FIRST},outcome=~"done|duplicate"}}', "30m"),
+        0.05, "15m", "ticket", "More than 5 % of what providers send comes again: our answers do not reach them",
+        "webhooks",
+        {
+            f'{_CONSUMED}{{queue="subscription.billing",outcome="duplicate"}}': "0+10x100",
+            f'{_CONSUMED}{{queue="subscription.billing",outcome="done"}}': "0+50x100",
+        },
+        {
+            f'{_CONSUMED}{{queue="subscription.billing",outcome="duplicate"}}': "0+1x100",
+            f'{_CONSUMED}{{queue="subscription.billing",outcome="done"}}': "0+50x100",
+        },
+    ),
+    Alert(
+        "ActivationFailing",
+        _share(f'{_CONSUMED}{{queue="subscription.billing",outcome="dead_lettered"}}', f'{_CONSUMED}{{queue="subscription.billing",outcome=~"done|dead_lettered"}}', "30m"),
+        0.01, "5m", "page", "Less than 99 % of reports about payments and subscriptions take effect",
+        "dead-letter-replay",
+        {
+            f'{_CONSUMED}{{queue="subscription.billing",outcome="dead_lettered"}}': "0+2x100",
+            f'{_CONSUMED}{{queue="subscription.billing",outcome="done"}}': "0+98x100",
+        },
+        {f'{_CONSUMED}{{queue="subscription.billing",outcome="done"}}': "0+98x100"},
+    ),
+    Alert(
+        "ProvisioningFailing",
+        _share('paybus_provisioning_operations_total{outcome="failed"}', "paybus_provisioning_operations_total", "30m"),
+        0.1, "10m", "page", "More than a tenth of the back end's calls fails",
+        "provisioning-failing",
+        {
+            'paybus_provisioning_operations_total{operation="create",outcome="failed"}': "0+20x100",
+            'paybus_provisioning_operations_total{operation="create",outcome="succeeded"}': "0+80x100",
+        },
+        {
+            'paybus_provisioning_operations_total{operation="create",outcome="failed"}': "0+5x100",
+            'paybus_provisioning_operations_total{operation="create",outcome="succeeded"}': "0+95x100",
+        },
+    ),
+    Alert(
+        "DatabasePoolBusy",
+        "max by (service, role) (avg_over_time(paybus_database_pool_in_use[5m])) "
+        "/ max by (service, role) (paybus_database_pool_size)",
+        0.8, "10m", "ticket", "{{ $labels.service }} {{ $labels.role }} uses more than 80 % of its connections",
+        "database",
+        {
+            'paybus_database_pool_in_use{service="payouts",role="worker"}': "10x100",
+            'paybus_database_pool_size{service="payouts",role="worker"}': "10x100",
+        },
+        {
+            'paybus_database_pool_in_use{service="payouts",role="worker"}': "3x100",
+            'paybus_database_pool_size{service="payouts",role="worker"}': "10x100",
+        },
+    ),
+    Alert(
+        "QueueGrowing",
+        f"max by (queue) (deriv(paybus_queue_messages{{{_OURS}}}[10m]))",
+        1, "15m", "ticket", "{{ $labels.queue }} grows: more comes than is taken",
+        "queue-growing",
+        {'paybus_queue_messages{queue="payouts.low"}': "0+600x100"},
+        {'paybus_queue_messages{queue="payouts.low"}': "600-10x100"},
+    ),
+    Alert(
+        "QueueWithoutConsumer",
+        f"max by (queue) (paybus_queue_consumers{{{_OURS}}})",
+        1, "5m", "page", "Nobody takes messages from {{ $labels.queue }}",
+        "dead-consumer",
+        {'paybus_queue_consumers{queue="payouts.low"}': "2x10 0x100"},
+        {'paybus_queue_consumers{queue="payouts.low"}': "2x100", 'paybus_queue_consumers{queue="payouts.low.dead"}': "0x100"},
+        below=True,
+    ),
+    Alert(
+        "OldestMessage",
+        "histogram_quantile(0.99, sum by (le, queue) (rate(paybus_event_age_seconds_bucket[10m])))",
+        299, "5m", "page", "Events wait five minutes and more in {{ $labels.queue }} (p99)",
+        "queue-growing", _LATE, _IN_TIME,
+    ),
+    Alert(
+        "DeadLetters",
+        "sum(max by (queue) (paybus_dead_letters_open)) or vector(0)",
+        0, "5m", "ticket", "Messages failed for good and wait for a person",
+        "dead-letter-replay",
+        {'paybus_dead_letters_open{queue="orders.payments"}': "3x100"},
+        {'paybus_dead_letters_open{queue="orders.payments"}': "0x100"},
+    ),
+    Alert(
+        "DeadLettersNotCollected",
+        'sum(max by (queue) (paybus_queue_messages{queue=~".*[.]dead"}))',
+        0, "10m", "ticket", "Dead letters stay in the broker: operations does not collect them",
+        "dead-consumer",
+        {'paybus_queue_messages{queue="orders.payments.dead"}': "3x100"},
+        {'paybus_queue_messages{queue="orders.payments.dead"}': "0x100"},
+    ),
+    Alert(
+        "OutboxLag",
+        "max by (service) (paybus_outbox_oldest_seconds)",
+        60, "5m", "page", "Events of {{ $labels.service }} are committed and not published",
+        "outbox-lag",
+        {'paybus_outbox_oldest_seconds{service="orders"}': "0+60x100"},
+        {'paybus_outbox_oldest_seconds{service="orders"}': "0.1x100"},
+    ),
+    Alert(
+        "SpoolAge",
+        "max(paybus_spool_oldest_seconds)",
+        120, "3m", "page", "Webhooks wait in a gateway's spool: the broker does not confirm",
+        "webhooks",
+        {"paybus_spool_oldest_seconds": "0+60x100"},
+        {"paybus_spool_oldest_seconds": "0x100"},
+    ),
+    Alert(
+        "BrokerAway",
+        "min by (service, role) (paybus_broker_connected)",
+        1, "3m", "page", "{{ $labels.service }} {{ $labels.role }} has no connection to RabbitMQ",
+        "processes",
+        {'paybus_broker_connected{service="orders",role="worker"}': "1x5 0x100"},
+        {'paybus_broker_connected{service="orders",role="worker"}': "1x100"},
+        below=True,
+    ),
+    Alert(
+        "ProcessAway",
+        'min by (service, role) (up{service!=""})',
+        1, "5m", "ticket", "A {{ $labels.service }} {{ $labels.role }} does not answer",
+        "processes",
+        {'up{service="orders",role="worker"}': "1x5 0x100"},
+        {'up{service="orders",role="worker"}': "1x100"},
+        below=True,
+    ),
+    Alert(
+        "CircuitOpen",
+        "max by (system) (paybus_circuit_open)",
+        0.9, "5m", "ticket", "Nothing is sent to {{ $labels.system }}: it fails or does not answer",
+        "processes",
+        {'paybus_circuit_open{system="stripe/default"}': "1x100"},
+        {'paybus_circuit_open{system="stripe/default"}': "0x100"},
+    ),
+    Alert(
+        "PayoutsUnknown",
+        'max(paybus_payouts_oldest_seconds{state="unknown"}) or vector(0)',
+        900, "5m", "page", "Of a payout nobody knows for a quarter of an hour whether it was made",
+        "payouts-stuck",
+        {'paybus_payouts_oldest_seconds{state="unknown"}': "0+60x100"},
+        {'paybus_payouts_oldest_seconds{state="unknown"}': "30x100"},
+    ),
+    Alert(
+        "PayoutsFailing",
+        _share('paybus_payouts_total{state="failed"}', 'paybus_payouts_total{state=~"failed|paid|submitted"}', "1h"),
+        0.05, "10m", "ticket", "More than 5 % of payouts are refused by providers",
+        "payouts-stuck",
+        {
+            'paybus_payouts_total{provider="fapshi",state="failed"}': "0+10x120",
+            'paybus_payouts_total{provider="fapshi",state="paid"}': "0+90x120",
+        },
+        {'paybus_payouts_total{provider="fapshi",state="paid"}': "0+90x120"},
+    ),
+    Alert(
+        "PayoutDoubled",
+        "sum(increase(paybus_payouts_doubled_total[1h])) or vector(0)",
+        0, "0m", "page", "A provider lists two transfers for one payout",
+        "payouts-stop-everything",
+        {'paybus_payouts_doubled_total{provider="fapshi"}': "0x30 1x100"},
+        {'paybus_payouts_doubled_total{provider="fapshi"}': "0x100"},
+    ),
+    Alert(
+        "ReconciliationDifference",
+        "max(paybus_payout_differences)",
+        0, "15m", "ticket", "A provider's books and ours differ",
+        "payouts-difference",
+        {"paybus_payout_differences": "2x100"},
+        {"paybus_payout_differences": "0x100"},
+    ),
+    Alert(
+        "BankSyncsWait",
+        "max(paybus_bank_oldest_open_sync_seconds)",
+        3600, "10m", "ticket", "A bank's data is not synced for an hour although it is due",
+        "bank-institution-broken",
+        {"paybus_bank_oldest_open_sync_seconds": "0+60x120"},
+        {"paybus_bank_oldest_open_sync_seconds": "20x120"},
+    ),
+    Alert(
+        "ScheduleMissed",
+        "max by (service, job) (paybus_schedule_overdue_seconds)",
+        300, "5m", "ticket", "The job {{ $labels.job }} of {{ $labels.service }} is not ordered",
+        "schedule-missed",
+        {'paybus_schedule_overdue_seconds{service="orders",job="rates"}': "0+60x100"},
+        {'paybus_schedule_overdue_seconds{service="orders",job="rates"}': "2x100"},
+    ),
+    Alert(
+        "JobFailing",
+        'sum by (service, job) (increase(paybus_job_runs_total{outcome="failed"}[1h])) or vector(0)',
+        2, "0m", "ticket", "The job {{ $labels.job }} of {{ $labels.service }} fails again and again",
+        "schedule-missed",
+        {'paybus_job_runs_total{service="orders",job="rates",outcome="failed"}': "0+1x120"},
+        {'paybus_job_runs_total{service="orders",job="rates",outcome="succeeded"}': "0+1x120"},
+    ),
+    Alert(
+        "SecretOld",
+        "max by (service, setting) (paybus_secret_age_seconds)",
+        180 * _DAY, "1h", "ticket", "What {{ $labels.setting }} of {{ $labels.service }} names is half a year old: change its keys",
+        "keys-and-certificates",
+        {'paybus_secret_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{181 * _DAY}x120"},
+        {'paybus_secret_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{20 * _DAY}x120"},
+    ),
+    Alert(
+        "CertificateExpires",
+        "min by (name) (certmanager_certificate_expiration_timestamp_seconds) - time()",
+        14 * _DAY, "1h", "page", "The certificate {{ $labels.name }} ends within two weeks and was not renewed",
+        "keys-and-certificates",
+        {'certmanager_certificate_expiration_timestamp_seconds{name="webhooks-tls"}': f"{10 * _DAY}x120"},
+        {'certmanager_certificate_expiration_timestamp_seconds{name="webhooks-tls"}': f"{60 * _DAY}x120"},
+        below=True,
+        foreign=True,
+    ),
+)  # fmt: skip
+
+OBJECTIVES: Final[Sequence[Objective]] = (
+    Objective(
+        "webhooks_available", 0.999,
+        'sum(rate(paybus_webhook_seconds_count{{outcome=~"unavailable|error"}}[{window}])) or vector(0)',
+        'sum(rate(paybus_webhook_seconds_count{{outcome!~"refused|limited"}}[{window}])) > 0 or vector(1)',
+        "Webhooks are not taken",
+        "webhooks",
+        {
+            'paybus_webhook_seconds_count{outcome="unavailable"}': "0+5x4400",
+            'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400",
+        },
+        {'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400"},
+    ),
+    Objective(
+        "events_fresh", 0.99,
+        'sum(rate(paybus_event_age_seconds_bucket{{le="+Inf"}}[{window}])) '
+        '- sum(rate(paybus_event_age_seconds_bucket{{le="60.0"}}[{window}])) or vector(0)',
+        'sum(rate(paybus_event_age_seconds_bucket{{le="+Inf"}}[{window}])) > 0 or vector(1)',
+        "Events take more than a minute to their effect",
+        "queue-growing",
+        _LATE,
+        _IN_TIME,
+    ),
+)  # fmt: skip
+
+# Site Reliability Workbook, chapter 5: how much of thirty days' budget is used up in which time.
+BURNING: Final = (
+    (14.4, "1h", "5m", "2m", "page"),
+    (6.0, "6h", "30m", "15m", "page"),
+    (1.0, "3d", "6h", "1h", "ticket"),
+)
+WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d")
+
+
+def ratio(objective: Objective, window: str) -> str:
+    return f"paybus:{objective.name}:bad_ratio_{window}"
+
+
+def records() -> Sequence[Record]:
+    return [
+        Record(
+            ratio(each, window),
+            f"({each.bad.format(window=window)}) / ({each.all.format(window=window)})",
+        )
+        for each in OBJECTIVES
+        for window in WINDOWS
+    ]
+
+
+def burning() -> Sequence[Alert]:
+    """An alert for each objective and each speed at which its budget is used up."""
+    found = []
+    for each in OBJECTIVES:
+        budget = 1 - each.target
+        for factor, long, short, lasting, severity in BURNING:
+            limit = factor * budget
+            name = "".join(part.capitalize() for part in each.name.split("_"))
+            found.append(
+                Alert(
+                    f"{name}Budget{long}",
+                    ratio(each, long),
+                    limit,
+                    lasting,
+                    "page" if severity == "page" else "ticket",
+                    f"{each.summary}: the budget of {each.target:.1%} burns {factor:g} times too fast",
+                    each.runbook,
+                    each.fires,
+                    each.silent,
+                    also=f"and {ratio(each, short)} > {limit:g}",
+                )
+            )
+    return found
+
+
+def every_alert() -> Sequence[Alert]:
+    return [*ALERTS, *burning()]

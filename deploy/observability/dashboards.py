@@ -1,0 +1,182 @@
+"""Grafana's dashboards, as code: what each shows, and of which figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from grafana_foundation_sdk.builders import dashboard, prometheus, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import DataSourceRef
+
+SOURCE: Final = DataSourceRef(type_val="prometheus", uid="prometheus")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """`queries` are PromQL by what each line is called."""
+
+    title: str
+    unit: str
+    queries: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Board:
+    name: str
+    title: str
+    panels: Sequence[Panel]
+
+
+def _quantiles(metric: str, by: str, **labels: str) -> Mapping[str, str]:
+    chosen = "{" + ",".join(f'{k}=~"{v}"' for k, v in labels.items()) + "}" if labels else ""
+    return {
+        f"{{{{{by}}}}} p{number}": (
+            f"histogram_quantile({share}, sum by (le, {by}) (rate({metric}_bucket{chosen}[5m])))"
+        )
+        for number, share in (("50", 0.5), ("95", 0.95), ("99", 0.99))
+    }
+
+
+def _per_second(metric: str, *by: str, **labels: str) -> Mapping[str, str]:
+    chosen = "{" + ",".join(f'{k}=~"{v}"' for k, v in labels.items()) + "}" if labels else ""
+    legend = " ".join(f"{{{{{each}}}}}" for each in by)
+    return {legend: f"sum by ({', '.join(by)}) (rate({metric}{chosen}[5m]))"}
+
+
+def _of_queues(service: str) -> Sequence[Panel]:
+    """What every service's board begins with."""
+    mine = f"{service}[.].*"
+    return (
+        Panel("Messages handled", "cps", _per_second("paybus_consumed_total", "queue", "outcome", queue=mine)),
+        Panel("Event age when its effect is committed", "s", _quantiles("paybus_event_age_seconds", "queue", queue=mine)),
+        Panel("Handling time", "s", _quantiles("paybus_handling_seconds", "queue", queue=mine)),
+        Panel("Messages that wait", "short", {"{{queue}}": f'max by (queue) (paybus_queue_messages{{queue=~"{mine}"}})'}),
+        Panel("Scheduled jobs", "cps", {"{{job}}": f'sum by (job) (rate(paybus_scheduler_ticks_total{{service="{service}"}}[15m]))'}),
+    )  # fmt: skip
+
+
+BOARDS: Final[Sequence[Board]] = (
+    Board("overview", "Paybus: overview", (
+        Panel("Webhooks by outcome", "cps", _per_second("paybus_webhook_seconds_count", "outcome")),
+        Panel("Webhook answers", "s", _quantiles("paybus_webhook_seconds", "provider")),
+        Panel("Budget of availability that burns", "percentunit", {
+            "1 h": "paybus:webhooks_available:bad_ratio_1h", "6 h": "paybus:webhooks_available:bad_ratio_6h"}),
+        Panel("Budget of freshness that burns", "percentunit", {
+            "1 h": "paybus:events_fresh:bad_ratio_1h", "6 h": "paybus:events_fresh:bad_ratio_6h"}),
+        Panel("Messages handled by service", "cps", _per_second("paybus_consumed_total", "service")),
+        Panel("Messages that wait", "short", {"{{queue}}": "max by (queue) (paybus_queue_messages) > 0 or sum(paybus_queue_messages) * 0"}),
+        Panel("Open dead letters", "short", {"dead letters": "sum(max by (queue) (paybus_dead_letters_open)) or vector(0)"}),
+        Panel("Oldest event in an outbox", "s", {"{{service}}": "max by (service) (paybus_outbox_oldest_seconds)"}),
+        Panel("Open circuits", "short", {"{{system}}": "max by (system) (paybus_circuit_open)"}),
+        Panel("Processes", "short", {"{{service}} {{role}}": 'sum by (service, role) (up{service!=""})'}),
+    )),
+    Board("gateway", "Paybus: gateway by provider", (
+        Panel("Webhooks", "cps", _per_second("paybus_webhook_seconds_count", "provider", "outcome")),
+        Panel("Answers", "s", _quantiles("paybus_webhook_seconds", "provider")),
+        Panel("Publishes", "cps", _per_second("paybus_published_total", "exchange", "outcome", service="webhook-gateway")),
+        Panel("Spool", "short", {"messages": "sum(paybus_spooled_events)", "oldest, s": "max(paybus_spool_oldest_seconds)"}),
+        Panel("Payments asked about", "cps", _per_second("paybus_provider_questions_total", "provider", "outcome")),
+        Panel("Payments watched", "short", {"{{provider}}": "max by (provider) (paybus_watched_payments)"}),
+        Panel("Healed: no webhook had come", "short", {"{{provider}}": "sum by (provider) (increase(paybus_payments_healed_total[1h]))"}),
+        Panel("Endpoints file at fault", "short", {"{{role}}": "max by (role) (paybus_endpoints_fault)"}),
+        Panel("Age of files with secrets", "s", {"{{setting}}": 'max by (setting) (paybus_secret_age_seconds{service="webhook-gateway"})'}),
+    )),
+    Board("consumers", "Paybus: consumers and queues", (
+        Panel("Messages by outcome", "cps", _per_second("paybus_consumed_total", "outcome")),
+        Panel("Messages by queue", "cps", _per_second("paybus_consumed_total", "queue")),
+        Panel("Event age", "s", _quantiles("paybus_event_age_seconds", "queue")),
+        Panel("Handling time", "s", _quantiles("paybus_handling_seconds", "queue")),
+        Panel("Messages that wait", "short", {"{{queue}}": "max by (queue) (paybus_queue_messages)"}),
+        Panel("Consumers", "short", {"{{queue}}": 'max by (queue) (paybus_queue_consumers{queue!~"retry[.].*|.*[.]dead"})'}),
+        Panel("Share that failed for good", "percentunit", {"dead letters": 'sum(rate(paybus_consumed_total{outcome=~"done|dead_lettered"}[5m])) > 0 and (sum(rate(paybus_consumed_total{outcome="dead_lettered"}[5m])) or vector(0)) / sum(rate(paybus_consumed_total[5m])) or vector(0)'}),
+        Panel("Retries by attempt", "cps", {"{{attempt}}": "sum by (attempt) (rate(paybus_retries_total[5m])) or vector(0)"}),
+        Panel("Outboxes: events, and rows of inboxes", "short", {"{{service}} outbox": "max by (service) (paybus_outbox_events)", "{{service}} inbox": "max by (service) (paybus_inbox_rows)"}),
+        Panel("Relayed", "cps", _per_second("paybus_outbox_relayed_total", "service")),
+        Panel("Jobs overdue", "s", {"{{service}} {{job}}": "max by (service, job) (paybus_schedule_overdue_seconds)"}),
+    )),
+    Board("subscription", "Paybus: subscription", (
+        *_of_queues("subscription"),
+        Panel("Checkouts", "cps", _per_second("paybus_checkouts_total", "provider", "outcome")),
+        Panel("Commands at Stripe", "cps", _per_second("paybus_billing_commands_total", "kind", "outcome")),
+        Panel("Refunds", "cps", _per_second("paybus_refunds_total", "provider", "outcome")),
+    )),
+    Board("provisioning", "Paybus: provisioning", (
+        *_of_queues("provisioning"),
+        Panel("Operations", "cps", _per_second("paybus_provisioning_operations_total", "operation", "outcome")),
+        Panel("Failed in the last half hour", "percentunit", {"failed": "max(paybus_provisioning_failure_ratio)"}),
+        Panel("Circuit", "short", {"back end": 'max(paybus_circuit_open{system="backend"})'}),
+    )),
+    Board("payouts", "Paybus: payouts", (
+        *_of_queues("payouts"),
+        Panel("Payouts by state", "cps", _per_second("paybus_payouts_total", "provider", "state")),
+        Panel("Payouts that are not settled", "short", {"{{state}}": "max by (state) (paybus_payouts_waiting)"}),
+        Panel("Oldest by state", "s", {"{{state}}": "max by (state) (paybus_payouts_oldest_seconds)"}),
+        Panel("Calls of providers", "cps", _per_second("paybus_payout_calls_total", "provider", "operation", "outcome")),
+        Panel("Providers' answers", "s", _quantiles("paybus_payout_call_seconds", "provider")),
+        Panel("Differences, and doubled payouts", "short", {"differences": "max(paybus_payout_differences)", "doubled": "sum(paybus_payouts_doubled_total) or vector(0)"}),
+    )),
+    Board("bank-sync", "Paybus: bank data", (
+        *_of_queues("bank-sync"),
+        Panel("Syncs", "cps", _per_second("paybus_bank_syncs_total", "outcome")),
+        Panel("Transactions written", "cps", _per_second("paybus_bank_transactions_total", "change")),
+        Panel("Plaid's answers", "s", _quantiles("paybus_bank_call_seconds", "operation")),
+        Panel("Banks by health", "short", {"{{health}}": "max by (health) (paybus_bank_items)"}),
+        Panel("Open syncs", "short", {"{{status}}": "max by (status) (paybus_bank_open_syncs)", "oldest, s": "max(paybus_bank_oldest_open_sync_seconds)"}),
+    )),
+    Board("orders", "Paybus: orders", (
+        *_of_queues("orders"),
+        Panel("Orders", "cps", _per_second("paybus_orders_changed_total", "change")),
+        Panel("Money that came", "cps", _per_second("paybus_order_payments_total", "verdict")),
+        Panel("Exchange rates stored", "short", {"{{source}}": "sum by (source) (paybus_exchange_rates_stored_total)"}),
+    )),
+    Board("operations", "Paybus: operations", (
+        *_of_queues("operations"),
+        Panel("Open dead letters", "short", {"{{queue}}": "max by (queue) (paybus_dead_letters_open) or vector(0)"}),
+        Panel("Sent again", "cps", {"messages": "sum(rate(paybus_replayed_total[5m]))"}),
+        Panel("What became of it", "cps", {"{{outcome}}": "sum by (outcome) (rate(paybus_replay_outcomes_total[5m])) or vector(0)"}),
+    )),
+    Board("broker-and-database", "Paybus: broker and database", (
+        Panel("Messages", "short", {"ready": "sum(rabbitmq_queue_messages_ready)", "in hand": "sum(rabbitmq_queue_messages_unacked)"}),
+        Panel("Published, confirmed, delivered", "cps", {
+            "published": "sum(rate(rabbitmq_global_messages_received_total[5m]))",
+            "confirmed": "sum(rate(rabbitmq_global_messages_confirmed_total[5m]))",
+            "delivered": "sum(rate(rabbitmq_global_messages_delivered_total[5m]))"}),
+        Panel("Connections and channels", "short", {"connections": "sum(rabbitmq_connections)", "channels": "sum(rabbitmq_channels)"}),
+        Panel("Memory, and its limit", "bytes", {"used": "sum(rabbitmq_process_resident_memory_bytes)", "limit": "sum(rabbitmq_resident_memory_limit_bytes)"}),
+        Panel("Disk that is free", "bytes", {"free": "min(rabbitmq_disk_space_available_bytes)"}),
+        Panel("Raft: entries not committed", "short", {"uncommitted": "max(rabbitmq_raft_log_last_written_index - on(instance, queue, vhost) rabbitmq_raft_log_commit_index) or sum(rabbitmq_raft_log_commit_index) * 0"}),
+        Panel("Database connections in use", "short", {"{{service}} {{role}}": "max by (service, role) (paybus_database_pool_in_use)"}),
+        Panel("Share of the pool", "percentunit", {"{{service}} {{role}}": "max by (service, role) (paybus_database_pool_in_use) / max by (service, role) (paybus_database_pool_size)"}),
+        Panel("Connections to the broker", "short", {"{{service}} {{role}}": "min by (service, role) (paybus_broker_connected)"}),
+    )),
+)  # fmt: skip
+
+
+def build(board: Board) -> str:
+    """Grafana's JSON of the dashboard."""
+    made = (
+        dashboard.Dashboard(board.title)
+        .uid(f"paybus-{board.name}")
+        .tags(["paybus"])
+        .refresh("30s")
+        .time("now-3h", "now")
+        .timezone("utc")
+    )
+    for panel in board.panels:
+        drawn: Any = (
+            timeseries.Panel()
+            .title(panel.title)
+            .unit(panel.unit)
+            .datasource(SOURCE)
+            .height(8)
+            .span(12)
+            .min(0)
+        )
+        for legend, query in panel.queries.items():
+            drawn.with_target(
+                prometheus.Dataquery().expr(query).legend_format(legend).datasource(SOURCE)
+            )
+        made.with_panel(drawn)
+    return JSONEncoder(sort_keys=True, indent=2).encode(made.build()) + "\n"

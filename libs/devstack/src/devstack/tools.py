@@ -1,0 +1,101 @@
+"""Programs that platform engineers use: kubectl, docker-compose, Prometheus and its kin.
+
+`python -m devstack.tools kubectl promtool` prints the folder that has them. They come from Debian
+13's packages, unpacked under `.paybus/` (nothing is installed), where apt is there to get them;
+else from this machine's PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from devstack.addresses import DevstackError
+from devstack.debian13 import mirror
+from devstack.keeper import say
+from devstack.stack import PAYBUS
+
+_PACKAGES = {
+    "kubectl": "kubectl",
+    "docker-compose": "docker-compose",
+    "prometheus": "prometheus",
+    "promtool": "promtool",
+    "amtool": "prometheus-alertmanager",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+}
+_RELEASE = "trixie"
+
+
+def tool(name: str) -> Path:
+    """Raises `DevstackError` with one sentence where it can't be had."""
+    unpacked = PAYBUS / "tools" / "usr" / "bin" / name
+    if unpacked.exists():
+        return unpacked
+    if shutil.which("apt-get") is not None and platform.machine() in {"x86_64", "aarch64"}:
+        _unpack(_PACKAGES[name])
+        if unpacked.exists():
+            return unpacked
+    found = shutil.which(name)
+    if found is None:
+        raise DevstackError(f"{name} can't be had here: install it, and have it in the PATH")
+    return Path(found)
+
+
+def _unpack(package: str) -> None:
+    """With lists of its own: this machine's apt is asked for its mirror, and left as it is."""
+    root = PAYBUS / "tools"
+    apt = root / "apt"
+    (apt / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+    (apt / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+    sources = apt / "sources.list"
+    options = [
+        f"Dir::Etc::sourcelist={sources}",
+        "Dir::Etc::sourceparts=-",
+        f"Dir::State::lists={apt / 'lists'}",
+        f"Dir::Cache={apt}",
+        "Dir::State::status=/dev/null",
+        "APT::Sandbox::User=",
+    ]
+    command = ["apt-get", "-qq", *(f"-o{each}" for each in options)]
+    say(f"fetching {package} of Debian 13 ...")
+    if not sources.exists():
+        keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
+        trust = f"[signed-by={keys}]" if Path(keys).exists() else ""
+        sources.write_text(f"deb {trust} {mirror()} {_RELEASE} main\n")
+        try:
+            _run([*command, "update"], apt)
+        except DevstackError:
+            sources.unlink()
+            raise
+    _run([*command, "download", package], apt)
+    for archive in apt.glob(f"{package}_*.deb"):
+        _run(["dpkg", "-x", str(archive), str(root)], apt)
+        archive.unlink()
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+    )
+    if done.returncode != 0:
+        last = (done.stdout.strip().splitlines() or ["no message"])[-1]
+        raise DevstackError(f"`{command[0]} ... {command[-1]}` failed: {last}")
+
+
+if __name__ == "__main__":
+    try:
+        folders = {tool(name).parent for name in sys.argv[1:]}
+        print(":".join(map(str, sorted(folders))))
+    except DevstackError as error:
+        sys.exit(str(error))

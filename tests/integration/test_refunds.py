@@ -1,0 +1,76 @@
+"""A refund is asked for again by who knows of the refusal, and never by an old message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from common.contracts.event import Event, root
+from common.contracts.payments import RefundRequested
+from conftest import MakePaybus
+from devstack.system import introduce
+from support.billing import PROCESSES
+from support.paybus import Paybus
+from support.waiting import until
+
+_CHECKOUT = """
+    INSERT INTO checkouts (id, tenant, provider, account, idempotency_key, request, status, amount,
+                           currency, reference, paid_at)
+    VALUES ('c1', 'default', 'stripe', 'default', 'k', %s, 'paid', 500, 'USD', 'cs_unknown', now())
+"""
+_REQUEST = (
+    '{"provider": "stripe", "amount": 500, "currency": "USD", "customer": {"reference": "x"}, '
+    '"return_url": "https://shop.example.com/", "purpose": "order/1"}'
+)
+
+
+def asked(number: int) -> Event[Any]:
+    return root(
+        id=f"asked-{number}",
+        type="refund.requested",
+        source="/orders",
+        subject="r1",
+        tenant="default",
+        sequence=number,
+        data=RefundRequested(
+            refund_id="r1",
+            checkout_id="c1",
+            amount=500,
+            currency="USD",
+            reason="returned",
+            again=number > 1,
+        ),
+    )
+
+
+@pytest.mark.timeout(120)
+def test_a_refusal_is_not_undone_by_the_same_request(make_paybus: MakePaybus) -> None:
+    """Since then somebody may have paid it back by hand."""
+    with make_paybus(PROCESSES, PROVIDER_TIMEOUT_SECONDS="2") as paybus:
+        introduce(paybus.layout)
+        paybus.sql("subscription", _CHECKOUT, _REQUEST)
+        for number in (1, 2):
+            _publish(paybus, number)
+            until(lambda: _row(paybus)[:2] == ("failed", number), what="Stripe refuses it")
+        assert _row(paybus)[2] == 2, "a key of its own, or the refusal would be repeated"
+        _publish(paybus, 2)
+        paybus.publish_to("payments", "refund.requested", _other().encode().decode())
+        until(lambda: _row(paybus, "r2")[:2] == ("failed", 1), what="what came after it is done")
+        assert _row(paybus)[:2] == ("failed", 2), "nobody was asked a third time"
+
+
+def _other() -> Event[Any]:
+    first = asked(1)
+    data = first.data.model_copy(update={"refund_id": "r2"})
+    return first.model_copy(update={"id": "other", "subject": "r2", "data": data})
+
+
+def _publish(paybus: Paybus, number: int) -> None:
+    paybus.publish_to("payments", "refund.requested", asked(number).encode().decode())
+
+
+def _row(paybus: Paybus, id_: str = "r1") -> tuple[str, int, int]:
+    query = "SELECT status, reports, attempts FROM refunds WHERE id = %s"
+    found = paybus.sql("subscription", query, id_)
+    return found[0] if found else ("", 0, 0)
