@@ -8,6 +8,7 @@ BANKS ?= 50
 LETTERS ?= 100000
 ORDERS ?= 10000
 ROLE ?= operator
+OVERLAY ?= dev
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
@@ -73,6 +74,13 @@ test-unit: setup ## the tests that need neither broker nor database
 
 k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' schemas, complete for every service
 	@$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
+
+k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: migrations first, then everything
+	kubectl kustomize deploy/k8s/overlays/$(OVERLAY) > /dev/null
+	kubectl delete job -n paybus -l app.kubernetes.io/component=migrate --ignore-not-found
+	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l app.kubernetes.io/component!=api,app.kubernetes.io/component!=worker
+	kubectl wait -n paybus --for=condition=complete job -l app.kubernetes.io/component=migrate --timeout=900s
+	kubectl apply -k deploy/k8s/overlays/$(OVERLAY)
 
 observability: setup ## write rules, dashboards and docs/metrics.md from deploy/observability
 	@$(BIN)/python -m deploy.observability.build

@@ -53,7 +53,7 @@ def _of_queues(service: str) -> Sequence[Panel]:
         Panel("Event age when its effect is committed", "s", _quantiles("paybus_event_age_seconds", "queue", queue=mine)),
         Panel("Handling time", "s", _quantiles("paybus_handling_seconds", "queue", queue=mine)),
         Panel("Messages that wait", "short", {"{{queue}}": f'max by (queue) (paybus_queue_messages{{queue=~"{mine}"}})'}),
-        Panel("Scheduled jobs", "cps", {"{{job}}": f'sum by (job) (rate(paybus_scheduler_ticks_total{{service="{service}"}}[15m]))'}),
+        Panel("Runs of scheduled jobs", "cps", {"{{job}} {{outcome}}": f'sum by (job, outcome) (rate(paybus_job_runs_total{{service="{service}"}}[15m]))'}),
     )  # fmt: skip
 
 
