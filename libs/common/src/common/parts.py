@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from common import database, metrics
 from common.database import Sessions
 from common.http import Check, create_app
-from common.messaging.census import Census
+from common.measuring import Meter
+from common.messaging import waiting
 from common.messaging.connection import Broker, OnConnect
 from common.messaging.consumer import Consumer
 from common.messaging.declare import declaring
@@ -91,8 +92,8 @@ def worker(
     app = create_app(title, alive=watchdog.check, ready=ready)
     for router in routers:
         app.include_router(router)
-    census = Census(sessions(engine))
-    return Running(app, [*consumers, housekeeper, census, *tasks], [relay])
+    meter = Meter(sessions(engine), waiting.measure)
+    return Running(app, [*consumers, housekeeper, meter, *tasks], [relay])
 
 
 def consumer_options(

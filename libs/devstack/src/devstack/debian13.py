@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from devstack.addresses import DevstackError
@@ -63,11 +64,11 @@ def _make(tree: Path) -> None:
     tree.parent.mkdir(parents=True, exist_ok=True)
     if shutil.which("debootstrap") is None:
         say("installing debootstrap ...")
-        _run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "update"])
-        _run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "debootstrap"])
+        run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "update"])
+        run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "debootstrap"])
     say(f"making a Debian 13 tree with rabbitmq-server in {tree} (some minutes) ...")
     include = "--include=rabbitmq-server"
-    _run(["debootstrap", "--variant=minbase", include, _RELEASE, str(tree), mirror()])
+    run(["debootstrap", "--variant=minbase", include, _RELEASE, str(tree), mirror()])
 
 
 def mirror() -> str:
@@ -84,9 +85,11 @@ def mirror() -> str:
     return found[0]
 
 
-def _run(command: list[str]) -> None:
+def run(command: Sequence[str], folder: Path | None = None) -> None:
+    """One of Debian's programs, which asks nothing. Raises `DevstackError` when it fails."""
     done = subprocess.run(
         command,
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -95,7 +98,7 @@ def _run(command: list[str]) -> None:
     )
     if done.returncode != 0:
         last = (done.stdout.strip().splitlines() or ["no message"])[-1]
-        raise DevstackError(f"RabbitMQ 4 can't be had here: `{command[0]}` failed: {last}")
+        raise DevstackError(f"`{command[0]} ... {command[-1]}` failed: {last}")
 
 
 if __name__ == "__main__":

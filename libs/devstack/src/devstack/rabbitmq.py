@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 
@@ -158,6 +160,26 @@ class PrivateNode:
             return httpx.get(url, auth=("paybus", self._password), timeout=2).is_success
         except httpx.TransportError:
             return False
+
+
+@contextmanager
+def broker_of_our_own(*, metrics_port: int | None = None) -> Iterator[PrivateNode | None]:
+    """A node that may be killed or asked for its metrics, for what is started inside; None where
+    the environment names a broker, or this machine has none."""
+    server = find_server()
+    if server is None or "RABBITMQ_URL" in os.environ:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="paybus-broker-") as folder:
+        node = PrivateNode(server, Path(folder), "own", metrics_port=metrics_port)
+        node.start()
+        os.environ["RABBITMQ_URL"] = node.address.url
+        os.environ["RABBITMQ_MANAGEMENT_URL"] = node.address.management_url
+        try:
+            yield node
+        finally:
+            del os.environ["RABBITMQ_URL"], os.environ["RABBITMQ_MANAGEMENT_URL"]
+            node.stop(keep_data=False)
 
 
 def start_epmd(

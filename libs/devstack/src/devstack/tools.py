@@ -7,16 +7,13 @@ else from this machine's PATH.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from devstack.addresses import DevstackError
-from devstack.debian13 import mirror
+from devstack.debian13 import mirror, run
 from devstack.keeper import say
 from devstack.stack import PAYBUS
 
@@ -68,29 +65,14 @@ def _unpack(package: str) -> None:
         trust = f"[signed-by={keys}]" if Path(keys).exists() else ""
         sources.write_text(f"deb {trust} {mirror()} {_RELEASE} main\n")
         try:
-            _run([*command, "update"], apt)
+            run([*command, "update"], apt)
         except DevstackError:
             sources.unlink()
             raise
-    _run([*command, "download", package], apt)
+    run([*command, "download", package], apt)
     for archive in apt.glob(f"{package}_*.deb"):
-        _run(["dpkg", "-x", str(archive), str(root)], apt)
+        run(["dpkg", "-x", str(archive), str(root)], apt)
         archive.unlink()
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-    )
-    if done.returncode != 0:
-        last = (done.stdout.strip().splitlines() or ["no message"])[-1]
-        raise DevstackError(f"`{command[0]} ... {command[-1]}` failed: {last}")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,7 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +16,7 @@ from rich.table import Table
 from devstack.demo.report import Bars, Check, table_of_checks
 from devstack.demo.scene import kill_workers, scene
 from devstack.payday import ENVIRONMENT, OPTIONS, PROVIDERS, Payday, Tally
-from devstack.rabbitmq import PrivateNode, find_server
+from devstack.rabbitmq import PrivateNode, broker_of_our_own
 from devstack.system import System
 
 _PROCESSES = ("sandbox-providers", "webhook-gateway", "payouts-api", "payouts-worker")
@@ -33,7 +29,7 @@ _SEED = 500
 def main(count: int) -> int:
     console = Console()
     with (
-        _broker(console) as broker,
+        broker_of_our_own() as broker,
         scene(
             "demo-payouts",
             _PROCESSES,
@@ -43,6 +39,8 @@ def main(count: int) -> int:
             payout_options=OPTIONS,
         ) as (system, keys),
     ):
+        if broker is None:
+            console.print("the broker is not this demo's own: only workers are killed")
         payday = Payday(system.layout, keys, count, _SEED)
         return asyncio.run(_play(payday, system, broker, console))
 
@@ -144,23 +142,3 @@ async def _trouble(system: System, broker: PrivateNode | None, killed: list[floa
     dice = random.Random(_SEED)  # noqa: S311 - so that each run tells the same story
     dying = kill_workers(system, "payouts-worker", dice, _WORKER_DIES_EVERY_SECONDS)
     await asyncio.gather(dying, brokers())
-
-
-@contextmanager
-def _broker(console: Console) -> Iterator[PrivateNode | None]:
-    """One of our own, which may be killed; None where there is none on this machine."""
-    server = find_server()
-    if server is None or "RABBITMQ_URL" in os.environ:
-        console.print("the broker is not this demo's own: only workers are killed")
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="paybus-demo-") as folder:
-        node = PrivateNode(server, Path(folder), "demo")
-        node.start()
-        os.environ["RABBITMQ_URL"] = node.address.url
-        os.environ["RABBITMQ_MANAGEMENT_URL"] = node.address.management_url
-        try:
-            yield node
-        finally:
-            del os.environ["RABBITMQ_URL"], os.environ["RABBITMQ_MANAGEMENT_URL"]
-            node.stop(keep_data=False)

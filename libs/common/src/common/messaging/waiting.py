@@ -1,0 +1,27 @@
+"""What waits in a service's database, for the metrics that every worker has."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import metrics
+from common.messaging.tables import outbox, schedules
+
+_MOST = 100_000  # counting more would cost more than it says
+
+_OUTBOX = select(func.count()).select_from(select(outbox.c.position).limit(_MOST).subquery())
+# What autovacuum last saw: counting millions of rows would be a load of its own.
+_INBOX = text("SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'inbox'::regclass")
+_OVERDUE = select(
+    schedules.c.name,
+    func.greatest(0, func.extract("epoch", func.now() - schedules.c.next_run_at)),
+    schedules.c.paused,
+)
+
+
+async def measure(session: AsyncSession) -> None:
+    metrics.outbox_events.set(await session.scalar(_OUTBOX) or 0)
+    metrics.inbox_rows.set(await session.scalar(_INBOX) or 0)
+    for name, overdue, paused in await session.execute(_OVERDUE):
+        metrics.schedule_overdue_seconds.labels(name).set(0 if paused else float(overdue))
