@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import aio_pika
 import httpx
 import yaml
 from deploy.observability import alerts, dashboards
@@ -23,13 +22,10 @@ from rich.console import Console
 
 from devstack import children
 from devstack.addresses import DevstackError, free_ports
-from devstack.demo import five
-from devstack.demo.directory import Directory
-from devstack.demo.mobile_money import MobileMoneyShop
+from devstack.demo import systems
 from devstack.demo.scene import scene
-from devstack.demo.stage import Stage
 from devstack.rabbitmq import broker_of_our_own
-from devstack.system import PROCESSES, Layout, System, introduce
+from devstack.system import PROCESSES, Layout, System
 from devstack.tokens import DevKeys
 from devstack.tools import tool
 
@@ -63,9 +59,8 @@ def main() -> int:
 
 def _observe(console: Console, metrics_port: int) -> Mapping[str, str]:
     """The queries that have no answer."""
-    options = {"extra_env": five.ENVIRONMENT, "payout_options": five.PAYOUT_OPTIONS}
     with (
-        scene("observability", PROCESSES, console, **options) as (system, keys),
+        scene("observability", PROCESSES, console, **systems.OPTIONS) as (system, keys),
         _prometheus(system.layout, metrics_port) as url,
     ):
         return asyncio.run(_play(system, keys, console, url))
@@ -163,14 +158,7 @@ def _scraping(layout: Layout, broker: int) -> dict[str, object]:
 
 async def _play(system: System, keys: DevKeys, console: Console, url: str) -> Mapping[str, str]:
     """The demo's load; then the queries that have no answer."""
-    introduce(system.layout)
-    connection = await aio_pika.connect(system.layout.rabbitmq_url)
-    async with connection:
-        stage = Stage(system, connection, keys, console)
-        await stage.listen()
-        came_true = await Directory(stage, _SUBSCRIPTIONS).play()
-        came_true &= await MobileMoneyShop(stage, _CHECKOUTS).play()
-    came_true &= await five.play(system, keys, console)
+    came_true = await systems.play(system, keys, console, _SUBSCRIPTIONS, _CHECKOUTS)
     if not came_true:
         raise SystemExit("the demo did not come true: its figures prove nothing")
     await _run_jobs(system, keys)

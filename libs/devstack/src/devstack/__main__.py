@@ -8,9 +8,9 @@ import sys
 import httpx
 import psycopg
 
-from devstack import demo, run, webhook
+from devstack import run, webhook
 from devstack.addresses import DevstackError
-from devstack.demo import banks, dead_letters, orders
+from devstack.demo import banks, dead_letters, orders, systems
 from devstack.demo import payouts as payday
 from devstack.stack import PAYBUS
 from devstack.tokens import DevKeys
@@ -23,7 +23,7 @@ def main() -> None:
             case "run":
                 status = run.main()
             case "demo":
-                status = demo.main(options.subscriptions, options.checkouts)
+                status = systems.main(options.subscriptions, options.checkouts)
             case "demo-payouts":
                 status = payday.main(options.payouts)
             case "demo-banks":
