@@ -24,7 +24,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    at_once: int = Field(default=25, ge=1)
+    at_once: int = Field(default=100, ge=1)
     circuit_seconds: float = Field(default=30, gt=0)
 
 
