@@ -75,10 +75,13 @@ test-unit: setup ## the tests that need neither broker nor database
 k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' schemas, complete for every service
 	@$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
 
-k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: migrations first, then everything
+k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker and database, migrations, then everything
 	kubectl kustomize deploy/k8s/overlays/$(OVERLAY) > /dev/null
 	kubectl delete job -n paybus -l app.kubernetes.io/component=migrate --ignore-not-found
-	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l app.kubernetes.io/component!=api,app.kubernetes.io/component!=worker
+	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l 'app.kubernetes.io/component notin (api,worker,migrate)'
+	kubectl wait -n paybus --for=condition=Ready clusters.postgresql.cnpg.io/postgres --timeout=900s
+	kubectl wait -n paybus --for=condition=AllReplicasReady rabbitmqclusters.rabbitmq.com/rabbitmq --timeout=900s
+	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l app.kubernetes.io/component=migrate
 	kubectl wait -n paybus --for=condition=complete job -l app.kubernetes.io/component=migrate --timeout=900s
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY)
 

@@ -20,7 +20,7 @@ from prometheus_client.metrics import MetricWrapperBase
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNBOOKS = "https://github.com/paybus/paybus/blob/main/docs/runbooks"
-_MODULES = {
+MODULES = {
     "common.metrics": "every service",
     "common.gate": "services that call others",
     "common.cache": "services with a cache",
@@ -122,7 +122,7 @@ def metrics_page() -> str:
         "Each process serves them at `/metrics`. Names and units are Prometheus' own; no label is "
         "an id, an address or an amount. Scrapes add `service` and `role`.",
     ]
-    for module, owner in _MODULES.items():
+    for module, owner in MODULES.items():
         found = [
             each
             for each in vars(importlib.import_module(module)).values()
