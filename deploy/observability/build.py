@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,18 @@ def metrics_page() -> str:
         for each in alerts.every_alert()
     ]
     return "\n".join(lines) + "\n"
+
+
+def series() -> Iterator[tuple[str, frozenset[str]]]:
+    """What each process may serve, by name, with its labels."""
+    for module in MODULES:
+        for metric in vars(importlib.import_module(module)).values():
+            if not isinstance(metric, MetricWrapperBase):
+                continue
+            labels = frozenset(metric._labelnames)
+            ends = {Counter: ["_total"], Histogram: ["_bucket", "_count", "_sum"]}
+            for end in ends.get(type(metric), [""]):
+                yield f"{metric._name}{end}", labels
 
 
 def _kind(metric: MetricWrapperBase) -> str:

@@ -61,16 +61,16 @@ BOARDS: Final[Sequence[Board]] = (
     Board("overview", "Paybus: overview", (
         Panel("Webhooks by outcome", "cps", _per_second("paybus_webhook_seconds_count", "outcome")),
         Panel("Webhook answers", "s", _quantiles("paybus_webhook_seconds", "provider")),
-        Panel("Budget of availability that burns", "percentunit", {
-            "1 h": "paybus:webhooks_available:bad_ratio_1h", "6 h": "paybus:webhooks_available:bad_ratio_6h"}),
-        Panel("Budget of freshness that burns", "percentunit", {
-            "1 h": "paybus:events_fresh:bad_ratio_1h", "6 h": "paybus:events_fresh:bad_ratio_6h"}),
+        Panel("Availability: how fast its budget burns (1 uses it up in 30 days)", "short", {
+            "1 h": "paybus:webhooks_available:bad_ratio_1h / 0.001", "6 h": "paybus:webhooks_available:bad_ratio_6h / 0.001"}),
+        Panel("Freshness: how fast its budget burns (1 uses it up in 30 days)", "short", {
+            "1 h": "paybus:events_fresh:bad_ratio_1h / 0.01", "6 h": "paybus:events_fresh:bad_ratio_6h / 0.01"}),
         Panel("Messages handled by service", "cps", _per_second("paybus_consumed_total", "service")),
         Panel("Messages that wait", "short", {"{{queue}}": "max by (queue) (paybus_queue_messages) > 0 or sum(paybus_queue_messages) * 0"}),
         Panel("Open dead letters", "short", {"dead letters": "sum(max by (queue) (paybus_dead_letters_open)) or vector(0)"}),
         Panel("Oldest event in an outbox", "s", {"{{service}}": "max by (service) (paybus_outbox_oldest_seconds)"}),
         Panel("Open circuits", "short", {"{{system}}": "max by (system) (paybus_circuit_open)"}),
-        Panel("Processes", "short", {"{{service}} {{role}}": 'sum by (service, role) (up{service!=""})'}),
+        Panel("Processes", "short", {"{{service}} {{role}}": 'sum by (service, role) (up{service!="",role!=""})'}),
     )),
     Board("gateway", "Paybus: gateway by provider", (
         Panel("Webhooks", "cps", _per_second("paybus_webhook_seconds_count", "provider", "outcome")),
@@ -90,7 +90,7 @@ BOARDS: Final[Sequence[Board]] = (
         Panel("Handling time", "s", _quantiles("paybus_handling_seconds", "queue")),
         Panel("Messages that wait", "short", {"{{queue}}": "max by (queue) (paybus_queue_messages)"}),
         Panel("Consumers", "short", {"{{queue}}": 'max by (queue) (paybus_queue_consumers{queue!~"retry[.].*|.*[.]dead"})'}),
-        Panel("Share that failed for good", "percentunit", {"dead letters": 'sum(rate(paybus_consumed_total{outcome=~"done|dead_lettered"}[5m])) > 0 and (sum(rate(paybus_consumed_total{outcome="dead_lettered"}[5m])) or vector(0)) / sum(rate(paybus_consumed_total[5m])) or vector(0)'}),
+        Panel("Share that failed for good", "percentunit", {"dead letters": '(sum(rate(paybus_consumed_total{outcome="dead_lettered"}[5m])) or vector(0)) / (sum(rate(paybus_consumed_total{outcome=~"done|dead_lettered"}[5m])) > 0 or vector(1))'}),
         Panel("Retries by attempt", "cps", {"{{attempt}}": "sum by (attempt) (rate(paybus_retries_total[5m])) or vector(0)"}),
         Panel("Outboxes: events, and rows of inboxes", "short", {"{{service}} outbox": "max by (service) (paybus_outbox_events)", "{{service}} inbox": "max by (service) (paybus_inbox_rows)"}),
         Panel("Relayed", "cps", _per_second("paybus_outbox_relayed_total", "service")),
@@ -146,7 +146,6 @@ BOARDS: Final[Sequence[Board]] = (
         Panel("Connections and channels", "short", {"connections": "sum(rabbitmq_connections)", "channels": "sum(rabbitmq_channels)"}),
         Panel("Memory, and its limit", "bytes", {"used": "sum(rabbitmq_process_resident_memory_bytes)", "limit": "sum(rabbitmq_resident_memory_limit_bytes)"}),
         Panel("Disk that is free", "bytes", {"free": "min(rabbitmq_disk_space_available_bytes)"}),
-        Panel("Raft: entries not committed", "short", {"uncommitted": "max(rabbitmq_raft_log_last_written_index - on(instance, queue, vhost) rabbitmq_raft_log_commit_index) or sum(rabbitmq_raft_log_commit_index) * 0"}),
         Panel("Database connections in use", "short", {"{{service}} {{role}}": "max by (service, role) (paybus_database_pool_in_use)"}),
         Panel("Share of the pool", "percentunit", {"{{service}} {{role}}": "max by (service, role) (paybus_database_pool_in_use) / max by (service, role) (paybus_database_pool_size)"}),
         Panel("Connections to the broker", "short", {"{{service}} {{role}}": "min by (service, role) (paybus_broker_connected)"}),

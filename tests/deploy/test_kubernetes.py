@@ -6,6 +6,7 @@ A service without probes, limits, a disruption budget, an autoscaler or a monito
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -72,7 +73,8 @@ def named(overlay: str, kind: str, name: str) -> Object:
 def selects(selector: Object, labels: Mapping[str, str]) -> bool:
     wanted = selector.get("matchLabels", {}).items() <= labels.items()
     return wanted and all(
-        labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ())
+        each["key"] in labels and labels[each["key"]] in each.get("values", [labels[each["key"]]])
+        for each in selector.get("matchExpressions", ())
     )
 
 
@@ -131,7 +133,7 @@ def test_a_process_has_time_to_finish_its_work(overlay: str, name: str) -> None:
     pod = deployment["spec"]["template"]["spec"]
     settings = next(each for each in pod["containers"][0]["envFrom"] if "configMapRef" in each)
     data = named(overlay, "ConfigMap", settings["configMapRef"]["name"])["data"]
-    assert float(data["DRAIN_SECONDS"]) + 5 < pod["terminationGracePeriodSeconds"]
+    assert 2 * float(data["DRAIN_SECONDS"]) + 5 < pod["terminationGracePeriodSeconds"]
     assert "replicas" not in deployment["spec"], "an apply must not undo what scaled it"
     assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
@@ -214,6 +216,21 @@ def test_migrations_run_as_a_job(overlay: str, service: str) -> None:
     assert images == {container["image"]}
 
 
+def test_all_pools_together_fit_into_the_database() -> None:
+    """At the most that the autoscalers allow; a worker's relay listens by a further connection."""
+    connections = 0
+    for service in SERVICES:
+        text = (K8S / "services" / service / "settings.env").read_text()
+        (size,) = re.findall(r"^DATABASE_POOL_SIZE=(\d+)$", text, re.MULTILINE)
+        workers = named("production", "ScaledObject", f"{service}-worker")["spec"]
+        connections += workers["maxReplicaCount"] * (int(size) + 1)
+        if service != "webhook-gateway":  # whose api has no database
+            apis = named("production", "HorizontalPodAutoscaler", f"{service}-api")["spec"]
+            connections += apis["maxReplicas"] * int(size)
+    parameters = named("production", "Cluster", "postgres")["spec"]["postgresql"]["parameters"]
+    assert connections * 1.25 <= int(parameters["max_connections"]), "a roll-out has more pods"
+
+
 def test_broker_and_database_survive_a_node() -> None:
     broker = named("production", "RabbitmqCluster", "rabbitmq")["spec"]
     assert (broker["replicas"], "pause_minority" in broker["rabbitmq"]["additionalConfig"]) == (
@@ -221,7 +238,8 @@ def test_broker_and_database_survive_a_node() -> None:
         True,
     )
     database = named("production", "Cluster", "postgres")["spec"]
-    assert (database["instances"], database["minSyncReplicas"]) == (3, 1)
+    synchronous = database["postgresql"]["synchronous"]
+    assert (database["instances"], synchronous["dataDurability"]) == (3, "required")
     parameters = database["postgresql"]["parameters"]
     assert (parameters["fsync"], parameters["synchronous_commit"]) == ("on", "on")
     owners = {each["spec"]["owner"] for each in of_kind("production", "Database")}

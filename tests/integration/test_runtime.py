@@ -177,7 +177,8 @@ def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: MakePaybus) -> None:
-    with_quotas, calling = {"payouts", "bank-sync"}, {"payouts", "bank-sync", "subscription"}
+    with_quotas = {"payouts", "bank-sync"}
+    calling = {"payouts", "bank-sync", "subscription", "provisioning"}
     with make_paybus() as paybus:
         for service, base in (
             ("subscription", subscription_models.Base),

@@ -25,7 +25,16 @@ PROCESSES = [
     "orders-worker",
 ]
 QUICK = {"ORDERS_PAUSE_SECONDS": "1", "PAYOUTS_PAUSE_SECONDS": "0.5"}
-TERMS = {"currency": "USD", "holding_seconds": 0, "fee_basis_points": 1000}
+# All of them, for what is left out stays as another test has set it.
+TERMS = {
+    "currency": "USD",
+    "grace_seconds": 3 * 86_400,
+    "reminder_seconds": 86_400,
+    "holding_seconds": 0,
+    "fee_basis_points": 1000,
+    "late_payment": "refund",
+    "oldest_rate_days": 4,
+}
 
 
 def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:

@@ -1,11 +1,18 @@
-"""Alerts have runbooks, and everything that is made from code is current."""
+"""Alerts have runbooks; queries and documented commands exist; what is made from code is current."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from deploy.observability import alerts, build
+import typer
+from deploy.observability import alerts, build, check
+
+from bank_sync import cli as bank_cli
+from operations import cli as operations_cli
+from payouts import cli as payouts_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,6 +25,43 @@ def test_an_alert_has_a_runbook_that_names_it(alert: alerts.Alert) -> None:
            "schedule-missed", "keys-and-certificates"}  # fmt: skip
     if alert.runbook in own and "Budget" not in alert.name:
         assert alert.name in page
+
+
+def test_queries_ask_for_metrics_and_labels_that_there_are() -> None:
+    """A name that is wrong is good syntax, and `or vector(0)` hides it."""
+    known = dict(build.series())
+    common = {"service", "role", "le", "instance", "alertname"}
+    for name, query in check.queries().items():
+        for series, _, chosen in re.findall(r"\b(paybus_\w+)(\{([^}]*)\})?", query):
+            assert series in known, f"{name}: there is no {series}"
+            labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", chosen))
+            assert labels <= known[series] | common, f"{name}: {series} has no {labels}"
+        grouped = re.findall(r"by \(([^)]*)\)", query)
+        every = common.union(*known.values())
+        assert {each.strip() for part in grouped for each in part.split(",")} <= every, name
+
+
+def test_the_commands_of_docs_are_there() -> None:
+    """Of `paybus` and its kin, as runbooks and docs write them."""
+    programs = {
+        "paybus": operations_cli.app,
+        "paybus-payouts": payouts_cli.app,
+        "paybus-bank-sync": bank_cli.app,
+    }
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    for page in pages:
+        if page.parent.name == "adr":
+            continue
+        for name, words in re.findall(
+            r"(?:^|`)(paybus(?:-payouts|-bank-sync)?)((?: [a-z][a-z-]*)+)", page.read_text(), re.M
+        ):
+            command: Any = typer.main.get_command(programs[name])
+            for word in words.split():
+                known = getattr(command, "commands", None)
+                if known is None:
+                    break
+                assert word in known, f"{page.name}: `{name}{words}`"
+                command = known[word]
 
 
 def test_no_alert_has_the_name_of_another() -> None:

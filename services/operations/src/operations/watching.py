@@ -48,6 +48,8 @@ class Watcher:
                 await self._keep(await self._ask())
             except (Unavailable, sqlalchemy.exc.SQLAlchemyError) as error:
                 log.info("the queues can't be looked at", error=describe(error))
+                metrics.queue_messages.clear()  # what was so is not what is
+                metrics.queue_consumers.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _PAUSE_SECONDS)
 

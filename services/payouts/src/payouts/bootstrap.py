@@ -23,7 +23,7 @@ from common.messaging.transactional import TransactionalConsumer
 from common.scheduler import Scheduler, job_handler
 from common.service import Context, Running, Task, refuse
 from payouts import api as payouts_api
-from payouts import api_reports
+from payouts import api_reports, metrics
 from payouts.accounts import Accounts
 from payouts.books import SOURCE
 from payouts.deciding import Rules
@@ -66,6 +66,8 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
     sessions = parts.sessions(engine)
     accounts = await _accounts(settings, context, sessions, Circuits(sessions))
+    for account in accounts:
+        metrics.doubled.labels(account.provider)  # from 0 on, or its first increase is not seen
     details = _details(settings)
     reorder = timedelta(seconds=settings.reorder_seconds)
     times = Times(
