@@ -1,4 +1,4 @@
-"""Alerts have runbooks; queries and documented commands exist; what is made from code is current."""
+"""Alerts have runbooks, queries and commands in docs exist, what is made from code is current."""
 
 from __future__ import annotations
 
