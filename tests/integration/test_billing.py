@@ -88,11 +88,23 @@ def test_a_change_that_is_planned_is_taken_back_by_what_comes_after(paybus: Payb
         return bool(status == "released")
 
     schedule = planned()
+    done(paybus, "POST", f"{path}/resume")  # which there is nothing to do about
+    assert not released(schedule)
     done(paybus, "POST", f"{path}/plan", json={"plan_id": "silver"})  # the one that there is
     assert released(schedule)
     schedule = planned()
     until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
     assert released(schedule), "Stripe lets nobody cancel beside a schedule"
+
+
+def test_a_planned_change_keeps_the_discount(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    done(paybus, "POST", f"{path}/coupon", json={"coupon": "half"})
+    later = {"plan_id": "gold", "when": "period_end"}
+    name = done(paybus, "POST", f"{path}/plan", json=later)["result"]["schedule"]
+    phases = stripe(paybus, "GET", f"subscription_schedules/{name}")["phases"]
+    assert [each["discounts"] for each in phases] == [[{"coupon": "half"}]] * 2
 
 
 def test_of_two_default_methods_the_newer_holds(paybus: Paybus) -> None:

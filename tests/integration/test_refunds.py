@@ -9,8 +9,6 @@ import pytest
 from common.contracts.event import Event, root
 from common.contracts.payments import RefundRequested
 from conftest import MakePaybus
-from devstack.system import introduce
-from support.billing import PROCESSES
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -47,14 +45,14 @@ def asked(number: int) -> Event[Any]:
 @pytest.mark.timeout(120)
 def test_a_refusal_is_not_undone_by_the_same_request(make_paybus: MakePaybus) -> None:
     """Since then somebody may have paid it back by hand."""
-    with make_paybus(PROCESSES, PROVIDER_TIMEOUT_SECONDS="2") as paybus:
-        introduce(paybus.layout)
+    with make_paybus(["sandbox-stripe", "subscription-worker"]) as paybus:
         paybus.sql("subscription", _CHECKOUT, _REQUEST)
         for number in (1, 2):
             _publish(paybus, number)
             until(lambda: _row(paybus)[:2] == ("failed", number), what="Stripe refuses it")
         assert _row(paybus)[2] == 2, "a key of its own, or the refusal would be repeated"
-        _publish(paybus, 2)
+        for number in (2, 1):  # a redelivery, or a replay
+            _publish(paybus, number)
         paybus.publish_to("payments", "refund.requested", _other().encode().decode())
         until(lambda: _row(paybus, "r2")[:2] == ("failed", 1), what="what came after it is done")
         assert _row(paybus)[:2] == ("failed", 2), "nobody was asked a third time"

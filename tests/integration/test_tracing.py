@@ -97,10 +97,3 @@ def test_a_trace_goes_from_the_webhook_to_the_last_consumer(make_paybus: MakePay
                 "subscription.billing provider_subscription.created",
                 "webhook stripe",
             ]
-
-
-def test_nothing_is_traced_without_an_exporter(make_paybus: MakePaybus) -> None:
-    with make_paybus(["webhook-gateway"]) as paybus:
-        paybus.subscribe()
-        events = until(paybus.journal, what="its event is in the journal")
-        assert all("traceparent" not in each for each in events)

@@ -48,8 +48,14 @@ class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
                 "items": [{"price": subscription.plan.id, "quantity": subscription.quantity}],
                 "start_date": subscription.current_period_start,
                 "end_date": subscription.current_period_end,
+                "discounts": [{"coupon": each} for each in subscription.discounts or ()],
+                "trial_end": subscription.trial_end,
             }
         ]
+        self.current_phase = {
+            "start_date": subscription.current_period_start,
+            "end_date": subscription.current_period_end,
+        }
         subscription.schedule = self.id
         _tell(subscription)
 

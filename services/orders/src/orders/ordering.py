@@ -79,7 +79,9 @@ async def cancel(session: AsyncSession, tenant: str, id_: str, by: str, reason: 
     if order.state in SOLD:
         raise Conflict(f"the order is {order.state}: refund it")
     if order.state == State.CANCELLED:
-        return order  # the answer to the first call was lost
+        # The answer to the first call was lost; or the clock was first, and now a person says so.
+        order.cancelled_by = order.cancelled_by or by
+        return order
     changes = Changes(session)
     await give_up(changes, order, await rows.clock(session), by=by, reason=reason)
     await changes.close()

@@ -8,6 +8,7 @@ at once both are given the payment that was written down first.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -59,13 +60,20 @@ class Checkouts:
             raise Upstream(
                 f"the payer may have been asked; mend this, then {_AGAIN}: {error}"
             ) from error
-        checkout, order = await self._intend(client, tenant, key, wanted)
-        if order is None:
-            return _answer(checkout)
-        try:
-            started, payload = await self._ask(client, self._accounts.gate(tenant, wanted), order)
-        except Refused as error:
-            return _answer(await self._refuse(client, order, error))
+        gate = self._accounts.gate(tenant, wanted)
+        async with AsyncExitStack() as place:
+            try:
+                # Before the attempt is written down: one that is not made reached nobody.
+                await place.enter_async_context(gate.place())
+            except RateLimited as error:
+                raise RateLimited(f"{error}; {_AGAIN}", error.retry_after) from error
+            checkout, order = await self._intend(client, tenant, key, wanted)
+            if order is None:
+                return _answer(checkout)
+            try:
+                started, payload = await self._ask(client, gate, order)
+            except Refused as error:
+                return _answer(await self._refuse(client, order, error))
         return _answer(await self._record(order, started, payload))
 
     async def _known(self, tenant: str, key: str, wanted: NewCheckout) -> Checkout | None:
@@ -97,7 +105,7 @@ class Checkouts:
     ) -> tuple[Started, CheckoutStarted]:
         provider = order.wanted.provider
         try:
-            async with gate.place(), asyncio.timeout(self._timeout), gate.call():
+            async with asyncio.timeout(self._timeout), gate.call():
                 started = await client.start(order)
             return started, _payload(order, started)
         except Refused as error:

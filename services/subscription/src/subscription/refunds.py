@@ -91,13 +91,14 @@ class Refunder:
                 "currency": report.currency,
                 "reason": report.reason,
                 "status": _OPEN,
+                "requests": event.sequence or 1,
             }
             await session.execute(insert(Refund).values(values).on_conflict_do_nothing())
             row = await session.get_one(Refund, report.refund_id, with_for_update=True)
             if (row.checkout_id, row.amount) != (checkout.id, report.amount):
                 raise Permanent(f"the refund {row.id!r} is another one already")
             if row.status == _UNKNOWN:
-                row.status = _OPEN
+                row.status, row.requests = _OPEN, max(row.requests, event.sequence or 1)
             elif row.status == _FAILED and report.again and (event.sequence or 0) > row.requests:
                 # Whoever asked may have paid by hand since: the same request is not honoured twice.
                 row.status, row.requests = _OPEN, event.sequence or 0

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from common import rows
 from common.contracts.event import Event
 from common.contracts.jobs import JobDue
+from common.contracts.subscriptions import Status
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.messaging.outbox import Work
@@ -32,6 +33,9 @@ async def renew(
 ) -> None:
     """Bring the subscription to what its paid checkouts and the clock (UTC) say."""
     payments = [_payment(each) for each in paid]
+    over = row.current_period_end if row.status == Status.CANCELLED else None
+    if over is not None and any(each.at > over for each in payments):
+        row.gave_up_at = over  # it begins anew: nobody was served in between
     term = periods.term(payments, _cancellation(row), row.gave_up_at)
     if term is None:
         row.due_at = None

@@ -125,7 +125,7 @@ async def settle(
     if outcome.status is CheckoutStatus.PAID:
         checkout.paid_at = outcome.at
         checkout.error = None
-        await _serve(work, event, checkout, payer)
+        await _serve(work, event, checkout, payer, first=before != CheckoutStatus.PAID)
 
 
 def _tell(
@@ -152,7 +152,9 @@ def _tell(
     )
 
 
-async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Contact) -> None:
+async def _serve(
+    work: Work, event: Event[Any], checkout: Checkout, payer: Contact, *, first: bool
+) -> None:
     if checkout.provider == "stripe" or checkout.customer_id is None:
         return  # Stripe keeps customer and subscription, and reports both
     request = stored(checkout.request)
@@ -169,11 +171,13 @@ async def _serve(work: Work, event: Event[Any], checkout: Checkout, payer: Conta
         interval=request.plan.interval,
     )
     await recording.keep_plan(work.session, event, OURS, plan)
+    assert checkout.paid_at is not None
     row = await work.session.get_one(models.Subscription, checkout.subscription_id)
     await work.session.flush()  # this one is among them
     paid = await repository.paid_checkouts(work.session, [row.id])
     await renewals.renew(work, event, row, paid[row.id], await rows.clock(work.session))
-    if row.status == Status.CANCELLED:
+    given_up = row.gave_up_at is not None and checkout.paid_at <= row.gave_up_at
+    if first and (given_up or row.status == Status.CANCELLED):
         # It was on its way when somebody cancelled: it buys nothing, so it has to go back.
         checkout.error = "paid for a subscription that was cancelled: refund it at the provider"
         log.error(checkout.error, checkout=checkout.id, subscription=row.id)

@@ -201,7 +201,9 @@ class StripeBilling:
                 made = await self._v1.subscription_schedules.create_async(params, _once(attempt))
             name = made.id
         schedule = (await self._v1.subscription_schedules.retrieve_async(name)).to_dict()
-        now = schedule.get("current_phase") or schedule["phases"][0]
+        began = (schedule.get("current_phase") or {}).get("start_date")
+        phases_now = [each for each in schedule["phases"] if each["start_date"] == began]
+        now = (phases_now or schedule["phases"])[0]
         # An update replaces a phase whole: what is left out of it would be taken away.
         kept = {"discounts": kinds} if (kinds := _discounts(now)) else {}
         if now.get("trial_end"):
@@ -233,11 +235,12 @@ class StripeBilling:
         return _shown(found)
 
     async def _resume(self, attempt: Attempt) -> dict[str, Any]:
-        found = await self._freed(attempt.subject)
+        found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
         if found["status"] == "canceled":
             raise Refused("says that it is over: subscribe anew", 409)
         if not found["cancel_at_period_end"]:
             return _shown(found)
+        await self._freed(attempt.subject, found)
         return await self._update(attempt, {"cancel_at_period_end": False})
 
     async def _update(self, attempt: Attempt, changes: Mapping[str, Any]) -> dict[str, Any]:
