@@ -24,6 +24,8 @@ from orders.ordering import stored_terms
 log = get_logger(__name__)
 
 PURPOSE = "order/"
+# Providers' times may be cut to it: what is not surely in time is late.
+_WHOLE_SECOND = timedelta(seconds=1)
 _WHY = {
     Verdict.LATE: "paid after the order was cancelled",
     Verdict.DOUBLE: "the order was paid already",
@@ -51,7 +53,8 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
     payment.status, payment.settled_at = report.status, event.time
     if report.amount is not None and report.currency is not None:
         payment.amount, payment.currency = report.amount, report.currency
-        in_time = report.paid_at is not None and report.paid_at <= order.pay_by
+        surely = order.pay_by - _WHOLE_SECOND
+        in_time = report.paid_at is not None and report.paid_at <= surely
         await _take(work, event, order, payment, in_time=in_time)
 
 
