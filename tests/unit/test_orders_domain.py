@@ -1,10 +1,69 @@
-"""What money that comes for an order is taken for."""
+"""An order's steps, and what is done with money that comes for it."""
 
 from __future__ import annotations
 
-import pytest
+from itertools import product
 
-from orders.domain import LateRule, State, Verdict, judge
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import Conflict
+from orders.domain import SOLD, LateRule, State, Verdict, check, judge
+
+_TOTAL = (1000, "XAF")
+_TAKEN = {Verdict.ACCEPTED, Verdict.REOPENED}
+
+
+@given(
+    st.sampled_from(State),
+    st.integers(0, 3000),
+    st.sampled_from(["XAF", "EUR"]),
+    st.sampled_from(LateRule),
+    st.booleans(),
+)
+def test_all_money_either_pays_the_order_or_goes_back(
+    state: State, amount: int, currency: str, late: LateRule, by_clock: bool
+) -> None:
+    verdict, back = judge(
+        state, total=_TOTAL, came=(amount, currency), late=late, by_clock=by_clock
+    )
+    assert amount - back == (_TOTAL[0] if verdict in _TAKEN else 0)
+    if verdict in _TAKEN:
+        assert currency == _TOTAL[1]
+        check(state, State.PAID)
+
+
+@pytest.mark.parametrize(
+    ("state", "amount", "late", "by_clock", "verdict"),
+    [
+        (State.PLACED, 1000, LateRule.REFUND, True, Verdict.ACCEPTED),
+        (State.AWAITING_PAYMENT, 999, LateRule.REFUND, True, Verdict.WRONG),
+        (State.CANCELLED, 1000, LateRule.REFUND, True, Verdict.LATE),
+        (State.CANCELLED, 1000, LateRule.REOPEN, True, Verdict.REOPENED),
+        (State.CANCELLED, 1000, LateRule.REOPEN, False, Verdict.LATE),
+        (State.PAID, 1000, LateRule.REOPEN, True, Verdict.DOUBLE),
+        (State.REFUNDED, 1000, LateRule.REOPEN, True, Verdict.DOUBLE),
+    ],
+)
+def test_what_money_is_taken_for(
+    state: State, amount: int, late: LateRule, by_clock: bool, verdict: Verdict
+) -> None:
+    found, _ = judge(state, total=_TOTAL, came=(amount, "XAF"), late=late, by_clock=by_clock)
+    assert found is verdict
+
+
+def test_there_is_no_other_step() -> None:
+    allowed = set()
+    for before, after in product(State, State):
+        try:
+            check(before, after)
+        except Conflict:
+            continue
+        allowed.add((before, after))
+    assert len(allowed) == 11
+    assert not {after for before, after in allowed if before is State.REFUNDED}
+    assert {before for before, after in allowed if after is State.REFUNDED} == SOLD
 
 
 @pytest.mark.parametrize(
