@@ -32,7 +32,9 @@ _ROOT = ["--no-sandbox"] if os.geteuid() == 0 else []
 
 @pytest.fixture
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    with make_paybus([*PROCESSES, *_OTHERS], **QUICK) as paybus:
+    # Fifty failures five times are to be seen: no circuit comes between.
+    calling = {"BACKEND_CIRCUIT_FAILURES": "10000"}
+    with make_paybus([*PROCESSES, *_OTHERS], **QUICK, **calling) as paybus:
         yield paybus
 
 
