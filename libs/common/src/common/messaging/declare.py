@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from aio_pika import DeliveryMode, ExchangeType, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -46,7 +46,7 @@ async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
             lost = await _lost_queues(connection, ladder)
             await _declare_waits(channel, ladder)
             await _order_refills(connection, ladder, lost)
-            await _declare_all(channel)
+            await _declare_all(channel, lost)
         except ChannelPreconditionFailed as error:
             raise TopologyMismatch(
                 f"RabbitMQ refuses a declaration ({error}). It was declared with other "
@@ -111,18 +111,14 @@ async def _exists(connection: AbstractConnection, queue: str) -> bool:
     return True
 
 
-async def _declare_all(channel: AbstractChannel) -> None:
+async def _declare_all(channel: AbstractChannel, lost: Container[Queue]) -> None:
     dead = await channel.declare_exchange(DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT, durable=True)
     exchanges = {
         name: await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True)
         for name in DOMAIN_EXCHANGES
     }
-    for queue in (*topology.QUEUES, topology.WEBHOOKS):
-        dead_queue = await channel.declare_queue(
-            queue.dead, durable=True, arguments=topology.dead_queue_arguments()
-        )
-        await dead_queue.bind(dead, queue.name)
-    for queue in topology.QUEUES:
+    # Lost ones first: an order that comes back before its queue waits for minutes in the broker.
+    for queue in sorted(topology.QUEUES, key=lambda queue: queue not in lost):
         declared = await channel.declare_queue(
             queue.name, durable=True, arguments=topology.queue_arguments(queue)
         )
@@ -131,6 +127,11 @@ async def _declare_all(channel: AbstractChannel) -> None:
         for name, binding in topology.RETIRED_BINDINGS:
             if name == queue.name:
                 await declared.unbind(exchanges[binding.exchange], binding.pattern)
+    for queue in (*topology.QUEUES, topology.WEBHOOKS):
+        dead_queue = await channel.declare_queue(
+            queue.dead, durable=True, arguments=topology.dead_queue_arguments()
+        )
+        await dead_queue.bind(dead, queue.name)
 
 
 async def _declare_journal(channel: AbstractChannel) -> None:

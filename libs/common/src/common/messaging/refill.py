@@ -59,6 +59,9 @@ async def refill(
     Raises `Unavailable` when broker, journal or database are away; it may then be run again.
     """
     offset = int(headers[ORDER])
+    # Whoever declares the queue may not have bound it yet: what comes after the journal was read
+    # and before that would be missed.
+    await broker.declare()
     started = time.monotonic()
     # A stream forgets by whole segments, so it may hold what the inbox has forgotten already.
     oldest = datetime.now(UTC) - timedelta(days=JOURNAL_DAYS)
