@@ -3,6 +3,7 @@ databases for each user."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -12,11 +13,16 @@ from typing import Any
 
 import pytest
 
+from common.contracts import topology
+from common.messaging.connection import Broker
+from common.messaging.declare import declaring
+from common.messaging.retry import Ladder
 from devstack.addresses import Addresses, RabbitMQ
 from devstack.rabbitmq import PrivateNode, find_server
 from devstack.stack import Stack
 from devstack.tokens import DevKeys
-from support.paybus import Paybus, Templates, running
+from support.paybus import SHORT_LADDER, Paybus, Templates, running
+from support.waiting import until
 
 # Several processes that test at once each have ports of their own.
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
@@ -85,14 +91,27 @@ def make_paybus(stack: Stack, templates: Templates, keys: DevKeys, logs: Path) -
     return partial(running, stack, templates, keys, logs)
 
 
+async def _declare(url: str) -> None:
+    declare = declaring(Ladder.parse(SHORT_LADDER))
+    broker = Broker(url, name="tests", on_connect=declare)
+    await broker.start()
+    try:
+        await (await broker.channel(within=60)).close()
+    finally:
+        await broker.close()
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
-    """A broker of a test module's own, which it may kill and alarm."""
+    """A broker of a test module's own, which it may kill and alarm. Its topology is on its disk."""
     server = find_server()
     if server is None:
         pytest.skip("needs a RabbitMQ on this machine to kill")
     node = PrivateNode(server, tmp_path_factory.mktemp("rabbitmq"), "secret-of-this-test")
     node.start()
+    asyncio.run(_declare(node.address.url))
+    queues = [name for each in topology.QUEUES for name in (each.name, each.dead)]
+    until(lambda: node.has_written([*queues, topology.WEBHOOKS.dead]), what="it is written")
     yield node
     node.stop(keep_data=False)
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from devstack.system import SERVICES
+
 Series = Mapping[str, str]
 """Series by what they are called, with values in promtool's notation, a minute apart."""
 
@@ -31,6 +33,7 @@ class Alert:
     silent: Series
     below: bool = False
     also: str = ""  # a second condition, as `and ...`
+    also_fires: Series | None = None  # on these, too
     foreign: bool = False  # by others' metrics, which a demo does not have
 
     @property
@@ -49,7 +52,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Objective:
-    """A share (`target`) of what counts is to be good, over thirty days."""
+    """A share (`target`) of what counts is to be good, over thirty days. `away` is the share of
+    time in which nothing could be good and nothing was counted: the larger share is the bad one."""
 
     name: str
     target: float
@@ -59,6 +63,15 @@ class Objective:
     runbook: str
     fires: Series
     silent: Series
+    away: str = ""  # with {window}
+    also_fires: Series | None = None
+
+    def bad_ratio(self, window: str) -> str:
+        counted = f"({self.bad.format(window=window)}) / ({self.all.format(window=window)})"
+        if not self.away:
+            return counted
+        away = self.away.format(window=window)
+        return f"({away}) >= ({counted}) or ({counted}) or ({away})"
 
 
 def _buckets(name: str, labels: str, bounds: Mapping[str, str]) -> Series:
@@ -83,6 +96,9 @@ _LATE = _buckets(
 )  # fmt: skip
 
 _OURS = 'queue!~"retry[.].*|.*[.]dead"'
+PROCESSES: Final = [(service, role) for service in SERVICES for role in ("api", "worker")]
+_MISSING = " or ".join(f'absent(up{{service="{s}",role="{r}"}})' for s, r in PROCESSES)
+_READY = "paybus:gateway_ready"
 _CONSUMED = "paybus_consumed_total"
 # What providers' calls become is handled here first: a duplicate is a call that came again.
 _FIRST = 'queue=~"subscription.billing|webhook-gateway.payments|payouts.reports|bank-sync.items"'
@@ -196,9 +212,11 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "OldestMessage",
-        "histogram_quantile(0.99, sum by (le, queue) (rate(paybus_event_age_seconds_bucket[10m])))",
-        299, "5m", "page", "Events wait five minutes and more in {{ $labels.queue }} (p99)",
-        "queue-growing", _LATE, _IN_TIME,
+        f"max by (queue) (paybus_oldest_message_seconds{{{_OURS}}})",
+        300, "2m", "page", "A message has waited for five minutes in {{ $labels.queue }}",
+        "queue-growing",
+        {'paybus_oldest_message_seconds{queue="orders.payments"}': "0+60x100"},
+        {'paybus_oldest_message_seconds{queue="orders.payments"}': "2x100", 'paybus_oldest_message_seconds{queue="orders.payments.dead"}': "900x100"},
     ),
     Alert(
         "DeadLetters",
@@ -249,6 +267,14 @@ ALERTS: Final[Sequence[Alert]] = (
         {'up{service="orders",role="worker"}': "1x5 0x100"},
         {'up{service="orders",role="worker"}': "1x100"},
         below=True,
+    ),
+    Alert(
+        "ProcessMissing",
+        f"{_MISSING} or vector(0)",
+        0, "5m", "page", "There is no {{ $labels.service }} {{ $labels.role }} at all",
+        "processes",
+        {'up{service="orders",role="api"}': "1x100"},
+        {f'up{{service="{service}",role="{role}"}}': "1x100" for service, role in PROCESSES},
     ),
     Alert(
         "GatewayAway",
@@ -376,7 +402,14 @@ OBJECTIVES: Final[Sequence[Objective]] = (
             'paybus_webhook_seconds_count{outcome="unavailable"}': "0+5x4400",
             'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400",
         },
-        {'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400"},
+        {
+            'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400",
+            "up": "1x4400",
+            "paybus_gateway_ready": "1x4400",
+        },
+        # Before a gateway that is not ready nobody counts what was refused.
+        away=f"1 - avg_over_time({_READY}[{{window}}])",
+        also_fires={"up": "1x4400", "paybus_gateway_ready": "1x60 0x4340"},
     ),
     Objective(
         "events_fresh", 0.99,
@@ -404,13 +437,17 @@ def ratio(objective: Objective, window: str) -> str:
 
 
 def records() -> Sequence[Record]:
+    ready = Record(_READY, "max(paybus_gateway_ready) or 0 * max(up)")
     return [
-        Record(
-            ratio(each, window),
-            f"({each.bad.format(window=window)}) / ({each.all.format(window=window)})",
-        )
-        for each in OBJECTIVES
-        for window in WINDOWS
+        ready,
+        *(
+            Record(
+                ratio(each, window),
+                each.bad_ratio(window),
+            )
+            for each in OBJECTIVES
+            for window in WINDOWS
+        ),
     ]
 
 
@@ -434,6 +471,7 @@ def burning() -> Sequence[Alert]:
                     each.fires,
                     each.silent,
                     also=f"and {ratio(each, short)} > {limit:g}",
+                    also_fires=each.also_fires,
                 )
             )
     return found

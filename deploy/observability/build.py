@@ -94,7 +94,9 @@ def _tests(rules: str, chosen: Sequence[alerts.Alert], every: str, at: str) -> d
     tests = []
     for each in chosen:
         firing = f'count(ALERTS{{alertname="{each.name}",alertstate="firing"}}) > 0'
-        for series, fires in ((each.fires, True), (each.silent, False)):
+        for series, fires in ((each.fires, True), (each.also_fires, True), (each.silent, False)):
+            if series is None:
+                continue
             tests.append(
                 {
                     "name": f"{each.name} {'fires' if fires else 'is silent'}",

@@ -52,6 +52,7 @@ def _of_queues(service: str) -> Sequence[Panel]:
         Panel("Messages handled", "cps", _per_second("paybus_consumed_total", "queue", "outcome", queue=mine)),
         Panel("Event age when its effect is committed", "s", _quantiles("paybus_event_age_seconds", "queue", queue=mine)),
         Panel("Handling time", "s", _quantiles("paybus_handling_seconds", "queue", queue=mine)),
+        Panel("Oldest message at a consumer", "s", {"{{queue}}": f'max by (queue) (paybus_oldest_message_seconds{{queue=~"{mine}"}})'}),
         Panel("Messages that wait", "short", {"{{queue}}": f'max by (queue) (paybus_queue_messages{{queue=~"{mine}"}})'}),
         Panel("Runs of scheduled jobs", "cps", {"{{job}} {{outcome}}": f'sum by (job, outcome) (rate(paybus_job_runs_total{{service="{service}"}}[15m]))'}),
     )  # fmt: skip
@@ -80,6 +81,7 @@ BOARDS: Final[Sequence[Board]] = (
         Panel("Payments asked about", "cps", _per_second("paybus_provider_questions_total", "provider", "outcome")),
         Panel("Payments watched", "short", {"{{provider}}": "max by (provider) (paybus_watched_payments)"}),
         Panel("Healed: no webhook had come", "short", {"{{provider}}": "sum by (provider) (increase(paybus_payments_healed_total[1h]))"}),
+        Panel("Gateways, and those that can take webhooks in", "short", {"gateways": 'count(up{service="webhook-gateway",role="api"})', "ready": "sum(paybus_gateway_ready)"}),
         Panel("Endpoints file at fault", "short", {"{{role}}": "max by (role) (paybus_endpoints_fault)"}),
         Panel("Age of files with secrets", "s", {"{{setting}}": 'max by (setting) (paybus_secret_age_seconds{service="webhook-gateway"})'}),
     )),
@@ -88,6 +90,7 @@ BOARDS: Final[Sequence[Board]] = (
         Panel("Messages by queue", "cps", _per_second("paybus_consumed_total", "queue")),
         Panel("Event age", "s", _quantiles("paybus_event_age_seconds", "queue")),
         Panel("Handling time", "s", _quantiles("paybus_handling_seconds", "queue")),
+        Panel("Oldest message at a consumer", "s", {"{{queue}}": "max by (queue) (paybus_oldest_message_seconds)"}),
         Panel("Messages that wait", "short", {"{{queue}}": "max by (queue) (paybus_queue_messages)"}),
         Panel("Consumers", "short", {"{{queue}}": 'max by (queue) (paybus_queue_consumers{queue!~"retry[.].*|.*[.]dead"})'}),
         Panel("Share that failed for good", "percentunit", {"dead letters": '(sum(rate(paybus_consumed_total{outcome="dead_lettered"}[5m])) or vector(0)) / (sum(rate(paybus_consumed_total{outcome=~"done|dead_lettered"}[5m])) > 0 or vector(1))'}),

@@ -24,11 +24,17 @@ from chaos.proxy import Proxy
 from devstack.addresses import DevstackError
 from devstack.processes import Process, Spec
 from devstack.stack import Stack
-from devstack.system import System, create_databases, migrate, plan
+from devstack.system import PROCESSES, System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 from support.waiting import Steady, poll, trouble_lasts
 
 WORKERS = ("subscription-worker", "provisioning-worker", "ledger-worker")
+# What the webhooks of a scenario don't need, and a version that is rolled out replaces, too.
+OTHERS = tuple(
+    name
+    for name in PROCESSES
+    if not name.startswith("sandbox-") and name not in {"webhook-gateway", *WORKERS}
+)
 
 _TESTS = Path(__file__).resolve().parents[1]
 _PATIENCE_SECONDS = 240
@@ -138,12 +144,15 @@ class Field:
         self._declare_ledger_queue()
         for worker in WORKERS:
             self.scale(worker, self._replicas)
+        if self._smooth:
+            self.system.start(OTHERS, wait=False)
+            self._counts |= dict.fromkeys(OTHERS, 1)
         self.wait_ready()
         self._provider = Provider(
             [
                 _url(process)
                 for name, process in self.system.processes.items()
-                if name.startswith("webhook-gateway")
+                if name in {"webhook-gateway", "webhook-gateway-1"}
             ],
             self.sent.bodies,
             rate=self._rate,
@@ -200,8 +209,9 @@ class Field:
             verdict = self._once_more()
         if self._spool and (away := self._provider.turned_away):
             verdict.missing.append(f"{away} answers that were not 2xx, although there is a spool")
-        if self._smooth and self._provider.refused:
-            verdict.missing.append(f"{self._provider.refused} webhooks failed at first")
+        if self._smooth:
+            failures = self._provider.failures.items()
+            verdict.missing += [f"{n} webhooks failed at first: {what}" for what, n in failures]
         return verdict, recovery
 
     def _once_more(self) -> Verdict:

@@ -7,6 +7,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,8 +110,12 @@ class Provider(threading.Thread):
         self._rate = rate
         self._dice = random.Random(seed)
         self.accepted = 0
-        self.refused = 0  # answers that were not 2xx, and no answers
-        self.turned_away = 0  # the former alone
+        self.failures = Counter[str]()  # attempts that were not answered with 2xx, by what was
+        self.turned_away = 0  # those that were answered
+
+    @property
+    def refused(self) -> int:
+        return self.failures.total()
 
     def use(self, url: str, *, instead_of: str) -> None:
         """As a balancer that was told of another gateway."""
@@ -135,21 +140,27 @@ class Provider(threading.Thread):
     async def _sender(self, http: httpx.AsyncClient, waiting: asyncio.Queue[bytes]) -> None:
         while True:
             body = await waiting.get()
-            while not await self._accepted(http, body):
-                self.refused += 1
+            while True:
+                if await self._accepted(http, body):
+                    break
                 await asyncio.sleep(self._dice.uniform(0.2, 0.6))
             self.accepted += 1
             waiting.task_done()
 
     async def _accepted(self, http: httpx.AsyncClient, body: bytes) -> bool:
         headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
+        started = time.monotonic()
         try:
             answer = await http.post(
                 self._dice.choice(self._gateways), content=body, headers=headers
             )
-        except httpx.TransportError:
+        except httpx.TransportError as error:
+            took = time.monotonic() - started
+            self.failures[f"{type(error).__name__}: {error} ({took:.1f} s)"] += 1
             return False
         if answer.is_client_error:
             raise AssertionError(f"a good webhook was refused: {answer.text}")
-        self.turned_away += answer.is_server_error
+        if answer.is_server_error:
+            self.turned_away += 1
+            self.failures[f"{answer.status_code}: {answer.text}"] += 1
         return answer.is_success

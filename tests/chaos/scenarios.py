@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from chaos.field import WORKERS, Field
+from chaos.field import OTHERS, WORKERS, Field
 from chaos.load import Plan
 from chaos.proxy import Line, Proxy
 from devstack.addresses import DevstackError
@@ -140,7 +140,7 @@ def scale(field: Field) -> None:
 def roll_out(field: Field) -> None:
     """What a Deployment does with a new version: a new one up and ready, then an old one away."""
     field.wait_for_share(0.1)
-    for name in ("webhook-gateway", *WORKERS):
+    for name in ("webhook-gateway", *WORKERS, *OTHERS):
         field.replace(name)
     if not field.flowing:
         raise DevstackError("the load ended before all were replaced: give it more WEBHOOKS")

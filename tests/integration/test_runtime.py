@@ -36,6 +36,11 @@ def _subscriptions(paybus: Paybus) -> int:
     return count
 
 
+def _oldest(paybus: Paybus) -> float:
+    metric = "paybus_oldest_message_seconds"
+    return paybus.metric("subscription-worker", metric, queue="subscription.billing")
+
+
 def test_sigterm_finishes_the_batch_and_ends_with_status_0(make_paybus: MakePaybus) -> None:
     with make_paybus(["webhook-gateway"], CONSUMER_BATCH="10") as paybus:
         for _ in range(200):
@@ -85,8 +90,10 @@ def test_a_database_that_is_away_costs_no_message_an_attempt(
             until(lambda: paybus.http.get(url).status_code == 503, what="it says it is not ready")
             alive = paybus.http.get(url.replace("readyz", "healthz"))
             assert alive.status_code == 200, "a restart would not bring the database back"
+            until(lambda: _oldest(paybus) > 1, what="it says for how long a message waits")
             admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
         until(lambda: _subscriptions(paybus) == 21, what="it goes on where it stopped")
+        until(lambda: _oldest(paybus) == 0, what="and holds no message any more")
         assert worker.is_running()
         assert paybus.dead_letters() == {}
         retried = paybus.metric("subscription-worker", "paybus_consumed_total", outcome="retried")

@@ -34,6 +34,13 @@ event_age_seconds = Histogram(
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300, 3600),
 )
 
+oldest_message_seconds = Gauge(
+    "paybus_oldest_message_seconds",
+    "How long the oldest message that a consumer holds has waited for its effect; 0 without one. "
+    "Retries and what is sent again count from their delivery.",
+    ["queue"],
+)
+
 relayed = Counter("paybus_outbox_relayed_total", "Outbox rows published and removed.")
 
 outbox_oldest_seconds = Gauge(

@@ -18,6 +18,11 @@ def webhook(provider: str, outcome: str) -> Histogram:
     return _webhooks.labels(provider, outcome)
 
 
+ready = Gauge(
+    "paybus_gateway_ready",
+    "1 while webhooks can be taken in: the broker is connected, or a spool has room.",
+)
+
 endpoints_fault = Gauge(
     "paybus_endpoints_fault",
     "1 while the endpoints file can't be used and the one before it stays in force.",

@@ -14,6 +14,7 @@ from common.errors import Unavailable
 from common.logs import get_logger
 from common.messaging.connection import Broker, describe
 from common.messaging.publisher import Publisher, Unroutable
+from webhook_gateway import metrics
 from webhook_gateway.spool import Spool, Spooled
 
 log = get_logger(__name__)
@@ -35,6 +36,7 @@ class Outlet:
         self._stop = asyncio.Event()
         self._handed: set[int] = set()
         self._refused_at = -math.inf
+        metrics.ready.set_function(lambda: float(self._fault() is None))
 
     def stop(self) -> None:
         self._stop.set()
@@ -58,6 +60,9 @@ class Outlet:
 
     async def check(self) -> str | None:
         """Whether webhooks can be taken in, for readiness."""
+        return self._fault()
+
+    def _fault(self) -> str | None:
         if self._broker.connected:
             return None
         if self._spool is None:

@@ -8,7 +8,9 @@ it is safe elsewhere because it failed (failing.py).
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,6 +86,8 @@ class Consumer(ABC):
             on_give_up=on_give_up,
         )
         self._arrived: deque[Delivery] = deque()
+        self._held: dict[int, float] = {}  # by tag, in their order: what is not acknowledged
+        metrics.oldest_message_seconds.labels(queue.name).set_function(self._oldest)
         self._wake = asyncio.Event()
         self._stopping = False
         self._order_refill = False
@@ -114,6 +118,7 @@ class Consumer(ABC):
             finally:
                 self._channel = None
                 self._arrived.clear()
+                self._held.clear()
 
     async def _after_cancel(self) -> None:
         while self._order_refill and not self._stopping:
@@ -171,8 +176,13 @@ class Consumer(ABC):
     async def _arrive(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
         if channel is not self._channel:
             return  # of a channel that is lost already: the broker delivers it again
-        self._arrived.append(Delivery.of(channel, message))
+        delivery = Delivery.of(channel, message)
+        self._arrived.append(delivery)
+        self._held[delivery.tag] = delivery.waits_since
         self._wake.set()
+
+    def _oldest(self) -> float:
+        return max(0.0, time.time() - min(self._held.values(), default=math.inf))
 
     def _take_alone(self) -> Delivery | None:
         """One of the deliveries that must run alone, if there are any.
@@ -222,6 +232,12 @@ class Consumer(ABC):
         # On the channel it came by: tags of another channel would name other messages.
         with broker_errors("not acknowledged"):
             await delivery.channel.basic_ack(delivery.tag, multiple=multiple, wait=False)
+        if delivery.channel is not self._channel:
+            return
+        if multiple:
+            self._held = {tag: at for tag, at in self._held.items() if tag > delivery.tag}
+        else:
+            self._held.pop(delivery.tag, None)
 
     async def _through_outages(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run `action`; while our own database or broker is away keep the messages and try again.

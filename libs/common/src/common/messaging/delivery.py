@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +17,8 @@ from common.messaging.dead_letter import Failures
 
 # A quorum queue's own header: how often it was given back or its consumer was lost.
 _RETURNS = "x-delivery-count"
+# The broker's mark on what came back from the retry ladder.
+_LADDER = "x-death"
 _SUSPECT_RETURNS = 2
 _KEPT = frozenset({refill.ORDER, replay.MARK})
 
@@ -62,6 +65,14 @@ class Delivery:
             return True
         returns = self.headers.get(_RETURNS, 0)
         return isinstance(returns, int) and returns >= _SUSPECT_RETURNS
+
+    @property
+    def waits_since(self) -> float:
+        """When it came to the queue, as far as can be told, in seconds since 1970: an event's
+        record for its first delivery, and now for what waited on the ladder or is sent again."""
+        if self.event is None or _LADDER in self.headers or replay.MARK in self.headers:
+            return time.time()
+        return self.event.recordedtime.timestamp()
 
     @property
     def kept_headers(self) -> dict[str, Any]:
