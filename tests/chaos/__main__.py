@@ -26,7 +26,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """`recovery` is in seconds, see `Field.settle`."""
+    """`recovery` is in seconds, see `Field.settle`; `pace` in webhooks a second."""
 
     scenario: Scenario
     webhooks: int
@@ -34,6 +34,7 @@ class Outcome:
     refused: int
     restarts: int
     recovery: float
+    pace: float = 0.0
 
     def row(self) -> str:
         verdict = self.verdict
@@ -121,7 +122,7 @@ def _run(
     print(
         f"{scenario.name:18} {mark:7} {verdict.effects} effects, {len(verdict.missing)} lost, "
         f"{len(verdict.doubled)} doubled, recovered in {outcome.recovery:.1f} s "
-        f"({took:.0f} s in all)",
+        f"({took:.0f} s in all; {outcome.pace:.0f} webhooks a second)",
         flush=True,
     )
     for what, names in (
@@ -169,7 +170,13 @@ def _run_field(
         except Exception as error:  # noqa: BLE001 - the others still run
             verdict, recovery = Verdict(missing=[f"{type(error).__name__}: {error}"]), 0.0
         return Outcome(
-            scenario, len(field.sent.bodies), verdict, field.refused, field.restarts, recovery
+            scenario,
+            len(field.sent.bodies),
+            verdict,
+            field.refused,
+            field.restarts,
+            recovery,
+            field.pace,
         )
 
 

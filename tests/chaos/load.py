@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import aiohttp
 
 from devstack.endpoints import SECRETS
 from devstack.webhook import signature, subscription_created
 
-_CONNECTIONS = 8
 _PER_SUBSCRIPTION = 5  # the creation and four payments
 FEWEST = 20 * _PER_SUBSCRIPTION
 _ANSWER_SECONDS = 10  # a provider's patience
@@ -102,14 +101,22 @@ class Provider(threading.Thread):
     """
 
     def __init__(
-        self, gateways: Sequence[str], bodies: Sequence[bytes], *, rate: float, seed: int
+        self,
+        gateways: Sequence[str],
+        bodies: Sequence[bytes],
+        *,
+        rate: float,
+        connections: int,
+        seed: int,
     ) -> None:
         super().__init__(name="provider", daemon=True)
         self._gateways = [f"{url}/webhooks/stripe" for url in gateways]
         self._bodies = bodies
         self._rate = rate
+        self._connections = connections
         self._dice = random.Random(seed)
         self.accepted = 0
+        self.seconds = 0.0  # from the first to the last
         self.failures = Counter[str]()  # attempts that were not answered with 2xx, by what was
         self.turned_away = 0  # those that were answered
 
@@ -128,16 +135,20 @@ class Provider(threading.Thread):
     async def _send_all(self) -> None:
         waiting: asyncio.Queue[bytes] = asyncio.Queue()
         started = time.monotonic()
-        async with httpx.AsyncClient(timeout=_ANSWER_SECONDS) as http, asyncio.TaskGroup() as group:
-            senders = [group.create_task(self._sender(http, waiting)) for _ in range(_CONNECTIONS)]
+        patience = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+        async with aiohttp.ClientSession(timeout=patience) as http, asyncio.TaskGroup() as group:
+            senders = [
+                group.create_task(self._sender(http, waiting)) for _ in range(self._connections)
+            ]
             for number, body in enumerate(self._bodies):
                 await asyncio.sleep(max(0, started + number / self._rate - time.monotonic()))
                 waiting.put_nowait(body)
             await waiting.join()
+            self.seconds = time.monotonic() - started
             for sender in senders:
                 sender.cancel()
 
-    async def _sender(self, http: httpx.AsyncClient, waiting: asyncio.Queue[bytes]) -> None:
+    async def _sender(self, http: aiohttp.ClientSession, waiting: asyncio.Queue[bytes]) -> None:
         while True:
             body = await waiting.get()
             while True:
@@ -147,20 +158,20 @@ class Provider(threading.Thread):
             self.accepted += 1
             waiting.task_done()
 
-    async def _accepted(self, http: httpx.AsyncClient, body: bytes) -> bool:
+    async def _accepted(self, http: aiohttp.ClientSession, body: bytes) -> bool:
         headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
         started = time.monotonic()
         try:
-            answer = await http.post(
-                self._dice.choice(self._gateways), content=body, headers=headers
-            )
-        except httpx.TransportError as error:
-            took = time.monotonic() - started
-            self.failures[f"{type(error).__name__}: {error} ({took:.1f} s)"] += 1
+            async with http.post(
+                self._dice.choice(self._gateways), data=body, headers=headers
+            ) as answer:
+                said = await answer.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.failures[f"{error!r} after {time.monotonic() - started:.1f} s"] += 1
             return False
-        if answer.is_client_error:
-            raise AssertionError(f"a good webhook was refused: {answer.text}")
-        if answer.is_server_error:
+        if 400 <= answer.status < 500:
+            raise AssertionError(f"a good webhook was refused: {said}")
+        if not answer.ok:
             self.turned_away += 1
-            self.failures[f"{answer.status_code}: {answer.text}"] += 1
-        return answer.is_success
+            self.failures[f"{answer.status} {said}"] += 1
+        return answer.ok

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -66,6 +68,20 @@ def test_every_process_ends_with_status_0_on_sigterm(make_paybus: MakePaybus) ->
             process = paybus.system.processes[name]
             process.kill(signal.SIGTERM)
             assert process.wait(20) == 0, process.tail()
+
+
+def test_an_idle_connection_is_not_closed_before_a_proxy_would_close_it(
+    make_paybus: MakePaybus,
+) -> None:
+    """Or the proxy sends a webhook just then, and answers the provider 502."""
+    with make_paybus(["webhook-gateway"]) as paybus:
+        port = paybus.layout.ports["webhook-gateway"]
+        with socket.create_connection(("127.0.0.1", port)) as idle:
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n")
+            assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+            longer_than_uvicorn_s_own = 6.5
+            closed, _, _ = select.select([idle], [], [], longer_than_uvicorn_s_own)
+            assert not closed, "it was closed, or something was sent that nobody asked for"
 
 
 def test_a_database_that_is_away_costs_no_message_an_attempt(

@@ -34,6 +34,11 @@ log = get_logger(__name__)
 gc.set_threshold(50_000, 20, 50)
 
 
+# Longer than a proxy keeps an idle connection (ingress-nginx: 60 s). Whoever closes first may do so
+# while the other sends, and a call that fails like that is not sent again by a proxy.
+_KEEP_ALIVE_SECONDS = 75
+
+
 class Task(Protocol):
     """Something that runs beside the HTTP server: a consumer, the relay, the scheduler."""
 
@@ -131,6 +136,7 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=int(settings.drain_seconds),
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )
         gc.collect()
