@@ -9,6 +9,7 @@ LETTERS ?= 100000
 ORDERS ?= 10000
 ROLE ?= operator
 OVERLAY ?= dev
+FILES ?= secrets
 ROUNDS ?= 3
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
@@ -18,7 +19,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-deploy observability observability-check chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -72,8 +73,11 @@ test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it ca
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
 
-k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' schemas, complete for every service
-	@$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
+k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' schemas, complete for every service (CRDS=folder: operators' kinds, too)
+	@CRDS="$(CRDS)" $(BIN)/pytest tests/deploy $(PYTEST_ARGS)
+
+k8s-secrets: setup ## print every Secret, with new passwords and keys (FILES=folder of *.toml and jwks.json; BACKEND_TOKEN=)
+	@$(BIN)/python -m deploy.k8s.new_secrets --files "$(FILES)"
 
 k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker and database, migrations, then everything
 	kubectl kustomize deploy/k8s/overlays/$(OVERLAY) > /dev/null

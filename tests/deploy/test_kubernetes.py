@@ -13,9 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from deploy.k8s import new_secrets
 
 from common.contracts import topology
 from devstack.addresses import DevstackError
@@ -31,6 +33,8 @@ CUSTOM = frozenset({
     "rabbitmq.com/v1beta1/RabbitmqCluster",
     "postgresql.cnpg.io/v1/Cluster",
     "postgresql.cnpg.io/v1/Database",
+    "postgresql.cnpg.io/v1/ScheduledBackup",
+    "barmancloud.cnpg.io/v1/ObjectStore",
     "keda.sh/v1alpha1/ScaledObject",
     "keda.sh/v1alpha1/TriggerAuthentication",
     "monitoring.coreos.com/v1/PodMonitor",
@@ -100,6 +104,50 @@ def test_every_object_is_valid(overlay: str) -> None:
         else:
             kubernetes_validate.validate(each, VERSION, strict=True)
     assert custom, "the operators' kinds are there"
+
+
+@cache
+def definitions() -> Mapping[str, Any]:
+    """Schemas of the operators' kinds, from the YAML files in the folder that CRDS names: as their
+    releases have them, or as a cluster has them (`kubectl get crd -o yaml`)."""
+    folder = os.environ.get("CRDS")
+    if not folder:
+        pytest.skip("CRDS names no folder with the operators' CustomResourceDefinitions")
+    found = {}
+    for file in Path(folder).glob("*.yaml"):
+        for document in yaml.safe_load_all(file.read_text()):
+            for each in document.get("items", [document]):
+                spec = each["spec"]
+                for version in spec["versions"]:
+                    kind = f"{spec['group']}/{version['name']}/{spec['names']['kind']}"
+                    found[kind] = strict(version["schema"]["openAPIV3Schema"])
+    return found
+
+
+def strict(schema: Any) -> Any:
+    """As JSON Schema, in which an unknown field is a fault."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if schema.get("x-kubernetes-int-or-string"):
+        made["type"] = ["integer", "string"]
+    open_ended = schema.get("x-kubernetes-preserve-unknown-fields") or "kind" in made.get(
+        "properties", {}
+    )
+    if isinstance(schema.get("properties"), dict) and "type" in schema and not open_ended:
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("kind", sorted(CUSTOM))
+def test_an_operator_s_object_is_what_it_takes(overlay: str, kind: str) -> None:
+    schema = definitions()[kind]
+    for each in rendered(overlay):
+        if f"{each['apiVersion']}/{each['kind']}" == kind:
+            jsonschema.Draft202012Validator(schema).validate(each)
 
 
 @processes
@@ -216,6 +264,48 @@ def test_migrations_run_as_a_job(overlay: str, service: str) -> None:
     assert images == {container["image"]}
 
 
+def referred_to(content: Any) -> Iterator[str]:
+    """The names of Secrets, wherever they stand in an object."""
+    if isinstance(content, list):
+        for each in content:
+            yield from referred_to(each)
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key in {"secretRef", "passwordSecret", "externalSecret", "s3Credentials"}:
+                yield from names_in(value)
+            elif key == "secret" and "secretName" in value:
+                yield value["secretName"]
+            elif key == "secretTargetRef":
+                yield from (each["name"] for each in value)
+            else:
+                yield from referred_to(value)
+
+
+def names_in(value: Mapping[str, Any]) -> Iterator[str]:
+    if "name" in value:
+        yield value["name"]
+    else:
+        yield from (each["name"] for each in value.values())
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_secrets_that_are_referred_to_are_those_that_are_made(
+    overlay: str, tmp_path: Path
+) -> None:
+    files = ("endpoints", "accounts", "payout-accounts", "bank-accounts")
+    for name in (*(f"{each}.toml" for each in files), "jwks.json"):
+        (tmp_path / name).touch()
+    environment = {"BACKEND_TOKEN": "token", "BACKUP_KEY_ID": "id", "BACKUP_SECRET": "secret"}
+    made = new_secrets.secrets(tmp_path, environment)
+    for each in made:
+        kubernetes_validate.validate(each, VERSION, strict=True)
+    names = {each["metadata"]["name"] for each in made}
+    referred = {name for each in rendered(overlay) for name in referred_to(each)}
+    assert referred <= names
+    unused = {"dev": {"keda-rabbitmq", "postgres-backup"}, "staging": {"postgres-backup"}}
+    assert names - referred == unused.get(overlay, set())
+
+
 def test_all_pools_together_fit_into_the_database() -> None:
     """At the most that the autoscalers allow; a worker's relay listens by a further connection."""
     connections = 0
@@ -229,6 +319,15 @@ def test_all_pools_together_fit_into_the_database() -> None:
             connections += apis["maxReplicas"] * int(size)
     parameters = named("production", "Cluster", "postgres")["spec"]["postgresql"]["parameters"]
     assert connections * 1.25 <= int(parameters["max_connections"]), "a roll-out has more pods"
+
+
+def test_the_database_is_backed_up() -> None:
+    (plugin,) = named("production", "Cluster", "postgres")["spec"]["plugins"]
+    assert plugin["isWALArchiver"]
+    store = named("production", "ObjectStore", plugin["parameters"]["barmanObjectName"])
+    assert store["spec"]["retentionPolicy"]
+    backup = named("production", "ScheduledBackup", "postgres")["spec"]
+    assert backup["pluginConfiguration"] == {"name": plugin["name"]}
 
 
 def test_broker_and_database_survive_a_node() -> None:

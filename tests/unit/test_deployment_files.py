@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from deploy.k8s import new_secrets
 from pydantic_settings import BaseSettings
 
 from bank_sync import settings as bank_sync
 from devstack.addresses import DevstackError
-from devstack.endpoints import ENCRYPTION_KEY
 from devstack.system import Layout
 from devstack.tokens import DevKeys
 from devstack.tools import tool
@@ -39,13 +39,15 @@ SETTINGS: dict[str, list[type[BaseSettings]]] = {
 }
 
 
-SECRETS = {
-    "DATABASE_URL": "postgresql://u:p@postgres/x",
-    "RABBITMQ_URL": "amqp://u:p@rabbitmq/",
-    "REDIS_URL": "redis://redis/0",
-    "ENCRYPTION_KEYS": ENCRYPTION_KEY,
-    "BACKEND_TOKEN": "token",
-}
+@pytest.fixture
+def made_secrets(tmp_path: Path) -> dict[str, dict[str, str]]:
+    """What `make k8s-secrets` makes, by name, in a folder with the files that it wants."""
+    for name in ("endpoints", "accounts", "payout-accounts", "bank-accounts"):
+        (tmp_path / f"{name}.toml").touch()
+    DevKeys(tmp_path / "keys").jwks.rename(tmp_path / "jwks.json")
+    environment = {"BACKEND_TOKEN": "token", "REDIS_URL": "redis://redis:6379/0"}
+    found = new_secrets.secrets(tmp_path, environment)
+    return {each["metadata"]["name"]: each["stringData"] for each in found}
 
 
 def known(service: str) -> set[str]:
@@ -88,23 +90,31 @@ def test_kubernetes_has_every_setting_and_no_other(service: str) -> None:
 
 @pytest.mark.parametrize("service", SETTINGS)
 def test_the_code_reads_what_kubernetes_sets(
-    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made_secrets: dict[str, dict[str, str]],
 ) -> None:
-    """With secrets and files from elsewhere: none of them stands in a ConfigMap."""
+    """With the secrets and files that `make k8s-secrets` makes: none stands in a ConfigMap."""
     text = (KUBERNETES / service / "settings.env").read_text()
     values = dict(re.findall(r"^([A-Z_]+)=(.*)$", text, re.MULTILINE))
-    assert not values.keys() & SECRETS.keys()
-    assert set(re.findall(r"^# ([A-Z_]+)=  secret$", text, re.MULTILINE)) <= SECRETS.keys()
-    for name in [name for name in values if name.endswith("_FILE")]:
-        file = tmp_path / name
-        file.touch()
-        values[name] = str(file)
-    if "AUTH_JWKS_FILE" in values:
-        values["AUTH_JWKS_FILE"] = str(DevKeys(tmp_path / "keys").jwks)
-    for name, value in (values | SECRETS).items():
+    secrets = made_secrets[f"{service}-secrets"]
+    assert not values.keys() & secrets.keys()
+    assert set(re.findall(r"^# ([A-Z_]+)=  secret$", text, re.MULTILINE)) == secrets.keys()
+    files = {name: value for name, value in values.items() if value.startswith("/run/paybus/")}
+    assert {Path(each).name for each in files.values()} == made_secrets[f"{service}-files"].keys()
+    mounted = {name: str(tmp_path / Path(value).name) for name, value in files.items()}
+    for name, value in (values | mounted | secrets).items():
         monkeypatch.setenv(name, value)
     for model in SETTINGS[service]:
         model()
+
+
+def test_what_cannot_be_made_up_is_named(tmp_path: Path) -> None:
+    with pytest.raises(new_secrets.Missing) as missing:
+        new_secrets.secrets(tmp_path, {})
+    for name in ("BACKEND_TOKEN", "endpoints.toml", "accounts.toml", "jwks.json"):
+        assert name in str(missing.value)
 
 
 def test_images_start_what_the_tests_start() -> None:

@@ -1,0 +1,114 @@
+"""`make k8s-secrets FILES=folder | kubectl create -f -`: every Secret that the manifests refer to.
+
+Passwords and encryption keys are new ones, so this is for a namespace that has none yet: `create`
+refuses to touch what is there. What only its owner knows comes from `folder` (the files that
+settings name) and from the environment: `BACKEND_TOKEN`; `REDIS_URL`, if there is one;
+`BACKUP_KEY_ID` and `BACKUP_SECRET` of the bucket, if backups go to one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any
+
+import yaml
+from cryptography.fernet import Fernet
+
+SERVICES = Path(__file__).parent / "services"
+NAMESPACE = "paybus"
+_OPTIONAL = frozenset({"REDIS_URL"})
+
+
+class Missing(Exception):
+    """Something that cannot be made up."""
+
+
+def secrets(folder: Path, environment: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+    """The Secrets, as Kubernetes takes them. Raises `Missing`, with all that is."""
+    missing: list[str] = []
+    broker = token_urlsafe(24)
+    made = [
+        _secret(
+            "rabbitmq-login",
+            {
+                "username": "paybus",
+                "password": broker,
+                "host": "rabbitmq.paybus.svc",
+                "port": "5672",
+                "provider": "rabbitmq",
+                "type": "rabbitmq",
+                "default_user.conf": f"default_user = paybus\ndefault_pass = {broker}\n",
+            },
+        ),
+        _secret("keda-rabbitmq", {"host": f"http://paybus:{broker}@rabbitmq.paybus.svc:15672/"}),
+    ]
+    for settings in sorted(SERVICES.glob("*/settings.env")):
+        made += _of_service(settings, folder, environment, broker, missing)
+    if environment.get("BACKUP_KEY_ID"):
+        keys = {"ACCESS_KEY_ID": "BACKUP_KEY_ID", "ACCESS_SECRET_KEY": "BACKUP_SECRET"}
+        values = {key: environment.get(name, "") for key, name in keys.items()}
+        made.append(_secret("postgres-backup", values))
+    if missing:
+        raise Missing("; ".join(dict.fromkeys(missing)))
+    return made
+
+
+def _of_service(
+    settings: Path, folder: Path, environment: Mapping[str, str], broker: str, missing: list[str]
+) -> Iterator[Mapping[str, Any]]:
+    service, text = settings.parent.name, settings.read_text()
+    role, password = service.replace("-", "_"), token_urlsafe(24)
+    login = {"username": role, "password": password}
+    yield _secret(f"postgres-{service}", login, kind="kubernetes.io/basic-auth")
+    made = {
+        "RABBITMQ_URL": f"amqp://paybus:{broker}@rabbitmq.paybus.svc:5672/",
+        "DATABASE_URL": f"postgresql://{role}:{password}@postgres-rw:5432/{role}",
+        "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+    }
+    values = {}
+    for name in re.findall(r"^# ([A-Z_]+)=  secret$", text, re.MULTILINE):
+        if name in made:
+            values[name] = made[name]
+        elif environment.get(name):
+            values[name] = environment[name]
+        elif name not in _OPTIONAL:
+            missing.append(f"the environment has no {name}")
+    yield _secret(f"{service}-secrets", values)
+    files = {}
+    for name in re.findall(r"=/run/paybus/(\S+)$", text, re.MULTILINE):
+        try:
+            files[name] = (folder / name).read_text()
+        except OSError as error:
+            missing.append(f"{folder / name}: {error.strerror}")
+    yield _secret(f"{service}-files", files)
+
+
+def _secret(name: str, content: Mapping[str, str], kind: str = "Opaque") -> Mapping[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "type": kind,
+        "stringData": dict(content),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.k8s.new_secrets")
+    parser.add_argument("--files", type=Path, required=True, help="where *.toml and jwks.json are")
+    folder: Path = parser.parse_args().files
+    try:
+        made = secrets(folder, os.environ)
+    except Missing as error:
+        sys.exit(f"make k8s-secrets: {error}")
+    yaml.safe_dump_all(made, sys.stdout, sort_keys=False)
+
+
+if __name__ == "__main__":
+    main()
