@@ -91,6 +91,21 @@ def make_paybus(stack: Stack, templates: Templates, keys: DevKeys, logs: Path) -
     return partial(running, stack, templates, keys, logs)
 
 
+# Begun first, so that no long file is left alone at the end.
+_LONG = (
+    "test_messaging", "test_spool", "test_payout_books", "test_operations", "test_runtime",
+    "test_promise_6_any_process_may_die", "test_provisioning", "test_orders", "test_checkouts",
+    "test_payouts", "test_relay_and_inbox", "test_bank_sync", "test_billing",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def order(item: pytest.Item) -> int:
+        return _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG)
+
+    items.sort(key=order)
+
+
 async def _declare(url: str) -> None:
     declare = declaring(Ladder.parse(SHORT_LADDER))
     broker = Broker(url, name="tests", on_connect=declare)
