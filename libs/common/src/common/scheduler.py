@@ -185,6 +185,9 @@ def job_handler(
 ) -> Callable[[Work, Event[JobDue]], Awaitable[None]]:
     """The consumer's handler for job messages: runs the job and keeps its outcome."""
     jobs: Mapping[str, Job] = {each.name: each.run for each in schedule}
+    for each in jobs:
+        for outcome in ("succeeded", "failed", "cancelled"):
+            metrics.job_runs.labels(each, outcome)  # from 0 on, or the first is not seen
 
     async def handle(work: Work, event: Event[JobDue]) -> None:
         name = event.data.job

@@ -40,6 +40,7 @@ log = get_logger(__name__)
 
 _OUTAGE_PAUSE_SECONDS = 1.0
 _RECONSUME_PAUSE_SECONDS = 0.2
+_OUTCOMES = ("done", "duplicate", "retried", "deferred", "dead_lettered")
 
 
 class RefillFailed(Exception):
@@ -88,6 +89,8 @@ class Consumer(ABC):
         self._arrived: deque[Delivery] = deque()
         self._held: dict[int, float] = {}  # by tag, in their order: what is not acknowledged
         metrics.oldest_message_seconds.labels(queue.name).set_function(self._oldest)
+        for outcome in _OUTCOMES:
+            metrics.consumed.labels(queue.name, outcome)  # from 0 on, or the first is not seen
         self._wake = asyncio.Event()
         self._stopping = False
         self._order_refill = False
