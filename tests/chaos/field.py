@@ -178,6 +178,10 @@ class Field:
     def sent_share(self) -> float:
         return self._provider.accepted / len(self.sent.bodies)
 
+    def end_load(self) -> None:
+        """Of an open-ended load: what was sent by then is all that counts."""
+        self.sent = self.sent.first(self._provider.enough())
+
     @property
     def pace(self) -> float:
         """Webhooks that were accepted a second, from the first to the last."""
@@ -199,7 +203,9 @@ class Field:
     def settle(self) -> tuple[Verdict, float]:
         """Wait until everything is done. Returns the verdict, and the seconds that it took from the
         end of trouble and load."""
-        self._provider.join(_PATIENCE_SECONDS)
+        # What waits behind the gateways takes its time, too.
+        patience = max(_PATIENCE_SECONDS, len(self.sent.bodies) / 50)
+        self._provider.join(patience)
         if self._provider.is_alive():
             raise DevstackError(f"not all webhooks were accepted: {self.sent_share:.1%}")
         if self._provider.accepted < len(self.sent.bodies):
@@ -213,7 +219,7 @@ class Field:
             final = found.good or found.doubled or found.unexplained
             return found if final or steady.seconds(found) > _HOPELESS_SECONDS else None
 
-        verdict = poll(done_or_hopeless, seconds=_PATIENCE_SECONDS, pause=0.5)
+        verdict = poll(done_or_hopeless, seconds=patience, pause=0.5)
         recovery = time.monotonic() - started
         if verdict is None or verdict.good:
             verdict = self._once_more()

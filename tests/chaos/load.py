@@ -19,17 +19,21 @@ from devstack.webhook import signature, subscription_created
 
 _PER_SUBSCRIPTION = 5  # the creation and four payments
 FEWEST = 20 * _PER_SUBSCRIPTION
+# Of a load that ends when it is told to: whole subscriptions, in any order among themselves.
+_BLOCK = 200 * _PER_SUBSCRIPTION
 _ANSWER_SECONDS = 10  # a provider's patience
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send. `webhooks` counts distinct ones; each is sent `copies` times."""
+    """What to send. `webhooks` counts distinct ones; each is sent `copies` times. With `open_ended`
+    they are the most, and it ends when the provider is told that it is enough."""
 
     webhooks: int
     copies: int = 1
     poison_every: int = 0
     killer: bool = False
+    open_ended: bool = False
 
 
 @dataclass
@@ -67,9 +71,18 @@ class Webhooks:
             made.killers.add(event["id"])
             events.append(event)
         events *= plan.copies
-        dice.shuffle(events)
-        made.bodies = [json.dumps(event).encode() for event in events]
+        block = _BLOCK if plan.open_ended else len(events)
+        for start in range(0, len(events), block):
+            part = events[start : start + block]
+            dice.shuffle(part)
+            made.bodies += [json.dumps(event).encode() for event in part]
         return made
+
+    def first(self, count: int) -> Webhooks:
+        """The first so many of an open-ended load: whole blocks."""
+        of = count // _PER_SUBSCRIPTION
+        invoices = self.invoices[: of * (_PER_SUBSCRIPTION - 1)]
+        return Webhooks(self.subscriptions[:of], invoices, bodies=self.bodies[:count])
 
 
 def _invoice_paid(subscription: str, period: int) -> dict[str, Any]:
@@ -112,6 +125,8 @@ class Provider(threading.Thread):
         super().__init__(name="provider", daemon=True)
         self._gateways = [f"{url}/webhooks/stripe" for url in gateways]
         self._bodies = bodies
+        self._begun = 0
+        self._last = len(bodies)
         self._rate = rate
         self._connections = connections
         self._dice = random.Random(seed)
@@ -123,6 +138,11 @@ class Provider(threading.Thread):
     @property
     def refused(self) -> int:
         return self.failures.total()
+
+    def enough(self) -> int:
+        """Send this block to its end, and no other. Returns how many it will have been."""
+        self._last = min(self._last, -(-self._begun // _BLOCK) * _BLOCK)
+        return self._last
 
     def use(self, url: str, *, instead_of: str) -> None:
         """As a balancer that was told of another gateway."""
@@ -140,9 +160,11 @@ class Provider(threading.Thread):
             senders = [
                 group.create_task(self._sender(http, waiting)) for _ in range(self._connections)
             ]
-            for number, body in enumerate(self._bodies):
-                await asyncio.sleep(max(0, started + number / self._rate - time.monotonic()))
-                waiting.put_nowait(body)
+            while self._begun < self._last:
+                due = started + self._begun / self._rate
+                await asyncio.sleep(max(0, due - time.monotonic()))
+                waiting.put_nowait(self._bodies[self._begun])
+                self._begun += 1
             await waiting.join()
             self.seconds = time.monotonic() - started
             for sender in senders:
