@@ -82,11 +82,11 @@ k8s-secrets: setup ## print every Secret, with new passwords and keys (FILES=fol
 k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker and database, migrations, then everything
 	kubectl kustomize deploy/k8s/overlays/$(OVERLAY) > /dev/null
 	kubectl delete job -n paybus -l app.kubernetes.io/component=migrate --ignore-not-found
-	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l 'app.kubernetes.io/component notin (api,worker,migrate)'
+	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l 'app.kubernetes.io/component notin (api,worker,migrate,alerts)'
 	kubectl wait -n paybus --for=condition=Ready clusters.postgresql.cnpg.io/postgres --timeout=900s
 	kubectl wait -n paybus --for=condition=AllReplicasReady rabbitmqclusters.rabbitmq.com/rabbitmq --timeout=900s
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l app.kubernetes.io/component=migrate
-	kubectl wait -n paybus --for=condition=complete job -l app.kubernetes.io/component=migrate --timeout=900s
+	kubectl wait -n paybus --for=condition=complete job -l app.kubernetes.io/component=migrate --timeout=900s || { kubectl logs -n paybus -l app.kubernetes.io/component=migrate --prefix --tail=20; exit 1; }
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY)
 
 observability: setup ## write rules, dashboards and docs/metrics.md from deploy/observability

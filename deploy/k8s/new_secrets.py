@@ -23,6 +23,7 @@ from cryptography.fernet import Fernet
 SERVICES = Path(__file__).parent / "services"
 NAMESPACE = "paybus"
 _OPTIONAL = frozenset({"REDIS_URL"})
+_BUCKET = {"ACCESS_KEY_ID": "BACKUP_KEY_ID", "ACCESS_SECRET_KEY": "BACKUP_SECRET"}
 
 
 class Missing(Exception):
@@ -50,10 +51,11 @@ def secrets(folder: Path, environment: Mapping[str, str]) -> Sequence[Mapping[st
     ]
     for settings in sorted(SERVICES.glob("*/settings.env")):
         made += _of_service(settings, folder, environment, broker, missing)
-    if environment.get("BACKUP_KEY_ID"):
-        keys = {"ACCESS_KEY_ID": "BACKUP_KEY_ID", "ACCESS_SECRET_KEY": "BACKUP_SECRET"}
-        values = {key: environment.get(name, "") for key, name in keys.items()}
-        made.append(_secret("postgres-backup", values))
+    bucket = {key: environment.get(name, "") for key, name in _BUCKET.items()}
+    if all(bucket.values()):
+        made.append(_secret("postgres-backup", bucket))
+    elif any(bucket.values()):
+        missing.append("of BACKUP_KEY_ID and BACKUP_SECRET the environment has only one")
     if missing:
         raise Missing("; ".join(dict.fromkeys(missing)))
     return made
@@ -86,6 +88,9 @@ def _of_service(
             files[name] = (folder / name).read_text()
         except OSError as error:
             missing.append(f"{folder / name}: {error.strerror}")
+        else:
+            if "127.0.0.1" in files[name]:
+                missing.append(f"{folder / name} is of a sandbox: it names 127.0.0.1")
     yield _secret(f"{service}-files", files)
 
 
@@ -107,6 +112,8 @@ def main() -> None:
         made = secrets(folder, os.environ)
     except Missing as error:
         sys.exit(f"make k8s-secrets: {error}")
+    if not any(each["metadata"]["name"] == "postgres-backup" for each in made):
+        print("no BACKUP_KEY_ID: `production` can't make backups without one", file=sys.stderr)
     yaml.safe_dump_all(made, sys.stdout, sort_keys=False)
 
 

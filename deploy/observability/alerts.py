@@ -135,9 +135,10 @@ ALERTS: Final[Sequence[Alert]] = (
             'paybus_webhook_seconds_count{outcome="published"}': "0+50x100",
         },
         {
-            'paybus_webhook_seconds_count{outcome="refused"}': "0+1x100",
-            'paybus_webhook_seconds_count{outcome="published"}': "0+50x100",
+            'paybus_webhook_seconds_count{outcome="refused"}': "0x60 1x50",
+            'paybus_webhook_seconds_count{outcome="published"}': "0x100",
         },
+        also='and on () sum(increase(paybus_webhook_seconds_count{outcome="refused"}[15m])) > 10',
     ),
     Alert(
         "ProvidersSendAgain",
@@ -270,11 +271,12 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "ProcessMissing",
-        f"{_MISSING} or vector(0)",
-        0, "5m", "page", "There is no {{ $labels.service }} {{ $labels.role }} at all",
+        f'1 - max by (service, role) (up{{service!="",role!=""}}) or {_MISSING} or vector(0)',
+        0, "5m", "page", "There is no {{ $labels.service }} {{ $labels.role }} that answers",
         "processes",
         {'up{service="orders",role="api"}': "1x100"},
         {f'up{{service="{service}",role="{role}"}}': "1x100" for service, role in PROCESSES},
+        also_fires={f'up{{service="{service}",role="{role}"}}': "0x100" if role == "api" else "1x100" for service, role in PROCESSES},
     ),
     Alert(
         "GatewayAway",
@@ -296,11 +298,12 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "CircuitOpen",
-        "max by (system) (paybus_circuit_open)",
-        0.9, "5m", "ticket", "Nothing is sent to {{ $labels.system }}: it fails or does not answer",
+        # Again and again: one that opened once is let through on trial half a minute later.
+        "max by (system) (max_over_time(paybus_circuit_open[5m]))",
+        0.9, "10m", "ticket", "Nothing is sent to {{ $labels.system }}: it fails or does not answer",
         "processes",
-        {'paybus_circuit_open{system="stripe/default"}': "1x100"},
-        {'paybus_circuit_open{system="stripe/default"}': "0x100"},
+        {'paybus_circuit_open{system="stripe/default"}': "0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1x80"},
+        {'paybus_circuit_open{system="stripe/default"}': "0x80 1 0.5x30"},
     ),
     Alert(
         "PayoutsUnknown",
@@ -355,11 +358,11 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "JobFailing",
-        'sum by (service, job) (increase(paybus_job_runs_total{outcome="failed"}[1h])) or vector(0)',
-        2, "0m", "ticket", "The job {{ $labels.job }} of {{ $labels.service }} fails again and again",
+        "max by (service, job) (paybus_job_failing)",
+        0, "15m", "ticket", "The last run of the job {{ $labels.job }} of {{ $labels.service }} failed, and no later one succeeded",
         "schedule-missed",
-        {'paybus_job_runs_total{service="orders",job="rates",outcome="failed"}': "0+1x120"},
-        {'paybus_job_runs_total{service="orders",job="rates",outcome="succeeded"}': "0+1x120"},
+        {'paybus_job_failing{service="orders",job="rates"}': "0x10 1x110"},
+        {'paybus_job_failing{service="orders",job="rates"}': "1 0 1 1 0x116"},
     ),
     Alert(
         "SecretOld",
@@ -372,11 +375,29 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         # In a cluster a Secret's file is as old as its pod; kube-state-metrics knows better.
         "KubernetesSecretOld",
-        'time() - max by (secret) (kube_secret_created{namespace="paybus"})',
+        'time() - max by (secret) (kube_secret_created{namespace="paybus",secret=~".*-(secrets|files)"})',
         180 * _DAY, "1h", "ticket", "The Secret {{ $labels.secret }} is half a year old: change its keys",
         "keys-and-certificates",
         {'kube_secret_created{namespace="paybus",secret="payouts-secrets"}': f"{-181 * _DAY}x120"},
-        {'kube_secret_created{namespace="paybus",secret="payouts-secrets"}': "0x120"},
+        {'kube_secret_created{namespace="paybus",secret="payouts-secrets"}': "0x120", 'kube_secret_created{namespace="paybus",secret="postgres-ca"}': f"{-181 * _DAY}x120"},
+        foreign=True,
+    ),
+    Alert(
+        "BackupOld",
+        "time() - max(barman_cloud_cloudnative_pg_io_last_available_backup_timestamp)",
+        2 * _DAY, "1h", "page", "PostgreSQL has had no backup for two days",
+        "database",
+        {"barman_cloud_cloudnative_pg_io_last_available_backup_timestamp": f"{-3 * _DAY}x120"},
+        {"barman_cloud_cloudnative_pg_io_last_available_backup_timestamp": "0x120"},
+        foreign=True,
+    ),
+    Alert(
+        "LogNotArchived",
+        'max(cnpg_collector_pg_wal_archive_status{value="ready"})',
+        30, "15m", "page", "PostgreSQL's log can't be archived: it stays until the disk is full",
+        "database",
+        {'cnpg_collector_pg_wal_archive_status{value="ready"}': "0+10x120"},
+        {'cnpg_collector_pg_wal_archive_status{value="ready"}': "2x120"},
         foreign=True,
     ),
     Alert(
@@ -404,12 +425,12 @@ OBJECTIVES: Final[Sequence[Objective]] = (
         },
         {
             'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400",
-            "up": "1x4400",
+            'up{service="webhook-gateway"}': "1x4400",
             "paybus_gateway_ready": "1x4400",
         },
         # Before a gateway that is not ready nobody counts what was refused.
-        away=f"1 - avg_over_time({_READY}[{{window}}])",
-        also_fires={"up": "1x4400", "paybus_gateway_ready": "1x60 0x4340"},
+        away=f"1 - max(avg_over_time({_READY}[{{window}}]))",
+        also_fires={'up{service="webhook-gateway"}': "1x4400", "paybus_gateway_ready": "1x60 0x4340"},
     ),
     Objective(
         "events_fresh", 0.99,
@@ -437,7 +458,7 @@ def ratio(objective: Objective, window: str) -> str:
 
 
 def records() -> Sequence[Record]:
-    ready = Record(_READY, "max(paybus_gateway_ready) or 0 * max(up)")
+    ready = Record(_READY, 'max(paybus_gateway_ready) or 0 * max(up{service="webhook-gateway"})')
     return [
         ready,
         *(

@@ -78,6 +78,13 @@ def queries() -> Mapping[str, str]:
     return found
 
 
+# Where all is well nothing of this is so.
+_QUIET = frozenset({
+    "BrokerAway", "ProcessAway", "ProcessMissing", "GatewayAway", "QueuesNotWatched",
+    "QueueWithoutConsumer", "PayoutDoubled",
+})  # fmt: skip
+
+
 def _tools() -> None:
     promtool, amtool = str(tool("promtool")), str(tool("amtool"))
     rules = _HERE / "prometheus"
@@ -168,6 +175,9 @@ async def _play(system: System, keys: DevKeys, console: Console, url: str) -> Ma
         while silent and time.monotonic() < until:  # what is counted every few seconds only
             await asyncio.sleep(3)
             silent = await _silent(http, silent)
+        quiet = {each.name: each.expression for each in alerts.ALERTS if each.name in _QUIET}
+        if false := quiet.keys() - (await _silent(http, quiet)).keys():
+            raise SystemExit(f"all is well, and yet: {', '.join(sorted(false))}")
     return silent
 
 

@@ -4,6 +4,7 @@ all."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -81,7 +82,8 @@ class Gate:
             ],
         )
         self._circuits.add_listener(self._changed)
-        circuit_open.labels(label).set(0)
+        self._state, self._since = CLOSED, time.monotonic()
+        circuit_open.labels(label).set_function(self._openness)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -131,8 +133,14 @@ class Gate:
         else:
             await circuit.__aexit__(None, None, None)
 
+    def _openness(self) -> float:
+        """For the metric: an open circuit is on trial when its time is up, called or not."""
+        if self._state == "opened" and time.monotonic() - self._since >= self._open_seconds:
+            return _VALUES["half-opened"]
+        return _VALUES[self._state]
+
     def _changed(self, _: str, kind: str, event: object) -> None:
         if kind == "state_changed" and isinstance(event, ContextChanged):
-            circuit_open.labels(self._label).set(_VALUES[event.state])
+            self._state, self._since = event.state, time.monotonic()
             log.warning("circuit changed", system=self.system, state=event.state)
             self._on_change(event.state)

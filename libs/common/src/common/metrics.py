@@ -73,6 +73,8 @@ schedule_overdue_seconds = Gauge(
     ["job"],
 )
 
+job_failing = Gauge("paybus_job_failing", "1 while a scheduled job's last run failed.", ["job"])
+
 job_runs = Counter(
     "paybus_job_runs_total", "Runs of scheduled jobs by outcome.", ["job", "outcome"]
 )
@@ -83,7 +85,12 @@ secret_age_seconds = Gauge(
     ["setting"],
 )
 
-broker_connected = Gauge("paybus_broker_connected", "1 while the connection to RabbitMQ is open.")
+broker_connected = Gauge(
+    "paybus_broker_connected",
+    "1 while the connection to RabbitMQ is open, for publishing or consuming; processes without "
+    "one have none.",
+    ["purpose"],
+)
 
 
 def watch_files(settings: BaseModel) -> None:

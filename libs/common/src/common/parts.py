@@ -45,8 +45,7 @@ async def messaging(settings: BrokerSettings, context: Context, name: str) -> Me
     """Begin to connect to the broker; the topology is declared whenever that succeeds."""
     ladder = Ladder.parse(settings.retry_ladder)
     declare = declaring(ladder)
-    broker = await _connect(settings, context, name, declare)
-    metrics.broker_connected.set_function(lambda: float(broker.connected))
+    broker = await _connect(settings, context, name, declare, purpose="publishing")
     return Messaging(broker, declare, Publisher(broker), ladder, context.redact)
 
 
@@ -58,13 +57,14 @@ async def consuming(
     A broker in a memory or disk alarm reads nothing from a connection that has published, not even
     its acknowledgements; consumers go on, and what they take away ends the alarm.
     """
-    return await _connect(settings, context, name, parts.declare)
+    return await _connect(settings, context, name, parts.declare, purpose="consuming")
 
 
 async def _connect(
-    settings: BrokerSettings, context: Context, name: str, declare: OnConnect
+    settings: BrokerSettings, context: Context, name: str, declare: OnConnect, *, purpose: str
 ) -> Broker:
     broker = Broker(settings.rabbitmq_url.get_secret_value(), name=name, on_connect=declare)
+    metrics.broker_connected.labels(purpose).set_function(lambda: float(broker.connected))
     await broker.start()
     context.resources.push_async_callback(broker.close)
     return broker

@@ -68,6 +68,8 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     accounts = await _accounts(settings, context, sessions, Circuits(sessions))
     for account in accounts:
         metrics.doubled.labels(account.provider)  # from 0 on, or its first increase is not seen
+        for state in ("submitted", "paid", "failed"):
+            metrics.moves.labels(account.provider, state)
     details = _details(settings)
     reorder = timedelta(seconds=settings.reorder_seconds)
     times = Times(

@@ -17,11 +17,13 @@ _OVERDUE = select(
     schedules.c.name,
     func.greatest(0, func.extract("epoch", func.now() - schedules.c.next_run_at)),
     schedules.c.paused,
+    schedules.c.last_outcome,
 )
 
 
 async def measure(session: AsyncSession) -> None:
     metrics.outbox_events.set(await session.scalar(_OUTBOX) or 0)
     metrics.inbox_rows.set(await session.scalar(_INBOX) or 0)
-    for name, overdue, paused in await session.execute(_OVERDUE):
+    for name, overdue, paused, outcome in await session.execute(_OVERDUE):
+        metrics.job_failing.labels(name).set(outcome == "failed")
         metrics.schedule_overdue_seconds.labels(name).set(0 if paused else float(overdue))
