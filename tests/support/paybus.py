@@ -243,12 +243,14 @@ class Paybus:
         return self.system.processes[process].log.read_text()
 
     def metric(self, process: str, name: str, **labels: str) -> float:
-        """A sample's value; 0 when it is not there yet."""
+        """The sum of the samples with these labels; 0 when there are none yet."""
         text = self.http.get(f"{self.layout.url(process)}/metrics").text
-        for line in text.splitlines():
-            if line.startswith(name) and all(f'{k}="{v}"' in line for k, v in labels.items()):
-                return float(line.rsplit(" ", 1)[1])
-        return 0.0
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith((f"{name} ", f"{name}{{"))
+            and all(f'{k}="{v}"' in line for k, v in labels.items())
+        )
 
 
 @contextmanager
