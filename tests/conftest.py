@@ -18,6 +18,7 @@ from common.messaging.connection import Broker
 from common.messaging.declare import declaring
 from common.messaging.retry import Ladder
 from devstack.addresses import Addresses, RabbitMQ
+from devstack.processes import WARM
 from devstack.rabbitmq import PrivateNode, find_server
 from devstack.stack import Stack
 from devstack.tokens import DevKeys
@@ -28,6 +29,9 @@ from support.waiting import until
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
     _first = 12000 + 2000 * int(_worker.removeprefix("gw"))
     os.environ["PAYBUS_PORTS"] = f"{_first}-{_first + 1999}"
+
+# Each process is a fork of one that has imported its libraries.
+os.environ.setdefault(WARM, "1")
 
 MakePaybus = Callable[..., AbstractContextManager[Paybus]]
 

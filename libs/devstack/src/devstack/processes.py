@@ -17,8 +17,11 @@ import httpx
 
 from devstack.addresses import DevstackError
 from devstack.stack import Stack
+from devstack.warm import WarmProcess
 
 _RESTART_PAUSE_SECONDS = 0.5
+# Names the setting by which processes are forked from a warm parent (`devstack.warm`).
+WARM = "PAYBUS_WARM_START"
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,19 @@ class Process:
     def tail(self, lines: int = 20) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes] | WarmProcess:
+        spec, env = self.spec, _environment() | dict(self.spec.env)
+        if os.environ.get(WARM):
+            warm = WarmProcess(spec.module, spec.arguments, env, self.log)
+            self._stack.watch(warm.pid)
+            return warm
         with self.log.open("ab") as output:
             popen = subprocess.Popen(
-                self.spec.command,
+                spec.command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment() | dict(self.spec.env),
+                env=env,
                 start_new_session=True,  # Ctrl-C is ours to pass on, in order
             )
         self._stack.watch(popen.pid)
