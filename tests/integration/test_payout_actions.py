@@ -29,6 +29,7 @@ from support.payouts import (
     post,
     read,
     request_for,
+    sandbox,
     transfers,
     until_state,
     well,
@@ -128,6 +129,102 @@ def test_the_creator_may_not_approve_by_another_role(
     answer = post(paybus, "payouts", request_for(seller, 500_000), role="admin", subject="root")
     id_ = answer.json()["id"]
     is_problem(act(paybus, "approve", id_, role="admin", subject="root"), 403, "second person")
+
+
+def test_who_credits_does_not_approve_what_that_pays(paybus: Paybus) -> None:
+    """Two persons over the whole chain: a schedule orders it, and is nobody."""
+    seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 150_000})
+    body = {"amount": 90_000, "currency": "USD", "reason": "sales"}
+    for subject in ("ama", "kofi"):
+        path = f"recipients/{seller['id']}/credits"
+        answer = post(paybus, path, body, subject=subject, role="approver")
+        assert answer.status_code == 201, answer.text
+    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
+    until(lambda: paybus.api("GET", "payouts", url).json()["items"], what="it is ordered")
+    (payout,) = paybus.api("GET", "payouts", url).json()["items"]
+    assert (payout["state"], payout["created_by"]) == ("scheduled", "paybus")
+    assert payout["credited_by"] == ["ama", "kofi"]
+    for subject in ("ama", "kofi"):
+        answer = act(paybus, "approve", payout["id"], role="approver", subject=subject)
+        is_problem(answer, 403, "who credited what a payout pays")
+    assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
+    until_state(paybus, payout, "paid")
+    # What comes back was credited by the same persons.
+    (made,) = transfers(paybus, payout)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="returned")
+    until_state(paybus, payout, "returned")
+    paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
+    until(lambda: len(paybus.api("GET", "payouts", url).json()["items"]) == 2, what="owed again")
+    again = paybus.api("GET", "payouts", url).json()["items"][0]
+    assert again["credited_by"] == ["ama", "kofi"]
+
+
+def test_who_credits_and_has_another_order_does_not_approve_either(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    body = {"amount": 120_000, "currency": "USD", "reason": "sales"}
+    path = f"recipients/{seller['id']}/credits"
+    assert post(paybus, path, body, subject="ama", role="approver").status_code == 201
+    payout = order(paybus, seller, 120_000, funding="balance")
+    answer = act(paybus, "approve", payout["id"], role="approver", subject="ama")
+    is_problem(answer, 403, "who credited what a payout pays")
+    assert act(paybus, "cancel", payout["id"]).status_code == 200
+
+
+def test_who_changes_where_it_goes_does_not_approve_it(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    payout = order(paybus, seller, 500_000)
+    url = f"/api/v1/recipients/{seller['id']}"
+    mine = {"details": details("stripe"), "reason": "a new account"}
+    thief = {"role": "approver", "subject": "thief"}
+    assert paybus.api("PATCH", "payouts", url, json=mine, **thief).status_code == 200
+    answer = act(paybus, "approve", payout["id"], **thief)
+    is_problem(answer, 403, "who changed where a payout goes")
+    assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
+    until_state(paybus, payout, "paid")
+
+
+def test_an_approval_is_void_when_somebody_changes_where_it_goes(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    payout = order(paybus, seller, 500_000, due_at=later)
+    assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
+    url = f"/api/v1/recipients/{seller['id']}"
+    mine = {"details": details("stripe"), "reason": "a new account"}
+    assert paybus.api("PATCH", "payouts", url, json=mine, role="approver").status_code == 200
+    now = "UPDATE payouts SET due_at = now(), next_at = now() WHERE id = %s"
+    paybus.sql("payouts", now, payout["id"])
+    waits = until_state(paybus, payout, "scheduled")
+    assert (waits["approved_by"], waits["tries"]) == (None, [])
+    assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
+    until_state(paybus, payout, "paid")
+
+
+def test_the_emergency_stop_answers_when_nothing_can_begin_any_more(paybus: Paybus) -> None:
+    """A worker that has committed its intent may act on it for five seconds."""
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    payout = order(paybus, add(paybus, "stripe"), due_at=later)
+    paybus.sql(
+        "payouts",
+        "UPDATE payouts SET state = 'submitting', attempts = 1, next_at = NULL WHERE id = %s",
+        payout["id"],
+    )
+    paybus.sql(
+        "payouts",
+        "INSERT INTO attempts (payout_id, number, idempotency_key, started_at, deadline, details) "
+        "SELECT id, 1, 'k', now(), now(), '' FROM payouts WHERE id = %s",
+        payout["id"],
+    )
+    url = "/api/v1/payout-jobs"
+    why = {"reason": "fraud"}
+    try:
+        assert paybus.api("POST", "payouts", f"{url}/pause", json=why).status_code == 200
+        query = "SELECT extract(epoch FROM now() - started_at) FROM attempts WHERE payout_id = %s"
+        assert paybus.sql("payouts", query, payout["id"])[0][0] > 5
+    finally:
+        paybus.sql("payouts", "UPDATE payouts SET state = 'cancelled' WHERE id = %s", payout["id"])
+        resumed = paybus.api("POST", "payouts", f"{url}/resume", json=why, role="approver")
+        assert resumed.status_code == 200
 
 
 def test_held_released_and_cancelled(paybus: Paybus, seller: dict[str, Any]) -> None:

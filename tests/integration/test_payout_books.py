@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+import support.payouts
 from conftest import MakePaybus
 from devstack.endpoints import ENCRYPTION_KEY
 from payouts import differences
@@ -180,19 +182,7 @@ def running(paybus: Paybus) -> None:
 
 
 def reconcile(paybus: Paybus) -> list[dict[str, Any]]:
-    """Today, now, at every account; what is different."""
-    before = len(paybus.log("payouts-worker"))
-    url = f"/api/v1/reports/reconciliation?day={TODAY}"
-    accounts = paybus.api("POST", "payouts", url).json()["accounts"]
-
-    def reconciled() -> set[str]:
-        lines = paybus.log("payouts-worker")[before:].splitlines(keepends=True)
-        said = [json.loads(each) for each in lines if each.endswith("\n")]
-        return {each["account"] for each in said if each["message"] == "reconciled"}
-
-    until(lambda: len(reconciled()) == accounts, what="all accounts are reconciled")
-    answer = paybus.api("GET", "payouts", "/api/v1/reports/differences?limit=200").json()
-    return [each for each in answer["items"] if each["resolved_at"] is None]
+    return support.payouts.reconcile(paybus, TODAY)
 
 
 @pytest.mark.usefixtures("running")
@@ -216,6 +206,29 @@ def test_the_daily_reconciliation_tells_each_difference(paybus: Paybus) -> None:
     assert [each["kind"] for each in reconcile(paybus)] == [
         "not ours"
     ]  # once, and the other is well
+
+
+def test_tenants_that_share_an_account_do_not_see_each_other_s_transfers(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus(payout_options=OPTIONS, **QUICK) as paybus:
+        file = paybus.layout.payout_accounts
+        mine = file.read_text()
+        other = re.sub('name = "(.*)"', r'name = "\1-of-other"', mine)
+        file.write_text(mine + other.replace('tenant = "default"', 'tenant = "other"'))
+        paybus.start(*PROCESSES)
+        well(paybus)
+        payout = order(paybus, add(paybus, "stripe"))
+        until_state(paybus, payout, "paid")
+        url = f"/api/v1/reports/reconciliation?day={TODAY}"
+        asked = paybus.api("POST", "payouts", url, tenant="other").json()
+        assert asked["accounts"] == 4
+        kinds = "SELECT tenant, kind FROM differences"
+        until(
+            lambda: paybus.log("payouts-worker").count('"message": "reconciled"') >= 4,
+            what="its accounts are reconciled",
+        )
+        assert paybus.sql("payouts", kinds) == []
 
 
 @pytest.mark.usefixtures("running")
@@ -302,9 +315,36 @@ def test_what_square_paid_is_in_the_ledger_and_compared(paybus: Paybus) -> None:
     before = {each["transfer_id"] for each in reconcile(paybus)}
     assert known["id"] not in before
     deliver(paybus, drop=1)
-    unheard = sandbox(paybus, "POST", "/_square/payouts", amount=100, location_id=location)
-    (difference,) = [e for e in reconcile(paybus) if e["transfer_id"] not in before]
-    assert (difference["transfer_id"], difference["kind"]) == (unheard["id"], "not ours")
+    sandbox(paybus, "POST", "/_square/payouts", amount=100, location_id=location)
+    nowhere = sandbox(paybus, "POST", "/_square/payouts", amount=100, location_id="L0")
+    found = {each["transfer_id"] for each in reconcile(paybus)}
+    assert balances(paybus, seller)["pending"] == 100  # its webhook was lost
+    assert found == before, f"{nowhere['id']} is at no location of ours, so nobody asks for it"
+
+
+@pytest.mark.usefixtures("running")
+def test_what_square_takes_back_from_a_bank_is_a_withdrawal_and_no_deposit(paybus: Paybus) -> None:
+    """A payout of a negative amount: https://developer.squareup.com/docs/payouts-api/overview"""
+    location = f"L{uuid4().hex[:10].upper()}"
+    seller = add(paybus, "square", details={"location_id": location})
+
+    def pay(amount: int) -> None:
+        made = sandbox(paybus, "POST", "/_square/payouts", amount=amount, location_id=location)
+        sandbox(paybus, "PUT", f"/_square/payouts/{made['id']}", status="PAID")
+
+    pay(4200)
+    until(lambda: balances(paybus, seller).get("paid") == 4200, what="it is paid")
+    pay(-1200)
+    until(lambda: balances(paybus, seller)["paid"] == 3000, what="a part is taken back")
+    assert balances(paybus, seller) == {
+        "platform": -3000,
+        "available": 0,
+        "pending": 0,
+        "paid": 3000,
+        "fees": 0,
+    }
+    assert [each for each in reconcile(paybus) if each["provider"] == "square"] == []
+    assert cli(paybus, "verify-audit").returncode == 0
 
 
 @pytest.mark.usefixtures("running")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal, cast
@@ -128,4 +128,9 @@ class ModelClient(PayoutClient):
         raise AssertionError("the test carries it to the provider")
 
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
+        raise AssertionError("the test asks the provider")
+
+    def transfers(
+        self, first: datetime, last: datetime, orders: Sequence[Order]
+    ) -> AsyncIterator[Listed]:
         raise AssertionError("the test asks the provider")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 from uuid import uuid4
 
@@ -162,3 +164,25 @@ def transfers(paybus: Paybus, payout: Mapping[str, Any]) -> list[dict[str, Any]]
 def paid(paybus: Paybus, payout: Mapping[str, Any]) -> int:
     """What the recipient has of it, in minor units."""
     return sum(each["amount"] for each in transfers(paybus, payout) if each["status"] == "paid")
+
+
+def reconcile(paybus: Paybus, day: date) -> list[dict[str, Any]]:
+    """Now, at every account; what is different."""
+    before = len(paybus.log("payouts-worker"))
+    url = f"/api/v1/reports/reconciliation?day={day}"
+    accounts = paybus.api("POST", "payouts", url).json()["accounts"]
+
+    def reconciled() -> set[str]:
+        lines = paybus.log("payouts-worker")[before:].splitlines(keepends=True)
+        said = [json.loads(each) for each in lines if each.endswith("\n")]
+        return {each["account"] for each in said if each["message"] == "reconciled"}
+
+    until(lambda: len(reconciled()) == accounts, what="all accounts are reconciled")
+    answer = paybus.api("GET", "payouts", "/api/v1/reports/differences?limit=200").json()
+    return [each for each in answer["items"] if each["resolved_at"] is None]
+
+
+def differences(paybus: Paybus, payout: Mapping[str, Any]) -> list[str]:
+    """The kinds of those of the payout."""
+    answer = paybus.api("GET", "payouts", "/api/v1/reports/differences?limit=200").json()
+    return [each["kind"] for each in answer["items"] if each["payout_id"] == payout["id"]]

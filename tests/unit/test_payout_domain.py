@@ -26,7 +26,7 @@ SUMS = st.builds(
     amount=st.integers(1, 10**12),
     fee=st.integers(0, 10**6),
     funding=st.sampled_from(["direct", "balance"]),
-)
+) | st.builds(Sum, amount=st.integers(-(10**12), -1), fee=st.just(0), funding=st.just("direct"))
 
 
 @given(st.lists(FATES, min_size=1, max_size=4))
@@ -92,13 +92,27 @@ def test_a_transfer_that_moves_money_is_the_payout(found: list[Found], data: st.
     ids = data.draw(st.lists(known, min_size=1, max_size=3))
     assume(len({*filter(None, ids)}) == len([*filter(None, ids)]))
     attempts = [Sent(number, id_) for number, id_ in enumerate(ids, start=1)]
-    verdict = domain.judge(attempts, found)
+    own = domain.judge(attempts, found)
     moving = [each for each in found if each.fate.moves_money]
-    assert verdict.doubled == (len(moving) > 1)
     if moving:
-        assert verdict.transfer in moving
-    elif verdict.transfer is not None:
-        assert verdict.transfer.transfer_id not in {each.transfer_id for each in attempts[:-1]}
+        assert own in moving
+        assert own.fate is Fate.PAID or all(each.fate is not Fate.PAID for each in moving)
+    elif own is not None:
+        assert own.transfer_id not in {each.transfer_id for each in attempts[:-1]}
+
+
+@given(st.sampled_from([State.APPROVED, State.UNKNOWN, State.FAILED]), SUMS, st.integers(1, 10**9))
+def test_a_corrected_payout_has_entries_as_if_it_had_been_so(
+    state: State, sum_: Sum, amount: int
+) -> None:
+    assume(sum_.amount > 0)
+    corrected: Counter[Account] = Counter()
+    _post(corrected, ledger.opening(sum_))
+    _post(corrected, ledger.correction(state, sum_, amount))
+    at_once: Counter[Account] = Counter()
+    _post(at_once, ledger.opening(Sum(amount, sum_.fee, sum_.funding)))
+    assert +corrected == +at_once
+    assert -corrected == -at_once
 
 
 @given(st.lists(STATES, min_size=1, max_size=12), SUMS)

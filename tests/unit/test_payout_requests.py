@@ -31,6 +31,7 @@ def orders(currency: str, details: Any) -> st.SearchStrategy[Order]:
     return st.builds(
         Order,
         id=st.uuids().map(str),
+        recipient_id=st.uuids().map(str),
         amount=st.integers(100, 2**53 - 1),
         currency=st.just(currency),
         details=details,
@@ -60,7 +61,8 @@ def test_a_stripe_payout(order: Order) -> None:
     params = stripe.payout_params(order)
     fits("stripe.payout", params)
     assert params.keys() <= PayoutCreateParams.__annotations__.keys()
-    assert params["metadata"] == {"paybus_payout": order.id}
+    ours = {"paybus_payout": order.id, "paybus_recipient": order.recipient_id}
+    assert params["metadata"] == ours  # what a restored database has forgotten
 
 
 @given(orders("USD", FUNDING))
@@ -81,6 +83,7 @@ def test_a_fapshi_payout(order: Order) -> None:
     body = fapshi.payout_body(order)
     fits("fapshi.payout", body)
     assert body["userId"] == order.id
+    assert body["externalId"].split("_") == [order.id, order.recipient_id]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

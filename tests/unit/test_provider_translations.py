@@ -89,7 +89,7 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      "provider_payout.succeeded", {}),
     ("square", square("payout.failed", payout=PAYOUT | {"status": "FAILED",
      "amount_money": {"amount": -1500, "currency": "EUR"}}),
-     "provider_payout.failed", {"amount": 1500}),
+     "provider_payout.failed", {"amount": -1500}),
     ("square", square("customer.created", customer={"id": "c"}),
      "provider.square.customer.created", {}),
     ("dwolla", dwolla("customer_transfer_completed"), "transfer.succeeded",

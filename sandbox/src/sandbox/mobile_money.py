@@ -112,10 +112,6 @@ def _add_fapshi(router: APIRouter, money: MobileMoney, public_url: str) -> None:
     async def status(reference: str) -> dict[str, Any]:
         return fapshi(money.find("fapshi", reference))
 
-    @router.get("/fapshi/search")
-    async def search() -> list[dict[str, Any]]:
-        return [fapshi(each) for each in money.payments.values() if each.provider == "fapshi"]
-
 
 def _add_mtn(router: APIRouter, money: MobileMoney) -> None:
     @router.post("/mtn-momo/collection/token/")

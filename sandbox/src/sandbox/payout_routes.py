@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from sandbox.payouts import (
+    DWOLLA_ACCOUNT,
     Answer,
     Behaviour,
     Fates,
@@ -61,10 +63,22 @@ def _add_controls(router: APIRouter, payouts: Payouts) -> None:
         if id_ not in payouts.transfers:
             raise HTTPException(404, "not known here")
         transfer = payouts.transfers[id_]
+        transfer.destination = to.destination or transfer.destination
         if to.part is not None:
             payouts.return_part(transfer, to.part)
-        else:
+        elif to.status is not None:
             payouts.move(transfer, to.status)
+
+    @router.post("/_payouts/transfers/{id_}/again")
+    async def again(id_: str) -> dict[str, str]:
+        """The provider makes it once more, though it was told once."""
+        if id_ not in payouts.transfers:
+            raise HTTPException(404, "not known here")
+        before = payouts.transfers[id_]
+        prefix, _, _ = id_.partition("_") if "_" in id_ else ("", "", "")
+        new = f"{prefix}_{uuid4().hex[:24]}" if prefix else str(uuid4())
+        payouts.accept(replace(before, id=new, at=payouts.now, status="pending", returns=0))
+        return {"id": new}
 
     @router.put("/_payouts/revoked/{account}")
     async def revoke(account: str, yes: bool = True) -> None:
@@ -77,7 +91,12 @@ def _add_controls(router: APIRouter, payouts: Payouts) -> None:
         id_, to = uuid4().hex, "somebody"
         transfer = Transfer(made.provider, id_, "", to, made.amount, "USD", kind, payouts.now)
         transfer.more = {"account": None}
-        payouts.accept(transfer)
+        if made.incoming:
+            transfer.more |= {"incoming": True}
+            transfer.kind, transfer.status = "leg", "paid"
+            payouts.legs[id_] = transfer
+        else:
+            payouts.accept(transfer)
 
     @router.get("/_payouts")
     async def books() -> dict[str, Any]:
@@ -195,17 +214,21 @@ def _add_dwolla(router: APIRouter, payouts: Payouts) -> None:
             raise HTTPException(401, "InvalidAccessToken")
 
     def make(body: dict[str, Any], base: str) -> Answer:
+        source, destination = (
+            body["_links"][end]["href"].rsplit("/", 1)[-1] for end in ("source", "destination")
+        )
         transfer = Transfer(
             "dwolla",
             str(uuid4()),
             body.get("correlationId", ""),
-            body["_links"]["destination"]["href"].rsplit("/", 1)[-1],
+            destination,
             int(Decimal(body["amount"]["value"]) * 100),
             body["amount"]["currency"],
             "ach",
             payouts.now,
-            more={"_links": body["_links"], "metadata": body.get("metadata", {})},
+            more={"source": source, "metadata": body.get("metadata", {})},
         )
+        payouts.fund(transfer)
         payouts.accept(transfer)
         return Answer(201, None, {"Location": f"{base}/transfers/{transfer.id}"})
 
@@ -229,17 +252,24 @@ def _add_dwolla(router: APIRouter, payouts: Payouts) -> None:
         offset: int = 0,
     ) -> Response:
         check(request)
+        if account != DWOLLA_ACCOUNT:
+            raise HTTPException(404, "Account not found.")
         if (failed := await payouts.read("dwolla")) is not None:
             return _response(failed)
+        every = [*payouts.legs.values(), *payouts.transfers.values()]
         found = [
             dwolla_object(each)
-            for each in reversed(payouts.transfers.values())
+            for each in sorted(every, key=lambda each: -each.at)
             if each.provider == "dwolla"
             and (correlation is None or each.reference == correlation)
             and (first is None or each.created[:10] >= first)
             and (last is None or each.created[:10] <= last)
         ]
-        page = {"_embedded": {"transfers": found[offset : offset + limit]}, "total": len(found)}
+        page = {
+            "_links": {"self": {"href": str(request.url)}},
+            "_embedded": {"transfers": found[offset : offset + limit]},
+            "total": len(found),
+        }
         return JSONResponse(page)
 
 
@@ -248,13 +278,13 @@ def _add_fapshi(router: APIRouter, payouts: Payouts) -> None:
         transfer = Transfer(
             "fapshi",
             uuid4().hex[:8],
-            body.get("externalId", ""),
+            body.get("externalId", "").partition("_")[0],
             body["phone"],
             body["amount"],
             "XAF",
             "momo",
             payouts.now,
-            more={"userId": body.get("userId")},
+            more={"userId": body.get("userId"), "externalId": body.get("externalId")},
         )
         payouts.accept(transfer)
         said = {"message": "Accepted", "transId": transfer.id, "dateInitiated": transfer.created}
@@ -269,6 +299,29 @@ def _add_fapshi(router: APIRouter, payouts: Payouts) -> None:
             raise HTTPException(400, "amount cannot be less than 100 XAF")
         answer = await payouts.once("fapshi", None, "", lambda: make(body))
         return _response(answer)
+
+    @router.get("/fapshi/search")
+    async def search(
+        request: Request,
+        start: str | None = None,
+        end: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 10,
+        sort: Literal["asc", "desc"] = "desc",
+    ) -> Response:
+        """https://docs.fapshi.com/en/api-reference/endpoint/search-transactions, of a service that
+        pays out."""
+        if (failed := await payouts.read("fapshi")) is not None:
+            return _response(failed)
+        found = [
+            fapshi_object(each)
+            for each in sorted(payouts.transfers.values(), key=lambda each: each.at)
+            if each.provider == "fapshi"
+            and (start is None or each.created[:10] >= start)
+            and (end is None or each.created[:10] <= end)
+        ]
+        if sort == "desc":
+            found.reverse()
+        return JSONResponse(found[:limit])
 
     @router.get("/fapshi/transaction/{user}")
     async def transactions(user: str) -> Response:

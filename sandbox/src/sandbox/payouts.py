@@ -14,10 +14,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,10 @@ Status = Literal["pending", "paid", "failed", "returned"]
 Mode = Literal["well", "error", "error_after", "lost", "rate_limited"]
 
 _KEYS_LIVE_SECONDS = 24 * 3600
+# Dwolla's: the account whose token everybody has, and its balance.
+DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"
+_DWOLLA_BALANCE = "b5e68264-7d4d-42a9-88d4-5616c77c6baa"
+_DWOLLA = "https://api-sandbox.dwolla.com"
 
 
 class Behaviour(BaseModel):
@@ -60,22 +64,27 @@ class Forward(BaseModel):
 
 
 class Foreign(BaseModel):
-    """A transfer that somebody makes in the provider's dashboard."""
+    """A transfer that somebody makes in the provider's dashboard; or, of Dwolla, one that comes
+    in."""
 
     provider: Literal["stripe", "dwolla"]
     amount: int = Field(gt=0)
+    incoming: bool = False
 
 
 class Move(BaseModel):
-    """`part` of a Stripe transfer comes back: the rest stays paid."""
+    """`part` of a Stripe transfer comes back: the rest stays paid. `destination` is where it went
+    instead."""
 
-    status: Status
+    status: Status | None = None
     part: int | None = None
+    destination: str | None = None
 
 
 @dataclass
 class Transfer:
-    """`amount` is in minor units, `at` is the sandbox's time in seconds (UTC)."""
+    """`amount` is in minor units, `at` is the sandbox's time in seconds (UTC). `reference` is what
+    the caller calls it."""
 
     provider: str
     id: str
@@ -88,6 +97,7 @@ class Transfer:
     status: Status = "pending"
     returns: int = 0
     returned_part: int = 0
+    settled: str | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -114,6 +124,8 @@ class Kept:
 class Payouts:
     def __init__(self, secrets: Mapping[str, str], *, postman: Postman, seed: int) -> None:
         self.transfers: dict[str, Transfer] = {}
+        # Of Dwolla: what funds a transfer, or comes in. No recipient has anything of it.
+        self.legs: dict[str, Transfer] = {}
         self.revoked: set[str] = set()
         self.calls: Counter[str] = Counter()
         self._secrets = secrets
@@ -148,6 +160,7 @@ class Payouts:
     def books(self) -> dict[str, Any]:
         return {
             "transfers": [asdict(each) for each in self.transfers.values()],
+            "legs": [asdict(each) for each in self.legs.values()],
             "calls": self.calls,
             "webhooks": self._postman.counts,
         }
@@ -209,12 +222,23 @@ class Payouts:
             wait = self._fates.settle_seconds + self._fates.come_back_seconds
             self._after(wait, transfer, "returned")
 
+    def fund(self, transfer: Transfer) -> None:
+        """The leg from our bank to our balance that Dwolla makes by itself before a transfer: it
+        has the same correlation id, an id of its own, and is done first."""
+        leg = replace(transfer, id=str(uuid4()), kind="leg", more={})
+        leg.more = {"source": transfer.more["source"], "destination": _DWOLLA_BALANCE}
+        leg.more["funded"], transfer.more["funding"] = transfer.id, leg.id
+        self.legs[leg.id] = leg
+        self._tell(leg, "created")
+        self._after(self._fates.settle_seconds / 2, leg, "paid")
+
     def return_part(self, transfer: Transfer, part: int) -> None:
         transfer.returned_part += part
         self._tell(transfer, "returned")
 
     def move(self, transfer: Transfer, status: Status) -> None:
         transfer.status = status
+        transfer.settled = datetime.fromtimestamp(self.now, UTC).isoformat(timespec="milliseconds")
         transfer.returns += status == "returned"
         self._tell(transfer, status)
 
@@ -263,12 +287,30 @@ class Payouts:
         self._postman.send("stripe-payouts", raw, headers, patient=True)
 
     def _tell_dwolla(self, transfer: Transfer, what: str) -> None:
+        """https://developers.dwolla.com/docs/transfer-lifecycle: the account hears of what leaves
+        it, and of its bank's part; each customer of what reaches them."""
+        if transfer.kind == "leg":
+            self._tell_dwolla_of(transfer, f"bank_transfer_{_DWOLLA_TOPICS[what]}")
+            return
+        self._tell_dwolla_of(transfer, f"transfer_{_DWOLLA_TOPICS[what]}")
+        customer = f"{_DWOLLA}/customers/{customer_of(transfer.destination)}"
+        self._tell_dwolla_of(transfer, f"customer_transfer_{_DWOLLA_TOPICS[what]}", customer)
+
+    def _tell_dwolla_of(self, transfer: Transfer, topic: str, customer: str | None = None) -> None:
+        id_ = str(uuid4())
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        links = {
+            "self": f"{_DWOLLA}/events/{id_}",
+            "account": f"{_DWOLLA}/accounts/{DWOLLA_ACCOUNT}",
+            "resource": f"{_DWOLLA}/transfers/{transfer.id}",
+        } | ({"customer": customer} if customer else {})
         body = {
-            "id": str(uuid4()),
+            "id": id_,
             "resourceId": transfer.id,
-            "topic": f"customer_transfer_{_DWOLLA_TOPICS[what]}",
-            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "_links": {"customer": {"href": "https://api-sandbox.dwolla.com/customers/1"}},
+            "topic": topic,
+            "timestamp": now,
+            "_links": {relation: {"href": href} for relation, href in links.items()},
+            "created": now,
         }
         raw = json.dumps(body).encode()
         signed = hmac.new(self._secrets["dwolla"].encode(), raw, "sha256").hexdigest()
@@ -332,15 +374,51 @@ def stripe_object(transfer: Transfer) -> dict[str, Any]:
 
 
 def dwolla_object(transfer: Transfer) -> dict[str, Any]:
-    """https://developers.dwolla.com/docs/api-reference/transfers/transfers-resource"""
-    return {
+    """https://developers.dwolla.com/docs/api-reference/transfers, and the example of
+    .../retrieve-a-transfer"""
+    more = transfer.more
+    ours = ("accounts", DWOLLA_ACCOUNT)
+    theirs = ("customers", customer_of(transfer.destination))
+    source, destination = (theirs, ours) if more.get("incoming") else (ours, theirs)
+    if transfer.kind == "leg":
+        destination = source if not more.get("incoming") else ours
+    links = {
+        "self": ("transfers", transfer.id),
+        "source": source,
+        "destination": destination,
+        "source-funding-source": ("funding-sources", more.get("source", _DWOLLA_BALANCE)),
+        "destination-funding-source": (
+            "funding-sources",
+            more.get("destination", transfer.destination),
+        ),
+    }
+    if "funding" in more:
+        links["funding-transfer"] = ("transfers", more["funding"])
+    if "funded" in more:
+        links["funded-transfer"] = ("transfers", more["funded"])
+    found = {
+        "_links": {relation: _hal(*link) for relation, link in links.items()},
         "id": transfer.id,
         "status": _DWOLLA_STATUS[transfer.status],
         "amount": {"value": f"{transfer.amount / 100:.2f}", "currency": transfer.currency},
         "created": transfer.created,
-        "correlationId": transfer.reference or None,
-        "metadata": transfer.more.get("metadata", {}),
-        "_links": transfer.more.get("_links", {}),
+        "metadata": more.get("metadata", {}),
+        "clearing": {"source": "standard"},
+    }
+    # What was not given is not there.
+    return found | ({"correlationId": transfer.reference} if transfer.reference else {})
+
+
+def customer_of(funding_source: str) -> str:
+    """Whose bank it is."""
+    return str(uuid5(NAMESPACE_URL, funding_source))
+
+
+def _hal(kind: str, id_: str) -> dict[str, str]:
+    return {
+        "href": f"{_DWOLLA}/{kind}/{id_}",
+        "type": "application/vnd.dwolla.v1.hal+json",
+        "resource-type": kind.removesuffix("s"),
     }
 
 
@@ -351,10 +429,13 @@ def fapshi_object(transfer: Transfer) -> dict[str, Any]:
         "status": _FAPSHI_STATUS[transfer.status],
         "medium": "mobile money",
         "serviceName": "sandbox",
+        "transType": "Payout",
         "amount": transfer.amount,
-        "externalId": transfer.reference,
+        "revenue": transfer.amount,
+        "externalId": transfer.more.get("externalId"),
         "userId": transfer.more.get("userId"),
         "dateInitiated": transfer.created,
+        **({"dateConfirmed": transfer.settled} if transfer.settled else {}),
     }
 
 

@@ -58,3 +58,7 @@ class Busy(PaybusError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NotYet(Busy):
+    """It is not the time for this; the same request succeeds later. Nothing of it was done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +23,7 @@ from common.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    NotYet,
     PaybusError,
     RateLimited,
     TooLarge,
@@ -30,6 +32,7 @@ from common.errors import (
     Upstream,
 )
 from common.logs import get_logger
+from common.messaging.connection import describe
 from common.messaging.retry import Kind, classify
 from common.outside import Refused
 
@@ -47,6 +50,7 @@ _STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
     (Forbidden, HTTPStatus.FORBIDDEN),
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (NotYet, HTTPStatus.SERVICE_UNAVAILABLE),
     (Busy, HTTPStatus.CONFLICT),
     (RateLimited, HTTPStatus.SERVICE_UNAVAILABLE),
     (Refused, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -113,7 +117,7 @@ def answer_to(error: PaybusError) -> Response:
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "5"
+        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 5)))
     return problem(status, str(error), headers)
 
 
@@ -135,7 +139,7 @@ async def _on_database_error(_: Request, error: Exception) -> Response:
     if isinstance(error, sqlalchemy.exc.DataError):  # such as NUL in a text
         return await _on_paybus_error(_, Invalid("a value that can't be stored or looked for"))
     if classify(error) is Kind.OUTAGE:
-        log.warning("the database is away", error=type(error).__name__)
+        log.warning("the database is away", error=describe(error))
         return await _on_paybus_error(_, Unavailable("the database can't be reached now"))
     return await _on_bug(_, error)
 

@@ -62,6 +62,13 @@ class Account:
         return f"{self.provider}/{self.name}"
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        return self.tenant, self.provider, self.name
+
+    def transfer_key(self, transfer_id: str) -> tuple[str, str, str, str]:
+        return *self.key, transfer_id
+
+    @property
     def pays(self) -> bool:
         return not isinstance(self.client, ReadOnlyClient)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,12 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common import rows
 from common.auth import Caller
 from common.errors import Conflict, Forbidden
-from payouts import domain, repository
+from payouts import deciding, domain, repository
 from payouts.accounts import READ_ONLY
 from payouts.audit import Action, Actor
 from payouts.books import Books
 from payouts.domain import Move, State
-from payouts.models import Control, Difference, Payout
+from payouts.models import Control, Difference, Payout, Recipient, Recovery
 
 
 def actor(caller: Caller) -> Actor:
@@ -23,15 +25,30 @@ def actor(caller: Caller) -> Actor:
 
 
 async def approve(session: AsyncSession, row: Payout, by: Actor, reason: str | None) -> None:
-    """Raises `Forbidden` for whoever ordered it."""
-    if row.state == State.SCHEDULED and row.created_by == by.name:
-        raise Forbidden("who ordered a payout can't approve it: a second person has to")
+    """Raises `Forbidden` for who ordered it, credited what it pays, or has changed since it was
+    ordered where it goes: over all of that there are two persons."""
+    if row.state == State.SCHEDULED:
+        recipient = await session.get_one(Recipient, row.recipient_id, populate_existing=True)
+        _second_person(row, recipient, by)
     books = await _books(session)
     to = domain.after(State(row.state), Move.APPROVE)
-    row.approved_by = by.name
+    row.approved_by, row.approved_at = by.name, books.now
     row.next_at = None if row.held else max(row.due_at, books.now)
     books.move(row, to, action=Move.APPROVE, actor=by, reason=reason)
     await _close(books, row)
+
+
+def _second_person(row: Payout, recipient: Recipient, by: Actor) -> None:
+    if row.created_by == by.name:
+        raise Forbidden("who ordered a payout can't approve it: a second person has to")
+    if by.name in row.credited_by:
+        raise Forbidden("who credited what a payout pays can't approve it: a second person has to")
+    changed_at = recipient.details_changed_at
+    if recipient.details_changed_by == by.name and changed_at and changed_at > row.created_at:
+        raise Forbidden(
+            "who changed where a payout goes since it was ordered can't approve it: a second "
+            "person has to"
+        )
 
 
 async def hold(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
@@ -116,11 +133,32 @@ async def pause(
 
 
 async def ask_first(
-    session: AsyncSession, tenant: str, by: Actor, reason: str, *, until: datetime
+    session: AsyncSession,
+    tenant: str,
+    by: Actor,
+    reason: str,
+    *,
+    until: datetime,
+    unreconciled: Sequence[Recovery],
 ) -> Control:
-    """Until then (UTC) the provider is asked even about what was never sent, as far as we know: a
-    restored database has forgotten what it did."""
+    """A database that was restored has forgotten what it did since its backup. Until then (UTC) the
+    provider is asked even about what was never sent, as far as we know; and nothing is sent from
+    the unreconciled accounts, or ordered there, before these days are compared."""
+    await repository.set_recoveries(session, tenant, unreconciled)
     return await _control(session, tenant, by, "ask first", reason, {"ask_first_until": until})
+
+
+async def until_nothing_begins(session: AsyncSession, tenant: str) -> None:
+    """After the emergency stop was pulled: until what was about to be sent is sent, or will not be.
+    An intent is acted upon within seconds, or never."""
+    oldest = deciding.FRESH + _CLOCKS_DIFFER
+    while await repository.is_about_to_send(session, tenant, oldest):
+        await session.rollback()  # no transaction is held open meanwhile
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+_CLOCKS_DIFFER = timedelta(seconds=1)
+_LOOK_SECONDS = 0.1
 
 
 async def _control(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,7 +16,7 @@ from common import rows
 from common.api import Cursor, IdempotencyKey, Limit, Page, Session, page
 from common.auth import Admin, Approver, Caller, Operator, Viewer
 from common.circuits import not_closed
-from payouts import acting, repository
+from payouts import acting, jobs, repository
 from payouts.accounts import Accounts
 from payouts.acting import actor
 from payouts.domain import State
@@ -54,6 +54,7 @@ from payouts.views import (
     PayoutView,
     RecipientDetail,
     RecipientView,
+    RecoveryView,
     Status,
     Volume,
 )
@@ -202,6 +203,10 @@ async def status(caller: Viewer, request: Request, session: Session) -> Status:
             if each.tenant == tenant
         ],
         open_differences=await session.scalar(differences) or 0,
+        unreconciled=[
+            RecoveryView.model_validate(each)
+            for each in await repository.recoveries(session, tenant)
+        ],
     )
 
 
@@ -298,9 +303,11 @@ async def retry(caller: Operator, session: Session, id_: str, why: Why) -> Payou
 
 @payout_jobs.post("/pause")
 async def pause(caller: Operator, session: Session, why: Why) -> ControlView:
-    """The emergency stop: once this is answered nothing begins to be sent. Calls that are under way
-    end, and outcomes are still asked about."""
-    return await _pause(session, caller, why, paused=True)
+    """The emergency stop: once this is answered, within seconds, nothing begins to be sent. Calls
+    that are under way end, and outcomes are still asked about."""
+    control = await _pause(session, caller, why, paused=True)
+    await acting.until_nothing_begins(session, caller.tenant)
+    return control
 
 
 @payout_jobs.post("/resume")
@@ -309,19 +316,42 @@ async def resume(caller: Approver, session: Session, why: Why) -> ControlView:
 
 
 class AskFirst(Why):
-    days: int = Field(default=30, ge=0, le=365, description="0 ends it")
+    days: int = Field(
+        default=30, ge=0, le=365, description="0 ends it, also where nobody has reconciled yet"
+    )
+    since: AwareDatetime | None = Field(
+        default=None, description="when the backup was made; rather too early; null: a week ago"
+    )
 
 
 @payout_jobs.post("/ask-first")
-async def ask_first(caller: Admin, session: Session, wanted: AskFirst) -> ControlView:
+async def ask_first(
+    caller: Admin, request: Request, session: Session, wanted: AskFirst
+) -> ControlView:
     """After a backup was restored: for so many days the provider is asked about every payout before
-    it is sent, also when nothing says that it ever was."""
-    until = datetime.now(UTC) + timedelta(days=wanted.days)
+    it is sent, also when nothing says that it ever was. Before each account is reconciled from the
+    backup until now, nothing is sent from it, and nothing ordered there."""
+    now = datetime.now(UTC)
+    accounts: Accounts = request.app.state.accounts
+    mine = [each for each in accounts if each.tenant == caller.tenant]
+    since = min(wanted.since or now - _USUAL_BACKUP, now) - _BEGUN_BEFORE
     async with session.begin():
+        days = jobs.forgotten_days(mine, since, now) if wanted.days else []
         control = await acting.ask_first(
-            session, caller.tenant, actor(caller), wanted.reason, until=until
+            session,
+            caller.tenant,
+            actor(caller),
+            wanted.reason,
+            until=now + timedelta(days=wanted.days),
+            unreconciled=days,
         )
+        await jobs.order_recoveries(session, None, days)
     return ControlView.model_validate(control)
+
+
+_USUAL_BACKUP = timedelta(days=7)
+# What was sent before the backup, and answered after it.
+_BEGUN_BEFORE = timedelta(hours=1)
 
 
 def _desk(request: Request) -> Desk:

@@ -28,6 +28,8 @@ class Actor:
 
 
 PAYBUS = Actor("paybus", "system")
+# The roles of actors that are no persons.
+NOBODY = frozenset({"system", "provider"})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What one transaction does to payouts: states, ledger, balances, audit log and events, together.
 
-Rows are locked in one order everywhere: transfers, payouts, differences, balances, audit head.
+Rows are locked in one order everywhere: tenants, recipients, transfers, payouts, differences,
+balances, audit head.
 """
 
 from __future__ import annotations
@@ -94,10 +95,29 @@ class Books:
         if told and to in _TOLD:
             self._tell(row, to, cause)
 
-    def note(self, row: Payout, actor: Actor, action: str, reason: str | None) -> None:
+    def correct(self, row: Payout, amount: int) -> None:
+        """A payout that the provider made before the database was restored is of the amount that
+        the provider made it of."""
+        if amount == row.amount:
+            return
+        before = row.amount
+        posted = self._posted(row, ledger.correction(State(row.state), sum_of(row), amount))
+        row.amount = amount
+        row.version += 1
+        reason = f"the provider made it of {amount} {row.currency}, not of {before}"
+        self._note(row, PAYBUS, "correct", State(row.state), reason, posted)
+
+    def note(
+        self,
+        row: Payout,
+        actor: Actor,
+        action: str,
+        reason: str | None,
+        entries: Sequence[Entry] = (),
+    ) -> None:
         """An action that leaves the state as it is."""
         row.version += 1
-        self._note(row, actor, action, State(row.state), reason, ())
+        self._note(row, actor, action, State(row.state), reason, self._posted(row, entries))
 
     def act(self, action: Action) -> None:
         """An action on something else than a payout."""

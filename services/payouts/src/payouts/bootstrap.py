@@ -80,7 +80,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     submitter = Submitter(sessions, accounts, Rules(details, timeout, times, context.redact))
     await submitter.start()
     context.resources.push_async_callback(submitter.stop)
-    work = Worker(sessions, accounts, details)
+    work = Worker(sessions, accounts, details, times)
     desk = Desk(accounts, details, reorder=reorder)
     jobs = Jobs(
         accounts,

@@ -70,6 +70,8 @@ def status(as_json: AsJson = False) -> None:
     console.print(f"held: {found['held']}; open differences: {found['open_differences']}")
     for circuit in found["circuits"]:
         console.print(f"circuit {circuit['name']} is {circuit['state']}", style="red")
+    for line in _unreconciled(found):
+        console.print(line, style="red")
 
 
 @app.command("list")
@@ -192,11 +194,42 @@ def resume(reason: Reason) -> None:
 
 @app.command("ask-first")
 def ask_first(
-    reason: Reason, days: Annotated[int, typer.Option(min=0, max=365, help="0 ends it")] = 30
+    reason: Reason,
+    days: Annotated[int, typer.Option(min=0, max=365, help="0 ends it")] = 30,
+    since: Annotated[
+        str | None, typer.Option(help="when the backup was made, RFC 3339; a week ago")
+    ] = None,
 ) -> None:
-    """After a backup was restored: ask the provider before anything is sent."""
-    call("POST", "payout-jobs/ask-first", json={"reason": reason, "days": days})
-    console.print(f"for {days} days the provider is asked before anything is sent")
+    """After a backup was restored: reconcile every account since then before anything is sent, and
+    ask the provider before each payout."""
+    body = {"reason": reason, "days": days, "since": since}
+    call("POST", "payout-jobs/ask-first", json=body)
+    if days:
+        console.print(f"for {days} days the provider is asked before anything is sent")
+        console.print("nothing is sent or ordered before `paybus-payouts wait-reconciled` ends")
+    else:
+        console.print("providers are asked only about what was sent")
+
+
+@app.command("wait-reconciled")
+def wait_reconciled(
+    seconds: Annotated[float, typer.Option(min=0, help="then end with 1")] = 3600,
+) -> None:
+    """After `ask-first`: until every account is reconciled since the backup."""
+    until = time.monotonic() + seconds
+    with progress_bar("days reconciled") as (progress, task):
+        whole = 0
+        while (waiting := call("GET", "payout-jobs/status")["unreconciled"]) and (
+            time.monotonic() < until
+        ):
+            whole = max(whole, len(waiting))
+            progress.update(task, completed=whole - len(waiting), total=whole)
+            time.sleep(1)
+    for line in _unreconciled({"unreconciled": waiting}):
+        typer.echo(line, err=True)
+    if waiting:
+        die("not reconciled: nothing is sent from these accounts, or ordered there")
+    console.print("reconciled: what was forgotten is in the books again")
 
 
 @app.command()
@@ -420,6 +453,12 @@ def _watch(id_: str, whole: int) -> None:
     console.print(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if states.get("paid", 0) < whole:
         raise typer.Exit(1)
+
+
+def _unreconciled(status: dict[str, Any]) -> Iterator[str]:
+    for each in status["unreconciled"]:
+        fault = each["fault"] or "it is under way, or no worker runs"
+        yield f"{each['provider']}/{each['account']} is not reconciled for {each['day']}: {fault}"
 
 
 def _act(verb: str, id_: str, reason: str) -> None:

@@ -3,10 +3,9 @@ locked. `submitting.py` carries it out in between."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from common.errors import PaybusError, RateLimited, Upstream
 from common.logs import get_logger
@@ -18,9 +17,8 @@ from payouts.books import Books
 from payouts.clients import Order
 from payouts.details import Details
 from payouts.domain import Found, Move, State, Step
-from payouts.models import Attempt, Control, Payout, Recipient
-from payouts.repository import TransferKey
-from payouts.requests import stored
+from payouts.models import Attempt, Control, Payout, Recipient, Transfer
+from payouts.repository import AccountKey, TransferKey
 from payouts.settling import File, Times
 
 log = get_logger(__name__)
@@ -107,8 +105,16 @@ class Desk:
     recipient: Recipient
 
     def __init__(
-        self, rules: Rules, books: Books, controls: Mapping[str, Control], before: float
+        self,
+        rules: Rules,
+        books: Books,
+        controls: Mapping[str, Control],
+        unreconciled: Collection[AccountKey],
+        before: float,
     ) -> None:
+        """`unreconciled` are the accounts of which nobody has compared what a restored database
+        may have forgotten: nothing is sent there."""
+        self._unreconciled = unreconciled
         self._rules = rules
         self._times = rules.times
         self._timeout = rules.timeout
@@ -119,6 +125,10 @@ class Desk:
 
     def begin(self, file: File, *, ask: bool) -> Next:
         row, last = file.row, file.last
+        if self._is_void(row):
+            self._move(row, Move.RECONSIDER, "where it goes was changed since it was approved")
+            row.approved_by = row.approved_at = row.next_at = None
+            return None
         step = self._step(file, ask=ask)
         if step is Step.SEND:
             return self._intend(file)
@@ -127,19 +137,23 @@ class Desk:
                 self._lose(file, "the process that sent it died", answered=False)
             if row.state == State.UNKNOWN or self._waits(row):
                 row.next_at = self._now + self._timeout + FRESH  # should we die, too
-            if last is None:
-                order = self._order(row, self.recipient.details)
-                return Look(order, row.version, self._now - _FORGOTTEN)
-            since = file.attempts[0].started_at - _CLOCKS_DIFFER
-            return Look(self._order(row, last.details), row.version, since)
+            sealed = last.details if last is not None else self.recipient.details
+            order = replace(self._order(row, sealed), destinations=self._destinations(file))
+            return Look(order, row.version, self._first_sent(file) - _CLOCKS_DIFFER)
         if row.state == State.APPROVED:
             self._wait(row)
         elif row.state == State.SUBMITTING and last is not None:
             row.next_at = last.deadline  # whoever sends it may die
         return None
 
+    def _first_sent(self, file: File) -> datetime:
+        """Before this no transfer of the payout was made."""
+        first = file.attempts[0].started_at if file.attempts else self._now
+        known = file.attempts and not self._forgetful(file.row)
+        return first if known else min(first, self._now - _FORGOTTEN)
+
     def looked(
-        self, file: File, item: Looked, transfers: Mapping[TransferKey, Any]
+        self, file: File, item: Looked, transfers: Mapping[TransferKey, Transfer]
     ) -> Next | PaybusError:
         row = file.row
         if row.version != item.version:
@@ -150,32 +164,49 @@ class Desk:
                 return Upstream(f"the look-up of payout {row.id} failed: {error}")
             settling.look_again(self._books, row, self._times, f"look-up: {error}")
             return None
-        verdict = domain.judge(settling.sent(file.attempts), list(item.found))
-        if verdict.doubled:
-            for each in item.found:
-                if each.fate.moves_money and each is not verdict.transfer:
-                    settling.doubled(self._books, row, each.transfer_id)
-        if verdict.transfer is not None:
-            found = verdict.transfer
-            if file.last is None:
-                self._remember(file)
-            settling.compare(self._books, row, found)
-            transfer = transfers[self._key(found)]
-            before = row.version
+        before = row.version
+        moves = self._settle_found(file, item.found, transfers)
+        if moves or row.version != before:
+            if row.version == before and row.state == State.SUBMITTED:
+                settling.look_again(self._books, row, self._times, None)
+            return None
+        return self._free(file)
+
+    def _settle_found(
+        self, file: File, found: Sequence[Found], transfers: Mapping[TransferKey, Transfer]
+    ) -> bool:
+        """Let the payout follow all that the provider lists of it; whether any of it moves money.
+
+        The payout's own transfer comes first, then whatever else moves money, so that this shows as
+        doubled; last those that moved money once, so that the payout can follow another one.
+        """
+        row = file.row
+        own = domain.judge(settling.sent(file.attempts), list(found))
+        if own is not None and file.last is None:
+            self._remember(file, own)
+        moving = [each for each in found if each.fate.moves_money and each is not own]
+        current = [
+            each
+            for each in found
+            if each not in moving and each is not own and each.transfer_id == row.transfer_id
+        ]
+        for each in [*([own] if own else []), *moving, *current]:
+            if each.fate.moves_money:
+                self._compare(file, each)
             settling.settle(
                 self._books,
                 file,
-                transfer,
-                found.fate,
+                transfers[self._key(each)],
+                each.fate,
                 times=self._times,
                 asked=True,
-                reason=f"asked, {self.account.provider} says {found.fate}",
+                reason=f"asked, {self.account.provider} says {each.fate}",
             )
-            if found.fate.moves_money or row.version != before:
-                if row.version == before and row.state == State.SUBMITTED:
-                    settling.look_again(self._books, row, self._times, None)
-                return None
-        return self._free(file)
+        return bool(moving) or (own is not None and own.fate.moves_money)
+
+    def _compare(self, file: File, found: Found) -> None:
+        destinations = self._destinations(file) if found.destination is not None else None
+        settling.compare(self._books, file.row, found, destinations)
 
     def _free(self, file: File) -> Next:
         """The provider has nothing of the last attempt that moves money."""
@@ -199,13 +230,15 @@ class Desk:
         self._wait(row)
         return None
 
-    def answered(self, file: File, item: Answered, transfers: Mapping[TransferKey, Any]) -> None:
+    def answered(
+        self, file: File, item: Answered, transfers: Mapping[TransferKey, Transfer]
+    ) -> None:
         row, books = file.row, self._books
         attempt = file.attempts[item.number - 1]
         attempt.finished_at = self._now
         if isinstance(item.answer, Found):
             attempt.outcome, attempt.answered = "accepted", True
-            settling.compare(books, row, item.answer)
+            self._compare(file, item.answer)
             transfer = transfers[self._key(item.answer)]
             settling.settle(books, file, transfer, item.answer.fate, times=self._times)
             if row.state == State.SUBMITTING and attempt is file.last:
@@ -255,12 +288,21 @@ class Desk:
 
     def _may_send(self, row: Payout) -> bool:
         held = row.held or self.recipient.blocked or self._stopped(row)
-        approved = row.state == State.APPROVED and row.due_at <= self._now
+        approved = (
+            row.state == State.APPROVED and row.due_at <= self._now and not self._is_void(row)
+        )
         return approved and not held and self.account.pays
+
+    def _is_void(self, row: Payout) -> bool:
+        """Whether a person approved something else: the recipient's details were changed since."""
+        changed_at = self.recipient.details_changed_at
+        approved_at = row.approved_at if row.state == State.APPROVED else None
+        return approved_at is not None and changed_at is not None and changed_at > approved_at
 
     def _stopped(self, row: Payout) -> bool:
         control = self._controls.get(row.tenant)
-        return control is not None and control.paused
+        unreconciled = (row.tenant, row.provider, row.account) in self._unreconciled
+        return unreconciled or (control is not None and control.paused)
 
     def _forgetful(self, row: Payout) -> bool:
         """Whether it may have been sent although no attempt says so."""
@@ -268,9 +310,14 @@ class Desk:
         until = control.ask_first_until if control else None
         return until is not None and self._now < until
 
-    def _remember(self, file: File) -> None:
-        """An attempt that the database has forgotten."""
+    def _remember(self, file: File, found: Found) -> None:
+        """An attempt that the database has forgotten. What it sent is what the payout is: a
+        schedule pays what is available, which was another sum then."""
         row = file.row
+        if found.fate.moves_money and found.currency == row.currency:
+            if row.funding == "direct":  # of which the caller says how much
+                settling.compare(self._books, row, found)
+            self._books.correct(row, found.amount)
         row.attempts = 1
         attempt = Attempt(
             payout_id=row.id,
@@ -348,13 +395,25 @@ class Desk:
 
     def _order(self, row: Payout, sealed: str) -> Order:
         details = self._rules.details.open(row.provider, sealed)
-        wanted = stored(row.request)
         known = (row.transfer_id,) if row.transfer_id else ()
-        return Order(row.id, row.amount, row.currency, details, wanted.description, known)
+        return Order(
+            row.id,
+            row.recipient_id,
+            row.amount,
+            row.currency,
+            details,
+            row.description,
+            known,
+        )
+
+    def _destinations(self, file: File) -> frozenset[str]:
+        """The provider's names of where the payout was or will be sent."""
+        sealed = {self.recipient.details, *(each.details for each in file.attempts)}
+        open_ = self._rules.details.open
+        return frozenset(open_(file.row.provider, each).handle for each in sealed) - {""}
 
     def _key(self, found: Found) -> TransferKey:
-        account = self.account
-        return (account.tenant, account.provider, account.name, found.transfer_id)
+        return self.account.transfer_key(found.transfer_id)
 
     @property
     def _quiet(self) -> timedelta:

@@ -16,6 +16,8 @@ from payouts.models import Difference, Payout
 
 DOUBLED = "doubled"
 """More than one transfer of a payout moves money: only a person resolves that."""
+DESTINATION = "destination"
+"""A payout's transfer went elsewhere than it was sent: likewise."""
 
 _COLUMNS = (
     "id", "tenant", "day", "provider", "account", "kind", "payout_id", "transfer_id", "ours",
@@ -99,7 +101,7 @@ async def resolve_others(
             Difference.provider == account.provider,
             Difference.account == account.name,
             or_(Difference.resolved_at.is_(None), Difference.resolved_by.is_not(None)),
-            Difference.kind != DOUBLED,
+            Difference.kind.not_in([DOUBLED, DESTINATION]),
             or_(Difference.payout_id.is_(None), Difference.payout_id.in_(list(checked))),
             Difference.id.not_in([each.id for each in found]),
         )

@@ -48,6 +48,7 @@ class Move(StrEnum):
     """What Paybus or a person does; what a provider says is a `Fate`."""
 
     APPROVE = "approve"
+    RECONSIDER = "reconsider"  # where it goes was changed since it was approved
     CANCEL = "cancel"
     RETRY = "retry"
     SEND = "send"
@@ -59,6 +60,7 @@ class Move(StrEnum):
 
 _MOVES: Mapping[Move, Mapping[State, State]] = {
     Move.APPROVE: {State.SCHEDULED: State.APPROVED},
+    Move.RECONSIDER: {State.APPROVED: State.SCHEDULED},
     Move.CANCEL: {
         State.SCHEDULED: State.CANCELLED,
         State.APPROVED: State.CANCELLED,
@@ -74,9 +76,12 @@ _MOVES: Mapping[Move, Mapping[State, State]] = {
 
 # Where the last attempt's fate, all that was ever said of it together, takes the payout.
 _OPEN = frozenset({State.SUBMITTING, State.UNKNOWN, State.SUBMITTED})
+# A payout that came back may be paid by another transfer of its own: a transfer that came back is
+# never paid again itself (`combined`).
+_ENDED_UNPAID = frozenset({State.FAILED, State.CANCELLED, State.RETURNED})
 _FATES: Mapping[Fate, tuple[frozenset[State], State]] = {
-    Fate.ACCEPTED: (_OPEN | {State.APPROVED, State.FAILED, State.CANCELLED}, State.SUBMITTED),
-    Fate.PAID: (_OPEN | {State.APPROVED, State.FAILED, State.CANCELLED}, State.PAID),
+    Fate.ACCEPTED: (_OPEN | {State.APPROVED} | _ENDED_UNPAID, State.SUBMITTED),
+    Fate.PAID: (_OPEN | {State.APPROVED} | _ENDED_UNPAID, State.PAID),
     Fate.FAILED: (_OPEN | {State.APPROVED}, State.FAILED),
     Fate.RETURNED: (_OPEN | {State.APPROVED, State.FAILED, State.PAID}, State.RETURNED),
 }
@@ -138,6 +143,14 @@ def after_fate(state: State, fate: Fate) -> State:
     return to if state in from_ else state
 
 
+def after_other(state: State, fate: Fate) -> State:
+    """The same for a payout whose own transfer moves no money any more, while another one of its
+    transfers, of this fate, does."""
+    if state is State.PAID and fate is Fate.ACCEPTED:
+        return State.SUBMITTED
+    return after_fate(state, fate)
+
+
 class Step(StrEnum):
     NOTHING = "nothing"
     LOOK = "look"  # ask the provider
@@ -172,12 +185,14 @@ def next_step(
 
 @dataclass(frozen=True)
 class Found:
-    """A transfer that the provider lists under our reference. `amount` is in minor units."""
+    """A transfer that the provider lists under our reference. `amount` is in minor units,
+    `destination` the provider's name of where it went, if it says so."""
 
     transfer_id: str
     fate: Fate
     amount: int
     currency: str
+    destination: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,21 +203,12 @@ class Sent:
     transfer_id: str | None
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Which transfer is the last attempt's, if any; and whether more than one moves money."""
-
-    transfer: Found | None
-    doubled: bool
-
-
-def judge(attempts: list[Sent], found: list[Found]) -> Verdict:
-    """What a look-up means for the last attempt. A transfer that moves money is the payout,
-    whichever attempt made it; one that does not belongs to the attempt that it is known by."""
+def judge(attempts: list[Sent], found: list[Found]) -> Found | None:
+    """Which of the transfers that a look-up found is the payout's own, if any. One that moves money
+    is, whichever attempt made it; one that does not belongs to the attempt that it is known by."""
     moving = [each for each in found if each.fate.moves_money]
     if moving:
-        paid = next((each for each in moving if each.fate is Fate.PAID), moving[0])
-        return Verdict(paid, doubled=len(moving) > 1)
+        return next((each for each in moving if each.fate is Fate.PAID), moving[0])
     last = attempts[-1] if attempts else None
     earlier = {each.transfer_id for each in attempts[:-1]}
     mine = [
@@ -211,7 +217,7 @@ def judge(attempts: list[Sent], found: list[Found]) -> Verdict:
         if each.transfer_id not in earlier
         and (last is None or last.transfer_id in {None, each.transfer_id})
     ]
-    return Verdict(mine[-1] if mine else None, doubled=False)
+    return mine[-1] if mine else None
 
 
 # Automatic attempts after a failure; then a person decides.

@@ -16,7 +16,7 @@ from payouts import repository
 from payouts.audit import Actor
 from payouts.ledger import Account, Entry
 from payouts.models import recipient_id
-from payouts.ordering import Desk
+from payouts.ordering import Desk, check_reconciled
 from payouts.requests import Schedule
 
 _MOST_PAYOUTS = 100
@@ -31,16 +31,22 @@ class Earnings:
         return {"payout.requested": self.on_report, _TAKEN_BACK: self.on_report}
 
     async def prepare(self, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-        """Lock the recipients, in the order of their ids."""
+        """Lock the recipients, in the order of their ids; tenants before them, as everybody
+        does."""
+        for tenant in sorted({event.tenant for event in events}):
+            await repository.introduce_tenant(session, tenant)
         await repository.lock_recipients(session, [_recipient(event) for event in events])
 
     async def on_report(self, work: Work, event: Event[EarningsReported]) -> None:
-        """Raises `NotFound` for an unknown recipient: add it, and replay the dead letter."""
+        """Raises `NotFound` for an unknown recipient: add it, and replay the dead letter. Raises
+        `NotYet` while a restored database may have forgotten what the recipient was paid."""
         report = event.data
         found = await repository.recipients(work.session, [_recipient(event)])
         if not found:
             raise NotFound(f"no recipient is called {report.recipient}: add it, then replay this")
         (recipient,) = found.values()
+        # It pays from a balance that may not be what it seems: rather later.
+        check_reconciled(recipient, await repository.unreconciled(work.session))
         taken = event.type == _TAKEN_BACK
         # What was paid out already leaves the balance below zero: the next earnings make up for it.
         entry = (

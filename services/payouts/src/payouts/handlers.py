@@ -13,14 +13,13 @@ from common.contracts.payouts import TransferReported
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
 from payouts import repository, settling
-from payouts.accounts import account_of
+from payouts.accounts import READ_ONLY, account_of
+from payouts.adoption import adopt
 from payouts.audit import Actor
 from payouts.books import Books
-from payouts.domain import Fate, Found, State, combined
-from payouts.ledger import Funding
-from payouts.models import Attempt, Payout, Recipient, Transfer, payout_id
+from payouts.domain import Fate, Found, combined
+from payouts.models import Recipient, Transfer, payout_id, square_key
 from payouts.repository import TransferKey
-from payouts.requests import NewPayout, as_stored
 from payouts.settling import File, Times
 
 _FATES: Mapping[str, Fate | None] = {
@@ -51,6 +50,7 @@ class Reports:
         ids = {row.payout_id for row in transfers.values()} | {e.data.reference for e in events}
         found = await repository.lock_payouts(session, sorted(filter(None, ids)))
         attempts = await repository.attempts_of(session, list(found))
+        made = await repository.transfers_of(session, list(found))
         locations = [e.data.account for e in events if e.data.provider == "square"]
         recipients = await repository.recipients_by_handle(
             session, "square", list(filter(None, locations))
@@ -58,7 +58,7 @@ class Reports:
         session.info["reports"] = _Batch(
             Books(session, await rows.clock(session)),
             transfers,
-            {id_: File(row, attempts[id_]) for id_, row in found.items()},
+            {id_: File(row, attempts[id_], made[id_]) for id_, row in found.items()},
             recipients,
         )
 
@@ -71,13 +71,21 @@ class Reports:
         fate = _fate(event) if event.trust in _PROVED else None
         if file is None and report.provider == "square":
             file = batch.open_square(event)
+        if fate is not None:
+            known = Fate(transfer.fate) if transfer.fate else None
+            whole = combined(known, fate)
         if file is None:
             if fate is not None:  # an answer that was lost, or nothing of ours: who asks will see
-                known = Fate(transfer.fate) if transfer.fate else None
-                transfer.fate = combined(known, fate)
+                transfer.fate = whole
             return
         actor = Actor(report.provider, "provider")
         if fate is None:
+            batch.books.order(file.row, ask=True)
+        elif whole is Fate.RETURNED and report.provider not in READ_ONLY:
+            # Another transfer of the payout may stand, of which nobody knows: money that is owed
+            # again is paid again, so the provider says first what there is.
+            transfer.fate = whole
+            file.take(transfer)
             batch.books.order(file.row, ask=True)
         else:
             if _came_back_in_part(report) and report.amount and report.currency:
@@ -122,57 +130,24 @@ class _Batch:
         return None
 
     def open_square(self, event: Event[TransferReported]) -> File | None:
-        """Square pays by itself: its payouts are written down when it tells of them."""
+        """Square pays by itself: its payouts are written down when it reports them."""
         report = event.data
         recipient = self._recipients.get((event.tenant, report.account or ""))
-        if recipient is None or not report.amount or report.currency is None:
+        if recipient is None or not report.amount or report.currency != recipient.currency:
             return None
-        key = f"square:{report.transfer_id}"
-        funding: Funding = "direct"
-        wanted = NewPayout(
-            recipient=recipient.reference,
+        key = square_key(report.transfer_id)
+        file = adopt(
+            self.books,
+            recipient,
+            id_=payout_id(event.tenant, key),
+            key=key,
             amount=report.amount,
-            currency=report.currency,
-            funding=funding,
+            made_at=self.books.now,
+            funding="direct",
+            actor=Actor("square", "provider"),
+            reason="paid by Square",
         )
-        now = self.books.now
-        row = Payout(
-            id=payout_id(event.tenant, key),
-            tenant=event.tenant,
-            idempotency_key=key,
-            request=as_stored(wanted),
-            recipient_id=recipient.id,
-            provider="square",
-            account=account_of(event.source, "square"),
-            amount=report.amount,
-            fee=0,
-            fee_charged=False,
-            currency=report.currency,
-            funding=funding,
-            priority="low",
-            state=State.SUBMITTING,
-            held=False,
-            created_by="square",
-            due_at=now,
-            attempts=1,
-            failures=0,
-            looks=0,
-            version=0,
-        )
-        attempt = Attempt(
-            payout_id=row.id,
-            number=1,
-            idempotency_key=key,
-            started_at=now,
-            deadline=now,
-            answered=True,
-            outcome="accepted",
-            details=recipient.details,
-        )
-        self.books.session.add_all([row, attempt])
-        self.books.open(row, Actor("square", "provider"), reason="paid by Square")
-        file = File(row, [attempt])
-        self.files[row.id] = file
+        self.files[file.row.id] = file
         return file
 
 

@@ -17,10 +17,10 @@ from common.messaging import outbox
 from common.messaging.outbox import Work
 from common.scheduler import Cron, Every, Schedule, order_run
 from payouts import domain, ordering, repository, requests
-from payouts.accounts import Accounts
+from payouts.accounts import Account, Accounts
 from payouts.books import SOURCE, Books
 from payouts.domain import Move, State
-from payouts.models import Payout, Recipient, Transfer
+from payouts.models import Payout, Recipient, Recovery, Transfer
 
 log = get_logger(__name__)
 
@@ -28,6 +28,7 @@ _MOST = 1000
 _KEEP_TRANSFERS = timedelta(days=90)
 # Banks return payments for days, and in the United States for sixty.
 _DAYS_BACK = (1, 3, 7, 14, 60)
+_ORDER_AGAIN = timedelta(minutes=5)
 
 
 class Jobs:
@@ -50,6 +51,7 @@ class Jobs:
             Schedule("pay-balances", Every(timedelta(minutes=1)), self.pay_balances),
             Schedule("daily-report", Cron("10 0 * * *"), self.daily_report),
             Schedule("reconcile", Cron("30 2 * * *"), self.reconcile),
+            Schedule("recover", Every(timedelta(minutes=1)), recover),
             Schedule("clean-up", Cron("50 3 * * *"), clean_up),
         )
 
@@ -81,10 +83,10 @@ class Jobs:
         """What recipients' schedules want paid out of what is available."""
         now = await rows.clock(work.session)
         found = await repository.recipients_due(work.session, now, _MOST)
-        due: list[tuple[Recipient, str]] = []
+        due: list[tuple[Recipient, str | None]] = []
         for recipient in found:
             schedule = requests.Schedule.model_validate(recipient.schedule, extra="ignore")
-            due.append((recipient, (recipient.next_payout_at or now).isoformat()))
+            due.append((recipient, None))
             recipient.next_payout_at = ordering.next_payout(schedule, now)
         paid = await self._desk.pay_balances(work.session, due)
         await self._go_on(work, event, found)
@@ -135,6 +137,43 @@ class Jobs:
                 at=await rows.clock(work.session),
                 goes_on=event,
             )
+
+
+async def recover(work: Work, event: Event[JobDue]) -> str:
+    """After a restore: days that are not settled are compared again."""
+    before = await rows.clock(work.session) - _ORDER_AGAIN
+    found = await repository.recoveries_due(work.session, before, _MOST)
+    await order_recoveries(work.session, event, found)
+    return f"{len(found)} days of a restored database are compared again"
+
+
+def forgotten_days(
+    accounts: Sequence[Account], since: datetime, now: datetime
+) -> Sequence[Recovery]:
+    """Each day (UTC) of each account that a restored database may have forgotten something of."""
+    days = (now.date() - since.date()).days + 1
+    return [
+        Recovery(
+            tenant=each.tenant,
+            provider=each.provider,
+            account=each.name,
+            day=since.date() + timedelta(days=number),
+            ordered_at=now,
+        )
+        for each in accounts
+        for number in range(days)
+    ]
+
+
+async def order_recoveries(
+    session: AsyncSession, cause: Event[JobDue] | None, found: Sequence[Recovery]
+) -> None:
+    now = await rows.clock(session)
+    for each in found:
+        each.ordered_at = now
+        await order_reconciliation(
+            session, cause, each.tenant, each.day, each.provider, each.account
+        )
 
 
 async def clean_up(work: Work, _: Event[JobDue]) -> str:

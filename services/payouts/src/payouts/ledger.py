@@ -37,7 +37,8 @@ Funding = Literal["direct", "balance"]
 
 @dataclass(frozen=True)
 class Sum:
-    """Of one payout. `fee` is what is still to be charged: none once it was."""
+    """Of one payout. `amount` is negative where the provider takes it from the recipient's bank;
+    `fee` is what is still to be charged: none once it was."""
 
     amount: int
     fee: int
@@ -50,18 +51,34 @@ class Sum:
 
 def opening(sum_: Sum) -> list[Entry]:
     """Of a new payout."""
+    if sum_.total < 0:
+        return _turned(opening(Sum(-sum_.amount, -sum_.fee, sum_.funding)))
     entries = [Entry(Account.AVAILABLE, Account.PENDING, sum_.total)]
     if sum_.funding == "direct":
         entries.insert(0, Entry(Account.PLATFORM, Account.AVAILABLE, sum_.total))
     return entries
 
 
+def correction(state: State, sum_: Sum, amount: int) -> list[Entry]:
+    """Of a payout that is of another amount than was thought, and not settled."""
+    if _place(state) is not Account.PENDING:
+        return []
+    return opening(Sum(amount - sum_.amount, 0, sum_.funding))
+
+
 def entries(before: State, after: State, sum_: Sum) -> list[Entry]:
     """Of a payout that changes its state."""
     if _place(before) is _place(after):
         return []
+    if sum_.total < 0:
+        return _turned(entries(before, after, Sum(-sum_.amount, -sum_.fee, sum_.funding)))
     found = [*_leave(before, sum_), *_enter(after, sum_)]
     return [each for each in _shortened(found) if each.amount]
+
+
+def _turned(entries: list[Entry]) -> list[Entry]:
+    """What a payout of a negative amount moves, it moves the other way."""
+    return [Entry(each.target, each.source, each.amount) for each in reversed(entries)]
 
 
 def _place(state: State) -> Account | None:

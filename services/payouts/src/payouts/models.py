@@ -34,6 +34,10 @@ class Recipient(TenantRow, Base):
     blocked: Mapped[bool] = mapped_column(server_default="false")
     schedule: Mapped[dict[str, Any]]
     next_payout_at: Mapped[datetime | None]
+    # How many payouts its schedule has made: the next one's name, also after a restore.
+    scheduled: Mapped[int] = mapped_column(server_default="0")
+    details_changed_at: Mapped[datetime | None]
+    details_changed_by: Mapped[str | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
     __table_args__ = (
@@ -68,7 +72,12 @@ class Payout(TenantRow, Base):
     state: Mapped[str]
     held: Mapped[bool] = mapped_column(server_default="false")
     created_by: Mapped[str]
+    # Whose credits it pays: they can't approve it either.
+    credited_by: Mapped[list[str]] = mapped_column(server_default="{}")
     approved_by: Mapped[str | None]
+    approved_at: Mapped[datetime | None]
+    # The provider's list showed it, and the database had forgotten it.
+    adopted: Mapped[bool] = mapped_column(server_default="false")
     due_at: Mapped[datetime]
     next_at: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(server_default="0")
@@ -139,7 +148,10 @@ class Transfer(Base):
     fate: Mapped[str | None]
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    __table_args__ = (Index("transfers_seen", "seen_at"),)
+    __table_args__ = (
+        Index("transfers_seen", "seen_at"),
+        Index("transfers_payout", "payout_id", postgresql_where=text("payout_id IS NOT NULL")),
+    )
 
 
 class Batch(TenantRow, Base):
@@ -241,6 +253,21 @@ class Control(Base):
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class Recovery(Base):
+    """A day (UTC) of an account that was not compared with the provider since the database was
+    restored: what was sent then may be forgotten. While there is one, nothing is sent from the
+    account or ordered there. `fault` is why the last comparison did not settle it."""
+
+    __tablename__ = "recoveries"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    provider: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    ordered_at: Mapped[datetime]
+    fault: Mapped[str | None]
+
+
 class DayReport(Base):
     """A tenant's day (UTC): what was paid, what failed, and how the books stood at its end."""
 
@@ -274,6 +301,11 @@ class Difference(TenantRow, Base):
 
 def recipient_id(tenant: str, reference: str) -> str:
     return derived_id("recipients", tenant, reference)
+
+
+def square_key(transfer_id: str) -> str:
+    """The key of a payout that Square made by itself."""
+    return f"square:{transfer_id}"
 
 
 def payout_id(tenant: str, key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.contracts.event import derived_id
-from common.errors import Conflict, Invalid, NotFound, PaybusError
+from common.errors import Conflict, Invalid, NotFound, NotYet, PaybusError
 from common.logs import get_logger
 from common.scheduler import Cron
 from payouts import audit, repository
@@ -28,6 +28,7 @@ from payouts.domain import State
 from payouts.ledger import Account as Ledger
 from payouts.ledger import Entry
 from payouts.models import Batch, Payout, Recipient, payout_id, recipient_id
+from payouts.repository import AccountKey
 from payouts.requests import (
     Credit,
     NewBatch,
@@ -43,6 +44,7 @@ from payouts.requests import (
 log = get_logger(__name__)
 
 _TRY_AGAIN = timedelta(hours=1)
+_UNRECONCILED_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Desk:
             "handle": details.handle,
             "schedule": wanted.schedule.model_dump(mode="json"),
             "next_payout_at": next_payout(wanted.schedule, now),
+            "details_changed_at": now,
+            "details_changed_by": by.name,
         }
         adding = insert(Recipient).values(values).on_conflict_do_nothing().returning(Recipient.id)
         if await session.scalar(adding) is None:
@@ -106,6 +110,7 @@ class Desk:
             details = read_details(account.client.details_model, change.details)
             row.details, row.shown = self._details.seal(details), details.shown
             row.handle = details.handle
+            row.details_changed_at, row.details_changed_by = now, by.name
         if change.blocked is not None:
             row.blocked = change.blocked
         if change.schedule is not None:
@@ -216,33 +221,59 @@ class Desk:
         return row, new
 
     async def pay_balances(
-        self, session: AsyncSession, due: Sequence[tuple[Recipient, str]]
+        self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
     ) -> int:
-        """What these recipients' schedules want paid out of what is available, of whatever tenants;
-        each with what names the occasion. Returns how many are paid."""
-        by_id: dict[str, tuple[str, Recipient]] = {}
-        for recipient, occasion in due:
-            key = f"schedule:{recipient.id}:{occasion}"
-            by_id[payout_id(recipient.tenant, key)] = key, recipient
-        known = await repository.lock_payouts(session, list(by_id))
+        """What these (locked) recipients' schedules want paid out of what is available, of whatever
+        tenants; each with what names the occasion, or none for the next of its schedule's. Returns
+        how many are paid.
+
+        A schedule numbers its payouts. So one that a restored database has forgotten has the name
+        of the next one that the schedule makes, and is found at the provider before that is sent.
+        """
+        for tenant in sorted({recipient.tenant for recipient, _ in due}):
+            await repository.introduce_tenant(session, tenant)
+        by_id = await self._next_occasions(session, due)
         available = await repository.available(session, [recipient.id for recipient, _ in due])
         books = Books(session, await rows.clock(session))
         made: list[Payout] = []
         for id_, (key, recipient) in by_id.items():
             there = available[recipient.id, recipient.currency]
-            if id_ in known or there < _minimum(recipient):
+            if there < _minimum(recipient):
                 continue
             try:
-                made.append(self._of_balance(books.now, id_, key, recipient, there))
+                payout = self._of_balance(books.now, id_, key, recipient, there)
             except PaybusError as error:
                 log.error("a schedule can't pay", recipient=recipient.id, error=str(error))
                 # One that waits for enough would be found again at once.
                 recipient.next_payout_at = recipient.next_payout_at or books.now + _TRY_AGAIN
-        for tenant in sorted({row.tenant for row in made}):
-            await repository.introduce_tenant(session, tenant)
+                continue
+            if payout.state == State.SCHEDULED:
+                payout.credited_by = await repository.creditors(session, recipient, there)
+            made.append(payout)
         self._open(books, made, audit.PAYBUS)
         await books.close()
         return len(made)
+
+    async def _next_occasions(
+        self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
+    ) -> Mapping[str, tuple[str, Recipient]]:
+        """The ids, keys and recipients of the payouts that are not made yet."""
+        found: dict[str, tuple[str, Recipient]] = {}
+        waiting = list(due)
+        while waiting:
+            by_id: dict[str, tuple[str, Recipient, str | None]] = {}
+            for recipient, occasion in waiting:
+                key = f"schedule:{recipient.id}:{occasion or recipient.scheduled + 1}"
+                by_id[payout_id(recipient.tenant, key)] = key, recipient, occasion
+            known = await repository.lock_payouts(session, list(by_id))
+            waiting = []
+            for id_, (key, recipient, occasion) in by_id.items():
+                if id_ not in known:
+                    found[id_] = key, recipient
+                elif occasion is None:
+                    recipient.scheduled += 1
+                    waiting.append((recipient, None))
+        return found
 
     def _of_balance(
         self, now: datetime, id_: str, key: str, recipient: Recipient, there: int
@@ -274,18 +305,27 @@ class Desk:
         await repository.introduce_tenant(session, tenant)
         by_id = {payout_id(tenant, key): (key, each) for key, each in wanted}
         known = await repository.lock_payouts(session, list(by_id))
+        books = Books(session, await rows.clock(session))
+        claimed = [row for row in known.values() if row.adopted]
         for id_, row in known.items():
-            if stored(row.request) != by_id[id_][1]:
+            key, each = by_id[id_]
+            if row.adopted:
+                _claim(books, row, key, each, by)
+            if stored(row.request) != each:
                 raise Conflict("this Idempotency-Key was used for another payout")
         fresh = {id_: each for id_, each in by_id.items() if id_ not in known}
         if not fresh:
+            await books.close()
+            for row in claimed:
+                await session.refresh(row)
             return Ordered([known[id_] for id_ in by_id], new=0)
         recipients = await self._recipients(session, tenant, [each for _, each in fresh.values()])
-        books = Books(session, await rows.clock(session))
+        unreconciled = await repository.unreconciled(session)
         made: dict[str, Payout] = {}
         for id_, (key, each) in fresh.items():
             recipient = recipients[each.recipient]
             account = self._accounts.find(tenant, recipient.provider, recipient.account)
+            check_reconciled(recipient, unreconciled)
             try:
                 self._check(account, recipient, id_, each)
             except Invalid as error:
@@ -294,7 +334,7 @@ class Desk:
                 number = int(key.rpartition(":")[2]) + 1
                 raise Invalid(f"payout {number} of the batch: {error}") from error
             made[id_] = _row(books.now, id_, key, each, recipient, account, by, batch_id)
-        await _check_balances(session, list(made.values()))
+        await _check_balances(session, list(made.values()), recipients)
         self._open(books, list(made.values()), by)
         await books.close()
         return Ordered([known.get(id_) or made[id_] for id_ in by_id], new=len(made))
@@ -334,7 +374,8 @@ class Desk:
                 "`limits` in the file that PAYOUT_ACCOUNTS_FILE names)"
             )
         details = self._details.open(recipient.provider, recipient.details)
-        order = Order(id_, wanted.amount, wanted.currency, details, wanted.description)
+        amount, currency = wanted.amount, wanted.currency
+        order = Order(id_, recipient.id, amount, currency, details, wanted.description)
         account.client.check(order)
 
     def _same_recipient(self, row: Recipient, wanted: NewRecipient, details: Any) -> None:
@@ -367,7 +408,40 @@ class Desk:
         await books.close()
 
 
-async def _check_balances(session: AsyncSession, made: Sequence[Payout]) -> None:
+def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey]) -> None:
+    """Raises `NotYet` while a restored database may have forgotten what was paid to the
+    recipient."""
+    if (recipient.tenant, recipient.provider, recipient.account) in unreconciled:
+        raise NotYet(
+            f"the database was restored, and {recipient.provider}/{recipient.account} is not "
+            "reconciled yet: what was paid since the backup may be forgotten "
+            "(payout-jobs/status says how far it is)",
+            _UNRECONCILED_SECONDS,
+        )
+
+
+def _claim(books: Books, row: Payout, key: str, wanted: NewPayout, by: Actor) -> None:
+    """A payout that the database had forgotten is ordered again, with the key that it had: from now
+    on it is as it was ordered. Raises `Conflict` when it is another one."""
+    asked = (wanted.recipient, wanted.amount, wanted.currency)
+    if asked != (row.recipient, row.amount, row.currency):
+        raise Conflict("this Idempotency-Key was used for another payout")
+    posted = []
+    if wanted.funding == "direct":  # it was taken from what is available, which was not right
+        posted.append(Entry(Ledger.PLATFORM, Ledger.AVAILABLE, row.amount + wanted.fee))
+    if wanted.fee and row.fee_charged:
+        posted.append(Entry(Ledger.AVAILABLE, Ledger.FEES, wanted.fee))
+    elif wanted.fee:
+        posted.append(Entry(Ledger.AVAILABLE, Ledger.PENDING, wanted.fee))
+    row.fee, row.funding, row.priority = wanted.fee, wanted.funding, wanted.priority
+    row.idempotency_key, row.request, row.created_by = key, as_stored(wanted), by.name
+    row.adopted = False
+    books.note(row, by, "claim", "ordered again after a restore", posted)
+
+
+async def _check_balances(
+    session: AsyncSession, made: Sequence[Payout], recipients: Mapping[str, Recipient]
+) -> None:
     """Raises `Conflict` when more is wanted from a balance than is available."""
     wanted: Counter[tuple[str, str]] = Counter()
     for row in made:
@@ -377,6 +451,11 @@ async def _check_balances(session: AsyncSession, made: Sequence[Payout]) -> None
     for (recipient, currency), amount in wanted.items():
         if amount > (there := available[recipient, currency]):
             raise Conflict(f"{there} {currency} are available (minor units), not {amount}")
+    for row in made:
+        if row.funding == "balance" and row.state == State.SCHEDULED:
+            owner = recipients[row.recipient]
+            there = available[row.recipient_id, row.currency]
+            row.credited_by = await repository.creditors(session, owner, there)
 
 
 def _minimum(recipient: Recipient) -> int:

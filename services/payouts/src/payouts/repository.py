@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.arrays import arrays, insert_rows, is_one_of
+from payouts.audit import NOBODY, PAYBUS
 from payouts.domain import State
+from payouts.ledger import Account
 from payouts.models import (
     Attempt,
     AuditEntry,
     Balance,
     Control,
+    LedgerEntry,
     Payout,
     Recipient,
+    Recovery,
     Transfer,
 )
 
@@ -31,6 +35,24 @@ async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str
     # As it is now, also where the session has read it before it had the lock.
     fresh = query.with_for_update().execution_options(populate_existing=True)
     return {row.id: row for row in (await session.scalars(fresh)).all()}
+
+
+async def payouts(session: AsyncSession, ids: Iterable[str]) -> Mapping[str, Payout]:
+    """Not locked, and of whatever tenant."""
+    query = select(Payout).where(is_one_of(Payout.id, sorted({*ids})))
+    return {row.id: row for row in (await session.scalars(query)).all()}
+
+
+async def owners_of(
+    session: AsyncSession, provider: str, transfer_ids: Sequence[str]
+) -> Mapping[str, str]:
+    """The payouts, of whatever tenant, whose these transfers of the provider's are."""
+    query = select(Transfer.transfer_id, Transfer.payout_id).where(
+        Transfer.provider == provider,
+        Transfer.payout_id.is_not(None),
+        is_one_of(Transfer.transfer_id, sorted({*transfer_ids})),
+    )
+    return {id_: payout for id_, payout in (await session.execute(query)).all() if payout}
 
 
 async def recipients(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Recipient]:
@@ -53,6 +75,16 @@ async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str,
     return by_payout
 
 
+async def transfers_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Transfer]]:
+    """By (locked) payout, all that are known to be its: they change under its lock only."""
+    query = select(Transfer).where(is_one_of(Transfer.payout_id, sorted({*ids})))
+    fresh = query.order_by(Transfer.seen_at, Transfer.transfer_id)
+    by_payout: dict[str, list[Transfer]] = {id_: [] for id_ in ids}
+    for transfer in (await session.scalars(fresh)).all():
+        by_payout[transfer.payout_id or ""].append(transfer)
+    return by_payout
+
+
 async def controls(session: AsyncSession, tenants: Sequence[str]) -> Mapping[str, Control]:
     """Held until the commit: whoever pulls the emergency stop waits for those who looked before,
     and nobody begins after that."""
@@ -66,15 +98,96 @@ async def introduce_tenant(session: AsyncSession, tenant: str) -> None:
     await session.execute(insert(Control).values(tenant=tenant).on_conflict_do_nothing())
 
 
+AccountKey = tuple[str, str, str]
+"""Tenant, provider and the account's name."""
+
+
+async def set_recoveries(session: AsyncSession, tenant: str, days: Sequence[Recovery]) -> None:
+    """These days of the tenant's accounts have to be compared, and no others."""
+    await session.execute(delete(Recovery).where(Recovery.tenant == tenant))
+    session.add_all(days)
+    await session.flush()
+
+
+async def recoveries(session: AsyncSession, tenant: str) -> Sequence[Recovery]:
+    query = select(Recovery).where(Recovery.tenant == tenant)
+    ordered = query.order_by(Recovery.provider, Recovery.account, Recovery.day)
+    return (await session.scalars(ordered)).all()
+
+
+async def recoveries_due(session: AsyncSession, before: datetime, limit: int) -> Sequence[Recovery]:
+    """Those that were ordered before this moment (UTC), and are still there."""
+    query = select(Recovery).where(Recovery.ordered_at < before).order_by(Recovery.ordered_at)
+    locking = query.limit(limit).with_for_update(skip_locked=True)
+    return (await session.scalars(locking)).all()
+
+
+async def is_recovering(session: AsyncSession, account: AccountKey, day: date) -> bool:
+    return await session.get(Recovery, (*account, day)) is not None
+
+
+async def settle_recovery(
+    session: AsyncSession, account: AccountKey, day: date, fault: str | None
+) -> bool:
+    """The day was compared: it is settled, unless there is a fault. Whether it was the tenant's
+    last one."""
+    tenant, provider, name = account
+    await one_at_a_time(session, f"recoveries/{tenant}")
+    this = and_(
+        Recovery.tenant == tenant,
+        Recovery.provider == provider,
+        Recovery.account == name,
+        Recovery.day == day,
+    )
+    if fault is not None:
+        await session.execute(update(Recovery).where(this).values(fault=fault))
+        return False
+    settled = await session.execute(delete(Recovery).where(this).returning(Recovery.day))
+    return bool(settled.all()) and not await recoveries(session, tenant)
+
+
+async def is_about_to_send(session: AsyncSession, tenant: str, within: timedelta) -> bool:
+    """Whether an intent of the tenant's, not older than `within`, may still be acted upon."""
+    fresh = (
+        select(Attempt.id)
+        .join(Payout, Payout.id == Attempt.payout_id)
+        .where(
+            Payout.tenant == tenant,
+            Payout.state == State.SUBMITTING,
+            Attempt.number == Payout.attempts,
+            Attempt.started_at > func.clock_timestamp() - within,
+        )
+    )
+    return await session.scalar(fresh.limit(1)) is not None
+
+
+async def unreconciled(session: AsyncSession) -> Collection[AccountKey]:
+    """Accounts of which a restored database may have forgotten what it sent."""
+    query = select(Recovery.tenant, Recovery.provider, Recovery.account).distinct()
+    return {(row.tenant, row.provider, row.account) for row in (await session.execute(query)).all()}
+
+
+def _reconciled(table: type[Payout | Recipient]) -> ColumnElement[bool]:
+    """Whether nothing of the row's account may be forgotten."""
+    of_account = select(Recovery.tenant).where(
+        Recovery.tenant == table.tenant,
+        Recovery.provider == table.provider,
+        Recovery.account == table.account,
+    )
+    return ~of_account.exists()
+
+
 def due(states: Sequence[State], now: datetime, limit: int) -> Select[Payout]:
     """Payouts that somebody has to look at, the longest waiting first. Those in use are skipped,
-    and those that would be sent, of tenants whose emergency stop is pulled."""
+    and those that would be sent, of tenants whose emergency stop is pulled and of accounts that
+    are not reconciled after a restore."""
     halted = select(Control.tenant).where(Control.paused)
     sends = [str(State.APPROVED), str(State.FAILED)]
+    may_send = and_(Payout.tenant.not_in(halted), _reconciled(Payout))
     return (
         select(Payout)
         .where(Payout.state.in_([str(each) for each in states]), Payout.next_at <= now)
-        .where(or_(Payout.state.not_in(sends), Payout.tenant.not_in(halted)))
+        .where(or_(Payout.state.not_in(sends), may_send))
         .order_by(Payout.next_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -128,7 +241,8 @@ _INSERT_TRANSFERS = insert_rows(Transfer.__table__, _TRANSFER_COLUMNS)  # type: 
 
 
 async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Sequence[Recipient]:
-    """Whose schedule wants something paid: its time has come, or there is enough."""
+    """Whose schedule wants something paid: its time has come, or there is enough. Not while a
+    restored database may have forgotten what was paid to them."""
     enough = (
         select(Balance.recipient_id)
         .where(
@@ -146,6 +260,7 @@ async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Se
     query = (
         select(Recipient)
         .where(or_(Recipient.next_payout_at <= now, at_threshold), ~Recipient.blocked)
+        .where(_reconciled(Recipient))
         .order_by(Recipient.next_payout_at, Recipient.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -172,6 +287,37 @@ async def counts(session: AsyncSession, *which: ColumnElement[bool]) -> dict[str
 async def audit_of(session: AsyncSession, subject: str, limit: int) -> Sequence[AuditEntry]:
     query = select(AuditEntry).where(AuditEntry.subject == subject)
     return (await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit))).all()
+
+
+async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> list[str]:
+    """The persons whose credits make up the recipient's available balance of `there` minor units:
+    what was credited last is what is left. Money that came back of a payout counts as credited by
+    those who credited or ordered that."""
+    inflow = (
+        select(LedgerEntry.amount, AuditEntry.actor, AuditEntry.role, Payout)
+        .join(AuditEntry, AuditEntry.position == LedgerEntry.audit_position)
+        .outerjoin(Payout, Payout.id == LedgerEntry.payout_id)
+        .where(
+            LedgerEntry.recipient_id == recipient.id,
+            LedgerEntry.currency == recipient.currency,
+            LedgerEntry.target == Account.AVAILABLE,
+            # What a direct payout puts in, it takes out again at once.
+            or_(LedgerEntry.source != Account.PLATFORM, LedgerEntry.payout_id.is_(None)),
+        )
+        .order_by(LedgerEntry.id.desc())
+    )
+    found: set[str] = set()
+    streamed = await session.stream(inflow.execution_options(yield_per=200))
+    async for amount, actor, role, payout in streamed:
+        if there <= 0:
+            break
+        there -= amount
+        if payout is not None:
+            found |= {*payout.credited_by, payout.created_by}
+        elif role not in NOBODY:
+            found.add(actor)
+    await streamed.close()
+    return sorted(found - {PAYBUS.name})
 
 
 async def set_control(

@@ -3,7 +3,7 @@ and written when the books are closed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from payouts import differences, domain, metrics
 from payouts.accounts import READ_ONLY
 from payouts.audit import PAYBUS, Actor
 from payouts.books import Books
+from payouts.clients import last_four
 from payouts.domain import Fate, Found, State
 from payouts.models import Attempt, Payout, Transfer
 
@@ -34,10 +35,11 @@ class Times:
 
 @dataclass
 class File:
-    """A payout with all of its attempts, the first one first."""
+    """A payout with all of its attempts, the first one first, and every transfer known as its."""
 
     row: Payout
     attempts: list[Attempt] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
 
     @property
     def last(self) -> Attempt | None:
@@ -48,6 +50,21 @@ class File:
         newest_first = self.attempts[::-1]
         known = next((each for each in newest_first if each.transfer_id == transfer_id), None)
         return known or next((each for each in newest_first if each.transfer_id is None), None)
+
+    def take(self, transfer: Transfer) -> None:
+        """The transfer is this payout's."""
+        transfer.payout_id = self.row.id
+        if transfer not in self.transfers:
+            self.transfers.append(transfer)
+
+    def standing(self, but: Transfer) -> Transfer | None:
+        """Another transfer of the payout that moves money; a paid one rather than an accepted."""
+        moving = [
+            each
+            for each in self.transfers
+            if each is not but and each.fate is not None and Fate(each.fate).moves_money
+        ]
+        return max(moving, key=lambda each: each.fate == Fate.PAID, default=None)
 
 
 def settle(
@@ -62,33 +79,24 @@ def settle(
     reason: str | None = None,
     cause: Event[Any] | None = None,
 ) -> None:
-    """The transfer's fate was told: keep it, and let the payout follow. `asked` is whether it is
-    what the provider answered just now."""
+    """The provider reports the transfer's fate: keep it, and let the payout follow. `asked` is
+    whether it is what the provider answered just now.
+
+    Of several transfers of a payout those that move money count: one that comes back takes the
+    payout with it only when no other one stands.
+    """
     row = file.row
-    transfer.payout_id = row.id
-    joined = domain.now_known if asked else domain.combined
-    transfer.fate = joined(Fate(transfer.fate) if transfer.fate else None, fate)
-    attempt = file.attempt_of(transfer.transfer_id)
-    if attempt is None:
-        if Fate(transfer.fate).moves_money:
-            doubled(books, row, transfer.transfer_id)
-        return
-    known = attempt.fate
-    attempt.transfer_id = transfer.transfer_id
-    attempt.fate = transfer.fate
-    if known == attempt.fate:
-        return
-    whole = Fate(attempt.fate)
-    if whole.moves_money and any(
-        each is not attempt and each.fate is not None and Fate(each.fate).moves_money
-        for each in file.attempts
-    ):
+    news = _learn(file, transfer, fate, asked=asked)
+    if news and Fate(transfer.fate or "").moves_money and file.standing(transfer) is not None:
         doubled(books, row, transfer.transfer_id)
-    state = State(row.state)
-    if attempt is not file.last and not whole.moves_money:
-        return  # of an earlier attempt, after which another was begun
-    to = domain.after_fate(state, whole)
-    if to is state:
+    followed = _followed(file, transfer, news=news)
+    if followed is None:
+        return
+    transfer, to = followed
+    if to is State(row.state):
+        if row.transfer_id != transfer.transfer_id:
+            row.transfer_id = transfer.transfer_id
+            books.note(row, actor, f"told {fate}", f"it is paid by {transfer.transfer_id}")
         return
     row.transfer_id = transfer.transfer_id
     row.looks = 0
@@ -96,6 +104,7 @@ def settle(
     match to:
         case State.SUBMITTED:
             row.submitted_at = books.now
+            row.paid_at = None
             row.next_at = books.now + times.first_poll
             row.error = None
         case State.PAID:
@@ -109,6 +118,41 @@ def settle(
             row.next_at = None
             row.error = reason or "the money came back"
     books.move(row, to, action=f"told {fate}", actor=actor, reason=reason, cause=cause, told=told)
+
+
+def _learn(file: File, transfer: Transfer, fate: Fate, *, asked: bool) -> bool:
+    """Keep what the provider says of the transfer; whether that is news."""
+    known = transfer.fate
+    joined = domain.now_known if asked else domain.combined
+    transfer.fate = joined(Fate(known) if known else None, fate)
+    file.take(transfer)
+    attempt = file.attempt_of(transfer.transfer_id)
+    if attempt is not None:
+        known = attempt.fate
+        attempt.transfer_id = transfer.transfer_id
+        attempt.fate = transfer.fate
+    return known != transfer.fate
+
+
+def _followed(file: File, transfer: Transfer, *, news: bool) -> tuple[Transfer, State] | None:
+    """Which of its transfers the payout follows after a report of this one, and to which state;
+    None when the report is not about the payout's present."""
+    row, fate, other = file.row, Fate(transfer.fate or ""), file.standing(transfer)
+    state = State(row.state)
+    if fate.moves_money:
+        if other is not None and (fate is not Fate.PAID or other.fate == Fate.PAID):
+            return None
+        return transfer, domain.after_fate(state, fate)
+    current = state in {State.SUBMITTED, State.PAID} and row.transfer_id == transfer.transfer_id
+    if not news and not current:  # a person may have it tried again since
+        return None
+    if other is not None:
+        return other, domain.after_other(state, Fate(other.fate or ""))
+    last = file.last is not None and file.last.transfer_id == transfer.transfer_id
+    if not last and row.transfer_id != transfer.transfer_id:
+        return None  # of an earlier attempt, after which another was begun
+    to = domain.after_fate(state, fate)
+    return None if to is state else (transfer, to)
 
 
 def fail(books: Books, row: Payout, error: str) -> bool:
@@ -131,11 +175,18 @@ def look_again(books: Books, row: Payout, times: Times, error: str | None) -> No
         row.error = error
 
 
-def compare(books: Books, row: Payout, found: Found) -> None:
-    """That the provider made what was ordered."""
+def compare(
+    books: Books, row: Payout, found: Found, destinations: Collection[str] | None = None
+) -> None:
+    """That the provider made what was ordered; `destinations` are the providers' names of where it
+    was sent, by each of its attempts."""
     ours, theirs = f"{row.amount} {row.currency}", f"{found.amount} {found.currency}"
     if ours != theirs:
         differ(books, row, "amount", found.transfer_id, ours, theirs)
+    if destinations and found.destination is not None and found.destination not in destinations:
+        # By their last characters: a difference is seen by everybody who may see payouts.
+        ours, theirs = (last_four(each) for each in (max(destinations), found.destination))
+        differ(books, row, differences.DESTINATION, found.transfer_id, ours, theirs)
 
 
 def differ(

@@ -133,14 +133,16 @@ class Submitter:
         found = await repository.lock_payouts(session, ids)
         controls = await repository.controls(session, [row.tenant for row in found.values()])
         attempts = await repository.attempts_of(session, list(found))
+        made = await repository.transfers_of(session, list(found))
+        unreconciled = await repository.unreconciled(session)
         recipients = await repository.recipients(
             session, [row.recipient_id for row in found.values()]
         )
         before = time.monotonic() + FRESH.total_seconds()
         books = Books(session, await rows.clock(session))
-        desk = Desk(self._rules, books, controls, before)
+        desk = Desk(self._rules, books, controls, unreconciled, before)
         results: list[Next | PaybusError] = []
-        files = {id_: File(row, attempts[id_]) for id_, row in found.items()}
+        files = {id_: File(row, attempts[id_], made[id_]) for id_, row in found.items()}
         for item, account in items:
             file = files.get(item.payout_id)
             if file is None:
@@ -171,7 +173,5 @@ def _transfers_of(items: Sequence[tuple[Item, Account]]) -> list[TransferKey]:
             found = [item.answer]
         elif isinstance(item, Looked) and not isinstance(item.found, Exception):
             found = item.found
-        keys += [
-            (account.tenant, account.provider, account.name, each.transfer_id) for each in found
-        ]
+        keys += [account.transfer_key(each.transfer_id) for each in found]
     return keys

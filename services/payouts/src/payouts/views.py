@@ -80,7 +80,11 @@ class PayoutView(View):
     state: State
     held: bool
     created_by: str
+    credited_by: list[str] = Field(
+        description="of one that needs approval: who credited what it pays, and can't approve it"
+    )
     approved_by: str | None
+    adopted: bool = Field(description="found at the provider: a restored database had forgotten it")
     due_at: datetime
     next_at: datetime | None = Field(description="when it is looked at next; null when never")
     attempts: int
@@ -164,6 +168,19 @@ class AccountView(BaseModel):
     at_once: int
 
 
+class RecoveryView(BaseModel):
+    """A day (UTC) of an account that was not compared since the database was restored: until it is,
+    nothing is sent from the account, and nothing ordered there."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    provider: str
+    account: str
+    day: date
+    ordered_at: datetime
+    fault: str | None = Field(description="why the last comparison did not settle it")
+
+
 class Status(BaseModel):
     control: ControlView
     states: dict[str, int] = Field(description="payouts by state")
@@ -172,6 +189,7 @@ class Status(BaseModel):
     circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
     accounts: list[AccountView] = Field(description="of the payout accounts file")
     open_differences: int
+    unreconciled: list[RecoveryView] = Field(description="after a restore; usually empty")
 
 
 class Volume(BaseModel):

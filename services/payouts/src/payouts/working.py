@@ -22,8 +22,10 @@ from common.gate import Gate
 from common.logs import get_logger
 from payouts import differences, reporting, repository
 from payouts.accounts import Account, Accounts
+from payouts.adoption import adopt_listed
+from payouts.audit import PAYBUS, Action
 from payouts.books import Books
-from payouts.clients import Listed, ListingClient, Order
+from payouts.clients import Incomplete, Listed, Order
 from payouts.details import Details
 from payouts.domain import Fate, State
 from payouts.models import (
@@ -31,10 +33,9 @@ from payouts.models import (
     Difference,
     Payout,
     Recipient,
-    Transfer,
 )
 from payouts.reporting import span
-from payouts.requests import stored
+from payouts.settling import Times
 
 log = get_logger(__name__)
 
@@ -52,10 +53,13 @@ _AGREE: Mapping[str, frozenset[Fate]] = {
 
 
 class Worker:
-    def __init__(self, sessions: Sessions, accounts: Accounts, details: Details) -> None:
+    def __init__(
+        self, sessions: Sessions, accounts: Accounts, details: Details, times: Times
+    ) -> None:
         self._sessions = sessions
         self._accounts = accounts
         self._details = details
+        self._times = times
 
     async def do(self, event: Event[PayoutWork]) -> None:
         work = event.data
@@ -77,12 +81,25 @@ class Worker:
         async with self._sessions() as session:
             async for row, attempt, begun in _sent(session, account, first, last):
                 details = self._details.open(row.provider, attempt.details)
-                wanted = stored(row.request)
-                orders.append(Order(row.id, row.amount, row.currency, details, wanted.description))
+                orders.append(
+                    Order(
+                        row.id,
+                        row.recipient_id,
+                        row.amount,
+                        row.currency,
+                        details,
+                        row.description,
+                    )
+                )
                 ours[row.id] = Ours(row, attempt.transfer_id, whole=begun >= first)
-            if not account.pays:
-                orders += await self._of_recipients(session, account)
-        theirs = await self._listed(account, first - _SLACK, last + _SLACK, orders)
+            recovers = await repository.is_recovering(session, account.key, day)
+            # Of a restored database's own payouts some may be missing.
+            of_all = not account.pays or recovers
+            others = await self._of_recipients(session, account) if of_all else []
+        span_ = (first - _SLACK, last + _SLACK)
+        theirs, fault = await self._listed(account, span_, orders, others)
+        async with self._sessions.begin() as session:
+            fault = await adopt_listed(session, account, theirs, self._times) or fault
         async with self._sessions.begin() as session:
             found = await _differences(session, account, day, ours, theirs)
             # Payouts before differences, as everybody locks them.
@@ -90,21 +107,33 @@ class Worker:
             await repository.lock_payouts(session, [id_ for id_ in ids if id_])
             await _keep(session, account, day, found, checked=ours.keys())
             await _have_asked(session, ids)
+            if await repository.settle_recovery(session, account.key, day, fault):
+                await _note_recovered(session, account.tenant)
         outcome = f"{len(found)} differences" if found else "no difference"
         tell = log.error if found else log.info
         tell("reconciled", account=account.path, day=str(day), outcome=outcome)
 
     async def _listed(
-        self, account: Account, first: datetime, last: datetime, orders: Sequence[Order]
-    ) -> list[Listed]:
+        self,
+        account: Account,
+        span: tuple[datetime, datetime],
+        orders: Sequence[Order],
+        others: Sequence[Order],
+    ) -> tuple[list[Listed], str | None]:
+        """What the provider lists, and what is wrong when that is not all: then each of our own is
+        asked about. `others` only name recipients."""
         client, gate = account.client, account.gate
-        if isinstance(client, ListingClient):
+        first, last = span
+        try:
             async with gate.place(), gate.call():
-                return [each async for each in client.transfers(first, last, orders)]
+                listed = client.transfers(first, last, [*orders, *others])
+                return [each async for each in listed], None
+        except Incomplete as error:
+            fault = str(error)
         found: list[Listed] = []
         for order in orders:
             found += await _patiently(gate, lambda order=order: client.find(order, first))  # type: ignore[misc]
-        return found
+        return found, fault
 
     async def _of_recipients(self, session: AsyncSession, account: Account) -> list[Order]:
         """Of whom a provider that pays by itself is asked."""
@@ -114,9 +143,20 @@ class Worker:
             Recipient.account == account.name,
         )
         return [
-            Order(row.id, 0, row.currency, self._details.open(row.provider, row.details), None)
+            Order(
+                row.id, row.id, 0, row.currency, self._details.open(row.provider, row.details), None
+            )
             for row in (await session.scalars(query)).all()
         ]
+
+
+async def _note_recovered(session: AsyncSession, tenant: str) -> None:
+    books = Books(session, await rows.clock(session))
+    reason = "every day that the restored database may have forgotten is reconciled"
+    subject = f"tenant/{tenant}"
+    books.act(Action(books.now, tenant, PAYBUS, "recovered", subject, reason=reason))
+    await books.close()
+    log.info("reconciled after a restore", tenant=tenant)
 
 
 @dataclass(frozen=True)
@@ -188,7 +228,9 @@ async def _differences(
 ) -> list[Difference]:
     first, last = span(day)
     moving: Counter[str] = Counter()
-    by_transfer = await _owners(session, account, theirs)
+    by_transfer = await repository.owners_of(
+        session, account.provider, [e.transfer_id for e in theirs]
+    )
     seen: dict[str, list[Listed]] = {}
     found: list[Difference] = []
     # Pages that shift while they are read show a transfer twice.
@@ -198,9 +240,11 @@ async def _differences(
         if each.fate.moves_money:
             moving[id_] += 1
     foreign = {id_ for id_ in seen if id_ not in ours}
-    known = await _rows(session, account.tenant, foreign)
+    known = await repository.payouts(session, foreign)
     for id_, listed in seen.items():
         row = ours[id_].row if id_ in ours else known.get(id_)
+        if row is not None and (row.tenant, row.provider, row.account) != account.key:
+            continue  # the account serves another tenant, too: it is compared there
         if row is None:
             found += [
                 differences.not_ours(account, day, each.transfer_id, _said(each))
@@ -241,23 +285,6 @@ def _compared(day: date, row: Payout, listed: Listed) -> list[Difference]:
     if agree is not None and listed.fate not in agree:
         found.append(differences.of_payout(row, day, "state", transfer, row.state, listed.fate))
     return found
-
-
-async def _owners(
-    session: AsyncSession, account: Account, theirs: Sequence[Listed]
-) -> Mapping[str, str]:
-    query = select(Transfer.transfer_id, Transfer.payout_id).where(
-        Transfer.provider == account.provider,
-        Transfer.account == account.name,
-        Transfer.payout_id.is_not(None),
-        Transfer.transfer_id.in_([each.transfer_id for each in theirs]),
-    )
-    return {id_: payout for id_, payout in (await session.execute(query)).all() if payout}
-
-
-async def _rows(session: AsyncSession, tenant: str, ids: set[str]) -> Mapping[str, Payout]:
-    query = select(Payout).where(Payout.id.in_(ids), Payout.tenant == tenant)
-    return {row.id: row for row in (await session.scalars(query)).all()}
 
 
 async def _keep(

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 MinorUnits = Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)]
+SignedMinorUnits = Annotated[int, Field(ge=1 - 2**53, le=2**53 - 1, strict=True)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 # ISO 4217, as of 2024: currencies whose minor unit is not a hundredth.

@@ -5,22 +5,23 @@ from datetime import date
 from typing import Literal
 
 from common.contracts.event import Id, Payload
-from common.contracts.money import Currency, MinorUnits
+from common.contracts.money import Currency, MinorUnits, SignedMinorUnits
 
 
 class TransferReported(Payload):
     """A transfer to a seller's account with the provider, or a payout to a bank.
 
     `reference` is what we called it when we ordered it, if the provider repeats that. `amount` is
-    None where the provider only names the transfer: it must be asked then. `amount_returned` is how
-    much of it came back, where the provider says so; None for all of it.
+    None where the provider only names the transfer: it must be asked then. It is negative where the
+    provider takes money out of the bank account, to make up for a balance below zero.
+    `amount_returned` is how much of it came back, where the provider says so; None for all of it.
     """
 
     provider: str
     transfer_id: Id
     account: str | None = None
     reference: str | None = None
-    amount: MinorUnits | None = None
+    amount: SignedMinorUnits | None = None
     currency: Currency | None = None
     amount_returned: MinorUnits | None = None
     reason: str | None = None
@@ -61,14 +62,15 @@ class PayoutWork(Payload):
 
 class PayoutChanged(Payload):
     """A payout after the change that the event's type names. `amount` is what is sent to the
-    recipient, `fee` what the recipient is charged beside it."""
+    recipient, negative for what the provider takes back from the recipient's bank; `fee` is what
+    the recipient is charged beside it."""
 
     payout_id: Id
     recipient_id: Id
     recipient: str
     provider: str
     account: str
-    amount: MinorUnits
+    amount: SignedMinorUnits
     fee: MinorUnits
     currency: Currency
     transfer_id: str | None = None

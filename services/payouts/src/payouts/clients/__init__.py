@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from common.contracts.event import faults
 from common.contracts.money import Currency
-from common.errors import Invalid
+from common.errors import Invalid, Permanent
 from payouts.domain import Found
 
 
@@ -59,33 +59,43 @@ class Details(BaseModel, ABC):
 
     @property
     def handle(self) -> str:
-        """By which the provider's reports name the recipient; empty if they don't."""
+        """By which the provider's reports name where money went; empty if they don't."""
         return ""
 
 
 @dataclass(frozen=True)
 class Order:
     """A payout as its provider is told of it. `id` is our reference; `amount` is in minor units,
-    `known` the provider's names of its transfers so far."""
+    `known` the provider's names of its transfers so far, `destinations` its names of where any
+    attempt sent them."""
 
     id: str
+    recipient_id: str
     amount: int
     currency: str
     details: Details
     description: str | None
     known: tuple[str, ...] = ()
+    destinations: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listed(Found):
-    """A transfer in a provider's list. `reference` is what we called it, if we made it."""
+    """A transfer in a provider's list. `reference` is what we called it, if we made it, and
+    `recipient_id` whom we made it for, if the provider repeats that: so a database that has
+    forgotten the payout finds it again."""
 
     reference: str | None
     created_at: datetime
+    recipient_id: str | None = None
+
+
+class Incomplete(Permanent):
+    """The provider's list of the transfers of a day ends before the day does."""
 
 
 class PayoutClient(ABC):
-    """Of one account. Every call raises what `common.outside.call` raises."""
+    """Of one account. Every call raises what `common.outside.call` raises, or `RateLimited`."""
 
     details_model: ClassVar[type[Details]]
     options_model: ClassVar[type[Options]] = Options
@@ -109,19 +119,15 @@ class PayoutClient(ABC):
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         """Every transfer that carries our reference, none made before `since` (UTC)."""
 
-
-class ListingClient(PayoutClient):
-    """Of a provider that can be asked for all transfers of a day, not only for a payout's."""
-
     @abstractmethod
     def transfers(
         self, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> AsyncIterator[Listed]:
         """Those that were made from `first` until before `last` (UTC). `orders` are ours of that
-        time, where the provider has to be told about whom it is asked."""
+        time, where the provider has to be told about whom it is asked. Raises `Incomplete`."""
 
 
-class ReadOnlyClient(ListingClient):
+class ReadOnlyClient(PayoutClient):
     """A provider that pays by its own rules: what it did is only compared."""
 
     async def send(self, order: Order, key: str) -> Found:

@@ -2,12 +2,19 @@
 is synchronous and has no time-outs (docs/adr/0013-payouts.md).
 
 https://developers.dwolla.com/docs/api-reference/transfers/initiate-a-transfer
+
+One transfer is several at Dwolla, "hops" or "legs": from our bank to our balance, from there to
+the recipient. All carry our correlation id, which "Dwolla will preserve throughout the entire
+transfer life cycle" (https://developers.dwolla.com/docs/transfer-lifecycle). The payout is the one
+that leaves our account: `source` is the account or customer that a transfer comes from,
+`destination` the one that it goes to; `source-funding-source` and `destination-funding-source` are
+the bank or balance (https://developers.dwolla.com/docs/api-reference/transfers).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -17,7 +24,7 @@ from common.contracts.money import major_units, minor_units
 from common.errors import Invalid, Upstream
 from common.outside import NoAnswer, NotAuthorized, Object, Refused, Token, answer, call, url
 from payouts import clients
-from payouts.clients import Listed, ListingClient, Order, last_four
+from payouts.clients import Listed, Order, PayoutClient, last_four
 from payouts.domain import Fate, Found
 
 _HAL = {"Accept": "application/vnd.dwolla.v1.hal+json"}
@@ -44,8 +51,12 @@ class Details(clients.Details):
     def shown(self) -> str:
         return f"funding source {last_four(self.funding_source)}"
 
+    @property
+    def handle(self) -> str:
+        return self.funding_source
 
-class Dwolla(ListingClient):
+
+class Dwolla(PayoutClient):
     details_model = Details
     options_model = Options
     options: Options
@@ -79,18 +90,31 @@ class Dwolla(ListingClient):
 
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         found = self._list({"correlationId": order.id})
-        return [_listed(each) async for each in found]
+        mine = order.destinations | {order.details.handle}
+        return [_listed(each) async for each in found if self._leaves(each, mine)]
 
     async def transfers(
         self, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> AsyncIterator[Listed]:
-        days = {"startDate": f"{first:%Y-%m-%d}", "endDate": f"{last:%Y-%m-%d}"}  # both included
+        mine = {name for each in orders for name in (*each.destinations, each.details.handle)}
+        # "After" and "before" these days, says Dwolla: a day more on both sides.
+        days = {
+            "startDate": f"{first - timedelta(days=1):%Y-%m-%d}",
+            "endDate": f"{last + timedelta(days=1):%Y-%m-%d}",
+        }
         async for transfer in self._list(days):
             each = _listed(transfer)
-            source = transfer["_links"].get("source", {}).get("href", "")
-            # The account's list has what it received, too.
-            if source.endswith(self.options.funding_source) and first <= each.created_at < last:
+            if self._leaves(transfer, mine) and first <= each.created_at < last:
                 yield each
+
+    def _leaves(self, transfer: Object, destinations: Collection[str]) -> bool:
+        """Whether it takes money out of our account. The others are legs, or what came in: the
+        account's list has both. One to `destinations` is a payout, should they be our own."""
+        account = self.options.account_id
+        if _linked(transfer, "source") not in {None, account}:
+            return False
+        to_us = _linked(transfer, "destination") == account
+        return not to_us or _linked(transfer, "destination-funding-source") in destinations
 
     async def _list(self, query: dict[str, str]) -> AsyncIterator[Object]:
         offset = 0
@@ -142,7 +166,7 @@ def transfer_body(order: Order, base_url: str, source: str) -> dict[str, Any]:
             "currency": order.currency,
             "value": str(major_units(order.amount, order.currency)),
         },
-        "metadata": {"payout": order.id},
+        "metadata": {"payout": order.id, "recipient": order.recipient_id},
         "correlationId": order.id,
     }
 
@@ -164,6 +188,14 @@ def _listed(transfer: Object) -> Listed:
         _FATES[transfer["status"]],
         minor_units(transfer["amount"]["value"], currency),
         currency,
-        transfer.get("correlationId"),
-        datetime.fromisoformat(transfer["created"]),
+        _linked(transfer, "destination-funding-source"),
+        reference=transfer.get("correlationId"),
+        created_at=datetime.fromisoformat(transfer["created"]),
+        recipient_id=(transfer.get("metadata") or {}).get("recipient"),
     )
+
+
+def _linked(transfer: Object, relation: str) -> str | None:
+    """The id of what the link leads to."""
+    href: str | None = transfer["_links"].get(relation, {}).get("href")
+    return href.rsplit("/", 1)[-1] if href else None

@@ -1,14 +1,19 @@
 """Fapshi: mobile money in Cameroon. https://docs.fapshi.com/en/api-reference/endpoint/payout
 
-Fapshi knows no idempotency key. Our reference goes into `userId` too, the only thing that its
-transactions can be searched for by; and its not knowing of a payout proves nothing for a while.
-A service of Fapshi's that pays out can't collect, so its credentials are its own.
+Fapshi knows no idempotency key. Our reference goes into `userId`, the only thing that its
+transactions can be asked for by, and with the recipient's id into `externalId`; its not knowing of
+a payout proves nothing for a while. A service of Fapshi's that pays out can't collect, so its
+credentials are its own.
+
+The search shows the hundred oldest or newest of a day
+(https://docs.fapshi.com/en/api-reference/endpoint/search-transactions): a day of more than two
+hundred payouts can't be listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field, HttpUrl, SecretStr
@@ -17,10 +22,11 @@ from common.contracts.money import minor_units
 from common.errors import Invalid, Upstream
 from common.outside import Object, Refused, answer, call, url
 from payouts import clients
-from payouts.clients import Listed, Order, PayoutClient, last_four
+from payouts.clients import Incomplete, Listed, Order, PayoutClient, last_four
 from payouts.domain import Fate, Found
 
 _SMALLEST = 100  # XAF
+_PAGE = 100
 
 
 class Options(clients.Options):
@@ -40,7 +46,7 @@ class Details(clients.Details):
         return f"phone {last_four(self.phone)}"
 
 
-class Fapshi(PayoutClient):  # no `ListingClient`: its search shows the newest hundred at the most
+class Fapshi(PayoutClient):
     details_model = Details
     options_model = Options
     options: Options
@@ -65,13 +71,42 @@ class Fapshi(PayoutClient):  # no `ListingClient`: its search shows the newest h
 
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         target = url(self.options.base_url, "transaction", order.id)
-        listed = await answer(self._http, "GET", target, headers=self._headers())
+        return [_listed(each) for each in await self._list(target, {})]
+
+    async def transfers(
+        self, first: datetime, last: datetime, orders: Sequence[Order]
+    ) -> AsyncIterator[Listed]:
+        # Whose days these are is not said: one more on both sides.
+        day, end = first.date() - timedelta(days=1), last.date() + timedelta(days=1)
+        while day <= end:
+            for each in await self._of_day(day):
+                listed = _listed(each)
+                if first <= listed.created_at < last and each.get("transType") != "Collection":
+                    yield listed
+            day += timedelta(days=1)
+
+    async def _of_day(self, day: date) -> Sequence[Object]:
+        target = url(self.options.base_url, "search")
+        query = {"start": str(day), "end": str(day), "limit": _PAGE}
+        newest = await self._list(target, query | {"sort": "desc"})
+        if len(newest) < _PAGE:
+            return newest
+        oldest = await self._list(target, query | {"sort": "asc"})
+        found = {each["transId"]: each for each in [*newest, *oldest]}
+        if len(found) == 2 * _PAGE:
+            raise Incomplete(f"made {len(found)} payouts or more on {day}, and lists no more")
+        return list(found.values())
+
+    async def _list(self, target: str, query: Mapping[str, Any]) -> list[Object]:
+        listed = await answer(
+            self._http, "GET", target, headers=self._headers(), params=dict(query)
+        )
         if listed is None:
             raise Upstream("answers 404 to a search: that proves nothing")
         found = listed.json()
         if not isinstance(found, list):
             raise Upstream("answers something that is no list of transactions")
-        return [_listed(each) for each in found]
+        return found
 
     def _headers(self) -> dict[str, str]:
         options = self.options
@@ -84,7 +119,7 @@ def payout_body(order: Order) -> dict[str, Any]:
         "amount": order.amount,
         "phone": order.details.phone,
         "userId": order.id,
-        "externalId": order.id,
+        "externalId": f"{order.id}_{order.recipient_id}",
     }
     if order.details.medium is not None:
         body["medium"] = order.details.medium
@@ -103,13 +138,15 @@ _FATES = {
 
 
 def _listed(transaction: Object) -> Listed:
+    reference, _, recipient = (transaction.get("externalId") or "").partition("_")
     return Listed(
         str(transaction["transId"]),
         _FATES[transaction["status"]],
         minor_units(str(transaction["amount"]), "XAF"),
         "XAF",
-        transaction.get("externalId"),
-        _time(transaction["dateInitiated"]),
+        reference=reference or None,
+        created_at=_time(transaction["dateInitiated"]),
+        recipient_id=recipient or None,
     )
 
 

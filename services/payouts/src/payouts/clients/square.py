@@ -100,8 +100,9 @@ def _listed(payout: Payout) -> Listed:
         _FATES[str(payout.status)],
         payout.amount_money.amount,
         str(payout.amount_money.currency),
-        None,
-        datetime.fromisoformat(payout.created_at),
+        payout.location_id,
+        reference=None,
+        created_at=datetime.fromisoformat(payout.created_at),
     )
 
 

@@ -19,7 +19,7 @@ from common.logs import get_logger
 from common.outside import Refused
 from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
 from payouts import clients
-from payouts.clients import Listed, ListingClient, Order, last_four
+from payouts.clients import Listed, Order, PayoutClient, last_four
 from payouts.domain import Fate, Found
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _REFERENCE = "paybus_payout"
+_RECIPIENT = "paybus_recipient"
 _PAGE = 100
 
 
@@ -54,7 +55,7 @@ class Details(clients.Details):
         return self.account
 
 
-class Stripe(ListingClient):
+class Stripe(PayoutClient):
     details_model = Details
     options_model = Options
     options: Options
@@ -78,7 +79,7 @@ class Stripe(ListingClient):
             paid = await self._client.v1.payouts.create_async(
                 payout_params(order), {"idempotency_key": key, "stripe_account": details.account}
             )
-            return _payout(paid)
+            return _payout(paid, details.account)
 
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
         details = _details(order)
@@ -87,14 +88,14 @@ class Stripe(ListingClient):
                 listed = await self._client.v1.transfers.list_async(
                     {"transfer_group": order.id, "limit": _PAGE}
                 )
-                return [_listed(_transfer(e), e.transfer_group, e.created) for e in listed.data]
+                return [_listed(_transfer(e), e.transfer_group, e) for e in listed.data]
             # Payouts can't be searched for by what we called them.
             of_account = await self._client.v1.payouts.list_async(
                 {"created": {"gte": int(since.timestamp()) - 1}, "limit": _PAGE},
                 {"stripe_account": details.account},
             )
             return [
-                _listed(_payout(each), order.id, each.created)
+                _listed(_payout(each, details.account), order.id, each)
                 async for each in of_account.auto_paging_iter()
                 if _reference(each) == order.id
             ]
@@ -109,7 +110,7 @@ class Stripe(ListingClient):
         with stripe_answers():
             sent = await self._client.v1.transfers.list_async({"created": created, "limit": _PAGE})
             async for transfer in sent.auto_paging_iter():
-                yield _listed(_transfer(transfer), transfer.transfer_group, transfer.created)
+                yield _listed(_transfer(transfer), transfer.transfer_group, transfer)
         via_payout = {d.account for each in orders if (d := _details(each)).via == "payout"}
         for account in sorted(via_payout):
             try:
@@ -127,7 +128,7 @@ class Stripe(ListingClient):
             )
             async for payout in paid.auto_paging_iter():
                 if not payout.automatic:  # by the account's own schedule, not ours
-                    yield _listed(_payout(payout), _reference(payout), payout.created)
+                    yield _listed(_payout(payout, account), _reference(payout), payout)
 
 
 def transfer_params(order: Order) -> TransferCreateParams:
@@ -137,7 +138,7 @@ def transfer_params(order: Order) -> TransferCreateParams:
         "currency": order.currency.lower(),
         "destination": _details(order).account,
         "transfer_group": order.id,
-        "metadata": {_REFERENCE: order.id},
+        "metadata": {_REFERENCE: order.id, _RECIPIENT: order.recipient_id},
     }
     if order.description:
         params["description"] = order.description
@@ -149,7 +150,7 @@ def payout_params(order: Order) -> PayoutCreateParams:
     params: PayoutCreateParams = {
         "amount": order.amount,
         "currency": order.currency.lower(),
-        "metadata": {_REFERENCE: order.id},
+        "metadata": {_REFERENCE: order.id, _RECIPIENT: order.recipient_id},
     }
     if order.description:
         params["description"] = order.description
@@ -166,7 +167,9 @@ def _transfer(transfer: stripe.Transfer) -> Found:
     is not; `reversed` is said of the whole only."""
     fate = Fate.RETURNED if transfer.reversed else Fate.PAID
     left = transfer.amount if transfer.reversed else transfer.amount - transfer.amount_reversed
-    return Found(transfer.id, fate, left, transfer.currency.upper())
+    destination = transfer.destination
+    to = destination if isinstance(destination, str) or destination is None else destination.id
+    return Found(transfer.id, fate, left, transfer.currency.upper(), to)
 
 
 # https://docs.stripe.com/api/payouts/object#payout_object-status
@@ -179,15 +182,25 @@ _PAYOUT_FATES = {
 }
 
 
-def _payout(payout: stripe.Payout) -> Found:
-    return Found(payout.id, _PAYOUT_FATES[payout.status], payout.amount, payout.currency.upper())
+def _payout(payout: stripe.Payout, account: str) -> Found:
+    """Of a connected account: its own `destination` is the bank, which nobody told us."""
+    fate = _PAYOUT_FATES[payout.status]
+    return Found(payout.id, fate, payout.amount, payout.currency.upper(), account)
 
 
 def _reference(payout: stripe.Payout) -> str | None:
-    metadata = payout.metadata
-    return metadata[_REFERENCE] if metadata and _REFERENCE in metadata else None
+    return _noted(payout, _REFERENCE)
 
 
-def _listed(found: Found, reference: str | None, created: int) -> Listed:
-    at = datetime.fromtimestamp(created, UTC)
-    return Listed(found.transfer_id, found.fate, found.amount, found.currency, reference, at)
+def _noted(thing: stripe.Payout | stripe.Transfer, key: str) -> str | None:
+    metadata = thing.metadata
+    return metadata[key] if metadata and key in metadata else None
+
+
+def _listed(found: Found, reference: str | None, thing: stripe.Payout | stripe.Transfer) -> Listed:
+    return Listed(
+        **vars(found),
+        reference=reference,
+        created_at=datetime.fromtimestamp(thing.created, UTC),
+        recipient_id=_noted(thing, _RECIPIENT),
+    )

@@ -58,11 +58,13 @@ class Fapshi(AskedProvider):
         return [self.hint(webhook["transId"], webhook["status"], proof)]
 
     def _payout_hint(self, webhook: Any, proof: Proof) -> Event[Any]:
-        """Each is news, as with payments."""
+        """Each is news, as with payments. The payouts service writes the payout's id and the
+        recipient's into `externalId`."""
+        reference, _, _ = (webhook.get("externalId") or "").partition("_")
         report = TransferReported(
             provider=self.name,
             transfer_id=webhook["transId"],
-            reference=webhook.get("externalId"),
+            reference=reference or None,
         )
         return self.event(
             "provider_payout.reported",

@@ -128,11 +128,13 @@ def _dispute(dispute: Object) -> PaymentDisputed:
 
 
 def _payout(payout: Object) -> TransferReported:
+    """Money that Square takes from the seller's bank is a payout of a negative amount:
+    https://developer.squareup.com/docs/payouts-api/overview."""
     return TransferReported(
         provider="square",
         transfer_id=payout["id"],
         account=payout.get("location_id"),
         reference=payout.get("end_to_end_id"),
-        amount=abs(payout["amount_money"]["amount"]),
+        amount=payout["amount_money"]["amount"],
         currency=payout["amount_money"]["currency"],
     )

@@ -1,0 +1,181 @@
+"""Payouts that a provider made and the database does not know: those of a provider that pays by
+itself, and ours that a restored database has forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common import rows
+from common.logs import get_logger
+from payouts import repository
+from payouts.accounts import Account
+from payouts.audit import Actor
+from payouts.books import Books
+from payouts.clients import Listed
+from payouts.domain import State
+from payouts.ledger import Funding
+from payouts.models import Attempt, Payout, Recipient, payout_id, square_key
+from payouts.requests import NewPayout, as_stored
+from payouts.settling import File, Times, settle
+
+log = get_logger(__name__)
+
+
+def adopt(
+    books: Books,
+    recipient: Recipient,
+    *,
+    id_: str,
+    key: str,
+    amount: int,
+    made_at: datetime,
+    funding: Funding,
+    actor: Actor,
+    reason: str,
+) -> File:
+    """The payout, as if its call had just been answered: what became of it is settled next.
+    `amount` is in minor units, `made_at` UTC."""
+    wanted = NewPayout.model_construct(
+        recipient=recipient.reference,
+        amount=amount,
+        currency=recipient.currency,
+        funding=funding,
+        priority="default",
+    )
+    row = Payout(
+        id=id_,
+        tenant=recipient.tenant,
+        created_at=made_at,
+        idempotency_key=key,
+        request=as_stored(wanted),
+        recipient_id=recipient.id,
+        provider=recipient.provider,
+        account=recipient.account,
+        amount=amount,
+        fee=0,
+        fee_charged=False,
+        currency=recipient.currency,
+        funding=funding,
+        priority=wanted.priority,
+        state=State.SUBMITTING,
+        held=False,
+        created_by=actor.name,
+        credited_by=[],
+        adopted=funding == "balance",
+        due_at=made_at,
+        attempts=1,
+        failures=0,
+        looks=0,
+        version=0,
+    )
+    attempt = Attempt(
+        payout_id=id_,
+        number=1,
+        idempotency_key=key,
+        started_at=made_at,
+        deadline=made_at,
+        finished_at=books.now,
+        answered=True,
+        outcome="found",
+        details=recipient.details,
+    )
+    books.session.add_all([row, attempt])
+    books.open(row, actor, reason=reason)
+    return File(row, [attempt])
+
+
+async def adopt_listed(
+    session: AsyncSession, account: Account, theirs: Sequence[Listed], times: Times
+) -> str | None:
+    """Write down what the account's provider lists and no payout has, as far as it is ours; what is
+    wrong when the database does not know the recipient either."""
+    unknown = await _unknown(session, account, theirs)
+    recipients = await _recipients(session, account, unknown)
+    by_payout: dict[str, list[Listed]] = {}
+    for each in unknown:
+        if _recipient_name(account, each) in recipients:
+            by_payout.setdefault(_payout_id(account, each), []).append(each)
+    for id_ in sorted(by_payout):  # whoever orders it at this moment is done first
+        await repository.one_at_a_time(session, id_)
+    keys = [account.transfer_key(each.transfer_id) for made in by_payout.values() for each in made]
+    transfers = await repository.lock_transfers(session, keys)
+    known = await repository.lock_payouts(session, list(by_payout))
+    books = Books(session, await rows.clock(session))
+    for id_, made in by_payout.items():
+        if id_ in known:
+            continue
+        file = adopt(
+            books,
+            recipients[_recipient_name(account, made[0])],
+            id_=id_,
+            key="" if account.pays else square_key(made[0].transfer_id),
+            amount=made[0].amount,
+            made_at=made[0].created_at,
+            funding="balance" if account.pays else "direct",
+            actor=Actor(account.provider, "provider"),
+            reason=f"{account.provider} lists it, and the database did not know it",
+        )
+        log.warning(
+            "a payout that the database did not know is adopted",
+            payout=id_,
+            transfer=made[0].transfer_id,
+            account=account.path,
+        )
+        for each in made:
+            transfer = transfers[account.transfer_key(each.transfer_id)]
+            settle(books, file, transfer, each.fate, times=times, asked=True)
+    await books.close()
+    lost = {_recipient_name(account, each) for each in unknown} - recipients.keys()
+    if not lost:
+        return None
+    return (
+        "lists transfers to recipients that nobody knows any more: add them, with the references "
+        f"that they had ({', '.join(sorted(lost)[:5])})"
+    )
+
+
+async def _unknown(
+    session: AsyncSession, account: Account, theirs: Sequence[Listed]
+) -> Sequence[Listed]:
+    """Those that we made, or that the provider made to a recipient, which no payout of any tenant
+    has: several tenants may share the account."""
+    ours = [
+        each
+        for each in {each.transfer_id: each for each in theirs}.values()
+        if each.fate.moves_money
+        and _recipient_name(account, each)
+        and (each.reference or not account.pays)
+    ]
+    ids = [each.transfer_id for each in ours]
+    owners = await repository.owners_of(session, account.provider, ids)
+    known = await repository.payouts(session, {_payout_id(account, each) for each in ours})
+    return [
+        each
+        for each in ours
+        if each.transfer_id not in owners and _payout_id(account, each) not in known
+    ]
+
+
+async def _recipients(
+    session: AsyncSession, account: Account, unknown: Sequence[Listed]
+) -> Mapping[str, Recipient]:
+    """The tenant's, by the name that the provider's list has of them."""
+    names = sorted({_recipient_name(account, each) for each in unknown})
+    if account.pays:
+        found = await repository.recipients(session, names)
+        return {id_: row for id_, row in found.items() if row.tenant == account.tenant}
+    by_handle = await repository.recipients_by_handle(session, account.provider, names)
+    return {name: row for (tenant, name), row in by_handle.items() if tenant == account.tenant}
+
+
+def _recipient_name(account: Account, listed: Listed) -> str:
+    return (listed.recipient_id if account.pays else listed.destination) or ""
+
+
+def _payout_id(account: Account, listed: Listed) -> str:
+    if account.pays:
+        return listed.reference or ""
+    return payout_id(account.tenant, square_key(listed.transfer_id))

@@ -1,0 +1,317 @@
+"""docs/runbooks/payouts-restore.md, walked line by line: whenever the backup was made, and whatever
+recipients' schedules are, each has each amount once.
+
+The commands are read from the runbook and run as an operator runs them; `kubectl` alone stands for
+stopping and starting the worker here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from common.contracts.event import root
+from common.contracts.payouts import EarningsReported
+from conftest import MakePaybus
+from support.paybus import Paybus
+from support.payouts import (
+    OPTIONS,
+    PROCESSES,
+    QUICK,
+    add,
+    balances,
+    behave,
+    deliver,
+    order,
+    post,
+    request_for,
+    sandbox,
+    well,
+)
+from support.waiting import until
+
+RUNBOOK = Path(__file__).parents[2] / "docs/runbooks/payouts-restore.md"
+SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "daily": ("stripe", {"kind": "daily", "hour": 6}),
+    "weekly": ("dwolla", {"kind": "weekly", "weekday": 5, "zone": "Africa/Douala"}),
+    "threshold": ("fapshi", {"kind": "threshold", "minimum": 5000}),
+    "manual": ("stripe", {"kind": "manual"}),  # which orders' events pay at once
+}
+_BACKUP = "the_backup"
+
+
+class Market:
+    """Sellers of every kind of schedule, what they earned, and who credits it."""
+
+    def __init__(self, paybus: Paybus) -> None:
+        self.paybus = paybus
+        self.sellers = {
+            name: add(paybus, provider, schedule=schedule)
+            for name, (provider, schedule) in SCHEDULES.items()
+        }
+        self.direct = add(paybus, "stripe")
+        self.credits: list[tuple[str, int, str]] = []
+        self.orders: list[tuple[int, str]] = []
+
+    def earn(self, amount: int) -> None:
+        """Each seller sells something: by an event of the marketplace, or by the API."""
+        for name, seller in self.sellers.items():
+            key = uuid4().hex
+            if name == "manual":
+                self._report(seller, amount, key)
+            else:
+                self.credits.append((name, amount, key))
+                self._credit(name, amount, key)
+        self.orders.append((amount, uuid4().hex))
+        order(self.paybus, self.direct, amount, key=self.orders[-1][1])
+
+    def ask_again(self) -> None:
+        """Callers repeat all that they ever asked for, with the keys that it had."""
+        for name, amount, key in self.credits:
+            self._credit(name, amount, key)
+        for amount, key in self.orders:
+            body = request_for(self.direct, amount)
+            answer = post(self.paybus, "payouts", body, key=key)
+            assert answer.status_code == 201, answer.text
+
+    def time_comes(self) -> None:
+        self.paybus.sql(
+            "payouts",
+            "UPDATE recipients SET next_payout_at = now() WHERE next_payout_at IS NOT NULL",
+        )
+        self.paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run").raise_for_status()
+
+    def at_the_provider(self) -> dict[str, int]:
+        """What each seller has, by the providers' own books."""
+        found = sandbox(self.paybus, "GET", "/_payouts")["transfers"]
+        owners = dict(
+            self.paybus.sql(
+                "payouts",
+                "SELECT payouts.id, reference FROM payouts JOIN recipients "
+                "ON recipients.id = recipient_id",
+            )
+        )
+        names = {each["reference"]: name for name, each in self.everybody().items()}
+        sums = dict.fromkeys(names.values(), 0)
+        for each in found:
+            owner = owners.get(each["reference"])
+            assert owner is not None, f"{each} is of no payout in the books"
+            if owner in names and each["status"] in {"pending", "paid"}:
+                sums[names[owner]] += each["amount"]
+        return sums
+
+    def in_the_books(self) -> dict[str, int]:
+        return {
+            name: balances(self.paybus, s).get("paid", 0) for name, s in self.everybody().items()
+        }
+
+    def everybody(self) -> dict[str, dict[str, Any]]:
+        return {**self.sellers, "direct": self.direct}
+
+    def all_have(self, amount: int) -> None:
+        wanted = dict.fromkeys(self.everybody(), amount)
+
+        def paid() -> bool:
+            if self.in_the_books() == wanted:
+                return True
+            self.time_comes()
+            return False
+
+        until(paid, what=f"everybody is paid {amount}, by the books", pause=0.5)
+        assert self.at_the_provider() == wanted
+
+    def _credit(self, name: str, amount: int, key: str) -> None:
+        seller = self.sellers[name]
+        body = {"amount": amount, "currency": seller["currency"], "reason": "a sale"}
+        answer = post(self.paybus, f"recipients/{seller['id']}/credits", body, key=key)
+        assert answer.status_code == 201, answer.text
+
+    def _report(self, seller: dict[str, Any], amount: int, key: str) -> None:
+        data = EarningsReported(
+            request_id=key,
+            recipient=seller["reference"],
+            amount=amount,
+            currency=seller["currency"],
+            reason="a sale",
+        )
+        event = root(
+            id=key,
+            type="payout.requested",
+            source="/orders",
+            subject=key,
+            tenant="default",
+            data=data,
+        )
+        self.paybus.publish_to("payouts", event.type, event.encode().decode())
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    names = [*PROCESSES, "operations-api", "operations-worker"]
+    with make_paybus(names, payout_options=OPTIONS, **QUICK) as paybus:
+        yield paybus
+
+
+@pytest.fixture(autouse=True)
+def everything_well(paybus: Paybus) -> None:
+    well(paybus)
+
+
+def _stop(paybus: Paybus, *names: str) -> None:
+    for name in names:
+        if name in paybus.system.processes:
+            paybus.system.processes.pop(name).stop()
+
+
+def _databases(paybus: Paybus) -> tuple[Any, str]:
+    name = paybus.layout.databases["payouts"].rpartition("/")[2].partition("?")[0]
+    return paybus.system._stack, name
+
+
+def back_up(paybus: Paybus) -> datetime:
+    """Returns when."""
+    stack, name = _databases(paybus)
+    _stop(paybus, "payouts-api", "payouts-worker")
+    at = datetime.now(UTC)
+    stack.drop_database(_BACKUP)
+    stack.database(_BACKUP, owner="template_payouts", template=name)
+    paybus.start("payouts-api", "payouts-worker")
+    return at
+
+
+def restore(paybus: Paybus) -> None:
+    stack, name = _databases(paybus)
+    _stop(paybus, "payouts-api")
+    stack.drop_database(name)
+    stack.database(name, owner="template_payouts", template=_BACKUP)
+    paybus.start("payouts-api")
+
+
+class Walk:
+    """The runbook's lines, in their order; each command is run as it stands there."""
+
+    def __init__(self, paybus: Paybus, market: Market, backup: datetime) -> None:
+        self._paybus = paybus
+        self._market = market
+        self._times = {"TIME": backup.isoformat(), "NOW": datetime.now(UTC).isoformat()}
+        self.ran: list[str] = []
+
+    def run(self) -> None:
+        text = RUNBOOK.read_text()
+        lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
+        assert [line.partition(".")[0] for line in lines] == [str(n) for n in range(1, 10)]
+        for number, line in enumerate(lines, start=1):
+            for command in re.findall(r"`((?:kubectl annotate|paybus(?:-payouts)?) [^`]+)`", line):
+                self._command(command)
+            self._by_hand(number)
+
+    def _by_hand(self, number: int) -> None:
+        """What a line says without a command."""
+        match number:
+            case 2:
+                restore(self._paybus)
+            case 4:
+                refused = post(self._paybus, "payouts", request_for(self._market.direct))
+                assert refused.status_code == 503, refused.text
+                assert int(refused.headers["Retry-After"]) > 0
+            case 7:
+                self._market.ask_again()
+
+    def _command(self, text: str) -> None:
+        self.ran.append(text)
+        program, *arguments = shlex.split(text)
+        if program == "kubectl":
+            if text.endswith("paused-replicas=0"):
+                _stop(self._paybus, "payouts-worker")
+            else:
+                self._paybus.start("payouts-worker")
+            return
+        if arguments[0] == "list" or "--json" in arguments:
+            arguments = [each for each in arguments if each != "--json"]
+        words = [self._times.get(each, each) for each in arguments]
+        module = "operations.cli" if program == "paybus" else "payouts.cli"
+        done = subprocess.run(
+            [sys.executable, "-m", module, *words],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": os.environ.get("HOME", "/"),
+                "DATABASE_URL": self._paybus.layout.databases["payouts"],
+                "PAYOUTS_URL": self._paybus.layout.url("payouts-api"),
+                "PAYBUS_URL": self._paybus.layout.url("operations-api"),
+                "PAYBUS_TOKEN": self._paybus.token("admin"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{text}: {done.stdout}{done.stderr}"
+
+
+def nothing_yet(market: Market) -> datetime:
+    return back_up(market.paybus)
+
+
+def while_it_is_sent(market: Market) -> datetime:
+    """The providers have made the transfers, and nobody has heard of it."""
+    behave(market.paybus, lost=1)
+    deliver(market.paybus, drop=1)
+    market.earn(2000)  # enough for the threshold, too
+
+    def unknown() -> bool:
+        query = "SELECT DISTINCT recipient_id FROM payouts WHERE state = 'unknown'"
+        found = {id_ for (id_,) in market.paybus.sql("payouts", query)}
+        return {each["id"] for each in market.everybody().values()} <= found
+
+    def unknown_after_a_while() -> bool:
+        market.time_comes()
+        return unknown()
+
+    until(unknown_after_a_while, what="each has an unknown one", pause=0.5)
+    at = back_up(market.paybus)
+    well(market.paybus)
+    return at
+
+
+def after_a_first_one(market: Market) -> datetime:
+    market.earn(2000)
+    market.all_have(6000)
+    return back_up(market.paybus)
+
+
+MOMENTS: dict[str, Callable[[Market], datetime]] = {
+    "before it is ordered": nothing_yet,
+    "while it is sent": while_it_is_sent,
+    "between two payouts": after_a_first_one,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_each_amount_is_paid_once_after_a_restore(paybus: Paybus, moment: str) -> None:
+    market = Market(paybus)
+    market.earn(4000)
+    backup = MOMENTS[moment](market)
+    # Life goes on, and is forgotten: two more payouts to each.
+    earned, more = (4000, 2000) if moment == "before it is ordered" else (6000, 5000)
+    for amount in (more, 6000):
+        market.earn(amount)
+        earned += amount
+        market.all_have(earned)
+    walk = Walk(paybus, market, backup - timedelta(seconds=1))
+    walk.run()
+    assert len(walk.ran) >= 9
+    market.all_have(earned)
+    status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status").json()
+    assert (status["unreconciled"], status["control"]["paused"]) == ([], False)
+    market.earn(5000)
+    market.all_have(earned + 5000)
+    assert paybus.metric("payouts-worker", "paybus_payouts_doubled_total") == 0
