@@ -193,15 +193,15 @@ MUTANTS = (
     Mutant(
         "promise 5: the report that comes last wins",
         f"{SUBSCRIPTION}/domain.py",
-        "newest = before.snapshot is None or snapshot.order > before.snapshot.order",
-        "newest = True",
+        "if not rivals or snapshot.at > rivals[0].at:",
+        "if True:",
         "test_promise_5_order_does_not_matter.py",
     ),
     Mutant(
         "promise 5: what was in use once is forgotten",
         f"{SUBSCRIPTION}/domain.py",
-        "ever_active=before.ever_active or _PHASE[snapshot.status] in _IN_USE",
-        "ever_active=_PHASE[snapshot.status] in _IN_USE",
+        "ever_active=before.ever_active or snapshot.facts.status in _WAS_ACTIVE",
+        "ever_active=snapshot.facts.status in _WAS_ACTIVE",
         "test_promise_5_order_does_not_matter.py",
     ),
     Mutant(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,10 @@ from support.billing import (
     behave,
     call,
     done,
+    move,
     offer,
+    offer_plan,
     stripe,
-    time_passes,
     until_confirmed,
     until_seen,
 )
@@ -26,14 +29,21 @@ from support.mobile_money import ask_now
 from support.paybus import Paybus
 from support.waiting import until
 
-_QUICK = {"PROVIDER_TIMEOUT_SECONDS": "2", "RENEWALS_PAUSE_SECONDS": "1"}
+_QUICK = {"PROVIDER_TIMEOUT_SECONDS": "1", "RENEWALS_PAUSE_SECONDS": "1"}
 
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    with make_paybus(PROCESSES, **_QUICK) as paybus:
+    with make_paybus(**_QUICK) as paybus:
+        accounts = paybus.layout.accounts
+        key = 'api_key = "sk_test_development"'
+        text = accounts.read_text()
+        assert key in text
+        accounts.write_text(text.replace(key, f"{key}\ncircuit_seconds = 3"))
+        paybus.start(*PROCESSES)
         introduce(paybus.layout)
         offer(paybus)
+        offer_plan(paybus, "platinum", 3000)
         yield paybus
 
 
@@ -80,7 +90,6 @@ def test_a_change_that_is_planned_is_taken_back_by_what_comes_after(paybus: Payb
 
     def planned() -> str:
         name = done(paybus, "POST", f"{path}/plan", json=later)["result"]["schedule"]
-        time_passes()
         return str(name)
 
     def released(name: str) -> bool:
@@ -113,7 +122,7 @@ def test_of_two_default_methods_the_newer_holds(paybus: Paybus) -> None:
     path = f"customers/{customer}/payment-methods"
     behave(paybus, "fail")
     try:
-        assert call(paybus, "PUT", f"{path}/{one}/default", key="older").status_code == 502
+        assert call(paybus, "PUT", f"{path}/{one}/default", key="older").status_code == 503
     finally:
         behave(paybus, "well")
     done(paybus, "PUT", f"{path}/{two}/default", key="newer")
@@ -127,10 +136,8 @@ def test_a_cancellation_at_the_end_is_taken_back_and_one_now_is_not(paybus: Payb
     path = f"subscriptions/{subscription}"
     until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
     until_seen(paybus, subscription, status="active", cancel_at_period_end=True)
-    time_passes()
     until_confirmed(paybus, done(paybus, "POST", f"{path}/resume"))
     until_seen(paybus, subscription, status="active", cancel_at_period_end=False)
-    time_passes()
     until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={"when": "now"}))
     until_seen(paybus, subscription, status="cancelled")
     over = call(paybus, "POST", f"{path}/resume")
@@ -242,40 +249,199 @@ def test_each_verb_needs_its_role_and_its_tenant(paybus: Paybus) -> None:
         assert call(paybus, "POST", path, json=body, tenant="other").status_code == 404
 
 
-@pytest.mark.parametrize("mode", ["fail", "fail_after", "hang_after"])
-def test_a_command_whose_answer_was_lost_is_done_once(paybus: Paybus, mode: str) -> None:
+def gold(paybus: Paybus, theirs: str) -> list[str]:
+    """The customer's subscriptions to it, at Stripe."""
+    listed = stripe(paybus, "GET", f"subscriptions?customer={theirs}&status=all")["data"]
+    return [each["id"] for each in listed if each["plan"]["id"] == "gold"]
+
+
+def the_job_looks(paybus: Paybus, *keys: str) -> None:
+    """At commands that nobody has touched for an hour; until it has."""
+    old = "UPDATE commands SET updated_at = now() - interval '1 hour' WHERE idempotency_key = %s"
+    for key in keys:
+        paybus.sql("subscription", old, key)
+    ran = "SELECT last_run_at FROM schedules WHERE name = 'open-commands'"
+    before = paybus.sql("subscription", ran)
+    until(lambda: paybus.sql("subscription", ran) != before, what="the job has run")
+    until(lambda: not paybus.depths()["subscription.commands"], what="what it ordered is taken")
+
+
+def status_of(paybus: Paybus, key: str) -> str:
+    query = "SELECT status FROM commands WHERE idempotency_key = %s"
+    return str(paybus.sql("subscription", query, key)[0][0])
+
+
+@pytest.mark.parametrize(
+    ("mode", "answered", "made"),
+    [
+        ("fail", 503, 0),  # Stripe was asked, and has not done it
+        ("too_often", 503, 0),
+        ("fail_after", 201, 1),  # Stripe was asked, and has done it
+        ("hang", 202, 0),
+        ("hang_after", 202, 1),
+    ],
+)
+def test_a_command_whose_answer_was_lost_is_done_once(
+    paybus: Paybus, mode: str, answered: int, made: int
+) -> None:
     theirs, customer, _ = a_customer(paybus)
     path = f"customers/{customer}/subscriptions"
+    key = f"lost-{mode}"
     behave(paybus, mode)
     try:
-        lost = call(paybus, "POST", path, json={"plan_id": "gold"}, key=f"lost-{mode}")
+        lost = call(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
     finally:
         behave(paybus, "well")
-    assert (lost.status_code, "same Idempotency-Key" in lost.text) == (502, True), lost.text
-    command = done(paybus, "POST", path, json={"plan_id": "gold"}, key=f"lost-{mode}")
+    assert lost.status_code == answered, lost.text
+    assert len(gold(paybus, theirs)) == made
+    if answered == 503:
+        assert "nothing was done, and nothing will be" in lost.json()["detail"]
+        assert int(lost.headers["Retry-After"]) > 0
+    command = done(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
     until_confirmed(paybus, command)
-    listed = stripe(paybus, "GET", f"subscriptions?customer={theirs}&status=all")["data"]
-    assert len([each for each in listed if each["plan"]["id"] == "gold"]) == 1
+    assert len(gold(paybus, theirs)) == 1
 
 
-def test_a_command_whose_process_died_is_taken_up(paybus: Paybus) -> None:
-    _, _, subscription = a_customer(paybus)
-    behave(paybus, "hang_after")
+@pytest.mark.parametrize("mode", ["fail", "too_often"])
+def test_what_was_answered_503_is_never_done_by_itself(paybus: Paybus, mode: str) -> None:
+    """The customer clicks again, with another key."""
+    theirs, customer, _ = a_customer(paybus)
+    path = f"customers/{customer}/subscriptions"
+    keys = [f"{mode}-click-{number}" for number in range(3)]
+    behave(paybus, mode)
     try:
-        path = f"subscriptions/{subscription}/cancel"
-        lost = call(paybus, "POST", path, json={"when": "now"}, key="died")
-        assert lost.status_code == 502
+        for key in keys[:2]:
+            answer = call(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
+            assert answer.status_code == 503
     finally:
         behave(paybus, "well")
-    # Nobody asks again; its webhook came, so it is done, and the job finds nothing left to do.
+    done(paybus, "POST", path, json={"plan_id": "gold"}, key=keys[2])
+    the_job_looks(paybus, *keys)
+    assert len(gold(paybus, theirs)) == 1
+    assert [status_of(paybus, key) for key in keys] == ["withdrawn", "withdrawn", "done"]
+
+
+def test_while_the_circuit_is_open_nothing_is_done_and_nothing_will_be(paybus: Paybus) -> None:
+    theirs, customer, _ = a_customer(paybus)
+    path = f"customers/{customer}/subscriptions"
+    keys = [f"open-{number}" for number in range(30)]
+    behave(paybus, "hang")
+    last = ""
+    try:
+        for key in keys:  # ten in a row without an answer open it
+            answer = call(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
+            last = answer.json().get("detail") or ""
+            if answer.status_code == 503:
+                break
+            assert answer.status_code == 202
+            assert (
+                call(paybus, "GET", f"commands/{answer.json()['id']}").json()["status"]
+                == "accepted"
+            )
+            paybus.sql("subscription", "DELETE FROM commands WHERE idempotency_key = %s", key)
+    finally:
+        behave(paybus, "well")
+    assert "nothing was done, and nothing will be" in last
+    the_job_looks(paybus, *keys)
+    assert gold(paybus, theirs) == []
+
+    def again() -> bool:
+        return call(paybus, "POST", path, json={"plan_id": "gold"}, key="closed").is_success
+
+    until(again, what="the circuit closes", seconds=60, pause=1)
+    assert len(gold(paybus, theirs)) == 1
+
+
+@pytest.mark.parametrize("mode", ["hang", "hang_after"])
+def test_what_was_accepted_is_done_once_by_the_job(paybus: Paybus, mode: str) -> None:
+    theirs, customer, subscription = a_customer(paybus)
+    keys = (f"accepted-{mode}", f"ended-{mode}")
+    behave(paybus, mode)
+    try:
+        path = f"customers/{customer}/subscriptions"
+        made = call(paybus, "POST", path, json={"plan_id": "gold"}, key=keys[0])
+        path = f"subscriptions/{subscription}/cancel"
+        ended = call(paybus, "POST", path, json={"when": "now"}, key=keys[1])
+        assert (made.status_code, ended.status_code) == (202, 202)
+    finally:
+        behave(paybus, "well")
+    the_job_looks(paybus, *keys)
+    until(lambda: {status_of(paybus, key) for key in keys} == {"done"}, what="both are done")
     until_seen(paybus, subscription, status="cancelled")
-    _, _, other = a_customer(paybus)
+    the_job_looks(paybus, *keys)
+    assert len(gold(paybus, theirs)) == 1
+
+
+def test_a_command_whose_process_died_before_it_was_sent_is_withdrawn(paybus: Paybus) -> None:
+    """Nobody was told anything: it is not done behind anybody's back."""
+    theirs, customer, _ = a_customer(paybus)
     behave(paybus, "fail")
     try:
-        path = f"subscriptions/{other}/cancel"
-        assert call(paybus, "POST", path, json={"when": "now"}, key="dead").status_code == 502
+        path = f"customers/{customer}/subscriptions"
+        call(paybus, "POST", path, json={"plan_id": "gold"}, key="died")
     finally:
         behave(paybus, "well")
-    old = "UPDATE commands SET updated_at = now() - interval '1 hour' WHERE idempotency_key = %s"
-    paybus.sql("subscription", old, "dead")
-    until_seen(paybus, other, status="cancelled")
+    for begun in (0, 1):
+        paybus.sql(
+            "subscription",
+            "UPDATE commands SET status = 'open', begun = %s, ended = 0 "
+            "WHERE idempotency_key = 'died'",
+            begun,
+        )
+        the_job_looks(paybus, "died")
+        until(lambda: status_of(paybus, "died") == "withdrawn", what="it is given up")
+    assert gold(paybus, theirs) == []
+
+
+def test_what_was_accepted_and_can_t_be_done_for_a_day_is_given_up(paybus: Paybus) -> None:
+    theirs, customer, _ = a_customer(paybus)
+    behave(paybus, "hang")
+    try:
+        path = f"customers/{customer}/subscriptions"
+        answer = call(paybus, "POST", path, json={"plan_id": "gold"}, key="for-a-day")
+        assert answer.status_code == 202
+    finally:
+        behave(paybus, "well")
+    paybus.sql(
+        "subscription",
+        "UPDATE commands SET accepted_at = now() - interval '25 hours' "
+        "WHERE idempotency_key = 'for-a-day'",
+    )
+    the_job_looks(paybus, "for-a-day")
+    until(lambda: status_of(paybus, "for-a-day") == "withdrawn", what="it is given up")
+    assert gold(paybus, theirs) == []
+
+
+def test_an_end_that_the_portal_has_set_is_taken_back(paybus: Paybus) -> None:
+    """In flexible billing it sets `cancel_at` and leaves `cancel_at_period_end` alone."""
+    theirs, _, subscription = a_customer(paybus)
+    name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
+    ends = stripe(paybus, "GET", f"subscriptions/{name}")["current_period_end"]
+    move(paybus, name, cancel_at=ends)
+
+    def entitlement() -> dict[str, Any]:
+        (plan,) = done(paybus, "GET", f"entitlements/{theirs}")["plans"]
+        found: dict[str, Any] = plan
+        return found
+
+    until(lambda: entitlement()["ends"], what="it is known to end")
+    assert datetime.fromisoformat(entitlement()["until"]).timestamp() == ends
+    command = done(paybus, "POST", f"subscriptions/{subscription}/resume")
+    until_confirmed(paybus, command)
+    assert stripe(paybus, "GET", f"subscriptions/{name}")["cancel_at"] is None
+    until(lambda: not entitlement()["ends"], what="it goes on")
+
+
+def test_a_change_now_holds_against_the_release_of_what_was_planned(paybus: Paybus) -> None:
+    """Release and change are two events of one second: what each says was so before orders them."""
+    for _ in range(2):
+        theirs, _, subscription = a_customer(paybus)
+        path = f"subscriptions/{subscription}/plan"
+        done(paybus, "POST", path, json={"plan_id": "gold", "when": "period_end"})
+        until_confirmed(paybus, done(paybus, "POST", path, json={"plan_id": "platinum"}))
+
+        def entitled_to(theirs: str = theirs) -> list[str]:
+            return [p["plan"] for p in done(paybus, "GET", f"entitlements/{theirs}")["plans"]]
+
+        until(lambda: not paybus.depths()["subscription.billing"], what="all are heard")
+        until(lambda: entitled_to() == ["platinum"], what="the change holds", seconds=5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from uuid import uuid4
 
@@ -24,10 +23,14 @@ _CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc":
 
 def offer(paybus: Paybus) -> None:
     """Two plans and a coupon."""
-    for name, amount in (("gold", 2000), ("silver", 1000)):
-        plan = {"id": name, "amount": amount, "currency": "usd", "interval": "month"}
-        stripe(paybus, "POST", "plans", **plan, **{"product[name]": name})
+    offer_plan(paybus, "gold", 2000)
+    offer_plan(paybus, "silver", 1000)
     stripe(paybus, "POST", "coupons", id="half", duration="once", percent_off=50)
+
+
+def offer_plan(paybus: Paybus, name: str, amount: int) -> None:
+    plan = {"id": name, "amount": amount, "currency": "usd", "interval": "month"}
+    stripe(paybus, "POST", "plans", **plan, **{"product[name]": name})
 
 
 def stripe(paybus: Paybus, method: str, path: str, **data: Any) -> dict[str, Any]:
@@ -36,6 +39,12 @@ def stripe(paybus: Paybus, method: str, path: str, **data: Any) -> dict[str, Any
     answer = paybus.http.request(method, url, data=data or None, auth=("sk_test_x", ""))
     found: dict[str, Any] = answer.raise_for_status().json()
     return found
+
+
+def move(paybus: Paybus, subscription: str, **changes: Any) -> None:
+    """What Stripe, or its portal, does by itself to a subscription of this name."""
+    url = f"{paybus.layout.url('sandbox-stripe')}/_config/subscriptions/{subscription}"
+    paybus.http.put(url, json=changes).raise_for_status()
 
 
 def behave(paybus: Paybus, mode: str) -> None:
@@ -75,14 +84,7 @@ def a_customer(paybus: Paybus) -> tuple[str, str, str]:
 
     ours = until(customer, what="the customer is known")
     until(lambda: subscriptions(paybus, ours), what="the subscription is known")
-    time_passes()
     return made, ours, subscriptions(paybus, ours)[0]["id"]
-
-
-def time_passes() -> None:
-    """Stripe's events have whole seconds: what follows is to be later than what was."""
-    second = int(time.time())
-    until(lambda: int(time.time()) > second, what="the next second")
 
 
 def subscriptions(paybus: Paybus, customer: str) -> list[dict[str, Any]]:

@@ -183,8 +183,8 @@ def test_a_subscription_before_basil() -> None:
         ("trialing", Status.ACTIVE),
         ("active", Status.ACTIVE),
         ("past_due", Status.PAST_DUE),
-        ("unpaid", Status.PAST_DUE),
-        ("paused", Status.PAST_DUE),
+        ("unpaid", Status.UNPAID),
+        ("paused", Status.PAUSED),
         ("canceled", Status.CANCELLED),
     ],
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,44 +15,64 @@ from hypothesis import strategies as st
 from common.contracts.subscriptions import Status
 from subscription.domain import (
     Change,
+    Facts,
     Known,
     Lifecycle,
     Payment,
     PaymentReport,
     Phase,
+    Policy,
     Snapshot,
     Subscription,
+    changes,
     take_payment,
     take_snapshot,
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = START + timedelta(minutes=1)
+POLICY = Policy()
 Report = Snapshot | PaymentReport
 
 moments = st.integers(0, 5).map(lambda seconds: START + timedelta(seconds=seconds))
 event_ids = st.integers(0, 10**6).map("evt_{}".format)
+facts = st.builds(
+    Facts,
+    status=st.sampled_from(Status),
+    plan_id=st.sampled_from([None, "starter", "pro"]),
+    current_period_end=st.none() | moments,
+    cancel_at_period_end=st.booleans(),
+    cancel_at=st.none() | moments,
+)
 snapshots = st.builds(
     Snapshot,
     at=moments,
     event_id=event_ids,
     lifecycle=st.sampled_from(Lifecycle),
-    status=st.sampled_from(Status),
-    plan_id=st.sampled_from([None, "starter", "pro"]),
-    current_period_end=st.none() | moments,
-    cancel_at_period_end=st.booleans(),
+    facts=facts,
+    previous=st.none() | facts,
+    recorded_at=moments,
+)
+policies = st.builds(
+    Policy,
+    past_due=st.booleans(),
+    past_due_grace=st.sampled_from([None, timedelta(0), timedelta(days=30)]),
+    unpaid=st.booleans(),
+    paused=st.booleans(),
 )
 payment_reports = st.builds(PaymentReport, at=moments, event_id=event_ids, paid=st.booleans())
 histories = st.lists(snapshots | payment_reports, max_size=8, unique_by=lambda r: r.event_id)
 
 
-def apply(reports: Sequence[Report]) -> tuple[Subscription, list[Change]]:
+def apply(reports: Sequence[Report], policy: Policy = POLICY) -> tuple[Subscription, list[Change]]:
     subscription, told = Subscription(), []
     for report in reports:
+        before = (subscription, subscription.phase(policy, NOW))
         if isinstance(report, Snapshot):
-            subscription, changes = take_snapshot(subscription, report)
+            subscription = take_snapshot(subscription, report)
         else:
-            subscription, changes = take_payment(subscription, report)
-        told += changes
+            subscription = take_payment(subscription, report)
+        told += changes(before, (subscription, subscription.phase(policy, NOW)))
     return subscription, told
 
 
@@ -61,17 +84,53 @@ def test_any_permutation_and_duplication_gives_the_same_subscription(
     assert apply(shuffled)[0] == apply(history)[0]
 
 
-@given(histories)
-def test_the_last_activated_or_cancelled_told_agrees_with_the_phase(history: list[Report]) -> None:
-    subscription, told = apply(history)
-    decisive = [each for each in told if each in {Change.ACTIVATED, Change.CANCELLED}]
-    match subscription.phase:
+@given(histories, policies)
+def test_what_was_published_last_agrees_with_the_phase(
+    history: list[Report], policy: Policy
+) -> None:
+    subscription, told = apply(history, policy)
+    decisive = {Change.ACTIVATED, Change.SUSPENDED, Change.CANCELLED}
+    last = [each for each in told if each in decisive][-1:]
+    match subscription.phase(policy, NOW):
         case Phase.UNUSED:
-            assert decisive == []
+            assert last == []
         case Phase.ENDED:
-            assert decisive[-1] is Change.CANCELLED
+            assert last == [Change.CANCELLED]
+        case Phase.SUSPENDED:
+            assert last == [Change.SUSPENDED]
         case _:
-            assert decisive[-1] is Change.ACTIVATED
+            assert last == [Change.ACTIVATED]
+
+
+@given(st.lists(facts, min_size=2, max_size=6, unique=True), st.randoms(), st.data())
+def test_of_changes_of_one_second_the_last_one_holds_whatever_comes_first(
+    chain: list[Facts], chance: Random, data: st.DataObject
+) -> None:
+    """One call of Stripe's API makes several events, of which each says what was before it. Ids and
+    the order of arrival say nothing; some change nothing that matters here."""
+    made = [(before, after) for before, after in pairwise(chain)]
+    for _ in range(data.draw(st.integers(0, 3))):
+        place = data.draw(st.integers(0, len(made)))
+        same = made[place - 1][1] if place else made[0][0]
+        made.insert(place, (same, same))
+    ids = data.draw(st.lists(event_ids, min_size=len(made), max_size=len(made), unique=True))
+    reports = [
+        Snapshot(START, id_, Lifecycle.UPDATED, after, previous=before, recorded_at=START)
+        for id_, (before, after) in zip(ids, made, strict=True)
+    ]
+    chance.shuffle(reports)
+    assert apply(reports)[0].facts == chain[-1]
+
+
+def test_where_nothing_orders_them_the_one_that_came_later_holds() -> None:
+    def came(seconds: int, id_: str, plan: str) -> Snapshot:
+        at = START + timedelta(seconds=seconds)
+        return Snapshot(START, id_, Lifecycle.UPDATED, Facts(Status.ACTIVE, plan), recorded_at=at)
+
+    for first, second in (("evt_a", "evt_b"), ("evt_b", "evt_a")):
+        both = [came(1, first, "old"), came(2, second, "new")]
+        assert apply(both)[0].facts.plan_id == "new"
+        assert apply(both[::-1])[0].facts.plan_id == "new"
 
 
 @given(histories)
@@ -81,9 +140,43 @@ def test_a_report_that_is_taken_twice_tells_nothing_more(history: list[Report]) 
     assert twice == told
 
 
-def snapshot(status: Status, at: int = 0, **more: object) -> Snapshot:
+def snapshot(status: Status, at: int = 0, **more: Any) -> Snapshot:
     lifecycle = more.pop("lifecycle", Lifecycle.UPDATED)
-    return Snapshot(START + timedelta(seconds=at), f"evt_{at}", lifecycle, status, **more)  # type: ignore[arg-type]
+    previous = Facts(more.pop("previous")) if "previous" in more else None
+    moment = START + timedelta(seconds=at)
+    return Snapshot(moment, f"evt_{at}{lifecycle}", lifecycle, Facts(status, **more), previous)
+
+
+@pytest.mark.parametrize(
+    ("status", "policy", "phase"),
+    [
+        (Status.UNPAID, Policy(), Phase.SUSPENDED),
+        (Status.UNPAID, Policy(unpaid=True), Phase.PAST_DUE),
+        (Status.PAUSED, Policy(), Phase.SUSPENDED),
+        (Status.PAUSED, Policy(paused=True), Phase.ACTIVE),
+        (Status.PAST_DUE, Policy(), Phase.PAST_DUE),
+        (Status.PAST_DUE, Policy(past_due=False), Phase.SUSPENDED),
+        (Status.PAST_DUE, Policy(past_due_grace=timedelta(0)), Phase.SUSPENDED),
+        (Status.ACTIVE, Policy(past_due=False), Phase.ACTIVE),
+        (Status.CANCELLED, Policy(unpaid=True, paused=True), Phase.ENDED),
+    ],
+)
+def test_what_a_status_entitles_to_is_the_policy_s(
+    status: Status, policy: Policy, phase: Phase
+) -> None:
+    subscription, _ = apply([snapshot(Status.ACTIVE), snapshot(status, 1)], policy)
+    assert subscription.phase(policy, NOW) is phase
+
+
+def test_the_grace_of_who_is_past_due_counts_from_when_that_began() -> None:
+    """And not from the newest webhook that says so."""
+    began = snapshot(Status.PAST_DUE, 1, previous=Status.ACTIVE)
+    subscription, _ = apply([snapshot(Status.ACTIVE), began, snapshot(Status.PAST_DUE, 5)])
+    over = START + timedelta(seconds=1, days=30)
+    assert subscription.changes_at(POLICY, NOW) == over
+    assert subscription.phase(POLICY, over - timedelta(seconds=1)) is Phase.PAST_DUE
+    assert subscription.phase(POLICY, over) is Phase.SUSPENDED
+    assert subscription.changes_at(POLICY, over) is None
 
 
 def test_an_updated_before_its_created_wins() -> None:
@@ -106,6 +199,14 @@ def test_of_two_events_in_one_second_the_one_further_along_wins() -> None:
     [
         ([snapshot(Status.INCOMPLETE)], []),
         ([snapshot(Status.PAST_DUE)], [Change.ACTIVATED, Change.PAST_DUE]),
+        (
+            [snapshot(Status.ACTIVE), snapshot(Status.UNPAID, 1), snapshot(Status.ACTIVE, 2)],
+            [Change.ACTIVATED, Change.SUSPENDED, Change.ACTIVATED],
+        ),
+        (
+            [snapshot(Status.PAUSED), snapshot(Status.CANCELLED, 1)],
+            [Change.ACTIVATED, Change.SUSPENDED, Change.CANCELLED],
+        ),
         ([snapshot(Status.CANCELLED)], []),
         (
             [snapshot(Status.ACTIVE), snapshot(Status.PAST_DUE, 1), snapshot(Status.ACTIVE, 2)],

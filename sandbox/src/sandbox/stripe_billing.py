@@ -2,7 +2,11 @@
 of idempotency, webhooks of changes. And trouble, when it is told to make some.
 
 `PUT /_config/behaviour` with `{"mode": "fail"}` answers 500 before the work, `fail_after` 500 after
-it, `hang_after` never; `rate` is the share of the calls that change something, `well` ends it.
+it, `hang` never and without the work, `hang_after` never after it, `too_often` 429; `rate` is the
+share of the calls that change something, `well` ends it.
+
+`PUT /_config/subscriptions/{id}` is what Stripe or its portal does by itself: `{"status":
+"unpaid"}`, `{"cancel_at": 1798392000}`; with `"events": ["paused"]` only these are sent of it.
 """
 
 from __future__ import annotations
@@ -26,7 +30,11 @@ from localstripe.resources import (
 from localstripe.server import get_post_data, json_response
 from localstripe.webhooks import schedule_webhook
 
-_MODES = {"well", "fail", "fail_after", "hang_after"}
+_BEFORE = {
+    "fail": (500, b'{"error": {"type": "api_error", "message": "told to fail"}}'),
+    "too_often": (429, b'{"error": {"type": "rate_limit_error", "message": "slowly"}}'),
+}
+_MODES = {"well", "fail_after", "hang", "hang_after", *_BEFORE}
 
 
 class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
@@ -75,8 +83,10 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
         if not changes:
             return await handler(request)  # type: ignore[no-any-return]
         mode = state["mode"] if chance.random() < state["rate"] else "well"
-        if mode == "fail":
-            return _answer(500, b'{"error": {"type": "api_error", "message": "told to fail"}}')
+        if mode == "hang":
+            await asyncio.sleep(3600)
+        if mode in _BEFORE:
+            return _answer(*_BEFORE[mode])
         key, body = request.headers.get("Idempotency-Key"), await request.read()
         if key is None or key not in answers:
             done = await handler(request)
@@ -101,6 +111,22 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
             return _answer(422, f"mode is one of {', '.join(sorted(_MODES))}".encode())
         state.update({"rate": 1.0, **wanted})
         return _answer(200, json.dumps(state).encode())
+
+    async def move(request: web.Request) -> Any:
+        wanted = await request.json()
+        subscription = Subscription._api_retrieve(request.match_info["id"])
+        before = subscription.status
+        events = wanted.pop("events", None)
+        for name, value in wanted.items():
+            setattr(subscription, name, value)
+        if events is None:
+            events = ["updated"]
+            # https://docs.stripe.com/api/events/types#event_types-customer.subscription.paused
+            if subscription.status != before and "paused" in {subscription.status, before}:
+                events.append("paused" if subscription.status == "paused" else "resumed")
+        for each in events:
+            schedule_webhook(Event(f"customer.subscription.{each}", subscription))
+        return json_response(subscription._export())
 
     async def schedule(request: web.Request) -> Any:
         wanted = await get_post_data(request)
@@ -141,6 +167,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
 
     app.middlewares.append(misbehave)
     app.router.add_put("/_config/behaviour", behave)
+    app.router.add_put("/_config/subscriptions/{id}", move)
     app.router.add_post("/v1/subscription_schedules", schedule)
     app.router.add_get("/v1/subscription_schedules/{id}", see_schedule)
     app.router.add_post("/v1/subscription_schedules/{id}", change_schedule)
@@ -157,9 +184,20 @@ def _tell(subscription: Any) -> None:
 
 
 def _teach() -> None:
-    """Stripe's present names for what localstripe knows by its former ones."""
+    """Stripe's present names for what localstripe knows by its former ones; and what its events
+    say of what was so before."""
     begin, change = Subscription.__init__, Subscription._update
     following = Invoice._get_next_invoice
+    make_event = Event.__init__
+    known: dict[str, Any] = {}
+
+    def event(self: Any, type: str, data: Any) -> None:
+        make_event(self, type, data)
+        self.livemode = False
+        now = json.loads(json.dumps(self.data["object"]))
+        if type.endswith(".updated"):
+            self.data["previous_attributes"] = _changed(known.get(data.id, now), now)
+        known[data.id] = now
 
     def create(
         self: Any, items: Any = None, discounts: Any = None, default_payment_method: Any = None,
@@ -186,7 +224,12 @@ def _teach() -> None:
             raise UserError(400, "The subscription is managed by a schedule: release it first")
         coupon = _coupon(discounts)
         prorate = None if proration_behavior is None else proration_behavior != "none"
+        cancel_at = more.pop("cancel_at", None)
         change(self, items=_plans(items), prorate=prorate, **more)
+        if "cancel_at_period_end" in more:
+            self.cancel_at = self.current_period_end if self.cancel_at_period_end else None
+        if cancel_at is not None:
+            self.cancel_at = int(cancel_at) if cancel_at != "" else None
         if discounts is not None:
             self.discounts = coupon
         _tell(self)
@@ -194,8 +237,24 @@ def _teach() -> None:
     def next_invoice(subscription_items: Any = None, **more: Any) -> Any:
         return following(subscription_items=_plans(subscription_items), **more)
 
+    Event.__init__ = event
     Subscription.__init__, Subscription._update = create, update
     Invoice._get_next_invoice = staticmethod(next_invoice)
+
+
+def _changed(before: Any, now: Any) -> dict[str, Any]:
+    """The former values of what changed: of objects only what of them did, arrays whole.
+
+    https://docs.stripe.com/api/events/object#event_object-data-previous_attributes
+    """
+    found: dict[str, Any] = {}
+    for key in before.keys() | now.keys():
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        nested = isinstance(old, dict) and isinstance(new, dict)
+        found[key] = _changed(old, new) if nested else old
+    return found
 
 
 def _plans(items: Any) -> Any:

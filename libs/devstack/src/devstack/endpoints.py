@@ -22,7 +22,7 @@ SECRETS: Mapping[str, str] = {
     "fapshi-payouts": "fapshi_payouts_development_only",
 }
 # Endpoints beside a provider's first one: these are for accounts that pay out.
-_PAYING = {"stripe": {}, "fapshi": {"pays_out": True}}
+_PAYING = {"stripe": {"mode": "test"}, "fapshi": {"pays_out": True}}
 # Guards nothing either.
 ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1rZXktMzItYnl0ZXMtbG8="
 _DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"

@@ -44,6 +44,7 @@ def subscription_created(number: str, *, status: str = "active") -> dict[str, An
         "api_version": "2025-03-31.basil",
         "type": "customer.subscription.created",
         "created": now,
+        "livemode": False,
         "data": {
             "object": {
                 "id": f"sub_{number}",

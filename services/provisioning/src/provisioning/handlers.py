@@ -40,6 +40,7 @@ class Handlers:
     def by_event(self) -> Mapping[str, Handler]:
         return {
             "subscription.activated": self.on_subscription,
+            "subscription.suspended": self.on_subscription,
             "subscription.cancelled": self.on_subscription,
             "customer.changed": self.on_customer_changed,
         }

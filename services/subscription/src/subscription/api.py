@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.api import Cursor, IdempotencyKey, Limit, Page, Session, View, as_page, page
-from common.auth import Operator, Viewer
+from common.auth import Admin, Operator, Viewer
 from common.contracts.subscriptions import Status
 from subscription import models, repository
 from subscription.checkouts import Checkouts
 from subscription.entitlements import Entitlements, Entitling
 from subscription.outcomes import CheckoutStatus
-from subscription.requests import NewCheckout, ProviderName
+from subscription.requests import EntitlementPolicy, NewCheckout, ProviderName
 
 router = APIRouter(prefix="/v1", tags=["subscription"])
 
@@ -69,8 +69,10 @@ class SubscriptionView(ProviderView):
     customer_id: str
     status: Status
     plan_id: str | None
+    entitles: bool = Field(description="whether its customer may use the plan, by the policy")
     current_period_end: datetime | None
     cancel_at_period_end: bool
+    cancel_at: datetime | None = Field(description="when it ends, if that is decided")
     version: int = Field(description="the `sequence` of its last event")
     updated_at: datetime
 
@@ -172,6 +174,24 @@ async def get_entitlements(caller: Viewer, request: Request, customer: str) -> E
     can be known. `customer` is the id here, or the name that the provider or the shop gave."""
     entitling: Entitling = request.app.state.entitling
     return await entitling.of(caller.tenant, customer)
+
+
+@router.get("/entitlement-policy")
+async def get_policy(caller: Viewer, session: Session) -> EntitlementPolicy:
+    """What the tenant's customers may use while they don't pay."""
+    return await repository.policy(session, caller.tenant)
+
+
+@router.put("/entitlement-policy")
+async def set_policy(
+    caller: Admin, session: Session, wanted: EntitlementPolicy
+) -> EntitlementPolicy:
+    """What is left out stays as it is. Subscriptions follow within `RENEWALS_PAUSE_SECONDS`."""
+    async with session.begin():
+        before = await repository.policy(session, caller.tenant)
+        after = before.model_copy(update=wanted.model_dump(exclude_unset=True))
+        await repository.set_policy(session, caller.tenant, after, caller.subject)
+    return after
 
 
 @router.get("/payments")

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 from common import rows
@@ -44,7 +44,8 @@ Account = Annotated[
 
 
 class CommandView(View):
-    """`confirmed_at` is when a webhook showed it, UTC: then the subscription here says it, too."""
+    """`accepted` is one whose outcome is not known yet: it is done once. `confirmed_at` is when a
+    webhook showed it, UTC: then the subscription here says it, too."""
 
     kind: str
     subject: str = Field(description="the provider's customer or subscription")
@@ -98,25 +99,51 @@ class PortalSession(BaseModel):
     url: str
 
 
-@router.post("/customers/{id_}/subscriptions", status_code=201, responses=PROBLEMS)
+class Runner:
+    """Runs a command, and answers 202 when it is accepted and not known to be done."""
+
+    def __init__(self, request: Request, response: Response) -> None:
+        self._commands: Commands = request.app.state.commands
+        self._response = response
+
+    async def __call__(
+        self, tenant: str, account: str, key: str, subject: str, wanted: Wanted
+    ) -> CommandView:
+        row = await self._commands.run(tenant, account, key, subject, wanted)
+        if row.status == CommandStatus.ACCEPTED:
+            self._response.status_code = status.HTTP_202_ACCEPTED
+        return CommandView.model_validate(row)
+
+
+Run = Annotated[Runner, Depends(Runner)]
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    202: {"model": CommandView, "description": "what became of it is not known: it is done once"},
+    400: {"description": "it can't be done so: change it"},
+    409: {"description": "the key was used for another command"},
+    422: {"description": "not a command, or Stripe refuses it: take another key"},
+    503: {"description": "nothing was done, and nothing will be unless it is sent again"},
+}
+
+
+@router.post("/customers/{id_}/subscriptions", status_code=201, responses=_ANSWERS)
 async def subscribe(
-    caller: Operator, request: Request, session: Session, id_: str, wanted: NewSubscription,
+    caller: Operator, run: Run, session: Session, id_: str, wanted: NewSubscription,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """A plan for a customer who has a payment method, with a trial and a coupon if wanted."""
     subject = await _customer(session, caller.tenant, id_)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, wanted)
 
 
-@router.post("/subscriptions/{id_}/plan", responses=PROBLEMS)
+@router.post("/subscriptions/{id_}/plan", responses=_ANSWERS)
 async def change_plan(
-    caller: Operator, request: Request, session: Session, id_: str, wanted: ChangePlan,
+    caller: Operator, run: Run, session: Session, id_: str, wanted: ChangePlan,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """Now, prorated or not, or at the end of the period."""
     instead = "start a checkout for the other plan: POST /v1/checkouts"
     subject = await _subscription(session, caller.tenant, id_, instead)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, wanted)
 
 
 @router.get("/subscriptions/{id_}/plan/preview", responses=PROBLEMS)
@@ -131,47 +158,45 @@ async def preview_plan(
         return Preview.model_validate(await api.api.preview(subject, plan_id, prorate=prorate))
 
 
-@router.post("/subscriptions/{id_}/cancel", responses=PROBLEMS)
+@router.post("/subscriptions/{id_}/cancel", responses=_ANSWERS)
 async def cancel(
-    caller: Operator, request: Request, session: Session, id_: str, wanted: Cancel,
+    caller: Operator, run: Run, session: Session, id_: str, wanted: Cancel,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """Now, or at the end of the period."""
-    return await _end_or_go_on(
-        request, session, (caller.tenant, account, idempotency_key), id_, wanted
-    )
+    return await _end_or_go_on(run, session, (caller.tenant, account, idempotency_key), id_, wanted)
 
 
-@router.post("/subscriptions/{id_}/resume", responses=PROBLEMS)
+@router.post("/subscriptions/{id_}/resume", responses=_ANSWERS)
 async def resume(
-    caller: Operator, request: Request, session: Session, id_: str,
+    caller: Operator, run: Run, session: Session, id_: str,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """A cancellation at the end of the period is taken back."""
     return await _end_or_go_on(
-        request, session, (caller.tenant, account, idempotency_key), id_, Resume()
+        run, session, (caller.tenant, account, idempotency_key), id_, Resume()
     )
 
 
-@router.post("/subscriptions/{id_}/coupon", responses=PROBLEMS)
+@router.post("/subscriptions/{id_}/coupon", responses=_ANSWERS)
 async def apply_coupon(
-    caller: Operator, request: Request, session: Session, id_: str, wanted: ApplyCoupon,
+    caller: Operator, run: Run, session: Session, id_: str, wanted: ApplyCoupon,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     instead = "start the next checkout with the lower amount"
     subject = await _subscription(session, caller.tenant, id_, instead)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, wanted)
 
 
-@router.post("/customers/{id_}/setup-intents", status_code=201, responses=PROBLEMS)
+@router.post("/customers/{id_}/setup-intents", status_code=201, responses=_ANSWERS)
 async def create_setup_intent(
-    caller: Operator, request: Request, session: Session, id_: str,
+    caller: Operator, run: Run, session: Session, id_: str,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """For a browser that adds a payment method: its `client_secret` is in `result`, and not
     kept."""
     subject = await _customer(session, caller.tenant, id_)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, NewSetupIntent())
+    return await run(caller.tenant, account, idempotency_key, subject, NewSetupIntent())
 
 
 @router.get("/customers/{id_}/payment-methods", responses=PROBLEMS)
@@ -185,24 +210,24 @@ async def list_payment_methods(
     return [MethodView.model_validate(each) for each in found]
 
 
-@router.put("/customers/{id_}/payment-methods/{method}/default", responses=PROBLEMS)
+@router.put("/customers/{id_}/payment-methods/{method}/default", responses=_ANSWERS)
 async def set_default_method(
-    caller: Operator, request: Request, session: Session, id_: str, method: Name,
+    caller: Operator, run: Run, session: Session, id_: str, method: Name,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     subject = await _customer(session, caller.tenant, id_)
     wanted = SetDefault(payment_method=method)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, wanted)
 
 
-@router.delete("/customers/{id_}/payment-methods/{method}", responses=PROBLEMS)
+@router.delete("/customers/{id_}/payment-methods/{method}", responses=_ANSWERS)
 async def detach_method(
-    caller: Operator, request: Request, session: Session, id_: str, method: Name,
+    caller: Operator, run: Run, session: Session, id_: str, method: Name,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     subject = await _customer(session, caller.tenant, id_)
     wanted = Detach(payment_method=method)
-    return await _run(request, caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, wanted)
 
 
 @router.get("/customers/{id_}/invoices", responses=PROBLEMS)
@@ -231,13 +256,13 @@ async def create_portal_session(
 async def list_commands(
     caller: Viewer,
     session: Session,
-    status: CommandStatus | None = None,
+    status_: Annotated[CommandStatus | None, Query(alias="status")] = None,
     kind: str | None = None,
     subject: str | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[CommandView]:
-    filters = {"status": status, "kind": kind, "subject": subject}
+    filters = {"status": status_, "kind": kind, "subject": subject}
     return await page(session, Command, CommandView, caller.tenant, filters, cursor, limit)
 
 
@@ -246,16 +271,8 @@ async def get_command(caller: Viewer, session: Session, id_: str) -> CommandView
     return CommandView.model_validate(await rows.find(session, Command, caller.tenant, id_))
 
 
-async def _run(
-    request: Request, tenant: str, account: str, key: str, subject: str, wanted: Wanted
-) -> CommandView:
-    commands: Commands = request.app.state.commands
-    row = await commands.run(tenant, account, key, subject, wanted)
-    return CommandView.model_validate(row)
-
-
 async def _end_or_go_on(
-    request: Request, session: Session, who: tuple[str, str, str], id_: str, wanted: Cancel | Resume
+    run: Runner, session: Session, who: tuple[str, str, str], id_: str, wanted: Cancel | Resume
 ) -> CommandView:
     """`who` is the tenant, the account and the key. One by mobile money is our own to end."""
     tenant, account, key = who
@@ -265,7 +282,7 @@ async def _end_or_go_on(
         if row.provider == OURS:
             command = await cancelling.run(session, row, key, wanted)
             return CommandView.model_validate(command)
-    return await _run(request, tenant, account, key, subject, wanted)
+    return await run(tenant, account, key, subject, wanted)
 
 
 def _calling(request: Request, tenant: str, account: str) -> AbstractAsyncContextManager[Billing]:

@@ -19,9 +19,14 @@ When = Literal["now", "period_end"]
 
 
 class CommandStatus(StrEnum):
-    OPEN = "open"  # the provider may have heard of it or not
+    OPEN = "open"  # a caller waits for what becomes of it
+    ACCEPTED = "accepted"  # its outcome is not known yet: it is done once, if by the job
     DONE = "done"
-    REFUSED = "refused"
+    REFUSED = "refused"  # the provider says no, or a later command took its place
+    WITHDRAWN = "withdrawn"  # not done, and never by itself: the caller was told so
+
+
+UNFINISHED = (CommandStatus.OPEN, CommandStatus.ACCEPTED)
 
 
 class _Wanted(BaseModel):
@@ -110,18 +115,16 @@ def stored(request: dict[str, Any]) -> Wanted:
     return _STORED.validate_python(request)
 
 
-def confirmed(
-    wanted: Wanted, *, status: Status, plan: str | None, cancel_at_period_end: bool
-) -> bool:
+def confirmed(wanted: Wanted, *, status: Status, plan: str | None, ends: bool) -> bool:
     """Whether the provider's report of the subscription shows what was wanted. `plan` is the
-    provider's name of it."""
+    provider's name of it, `ends` whether its end is decided, by whatever field."""
     match wanted:
         case Cancel(when="now"):
             return status is Status.CANCELLED
         case Cancel():
-            return cancel_at_period_end or status is Status.CANCELLED
+            return ends or status is Status.CANCELLED
         case Resume():
-            return not cancel_at_period_end and status is not Status.CANCELLED
+            return not ends and status is not Status.CANCELLED
         case ChangePlan(plan_id=wanted_plan):
             return plan == wanted_plan
         case _:

@@ -1,13 +1,15 @@
 """Commands about subscriptions and customers at Stripe: written down, done, confirmed by a webhook.
 
 What the subscription is stays what webhooks say, so it does not matter which comes first, the
-command's answer or its webhook. A command whose process died is taken up by the job.
+command's answer or its webhook. A caller is told that a command is done; or that it is accepted,
+and then it is done once, by the job if need be; or that it is not done, and then it never is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,12 +18,13 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common import rows
 from common.arrays import is_one_of
 from common.contracts.event import Event, derived_id, root
 from common.contracts.jobs import JobDue
 from common.contracts.subscriptions import CommandDue, ProviderSubscription
 from common.database import Sessions
-from common.errors import Conflict, Invalid, RateLimited, Upstream
+from common.errors import Conflict, NotYet, RateLimited, Upstream
 from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.outbox import Work
@@ -30,13 +33,16 @@ from common.redaction import Redactor
 from common.stripe_sdk import KeyUsedUp
 from subscription import billing, metrics
 from subscription.accounts import Accounts
-from subscription.billing import Attempt, CommandStatus, NewSetupIntent, Wanted
+from subscription.billing import UNFINISHED, Attempt, CommandStatus, NewSetupIntent, Wanted
 from subscription.models import COMMAND_IN_METADATA, Command
 
 log = get_logger(__name__)
 
-_AGAIN = "send the same request with the same Idempotency-Key again"
+_NOTHING_DONE = "nothing was done, and nothing will be unless it is sent again"
+_AGAIN_SECONDS = 5
 _LEFT_ALONE = timedelta(seconds=60)
+# What was accepted and can't be done for so long is given up.
+_LONGEST = timedelta(hours=24)
 # Stripe's time is in whole seconds, and its own.
 _CLOCKS_DIFFER = timedelta(seconds=3)
 _MOST = 500
@@ -56,81 +62,168 @@ class Commands:
     async def run(
         self, tenant: str, account: str, key: str, subject: str, wanted: Wanted
     ) -> Command:
-        """Raises `Conflict` when the key was used for another command, `Invalid` for an account
-        that there is not, `Refused`; and `Upstream` or `RateLimited` when it may be sent again."""
+        """The command as it is then: `done`, or `accepted` when it is not known what became of it,
+        and it will be done once.
+
+        Raises `Conflict` when the key was used for another command, `Invalid` for an account
+        that there is not, `Refused`; and `NotYet` when it was not done, and never will be unless
+        the same request comes again.
+        """
         self._accounts.billing(tenant, account)
         intended = Intended(tenant, "stripe", account, key, subject, wanted)
         async with self._sessions.begin() as session:
             row = await intend(session, intended)
+            if row.status == CommandStatus.WITHDRAWN:
+                row.status, row.error = CommandStatus.OPEN, None
             for kinds in billing.SUPERSEDING:
-                if row.kind in kinds:
+                if row.kind in kinds and row.status in UNFINISHED:
                     await _supersede(session, row, kinds)
-        return await self.go_on(row.id)
-
-    async def go_on(self, id_: str) -> Command:
-        """Do it, unless it is done. Raises what `run` raises."""
-        async with self._sessions() as session:
-            row = await session.get_one(Command, id_)
+        row = await self._do(row.id)
         if row.status == CommandStatus.REFUSED:
             raise Refused(row.error or "refused", 0)
+        if row.status == CommandStatus.WITHDRAWN:
+            raise NotYet(f"{row.error}; {_NOTHING_DONE}", _AGAIN_SECONDS)
+        return row
+
+    async def take_up(self, event: Event[CommandDue]) -> None:
+        """One that was accepted, or whose process died; what can't be done now the job orders
+        again."""
+        id_ = event.data.command_id
+        async with self._sessions() as session:
+            row = await session.get_one(Command, id_)
+            now = await rows.clock(session)
+        if row.status not in UNFINISHED:
+            return
+        if row.accepted_at is not None and row.accepted_at > now - _LONGEST:
+            row = await self._do(id_)
+        elif row.begun:
+            row = await self._resolve(row, given_up=True)
+        else:
+            row = await self._put_off(id_, "its process died before it was sent", given_up=True)
+        if row.status not in {CommandStatus.DONE, CommandStatus.ACCEPTED}:
+            log.warning("a command is not done", command=id_, status=row.status, error=row.error)
+
+    async def _do(self, id_: str) -> Command:
+        """Do it, unless it is done; the row, as it is then."""
+        async with self._sessions() as session:
+            row = await session.get_one(Command, id_)
         wanted = billing.stored(row.request)
         # What a browser needs of it is a secret, and not kept: Stripe answers the same key again.
-        if row.status == CommandStatus.DONE and not isinstance(wanted, NewSetupIntent):
+        shown_again = row.status == CommandStatus.DONE and isinstance(wanted, NewSetupIntent)
+        if row.status not in UNFINISHED and not shown_again:
             return row
         client = self._accounts.billing(row.tenant, row.account)
         attempt = Attempt(row.id, row.subject, wanted, row.attempts)
+        began = False
         try:
-            async with (
-                client.gate.place(), asyncio.timeout(self._timeout), client.gate.call()
-            ):  # fmt: skip
-                result = await client.api.do(attempt)
-        except Refused as error:
-            await self._keep(id_, CommandStatus.REFUSED, None, self._said(error))
-            raise Refused(self._said(error), error.status) from error
-        except RateLimited as error:
-            metrics.commands.labels(row.kind, "put_off").inc()
-            raise RateLimited(f"stripe: {error}; {_AGAIN}", error.retry_after) from error
-        except Upstream as error:
-            metrics.commands.labels(row.kind, "unknown").inc()
-            if isinstance(error, KeyUsedUp):
-                await self._next_key(attempt)
-            raise Upstream(f"{self._said(error)}; {_AGAIN}") from error
-        except TimeoutError as error:
-            metrics.commands.labels(row.kind, "unknown").inc()
-            raise Upstream(f"stripe gave no answer in {self._timeout:g} s; {_AGAIN}") from error
+            async with client.gate.place():
+                began = await self._begin(id_)
+                async with asyncio.timeout(self._timeout), client.gate.call():
+                    result = await client.api.do(attempt)
+        except (RateLimited, Upstream, TimeoutError) as error:
+            return await self._not_done(row, attempt, error, began=began)
         secret = result.pop("client_secret", None)
-        row = await self._keep(id_, CommandStatus.DONE, result, None)
+        row = await self._finish(id_, CommandStatus.DONE, result, None)
         if secret is not None:
             row.result = {**(row.result or {}), "client_secret": secret}
         return row
 
-    async def take_up(self, event: Event[CommandDue]) -> None:
-        """Of a process that died. What can't be done now is tried again by the retry ladder."""
+    async def _not_done(
+        self, row: Command, attempt: Attempt, error: Exception, *, began: bool
+    ) -> Command:
+        if isinstance(error, Refused):
+            return await self._finish(row.id, CommandStatus.REFUSED, None, self._said(error))
+        if isinstance(error, RateLimited):  # it was not taken
+            metrics.commands.labels(row.kind, "put_off").inc()
+            return await self._put_off(row.id, f"stripe: {error}", began=began)
+        metrics.commands.labels(row.kind, "unknown").inc()
+        if isinstance(error, KeyUsedUp):
+            await self._next_key(attempt)
+            return await self._resolve(row, self._said(error))
+        if isinstance(error, TimeoutError):
+            return await self._accept(row.id, f"stripe gave no answer in {self._timeout:g} s")
+        return await self._accept(row.id, self._said(error))
+
+    async def _resolve(
+        self, row: Command, error: str | None = None, *, given_up: bool = False
+    ) -> Command:
+        """Its call is over, and what became of it is not known: Stripe is asked."""
+        client = self._accounts.billing(row.tenant, row.account)
+        attempt = Attempt(row.id, row.subject, billing.stored(row.request), row.attempts)
         try:
-            await self.go_on(event.data.command_id)
-        except (Refused, Invalid) as error:
-            log.warning("a command is refused", command=event.data.command_id, error=str(error))
+            async with client.gate.place(), asyncio.timeout(self._timeout), client.gate.call():
+                found = await client.api.find(attempt)
+        except Refused as refused:
+            return await self._finish(row.id, CommandStatus.REFUSED, None, self._said(refused))
+        except (RateLimited, Upstream, TimeoutError) as unknown:
+            return await self._accept(row.id, error or self._said(unknown))
+        if found is not None:
+            return await self._finish(row.id, CommandStatus.DONE, found, None)
+        error = error or "stripe was asked, and has not done it"
+        return await self._put_off(row.id, error, began=not given_up, given_up=given_up)
 
-    def _said(self, error: Exception) -> str:
-        return excerpt(self._redact(f"stripe {error}"))
+    async def _begin(self, id_: str) -> bool:
+        """Write down that a call begins: whoever gives the command up must know of it."""
+        async with self._locked(id_) as row:
+            if row.status == CommandStatus.WITHDRAWN:
+                raise NotYet("another request with the same key gave it up", _AGAIN_SECONDS)
+            row.begun += 1
+        return True
 
-    async def _keep(
+    async def _put_off(
+        self, id_: str, error: str, *, began: bool = False, given_up: bool = False
+    ) -> Command:
+        """It was not done. Its caller is told so, and then it never is; unless the caller was told
+        before that it will be, or another request with the same key is at it."""
+        async with self._locked(id_) as row:
+            row.ended += began
+            alone = row.begun == row.ended
+            if given_up or (row.status == CommandStatus.OPEN and alone):
+                row.status = CommandStatus.WITHDRAWN
+                metrics.commands.labels(row.kind, CommandStatus.WITHDRAWN).inc()
+            elif row.status == CommandStatus.OPEN:
+                row.status, row.accepted_at = CommandStatus.ACCEPTED, func.clock_timestamp()
+            row.error = error
+        return row
+
+    async def _accept(self, id_: str, error: str) -> Command:
+        """What became of it is not known: it will be done once."""
+        async with self._locked(id_) as row:
+            row.ended += 1
+            if row.status == CommandStatus.OPEN:
+                row.status, row.accepted_at = CommandStatus.ACCEPTED, func.clock_timestamp()
+                metrics.commands.labels(row.kind, CommandStatus.ACCEPTED).inc()
+            row.error = error
+        return row
+
+    async def _finish(
         self, id_: str, status: CommandStatus, result: dict[str, Any] | None, error: str | None
     ) -> Command:
-        async with self._sessions.begin() as session:
-            row = await session.get_one(Command, id_, with_for_update=True)
-            if row.status == CommandStatus.OPEN:
+        async with self._locked(id_) as row:
+            row.ended += 1
+            known = row.status in {CommandStatus.DONE, status}
+            # What was done is done, also when another request had given it up.
+            if not known and (row.status in UNFINISHED or status == CommandStatus.DONE):
                 row.status, row.result, row.error = status, result, error
                 metrics.commands.labels(row.kind, status).inc()
-            await session.flush()
-            await session.refresh(row)
-            session.expunge(row)
         return row
 
     async def _next_key(self, attempt: Attempt) -> None:
-        async with self._sessions.begin() as session:
-            row = await session.get_one(Command, attempt.id, with_for_update=True)
+        async with self._locked(attempt.id) as row:
             row.attempts = max(row.attempts, attempt.number + 1)
+
+    @asynccontextmanager
+    async def _locked(self, id_: str) -> AsyncIterator[Command]:
+        """The row, locked, in a transaction of its own; as it is afterwards it can be read on."""
+        async with self._sessions.begin() as session:
+            row = await session.get_one(Command, id_, with_for_update=True)
+            yield row
+            await session.flush()
+            await session.refresh(row)
+            session.expunge(row)
+
+    def _said(self, error: Exception) -> str:
+        return excerpt(self._redact(f"stripe {error}"))
 
 
 @dataclass(frozen=True)
@@ -168,18 +261,25 @@ async def intend(session: AsyncSession, intended: Intended) -> Command:
 
 
 async def _supersede(session: AsyncSession, row: Command, kinds: Sequence[str]) -> None:
-    """What was wanted of the same subject before, and is not done, is not done any more."""
+    """Of what was wanted of the same subject the last one holds: what is not done by then is not
+    done any more, nor when it is sent again."""
+    same = (
+        Command.tenant == row.tenant,
+        Command.subject == row.subject,
+        Command.kind.in_(kinds),
+    )
+    later = (*same, Command.created_at > row.created_at)
+    holds = Command.status.in_((*UNFINISHED, CommandStatus.DONE))
+    if await session.scalar(select(Command.id).where(*later, holds).limit(1)) is not None:
+        row.status, row.error = CommandStatus.REFUSED, _SUPERSEDED
     await session.execute(
         update(Command)
-        .where(
-            Command.tenant == row.tenant,
-            Command.subject == row.subject,
-            Command.kind.in_(kinds),
-            Command.status == CommandStatus.OPEN,
-            Command.created_at < row.created_at,
-        )
-        .values(status=CommandStatus.REFUSED, error="a later command took its place")
+        .where(*same, Command.created_at < row.created_at, Command.status.in_(UNFINISHED))
+        .values(status=CommandStatus.REFUSED, error=_SUPERSEDED)
     )
+
+
+_SUPERSEDED = "a later command took its place"
 
 
 async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
@@ -196,7 +296,7 @@ async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
             ),
             Command.kind.in_(billing.CONFIRMED),
             Command.confirmed_at.is_(None),
-            Command.status != CommandStatus.REFUSED,
+            Command.status.in_((*UNFINISHED, CommandStatus.DONE)),
         )
         waiting = (await session.scalars(query.order_by(Command.id).with_for_update())).all()
     session.info["commands"] = waiting
@@ -219,7 +319,7 @@ def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
             billing.stored(row.request),
             status=report.status,
             plan=report.plan.plan_id if report.plan else None,
-            cancel_at_period_end=report.cancel_at_period_end,
+            ends=report.cancel_at_period_end or report.cancel_at is not None,
         )
         if shows:
             row.confirmed_at = event.time
@@ -234,7 +334,7 @@ async def run_job(work: Work, event: Event[JobDue]) -> str:
             Command.id.in_(
                 select(Command.id)
                 .where(
-                    Command.status == CommandStatus.OPEN,
+                    Command.status.in_(UNFINISHED),
                     Command.updated_at < func.now() - _LEFT_ALONE,
                 )
                 .limit(_MOST)

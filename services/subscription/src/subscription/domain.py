@@ -7,23 +7,25 @@ function of those. Whatever the order of arrival, the same reports give the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from common.contracts.subscriptions import Status
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
-# Stripe's time stamps are whole seconds. Of two snapshots of the same second the one that is
-# further along a subscription's usual life is taken for the newer.
+# Where a subscription's usual life leads. Of two snapshots of the same second that say nothing
+# better of their order the one that is further along is the newer.
 _ALONG = {
     Status.INCOMPLETE: 0,
     Status.ACTIVE: 1,
     Status.PAST_DUE: 2,
-    Status.EXPIRED: 3,
-    Status.CANCELLED: 4,
+    Status.UNPAID: 3,
+    Status.PAUSED: 4,
+    Status.EXPIRED: 5,
+    Status.CANCELLED: 6,
 }
 
 
@@ -45,17 +47,38 @@ class Phase(StrEnum):
     UNUSED = "unused"  # never was active, whatever its status
     ACTIVE = "active"
     PAST_DUE = "past_due"
+    SUSPENDED = "suspended"  # the provider keeps it, and it entitles its customer to nothing
     ENDED = "ended"
+
+
+ENTITLING = frozenset({Phase.ACTIVE, Phase.PAST_DUE})
+# A subscription with one of these was active before, whether that was reported or not.
+_WAS_ACTIVE = frozenset({Status.ACTIVE, Status.PAST_DUE, Status.UNPAID, Status.PAUSED})
 
 
 _PHASE = {
     Status.INCOMPLETE: Phase.UNUSED,
     Status.ACTIVE: Phase.ACTIVE,
-    Status.PAST_DUE: Phase.PAST_DUE,
     Status.EXPIRED: Phase.ENDED,
     Status.CANCELLED: Phase.ENDED,
 }
-_IN_USE = frozenset({Phase.ACTIVE, Phase.PAST_DUE})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a tenant's customers are entitled to while they don't pay. Who is past due is entitled
+    for `past_due_grace` since then; None is without an end."""
+
+    past_due: bool = True
+    past_due_grace: timedelta | None = timedelta(days=30)
+    unpaid: bool = False
+    paused: bool = False
+
+    def past_due_until(self, since: datetime) -> datetime | None:
+        """When the right of who is past due since then ends; None for never."""
+        if not self.past_due:
+            return since
+        return since + self.past_due_grace if self.past_due_grace is not None else None
 
 
 class Change(StrEnum):
@@ -64,6 +87,7 @@ class Change(StrEnum):
     ACTIVATED = "activated"
     RENEWED = "renewed"
     PAST_DUE = "past_due"
+    SUSPENDED = "suspended"
     PLAN_CHANGED = "plan_changed"
     EXPIRING = "expiring"
     EXPIRED = "expired"
@@ -71,26 +95,58 @@ class Change(StrEnum):
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The provider's picture of a subscription at `at` (UTC)."""
+class Facts:
+    """What a provider says of a subscription. `cancel_at` is when it ends, if that is decided."""
 
-    at: datetime
-    event_id: str
-    lifecycle: Lifecycle
     status: Status
     plan_id: str | None = None
     current_period_end: datetime | None = None
     cancel_at_period_end: bool = False
+    cancel_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The provider's picture of a subscription at `at` (UTC, in Stripe's whole seconds): its
+    `facts`, and what they were before the change that it reports, if it says so. `recorded_at` is
+    when it reached us."""
+
+    at: datetime
+    event_id: str
+    lifecycle: Lifecycle
+    facts: Facts
+    previous: Facts | None = None
+    recorded_at: datetime = _NEVER
 
     @property
-    def order(self) -> tuple[datetime, int, int, datetime, str]:
+    def order(self) -> tuple[int, datetime, int, datetime, str]:
+        """Of snapshots of one second that say nothing of their order."""
         return (
-            self.at,
             self.lifecycle.along,
-            _ALONG[self.status],
-            self.current_period_end or _NEVER,
+            self.recorded_at,
+            _ALONG[self.facts.status],
+            self.facts.current_period_end or _NEVER,
             self.event_id,
         )
+
+    @property
+    def changes_status(self) -> bool:
+        return self.previous is not None and self.previous.status is not self.facts.status
+
+
+def newest(rivals: Iterable[Snapshot]) -> Snapshot:
+    """Of snapshots of one second, at least one: no other one of its kind began where it ended.
+
+    Stripe's time stamps are whole seconds, and one call of its API may make several events. What
+    was so before each change orders them; where that is not said, or leads in a circle, the order
+    of their arrival does.
+    """
+    all_ = list(rivals)
+    last = max(each.lifecycle.along for each in all_)
+    kind = [each for each in all_ if each.lifecycle.along == last]
+    followed = {each.previous for each in kind if each.previous not in {None, each.facts}}
+    ends = [each for each in kind if each.facts not in followed]
+    return max(ends or kind, key=lambda each: each.order)
 
 
 @dataclass(frozen=True)
@@ -108,11 +164,17 @@ class PaymentReport:
 
 @dataclass(frozen=True)
 class Subscription:
-    """The newest snapshot and payment report, and whether it was ever in use."""
+    """Every snapshot of the newest second, the newest payment report, the newest change of its
+    status, and whether it was ever in use."""
 
-    snapshot: Snapshot | None = None
+    rivals: tuple[Snapshot, ...] = ()
     payment: PaymentReport | None = None
     ever_active: bool = False
+    turned: tuple[datetime, Status] | None = None
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        return newest(self.rivals) if self.rivals else None
 
     @property
     def status(self) -> Status:
@@ -121,74 +183,97 @@ class Subscription:
         One exception: `incomplete` comes before the first payment, so a snapshot that says it of a
         subscription that was in use is older than it looks.
         """
-        if self.snapshot is not None:
-            if self.snapshot.status is Status.INCOMPLETE and self.ever_active:
+        if (snapshot := self.snapshot) is not None:
+            if snapshot.facts.status is Status.INCOMPLETE and self.ever_active:
                 return Status.ACTIVE
-            return self.snapshot.status
+            return snapshot.facts.status
         if self.payment is not None and self.payment.paid:
             return Status.ACTIVE
         return Status.PAST_DUE if self.ever_active else Status.INCOMPLETE
 
     @property
-    def phase(self) -> Phase:
-        return _PHASE[self.status] if self.ever_active else Phase.UNUSED
+    def since(self) -> datetime:
+        """Since when it has its status, UTC; as far as is known."""
+        if self.turned is not None and self.turned[1] is self.status:
+            return self.turned[0]
+        if (snapshot := self.snapshot) is not None:
+            return snapshot.at
+        return self.payment.at if self.payment is not None else _NEVER
+
+    def phase(self, policy: Policy, now: datetime) -> Phase:
+        if not self.ever_active:
+            return Phase.UNUSED
+        match self.status:
+            case Status.PAST_DUE:
+                until = policy.past_due_until(self.since)
+                return Phase.PAST_DUE if until is None or now < until else Phase.SUSPENDED
+            case Status.UNPAID:
+                return Phase.PAST_DUE if policy.unpaid else Phase.SUSPENDED
+            case Status.PAUSED:
+                return Phase.ACTIVE if policy.paused else Phase.SUSPENDED
+            case settled:
+                return _PHASE[settled]
+
+    def changes_at(self, policy: Policy, now: datetime) -> datetime | None:
+        """When its phase changes though nothing is reported; None for never."""
+        if self.phase(policy, now) is not Phase.PAST_DUE or self.status is not Status.PAST_DUE:
+            return None
+        return policy.past_due_until(self.since)
 
     @property
-    def plan_id(self) -> str | None:
-        return self.snapshot.plan_id if self.snapshot else None
-
-    @property
-    def current_period_end(self) -> datetime | None:
-        return self.snapshot.current_period_end if self.snapshot else None
-
-    @property
-    def cancel_at_period_end(self) -> bool:
-        return self.snapshot.cancel_at_period_end if self.snapshot else False
+    def facts(self) -> Facts:
+        """Those of the newest snapshot; without one it is only known whether it is paid."""
+        return self.snapshot.facts if self.snapshot else Facts(self.status)
 
 
-def take_snapshot(before: Subscription, snapshot: Snapshot) -> tuple[Subscription, list[Change]]:
+def take_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
     """A provider's, which is late or early: the newest holds."""
-    newest = before.snapshot is None or snapshot.order > before.snapshot.order
-    return _with(before, snapshot, newest=newest)
+    rivals = before.rivals
+    if not rivals or snapshot.at > rivals[0].at:
+        rivals = (snapshot,)
+    elif snapshot.at == rivals[0].at and snapshot.event_id not in {e.event_id for e in rivals}:
+        rivals = tuple(sorted((*rivals, snapshot), key=lambda each: each.event_id))
+    return _with(before, snapshot, rivals)
 
 
-def replace_snapshot(before: Subscription, snapshot: Snapshot) -> tuple[Subscription, list[Change]]:
+def replace_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
     """Our own, made now from all that is known: it holds."""
-    return _with(before, snapshot, newest=True)
+    return _with(before, snapshot, (snapshot,))
 
 
-def _with(
-    before: Subscription, snapshot: Snapshot, *, newest: bool
-) -> tuple[Subscription, list[Change]]:
-    after = replace(
+def _with(before: Subscription, snapshot: Snapshot, rivals: tuple[Snapshot, ...]) -> Subscription:
+    turned = before.turned
+    if snapshot.changes_status:
+        turn = (snapshot.at, snapshot.facts.status)
+        turned = max(turned or turn, turn, key=lambda each: (each[0], _ALONG[each[1]]))
+    return replace(
         before,
-        snapshot=snapshot if newest else before.snapshot,
-        ever_active=before.ever_active or _PHASE[snapshot.status] in _IN_USE,
+        rivals=rivals,
+        ever_active=before.ever_active or snapshot.facts.status in _WAS_ACTIVE,
+        turned=turned,
     )
-    return after, changes(before, after)
 
 
-def take_payment(before: Subscription, report: PaymentReport) -> tuple[Subscription, list[Change]]:
-    newest = before.payment is None or report.order > before.payment.order
-    after = replace(
+def take_payment(before: Subscription, report: PaymentReport) -> Subscription:
+    is_newer = before.payment is None or report.order > before.payment.order
+    return replace(
         before,
-        payment=report if newest else before.payment,
+        payment=report if is_newer else before.payment,
         ever_active=before.ever_active or report.paid,
     )
-    return after, changes(before, after)
 
 
-def changes(before: Subscription, after: Subscription) -> list[Change]:
+def changes(before: tuple[Subscription, Phase], after: tuple[Subscription, Phase]) -> list[Change]:
     """What to tell others, in order.
 
-    The last `activated` or `cancelled` that was told always agrees with the phase, so those who
-    follow only these two end in the same state for every order of arrival.
+    The last `activated`, `suspended` or `cancelled` that was told always agrees with the phase, so
+    those who follow only these end in the same state for every order of arrival.
     """
-    told = list(_TOLD.get((before.phase, after.phase), ()))
-    if Change.CANCELLED in told and after.status is Status.EXPIRED:
+    told = list(_TOLD.get((before[1], after[1]), ()))
+    if Change.CANCELLED in told and after[0].status is Status.EXPIRED:
         told.insert(-1, Change.EXPIRED)
-    if before.phase in _IN_USE and after.phase in _IN_USE:
-        told += _contract_changes(before, after)
+    if before[1] in ENTITLING and after[1] in ENTITLING:
+        told += _contract_changes(before[0], after[0])
     return told
 
 
@@ -197,22 +282,30 @@ def changes(before: Subscription, after: Subscription) -> list[Change]:
 _TOLD: Mapping[tuple[Phase, Phase], tuple[Change, ...]] = {
     (Phase.UNUSED, Phase.ACTIVE): (Change.ACTIVATED,),
     (Phase.UNUSED, Phase.PAST_DUE): (Change.ACTIVATED, Change.PAST_DUE),
+    (Phase.UNUSED, Phase.SUSPENDED): (Change.ACTIVATED, Change.SUSPENDED),
     (Phase.UNUSED, Phase.ENDED): (Change.ACTIVATED, Change.CANCELLED),
     (Phase.ACTIVE, Phase.PAST_DUE): (Change.PAST_DUE,),
+    (Phase.ACTIVE, Phase.SUSPENDED): (Change.SUSPENDED,),
     (Phase.ACTIVE, Phase.ENDED): (Change.CANCELLED,),
     (Phase.PAST_DUE, Phase.ACTIVE): (Change.ACTIVATED,),
+    (Phase.PAST_DUE, Phase.SUSPENDED): (Change.SUSPENDED,),
     (Phase.PAST_DUE, Phase.ENDED): (Change.CANCELLED,),
+    (Phase.SUSPENDED, Phase.ACTIVE): (Change.ACTIVATED,),
+    (Phase.SUSPENDED, Phase.PAST_DUE): (Change.ACTIVATED, Change.PAST_DUE),
+    (Phase.SUSPENDED, Phase.ENDED): (Change.CANCELLED,),
     (Phase.ENDED, Phase.ACTIVE): (Change.ACTIVATED,),
     (Phase.ENDED, Phase.PAST_DUE): (Change.ACTIVATED, Change.PAST_DUE),
+    (Phase.ENDED, Phase.SUSPENDED): (Change.SUSPENDED,),
 }
 
 
 def _contract_changes(before: Subscription, after: Subscription) -> list[Change]:
     found = []
-    old_end, new_end = before.current_period_end, after.current_period_end
+    old, new = before.facts, after.facts
+    old_end, new_end = old.current_period_end, new.current_period_end
     if after.status is Status.ACTIVE and old_end and new_end and new_end > old_end:
         found.append(Change.RENEWED)
-    if before.plan_id and after.plan_id and before.plan_id != after.plan_id:
+    if old.plan_id and new.plan_id and old.plan_id != new.plan_id:
         found.append(Change.PLAN_CHANGED)
     return found
 

@@ -17,6 +17,7 @@ from common.database import Sessions
 from common.errors import NotFound, Unavailable
 from common.logs import get_logger
 from common.messaging.connection import describe
+from subscription.domain import ENTITLING
 from subscription.models import Checkout, Customer, Plan, Subscription
 
 log = get_logger(__name__)
@@ -26,12 +27,11 @@ _FRESH_SECONDS: Final = 0.8
 # What was answered last is told for so long when nothing newer can be known.
 _LAST_KNOWN_SECONDS: Final = 24 * 3600
 _PATIENCE_SECONDS: Final = 2.0
-# Who is past due is reminded, not locked out.
-_ENTITLED: Final = (Status.ACTIVE, Status.PAST_DUE)
 
 
 class Entitlement(BaseModel):
-    """A subscription that entitles its customer to a plan; `until` is what is paid for so far."""
+    """A subscription that entitles its customer to a plan, by the tenant's policy; `until` is what
+    is paid for so far, or when it ends before that."""
 
     subscription_id: str
     plan_id: str | None
@@ -107,7 +107,7 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
         .where(
             Subscription.tenant == tenant,
             Subscription.customer_id.in_(ids),
-            Subscription.status.in_(_ENTITLED),
+            Subscription.phase.in_(ENTITLING),
         )
         .order_by(Subscription.created_at, Subscription.id)
     )
@@ -118,8 +118,8 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
             plan=plan.provider_plan_id if plan else None,
             name=plan.name if plan else None,
             status=Status(row.status),
-            until=row.current_period_end,
-            ends=row.cancel_at_period_end,
+            until=min(filter(None, (row.current_period_end, row.cancel_at)), default=None),
+            ends=row.cancel_at_period_end or row.cancel_at is not None,
         )
         for row, plan in (await session.execute(query)).all()
     ]

@@ -16,11 +16,11 @@ from common.contracts.payments import (
     PaymentRefunded,
     PaymentReported,
 )
-from common.contracts.subscriptions import PlanSnapshot, ProviderSubscription
+from common.contracts.subscriptions import PreviousSubscription, ProviderSubscription
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
 from subscription import commands, domain, models, recording, repository, settling
-from subscription.domain import Lifecycle, PaymentReport, Snapshot
+from subscription.domain import Facts, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
 
@@ -90,19 +90,18 @@ async def on_provider_subscription(work: Work, event: Event[ProviderSubscription
     )
     if report.plan is not None:
         await recording.keep_plan(work.session, event, report.provider, report.plan)
+    was = report.previous
     snapshot = Snapshot(
         at=event.time,
         event_id=event.id,
         lifecycle=Lifecycle(event.type.rpartition(".")[2]),
-        status=report.status,
-        plan_id=_plan_id(event, report.provider, report.plan),
-        current_period_end=report.current_period_end,
-        cancel_at_period_end=report.cancel_at_period_end,
+        facts=_facts(event, report, report.plan.plan_id if report.plan else None),
+        previous=_facts(event, was, was.plan_id) if was is not None else None,
+        recorded_at=event.recordedtime or event.time,
     )
     row = await _subscription(work.session, event, report.subscription_id)
     before = recording.read(row)
-    after, changes = domain.take_snapshot(before, snapshot)
-    await recording.write(work, event, row, before, after, changes)
+    await recording.write(work, event, row, before, domain.take_snapshot(before, snapshot))
     commands.confirm(work.session, event)
 
 
@@ -168,8 +167,7 @@ async def _report_payment(
     row = await _subscription(work.session, event, subscription)
     before = recording.read(row)
     report = PaymentReport(at=event.time, event_id=event.id, paid=paid)
-    after, changes = domain.take_payment(before, report)
-    await recording.write(work, event, row, before, after, changes)
+    await recording.write(work, event, row, before, domain.take_payment(before, report))
 
 
 async def _subscription(
@@ -179,8 +177,18 @@ async def _subscription(
     return await session.get_one(models.Subscription, id_)
 
 
-def _plan_id(event: Event[Any], provider: str, plan: PlanSnapshot | None) -> str | None:
-    return row_id(models.Plan, event.tenant, provider, plan.plan_id) if plan else None
+def _facts(
+    event: Event[ProviderSubscription],
+    said: ProviderSubscription | PreviousSubscription,
+    plan: str | None,
+) -> Facts:
+    return Facts(
+        status=said.status,
+        plan_id=_id(models.Plan, event, plan) if plan is not None else None,
+        current_period_end=said.current_period_end,
+        cancel_at_period_end=said.cancel_at_period_end,
+        cancel_at=said.cancel_at,
+    )
 
 
 def _id(table: type[models.Row], event: Event[Any], provider_id: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from common.contracts.event import derived_id
 from common.rows import TYPES, TenantRow
+from subscription.domain import ENTITLING
 from subscription.requests import NewCheckout
 
 # The provider of customers, plans and subscriptions that no provider keeps.
@@ -25,7 +26,7 @@ COMMAND_IN_METADATA: Final = "paybus_command"
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = TYPES | {dict[str, Any]: JSONB}
+    type_annotation_map = TYPES | {dict[str, Any]: JSONB, list[dict[str, Any]]: JSONB}
 
 
 class Row(TenantRow, Base):
@@ -73,21 +74,24 @@ class Subscription(Row):
 
     provider_subscription_id: Mapped[str]
     customer_id: Mapped[str]
-    # Derived by `domain`, kept for queries.
+    # Derived by `domain`, kept for queries. `phase` is the one that was published last.
     status: Mapped[str] = mapped_column(server_default="incomplete")
+    phase: Mapped[str] = mapped_column(server_default="unused")
     plan_id: Mapped[str | None]
     current_period_end: Mapped[datetime | None]
     cancel_at_period_end: Mapped[bool] = mapped_column(server_default="false")
-    # What it is derived from.
+    cancel_at: Mapped[datetime | None]
+    # What it is derived from. `snapshots` are all of the second `snapshot_at`; its status turned to
+    # `turned_status` at `turned_at`.
     ever_active: Mapped[bool] = mapped_column(server_default="false")
     snapshot_at: Mapped[datetime | None]
-    snapshot_event_id: Mapped[str | None]
-    snapshot_lifecycle: Mapped[str | None]
-    snapshot_status: Mapped[str | None]
+    snapshots: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
+    turned_at: Mapped[datetime | None]
+    turned_status: Mapped[str | None]
     payment_at: Mapped[datetime | None]
     payment_event_id: Mapped[str | None]
     payment_paid: Mapped[bool | None]
-    # For those that are ours: when its clock strikes next, and which period's end was told of.
+    # When its clock strikes next; for those that are ours, which period's end was told of.
     due_at: Mapped[datetime | None]
     reminded_of: Mapped[datetime | None]
     # For those that are ours: `now` or `period_end`, and since when somebody wants it to end so.
@@ -97,6 +101,10 @@ class Subscription(Row):
     gave_up_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+    @property
+    def entitles(self) -> bool:
+        return self.phase in ENTITLING
 
     __table_args__ = (
         Index("subscriptions_page", "tenant", "created_at", "id"),
@@ -198,7 +206,8 @@ class Refund(Row):
 
 class Command(Row):
     """Something that somebody wants done at the provider about `subject`, its customer or its
-    subscription. `confirmed_at` is when a report showed it."""
+    subscription. `begun` counts its calls, `ended` those of which the end is known; `accepted_at`
+    is when its caller was told that it will be done, `confirmed_at` when a report showed it."""
 
     __tablename__ = "commands"
 
@@ -211,6 +220,9 @@ class Command(Row):
     attempts: Mapped[int] = mapped_column(server_default="1")
     result: Mapped[dict[str, Any] | None]
     error: Mapped[str | None]
+    begun: Mapped[int] = mapped_column(server_default="0")
+    ended: Mapped[int] = mapped_column(server_default="0")
+    accepted_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -222,8 +234,23 @@ class Command(Row):
             "subject",
             postgresql_where=text("confirmed_at IS NULL"),
         ),
-        Index("commands_open", "updated_at", postgresql_where=text("status = 'open'")),
+        Index(
+            "commands_unfinished",
+            "updated_at",
+            postgresql_where=text("status IN ('open', 'accepted')"),
+        ),
     )
+
+
+class EntitlementPolicy(Base):
+    """What a tenant's customers may use while they don't pay."""
+
+    __tablename__ = "entitlement_policies"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    policy: Mapped[dict[str, Any]]
+    changed_by: Mapped[str]
+    changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 def row_id(table: type[Row], tenant: str, provider: str, provider_id: str) -> str:

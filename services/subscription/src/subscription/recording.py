@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common import rows
 from common.contracts.event import Event
 from common.contracts.payments import (
     Contact,
@@ -23,8 +26,8 @@ from common.contracts.subscriptions import (
 )
 from common.messaging.outbox import Work
 from subscription import domain, models, repository
-from subscription.domain import Change, Known, Lifecycle, PaymentReport, Snapshot
-from subscription.models import row_id
+from subscription.domain import Change, Known, PaymentReport, Phase, Policy, Snapshot
+from subscription.models import OURS, row_id
 
 
 async def update_contact(work: Work, event: Event[Any], customer_id: str, contact: Contact) -> None:
@@ -114,20 +117,16 @@ async def keep_plan(
 
 
 def read(row: models.Subscription) -> domain.Subscription:
-    snapshot = payment = None
-    if row.snapshot_at is not None:
-        snapshot = Snapshot(
-            at=row.snapshot_at,
-            event_id=row.snapshot_event_id or "",
-            lifecycle=Lifecycle(row.snapshot_lifecycle or ""),
-            status=Status(row.snapshot_status or ""),
-            plan_id=row.plan_id,
-            current_period_end=row.current_period_end,
-            cancel_at_period_end=row.cancel_at_period_end,
-        )
+    payment = turned = None
     if row.payment_at is not None:
         payment = PaymentReport(row.payment_at, row.payment_event_id or "", bool(row.payment_paid))
-    return domain.Subscription(snapshot, payment, row.ever_active)
+    if row.turned_at is not None:
+        turned = (row.turned_at, Status(row.turned_status or ""))
+    rivals = tuple(_STORED.validate_python({"at": row.snapshot_at, **e}) for e in row.snapshots)
+    return domain.Subscription(rivals, payment, row.ever_active, turned)
+
+
+_STORED: TypeAdapter[Snapshot] = TypeAdapter(Snapshot)
 
 
 async def write(
@@ -136,18 +135,28 @@ async def write(
     row: models.Subscription,
     before: domain.Subscription,
     after: domain.Subscription,
-    changes: Sequence[Change],
+    more: Sequence[Change] = (),
 ) -> None:
-    row.status = after.status
+    """Save it, and publish what changed by it, by the tenant's policy and the clock; and `more`."""
+    now = await clock(work.session)
+    policy = await policy_of(work.session, row)
+    phase = after.phase(policy, now)
+    changes = [*domain.changes((before, Phase(row.phase)), (after, phase)), *more]
+    row.status, row.phase = after.status, phase
     row.ever_active = after.ever_active
-    if after.snapshot is not None and after.snapshot is not before.snapshot:
-        row.plan_id = after.plan_id
-        row.current_period_end = after.current_period_end
-        row.cancel_at_period_end = after.cancel_at_period_end
-        row.snapshot_at = after.snapshot.at
-        row.snapshot_event_id = after.snapshot.event_id
-        row.snapshot_lifecycle = after.snapshot.lifecycle
-        row.snapshot_status = after.snapshot.status
+    if row.provider != OURS:  # which has a clock of its own
+        row.due_at = after.changes_at(policy, now)
+    if after.rivals is not before.rivals:
+        facts = after.facts
+        row.plan_id = facts.plan_id
+        row.current_period_end = facts.current_period_end
+        row.cancel_at_period_end, row.cancel_at = facts.cancel_at_period_end, facts.cancel_at
+        row.snapshot_at = after.rivals[0].at
+        row.snapshots = [
+            _STORED.dump_python(each, mode="json", exclude={"at"}) for each in after.rivals
+        ]
+    if after.turned is not None:
+        row.turned_at, row.turned_status = after.turned
     if after.payment is not None:
         row.payment_at = after.payment.at
         row.payment_event_id = after.payment.event_id
@@ -163,17 +172,41 @@ async def write(
                 provider=row.provider,
                 provider_subscription_id=row.provider_subscription_id,
                 status=after.status,
-                plan_id=after.plan_id,
-                current_period_end=after.current_period_end,
+                plan_id=after.facts.plan_id,
+                current_period_end=after.facts.current_period_end,
                 contact=Contact(email=customer.email, name=customer.name),
                 contact_sequence=customer.version,
-                previous_plan_id=before.plan_id if change is Change.PLAN_CHANGED else None,
+                previous_plan_id=before.facts.plan_id if change is Change.PLAN_CHANGED else None,
             ),
             subject=row.id,
             sequence=row.version,
             cause=event,
             tenant=row.tenant,
         )
+
+
+async def reassess(work: Work, event: Event[Any], row: models.Subscription) -> None:
+    """Nothing is reported of the (locked) subscription: its clock has struck, or its tenant's
+    policy was changed."""
+    subscription = read(row)
+    await write(work, event, row, subscription, subscription)
+
+
+async def clock(session: AsyncSession) -> datetime:
+    """The database's time, asked once for a transaction."""
+    if "now" not in session.info:
+        session.info["now"] = await rows.clock(session)
+    now: datetime = session.info["now"]
+    return now
+
+
+async def policy_of(session: AsyncSession, row: models.Subscription) -> Policy:
+    policies: dict[str, Policy] = session.info.setdefault("policies", {})
+    if row.tenant not in policies:
+        policies[row.tenant] = (await repository.policy(session, row.tenant)).as_rules()
+    policy = policies[row.tenant]
+    # A plan of our own says itself for how long who is past due is served.
+    return replace(policy, past_due_grace=None) if row.provider == OURS else policy
 
 
 def _known(value: str | None, at: datetime | None, event_id: str | None) -> Known:

@@ -1,4 +1,5 @@
-"""Subscriptions whose clock is ours: prolonged by payments, reminded, past due, expired."""
+"""Subscriptions whose clock is ours: prolonged by payments, reminded, past due, expired; and the
+grace of those that a provider keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from common.messaging.connection import describe
 from common.messaging.outbox import Work
 from common.scheduler import Every, Schedule, order_run
 from subscription import domain, models, periods, recording, repository
-from subscription.domain import Change, Lifecycle, Snapshot
+from subscription.domain import Change, Facts, Lifecycle, Snapshot
 from subscription.models import OURS, Checkout, row_id
 from subscription.requests import stored
 
@@ -44,18 +45,22 @@ async def renew(
         at=now,
         event_id=cause.id,
         lifecycle=Lifecycle.UPDATED,
-        status=term.status_at(now),
-        plan_id=row_id(models.Plan, row.tenant, OURS, _plan_of(paid[-1])),
-        current_period_end=term.end,
-        cancel_at_period_end=term.cancelled and now < term.end,
+        facts=Facts(
+            status=term.status_at(now),
+            plan_id=row_id(models.Plan, row.tenant, OURS, _plan_of(paid[-1])),
+            current_period_end=term.end,
+            cancel_at_period_end=term.cancelled and now < term.end,
+        ),
+        recorded_at=now,
     )
     before = recording.read(row)
-    after, changes = domain.replace_snapshot(before, snapshot)
+    reminders = []
     if term.expiring_at(now) and row.reminded_of != term.end:
         row.reminded_of = term.end
-        changes.append(Change.EXPIRING)
+        reminders.append(Change.EXPIRING)
     row.due_at = term.next_after(now)
-    await recording.write(work, cause, row, before, after, changes)
+    after = domain.replace_snapshot(before, snapshot)
+    await recording.write(work, cause, row, before, after, reminders)
 
 
 async def run(work: Work, event: Event[JobDue]) -> str:
@@ -68,7 +73,10 @@ async def run(work: Work, event: Event[JobDue]) -> str:
         id_ = row.id  # which can't be asked of a row that was rolled back
         try:
             async with work.alone():
-                await renew(work, event, row, paid[id_], now)
+                if row.provider == OURS:
+                    await renew(work, event, row, paid[id_], now)
+                else:
+                    await recording.reassess(work, event, row)
         except DBAPIError:
             raise
         except Exception as error:  # noqa: BLE001 - one that can't be read holds up nobody

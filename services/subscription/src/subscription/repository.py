@@ -11,12 +11,38 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.arrays import is_one_of
+from common.contracts.subscriptions import Status
+from subscription import models
 from subscription.models import Checkout, Payment, Plan, Reversal, Subscription
+from subscription.requests import EntitlementPolicy
 
 
 async def plans(session: AsyncSession, ids: Iterable[str]) -> Sequence[Plan]:
     """Not locked, for they are shared by all subscriptions."""
     return (await session.scalars(select(Plan).where(is_one_of(Plan.id, sorted(set(ids)))))).all()
+
+
+async def policy(session: AsyncSession, tenant: str) -> EntitlementPolicy:
+    row = await session.get(models.EntitlementPolicy, tenant)
+    return EntitlementPolicy.model_validate(row.policy if row else {}, extra="ignore")
+
+
+async def set_policy(
+    session: AsyncSession, tenant: str, wanted: EntitlementPolicy, by: str
+) -> None:
+    """Subscriptions that it is about are looked at again at the clock's next stroke."""
+    values = {"policy": wanted.model_dump(mode="json"), "changed_by": by}
+    row = insert(models.EntitlementPolicy).values(tenant=tenant, **values)
+    changed = values | {"changed_at": func.now()}
+    await session.execute(
+        row.on_conflict_do_update(index_elements=[models.EntitlementPolicy.tenant], set_=changed)
+    )
+    affected = (Status.PAST_DUE, Status.UNPAID, Status.PAUSED)
+    await session.execute(
+        update(Subscription)
+        .where(Subscription.tenant == tenant, Subscription.status.in_(affected))
+        .values(due_at=func.now())
+    )
 
 
 async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
 
 from common.accounts import DEFAULT
 from common.contracts.money import Currency, MinorUnits
+from subscription.domain import Policy
 
 ProviderName = Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterwave"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EntitlementPolicy(_Part):
+    """What a tenant's customers may use while they don't pay. By default who is past due is served
+    for thirty days; who is `unpaid` (Stripe has given up collecting) or `paused` (a trial ended
+    without a payment method) is not, until that changes."""
+
+    past_due: bool = Field(default=True, description="whether who is past due is entitled")
+    past_due_grace_days: int | None = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="for so long since then, at Stripe; null: as long as Stripe says `past_due`",
+    )
+    unpaid: bool = Field(default=False, description="whether who is unpaid is entitled")
+    paused: bool = Field(default=False, description="whether who is paused is entitled")
+
+    def as_rules(self) -> Policy:
+        days = self.past_due_grace_days
+        return Policy(
+            past_due=self.past_due,
+            past_due_grace=timedelta(days=days) if days is not None else None,
+            unpaid=self.unpaid,
+            paused=self.paused,
+        )
 
 
 class Buyer(_Part):

@@ -18,6 +18,12 @@ def webhook(provider: str, outcome: str) -> Histogram:
     return _webhooks.labels(provider, outcome)
 
 
+not_served = Counter(
+    "paybus_webhooks_not_served",
+    "Verified webhooks without an effect, by what their endpoint does not serve: account, mode.",
+    ["provider", "kind"],
+)
+
 ready = Gauge(
     "paybus_gateway_ready",
     "1 while webhooks can be taken in: the broker is connected, or a spool has room.",

@@ -143,8 +143,13 @@ class PaymentDisputed(Payload):
 
 
 class ProviderEvent(Payload):
-    """A verified webhook of a type that Paybus does not translate; `body` is its parsed JSON."""
+    """A verified webhook of a type that Paybus does not translate; `body` is its parsed JSON.
+
+    `not_served` is why one of a type that Paybus does translate has no effect: it is of another
+    account, or of another mode, than its endpoint serves.
+    """
 
     provider: str
     provider_type: str
     body: dict[str, Any]
+    not_served: str | None = None

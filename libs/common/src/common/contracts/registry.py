@@ -113,6 +113,11 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         SubscriptionChanged,
         "It was not renewed in time; `subscription.cancelled` follows.",
     ),
+    "subscription.suspended": EventType(
+        "subscriptions",
+        SubscriptionChanged,
+        "It entitles its customer to nothing for now: unpaid, paused, or past due for too long.",
+    ),
     "subscription.cancelled": EventType(
         "subscriptions", SubscriptionChanged, "The subscription ended."
     ),

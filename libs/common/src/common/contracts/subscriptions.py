@@ -15,6 +15,8 @@ class Status(StrEnum):
     INCOMPLETE = "incomplete"
     ACTIVE = "active"
     PAST_DUE = "past_due"
+    UNPAID = "unpaid"  # the provider has given up collecting, and keeps the subscription
+    PAUSED = "paused"  # a trial ended without a payment method: nothing is charged until it resumes
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 
@@ -29,8 +31,22 @@ class PlanSnapshot(Payload):
     interval: str | None = None
 
 
+class PreviousSubscription(Payload):
+    """What was so of a subscription before the change that an event reports."""
+
+    status: Status
+    plan_id: Id | None = None
+    current_period_end: AwareDatetime | None = None
+    cancel_at_period_end: bool = False
+    cancel_at: AwareDatetime | None = None
+
+
 class ProviderSubscription(Payload):
-    """A provider's snapshot of one subscription at the event's `time`."""
+    """A provider's snapshot of one subscription at the event's `time`.
+
+    `cancel_at` is when it ends, if that is decided; `previous` is what was so before, where the
+    provider says so: of two snapshots of one second it tells which is the later.
+    """
 
     provider: str
     subscription_id: Id
@@ -39,6 +55,8 @@ class ProviderSubscription(Payload):
     plan: PlanSnapshot | None = None
     current_period_end: AwareDatetime | None = None
     cancel_at_period_end: bool = False
+    cancel_at: AwareDatetime | None = None
+    previous: PreviousSubscription | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
 
 

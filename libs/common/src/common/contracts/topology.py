@@ -103,6 +103,7 @@ QUEUES: Final = (
         "provisioning.subscriptions",
         (
             Binding("subscriptions", "subscription.activated"),
+            Binding("subscriptions", "subscription.suspended"),
             Binding("subscriptions", "subscription.cancelled"),
             Binding("subscriptions", "customer.changed"),
         ),

@@ -5,13 +5,15 @@ https://docs.stripe.com/api. Each command can be begun again: it looks first whe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import stripe
 from stripe.params import InvoiceCreatePreviewParams, SubscriptionCreateParams
 
-from common.outside import Refused
+from common.errors import RateLimited
+from common.outside import NoAnswer, Refused
 from common.stripe_sdk import stripe_answers, with_key
 from subscription.billing import (
     ApplyCoupon,
@@ -33,6 +35,26 @@ class StripeBilling:
     def __init__(self, client: stripe.StripeClient) -> None:
         self._v1 = client.v1
 
+    async def find(self, attempt: Attempt) -> dict[str, Any] | None:
+        """What became of the command, if Stripe shows it to be done; None when it is not. Raises
+        what `common.outside.call` raises."""
+        subject = attempt.subject
+        with stripe_answers():
+            match attempt.wanted:
+                case NewSubscription():
+                    return await self._found_subscription(attempt)
+                case SetDefault(payment_method=method):
+                    customer = (await self._v1.customers.retrieve_async(subject)).to_dict()
+                    chosen = (customer.get("invoice_settings") or {}).get("default_payment_method")
+                    return {"default_payment_method": method} if _id(chosen) == method else None
+                case Detach(payment_method=method):
+                    found = (await self._v1.payment_methods.retrieve_async(method)).to_dict()
+                    return {"detached": method} if found.get("customer") is None else None
+                case NewSetupIntent():
+                    return None  # which nobody has seen, and nobody will
+                case ChangePlan() | Cancel() | Resume() | ApplyCoupon():
+                    return await self._found_change(attempt)
+
     async def do(self, attempt: Attempt) -> dict[str, Any]:  # noqa: PLR0911 - a case, an answer
         """What became of the command, as it is kept. Raises what `common.outside.call` raises."""
         subject = attempt.subject
@@ -46,7 +68,8 @@ class StripeBilling:
                     return await self._cancel_now(attempt)
                 case Cancel():
                     await self._freed(attempt.subject)
-                    return await self._update(attempt, {"cancel_at_period_end": True})
+                    with partly_done():
+                        return await self._update(attempt, {"cancel_at_period_end": True})
                 case Resume():
                     return await self._resume(attempt)
                 case ApplyCoupon(coupon=coupon):
@@ -137,10 +160,48 @@ class StripeBilling:
             session = await self._v1.billing_portal.sessions.create_async(params)
         return str(session.url)
 
-    async def _subscribe(self, attempt: Attempt, wanted: NewSubscription) -> dict[str, Any]:
+    async def _found_subscription(self, attempt: Attempt) -> dict[str, Any] | None:
         async for each in self._subscriptions(attempt.subject):
             if (each.get("metadata") or {}).get(COMMAND_IN_METADATA) == attempt.id:
                 return _shown(each)
+        return None
+
+    async def _found_change(self, attempt: Attempt) -> dict[str, Any] | None:
+        params: Any = {"expand": ["discounts"]}
+        now = await self._v1.subscriptions.retrieve_async(attempt.subject, params)
+        found = now.to_dict()
+        match attempt.wanted:
+            case ChangePlan(plan_id=plan, when="period_end") if _plan(_item(found)) != plan:
+                return await self._found_plan_change(found, plan)
+            case ChangePlan(plan_id=plan):
+                is_done = _plan(_item(found)) == plan
+            case Cancel(when="now"):
+                is_done = found["status"] == "canceled"
+            case Cancel():
+                is_done = _ends(found) or found["status"] == "canceled"
+            case Resume():
+                is_done = not _ends(found) and found["status"] != "canceled"
+            case ApplyCoupon(coupon=coupon):
+                is_done = coupon in _coupons(found)
+            case _:
+                is_done = False
+        return _shown(found) if is_done else None
+
+    async def _found_plan_change(
+        self, subscription: Mapping[str, Any], plan: str
+    ) -> dict[str, Any] | None:
+        name = _id(subscription.get("schedule"))
+        if name is None:
+            return None
+        schedule = (await self._v1.subscription_schedules.retrieve_async(name)).to_dict()
+        last = schedule["phases"][-1]["items"][0]
+        if _id(last["price"]) != plan:
+            return None
+        return _shown(subscription) | {"next_plan": plan, "schedule": name}
+
+    async def _subscribe(self, attempt: Attempt, wanted: NewSubscription) -> dict[str, Any]:
+        if (found := await self._found_subscription(attempt)) is not None:
+            return found
         params: SubscriptionCreateParams = {
             "customer": attempt.subject,
             "items": [{"price": wanted.plan_id}],
@@ -170,13 +231,14 @@ class StripeBilling:
         found = await self._freed(attempt.subject, found)
         if _plan(item) == wanted.plan_id:
             return _shown(found)  # done before, or nothing to do: not prorated twice
-        return await self._update(
-            attempt,
-            {
-                "items": [{"id": item["id"], "price": wanted.plan_id}],
-                "proration_behavior": _prorate(wanted.prorate),
-            },
-        )
+        with partly_done():
+            return await self._update(
+                attempt,
+                {
+                    "items": [{"id": item["id"], "price": wanted.plan_id}],
+                    "proration_behavior": _prorate(wanted.prorate),
+                },
+            )
 
     async def _freed(self, subject: str, found: dict[str, Any] | None = None) -> dict[str, Any]:
         """The subscription without a schedule: a change that was planned for later does not come,
@@ -200,7 +262,8 @@ class StripeBilling:
             with with_key():
                 made = await self._v1.subscription_schedules.create_async(params, _once(attempt))
             name = made.id
-        schedule = (await self._v1.subscription_schedules.retrieve_async(name)).to_dict()
+        with partly_done():
+            schedule = (await self._v1.subscription_schedules.retrieve_async(name)).to_dict()
         began = (schedule.get("current_phase") or {}).get("start_date")
         phases_now = [each for each in schedule["phases"] if each["start_date"] == began]
         now = (phases_now or schedule["phases"])[0]
@@ -221,7 +284,8 @@ class StripeBilling:
             },
         ]
         changed: Any = {"phases": phases, "end_behavior": "release", "proration_behavior": "none"}
-        await self._v1.subscription_schedules.update_async(name, changed)
+        with partly_done():
+            await self._v1.subscription_schedules.update_async(name, changed)
         return _shown(found) | {"next_plan": wanted.plan_id, "schedule": name}
 
     async def _cancel_now(self, attempt: Attempt) -> dict[str, Any]:
@@ -238,19 +302,32 @@ class StripeBilling:
         found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
         if found["status"] == "canceled":
             raise Refused("says that it is over: subscribe anew", 409)
-        if not found["cancel_at_period_end"]:
+        if not _ends(found):
             return _shown(found)
         await self._freed(attempt.subject, found)
-        return await self._update(attempt, {"cancel_at_period_end": False})
+        # In flexible billing the portal sets `cancel_at` alone.
+        # https://docs.stripe.com/billing/subscriptions/billing-mode
+        for field, value in (("cancel_at_period_end", False), ("cancel_at", "")):
+            if found.get(field):
+                with partly_done():
+                    found = await self._changed(attempt, {field: value}, part=f".{field}")
+        if _ends(found):
+            raise Refused("says that it ends all the same: see its dashboard", 409)
+        return _shown(found)
 
     async def _update(self, attempt: Attempt, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return _shown(await self._changed(attempt, changes))
+
+    async def _changed(
+        self, attempt: Attempt, changes: Mapping[str, Any], *, part: str = ""
+    ) -> dict[str, Any]:
         with with_key():
             done = await self._v1.subscriptions.update_async(
                 attempt.subject,
                 dict(changes),  # type: ignore[arg-type]
-                _once(attempt),
+                _once(attempt, part),
             )
-        return _shown(done.to_dict())
+        return done.to_dict()
 
     async def _detach(self, attempt: Attempt, method: str) -> dict[str, Any]:
         found = (await self._v1.payment_methods.retrieve_async(method)).to_dict()
@@ -262,8 +339,19 @@ class StripeBilling:
         return {"detached": method}
 
 
-def _once(attempt: Attempt) -> Any:
-    return {"idempotency_key": f"{attempt.id}.{attempt.number}"}
+@contextmanager
+def partly_done() -> Iterator[None]:
+    """Around a call after one that changed something: that Stripe is asked too often does not mean
+    any more that nothing was done."""
+    try:
+        with stripe_answers():
+            yield
+    except RateLimited as error:
+        raise NoAnswer(f"{error}, after a part of it was done") from error
+
+
+def _once(attempt: Attempt, part: str = "") -> Any:
+    return {"idempotency_key": f"{attempt.id}.{attempt.number}{part}"}
 
 
 def _mark(attempt: Attempt) -> dict[str, Any]:
@@ -296,6 +384,22 @@ def _discounts(phase: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _ends(subscription: Mapping[str, Any]) -> bool:
+    """Whether its end is decided: `cancel_at_period_end`, or in flexible billing `cancel_at`
+    alone."""
+    return bool(subscription.get("cancel_at_period_end") or subscription.get("cancel_at"))
+
+
+def _coupons(subscription: Mapping[str, Any]) -> set[str | None]:
+    """Of its discounts: since 2025-09-30 under `source`, before that by themselves."""
+    found: set[str | None] = set()
+    for each in subscription.get("discounts") or ():
+        discount = each if isinstance(each, dict) else {}
+        source = discount.get("source") or {}
+        found |= {_id(discount.get("coupon")), _id(source.get("coupon")), _id(each)}
+    return found
+
+
 def _id(value: Any) -> str | None:
     """Of what is an id, or was expanded."""
     found = value["id"] if isinstance(value, dict) else value
@@ -308,4 +412,5 @@ def _shown(subscription: Mapping[str, Any]) -> dict[str, Any]:
         "status": subscription["status"],
         "plan": _plan(_item(subscription)),
         "cancel_at_period_end": bool(subscription.get("cancel_at_period_end")),
+        "cancel_at": subscription.get("cancel_at"),
     }

@@ -133,14 +133,18 @@ class Provider(ABC):
         id_: str,
         proof: Proof,
         time: datetime | None = None,
+        not_served: str | None = None,
     ) -> Event[Any]:
-        """A verified call of a type that nobody asked for yet goes to the journal.
+        """A verified call of a type that nobody asked for yet goes to the journal; so does one that
+        the endpoint does not serve.
 
         Raises `ValueError` for a body that nobody could read inside an envelope.
         """
         event = self.event(
             f"provider.{self.name}.{type_}",
-            ProviderEvent(provider=self.name, provider_type=type_, body=body),
+            ProviderEvent(
+                provider=self.name, provider_type=type_, body=body, not_served=not_served
+            ),
             id_=id_,
             subject=id_,
             proof=proof,

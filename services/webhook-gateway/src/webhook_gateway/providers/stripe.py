@@ -7,12 +7,13 @@ subscription's period to its items and an invoice's subscription under `parent`.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import stripe
-from pydantic import HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event, Payload
@@ -24,8 +25,13 @@ from common.contracts.payments import (
     PaymentReported,
 )
 from common.contracts.payouts import TransferReported
-from common.contracts.subscriptions import PlanSnapshot, ProviderSubscription, Status
-from webhook_gateway import providers
+from common.contracts.subscriptions import (
+    PlanSnapshot,
+    PreviousSubscription,
+    ProviderSubscription,
+    Status,
+)
+from webhook_gateway import metrics, providers
 from webhook_gateway.providers import Object, Proof, Provider, VerificationFailed
 from webhook_gateway.providers.authentic import the_header
 from webhook_gateway.times import from_seconds, parse
@@ -39,10 +45,23 @@ _SIGNED = Proof("signature")
 
 class Options(providers.Options):
     """`api_key` (a restricted one that reads events will do) is for reading the event list. Without
-    it, what Stripe could not deliver stays undelivered."""
+    it, what Stripe could not deliver stays undelivered.
+
+    The endpoint serves the events of its own account, and of the connected `accounts` that are
+    named, in one `mode`: that of the key, or `live`. Of other connected accounts only payouts
+    count, which are what we paid them.
+    """
 
     api_key: SecretStr = SecretStr("")
     base_url: HttpUrl = HttpUrl("https://api.stripe.com")
+    accounts: frozenset[Annotated[str, Field(pattern=r"^acct_\w{1,60}$")]] = frozenset()
+    mode: Literal["live", "test"] | None = None
+
+    @property
+    def is_live(self) -> bool:
+        if self.mode is not None:
+            return self.mode == "live"
+        return not re.match(r"[sr]k_test_", self.api_key.get_secret_value())
 
 
 class Stripe(Provider):
@@ -77,23 +96,57 @@ class Stripe(Provider):
                 self.untranslated(provider_type, webhook, id_=webhook["id"], proof=proof, time=time)
             ]
         time = from_seconds(webhook["created"])
-        if provider_type not in _TRANSLATIONS:
-            body = {key: webhook[key] for key in ("id", "type", "created", "data")}
+        not_served = self._not_served(webhook)
+        if provider_type not in _TRANSLATIONS or not_served is not None:
             return [
-                self.untranslated(provider_type, body, id_=webhook["id"], proof=proof, time=time)
+                self.untranslated(
+                    provider_type,
+                    webhook,
+                    id_=webhook["id"],
+                    proof=proof,
+                    time=time,
+                    not_served=not_served if provider_type in _TRANSLATIONS else None,
+                )
             ]
         snapshot: Object = webhook["data"]["object"]
         domain_type, translation = _TRANSLATIONS[provider_type]
+        payload = translation(snapshot)
+        if isinstance(payload, ProviderSubscription):
+            changed = webhook["data"].get("previous_attributes")
+            payload = payload.model_copy(update={"previous": _previous(snapshot, changed)})
         return [
             self.event(
                 domain_type,
-                translation(snapshot),
+                payload,
                 id_=webhook["id"],
                 subject=snapshot.get("id") or webhook["id"],
                 proof=proof,
                 time=time,
             )
         ]
+
+    def _not_served(self, webhook: Object) -> str | None:
+        """Why the event has no effect, if it has none. `account` is the connected account whose
+        event it is, `livemode` whether it is of live mode
+        (https://docs.stripe.com/connect/webhooks): a live Connect endpoint gets test events, too.
+        """
+        kind = None
+        account, live = webhook.get("account"), webhook.get("livemode")
+        if isinstance(live, bool) and live is not self.options.is_live:
+            kind = "mode"
+            said = f"it is of {'live' if live else 'test'} mode, which the endpoint does not serve"
+        elif account and account not in self.options.accounts and not _is_payout(webhook):
+            kind = "account"
+            said = f"it is of the connected account {account}, which the endpoint does not serve"
+        if kind is None:
+            return None
+        if webhook["type"] in _TRANSLATIONS:
+            metrics.not_served.labels(self.name, kind).inc()
+        return said
+
+
+def _is_payout(webhook: Object) -> bool:
+    return str(webhook["type"]).startswith("payout.")
 
 
 def _refuse_future(header: str) -> None:
@@ -190,10 +243,35 @@ def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
             plan=_plan(first.get("price") or first.get("plan") or subscription.get("plan")),
             current_period_end=from_seconds(ends) if ends else None,
             cancel_at_period_end=bool(subscription.get("cancel_at_period_end")),
+            cancel_at=from_seconds(at) if (at := subscription.get("cancel_at")) else None,
             metadata=_metadata(subscription),
         )
 
     return translate
+
+
+def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription | None:
+    """What was so before a change. `previous_attributes` has the former values of what changed,
+    arrays whole (https://docs.stripe.com/api/events/object#event_object-data)."""
+    if not changed:
+        return None
+    before = _subscription(ended=False)(_merged(snapshot, changed))
+    return PreviousSubscription(
+        status=before.status,
+        plan_id=before.plan.plan_id if before.plan else None,
+        current_period_end=before.current_period_end,
+        cancel_at_period_end=before.cancel_at_period_end,
+        cancel_at=before.cancel_at,
+    )
+
+
+def _merged(now: Object, changed: Object) -> Object:
+    merged = dict(now)
+    for key, value in changed.items():
+        there = merged.get(key)
+        nested = isinstance(value, Mapping) and isinstance(there, Mapping)
+        merged[key] = _merged(there or {}, value) if nested else value
+    return merged
 
 
 def _plan(price: Object | None) -> PlanSnapshot | None:
@@ -256,8 +334,8 @@ _STATUS: Mapping[str, Status] = {
     "trialing": Status.ACTIVE,
     "active": Status.ACTIVE,
     "past_due": Status.PAST_DUE,
-    "unpaid": Status.PAST_DUE,
-    "paused": Status.PAST_DUE,
+    "unpaid": Status.UNPAID,
+    "paused": Status.PAUSED,
     "canceled": Status.CANCELLED,
 }
 
@@ -273,6 +351,8 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "invoice.payment_failed": ("payment.failed", _invoice("amount_due")),
     "customer.subscription.created": ("provider_subscription.created", _subscription(ended=False)),
     "customer.subscription.updated": ("provider_subscription.updated", _subscription(ended=False)),
+    "customer.subscription.paused": ("provider_subscription.updated", _subscription(ended=False)),
+    "customer.subscription.resumed": ("provider_subscription.updated", _subscription(ended=False)),
     "customer.subscription.deleted": ("provider_subscription.deleted", _subscription(ended=True)),
     "charge.refunded": ("payment.refunded", _refund),
     "charge.dispute.created": ("payment.disputed", _dispute),
