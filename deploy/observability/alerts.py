@@ -333,6 +333,14 @@ ALERTS: Final[Sequence[Alert]] = (
         {'paybus_payouts_doubled_total{provider="fapshi"}': "0x100"},
     ),
     Alert(
+        "PaymentDuplicated",
+        "sum(increase(paybus_payments_duplicated_total[1h])) or vector(0)",
+        0, "0m", "ticket", "A payer was charged twice for one checkout: the second charge has to go back",
+        "payments",
+        {'paybus_payments_duplicated_total{provider="flutterwave"}': "0x30 1x100"},
+        {'paybus_payments_duplicated_total{provider="flutterwave"}': "0x100"},
+    ),
+    Alert(
         "ReconciliationDifference",
         "max(paybus_payout_differences)",
         0, "15m", "ticket", "A provider's books and ours differ",

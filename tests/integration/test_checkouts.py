@@ -97,6 +97,55 @@ def test_less_than_was_asked_for_makes_nothing_active(paybus: Paybus) -> None:
     assert "paid less than was asked for" in paybus.log("subscription-worker")
 
 
+@pytest.mark.parametrize("called", [True, False])
+def test_a_page_that_is_paid_once_more_is_said_to_have_to_go_back(
+    paybus: Paybus, called: bool
+) -> None:
+    """Flutterwave's `tx_ref` can be charged again: by its call that is seen at once, without one
+    when nobody can pay any more."""
+    counted = ("webhook-gateway-worker", "paybus_payments_duplicated_total")
+    before = paybus.metric(*counted, provider="flutterwave")
+    checkout = start(paybus, order("flutterwave"))
+    settle(paybus, checkout)
+    until_status(paybus, checkout, "paid")
+    subscription = until_subscription(paybus, checkout, "active")
+    sandbox(paybus, "PUT", "/_delivery", drop=0 if called else 1)
+    sandbox(paybus, "POST", f"/_payments/flutterwave/_{checkout['reference']}/again")
+    for _ in range(2):
+        ask_now(paybus)
+
+        def error() -> str:
+            return str(read(paybus, "checkouts", checkout["id"])["error"])
+
+        until(lambda: "paid once more" in error(), what="it is said what has to go back")
+        assert f"give {AMOUNT} XAF" in error()
+    sandbox(paybus, "PUT", "/_delivery", drop=0)
+    kept = paybus.api(
+        "GET", "subscription", f"/v1/payments?customer_id={checkout['customer_id']}"
+    ).json()["items"]
+    assert [each["amount"] for each in kept] == [AMOUNT, AMOUNT]
+    assert paybus.metric(*counted, provider="flutterwave") == before + 1
+    now = read(paybus, "subscriptions", checkout["subscription_id"])
+    assert now["current_period_end"] == subscription["current_period_end"], "it buys nothing"
+
+
+def test_money_that_no_checkout_asked_for_is_kept_and_said(paybus: Paybus) -> None:
+    """After a restore the database may have forgotten what its customers are paying for."""
+    counted = ("subscription-worker", "paybus_payments_unclaimed_total")
+    before = paybus.metric(*counted, provider="fapshi")
+    checkout = start(paybus, order("fapshi"))
+    paybus.sql("subscription", "DELETE FROM checkouts WHERE id = %s", checkout["id"])
+    settle(paybus, checkout)
+    query = "SELECT paid FROM payments WHERE provider_payment_id = %s"
+    reference = checkout["reference"]
+    until(
+        lambda: paybus.sql("subscription", query, reference) == [(True,)],
+        what="it is kept",
+    )
+    assert paybus.metric(*counted, provider="fapshi") == before + 1
+    assert "money came that no checkout here has asked for" in paybus.log("subscription-worker")
+
+
 def test_a_payment_for_no_plan_is_kept_with_its_customer(paybus: Paybus) -> None:
     checkout = start(paybus, order("fapshi", plan=None))
     settle(paybus, checkout)

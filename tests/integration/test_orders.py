@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from common.contracts.event import root
-from common.contracts.payments import CheckoutSettled
+from common.contracts.payments import CheckoutSettled, RefundRequested
 from conftest import MakePaybus
 from devstack.system import introduce
 from support import payouts
@@ -120,6 +120,23 @@ def test_a_late_payment_is_settled_by_the_rule(paybus: Paybus, rule: str, state:
     (refund,) = until_refunds(paybus, order, "succeeded")
     assert refund["reason"] == "paid after the order was cancelled"
     assert refunds_at_stripe(paybus, payment) == [500]
+
+
+@pytest.mark.parametrize("provider", ["fapshi", "flutterwave"])
+def test_a_payment_in_time_that_is_heard_of_late_keeps_the_order(
+    paybus: Paybus, provider: str
+) -> None:
+    """Its time is the provider's, not that of our question."""
+    late = {"grace_seconds": 6, "reminder_seconds": 0, "late_payment": "refund"}
+    set_terms(paybus, currency="XAF", holding_seconds=60, **late)
+    order = place(paybus, line("ama", 500))
+    pay(paybus, start_payment(paybus, order, provider), silently=True)
+    paybus.sql("webhook-gateway", "UPDATE watched_payments SET ask_at = now() + interval '1 hour'")
+    until_state(paybus, order, "cancelled")
+    ask_now(paybus)
+    paid = until_state(paybus, order, "paid")
+    assert [each["verdict"] for each in paid["payments"]] == ["reopened"]
+    assert paid["refunds"] == []
 
 
 def test_an_order_that_is_paid_twice_gets_one_payment_back(paybus: Paybus) -> None:
@@ -250,6 +267,45 @@ def test_where_a_provider_has_no_refunds_somebody_pays_back_by_hand(paybus: Payb
     confirmed = done(paybus, "POST", f"refunds/{refund['id']}/confirm")
     assert confirmed["state"] == "succeeded"
     assert call(paybus, "POST", f"refunds/{refund['id']}/confirm").status_code == 409
+
+
+def test_a_refund_that_could_not_even_be_begun_is_told_to_have_failed(paybus: Paybus) -> None:
+    """Else whoever asked for it would wait for ever, and its replay might pay what was paid back
+    by hand meanwhile."""
+    paybus.tap("payments", "refund.*")
+    wanted = RefundRequested(
+        refund_id=uuid4().hex,
+        checkout_id="which there is not",
+        amount=500,
+        currency="USD",
+        reason="sold out",
+    )
+    event = root(
+        id=uuid4().hex,
+        type="refund.requested",
+        source="/orders",
+        subject=wanted.refund_id,
+        tenant="default",
+        data=wanted,
+    )
+    again = wanted.model_copy(update={"again": True})
+    # The second one is the first one that is replayed, the third an operator's.
+    for sequence, data in ((1, wanted), (1, wanted), (2, again)):
+        asked = event.model_copy(update={"id": uuid4().hex, "sequence": sequence, "data": data})
+        paybus.publish_to("payments", "refund.requested", asked.encode().decode())
+
+    def settled() -> list[dict[str, Any]]:
+        found = (each for each in paybus.tapped() if each["type"] == "refund.settled")
+        return [each["data"] for each in found if each["subject"] == wanted.refund_id]
+
+    until(
+        lambda: paybus.dead_letters().get("subscription.refunds.dead", 0) >= 3,
+        what="they wait to be replayed",
+    )
+    until(lambda: len(settled()) == 2, what="each request is answered once")
+    for told in settled():
+        assert (told["status"], told["amount"]) == ("failed", 500)
+        assert "there is no checkout" in told["reason"]
 
 
 def test_a_seller_whom_payouts_does_not_know_is_a_dead_letter(paybus: Paybus) -> None:

@@ -86,6 +86,23 @@ def test_stripe_pays_from_a_connected_account_to_its_bank(paybus: Paybus) -> Non
     until_told_last(paybus, payout["id"], "payout.paid")
 
 
+def test_stripe_pays_out_forints_in_whole_hundreds_and_keeps_the_rest(paybus: Paybus) -> None:
+    threshold = {"kind": "threshold", "minimum": 1000}
+    account = details("stripe", via="payout")
+    ama = add(paybus, "stripe", currency="HUF", details=account, schedule=threshold)
+    refused = post(paybus, "payouts", request_for(ama, 1250))
+    assert (refused.status_code, "multiples of 100" in refused.text) == (400, True)
+    credit = {"amount": 123_450, "currency": "HUF", "reason": "sold"}
+    assert post(paybus, f"recipients/{ama['id']}/credits", credit).status_code == 201
+    paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
+    until(lambda: balances(paybus, ama).get("paid") == 123_400, what="whole hundreds are paid")
+    assert balances(paybus, ama)["available"] == 50
+    krona = add(paybus, "stripe", currency="ISK")
+    done = until_state(paybus, order(paybus, krona, 500), "paid")
+    assert done["amount"] == 500
+    assert [each["amount"] for each in transfers(paybus, done)] == [50_000]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("how", ["lost", "error_after", "error"])
 def test_an_unknown_outcome_is_looked_up_before_anything_is_sent_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -69,6 +70,34 @@ def test_webhook_and_poll_together_tell_it_once(paybus: Paybus, provider: str) -
     until(lambda: paybus.depths()["webhook-gateway.payments"] == 0, what="they are taken")
     until(payment.closed, what="they are asked about")
     assert payment.told() == ["payment.succeeded"]
+
+
+_AGO = timedelta(hours=-2)
+_TIMES = [
+    ("fapshi", _AGO, True),
+    ("flutterwave", _AGO, True),
+    ("mtn-momo", _AGO, False),  # these two say nothing of a time
+    ("orange-money", _AGO, False),
+    ("fapshi", timedelta(hours=1), False),  # a clock or a time zone of theirs
+    ("fapshi", timedelta(days=-20_000), False),  # no time of this payment's
+]
+
+
+@pytest.mark.parametrize(("provider", "ago", "said"), _TIMES)
+def test_a_payment_s_time_is_the_provider_s_where_it_gives_one(
+    paybus: Paybus, provider: str, ago: timedelta, said: bool
+) -> None:
+    deliver(paybus, drop=1)
+    payment = checkout(paybus, provider)
+    before = datetime.now(UTC)
+    paid = (before + ago).replace(microsecond=0)
+    url = f"/_payments/{provider}/_{payment.reference}"
+    sandbox(paybus, "PUT", url, standing="succeeded", at=paid.isoformat())
+    payment.announce_and_ask()
+    until(lambda: payment.told() == ["payment.succeeded"], what="it is told")
+    (told,) = payment.events()
+    at = datetime.fromisoformat(told["time"])
+    assert at == paid if said else before <= at <= datetime.now(UTC)
 
 
 def test_a_callback_that_overtakes_the_announcement_is_asked_about_all_the_same(

@@ -77,6 +77,22 @@ def test_another_session_that_names_the_checkout_pays_nothing(paybus: Paybus) ->
     assert error == "paid 499999 EUR, not 500000 EUR (minor units)"
 
 
+def test_a_currency_that_stripe_counts_otherwise_is_paid_in_full(
+    paybus: Paybus, stripe_url: str
+) -> None:
+    """https://docs.stripe.com/currencies#special-cases"""
+    checkout = start(paybus, order("stripe", plan=None, amount=500, currency="ISK"))
+    assert (checkout["amount"], checkout["currency"]) == (500, "ISK")
+    session = f"{stripe_url}/v1/checkout/sessions/{checkout['reference']}"
+    there = paybus.http.get(session, auth=("sk_test_paybus", "")).json()
+    assert there["amount_total"] == 50_000
+    paid = f"{stripe_url}/_config/checkout/{checkout['reference']}/pay"
+    paybus.http.post(paid).raise_for_status()
+    until_status(paybus, checkout, "paid")
+    refused = post(paybus, order("stripe", plan=None, amount=12_345, currency="KWD"))
+    assert (refused.status_code, "multiples of 10" in refused.text) == (400, True)
+
+
 def test_a_stripe_session_that_nobody_completes_expires(paybus: Paybus, stripe_url: str) -> None:
     checkout = start(paybus, order("stripe", **PRO))
     gone = f"{stripe_url}/_config/checkout/{checkout['reference']}/expire"

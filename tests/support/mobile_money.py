@@ -59,9 +59,14 @@ class Checkout:
         ask_now(self.paybus)
 
     def closed(self) -> bool:
-        """Whether nothing is asked about it any more, nor was a moment ago."""
-        ask_now(self.paybus)
-        query = "SELECT ask_at IS NULL FROM watched_payments WHERE reference = %s"
+        """Whether nothing is asked about it any more, nor was a moment ago; of what is paid, not
+        before the last look for a further charge."""
+        due = "UPDATE watched_payments SET ask_at = now() WHERE reference = %s AND ask_at < now() "
+        self.paybus.sql("webhook-gateway", due + "+ interval '2 minutes'", self.reference)
+        query = (
+            "SELECT ask_at IS NULL OR (told = 'succeeded' AND ask_at > now() + interval '2 min') "
+            "FROM watched_payments WHERE reference = %s"
+        )
         return self.paybus.sql("webhook-gateway", query, self.reference) == [(True,)]
 
     def _watched(self) -> bool:

@@ -6,18 +6,31 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Header, HTTPException, Request, Response
 from pydantic import BaseModel
 
-from sandbox.payments import MobileMoney, Payment, Standing, fapshi, flutterwave, mtn
+from sandbox.payments import (
+    MobileMoney,
+    Payment,
+    Standing,
+    fapshi,
+    flutterwave,
+    flutterwave_charges,
+    mtn,
+)
 from sandbox.postman import Delivery
 
 
 class Settle(BaseModel):
+    """`at` is when the payer paid, if not now; `silently` whether no callback goes."""
+
     standing: Standing
+    at: datetime | None = None
+    silently: bool = False
 
 
 class MixUp(BaseModel):
@@ -50,7 +63,13 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
 
     @router.put("/_payments/{provider}/_{reference}")
     async def settle(provider: str, reference: str, settle: Settle) -> None:
-        money.settle(money.known(provider, reference), settle.standing)
+        payment = money.known(provider, reference)
+        money.settle(payment, settle.standing, settle.at, silently=settle.silently)
+
+    @router.post("/_payments/flutterwave/_{reference}/again")
+    async def charge_again(reference: str) -> None:
+        """The payer pays the same once more."""
+        money.charge_again(money.known("flutterwave", reference))
 
     @router.put("/_payments/{provider}/_{reference}/mix_up")
     async def mix_up(provider: str, reference: str, other: MixUp) -> None:
@@ -206,3 +225,12 @@ def _add_flutterwave(router: APIRouter, money: MobileMoney, public_url: str) -> 
             raise HTTPException(400, "No transaction was found for this id")
         message = "Transaction fetched successfully"
         return {"status": "success", "message": message, "data": flutterwave(payment)}
+
+    @router.get("/flutterwave/v3/transactions")
+    async def listed(tx_ref: str, status: str = "") -> dict[str, Any]:
+        """https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
+        payment = money.find("flutterwave", tx_ref)
+        found = [] if payment.standing == "pending" else flutterwave_charges(payment)
+        found = [each for each in found if status in {"", each["status"]}]
+        pages = {"page_info": {"total": len(found), "current_page": 1, "total_pages": 1}}
+        return {"status": "success", "message": "ok", "meta": pages, "data": found}

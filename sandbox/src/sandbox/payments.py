@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import HTTPException
@@ -17,7 +18,8 @@ Standing = Literal["pending", "succeeded", "failed", "expired"]
 @dataclass
 class Payment:
     """`reference` is the provider's own name for it, `external` the merchant's; `asked` is how
-    often the merchant asked about it."""
+    often the merchant asked about it. `begun` and `paid` are times, UTC; `again` those of charges
+    for the same after the first one."""
 
     provider: str
     reference: str
@@ -26,6 +28,9 @@ class Payment:
     currency: str
     standing: Standing = "pending"
     asked: int = 0
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
+    paid: datetime | None = None
+    again: list[datetime] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -88,9 +93,21 @@ class MobileMoney:
         payment.asked += 1
         return payment
 
-    def settle(self, payment: Payment, standing: Standing) -> None:
+    def settle(
+        self, payment: Payment, standing: Standing, at: datetime | None, *, silently: bool
+    ) -> None:
         payment.standing = standing
-        self.call_back(payment, standing)
+        if standing == "succeeded":
+            payment.paid = at or datetime.now(UTC)
+        if not silently:
+            self.call_back(payment, standing)
+
+    def charge_again(self, payment: Payment) -> None:
+        """The payer opens the page once more, and pays once more."""
+        payment.again.append(datetime.now(UTC))
+        body = {"event": "charge.completed", "data": flutterwave_charges(payment)[-1]}
+        headers = {"verif-hash": self._secrets["flutterwave"]}
+        self.postman.send(payment.provider, body, headers)
 
     def call_back(self, payment: Payment, standing: Standing, *, surely: bool = False) -> None:
         """Tell the merchant that the payment has this standing, whether it is true or not."""
@@ -130,6 +147,8 @@ def fapshi(payment: Payment) -> dict[str, Any]:
         "externalId": payment.external,
         "email": payment.more.get("email"),
         "payerName": None,
+        "dateInitiated": _iso(payment.begun),
+        **({"dateConfirmed": _iso(payment.paid)} if payment.paid else {}),
     }
 
 
@@ -153,4 +172,20 @@ def flutterwave(payment: Payment) -> dict[str, Any]:
         "currency": payment.currency,
         "status": payment.status,
         "customer": payment.more.get("customer"),
+        "created_at": _iso(payment.paid or payment.begun),
     }
+
+
+def flutterwave_charges(payment: Payment) -> list[dict[str, Any]]:
+    """Every charge of the payment, the first one first."""
+    first = flutterwave(payment)
+    others = [
+        {**first, "id": first["id"] + number, "flw_ref": f"{first['flw_ref']}-{number}"}
+        | {"created_at": _iso(at)}
+        for number, at in enumerate(payment.again, 1)
+    ]
+    return [first, *others]
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -27,6 +27,7 @@ from sandbox.payouts import (
     fapshi_object,
     stripe_object,
 )
+from sandbox.stripe_amounts import refusal
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 Account = Annotated[str | None, Header(alias="Stripe-Account")]
@@ -205,6 +206,9 @@ def _fault(kind: str, form: dict[str, str], account: str | None) -> Answer | Non
         return Answer(400, {"error": error | {"message": message}})
     if kind == "payout" and account is None:
         return Answer(400, {"error": {"type": "invalid_request_error", "message": "no account"}})
+    refused = refusal(int(form["amount"]), form["currency"], payout=kind == "payout")
+    if refused is not None:
+        return Answer(400, {"error": {"type": "invalid_request_error", "message": refused}})
     return None
 
 

@@ -23,6 +23,8 @@ from localstripe.resources import (
 from localstripe.server import get_post_data, json_response
 from localstripe.webhooks import schedule_webhook
 
+from sandbox.stripe_amounts import refusal
+
 _LIFETIME_SECONDS = 24 * 3600
 
 
@@ -36,6 +38,9 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         (item,) = request["line_items"]
         plan = Plan._api_retrieve(item["price"]) if "price" in item else item["price_data"]
         amount = plan.amount if "price" in item else plan["unit_amount"]
+        currency = plan.currency if "price" in item else plan["currency"]
+        if refused := refusal(int(amount), currency):
+            raise UserError(400, refused)
         super().__init__()
         self.mode = request["mode"]
         self.client_reference_id = request.get("client_reference_id")
@@ -46,7 +51,7 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         self.subscription: str | None = None
         self.payment_intent: str | None = None
         self.amount_total = int(amount)
-        self.currency = plan.currency if "price" in item else plan["currency"]
+        self.currency = currency
         self.expires_at = int(time.time()) + _LIFETIME_SECONDS
         self.payment_status = "unpaid"
         self.status = "open"

@@ -10,15 +10,51 @@ import httpx
 import stripe
 from pydantic import HttpUrl, SecretStr
 
-from common.errors import RateLimited, Upstream
+from common.errors import Invalid, RateLimited, Upstream
 from common.outside import NoAnswer, NotAuthorized, Refused
 
 API = HttpUrl("https://api.stripe.com")
 # https://docs.stripe.com/currencies#special-cases
-OTHER_MINOR_UNITS = frozenset({"ISK", "UGX", "MGA"})
-"""Currencies that Stripe counts in other units than ISO 4217."""
+_IN_HUNDREDTHS = frozenset({"ISK", "UGX"})  # that these do not have: they are always 00
+_IN_WHOLES = frozenset({"MGA"})
+_IN_TENS = frozenset({"BHD", "JOD", "KWD", "OMR", "TND"})
+_PAID_OUT_IN_WHOLES = frozenset({"HUF", "TWD"})
 
 _RETRY_AFTER_SECONDS = 5.0
+
+
+def step(currency: str, *, payout: bool = False) -> int:
+    """What every amount has to be a multiple of, in minor units of ISO 4217. `payout` is whether it
+    goes to a bank."""
+    if currency in _IN_WHOLES or (payout and currency in _PAID_OUT_IN_WHOLES):
+        return 100
+    return 10 if currency in _IN_TENS else 1
+
+
+def check_amount(amount: int, currency: str, *, payout: bool = False) -> None:
+    """Raises `Invalid` for an amount (minor units) that Stripe can't move."""
+    multiple = step(currency, payout=payout)
+    if amount % multiple:
+        what = "pays out" if payout else "takes"
+        raise Invalid(f"stripe {what} {currency} in multiples of {multiple} (minor units)")
+
+
+def to_stripe(amount: int, currency: str) -> int:
+    """Minor units of ISO 4217 as Stripe counts them, which for a few currencies is otherwise."""
+    if currency in _IN_WHOLES:
+        return amount // 100
+    return amount * 100 if currency in _IN_HUNDREDTHS else amount
+
+
+def from_stripe(amount: int, currency: str) -> int:
+    """The other way round. Raises `ValueError` for what is no amount of the currency."""
+    if currency in _IN_WHOLES:
+        return amount * 100
+    if currency not in _IN_HUNDREDTHS:
+        return amount
+    if amount % 100:
+        raise ValueError(f"not an amount of {currency}")
+    return amount // 100
 
 
 def stripe_client(api_key: SecretStr, base_url: HttpUrl, *, timeout: Any) -> stripe.StripeClient:

@@ -66,7 +66,9 @@ def payout_accounts(sandbox: str, **more: Any) -> list[dict[str, Any]]:
     dollars = {"limits": {"USD": 1_000_000}, "approval_above": {"USD": 100_000}}
     francs = {"limits": {"XAF": 5_000_000}, "approval_above": {"XAF": 1_000_000}}
     options: dict[str, dict[str, Any]] = {
-        "stripe": dollars | {"api_key": "sk_test_payouts", "base_url": f"{sandbox}/stripe"},
+        "stripe": dollars
+        | {"api_key": "sk_test_payouts", "base_url": f"{sandbox}/stripe"}
+        | {"limits": dollars["limits"] | {"HUF": 30_000_000, "ISK": 100_000}},
         "dwolla": dollars
         | {
             "key": "development",

@@ -282,10 +282,16 @@ class Desk:
         account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
         if not account.limit(recipient.currency):
             raise Invalid(f"{account.path} pays nothing in {recipient.currency}")
+        details = self._details.open(recipient.provider, recipient.details)
+        step = account.client.step(recipient.currency, details)
+        # What is more than one payout may be, or less than the provider can pay, stays for the
+        # next time.
+        amount = min(there, account.limit(recipient.currency)) // step * step
+        if not amount:
+            raise Invalid(f"{recipient.provider} pays multiples of {step} {recipient.currency}")
         wanted = NewPayout(
             recipient=recipient.reference,
-            # What is more than one payout may be stays for the next time.
-            amount=min(there, account.limit(recipient.currency)),
+            amount=amount,
             currency=recipient.currency,
             funding="balance",
             priority="default",

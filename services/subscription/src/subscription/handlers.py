@@ -17,12 +17,15 @@ from common.contracts.payments import (
     PaymentReported,
 )
 from common.contracts.subscriptions import PreviousSubscription, ProviderSubscription
+from common.logs import get_logger
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
-from subscription import commands, domain, models, recording, repository, settling
+from subscription import commands, domain, metrics, models, recording, repository, settling
 from subscription.domain import Facts, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
+
+log = get_logger(__name__)
 
 
 async def on_checkout_completed(work: Work, event: Event[CheckoutCompleted]) -> None:
@@ -50,6 +53,15 @@ async def on_payment(work: Work, event: Event[PaymentReported]) -> None:
     paid = event.type == "payment.succeeded"
     await recording.keep_payment(work.session, event, paid=paid)
     checkout = settling.checkout_of(work.session, event)
+    if checkout is None and report.customer_id is None and paid:
+        # After a restore there may be money for a checkout that the database has forgotten.
+        metrics.unclaimed.labels(report.provider).inc()
+        log.warning(
+            "money came that no checkout here has asked for: it is kept as a payment",
+            tenant=event.tenant,
+            source=event.source,
+            payment=report.payment_id,
+        )
     if checkout is not None and paid:
         amount = (report.amount, report.currency)
         await settling.settle_payment(work, event, checkout, amount, report.contact)
@@ -65,6 +77,20 @@ async def on_payment(work: Work, event: Event[PaymentReported]) -> None:
     )
     if report.subscription_id is not None:
         await _report_payment(work, event, report.subscription_id, report.customer_id, paid=paid)
+
+
+async def on_payment_duplicated(work: Work, event: Event[PaymentReported]) -> None:
+    """A second charge for a checkout that is paid: it buys nothing."""
+    report = event.data
+    await recording.keep_payment(work.session, event, paid=True)
+    checkout = settling.checkout_of(work.session, event)
+    if checkout is None:
+        return  # the gateway has said so, and the payment is kept
+    checkout.error = (
+        f"paid once more by charge {report.payment_id}: give {report.amount} {report.currency} "
+        "(minor units) back at the provider"
+    )
+    log.error(checkout.error, checkout=checkout.id)
 
 
 async def on_payment_refunded(work: Work, event: Event[PaymentRefunded]) -> None:
@@ -110,6 +136,7 @@ HANDLERS: Mapping[str, Handler] = {
     "payment.succeeded": on_payment,
     "payment.failed": on_payment,
     "payment.expired": on_payment,
+    "payment.duplicated": on_payment_duplicated,
     "payment.refunded": on_payment_refunded,
     "payment.disputed": on_payment_disputed,
     "provider_subscription.created": on_provider_subscription,

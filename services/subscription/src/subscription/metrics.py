@@ -8,4 +8,10 @@ checkouts = Counter(
 
 refunds = Counter("paybus_refunds_total", "Refunds by outcome.", ["provider", "outcome"])
 
+unclaimed = Counter(
+    "paybus_payments_unclaimed",
+    "Payments that no checkout of this service has asked for.",
+    ["provider"],
+)
+
 commands = Counter("paybus_billing_commands_total", "Commands by outcome.", ["kind", "outcome"])

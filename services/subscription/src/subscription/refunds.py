@@ -63,11 +63,36 @@ class Refunder:
     async def give_up(
         self, work: Work, event: Event[RefundRequested], error: BaseException
     ) -> None:
-        """All attempts are used up, and nobody knows whether one of them got through."""
-        row = await work.session.get(Refund, event.data.refund_id, with_for_update=True)
-        if row is None or row.status != _OPEN:
+        """All attempts are used up: nobody knows whether one of them got through. Where not even
+        the intent was written down none did, and what failed is not paid when it comes again."""
+        report = event.data
+        checkout = await work.session.get(Checkout, report.checkout_id)
+        mine = checkout is not None and checkout.tenant == event.tenant
+        never_begun = {
+            "id": report.refund_id,
+            "tenant": event.tenant,
+            "provider": checkout.provider if checkout is not None and mine else "unknown",
+            "checkout_id": report.checkout_id,
+            "amount": report.amount,
+            "currency": report.currency,
+            "reason": report.reason,
+            "status": _FAILED,
+            "requests": event.sequence or 1,
+            "error": self._said(error),
+        }
+        fresh = insert(Refund).values(never_begun).on_conflict_do_nothing().returning(Refund.id)
+        begun = await work.session.scalar(fresh) is None
+        row = await work.session.get_one(Refund, report.refund_id, with_for_update=True)
+        same = (row.tenant, row.checkout_id, row.amount)
+        if same != (event.tenant, report.checkout_id, report.amount):
+            return  # another refund has this name
+        newer = (event.sequence or 1) > row.requests
+        if begun and row.status != _OPEN and not (row.status == _FAILED and newer):
             return
-        row.status, row.error = _UNKNOWN, self._said(error)
+        if begun and row.status == _OPEN:
+            row.status = _UNKNOWN
+        row.requests, row.error = max(row.requests, event.sequence or 1), self._said(error)
+        metrics.refunds.labels(row.provider, row.status).inc()
         row.reports += 1
         _tell(work, event, row)
 

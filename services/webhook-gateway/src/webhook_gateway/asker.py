@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import sqlalchemy.exc
@@ -53,6 +53,8 @@ _TYPES = {
     Standing.EXPIRED: "payment.expired",
 }
 _ASKED = Proof("requery")
+
+_Said = TypeVar("_Said", Answer, Sequence[Answer])
 
 
 class Asker:
@@ -149,22 +151,26 @@ class Asker:
     async def _ask(
         self, http: httpx.AsyncClient, provider: AskedProvider, row: WatchedPayment
     ) -> None:
+        question = Question(row.reference, row.lookup)
         try:
-            await self._settle(provider, row, await self._answer(http, provider, row))
+            if row.told == Standing.SUCCEEDED:
+                found = await self._answer(provider, provider.charges(http, question))
+                await self._settle_charges(provider, row, found)
+            else:
+                answer = await self._answer(provider, provider.ask(http, question))
+                await self._settle(provider, row, answer)
         except Exception as error:  # noqa: BLE001 - it is asked again when its lease ends
             log.warning("an answer is not recorded", provider=provider.name, error=describe(error))
         finally:
             self._waiting[provider.endpoint.path] -= 1
 
-    async def _answer(
-        self, http: httpx.AsyncClient, provider: AskedProvider, row: WatchedPayment
-    ) -> Answer | str:
+    async def _answer(self, provider: AskedProvider, asking: Awaitable[_Said]) -> _Said | str:
         """The provider's answer, or why there is none."""
         outcome = "failed"
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await provider.ask(http, Question(row.reference, row.lookup))
-            outcome = answer.standing.value
+                answer = await asking
+            outcome = answer.standing.value if isinstance(answer, Answer) else "charges"
         except RateLimited as error:
             async with self._sessions.begin() as session:
                 path = provider.endpoint.path
@@ -187,13 +193,19 @@ class Asker:
                 return
             # A hint that came meanwhile wants a question that begins after it.
             sooner = row.ask_at if row.ask_at != asked.ask_at else None
-            step, event, error = self._conclude(provider, row, answer, await rows.clock(session))
+            now = await rows.clock(session)
+            step, event, error = self._conclude(provider, row, answer, now)
             row.error = error
             row.ask_at = step.ask_at
-            if sooner is not None and Standing.SUCCEEDED not in {step.tell, Standing(row.told)}:
-                row.ask_at = min(sooner, step.ask_at or sooner)
+            paid = Standing.SUCCEEDED in {step.tell, Standing(row.told)}
+            if paid and provider.charges_again:
+                row.ask_at = domain.look_again(_watch(row), now)
+            if sooner is not None and (not paid or provider.charges_again):
+                row.ask_at = min(sooner, row.ask_at or sooner)
             if step.tell is not None and event is not None:
                 row.told = step.tell
+                if paid and isinstance(answer, Answer) and answer.charge is not None:
+                    row.charges = [answer.charge]
                 await outbox.write(session, [event])
         if error is not None:
             log.warning("no answer", provider=provider.name, payment=asked.id, error=error)
@@ -206,11 +218,46 @@ class Asker:
             metrics.healed.labels(provider.name).inc()
         log.info("payment told", provider=provider.name, standing=step.tell, healed=healed)
 
+    async def _settle_charges(
+        self, provider: AskedProvider, asked: WatchedPayment, found: Sequence[Answer] | str
+    ) -> None:
+        """Of a payment that was told to have succeeded: what was paid once more has to go back."""
+        events: list[Event[Any]] = []
+        async with self._sessions.begin() as session:
+            row = await repository.lock(session, asked.id)
+            if row is None:
+                return
+            now = await rows.clock(session)
+            sooner = row.ask_at if row.ask_at != asked.ask_at else None
+            if not isinstance(found, str):
+                try:
+                    events = _duplicates(provider, row, found, now)
+                except (ValueError, TypeError) as error:
+                    found = f"its answer can't be told: {excerpt(self._redact(describe(error)))}"
+            if isinstance(found, str):
+                row.error, row.ask_at = found, domain.next_question(_watch(row), now)
+            else:
+                row.error, row.ask_at = None, domain.look_again(_watch(row), now)
+                row.charges = sorted({*row.charges, *(each.charge or "" for each in found)})
+            if sooner is not None:
+                row.ask_at = min(sooner, row.ask_at or sooner)
+            await outbox.write(session, events)
+        if isinstance(found, str):
+            log.warning("no answer", provider=provider.name, payment=asked.id, error=found)
+        for event in events:
+            metrics.duplicated.labels(provider.name).inc()
+            log.error(
+                "paid once more than asked for: give it back at the provider",
+                provider=provider.name,
+                payment=asked.id,
+                charge=event.data.payment_id,
+            )
+
     def _conclude(
         self, provider: AskedProvider, row: WatchedPayment, answer: Answer | str, now: datetime
     ) -> tuple[Step, Event[Any] | None, str | None]:
         """What to do, the event to tell, and why there is no answer that can be told."""
-        watch = Watch(row.announced, row.expires_at, row.asked, Standing(row.told))
+        watch = _watch(row)
         if not isinstance(answer, str):
             step = domain.step(
                 watch, answer.standing, now, failure_is_final=provider.failure_is_final
@@ -221,12 +268,12 @@ class Asker:
             bare = replace(answer, reason=None, contact=Contact())
             for told in (answer, bare):
                 try:
-                    return step, _event(provider, row, step.tell, told), None
+                    return step, _event(provider, row, step.tell, told, now), None
                 except (ValueError, TypeError) as error:
                     fault = f"its answer can't be told: {excerpt(self._redact(describe(error)))}"
             answer = fault
         step = domain.unanswered(watch, now)
-        event = _event(provider, row, step.tell, Answer(step.tell)) if step.tell else None
+        event = _event(provider, row, step.tell, Answer(step.tell), now) if step.tell else None
         return step, event, answer
 
     async def _tidy(self) -> None:
@@ -273,8 +320,12 @@ class Asker:
         ]
 
 
+def _watch(row: WatchedPayment) -> Watch:
+    return Watch(row.announced, row.expires_at, row.asked, Standing(row.told))
+
+
 def _event(
-    provider: AskedProvider, row: WatchedPayment, standing: Standing, answer: Answer
+    provider: AskedProvider, row: WatchedPayment, standing: Standing, answer: Answer, now: datetime
 ) -> Event[Any]:
     # Of what expired unasked, or unknown to the provider, we know what we wanted.
     known = bool(answer.currency)
@@ -293,7 +344,44 @@ def _event(
         id_=derived_id(provider.source, row.reference, standing),
         subject=row.reference,
         proof=_ASKED,
+        time=domain.paid_at(answer.at, row.created_at, now),
     )
+    return _caused(event, row)
+
+
+def _duplicates(
+    provider: AskedProvider, row: WatchedPayment, found: Sequence[Answer], now: datetime
+) -> list[Event[Any]]:
+    """An event for each charge that nobody was told of. The first was told as the payment, also
+    where nobody noted which that was."""
+    charges = sorted(found, key=lambda each: (each.at or now, each.charge or ""))
+    known = {*row.charges} or {each.charge or "" for each in charges[:1]}
+    return [
+        _caused(
+            provider.event(
+                "payment.duplicated",
+                PaymentReported(
+                    provider=provider.name,
+                    payment_id=each.charge or "",
+                    references=sorted({row.reference, *each.references}),
+                    customer_id=None,
+                    contact=each.contact,
+                    amount=each.amount,
+                    currency=each.currency,
+                ),
+                id_=derived_id(provider.source, row.reference, "duplicated", each.charge or ""),
+                subject=row.reference,
+                proof=_ASKED,
+                time=domain.paid_at(each.at, row.created_at, now),
+            ),
+            row,
+        )
+        for each in charges
+        if (each.charge or "") not in known
+    ]
+
+
+def _caused(event: Event[Any], row: WatchedPayment) -> Event[Any]:
     return event.model_copy(
         update={"correlationid": row.correlation_id, "causationid": row.cause_id}
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -32,7 +33,8 @@ class Question:
 @dataclass(frozen=True)
 class Answer:
     """What the provider says. `amount` is in minor units; it and `currency` are there when the
-    standing is not `pending` or `unknown`."""
+    standing is not `pending` or `unknown`. `at` (UTC) is when it was so, if it says that; `charge`
+    which of several charges for the payment this one is, where there can be several."""
 
     standing: Standing
     amount: int = 0
@@ -40,13 +42,17 @@ class Answer:
     references: tuple[str, ...] = ()
     contact: Contact = field(default_factory=Contact)
     reason: str | None = None
+    at: datetime | None = None
+    charge: str | None = None
 
 
 class AskedProvider(Provider):
     """One whose calls are hints: what they claim is asked for. `failure_is_final` is whether a
-    failed payment stays one: a link may be paid after a first attempt failed."""
+    failed payment stays one: a link may be paid after a first attempt failed. `charges_again` is
+    whether what is paid can be paid once more."""
 
     failure_is_final: ClassVar[bool] = False
+    charges_again: ClassVar[bool] = False
     # Whether its calls carry a secret of the payment instead of the name that it is asked by.
     hints_by_secret: ClassVar[bool] = False
 
@@ -72,6 +78,11 @@ class AskedProvider(Provider):
     @abstractmethod
     async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
         """Raises `RateLimited`, `Upstream`, and what reading a strange answer raises."""
+
+    async def charges(self, http: httpx.AsyncClient, question: Question) -> Sequence[Answer]:
+        """Every charge for the payment that succeeded, where there can be several; raises what
+        `ask` raises."""
+        return ()
 
 
 class UnprovedProvider(AskedProvider):

@@ -20,6 +20,10 @@ _SILENCE = timedelta(days=7)
 _QUESTIONS_FOR_A_HINT = 6
 
 
+# Money may have come so long before anybody told us of the payment.
+_UNHEARD = timedelta(days=1)
+
+
 class Standing(StrEnum):
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -50,6 +54,22 @@ def pause(asked: int, *, announced: bool) -> timedelta:
     """After so many questions: longer each time, up to ten minutes."""
     first = FIRST_ASK if announced else timedelta(seconds=5)
     return min(_LONGEST_PAUSE, first * 1.5 ** min(asked, 20))
+
+
+def paid_at(said: datetime | None, known_since: datetime, now: datetime) -> datetime:
+    """When a payment was made: the provider's time, where it gives one that can be right. A later
+    one than now is a clock's or a time zone's; a much earlier one than the payment was heard of is
+    none at all."""
+    if said is None or not known_since - _UNHEARD <= said <= now:
+        return now
+    return said
+
+
+def look_again(watch: Watch, now: datetime) -> datetime | None:
+    """When to see whether what is paid was paid once more, without a hint: once, when nobody can
+    pay any more."""
+    over = watch.expires_at + _AFTERMATH_PAUSE
+    return over if now < over else None
 
 
 def step(watch: Watch, answer: Standing, now: datetime, *, failure_is_final: bool) -> Step:

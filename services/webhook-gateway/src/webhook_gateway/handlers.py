@@ -21,11 +21,9 @@ log = get_logger(__name__)
 
 # A hint that nobody announced is asked about a few times only, see domain.step.
 _HINT_EXPIRES = timedelta(hours=1)
-_HINTS_BY_SECRET = frozenset(
-    name
-    for name, kind in PROVIDERS.items()
-    if issubclass(kind, AskedProvider) and kind.hints_by_secret
-)
+_ASKED = {name: kind for name, kind in PROVIDERS.items() if issubclass(kind, AskedProvider)}
+_HINTS_BY_SECRET = frozenset(name for name, kind in _ASKED.items() if kind.hints_by_secret)
+_CHARGE_AGAIN = frozenset(name for name, kind in _ASKED.items() if kind.charges_again)
 
 
 class Handlers:
@@ -78,6 +76,7 @@ class Handlers:
                     "cause_id": event.id,
                     "expires_at": event.recordedtime + _HINT_EXPIRES,
                 },
+                settled=hint.provider in _CHARGE_AGAIN,
             )
         self._wake()
 

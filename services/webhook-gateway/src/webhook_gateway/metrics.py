@@ -36,7 +36,8 @@ endpoints_fault = Gauge(
 
 questions = Counter(
     "paybus_provider_questions",
-    "Questions about a payment, by what was answered: a standing, or failed.",
+    "Questions about a payment, by what was answered: a standing, charges (of what is paid), or "
+    "failed.",
     ["provider", "outcome"],
 )
 
@@ -45,6 +46,13 @@ healed = Counter(
     "Payments that were found to have succeeded although no webhook had come.",
     ["provider"],
 )
+
+duplicated = Counter(
+    "paybus_payments_duplicated",
+    "Charges for what was paid already: the provider has them, and they have to go back.",
+    ["provider"],
+)
+duplicated.labels("flutterwave")  # an increase is one only of what was 0
 
 watched = Gauge(
     "paybus_watched_payments",

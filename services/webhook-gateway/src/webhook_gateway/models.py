@@ -19,7 +19,8 @@ class Base(DeclarativeBase):
 
 class WatchedPayment(TenantRow, Base):
     """`ask_at` is null when there is nothing more to ask. `told` is the last standing that was
-    published; `hinted_at` when the provider first spoke of it by itself."""
+    published, `charges` the provider's ids of the charges that were, where there can be several;
+    `hinted_at` when the provider first spoke of it by itself."""
 
     __tablename__ = "watched_payments"
 
@@ -39,6 +40,7 @@ class WatchedPayment(TenantRow, Base):
     asked_at: Mapped[datetime | None]
     ask_at: Mapped[datetime | None]
     told: Mapped[str] = mapped_column(server_default="pending")
+    charges: Mapped[list[str]] = mapped_column(server_default="{}")
     error: Mapped[str | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 

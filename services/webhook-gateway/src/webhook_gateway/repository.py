@@ -31,17 +31,21 @@ async def announce(session: AsyncSession, values: Mapping[str, Any]) -> None:
             | {
                 "asked": 0,
                 "expires_at": func.greatest(WatchedPayment.expires_at, row.excluded.expires_at),
-                "ask_at": case((_OPEN, func.least(WatchedPayment.ask_at, row.excluded.ask_at))),
+                "ask_at": case(
+                    (_OPEN, func.least(WatchedPayment.ask_at, row.excluded.ask_at)),
+                    else_=WatchedPayment.ask_at,
+                ),
             },
         )
     )
 
 
-async def hint(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Ask now. Nobody may have announced the payment."""
+async def hint(session: AsyncSession, values: Mapping[str, Any], *, settled: bool = False) -> None:
+    """Ask now; about a payment that is settled only if `settled`. Nobody may have announced it."""
     row = insert(WatchedPayment).values(hinted_at=func.now(), ask_at=func.now(), **values)
+    changes = {**_HINTED, "ask_at": _SOON} if settled else _HINTED
     await session.execute(
-        row.on_conflict_do_update(index_elements=[WatchedPayment.id], set_=_HINTED)
+        row.on_conflict_do_update(index_elements=[WatchedPayment.id], set_=changes)
     )
 
 
@@ -63,9 +67,10 @@ async def hint_by(
     return bool(found.all())
 
 
+_SOON = func.greatest(func.now(), WatchedPayment.asked_at + HINT_PAUSE)
 _HINTED: Mapping[str, Any] = {
     "hinted_at": func.coalesce(WatchedPayment.hinted_at, func.now()),
-    "ask_at": case((_OPEN, func.greatest(func.now(), WatchedPayment.asked_at + HINT_PAUSE))),
+    "ask_at": case((_OPEN, _SOON), else_=WatchedPayment.ask_at),
     "updated_at": func.now(),
 }
 
@@ -191,6 +196,6 @@ async def pending(session: AsyncSession) -> Sequence[Pending]:
         func.count(WatchedPayment.error).label("errors"),
     )
     found = await session.execute(
-        asked.where(WatchedPayment.ask_at.is_not(None)).group_by(*of).order_by(*of)
+        asked.where(WatchedPayment.ask_at.is_not(None), _OPEN).group_by(*of).order_by(*of)
     )
     return [Pending(**row) for row in found.mappings()]

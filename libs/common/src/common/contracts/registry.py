@@ -73,6 +73,11 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "payment.expired": EventType(
         "payments", PaymentReported, "The time to pay is over, and nothing was paid."
     ),
+    "payment.duplicated": EventType(
+        "payments",
+        PaymentReported,
+        "What is paid was paid once more: the second charge has to go back.",
+    ),
     "payment.reported": EventType(
         "payments", PaymentHint, "A hint that a payment changed; nobody may act on it unasked."
     ),

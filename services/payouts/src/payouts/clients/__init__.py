@@ -111,6 +111,10 @@ class PayoutClient(ABC):
     def check(self, order: Order) -> None:  # noqa: B027 - most have nothing against it
         """Raises `Invalid` for what this provider could never do."""
 
+    def step(self, currency: str, details: Details) -> int:
+        """What every amount has to be a multiple of, in minor units."""
+        return 1
+
     @abstractmethod
     async def send(self, order: Order, key: str) -> Found:
         """Pay. `key` is the idempotency key that was kept before."""

@@ -14,10 +14,17 @@ import httpx
 import stripe
 from pydantic import Field, HttpUrl, SecretStr
 
-from common.errors import Invalid
 from common.logs import get_logger
 from common.outside import Refused
-from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client
+from common.stripe_sdk import (
+    API,
+    check_amount,
+    from_stripe,
+    step,
+    stripe_answers,
+    stripe_client,
+    to_stripe,
+)
 from payouts import clients
 from payouts.clients import Listed, Order, PayoutClient, last_four
 from payouts.domain import Fate, Found
@@ -65,8 +72,11 @@ class Stripe(PayoutClient):
         self._client = stripe_client(options.api_key, options.base_url, timeout=http.timeout)
 
     def check(self, order: Order) -> None:
-        if order.currency in OTHER_MINOR_UNITS:
-            raise Invalid(f"stripe counts {order.currency} in other units than ISO 4217")
+        check_amount(order.amount, order.currency, payout=_details(order).via == "payout")
+
+    def step(self, currency: str, details: clients.Details) -> int:
+        assert isinstance(details, Details)
+        return step(currency, payout=details.via == "payout")
 
     async def send(self, order: Order, key: str) -> Found:
         details = _details(order)
@@ -134,7 +144,7 @@ class Stripe(PayoutClient):
 def transfer_params(order: Order) -> TransferCreateParams:
     """https://docs.stripe.com/api/transfers/create"""
     params: TransferCreateParams = {
-        "amount": order.amount,
+        "amount": to_stripe(order.amount, order.currency),
         "currency": order.currency.lower(),
         "destination": _details(order).account,
         "transfer_group": order.id,
@@ -148,7 +158,7 @@ def transfer_params(order: Order) -> TransferCreateParams:
 def payout_params(order: Order) -> PayoutCreateParams:
     """https://docs.stripe.com/api/payouts/create"""
     params: PayoutCreateParams = {
-        "amount": order.amount,
+        "amount": to_stripe(order.amount, order.currency),
         "currency": order.currency.lower(),
         "metadata": {_REFERENCE: order.id, _RECIPIENT: order.recipient_id},
     }
@@ -167,9 +177,10 @@ def _transfer(transfer: stripe.Transfer) -> Found:
     is not; `reversed` is said of the whole only."""
     fate = Fate.RETURNED if transfer.reversed else Fate.PAID
     left = transfer.amount if transfer.reversed else transfer.amount - transfer.amount_reversed
+    currency = transfer.currency.upper()
     destination = transfer.destination
     to = destination if isinstance(destination, str) or destination is None else destination.id
-    return Found(transfer.id, fate, left, transfer.currency.upper(), to)
+    return Found(transfer.id, fate, from_stripe(left, currency), currency, to)
 
 
 # https://docs.stripe.com/api/payouts/object#payout_object-status
@@ -185,7 +196,8 @@ _PAYOUT_FATES = {
 def _payout(payout: stripe.Payout, account: str) -> Found:
     """Of a connected account: its own `destination` is the bank, which nobody told us."""
     fate = _PAYOUT_FATES[payout.status]
-    return Found(payout.id, fate, payout.amount, payout.currency.upper(), account)
+    currency = payout.currency.upper()
+    return Found(payout.id, fate, from_stripe(payout.amount, currency), currency, account)
 
 
 def _reference(payout: stripe.Payout) -> str | None:

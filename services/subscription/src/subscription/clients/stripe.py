@@ -8,9 +8,17 @@ from typing import Any
 import httpx
 from pydantic import HttpUrl, SecretStr
 
-from common.errors import Invalid, Upstream
+from common.errors import Upstream
 from common.outside import Refused
-from common.stripe_sdk import API, OTHER_MINOR_UNITS, stripe_answers, stripe_client, with_key
+from common.stripe_sdk import (
+    API,
+    check_amount,
+    from_stripe,
+    stripe_answers,
+    stripe_client,
+    to_stripe,
+    with_key,
+)
 from subscription import clients
 from subscription.clients import CheckoutClient, Order, Return, Returned, Started, wants
 from subscription.clients.stripe_billing import StripeBilling
@@ -38,8 +46,8 @@ class Stripe(CheckoutClient):
 
     def check(self, wanted: NewCheckout) -> None:
         wants(wanted, wanted.return_url, "return_url")
-        if wanted.currency in OTHER_MINOR_UNITS:
-            raise Invalid(f"stripe counts {wanted.currency} in other units than ISO 4217")
+        if wanted.amount is not None and wanted.currency is not None:
+            check_amount(wanted.amount, wanted.currency)
 
     def reference(self, checkout_id: str, attempt: int) -> str:
         """Stripe's idempotency key: it answers with the first result, a 500 included, for a day."""
@@ -52,12 +60,13 @@ class Stripe(CheckoutClient):
             )
         if session.amount_total is None or session.currency is None:
             raise Upstream("opened a session without a price")
+        currency = session.currency.upper()
         return Started(
             session.id,
             session.url,
             datetime.fromtimestamp(session.expires_at, UTC),
-            session.amount_total,
-            session.currency.upper(),
+            from_stripe(session.amount_total, currency),
+            currency,
         )
 
     async def give_back(self, wanted: Return) -> Returned | None:
@@ -79,7 +88,7 @@ class Stripe(CheckoutClient):
             made = await self._client.v1.refunds.create_async(
                 {
                     "payment_intent": name,
-                    "amount": wanted.amount,
+                    "amount": to_stripe(wanted.amount, wanted.currency),
                     "metadata": {REFUND_IN_METADATA: wanted.id},
                 },
                 options={"idempotency_key": f"{wanted.id}.{wanted.attempt}"},
@@ -104,7 +113,8 @@ class Stripe(CheckoutClient):
             session |= {"mode": "subscription", "subscription_data": {"metadata": told}}
         else:
             product = {"name": order.label}
-            money = {"currency": order.currency.lower(), "unit_amount": order.amount}
+            amount = to_stripe(order.amount, order.currency)
+            money = {"currency": order.currency.lower(), "unit_amount": amount}
             price = {"price_data": money | {"product_data": product}}
             session |= {"mode": "payment"}
         return session | {"line_items": [price | {"quantity": 1}]}

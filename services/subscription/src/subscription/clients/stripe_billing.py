@@ -14,7 +14,7 @@ from stripe.params import InvoiceCreatePreviewParams, SubscriptionCreateParams
 
 from common.errors import RateLimited
 from common.outside import NoAnswer, Refused
-from common.stripe_sdk import stripe_answers, with_key
+from common.stripe_sdk import from_stripe, stripe_answers, with_key
 from subscription.billing import (
     ApplyCoupon,
     Attempt,
@@ -102,13 +102,17 @@ class StripeBilling:
                 },
             }
             invoice = (await self._v1.invoices.create_preview_async(params)).to_dict()
+        currency = str(invoice["currency"]).upper()
         return {
-            "currency": str(invoice["currency"]).upper(),
-            "amount_due": invoice["amount_due"],
-            "subtotal": invoice["subtotal"],
-            "total": invoice["total"],
+            "currency": currency,
+            "amount_due": from_stripe(invoice["amount_due"], currency),
+            "subtotal": from_stripe(invoice["subtotal"], currency),
+            "total": from_stripe(invoice["total"], currency),
             "lines": [
-                {"description": line.get("description"), "amount": line["amount"]}
+                {
+                    "description": line.get("description"),
+                    "amount": from_stripe(line["amount"], currency),
+                }
                 for line in invoice["lines"]["data"]
             ],
         }
@@ -143,9 +147,9 @@ class StripeBilling:
                 "id": each["id"],
                 "number": each.get("number"),
                 "status": each.get("status"),
-                "currency": str(each["currency"]).upper(),
-                "amount_due": each["amount_due"],
-                "amount_paid": each["amount_paid"],
+                "currency": (currency := str(each["currency"]).upper()),
+                "amount_due": from_stripe(each["amount_due"], currency),
+                "amount_paid": from_stripe(each["amount_paid"], currency),
                 "created": each["created"],
                 "page_url": each.get("hosted_invoice_url"),
                 "pdf_url": each.get("invoice_pdf"),

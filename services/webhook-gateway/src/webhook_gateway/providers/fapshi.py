@@ -19,7 +19,7 @@ from common.contracts.event import Event
 from common.contracts.money import minor_units
 from common.contracts.payouts import TransferReported
 from common.outside import call, url
-from webhook_gateway import asking, providers
+from webhook_gateway import asking, providers, times
 from webhook_gateway.asking import Answer, AskedProvider, Question
 from webhook_gateway.domain import Standing
 from webhook_gateway.providers import Proof
@@ -51,8 +51,7 @@ class Fapshi(AskedProvider):
         return Proof("secret")
 
     def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
-        if isinstance(webhook, list):  # as the documentation once showed it
-            (webhook,) = webhook
+        webhook = _one(webhook)
         if self.options.pays_out:
             return [self._payout_hint(webhook, proof)]
         return [self.hint(webhook["transId"], webhook["status"], proof)]
@@ -91,6 +90,7 @@ class Fapshi(AskedProvider):
         )
         if payment is None:
             return Answer(Standing.UNKNOWN)
+        payment = _one(payment)
         asking.expect(question, payment["transId"])
         return Answer(
             _STANDINGS[payment["status"]],
@@ -99,7 +99,15 @@ class Fapshi(AskedProvider):
             references=asking.texts(payment.get("externalId")),
             contact=asking.contact(payment.get("email"), payment.get("payerName")),
             reason=payment.get("reason"),
+            at=times.said(payment.get("dateConfirmed")),
         )
+
+
+def _one(said: Any) -> Any:
+    """Status and webhook are documented as an array of one, and as an object."""
+    if isinstance(said, list):
+        (said,) = said
+    return said
 
 
 _STANDINGS = {

@@ -19,8 +19,9 @@ from starlette.datastructures import Headers
 from common.contracts.event import Event, derived_id
 from common.contracts.money import minor_units
 from common.contracts.payouts import TransferReported
+from common.errors import Upstream
 from common.outside import Refused, call, url
-from webhook_gateway import asking, providers
+from webhook_gateway import asking, providers, times
 from webhook_gateway.asking import Answer, AskedProvider, Question
 from webhook_gateway.domain import Standing
 from webhook_gateway.providers import Object, Proof
@@ -45,6 +46,7 @@ class Flutterwave(AskedProvider):
     name = "flutterwave"
     options_model = Options
     options: Options
+    charges_again = True  # a page can be paid again, and every charge has its `tx_ref`
 
     async def verify(self, headers: Headers, body: bytes) -> Proof:
         if "flutterwave-signature" in headers:
@@ -88,7 +90,7 @@ class Flutterwave(AskedProvider):
                 "GET",
                 url(self.options.base_url, "transactions", "verify_by_reference"),
                 params={"tx_ref": question.reference},
-                headers={"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"},
+                headers=self._headers(),
             )
         except Refused as error:
             if "no transaction was found" not in str(error).lower():
@@ -96,17 +98,41 @@ class Flutterwave(AskedProvider):
             answer = None  # a page that nobody has used is no transaction yet
         if answer is None:
             return Answer(Standing.UNKNOWN)
-        charge = answer["data"]
-        asking.expect(question, charge["tx_ref"])
-        customer = charge.get("customer") or {}
-        return Answer(
-            _STANDINGS[charge["status"].lower()],
-            amount=minor_units(str(charge["amount"]), charge["currency"]),
-            currency=charge["currency"],
-            references=asking.texts(charge.get("flw_ref"), charge["id"]),
-            contact=asking.contact(customer.get("email"), customer.get("name")),
-            reason=charge.get("processor_response"),
+        asking.expect(question, answer["data"]["tx_ref"])
+        return _answer(answer["data"])
+
+    async def charges(self, http: httpx.AsyncClient, question: Question) -> Sequence[Answer]:
+        """https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
+        listed = await call(
+            http,
+            "GET",
+            url(self.options.base_url, "transactions"),
+            params={"tx_ref": question.reference, "status": "successful"},
+            headers=self._headers(),
         )
+        if listed is None:
+            raise Upstream("answers 404 to a list of transactions")
+        mine = [each for each in listed["data"] if each["tx_ref"] == question.reference]
+        answers = [_answer(each) for each in mine]
+        return [each for each in answers if each.standing is Standing.SUCCEEDED]
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"}
+
+
+def _answer(charge: Object) -> Answer:
+    """`created_at` is when the payer began to pay: of when it was confirmed v3 says nothing."""
+    customer = charge.get("customer") or {}
+    return Answer(
+        _STANDINGS[charge["status"].lower()],
+        amount=minor_units(str(charge["amount"]), charge["currency"]),
+        currency=charge["currency"],
+        references=asking.texts(charge.get("flw_ref"), charge["id"]),
+        contact=asking.contact(customer.get("email"), customer.get("name")),
+        reason=charge.get("processor_response"),
+        at=times.said(charge.get("created_at")),
+        charge=str(charge["id"]),
+    )
 
 
 _STANDINGS = {

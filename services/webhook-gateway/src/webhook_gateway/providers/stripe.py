@@ -31,6 +31,7 @@ from common.contracts.subscriptions import (
     ProviderSubscription,
     Status,
 )
+from common.stripe_sdk import from_stripe
 from webhook_gateway import metrics, providers
 from webhook_gateway.providers import Object, Proof, Provider, VerificationFailed
 from webhook_gateway.providers.authentic import the_header
@@ -182,7 +183,7 @@ def _checkout(session: Object) -> CheckoutCompleted:
             email=details.get("email") or session.get("customer_email"), name=details.get("name")
         ),
         subscription_id=_id(session.get("subscription")),
-        amount=session.get("amount_total"),
+        amount=_amount(session, "amount_total"),
         currency=_currency(session.get("currency")),
         client_reference=session.get("client_reference_id"),
         metadata=_metadata(session),
@@ -197,7 +198,7 @@ def _unpaid_checkout(session: Object) -> PaymentReported:
         payment_id=session["id"],
         references=[],
         customer_id=None,
-        amount=session.get("amount_total") or 0,
+        amount=_amount(session, "amount_total") or 0,
         currency=(session.get("currency") or "usd").upper(),
     )
 
@@ -219,7 +220,7 @@ def _invoice(amount: str) -> Callable[[Object], PaymentReported]:
             customer_id=_id(invoice.get("customer")),
             contact=Contact(email=invoice.get("customer_email"), name=invoice.get("customer_name")),
             subscription_id=_id(invoice.get("subscription") or parent.get("subscription")),
-            amount=invoice[amount],
+            amount=_required_amount(invoice, amount),
             currency=invoice["currency"].upper(),
             reason=failure.get("message"),
         )
@@ -281,7 +282,7 @@ def _plan(price: Object | None) -> PlanSnapshot | None:
         plan_id=price["id"],
         name=price.get("nickname") or price.get("name"),
         # Null for prices in tiers and for fractions of a minor unit.
-        amount=price.get("unit_amount", price.get("amount")),
+        amount=_amount(price, "unit_amount" if "unit_amount" in price else "amount"),
         currency=_currency(price.get("currency")),
         interval=(price.get("recurring") or {}).get("interval") or price.get("interval"),
     )
@@ -293,7 +294,7 @@ def _refund(charge: Object) -> PaymentRefunded:
         provider="stripe",
         refund_of=charge["id"],
         references=sorted(each for each in references if each),
-        amount_refunded=charge["amount_refunded"],
+        amount_refunded=_required_amount(charge, "amount_refunded"),
         currency=charge["currency"].upper(),
     )
 
@@ -308,9 +309,9 @@ def _transfer(transfer: Object) -> TransferReported:
         transfer_id=transfer["id"],
         account=_id(transfer.get("destination")),
         reference=transfer.get("transfer_group") or _metadata(transfer).get(PAYOUT_IN_METADATA),
-        amount=transfer["amount"],
+        amount=_required_amount(transfer, "amount"),
         currency=transfer["currency"].upper(),
-        amount_returned=transfer.get("amount_reversed") or None,
+        amount_returned=_amount(transfer, "amount_reversed") or None,
         reason=transfer.get("failure_message"),  # payouts only
     )
 
@@ -321,7 +322,7 @@ def _dispute(dispute: Object) -> PaymentDisputed:
         provider="stripe",
         dispute_id=dispute["id"],
         references=sorted(each for each in references if each),
-        amount=dispute["amount"],
+        amount=_required_amount(dispute, "amount"),
         currency=dispute["currency"].upper(),
         reason=dispute["reason"],
     )
@@ -378,6 +379,16 @@ def _required_id(reference: Any) -> str:
 
 def _metadata(thing: Object) -> dict[str, str]:
     return {str(key): str(value) for key, value in (thing.get("metadata") or {}).items()}
+
+
+def _amount(thing: Object, field: str) -> int | None:
+    """In minor units, as the thing has them in its currency."""
+    amount, currency = thing.get(field), _currency(thing.get("currency"))
+    return amount if amount is None or currency is None else from_stripe(amount, currency)
+
+
+def _required_amount(thing: Object, field: str) -> int:
+    return from_stripe(thing[field], thing["currency"].upper())
 
 
 def _currency(code: str | None) -> str | None:
