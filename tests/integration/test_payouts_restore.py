@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,12 @@ _BACKUP = "the_backup"
 class Market:
     """Sellers of every kind of schedule, what they earned, and who credits it."""
 
-    def __init__(self, paybus: Paybus) -> None:
+    def __init__(self, paybus: Paybus, schedules: Collection[str] = tuple(SCHEDULES)) -> None:
         self.paybus = paybus
         self.sellers = {
             name: add(paybus, provider, schedule=schedule)
             for name, (provider, schedule) in SCHEDULES.items()
+            if name in schedules
         }
         self.direct = add(paybus, "stripe")
         self.credits: list[tuple[str, int, str]] = []
@@ -206,11 +207,12 @@ class Walk:
         self._times = {"TIME": backup.isoformat(), "NOW": datetime.now(UTC).isoformat()}
         self.ran: list[str] = []
 
-    def run(self) -> None:
+    def run(self, last: int = 9) -> None:
+        """Up to this line."""
         text = RUNBOOK.read_text()
         lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
         assert [line.partition(".")[0] for line in lines] == [str(n) for n in range(1, 10)]
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(lines[:last], start=1):
             for command in re.findall(r"`((?:kubectl annotate|paybus(?:-payouts)?) [^`]+)`", line):
                 self._command(command)
             self._by_hand(number)
@@ -315,3 +317,16 @@ def test_each_amount_is_paid_once_after_a_restore(paybus: Paybus, moment: str) -
     market.earn(5000)
     market.all_have(earned + 5000)
     assert paybus.metric("payouts-worker", "paybus_payouts_doubled_total") == 0
+
+
+def test_a_schedule_s_payout_that_no_list_shows_yet_is_found_by_its_name(paybus: Paybus) -> None:
+    """What reconciliation can't see the look-up before each payout does: the schedule's next one
+    has the name of the one that is forgotten."""
+    market = Market(paybus, ("threshold", "weekly"))
+    market.earn(4000)
+    backup = back_up(paybus)
+    market.earn(2000)
+    market.all_have(6000)
+    behave(paybus, lists_lag_seconds=3600)
+    Walk(paybus, market, backup).run(last=8)  # the look-ups are not ended early
+    market.all_have(6000)

@@ -158,7 +158,7 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
             if each.kind == kind
             and each.provider == "stripe"
             and (account is None or each.more["account"] == account)
-            and (group is None or each.reference == group)
+            and (payouts.listed(each) if group is None else each.reference == group)
             and (since is None or each.at >= since)
         ]
         if after is not None:
@@ -265,7 +265,7 @@ def _add_dwolla(router: APIRouter, payouts: Payouts) -> None:
             dwolla_object(each)
             for each in sorted(every, key=lambda each: -each.at)
             if each.provider == "dwolla"
-            and (correlation is None or each.reference == correlation)
+            and (payouts.listed(each) if correlation is None else each.reference == correlation)
             and (first is None or each.created[:10] >= first)
             and (last is None or each.created[:10] <= last)
         ]
@@ -320,6 +320,7 @@ def _add_fapshi(router: APIRouter, payouts: Payouts) -> None:
             fapshi_object(each)
             for each in sorted(payouts.transfers.values(), key=lambda each: each.at)
             if each.provider == "fapshi"
+            and payouts.listed(each)
             and (start is None or each.created[:10] >= start)
             and (end is None or each.created[:10] <= end)
         ]

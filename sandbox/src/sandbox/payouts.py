@@ -36,7 +36,8 @@ _DWOLLA = "https://api-sandbox.dwolla.com"
 
 class Behaviour(BaseModel):
     """Shares of the calls: `error` is a 500 before the work, `error_after` one after it, `lost` is
-    no answer after it."""
+    no answer after it. Lists by date lack what was made in the last `lists_lag_seconds`; by our
+    reference everything is found at once."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,6 +46,7 @@ class Behaviour(BaseModel):
     lost: float = Field(default=0, ge=0, le=1)
     rate_limited: float = Field(default=0, ge=0, le=1)
     delay_seconds: float = Field(default=0, ge=0, le=60)
+    lists_lag_seconds: float = Field(default=0, ge=0, le=86400)
 
 
 class Fates(BaseModel):
@@ -139,7 +141,8 @@ class Payouts:
 
     def behave(self, behaviour: Behaviour) -> None:
         self._delay = behaviour.delay_seconds
-        shares = behaviour.model_dump(exclude={"delay_seconds"})
+        self._lag = behaviour.lists_lag_seconds
+        shares = behaviour.model_dump(exclude={"delay_seconds", "lists_lag_seconds"})
         self._modes: Deck[Mode] = Deck(shares, "well", self._chance, size=100)  # type: ignore[arg-type]
 
     def fate(self, fates: Fates) -> None:
@@ -156,6 +159,10 @@ class Payouts:
     def forward(self, seconds: float) -> None:
         """The providers' time goes by: idempotency keys are forgotten."""
         self._forward += seconds
+
+    def listed(self, transfer: Transfer) -> bool:
+        """Whether a list by date has it."""
+        return transfer.at <= self.now - self._lag
 
     def books(self) -> dict[str, Any]:
         return {
