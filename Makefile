@@ -19,7 +19,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,21 @@ demo-banks: setup ## BANKS (50) linked banks whose data keeps changing, with los
 
 demo-dead-letters: setup ## LETTERS (100000) dead letters are stored and sent again, while operations is killed
 	@$(BIN)/python -m devstack demo-dead-letters --letters $(LETTERS)
+
+# Of Dwolla no package of Python's has a description. Both are held by their hashes.
+NPM := .paybus/npm
+$(NPM)/.installed:
+	@command -v npm > /dev/null || { echo "npm fetches Dwolla's description: install it (Debian: apt-get install npm)"; exit 1; }
+	@mkdir -p $(NPM)/node_modules/dwolla $(NPM)/node_modules/zod
+	@cd $(NPM) && npm pack --silent dwolla@1.1.1 zod@3.25.76 > /dev/null
+	@cd $(NPM) && printf '%s\n' \
+	  "14078921cc705406e5cb906200e869f37e882d12a7bd4af15834ee5e99274c228f1c96490bb3ddb2b3d307dc5fc9dba41d6e747a0bc30c2cc096d9a609ee61ef  dwolla-1.1.1.tgz" \
+	  "83352dfeab7cd675ec14628815c0b76277c4031e4d92e9c27e70e5bee0524854b4d9b717bb82e679ad001485306cb5b158fc7777da7c4b94286ae8ca70d43171  zod-3.25.76.tgz" \
+	  | sha512sum --check --quiet
+	@cd $(NPM) && for name in dwolla zod; do tar -xzf $$name-*.tgz -C node_modules/$$name --strip-components=1; done
+	@touch $@
+
+descriptions: $(NPM)/.installed ## fetch what npm alone has of providers' descriptions (Dwolla's types)
 
 test: setup ## unit and integration tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
 	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration $(PYTEST_ARGS)

@@ -20,6 +20,7 @@ from support.billing import (
     behave,
     call,
     offer,
+    price,
     stripe,
     subscriptions,
 )
@@ -90,7 +91,7 @@ def _send(paybus: Paybus, command: tuple[str, str, dict[str, Any]]) -> int:
 def _at_stripe(paybus: Paybus, customer: str) -> dict[str, tuple[str, str, bool]]:
     found = stripe(paybus, "GET", f"subscriptions?customer={customer}&status=all&limit=100")
     return {
-        each["id"]: (_STATUS[each["status"]], each["plan"]["id"], each["cancel_at_period_end"])
+        each["id"]: (_STATUS[each["status"]], price(each), each["cancel_at_period_end"])
         for each in found["data"]
     }
 

@@ -38,7 +38,8 @@ def write(paybus: Paybus, *found: dict[str, Any]) -> None:
 
 
 def stripe(name: str, tenant: str, *secrets: str) -> dict[str, Any]:
-    return {"provider": "stripe", "name": name, "tenant": tenant, "secrets": list(secrets)}
+    found = {"provider": "stripe", "name": name, "tenant": tenant, "secrets": list(secrets)}
+    return found | {"options": {"mode": "test"}}
 
 
 def status(paybus: Paybus, path: str, secret: str) -> int:

@@ -28,14 +28,18 @@ from support.payouts import (
     OPTIONS,
     PROCESSES,
     QUICK,
+    act,
     add,
     balances,
     behave,
     deliver,
+    look_now,
     order,
     post,
     request_for,
     sandbox,
+    transfers,
+    until_state,
     well,
 )
 from support.waiting import until
@@ -330,3 +334,45 @@ def test_a_schedule_s_payout_that_no_list_shows_yet_is_found_by_its_name(paybus:
     behave(paybus, lists_lag_seconds=3600)
     Walk(paybus, market, backup).run(last=8)  # the look-ups are not ended early
     market.all_have(6000)
+
+
+def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -> None:
+    """Though an operator resumes too early: one account can't be settled, the others are paid."""
+    seller, other = add(paybus, "stripe"), add(paybus, "fapshi")
+    waiting = order(paybus, seller, 150_000)
+    stray = {
+        "amount": 100,
+        "currency": "usd",
+        "destination": "acct_of_somebody_new",
+        "transfer_group": str(uuid4()),
+        "metadata[paybus_recipient]": str(uuid4()),  # who was added since the backup
+    }
+    url = f"{paybus.layout.url('sandbox-providers')}/stripe/v1/transfers"
+    headers = {"Authorization": "Bearer sk_test_payouts"}
+    paybus.http.post(url, data=stray, headers=headers).raise_for_status()
+
+    def ask_first(**body: Any) -> None:
+        url = "/api/v1/payout-jobs/ask-first"
+        body |= {"reason": "restored"}
+        paybus.api("POST", "payouts", url, json=body, role="admin").raise_for_status()
+
+    ask_first(days=30, since=(datetime.now(UTC) - timedelta(minutes=5)).isoformat())
+    approved = act(paybus, "approve", waiting["id"], role="approver", subject="boss")
+    assert approved.json()["state"] == "approved"
+
+    def unreconciled() -> set[str]:
+        status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status").json()
+        assert not status["control"]["paused"]
+        return {f"{each['provider']}: {each['fault']}" for each in status["unreconciled"]}
+
+    until(
+        lambda: len(found := unreconciled()) == 1 and "recipient" in found.pop(),
+        what="only Stripe's account waits, and says for what",
+    )
+    assert post(paybus, "payouts", request_for(seller)).status_code == 503
+    look_now(paybus, waiting)
+    until_state(paybus, order(paybus, other), "paid")
+    assert transfers(paybus, waiting) == []
+    ask_first(days=0)
+    until_state(paybus, waiting, "paid")
+    assert len(transfers(paybus, waiting)) == 1

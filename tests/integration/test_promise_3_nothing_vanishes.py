@@ -94,4 +94,4 @@ def test_promise_3_an_unknown_webhook_type_is_kept_in_the_journal(paybus: Paybus
         lambda: [e for e in paybus.journal() if e["id"] == "evt_kept"], what="it is in the journal"
     )
     assert kept[0]["type"] == "provider.stripe.radar.early_fraud_warning.created"
-    assert kept[0]["data"]["body"] == {k: v for k, v in webhook.items() if k != "object"}
+    assert kept[0]["data"]["body"] == webhook

@@ -87,6 +87,12 @@ def a_customer(paybus: Paybus) -> tuple[str, str, str]:
     return made, ours, subscriptions(paybus, ours)[0]["id"]
 
 
+def price(subscription: dict[str, Any]) -> str:
+    """Of one of Stripe's with one item."""
+    (item,) = subscription["items"]["data"]
+    return str(item["price"]["id"])
+
+
 def subscriptions(paybus: Paybus, customer: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = call(
         paybus, "GET", f"subscriptions?customer_id={customer}"

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import Invalid
 from common.stripe_sdk import check_amount, from_stripe, step, to_stripe
-from sandbox.stripe_amounts import refusal
+from sandbox.stripe_api import refusal
 
 _SPECIAL = ("ISK", "UGX", "MGA", "HUF", "TWD", "BHD", "JOD", "KWD", "OMR", "TND")
 _CURRENCIES = ("USD", "EUR", "JPY", "XAF", "KRW", "CLP", "RWF", *_SPECIAL)

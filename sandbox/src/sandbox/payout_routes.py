@@ -27,7 +27,7 @@ from sandbox.payouts import (
     fapshi_object,
     stripe_object,
 )
-from sandbox.stripe_amounts import refusal
+from sandbox.stripe_api import refusal
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 Account = Annotated[str | None, Header(alias="Stripe-Account")]

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox.deck import Deck
 from sandbox.postman import Postman
+from sandbox.stripe_api import VERSION
 
 Status = Literal["pending", "paid", "failed", "returned"]
 Mode = Literal["well", "error", "error_after", "lost", "rate_limited"]
@@ -280,12 +281,15 @@ class Payouts:
         body = {
             "id": f"evt_{uuid4().hex}",
             "object": "event",
-            "api_version": "2025-01-01",
+            "api_version": VERSION,
             "created": int(time.time()),
             "livemode": False,
+            "pending_webhooks": 1,
             "type": type_,
             "data": {"object": stripe_object(transfer)},
         }
+        if (account := transfer.more.get("account")) is not None:
+            body["account"] = account  # whose event it is
         raw = json.dumps(body).encode()
         at = int(time.time())
         secret = self._secrets["stripe"].encode()
@@ -367,6 +371,12 @@ def stripe_object(transfer: Transfer) -> dict[str, Any]:
             "destination": transfer.destination,
             "transfer_group": transfer.reference or None,
             "reversed": came_back,
+            "reversals": {
+                "object": "list",
+                "data": [],
+                "has_more": False,
+                "url": f"/v1/transfers/{transfer.id}/reversals",
+            },
             "amount_reversed": transfer.amount if came_back else transfer.returned_part,
         }
     status = "failed" if came_back else transfer.status
@@ -375,6 +385,11 @@ def stripe_object(transfer: Transfer) -> dict[str, Any]:
         "destination": "ba_sandbox",
         "status": status,
         "automatic": False,
+        "arrival_date": int(transfer.at),
+        "method": "standard",
+        "reconciliation_status": "not_applicable",
+        "source_type": "card",
+        "type": "bank_account",
         "failure_code": failure,
         "failure_message": failure,
     }

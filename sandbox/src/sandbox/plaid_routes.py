@@ -180,6 +180,7 @@ def create_router(bank: Bank, teller: Teller, secret: str) -> APIRouter:  # noqa
             "url": None,
             "routing_numbers": [],
             "oauth": False,
+            "connection_availability": "SUPPORTED",
         }
         return {"institution": institution, "request_id": _request_id()}
 
@@ -243,8 +244,10 @@ def create_controls(bank: Bank, teller: Teller) -> APIRouter:
         item = bank.items[id_]
         item.error = what.code
         if what.tell:
-            code = "LOGIN_REPAIRED" if what.code is None else "ERROR"
-            teller.tell(item, "ITEM", code, error=item.error_body())
+            if what.code is None:
+                teller.tell(item, "ITEM", "LOGIN_REPAIRED")
+            else:
+                teller.tell(item, "ITEM", "ERROR", error=item.error_body())
 
     @router.post("/_items/{id_}/webhook")
     async def webhook(id_: str, code: str, more: dict[str, Any]) -> None:

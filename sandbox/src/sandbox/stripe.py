@@ -12,7 +12,7 @@ from aiohttp import web
 from localstripe.resources import store
 from localstripe.server import app
 
-from sandbox import stripe_billing, stripe_checkout
+from sandbox import stripe_billing, stripe_checkout, stripe_objects
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8420)
     options = parser.parse_args()
     store.dump_to_disk = lambda: None
+    stripe_objects.install()
     stripe_billing.install(app)
     stripe_checkout.install(app)
     web.run_app(app, host="127.0.0.1", port=options.port, print=None, access_log=None)

@@ -20,10 +20,12 @@ from typing import Any
 from aiohttp import web
 from localstripe.errors import UserError
 from localstripe.resources import (
+    Charge,
     Coupon,
     Customer,
     Event,
     Invoice,
+    Refund,
     StripeObject,
     Subscription,
 )
@@ -158,6 +160,8 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
             {
                 "id": "bps_1",
                 "object": "billing_portal.session",
+                "configuration": "bpc_1",
+                "livemode": False,
                 "customer": customer.id,
                 "created": int(time.time()),
                 "return_url": wanted["return_url"],
@@ -237,6 +241,11 @@ def _teach() -> None:
     def next_invoice(subscription_items: Any = None, **more: Any) -> Any:
         return following(subscription_items=_plans(subscription_items), **more)
 
+    def give_back(self: Any, **wanted: Any) -> None:
+        begin_refund(self, **wanted)
+        schedule_webhook(Event("charge.refunded", Charge._api_retrieve(self.charge)))
+
+    begin_refund, Refund.__init__ = Refund.__init__, give_back
     Event.__init__ = event
     Subscription.__init__, Subscription._update = create, update
     Invoice._get_next_invoice = staticmethod(next_invoice)

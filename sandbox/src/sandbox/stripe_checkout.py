@@ -23,7 +23,7 @@ from localstripe.resources import (
 from localstripe.server import get_post_data, json_response
 from localstripe.webhooks import schedule_webhook
 
-from sandbox.stripe_amounts import refusal
+from sandbox.stripe_api import refusal
 
 _LIFETIME_SECONDS = 24 * 3600
 

@@ -179,7 +179,8 @@ async def get_entitlements(caller: Viewer, request: Request, customer: str) -> E
 @router.get("/entitlement-policy")
 async def get_policy(caller: Viewer, session: Session) -> EntitlementPolicy:
     """What the tenant's customers may use while they don't pay."""
-    return await repository.policy(session, caller.tenant)
+    policy, _ = await repository.policy(session, caller.tenant)
+    return policy
 
 
 @router.put("/entitlement-policy")
@@ -188,7 +189,7 @@ async def set_policy(
 ) -> EntitlementPolicy:
     """What is left out stays as it is. Subscriptions follow within `RENEWALS_PAUSE_SECONDS`."""
     async with session.begin():
-        before = await repository.policy(session, caller.tenant)
+        before, _ = await repository.policy(session, caller.tenant)
         after = before.model_copy(update=wanted.model_dump(exclude_unset=True))
         await repository.set_policy(session, caller.tenant, after, caller.subject)
     return after

@@ -93,6 +93,7 @@ class Subscription(Row):
     payment_paid: Mapped[bool | None]
     # When its clock strikes next; for those that are ours, which period's end was told of.
     due_at: Mapped[datetime | None]
+    policy_version: Mapped[int] = mapped_column(server_default="0")
     reminded_of: Mapped[datetime | None]
     # For those that are ours: `now` or `period_end`, and since when somebody wants it to end so.
     cancel_when: Mapped[str | None]
@@ -111,6 +112,12 @@ class Subscription(Row):
         Index("subscriptions_status", "tenant", "status", "created_at", "id"),
         Index("subscriptions_customer", "tenant", "customer_id"),
         Index("subscriptions_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index(
+            "subscriptions_judged",
+            "tenant",
+            "policy_version",
+            postgresql_where=text("status IN ('past_due', 'unpaid', 'paused')"),
+        ),
     )
 
 
@@ -243,12 +250,13 @@ class Command(Row):
 
 
 class EntitlementPolicy(Base):
-    """What a tenant's customers may use while they don't pay."""
+    """What a tenant's customers may use while they don't pay. `version` counts its changes."""
 
     __tablename__ = "entitlement_policies"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     policy: Mapped[dict[str, Any]]
+    version: Mapped[int] = mapped_column(server_default="1")
     changed_by: Mapped[str]
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -139,7 +139,7 @@ async def write(
 ) -> None:
     """Save it, and publish what changed by it, by the tenant's policy and the clock; and `more`."""
     now = await clock(work.session)
-    policy = await policy_of(work.session, row)
+    policy, row.policy_version = await policy_of(work.session, row)
     phase = after.phase(policy, now)
     changes = [*domain.changes((before, Phase(row.phase)), (after, phase)), *more]
     row.status, row.phase = after.status, phase
@@ -200,13 +200,16 @@ async def clock(session: AsyncSession) -> datetime:
     return now
 
 
-async def policy_of(session: AsyncSession, row: models.Subscription) -> Policy:
-    policies: dict[str, Policy] = session.info.setdefault("policies", {})
+async def policy_of(session: AsyncSession, row: models.Subscription) -> tuple[Policy, int]:
+    """And its version."""
+    policies: dict[str, tuple[Policy, int]] = session.info.setdefault("policies", {})
     if row.tenant not in policies:
-        policies[row.tenant] = (await repository.policy(session, row.tenant)).as_rules()
-    policy = policies[row.tenant]
-    # A plan of our own says itself for how long who is past due is served.
-    return replace(policy, past_due_grace=None) if row.provider == OURS else policy
+        stored, version = await repository.policy(session, row.tenant)
+        policies[row.tenant] = stored.as_rules(), version
+    policy, version = policies[row.tenant]
+    if row.provider == OURS:  # a plan of our own says itself for how long who is past due is served
+        policy = replace(policy, past_due_grace=None)
+    return policy, version
 
 
 def _known(value: str | None, at: datetime | None, event_id: str | None) -> Known:

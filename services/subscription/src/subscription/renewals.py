@@ -66,11 +66,12 @@ async def renew(
 async def run(work: Work, event: Event[JobDue]) -> str:
     """The job: every subscription whose clock has struck."""
     now = await rows.clock(work.session)
-    due = await repository.due_subscriptions(work.session, now, _MOST)
-    paid = await repository.paid_checkouts(work.session, [row.id for row in due])
+    struck = await repository.due_subscriptions(work.session, now, _MOST)
+    due = {row.id: row for row in struck}
+    due |= {row.id: row for row in await repository.judged_otherwise(work.session, _MOST)}
+    paid = await repository.paid_checkouts(work.session, list(due))
     failed = 0
-    for row in due:
-        id_ = row.id  # which can't be asked of a row that was rolled back
+    for id_, row in due.items():
         try:
             async with work.alone():
                 if row.provider == OURS:
@@ -84,7 +85,7 @@ async def run(work: Work, event: Event[JobDue]) -> str:
             log.error("not renewed, looked at again later", subscription=id_, error=said)
             failed += 1
             await repository.postpone(work.session, id_, now + _POSTPONED)
-    if len(due) == _MOST:  # there may be more: not only at the next tick
+    if len(due) >= _MOST:  # there may be more: not only at the next tick
         await order_run(
             work.session,
             service="subscription",

@@ -22,26 +22,25 @@ async def plans(session: AsyncSession, ids: Iterable[str]) -> Sequence[Plan]:
     return (await session.scalars(select(Plan).where(is_one_of(Plan.id, sorted(set(ids)))))).all()
 
 
-async def policy(session: AsyncSession, tenant: str) -> EntitlementPolicy:
+async def policy(session: AsyncSession, tenant: str) -> tuple[EntitlementPolicy, int]:
+    """And its version, which is 0 while nobody has set one."""
     row = await session.get(models.EntitlementPolicy, tenant)
-    return EntitlementPolicy.model_validate(row.policy if row else {}, extra="ignore")
+    if row is None:
+        return EntitlementPolicy(), 0
+    return EntitlementPolicy.model_validate(row.policy, extra="ignore"), row.version
 
 
 async def set_policy(
     session: AsyncSession, tenant: str, wanted: EntitlementPolicy, by: str
 ) -> None:
-    """Subscriptions that it is about are looked at again at the clock's next stroke."""
+    """Subscriptions that were judged by another version are found by `judged_otherwise`."""
     values = {"policy": wanted.model_dump(mode="json"), "changed_by": by}
     row = insert(models.EntitlementPolicy).values(tenant=tenant, **values)
-    changed = values | {"changed_at": func.now()}
+    changed = {"changed_at": func.now(), "version": models.EntitlementPolicy.version + 1}
     await session.execute(
-        row.on_conflict_do_update(index_elements=[models.EntitlementPolicy.tenant], set_=changed)
-    )
-    affected = (Status.PAST_DUE, Status.UNPAID, Status.PAUSED)
-    await session.execute(
-        update(Subscription)
-        .where(Subscription.tenant == tenant, Subscription.status.in_(affected))
-        .values(due_at=func.now())
+        row.on_conflict_do_update(
+            index_elements=[models.EntitlementPolicy.tenant], set_=values | changed
+        )
     )
 
 
@@ -144,6 +143,24 @@ async def due_subscriptions(
         .with_for_update(skip_locked=True)
     )
     return (await session.scalars(due)).all()
+
+
+async def judged_otherwise(session: AsyncSession, most: int) -> Sequence[Subscription]:
+    """Subscriptions that are entitled, or not, by another version of their tenant's policy. Locked,
+    as above."""
+    policy = models.EntitlementPolicy
+    stale = (
+        select(Subscription)
+        .outerjoin(policy, policy.tenant == Subscription.tenant)
+        .where(
+            Subscription.status.in_((Status.PAST_DUE, Status.UNPAID, Status.PAUSED)),
+            Subscription.policy_version != func.coalesce(policy.version, 0),
+        )
+        .order_by(Subscription.id)
+        .limit(most)
+        .with_for_update(of=Subscription, skip_locked=True)
+    )
+    return (await session.scalars(stale)).all()
 
 
 async def postpone(session: AsyncSession, id_: str, until: datetime) -> None:

@@ -278,13 +278,14 @@ def _merged(now: Object, changed: Object) -> Object:
 def _plan(price: Object | None) -> PlanSnapshot | None:
     if not price:
         return None
+    former = "unit_amount" not in price  # a plan, of which prices are the successors
     return PlanSnapshot(
         plan_id=price["id"],
-        name=price.get("nickname") or price.get("name"),
+        name=price.get("nickname") or (price.get("name") if former else None),
         # Null for prices in tiers and for fractions of a minor unit.
-        amount=_amount(price, "unit_amount" if "unit_amount" in price else "amount"),
+        amount=_amount(price, "amount" if former else "unit_amount"),
         currency=_currency(price.get("currency")),
-        interval=(price.get("recurring") or {}).get("interval") or price.get("interval"),
+        interval=(price if former else price.get("recurring") or {}).get("interval"),
     )
 
 
@@ -304,15 +305,24 @@ PAYOUT_IN_METADATA = "paybus_payout"
 
 
 def _transfer(transfer: Object) -> TransferReported:
+    reference = transfer.get("transfer_group") or _metadata(transfer).get(PAYOUT_IN_METADATA)
+    returned = _amount(transfer, "amount_reversed") or None
+    return _sent(transfer, reference=reference, amount_returned=returned)
+
+
+def _payout(payout: Object) -> TransferReported:
+    reference = _metadata(payout).get(PAYOUT_IN_METADATA)
+    return _sent(payout, reference=reference, reason=payout.get("failure_message"))
+
+
+def _sent(thing: Object, **more: Any) -> TransferReported:
     return TransferReported(
         provider="stripe",
-        transfer_id=transfer["id"],
-        account=_id(transfer.get("destination")),
-        reference=transfer.get("transfer_group") or _metadata(transfer).get(PAYOUT_IN_METADATA),
-        amount=_required_amount(transfer, "amount"),
-        currency=transfer["currency"].upper(),
-        amount_returned=_amount(transfer, "amount_reversed") or None,
-        reason=transfer.get("failure_message"),  # payouts only
+        transfer_id=thing["id"],
+        account=_id(thing.get("destination")),
+        amount=_required_amount(thing, "amount"),
+        currency=thing["currency"].upper(),
+        **more,
     )
 
 
@@ -359,10 +369,10 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "charge.dispute.created": ("payment.disputed", _dispute),
     "transfer.created": ("transfer.created", _transfer),
     "transfer.reversed": ("transfer.reversed", _transfer),
-    "payout.created": ("provider_payout.created", _transfer),
-    "payout.paid": ("provider_payout.succeeded", _transfer),
-    "payout.failed": ("provider_payout.failed", _transfer),
-    "payout.canceled": ("provider_payout.failed", _transfer),
+    "payout.created": ("provider_payout.created", _payout),
+    "payout.paid": ("provider_payout.succeeded", _payout),
+    "payout.failed": ("provider_payout.failed", _payout),
+    "payout.canceled": ("provider_payout.failed", _payout),
 }
 
 

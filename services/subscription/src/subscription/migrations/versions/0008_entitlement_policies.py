@@ -16,6 +16,7 @@ def upgrade() -> None:
         "entitlement_policies",
         sa.Column("tenant", sa.Text, primary_key=True),
         sa.Column("policy", JSONB, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False, server_default="1"),
         sa.Column("changed_by", sa.Text, nullable=False),
         sa.Column("changed_at", _TIME, nullable=False, server_default=sa.func.now()),
     )
@@ -28,6 +29,10 @@ def upgrade() -> None:
     )
     op.add_column("subscriptions", sa.Column("turned_at", _TIME))
     op.add_column("subscriptions", sa.Column("turned_status", sa.Text))
+    # None of these was judged by a policy.
+    op.add_column(
+        "subscriptions", sa.Column("policy_version", sa.Integer, nullable=False, server_default="0")
+    )
     op.execute("SET LOCAL statement_timeout = 0")  # of many subscriptions it takes a while
     op.execute(
         """
@@ -36,6 +41,7 @@ def upgrade() -> None:
                             WHEN status IN ('active', 'incomplete') THEN 'active'
                             WHEN status = 'past_due' THEN 'past_due'
                             ELSE 'ended' END,
+               policy_version = CASE WHEN status = 'past_due' THEN -1 ELSE 0 END,
                snapshots = CASE WHEN snapshot_at IS NULL THEN '[]'
                                 ELSE jsonb_build_array(jsonb_build_object(
                                      'event_id', snapshot_event_id,
@@ -46,6 +52,12 @@ def upgrade() -> None:
                                          'current_period_end', current_period_end,
                                          'cancel_at_period_end', cancel_at_period_end))) END
         """
+    )
+    op.create_index(
+        "subscriptions_judged",
+        "subscriptions",
+        ["tenant", "policy_version"],
+        postgresql_where=sa.text("status IN ('past_due', 'unpaid', 'paused')"),
     )
     for column in ("snapshot_event_id", "snapshot_lifecycle", "snapshot_status"):
         op.drop_column("subscriptions", column)

@@ -1,7 +1,10 @@
-"""Which amounts Stripe refuses. https://docs.stripe.com/currencies#special-cases"""
+"""The version of Stripe's API that the stand-ins speak, and which amounts it refuses."""
 
 from __future__ import annotations
 
+VERSION = "2026-10-28.endive"
+
+# https://docs.stripe.com/currencies#special-cases
 _ALWAYS_00 = {"isk", "ugx"}
 _LAST_DIGIT_0 = {"bhd", "jod", "kwd", "omr", "tnd"}
 _PAID_OUT_IN_HUNDREDS = {"huf", "twd"}
