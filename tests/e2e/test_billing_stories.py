@@ -97,6 +97,7 @@ def _at_stripe(paybus: Paybus, customer: str) -> dict[str, tuple[str, str, bool]
 
 
 def _here(paybus: Paybus, customer: str) -> dict[str, tuple[str, str, bool]]:
+    found = subscriptions(paybus, customer)  # first: a plan may be learnt between both questions
     plans = call(paybus, "GET", "plans").json()["items"]
     names = {each["id"]: each["provider_plan_id"] for each in plans}
     return {
@@ -105,5 +106,5 @@ def _here(paybus: Paybus, customer: str) -> dict[str, tuple[str, str, bool]]:
             names[each["plan_id"]],
             each["cancel_at_period_end"],
         )
-        for each in subscriptions(paybus, customer)
+        for each in found
     }

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import Literal, cast
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 from uuid import uuid4
 
+import httpx
+
 from common.errors import RateLimited, Upstream
-from common.outside import NoAnswer, Refused
+from common.outside import NoAnswer, Object, Refused
 from payouts import clients
-from payouts.clients import Listed, Order, PayoutClient
+from payouts.clients import Listed, Order, PayoutClient, ReadOnlyClient
+from payouts.clients import square as square_client
+from payouts.clients.dwolla import Dwolla, Options
 from payouts.clients.stripe import Details
 from payouts.domain import Fate, Found
+from sandbox.payouts import DWOLLA_ACCOUNT, dwolla_object
+from sandbox.payouts import Transfer as DwollaTransfer
 
 Answer = Literal[
     "ok", "error_before", "error_after", "lost", "not_taken", "later", "refused", "deferred",
     "refused_after", "deferred_after",
 ]  # fmt: skip
 """What becomes of a request. The last two are lies: it was done, and the answer says that not."""
+
+Kind = Literal["keyed", "keyless", "legs"]
+"""A provider as Stripe is: it repeats its first answer, failures too, and forgets after a day. As
+Fapshi is, without keys. As Dwolla is: with keys, and each transfer is funded by another one, which
+has the same reference."""
 
 _KEYS_LIVE = timedelta(hours=24)
 QUIET = timedelta(minutes=1)
@@ -35,14 +47,39 @@ class Request:
 
 
 @dataclass
-class Provider:
-    """`keyed` as Stripe is: it repeats its first answer, failures too, and forgets after a day."""
+class Made:
+    """A transfer. A leg funds the other ones: no recipient has anything of it."""
 
-    keyed: bool
+    reference: str
+    recipient: str
+    found: Found
+    at: timedelta
+    leg: bool = False
+
+    @property
+    def moves_money(self) -> bool:
+        return self.found.fate.moves_money and not self.leg
+
+
+@dataclass
+class Provider:
+    """`again` counts, by reference, what the provider made once more than it was told."""
+
+    kind: Kind
     now: timedelta = timedelta()
-    transfers: dict[str, tuple[str, Found]] = field(default_factory=dict)
+    made: dict[str, Made] = field(default_factory=dict)
     answers: dict[str, tuple[timedelta, Found | None]] = field(default_factory=dict)
     under_way: list[Request] = field(default_factory=list)
+    again: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def keyed(self) -> bool:
+        return self.kind != "keyless"
+
+    @property
+    def transfers(self) -> dict[str, Made]:
+        """Without legs."""
+        return {id_: made for id_, made in self.made.items() if not made.leg}
 
     def take(self, order: Order, key: str, how: Answer) -> Found | Exception:
         """What the caller hears."""
@@ -77,6 +114,13 @@ class Provider:
         if not self.keyed or self._recall(request.key) is None:
             self._do(request.order, request.key)
 
+    def make_again(self, transfer_id: str) -> None:
+        """By a fault of its own: nobody told it to."""
+        made = self.made[transfer_id]
+        found = replace(made.found, transfer_id=_name(), fate=Fate.ACCEPTED)
+        self.made[found.transfer_id] = replace(made, found=found, at=self.now)
+        self.again[made.reference] += 1
+
     def advance(self, by: timedelta) -> None:
         """What is under way ends in time: with keys, as long as they are known; without, before a
         look-up that finds nothing is believed."""
@@ -86,20 +130,47 @@ class Provider:
                 self.land(request)
         self.now += by
 
-    def list(self, reference: str) -> list[Found]:
-        return [found for of, found in self.transfers.values() if of == reference]
-
     def settle(self, transfer_id: str, fate: Fate) -> None:
-        reference, found = self.transfers[transfer_id]
-        self.transfers[transfer_id] = (reference, replace(found, fate=fate))
+        made = self.made[transfer_id]
+        made.found = replace(made.found, fate=fate)
+
+    def of(self, reference: str) -> list[Made]:
+        return [made for made in self.transfers.values() if made.reference == reference]
 
     def moving(self, reference: str) -> int:
         """How many transfers of a payout move money."""
-        return sum(found.fate.moves_money for found in self.list(reference))
+        return sum(made.moves_money for made in self.of(reference))
+
+    def has(self, recipient: str) -> int:
+        """What a recipient has, without what the provider made once more."""
+        sums: dict[str, int] = {}
+        for made in self.transfers.values():
+            if made.recipient == recipient and made.moves_money:
+                sums[made.reference] = made.found.amount
+        return sum(sums.values())
+
+    def listed(self, reference: str | None = None) -> list[Listed]:
+        """All of them, or those of one reference, legs included; with times of ours."""
+        present = datetime.now(UTC)
+        return [
+            Listed(
+                **vars(made.found),
+                reference=made.reference,
+                created_at=present - (self.now - made.at),
+                recipient_id=made.recipient,
+            )
+            for made in self.made.values()
+            if reference in {None, made.reference}
+        ]
 
     def _do(self, order: Order, key: str) -> Found:
-        found = Found(f"tr_{uuid4().hex[:12]}", Fate.ACCEPTED, order.amount, order.currency)
-        self.transfers[found.transfer_id] = (order.id, found)
+        to = order.details.handle
+        found = Found(_name(), Fate.ACCEPTED, order.amount, order.currency, to)
+        if self.kind == "legs":
+            leg = replace(found, transfer_id=_name(), destination="our balance")
+            made = Made(order.id, order.recipient_id, leg, self.now, leg=True)
+            self.made[leg.transfer_id] = made
+        self.made[found.transfer_id] = Made(order.id, order.recipient_id, found, self.now)
         self._keep(key, found)
         return found
 
@@ -113,24 +184,109 @@ class Provider:
         return answer if answer is not None else Upstream("answers 500")
 
 
+def _name() -> str:
+    return f"tr_{uuid4().hex[:12]}"
+
+
 class ModelClient(PayoutClient):
-    """Only its rules are used: the test itself carries orders to the provider and answers back."""
+    """The test itself carries orders to the provider and answers back; what is listed is read as
+    the clients of the real ones do."""
 
     details_model = Details
 
-    def __init__(self, *, keyed: bool) -> None:
+    def __init__(self, provider: Provider) -> None:
         options = clients.Options(limits={"USD": 1_000_000}, approval_above={"USD": 100_000})
-        super().__init__(options, cast("object", None))  # type: ignore[arg-type]
+        super().__init__(options, httpx.AsyncClient())
         self.quiet = QUIET  # type: ignore[misc]
-        self.keeps_keys = timedelta(hours=23) if keyed else timedelta()  # type: ignore[misc]
+        self.keeps_keys = timedelta(hours=23) if provider.keyed else timedelta()  # type: ignore[misc]
+        self.provider = provider
+        self.answers = True
+        self._reader = _Dwolla(provider) if provider.kind == "legs" else None
 
     async def send(self, order: Order, key: str) -> Found:
         raise AssertionError("the test carries it to the provider")
 
     async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
-        raise AssertionError("the test asks the provider")
+        if self._reader is not None:
+            return await self._reader.find(order, since)
+        return [each for each in self.provider.listed(order.id) if each.created_at >= since]
 
-    def transfers(
+    async def transfers(
         self, first: datetime, last: datetime, orders: Sequence[Order]
     ) -> AsyncIterator[Listed]:
-        raise AssertionError("the test asks the provider")
+        if not self.answers:
+            raise NoAnswer("gave no answer")
+        if self._reader is not None:
+            async for each in self._reader.transfers(first, last, orders):
+                yield each
+            return
+        for each in self.provider.listed():
+            if first <= each.created_at < last:
+                yield each
+
+
+class _Dwolla(Dwolla):
+    """Dwolla's own client, on the provider's list in Dwolla's words."""
+
+    def __init__(self, provider: Provider) -> None:
+        ours = "707177c3-bf15-4e7e-b37c-55c3898d9bf4"
+        options: Any = {"account_id": DWOLLA_ACCOUNT, "funding_source": ours}
+        options |= {"key": "x", "secret": "x", "limits": {"USD": 1}}
+        super().__init__(Options(**options), httpx.AsyncClient())
+        self._provider = provider
+
+    async def _list(self, query: dict[str, str]) -> AsyncIterator[Object]:
+        for each in self._provider.listed(query.get("correlationId")):
+            yield self._said(each)
+
+    def _said(self, listed: Listed) -> Object:
+        words: Any = {Fate.ACCEPTED: "pending", Fate.PAID: "paid", Fate.FAILED: "failed"}
+        transfer = DwollaTransfer(
+            "dwolla",
+            listed.transfer_id,
+            listed.reference or "",
+            listed.destination or "",
+            listed.amount,
+            listed.currency,
+            "leg" if self._provider.made[listed.transfer_id].leg else "ach",
+            listed.created_at.timestamp(),
+            more={"metadata": {"recipient": listed.recipient_id}},
+        )
+        transfer.status = words.get(listed.fate, "returned")
+        said = dwolla_object(transfer)
+        if listed.fate is Fate.RETURNED:
+            said["status"] = "reclaimed"
+        return said
+
+
+class PayerClient(ReadOnlyClient):
+    """Of a provider that pays a location by its own rules, as Square does; what is below zero it
+    takes back."""
+
+    details_model = square_client.Details
+
+    def __init__(self, location: str) -> None:
+        super().__init__(clients.Options(limits={"USD": 1}), httpx.AsyncClient())
+        self.provider = Provider("keyless")
+        self._location = location
+
+    def pay(self, amount: int) -> None:
+        found = Found(_name(), Fate.PAID, amount, "USD", self._location)
+        self.provider.made[found.transfer_id] = Made("", "", found, self.provider.now)
+
+    @property
+    def paid(self) -> int:
+        return sum(made.found.amount for made in self.provider.made.values())
+
+    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
+        return [each for each in self._listed() if each.transfer_id in order.known]
+
+    async def transfers(
+        self, first: datetime, last: datetime, orders: Sequence[Order]
+    ) -> AsyncIterator[Listed]:
+        for each in self._listed():
+            if first <= each.created_at < last:
+                yield each
+
+    def _listed(self) -> list[Listed]:
+        return [replace(each, reference=None, recipient_id=None) for each in self.provider.listed()]

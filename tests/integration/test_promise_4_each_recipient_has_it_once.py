@@ -1,0 +1,286 @@
+"""Promise 4, from the other end: by the provider's books each recipient has what they are owed, and
+no more, whatever happens: schedules, approvals, restores of an older database at any moment, legs
+of transfers, transfers that the provider makes once more, and returns of either of two.
+
+What runs is the code that workers, jobs and the API run, on a real PostgreSQL that is really backed
+up and restored; the provider is a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, get_args
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from common import database, rows
+from common.errors import Conflict, Forbidden, NotYet
+from common.outside import NoAnswer
+from conftest import MakePaybus
+from payouts import acting, jobs, repository
+from payouts.audit import Actor
+from payouts.requests import Credit, NewRecipient, Schedule
+from support.paybus import Paybus
+from support.payout_model import Kind
+from support.payout_world import CHIEF, CLERK, World
+
+_ADMIN = Actor("admin", "admin")
+_BACKUP = "world_backup"
+# Of which the last is more than one person may decide alone.
+_AMOUNTS = (3_000, 40_000, 150_000)
+
+
+class Market(World):
+    """With somebody who is paid by a schedule, and somebody whose provider pays by itself."""
+
+    paybus: ClassVar[Paybus]
+    engine: ClassVar[AsyncEngine]
+
+    @initialize(large=st.lists(st.booleans(), min_size=1, max_size=2))
+    def begin_world(self, large: list[bool]) -> None:
+        super().begin_world(large)
+        self.credits: list[tuple[str, int]] = []
+        self.backup: timedelta | None = None
+        self.seller = self.run(
+            self.add(
+                NewRecipient(
+                    reference="seller",
+                    name="A Seller",
+                    provider="stripe",
+                    account="x",
+                    currency="USD",
+                    details={"account": f"acct_{uuid4().hex[:12]}"},
+                    schedule=Schedule(kind="threshold", minimum=1),
+                )
+            )
+        )
+        self.shop = self.run(
+            self.add(
+                NewRecipient(
+                    reference="shop",
+                    name="A Shop",
+                    provider="square",
+                    account="x",
+                    currency="USD",
+                    details={"location_id": self.location},
+                )
+            )
+        )
+        self.credit(_AMOUNTS[0])
+
+    @rule(amount=st.sampled_from((700, 2_000, -500)))
+    def square_pays_or_takes_back(self, amount: int) -> None:
+        self.payer.pay(amount)
+        self.reconcile(1, "square")
+
+    @rule(amount=st.sampled_from(_AMOUNTS))
+    def credit(self, amount: int) -> None:
+        self.credits.append((uuid4().hex, amount))
+        self.run(self._credit(*self.credits[-1]))
+
+    @rule()
+    def the_schedule_pays(self) -> None:
+        async def pay() -> None:
+            async with self.sessions.begin() as session:
+                now = await rows.clock(session)
+                found = await repository.recipients_due(session, now, 1000)
+                mine = [(each, None) for each in found if each.tenant == self.tenant]
+                await self.desk.pay_balances(session, mine)
+
+        self.run(pay())
+        self.see()
+
+    @precondition(lambda self: self.provider.transfers and not self.provider.again)
+    @rule(which=st.integers(0, 20))
+    def the_provider_makes_one_again(self, which: int) -> None:
+        ids = list(self.provider.transfers)
+        self.provider.make_again(ids[which % len(ids)])
+
+    @precondition(lambda self: self.backup is None)
+    @rule()
+    def somebody_backs_up(self) -> None:
+        self.backup = self.provider.now
+        self._clone(_BACKUP, self._name())
+
+    @precondition(lambda self: self.backup is not None)
+    @rule()
+    def somebody_restores(self) -> None:
+        """As docs/runbooks/payouts-restore.md has it; workers go on at once."""
+        assert self.backup is not None
+        self.in_hand.clear()
+        self._clone(self._name(), _BACKUP)
+        forgotten = self.provider.now - self.backup
+        self.age(forgotten)
+        self.run(self._ask_first(datetime.now(UTC) - forgotten - timedelta(minutes=1)))
+        self.backup = None
+        self.see()
+
+    @rule(answers=st.booleans())
+    def the_account_is_compared(self, answers: bool) -> None:
+        """Each day that the restored database may have forgotten; the provider may be away."""
+        self.client.answers = answers
+        with suppress(NoAnswer):
+            self.compare(self.run(self._unreconciled()))
+        self.client.answers = True
+        self.see()
+
+    @rule(which=st.integers(0, 20))
+    def a_caller_asks_again(self, which: int) -> None:
+        """With the key that it had."""
+        every: list[tuple[str, Any]] = [*self.asked, *self.credits]
+        key, wanted = every[which % len(every)]
+        self.ask_again(key, wanted)
+        self.see()
+
+    @rule(which=st.integers(0, 2))
+    def the_chief_approves(self, which: int) -> None:
+        self._approve(self.one(which))
+
+    @invariant()
+    def nobody_has_too_much(self) -> None:
+        if hasattr(self, "credits"):
+            owed = sum(amount for _, amount in self.credits)
+            assert self.provider.has(self.seller) <= owed
+
+    def ask_again(self, key: str, wanted: Any) -> None:
+        with suppress(NotYet):
+            if isinstance(wanted, int):
+                self.run(self._credit(key, wanted))
+            else:
+                self.run(self.ask(key, wanted))
+
+    def see(self) -> None:
+        """Which payouts there are now: a restored database has forgotten some, and schedules make
+        others."""
+
+        async def read() -> list[str]:
+            query = (
+                "SELECT id FROM payouts WHERE tenant = :tenant AND provider = 'stripe' "
+                "ORDER BY created_at, id"
+            )
+            async with self.sessions() as session:
+                found = await session.execute(text(query), {"tenant": self.tenant})
+                return [id_ for (id_,) in found]
+
+        self.ids = self.run(read())
+
+    def settle_down(self) -> None:
+        """Everybody repeats what they asked for, the chief approves, and nobody retries."""
+        self.compare(self.run(self._unreconciled()))
+        for key, wanted in [*self.asked, *self.credits]:
+            self.ask_again(key, wanted)
+        for _ in range(5):
+            self.the_schedule_pays()
+            for id_ in self.ids:
+                self._approve(id_)
+            super().settle_down()
+        self.see()
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "credits"):
+            self.the_seller_s_books_agree()
+            self.the_shop_s_books_agree()
+
+    def the_shop_s_books_agree(self) -> None:
+        """Of a withdrawal they say that the shop has less."""
+        if not self.payer.provider.made:
+            return
+        days = self.payer.provider.now.days + 2
+        self.reconcile(days, "square")
+        assert self.run(self.balance(self.shop))["paid"] == self.payer.paid
+
+    def the_seller_s_books_agree(self) -> None:
+        balance = self.run(self.balance(self.seller))
+        owed = sum(amount for _, amount in self.credits)
+        assert balance["paid"] == self.provider.has(self.seller), balance
+        assert balance["available"] + balance["pending"] + balance["paid"] == owed, balance
+
+    def agrees(self, id_: str) -> None:
+        if self.state_of(id_)["recipient_id"] != self.seller:
+            super().agrees(id_)
+
+    def compare(self, days: list[Any]) -> None:
+        today = datetime.now(UTC).date()
+        back = max(((today - each).days for each in days), default=-1)
+        if back >= 0:
+            self.reconcile(back + 1)
+
+    def _approve(self, id_: str) -> None:
+        async def act() -> None:
+            async with self.sessions.begin() as session:
+                row = (await repository.lock_payouts(session, [id_]))[id_]
+                await acting.approve(session, row, CHIEF, None)
+
+        with suppress(Conflict, Forbidden):
+            self.run(act())
+
+    async def _credit(self, key: str, amount: int) -> None:
+        wanted = Credit(amount=amount, currency="USD", reason="sold")
+        async with self.sessions.begin() as session:
+            await self.desk.credit(session, self.tenant, self.seller, key, CLERK, wanted)
+
+    async def _ask_first(self, since: datetime) -> None:
+        async with self.sessions.begin() as session:
+            now = await rows.clock(session)
+            await acting.ask_first(
+                session,
+                self.tenant,
+                _ADMIN,
+                "restored",
+                until=now + timedelta(days=30),
+                unreconciled=jobs.forgotten_days([self.account], since, now),
+            )
+
+    async def _unreconciled(self) -> list[Any]:
+        async with self.sessions() as session:
+            return [each.day for each in await repository.recoveries(session, self.tenant)]
+
+    def _name(self) -> str:
+        return self.paybus.layout.databases["payouts"].rpartition("/")[2].partition("?")[0]
+
+    def _clone(self, to: str, source: str) -> None:
+        self.run(self.engine.dispose())
+        stack = self.paybus.system._stack
+        stack.drop_database(to)
+        stack.database(to, owner="template_payouts", template=source)
+
+
+@pytest.fixture(scope="module")
+def market(make_paybus: MakePaybus) -> Iterator[type[Market]]:
+    with make_paybus() as paybus, asyncio.Runner() as runner:
+        url = paybus.layout.databases["payouts"]
+        engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        Market.sessions, Market.runner = database.sessions_of(engine), runner
+        Market.paybus, Market.engine = paybus, engine
+        yield Market
+        runner.run(engine.dispose())
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_promise_4_each_recipient_has_it_once(market: type[Market], kind: Kind) -> None:
+    market.kind = kind
+    run_state_machine_as_test(
+        market,
+        settings=settings(
+            max_examples=8,
+            stateful_step_count=20,
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
