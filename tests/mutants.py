@@ -192,16 +192,23 @@ MUTANTS = (
     Mutant(
         "rights: of two events of one second the one that was recorded last wins",
         f"{SUBSCRIPTION}/domain.py",
-        "    ends = [each for each in kind if each.facts not in followed]\n",
-        "    ends = kind\n",
+        "    ends = {facts for facts, count in reached.items() if count > 0}\n",
+        "    ends = set(reached)\n",
         "test_stripe_rights.py",
+    ),
+    Mutant(
+        "rights: a circle within one second ends with what was recorded last",
+        f"{SUBSCRIPTION}/domain.py",
+        "    if reached and not ends and before is not None:\n",
+        "    if False:\n",
+        "test_promise_5_who_pays_is_entitled.py",
     ),
     Mutant(
         "rights: unpaid is past due",
         f"{GATEWAY}/providers/stripe.py",
         '"unpaid": Status.UNPAID',
         '"unpaid": Status.PAST_DUE',
-        "test_stripe_rights.py",
+        "test_promise_5_who_pays_is_entitled.py",
     ),
     Mutant(
         "rights: an end that the portal has set is not taken back",
@@ -215,7 +222,7 @@ MUTANTS = (
         f"{GATEWAY}/providers/stripe.py",
         "not_served = self._not_served(webhook)",
         "not_served = None",
-        "test_stripe_rights.py",
+        "test_promise_5_who_pays_is_entitled.py",
     ),
     Mutant(
         "billing: what was answered 503 is done later",
@@ -293,8 +300,8 @@ MUTANTS = (
     Mutant(
         "promise 5: the report that comes last wins",
         f"{SUBSCRIPTION}/domain.py",
-        "if not rivals or snapshot.at > rivals[0].at:",
-        "if True:",
+        "    return _with(before, snapshot, tuple(kept))\n",
+        "    return _with(before, snapshot, (snapshot,))\n",
         "test_promise_5_order_does_not_matter.py",
     ),
     Mutant(

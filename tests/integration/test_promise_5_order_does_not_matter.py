@@ -61,8 +61,8 @@ def _life(number: str) -> list[dict[str, Any]]:
 
 
 _STATE = """
-SELECT s.status, s.ever_active, s.snapshots->0->>'lifecycle', s.snapshot_at - p.reported_at, p.paid,
-       p.amount, c.email IS NOT NULL, s.cancel_at_period_end
+SELECT s.status, s.ever_active, s.snapshots->-1->>'lifecycle', s.snapshot_at - p.reported_at,
+       p.paid, p.amount, c.email IS NOT NULL, s.cancel_at_period_end
 FROM subscriptions s
 JOIN payments p ON p.subscription_id = s.id JOIN customers c ON c.id = s.customer_id
 WHERE s.provider_subscription_id = %s

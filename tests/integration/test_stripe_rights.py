@@ -213,7 +213,8 @@ def test_two_changes_of_one_second_end_with_the_later_one(
     taken = "SELECT jsonb_array_length(snapshots) FROM subscriptions "
     taken += "WHERE provider_subscription_id = %s"
     until(
-        lambda: paybus.sql("subscription", taken, f"sub_{number}") == [(2,)], what="both are here"
+        lambda: paybus.sql("subscription", taken, f"sub_{number}") == [(3,)],
+        what="both are here, beside the first one",
     )
     ends = "SELECT p.provider_plan_id FROM subscriptions s JOIN plans p ON p.id = s.plan_id "
     ends += "WHERE provider_subscription_id = %s"

@@ -122,6 +122,21 @@ def test_of_changes_of_one_second_the_last_one_holds_whatever_comes_first(
     assert apply(reports)[0].facts == chain[-1]
 
 
+@given(st.lists(facts, min_size=2, max_size=6), st.randoms())
+def test_a_circle_of_one_second_ends_where_the_second_before_ended(
+    chain: list[Facts], chance: Random
+) -> None:
+    """And any other way through the same facts, however often, ends where it ends."""
+    later = START + timedelta(seconds=1)
+    reports = [Snapshot(START, "evt_0", Lifecycle.CREATED, chain[0])]
+    reports += [
+        Snapshot(later, f"evt_{number}", Lifecycle.UPDATED, after, previous=before)
+        for number, (before, after) in enumerate(pairwise(chain), start=1)
+    ]
+    chance.shuffle(reports)
+    assert apply(reports)[0].facts == chain[-1]
+
+
 def test_where_nothing_orders_them_the_one_that_came_later_holds() -> None:
     def came(seconds: int, id_: str, plan: str) -> Snapshot:
         at = START + timedelta(seconds=seconds)

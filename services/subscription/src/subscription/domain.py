@@ -7,14 +7,19 @@ function of those. Whatever the order of arrival, the same reports give the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
 
 from common.contracts.subscriptions import Status
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+# Only a subscription that went round in a circle in each of so many seconds, and whose webhooks
+# overtook each other, can't be told the end of.
+_SECONDS_KEPT = 3
 
 # Where a subscription's usual life leads. Of two snapshots of the same second that say nothing
 # better of their order the one that is further along is the newer.
@@ -134,19 +139,37 @@ class Snapshot:
         return self.previous is not None and self.previous.status is not self.facts.status
 
 
-def newest(rivals: Iterable[Snapshot]) -> Snapshot:
-    """Of snapshots of one second, at least one: no other one of its kind began where it ended.
+def newest(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """The one that holds, of at least one; each second begins where the one before it ended."""
+    found: Snapshot | None = None
+    for _, second in groupby(sorted(snapshots, key=_at), key=_at):
+        found = _last_of(list(second), found)
+    assert found is not None
+    return found
 
-    Stripe's time stamps are whole seconds, and one call of its API may make several events. What
-    was so before each change orders them; where that is not said, or leads in a circle, the order
-    of their arrival does.
+
+def _last_of(second: Sequence[Snapshot], before: Snapshot | None) -> Snapshot:
+    """Stripe's time stamps are whole seconds, and one call of its API may make several events. What
+    was so before each change orders them: what was reached more often than left is the end, and a
+    circle ends where it began. Where nothing is said of it, the order of their arrival holds.
     """
-    all_ = list(rivals)
-    last = max(each.lifecycle.along for each in all_)
-    kind = [each for each in all_ if each.lifecycle.along == last]
-    followed = {each.previous for each in kind if each.previous not in {None, each.facts}}
-    ends = [each for each in kind if each.facts not in followed]
-    return max(ends or kind, key=lambda each: each.order)
+    last = max(each.lifecycle.along for each in second)
+    kind = [each for each in second if each.lifecycle.along == last]
+    if earlier := [each for each in second if each.lifecycle.along < last]:
+        before = max(earlier, key=lambda each: each.order)
+    reached: Counter[Facts] = Counter()
+    for each in kind:
+        if each.previous is not None:
+            reached[each.facts] += 1
+            reached[each.previous] -= 1
+    ends = {facts for facts, count in reached.items() if count > 0}
+    if reached and not ends and before is not None:
+        ends = {before.facts}
+    return max([each for each in kind if each.facts in ends] or kind, key=lambda each: each.order)
+
+
+def _at(snapshot: Snapshot) -> datetime:
+    return snapshot.at
 
 
 @dataclass(frozen=True)
@@ -164,17 +187,17 @@ class PaymentReport:
 
 @dataclass(frozen=True)
 class Subscription:
-    """Every snapshot of the newest second, the newest payment report, the newest change of its
+    """Every snapshot of the newest seconds, the newest payment report, the newest change of its
     status, and whether it was ever in use."""
 
-    rivals: tuple[Snapshot, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
     payment: PaymentReport | None = None
     ever_active: bool = False
     turned: tuple[datetime, Status] | None = None
 
     @property
     def snapshot(self) -> Snapshot | None:
-        return newest(self.rivals) if self.rivals else None
+        return newest(self.snapshots) if self.snapshots else None
 
     @property
     def status(self) -> Status:
@@ -228,12 +251,11 @@ class Subscription:
 
 def take_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
     """A provider's, which is late or early: the newest holds."""
-    rivals = before.rivals
-    if not rivals or snapshot.at > rivals[0].at:
-        rivals = (snapshot,)
-    elif snapshot.at == rivals[0].at and snapshot.event_id not in {e.event_id for e in rivals}:
-        rivals = tuple(sorted((*rivals, snapshot), key=lambda each: each.event_id))
-    return _with(before, snapshot, rivals)
+    all_ = {each.event_id: each for each in (snapshot, *before.snapshots)}
+    seconds = sorted({each.at for each in all_.values()})[-_SECONDS_KEPT:]
+    kept = [each for each in all_.values() if each.at in seconds]
+    kept.sort(key=lambda each: (each.at, each.event_id))
+    return _with(before, snapshot, tuple(kept))
 
 
 def replace_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
@@ -241,14 +263,16 @@ def replace_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
     return _with(before, snapshot, (snapshot,))
 
 
-def _with(before: Subscription, snapshot: Snapshot, rivals: tuple[Snapshot, ...]) -> Subscription:
+def _with(
+    before: Subscription, snapshot: Snapshot, snapshots: tuple[Snapshot, ...]
+) -> Subscription:
     turned = before.turned
     if snapshot.changes_status:
         turn = (snapshot.at, snapshot.facts.status)
         turned = max(turned or turn, turn, key=lambda each: (each[0], _ALONG[each[1]]))
     return replace(
         before,
-        rivals=rivals,
+        snapshots=snapshots,
         ever_active=before.ever_active or snapshot.facts.status in _WAS_ACTIVE,
         turned=turned,
     )

@@ -81,8 +81,8 @@ class Subscription(Row):
     current_period_end: Mapped[datetime | None]
     cancel_at_period_end: Mapped[bool] = mapped_column(server_default="false")
     cancel_at: Mapped[datetime | None]
-    # What it is derived from. `snapshots` are all of the second `snapshot_at`; its status turned to
-    # `turned_status` at `turned_at`.
+    # What it is derived from. `snapshots` are all of the newest seconds, up to `snapshot_at`; its
+    # status turned to `turned_status` at `turned_at`.
     ever_active: Mapped[bool] = mapped_column(server_default="false")
     snapshot_at: Mapped[datetime | None]
     snapshots: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")

@@ -122,8 +122,10 @@ def read(row: models.Subscription) -> domain.Subscription:
         payment = PaymentReport(row.payment_at, row.payment_event_id or "", bool(row.payment_paid))
     if row.turned_at is not None:
         turned = (row.turned_at, Status(row.turned_status or ""))
-    rivals = tuple(_STORED.validate_python({"at": row.snapshot_at, **e}) for e in row.snapshots)
-    return domain.Subscription(rivals, payment, row.ever_active, turned)
+    # Earlier versions kept those of one second, and when that was beside them.
+    stored = [{"at": row.snapshot_at, **each} for each in row.snapshots]
+    snapshots = tuple(_STORED.validate_python(each) for each in stored)
+    return domain.Subscription(snapshots, payment, row.ever_active, turned)
 
 
 _STORED: TypeAdapter[Snapshot] = TypeAdapter(Snapshot)
@@ -146,15 +148,13 @@ async def write(
     row.ever_active = after.ever_active
     if row.provider != OURS:  # which has a clock of its own
         row.due_at = after.changes_at(policy, now)
-    if after.rivals is not before.rivals:
+    if after.snapshots != before.snapshots:
         facts = after.facts
         row.plan_id = facts.plan_id
         row.current_period_end = facts.current_period_end
         row.cancel_at_period_end, row.cancel_at = facts.cancel_at_period_end, facts.cancel_at
-        row.snapshot_at = after.rivals[0].at
-        row.snapshots = [
-            _STORED.dump_python(each, mode="json", exclude={"at"}) for each in after.rivals
-        ]
+        row.snapshot_at = after.snapshots[-1].at
+        row.snapshots = [_STORED.dump_python(each, mode="json") for each in after.snapshots]
     if after.turned is not None:
         row.turned_at, row.turned_status = after.turned
     if after.payment is not None:
