@@ -33,6 +33,8 @@ from common.outside import NoAnswer
 from conftest import MakePaybus
 from payouts import acting, jobs, repository
 from payouts.audit import Actor
+from payouts.deciding import Begin
+from payouts.domain import Fate
 from payouts.requests import Credit, NewRecipient, Schedule
 from support.paybus import Paybus
 from support.payout_model import Kind
@@ -103,6 +105,26 @@ class Market(World):
 
         self.run(pay())
         self.see()
+
+    @rule()
+    def a_good_day(self) -> None:
+        """What is due is ordered, approved, sent and answered."""
+        self.the_schedule_pays()
+        for id_ in self.ids:
+            self._approve(id_)
+            before = len(self.in_hand)
+            self.do(id_, Begin(id_))
+            while len(self.in_hand) > before:
+                self.a_worker_goes_on(len(self.in_hand) - 1, "ok")
+
+    @precondition(lambda self: self.provider.transfers)
+    @rule(which=st.integers(0, 20))
+    def a_transfer_comes_back(self, which: int) -> None:
+        """Paid before, or not; and it is told."""
+        ids = list(self.provider.transfers)
+        id_ = ids[which % len(ids)]
+        self.provider.settle(id_, Fate.RETURNED)
+        self.tell(id_)
 
     @precondition(lambda self: self.provider.transfers and not self.provider.again)
     @rule(which=st.integers(0, 20))
