@@ -373,6 +373,14 @@ ALERTS: Final[Sequence[Alert]] = (
         {'paybus_job_failing{service="orders",job="rates"}': "1 0 1 1 0x116"},
     ),
     Alert(
+        "ClockWrong",
+        "max by (service, instance) (abs(paybus_clock_ahead_seconds))",
+        30, "5m", "ticket", "The clocks of {{ $labels.instance }} ({{ $labels.service }}) and of its database differ by half a minute",
+        "processes",
+        {'paybus_clock_ahead_seconds{service="orders",instance="a"}': "-31x100"},
+        {'paybus_clock_ahead_seconds{service="orders",instance="a"}': "1x100"},
+    ),
+    Alert(
         "SecretOld",
         "max by (service, setting) (paybus_secret_age_seconds)",
         180 * _DAY, "1h", "ticket", "What {{ $labels.setting }} of {{ $labels.service }} names is half a year old: change its keys",

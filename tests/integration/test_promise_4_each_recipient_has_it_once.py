@@ -57,6 +57,7 @@ class Market(World):
         super().begin_world(large)
         self.credits: list[tuple[str, int]] = []
         self.backup: timedelta | None = None
+        self.restored_at = timedelta()
         self.seller = self.run(
             self.add(
                 NewRecipient(
@@ -149,6 +150,7 @@ class Market(World):
         self.age(forgotten)
         self.run(self._ask_first(datetime.now(UTC) - forgotten - timedelta(minutes=1)))
         self.backup = None
+        self.restored_at = self.provider.now
         self.see()
 
     @rule(answers=st.booleans())
@@ -237,10 +239,12 @@ class Market(World):
             super().agrees(id_)
 
     def compare(self, days: list[Any]) -> None:
-        today = datetime.now(UTC).date()
-        back = max(((today - each).days for each in days), default=-1)
-        if back >= 0:
-            self.reconcile(back + 1)
+        if not days:
+            return
+        back = max((datetime.now(UTC).date() - each).days for each in days)
+        # What passes here makes the provider's list older, and no day of ours.
+        passed = (self.provider.now - self.restored_at).days + 1
+        self.reconcile(back + passed + 1)
 
     def _approve(self, id_: str) -> None:
         async def act() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -128,8 +128,9 @@ def schedules_router(service: str, tenant: str) -> APIRouter:
         check(caller)
         async with session.begin():
             await scheduler.get(session, name)
+            now = await rows.clock(session)
             run_id = await scheduler.order_run(
-                session, service=service, tenant=caller.tenant, job=name, at=datetime.now(UTC)
+                session, service=service, tenant=caller.tenant, job=name, at=now
             )
         return RunOrdered(run_id=run_id)
 

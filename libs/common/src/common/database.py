@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import QueuePool, text
+from sqlalchemy import ExceptionContext, QueuePool, event, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -17,12 +17,15 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from common import metrics
+from common.messaging.retry import READ_ONLY
 from common.settings import DatabaseSettings
 
 Sessions = async_sessionmaker[AsyncSession]
 
-# Seconds, but for tcp_user_timeout (milliseconds): a server that went silent is noticed.
+# Seconds, but for tcp_user_timeout (milliseconds): a server that went silent is noticed. One that
+# takes no changes is none of ours: after a failover a name may still lead to the old primary.
 CONNECT_ARGUMENTS = {
+    "target_session_attrs": "read-write",
     "connect_timeout": 5,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -31,6 +34,8 @@ CONNECT_ARGUMENTS = {
     "options": "-c statement_timeout=20s -c lock_timeout=10s "
     "-c idle_in_transaction_session_timeout=30s -c timezone=UTC",
 }
+
+_TAKES_CHANGES = text("SELECT NOT current_setting('transaction_read_only')::boolean")
 
 # More than the server's own limit of a statement: it only matters when no answer gets through.
 _ANSWER_SECONDS = 25
@@ -65,6 +70,7 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
         connect_args={"async_creator_fn": Connection.connect, **CONNECT_ARGUMENTS},
         hide_parameters=True,  # values may be personal data; errors reach logs and dead letters
     )
+    event.listen(created.sync_engine, "handle_error", _drop_read_only)
     pool = created.sync_engine.pool
     assert isinstance(pool, QueuePool)
     metrics.pool_size.set(settings.database_pool_size)
@@ -75,12 +81,19 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
         await created.dispose()
 
 
+def _drop_read_only(context: ExceptionContext) -> None:
+    """The server behind the connection became a standby, which a ping does not see. Every other
+    connection of the pool goes, too: it was made before as well."""
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
+
+
 def sessions_of(bound: AsyncEngine) -> Sessions:
     # No autoflush: a batch's changes are written together, at the commit.
     return async_sessionmaker(bound, expire_on_commit=False, autoflush=False)
 
 
 async def answers(bound: AsyncEngine) -> bool:
-    """For readiness: whether the database answers a query now."""
+    """For readiness: whether the database answers a query now, and takes changes."""
     async with bound.connect() as connection:
-        return bool(await connection.scalar(text("SELECT true")))
+        return bool(await connection.scalar(_TAKES_CHANGES))

@@ -79,6 +79,11 @@ job_runs = Counter(
     "paybus_job_runs_total", "Runs of scheduled jobs by outcome.", ["job", "outcome"]
 )
 
+clock_ahead_seconds = Gauge(
+    "paybus_clock_ahead_seconds",
+    "How far this machine's clock is ahead of the database's; negative: behind.",
+)
+
 secret_age_seconds = Gauge(
     "paybus_secret_age_seconds",
     "How long ago the file that a setting names was written: accounts, endpoints, keys.",

@@ -47,6 +47,13 @@ def add_schedule_cancellation() -> None:
     op.add_column("schedules", sa.Column("cancelled_at", sa.DateTime(timezone=True)))
 
 
+def add_schedule_registration() -> None:
+    """For a later migration of a service with schedules: which of them a running version has."""
+    now = sa.func.now()
+    time = sa.DateTime(timezone=True)
+    op.add_column("schedules", sa.Column("registered_at", time, nullable=False, server_default=now))
+
+
 def create_quota_table() -> None:
     """For a service that counts what it asks of others (`quota.py`)."""
     op.create_table(

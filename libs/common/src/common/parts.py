@@ -164,10 +164,10 @@ def consumers_check(consumers: Sequence[Consumer]) -> Check:
 def database_check(engine: AsyncEngine) -> Check:
     async def check() -> str | None:
         try:
-            await database.answers(engine)
+            takes_changes = await database.answers(engine)
         except Exception as error:  # noqa: BLE001 - not ready, whatever the reason
             return f"the database does not answer: {type(error).__name__}"
-        return None
+        return None if takes_changes else "the database takes no changes: it is read-only"
 
     return check
 

@@ -17,7 +17,7 @@ from sqlalchemy import Result, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common import metrics
+from common import metrics, rows
 from common.contracts.event import Event, derived_id, root
 from common.contracts.jobs import JobDue
 from common.database import Sessions
@@ -32,6 +32,8 @@ log = get_logger(__name__)
 
 _TICK_SECONDS = 1.0
 _REGISTER_SECONDS = 60.0
+# What no version has registered for so long is gone; an update is rolled out, or back, before that.
+_FORGOTTEN_AFTER = timedelta(days=7)
 _LEADER_LOCK = func.pg_try_advisory_xact_lock(func.hashtext("paybus-scheduler"))
 
 Job = Callable[[Work, Event[JobDue]], Awaitable[str]]
@@ -79,6 +81,7 @@ class Scheduler:
 
     Moving `next_run_at` on and writing the job message are one transaction, so a tick is neither
     lost nor doubled. Runs that were missed while nothing ran are made up for once, not one by one.
+    The time is the database's: a machine whose clock is wrong would move the jobs of all others.
     """
 
     def __init__(
@@ -98,8 +101,7 @@ class Scheduler:
         while not self._stop.is_set():
             try:
                 if time.monotonic() >= next_registration:
-                    # Again and again: an older replica that starts removes what it does not know.
-                    await self.register()
+                    await self.register()  # again and again: what is not, is of another version
                     next_registration = time.monotonic() + _REGISTER_SECONDS
                 await self.tick()
             except sqlalchemy.exc.SQLAlchemyError as error:
@@ -112,45 +114,54 @@ class Scheduler:
         async with self._sessions.begin() as session:
             if not await session.scalar(select(_LEADER_LOCK)):
                 return
-            now = datetime.now(UTC)
-            due = await session.execute(
-                select(schedules.c.name)
-                .where(schedules.c.next_run_at <= now, ~schedules.c.paused)
+            now = await rows.clock(session)
+            known = schedules.c.name.in_(list(self._schedule))  # others are of another version
+            found = await session.execute(
+                select(schedules.c.name, schedules.c.next_run_at)
+                .where(known, ~schedules.c.paused)
                 .order_by(schedules.c.name)
             )
-            for name in due.scalars().all():
-                if name in self._schedule:  # an older version may still run beside a newer one
-                    await self._order(session, name, now)
-
-    async def _order(self, session: AsyncSession, name: str, now: datetime) -> None:
-        await session.execute(
-            update(schedules)
-            .where(schedules.c.name == name)
-            .values(next_run_at=self._schedule[name].when.next_after(now))
-        )
-        await order_run(session, service=self._service, tenant=self._tenant, job=name, at=now)
-        metrics.scheduler_ticks.labels(name).inc()
+            for name, next_run_at in found.all():
+                following = self._schedule[name].when.next_after(now)
+                if next_run_at > following:
+                    log.error(
+                        "a job's next run was later than its schedule allows",
+                        job=name,
+                        was=next_run_at.isoformat(),
+                    )
+                elif next_run_at <= now:
+                    run = {"service": self._service, "tenant": self._tenant, "job": name}
+                    await order_run(session, **run, at=now)
+                    metrics.scheduler_ticks.labels(name).inc()
+                else:
+                    continue
+                await session.execute(
+                    update(schedules).where(schedules.c.name == name).values(next_run_at=following)
+                )
 
     async def register(self) -> None:
-        """Write the schedule into the database; what was paused stays paused."""
-        now = datetime.now(UTC)
+        """Write the schedule into the database; what was paused stays paused. While versions mix,
+        each leaves the others' jobs alone, and of two opinions about one job the sooner run holds.
+        """
         async with self._sessions.begin() as session:
+            now = await rows.clock(session)
             for name, each in sorted(self._schedule.items()):
                 row = insert(schedules).values(
-                    name=name, expression=str(each.when), next_run_at=each.when.next_after(now)
+                    name=name,
+                    expression=str(each.when),
+                    next_run_at=each.when.next_after(now),
+                    registered_at=now,
                 )
+                changed = {
+                    "expression": row.excluded.expression,
+                    "next_run_at": func.least(schedules.c.next_run_at, row.excluded.next_run_at),
+                    "registered_at": row.excluded.registered_at,
+                }
                 await session.execute(
-                    row.on_conflict_do_update(
-                        index_elements=[schedules.c.name],
-                        set_={
-                            "expression": row.excluded.expression,
-                            "next_run_at": row.excluded.next_run_at,
-                        },
-                        where=schedules.c.expression != row.excluded.expression,
-                    )
+                    row.on_conflict_do_update(index_elements=[schedules.c.name], set_=changed)
                 )
             await session.execute(
-                delete(schedules).where(schedules.c.name.not_in(list(self._schedule)))
+                delete(schedules).where(schedules.c.registered_at < now - _FORGOTTEN_AFTER)
             )
 
 
@@ -225,7 +236,7 @@ async def _keep_outcome(
         update(schedules)
         .where(schedules.c.name == name)
         .values(
-            last_run_at=datetime.now(UTC),
+            last_run_at=func.now(),
             last_duration_seconds=time.perf_counter() - started,
             last_outcome=outcome,
             last_result=result[:2000],
@@ -234,8 +245,8 @@ async def _keep_outcome(
 
 
 async def list_all(session: AsyncSession) -> list[dict[str, Any]]:
-    rows = await session.execute(select(schedules).order_by(schedules.c.name))
-    return [dict(row) for row in rows.mappings()]
+    found = await session.execute(select(schedules).order_by(schedules.c.name))
+    return [dict(row) for row in found.mappings()]
 
 
 async def get(session: AsyncSession, name: str) -> dict[str, Any]:
@@ -258,7 +269,7 @@ async def cancel(session: AsyncSession, name: str) -> dict[str, Any]:
     changed = await session.execute(
         update(schedules)
         .where(schedules.c.name == name)
-        .values(cancelled_at=datetime.now(UTC))
+        .values(cancelled_at=func.clock_timestamp())
         .returning(schedules)
     )
     return _row(changed, name)

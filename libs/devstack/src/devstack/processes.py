@@ -107,7 +107,7 @@ class Process:
 
     def _start(self) -> subprocess.Popen[bytes] | WarmProcess:
         spec, env = self.spec, _environment() | dict(self.spec.env)
-        if os.environ.get(WARM):
+        if os.environ.get(WARM) and "LD_PRELOAD" not in env:  # which a fork does not load
             warm = WarmProcess(spec.module, spec.arguments, env, self.log)
             self._stack.watch(warm.pid)
             return warm

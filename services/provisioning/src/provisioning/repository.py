@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Select, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,7 +45,7 @@ async def finish_attempt(session: AsyncSession, id_: int, outcome: str, error: s
     await session.execute(
         update(Attempt)
         .where(Attempt.id == id_)
-        .values(finished_at=datetime.now(UTC), outcome=outcome, error=error)
+        .values(finished_at=func.now(), outcome=outcome, error=error)
     )
 
 
@@ -61,7 +61,7 @@ async def attempts_of(session: AsyncSession, integration: str, limit: int) -> Se
 async def attempts_finished(session: AsyncSession, window: timedelta) -> tuple[int, int]:
     """How many attempts finished within the window that ends now, and how many of them failed."""
     query = select(func.count(), func.count().filter(Attempt.outcome == "failed")).where(
-        Attempt.finished_at > datetime.now(UTC) - window
+        Attempt.finished_at > func.now() - window
     )
     finished, failed = (await session.execute(query)).one()
     return finished, failed

@@ -15,6 +15,7 @@ from common.errors import Busy, Permanent, RateLimited, Unavailable
 
 QUEUE_PREFIX = "retry."
 _LONGEST_RUNG_SECONDS = 24 * 3600
+READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
@@ -52,13 +53,14 @@ def classify(error: BaseException) -> Kind:
 def _database_is_away(error: sqlalchemy.exc.DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
-    # SQLSTATE (PostgreSQL, appendix A): 08 connection, 53 out of resources, 57P shutdown; and lost
-    # races that say nothing about the message: 40 deadlock or serialization, 55P03 lock time-out.
+    # SQLSTATE (PostgreSQL, appendix A): 08 connection, 53 out of resources, 57P shutdown, 25006
+    # read-only, as a standby is; and lost races that say nothing about the message: 40 deadlock or
+    # serialization, 55P03 lock time-out.
     # An OperationalError without a state was raised before the server could answer.
     state: str | None = getattr(error.orig, "sqlstate", None)
     if state is None:
         return isinstance(error, sqlalchemy.exc.OperationalError)
-    return state.startswith(("08", "53", "57P", "40", "55P03"))
+    return state.startswith(("08", "53", "57P", READ_ONLY, "40", "55P03"))
 
 
 @dataclass(frozen=True)

@@ -51,4 +51,5 @@ schedules = Table(
     Column("last_outcome", Text),
     Column("last_result", Text),
     Column("cancelled_at", DateTime(timezone=True)),
+    Column("registered_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

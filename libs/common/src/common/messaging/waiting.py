@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,7 +23,12 @@ _OVERDUE = select(
 )
 
 
+_CLOCK = select(func.extract("epoch", func.clock_timestamp()))
+
+
 async def measure(session: AsyncSession) -> None:
+    theirs = await session.scalar(_CLOCK)
+    metrics.clock_ahead_seconds.set(time.time() - float(theirs or 0))
     metrics.outbox_events.set(await session.scalar(_OUTBOX) or 0)
     metrics.inbox_rows.set(await session.scalar(_INBOX) or 0)
     for name, overdue, paused, outcome in await session.execute(_OVERDUE):

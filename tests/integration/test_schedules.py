@@ -1,0 +1,138 @@
+"""Scheduled jobs: whichever versions run side by side, and whatever a clock says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from common.contracts.event import Event
+from common.contracts.jobs import JobDue
+from common.database import Sessions, sessions_of
+from common.messaging.outbox import Work
+from common.scheduler import Cron, Every, Schedule, Scheduler
+from conftest import MakePaybus
+from devstack import debian
+from devstack.addresses import DevstackError
+from support.paybus import Paybus
+from support.waiting import until
+
+_HOURLY = Every(timedelta(hours=1))
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus() as paybus:
+        yield paybus
+
+
+@asynccontextmanager
+async def _database(paybus: Paybus) -> AsyncIterator[Sessions]:
+    engine = create_async_engine(paybus.layout.databases["provisioning"])
+    paybus.sql("provisioning", "DELETE FROM schedules")
+    paybus.sql("provisioning", "DELETE FROM outbox")
+    yield sessions_of(engine)
+    await engine.dispose()
+
+
+def _version(sessions: Sessions, **jobs: Every | Cron) -> Scheduler:
+    schedule = [Schedule(name, when, _do_nothing) for name, when in jobs.items()]
+    return Scheduler(sessions, service="provisioning", tenant="t", schedule=schedule)
+
+
+async def _do_nothing(work: Work, event: Event[JobDue]) -> str:
+    return "nothing"
+
+
+def _rows(paybus: Paybus) -> list[tuple[object, ...]]:
+    return paybus.sql("provisioning", "SELECT name, paused FROM schedules ORDER BY name")
+
+
+def _ordered(paybus: Paybus) -> int:
+    count: int = paybus.sql("provisioning", "SELECT count(*) FROM outbox")[0][0]
+    return count
+
+
+async def test_versions_that_mix_leave_each_other_s_jobs_alone(paybus: Paybus) -> None:
+    """What was paused stays so, although an older replica that does not know it starts."""
+    async with _database(paybus) as sessions:
+        new = _version(sessions, a=_HOURLY, b=_HOURLY)
+        old = _version(sessions, a=_HOURLY)
+        await new.register()
+        paybus.sql("provisioning", "UPDATE schedules SET paused = true WHERE name = 'b'")
+        await old.register()
+        await new.register()
+        assert _rows(paybus) == [("a", False), ("b", True)]
+
+
+async def test_a_job_runs_although_two_versions_disagree_about_it(paybus: Paybus) -> None:
+    """Each registers again and again, and neither puts off what is to come."""
+    async with _database(paybus) as sessions:
+        old = _version(sessions, a=_HOURLY)
+        new = _version(sessions, a=Every(timedelta(hours=2)))
+        await old.register()
+        paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now() + interval '1 minute'")
+        for version in (new, old, new):
+            await version.register()
+        soon = "SELECT next_run_at < now() + interval '2 minutes' FROM schedules"
+        assert paybus.sql("provisioning", soon) == [(True,)]
+
+
+async def test_a_job_that_no_version_has_any_more_is_forgotten_after_a_week(
+    paybus: Paybus,
+) -> None:
+    async with _database(paybus) as sessions:
+        await _version(sessions, a=_HOURLY, b=_HOURLY).register()
+        for days, left in ((6, ["a", "b"]), (8, ["a"])):
+            age = "UPDATE schedules SET registered_at = now() - make_interval(days => %s)"
+            paybus.sql("provisioning", f"{age} WHERE name = 'b'", days)
+            await _version(sessions, a=_HOURLY).register()
+            assert [name for name, _ in _rows(paybus)] == left
+
+
+@pytest.mark.parametrize("when", [_HOURLY, Cron("*/30 * * * *")], ids=str)
+async def test_a_next_run_is_never_later_than_the_schedule_allows(
+    paybus: Paybus, when: Every | Cron
+) -> None:
+    """A machine whose clock was 400 days ahead for a second has written it so."""
+    async with _database(paybus) as sessions:
+        scheduler = _version(sessions, a=when)
+        await scheduler.register()
+        paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now() + interval '400 days'")
+        await scheduler.tick()
+        allowed = "SELECT next_run_at <= now() + interval '1 hour' FROM schedules"
+        assert paybus.sql("provisioning", allowed) == [(True,)]
+        assert _ordered(paybus) == 0
+        paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now()")
+        await scheduler.tick()
+        assert _ordered(paybus) == 1
+
+
+def test_a_machine_whose_clock_is_wrong_moves_no_job_and_says_so(
+    make_paybus: MakePaybus, faketime: Path
+) -> None:
+    """The process lives 400 days ahead; the time of jobs is the database's."""
+    ahead = {"LD_PRELOAD": str(faketime), "FAKETIME": "+400d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    with make_paybus(["provisioning-worker"], **ahead) as paybus:
+        paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now()")
+        ran = "SELECT count(*) FROM schedules WHERE last_outcome = 'succeeded'"
+        until(lambda: paybus.sql("provisioning", ran) == [(3,)], what="each ran")
+        allowed = "SELECT max(next_run_at) < now() + interval '1 day', max(last_run_at) < now() "
+        assert paybus.sql("provisioning", f"{allowed} FROM schedules") == [(True, True)]
+        days = paybus.metric("provisioning-worker", "paybus_clock_ahead_seconds") / 86400
+        assert 399 < days < 401
+
+
+@pytest.fixture(scope="module")
+def faketime() -> Path:
+    for attempt in ("there", "installed"):
+        if found := sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")):
+            return found[0]
+        if attempt == "there":
+            with suppress(DevstackError):
+                debian.install("libfaketime", otherwise="it is Debian's")
+    pytest.skip("needs Debian's libfaketime")
