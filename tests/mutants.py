@@ -330,8 +330,8 @@ MUTANTS = (
     Mutant(
         "relay: rows are removed whether or not the broker confirmed them",
         f"{MESSAGING}/relay.py",
-        " if outcome is None",
-        " if outcome is outcome",
+        "is_one_of(outbox.c.position, confirmed)",
+        "is_one_of(outbox.c.position, [row.position for row in rows])",
         "test_relay_and_inbox.py",
     ),
     Mutant(
@@ -386,8 +386,8 @@ MUTANTS = (
     Mutant(
         "chaos, relay: rows are removed whether or not the broker confirmed them",
         f"{MESSAGING}/relay.py",
-        " if outcome is None",
-        " if outcome is outcome",
+        "is_one_of(outbox.c.position, confirmed)",
+        "is_one_of(outbox.c.position, [row.position for row in rows])",
         "chaos kill-broker",
     ),
     Mutant(

@@ -373,6 +373,22 @@ ALERTS: Final[Sequence[Alert]] = (
         {'paybus_job_failing{service="orders",job="rates"}': "1 0 1 1 0x116"},
     ),
     Alert(
+        "OutboxSetAside",
+        "max by (service) (paybus_outbox_set_aside)",
+        0, "1m", "ticket", "Events of {{ $labels.service }} are set aside: no broker takes them",
+        "outbox-lag",
+        {'paybus_outbox_set_aside{service="orders"}': "1x100"},
+        {'paybus_outbox_set_aside{service="orders"}': "0x100"},
+    ),
+    Alert(
+        "OutboxNotCleared",
+        "max by (service) (paybus_outbox_dead_rows)",
+        200_000, "15m", "ticket", "What {{ $labels.service }} removed from its outbox can't be cleared away: somebody holds a snapshot",
+        "outbox-lag",
+        {'paybus_outbox_dead_rows{service="orders"}': "0+20000x100"},
+        {'paybus_outbox_dead_rows{service="orders"}': "5000x100"},
+    ),
+    Alert(
         "ClockWrong",
         "max by (service, instance) (abs(paybus_clock_ahead_seconds))",
         30, "5m", "ticket", "The clocks of {{ $labels.instance }} ({{ $labels.service }}) and of its database differ by half a minute",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from common import database
-from common.messaging.retry import Kind, classify
+from common.messaging.connection import Broker
+from common.messaging.declare import declaring
+from common.messaging.publisher import Publisher
+from common.messaging.relay import Relay
+from common.messaging.retry import Kind, Ladder, classify
 from common.settings import DatabaseSettings
 from conftest import MakePaybus
 from devstack.stack import Stack
-from support.paybus import Paybus
+from support.paybus import SHORT_LADDER, Paybus
 from support.waiting import until
-
-Admin = Callable[[str], None]
 
 
 def _subscriptions(paybus: Paybus) -> int:
@@ -65,7 +69,7 @@ async def test_a_connection_that_became_read_only_is_dropped_with_all_others(
     make_paybus: MakePaybus,
 ) -> None:
     with make_paybus() as paybus:
-        url = paybus.layout.databases["subscription"].replace("postgresql", "postgresql+psycopg")
+        url = paybus.layout.databases["subscription"]
         settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
         async with database.engine(settings) as engine:
             async with engine.connect() as one, engine.connect() as two:
@@ -81,3 +85,78 @@ async def test_a_connection_that_became_read_only_is_dropped_with_all_others(
                 async with engine.begin() as connection:
                     await connection.execute(text("DELETE FROM outbox"))
             assert await database.answers(engine)
+
+
+async def test_a_look_at_the_outbox_costs_the_same_while_a_snapshot_is_held(
+    make_paybus: MakePaybus,
+) -> None:
+    """As by a backup: what was removed stays in the table, and is passed over only now and then."""
+    with make_paybus() as paybus:
+        url = paybus.layout.databases["subscription"].replace("+psycopg", "")
+        settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
+        broker = Broker(
+            paybus.layout.rabbitmq_url,
+            name="test",
+            on_connect=declaring(Ladder.parse(SHORT_LADDER)),
+        )
+        await broker.start()
+        await broker.channel(within=30)
+        looks: list[tuple[str, Any]] = []
+        async with database.engine(settings) as engine:
+            relay = Relay(engine, Publisher(broker, timeout=20), settled=0)
+
+            @event.listens_for(engine.sync_engine, "before_cursor_execute")
+            def see(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+                if "SKIP LOCKED" in statement:
+                    looks.append((statement, parameters))
+
+            with psycopg.connect(url) as backup:
+                backup.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                backup.execute("SELECT count(*) FROM outbox")
+                for count in (100_000, 10):
+                    paybus.sql("subscription", "DELETE FROM outbox")
+                    paybus.sql(
+                        "subscription",
+                        "INSERT INTO outbox (exchange, routing_key, body) "
+                        "SELECT 'payments', 'payment.none', 'x' FROM generate_series(1, %s)",
+                        count,
+                    )
+                assert await relay.drain()
+                assert await relay.drain()
+                whole, last = looks[0], looks[-1]
+                costs = [await _pages(engine, *each) for each in (whole, last)]
+        await broker.close()
+        assert costs[0] > 5 * costs[1], costs
+
+
+async def _pages(engine: Any, statement: str, parameters: Any) -> int:
+    """How many pages PostgreSQL looks at for it."""
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # as the relay does
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+        found = (await connection.exec_driver_sql(explain, parameters)).scalar_one()
+        plan = (json.loads(found) if isinstance(found, str) else found)[0]["Plan"]
+        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("form", ["hosts", "blank"])
+async def test_whoever_listens_reads_the_url_as_the_pool_does(
+    make_paybus: MakePaybus, stack: Stack, form: str
+) -> None:
+    """Several hosts, as SQLAlchemy has them in a URL; a password with a blank."""
+    with make_paybus() as paybus:
+        plain = paybus.layout.databases["subscription"]
+        user, _, rest = plain.partition("://")[2].partition("@")
+        place, _, name = rest.partition("/")
+        if form == "blank":
+            role = f"blank_{uuid4().hex[:8]}"
+            with psycopg.connect(stack.addresses.postgres_url, autocommit=True) as admin:
+                admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'with a blank'")
+            url = f"postgresql://{role}:with a blank@{place}/{name}"
+        else:
+            url = f"postgresql://{user}@/{name}?host={place}&host=127.0.0.1:1"
+        settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
+        async with database.engine(settings) as engine:
+            assert await database.answers(engine)
+            async with await database.connect_directly(engine) as connection:
+                await connection.execute("LISTEN outbox")

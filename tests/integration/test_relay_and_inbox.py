@@ -31,7 +31,7 @@ from common.errors import Unavailable
 from common.messaging import inbox, outbox
 from common.messaging.connection import Broker
 from common.messaging.declare import declaring
-from common.messaging.publisher import Message, Publisher
+from common.messaging.publisher import Message, NotTaken, Publisher
 from common.messaging.relay import Relay
 from common.messaging.retry import Ladder
 from conftest import MakePaybus
@@ -48,18 +48,18 @@ class Crash(Exception):
 
 
 class FragilePublisher(Publisher):
-    """Takes the whole task with it after the first so many publishes; or refuses them all, as it
-    does while the broker is away."""
+    """Takes the whole task with it after the first so many publishes; or refuses them all, as
+    while the broker is away or a queue is full."""
 
-    refuses = False
+    refuses: Unavailable | None = None
     crash_after: int | None = None
     victim: asyncio.Task[Any] | None = None
 
     async def publish_all(
         self, messages: Sequence[Message], **options: Any
     ) -> list[Unavailable | None]:
-        if self.refuses:
-            return [Unavailable("the broker is away")] * len(messages)
+        if self.refuses is not None:
+            return [self.refuses] * len(messages)
         if self.crash_after is None:
             return await super().publish_all(messages, **options)
         outcomes = await super().publish_all(messages[: self.crash_after], **options)
@@ -94,7 +94,7 @@ class World:
         )
         await self.broker.start()
         self.publisher = FragilePublisher(self.broker)
-        self.relay = Relay(self.sessions, self.publisher, self._database_url)
+        self.relay = Relay(self.engine, self.publisher)
         await self.broker.channel(within=30)
         async with self.engine.begin() as connection:
             await connection.execute(text("CREATE TABLE effects (id text)"))
@@ -114,15 +114,14 @@ class World:
                     raise Crash
 
     async def relay_batch(
-        self, *, crash_after: int | None = None, refused: bool = False
-    ) -> tuple[int, int]:
+        self, *, crash_after: int | None = None, refused: Unavailable | None = None
+    ) -> None:
         self.publisher.crash_after = crash_after
         self.publisher.refuses = refused
         task = asyncio.create_task(self.relay.publish_batch())
         self.publisher.victim = task
         await asyncio.wait([task])
-        self.publisher.crash_after = None
-        return (0, 0) if task.cancelled() else task.result()
+        self.publisher.crash_after = self.publisher.refuses = None
 
     async def take_in(self, count: int, *, crash: str | None) -> int:
         """Up to `count` messages in one transaction, as a transactional consumer does."""
@@ -188,9 +187,11 @@ class RelayAndInbox(RuleBasedStateMachine):
     def relay(self, crash_after: int | None) -> None:
         self.world.do(self.world.relay_batch(crash_after=crash_after))
 
-    @rule()
-    def relay_without_a_broker(self) -> None:
-        self.world.do(self.world.relay_batch(refused=True))
+    @rule(full=st.booleans())
+    def relay_without_a_broker(self, full: bool) -> None:
+        """Or with one whose queue is full."""
+        refused = NotTaken("it is full") if full else Unavailable("the broker is away")
+        self.world.do(self.world.relay_batch(refused=refused))
 
     @rule(
         count=st.integers(1, 5),
@@ -211,8 +212,7 @@ class RelayAndInbox(RuleBasedStateMachine):
         until(lambda: self._finish() == expected, what="one effect for each committed event")
 
     def _finish(self) -> Counter[str]:
-        while self.world.do(self.world.relay_batch())[0]:
-            pass
+        self.world.do(self.world.relay.drain())
         while self.world.do(self.world.take_in(100, crash=None)):
             pass
         return self.world.do(self.world.effects())

@@ -81,6 +81,14 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
         await created.dispose()
 
 
+async def connect_directly(bound: AsyncEngine) -> Connection:
+    """A connection beside the pool, to what its URL names: SQLAlchemy reads it, for hosts in a list
+    and passwords with blanks mean other things in libpq's own form of it."""
+    _, named = bound.dialect.create_connect_args(bound.url)
+    arguments: dict[str, Any] = {**named, **CONNECT_ARGUMENTS}
+    return await Connection.connect(autocommit=True, **arguments)
+
+
 def _drop_read_only(context: ExceptionContext) -> None:
     """The server behind the connection became a standby, which a ping does not see. Every other
     connection of the pool goes, too: it was made before as well."""

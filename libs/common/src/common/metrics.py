@@ -51,6 +51,15 @@ outbox_events = Gauge(
     "paybus_outbox_events", "Events that are committed and not yet with the broker."
 )
 
+outbox_set_aside = Gauge(
+    "paybus_outbox_set_aside", "Outbox rows that no broker takes: somebody has to look at them."
+)
+
+outbox_dead_rows = Gauge(
+    "paybus_outbox_dead_rows",
+    "Rows of the outbox that are removed and can't be cleared away: somebody holds a snapshot.",
+)
+
 inbox_rows = Gauge(
     "paybus_inbox_rows", "Rows of the inbox, as PostgreSQL estimates them; 0 before it has."
 )

@@ -54,6 +54,11 @@ def add_schedule_registration() -> None:
     op.add_column("schedules", sa.Column("registered_at", time, nullable=False, server_default=now))
 
 
+def add_outbox_set_aside() -> None:
+    """For a later migration of every service: rows that no broker takes."""
+    op.add_column("outbox", sa.Column("set_aside", sa.Text))
+
+
 def create_quota_table() -> None:
     """For a service that counts what it asks of others (`quota.py`)."""
     op.create_table(

@@ -85,7 +85,7 @@ def worker(
 ) -> Running:
     """A worker: the consumers, an outbox relay, further tasks, and their health over HTTP, where
     `routers` add what else there is to see."""
-    relay = Relay(sessions(engine), parts.publisher, settings.database_url.get_secret_value())
+    relay = Relay(engine, parts.publisher)
     housekeeper = Housekeeper(sessions(engine), keep_days=settings.inbox_keep_days)
     watchdog = Watchdog([parts.broker, *(each.broker for each in consumers)], consumers)
     ready = all_of(broker_check(parts.broker), database_check(engine), consumers_check(consumers))

@@ -20,10 +20,12 @@ ERROR: Final = "x-paybus-error"
 STACK: Final = "x-paybus-stack"
 DEAD_SINCE: Final = "x-paybus-dead-since"
 
-# All headers share one AMQP frame of 128 KiB.
+# In bytes, as they are encoded: all headers share one AMQP frame of 128 KiB, and the broker closes
+# the connection at a larger one.
 _LONGEST_ERROR = 2_000
 _LONGEST_STACK = 16_000
-_LONGEST_HISTORY = 20
+_LONGEST_HISTORY = 48_000
+_MOST_ATTEMPTS_TOLD = 20
 _LARGEST_ATTEMPT = 1_000
 
 
@@ -48,12 +50,16 @@ class Failures:
         entry = {
             "attempt": self.attempt,
             "at": datetime.now(UTC).isoformat(),
-            "error": redact(describe(error))[:_LONGEST_ERROR],
+            "error": _beginning(redact(describe(error))),
         }
-        return Failures(self.attempt, (*self.history, entry)[-_LONGEST_HISTORY:])
+        return Failures(self.attempt, (*self.history, entry)[-_MOST_ATTEMPTS_TOLD:])
 
     def headers(self, *, attempt: int) -> dict[str, Any]:
-        return {ATTEMPT: attempt, HISTORY: json.dumps(self.history)}
+        """The oldest attempts are left out where all of them would be too long."""
+        told = [json.dumps(each, ensure_ascii=False) for each in self.history]
+        while sum(len(each.encode()) for each in told) > _LONGEST_HISTORY:
+            del told[0]
+        return {ATTEMPT: attempt, HISTORY: f"[{', '.join(told)}]"}
 
 
 def headers(
@@ -64,15 +70,19 @@ def headers(
     return failures.headers(attempt=failures.attempt) | {
         QUEUE: queue,
         REASON: reason,
-        ERROR: _encodable(redact(describe(error)))[:_LONGEST_ERROR],
-        STACK: _encodable(redact(stack))[-_LONGEST_STACK:],
+        ERROR: _beginning(redact(describe(error))),
+        STACK: _encoded(redact(stack))[-_LONGEST_STACK:].decode(errors="ignore"),
         DEAD_SINCE: datetime.now(UTC).isoformat(),
     }
 
 
-def _encodable(text: str) -> str:
+def _beginning(text: str) -> str:
+    return _encoded(text)[:_LONGEST_ERROR].decode(errors="ignore")
+
+
+def _encoded(text: str) -> bytes:
     """An error may quote what is no valid Unicode; a header must be."""
-    return text.encode("utf-8", "replace").decode()
+    return text.encode("utf-8", "replace")
 
 
 def _text(value: Any) -> str:

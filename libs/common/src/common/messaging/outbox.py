@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.arrays import arrays, insert_rows
 from common.contracts.event import Event, Payload, follow_up
 from common.contracts.registry import lookup
+from common.errors import Permanent
+from common.messaging.publisher import LARGEST_BODY
 from common.messaging.tables import outbox
 
 NOTIFY_CHANNEL: Final = "outbox"
@@ -21,7 +23,10 @@ _WRITE = insert_rows(outbox, _COLUMNS)
 
 
 async def write(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Publish the events if, and only if, the session's transaction commits. Wakes a relay then."""
+    """Publish the events if, and only if, the session's transaction commits. Wakes a relay then.
+
+    Raises `Permanent` for an event that is larger than the broker takes.
+    """
     if not events:
         return
     rows = [
@@ -32,6 +37,12 @@ async def write(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
         }
         for event in events
     ]
+    for row in rows:
+        if len(row["body"]) > LARGEST_BODY:
+            raise Permanent(
+                f"an event {row['routing_key']} of {len(row['body'])} bytes is larger than "
+                f"RabbitMQ takes, {LARGEST_BODY}"
+            )
     await session.execute(_WRITE, arrays(rows, _COLUMNS))
     await session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
 

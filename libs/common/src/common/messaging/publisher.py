@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Any
 
 from aiormq import spec
-from aiormq.exceptions import ChannelNotFoundEntity, PublishError
+from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
 from common import metrics
 from common.contracts.event import CONTENT_TYPE, Event
@@ -30,8 +30,21 @@ Message = tuple[str, str, bytes]
 _NOT_CONFIRMED = "RabbitMQ did not confirm"
 
 
+# What RabbitMQ 4 takes of one message (`max_message_size`), less the frames around it.
+LARGEST_BODY = 16 * 1024 * 1024 - 64 * 1024
+
+
 class Unroutable(Unavailable):
     """The broker has no queue for the message and gave it back. The topology is incomplete."""
+
+
+class NotTaken(Unavailable):
+    """The broker is there, and has not confirmed this message: a queue of its is full or has no
+    majority."""
+
+
+class Impossible(Unavailable):
+    """No broker takes it: it is too large, or its routing key is too long."""
 
 
 class Publisher:
@@ -88,27 +101,28 @@ class Publisher:
         The time-out is for all of them together. `headers` has one entry for each message.
         """
         deadline = self._deadline()
+        handed_over: list[asyncio.Future[Any] | Unavailable] = []
         try:
             channel = await self._ready_channel(deadline)
-            with broker_errors(_NOT_CONFIRMED):
-                confirms = [
-                    channel.publish(body, exchange, routing_key, _properties(headers=each))
-                    for (exchange, routing_key, body), each in zip(
-                        messages, headers or repeat(None, len(messages)), strict=True
-                    )
-                ]
-        except Unavailable as error:
-            return [error] * len(messages)
-        if confirms:
+            every = zip(messages, headers or repeat(None, len(messages)), strict=True)
+            for message, each in every:
+                with broker_errors(_NOT_CONFIRMED):
+                    handed_over.append(_hand_over(channel, message, _properties(headers=each)))
+        except Unavailable as error:  # what was handed over before it may be confirmed
+            handed_over += [error] * (len(messages) - len(handed_over))
+        if confirms := [each for each in handed_over if isinstance(each, asyncio.Future)]:
             await asyncio.wait(confirms, timeout=deadline - asyncio.get_running_loop().time())
-        return [self._outcome(*each) for each in zip(messages, confirms, strict=True)]
+        return [
+            each if isinstance(each, Unavailable) else self._outcome(message, each)
+            for message, each in zip(messages, handed_over, strict=True)
+        ]
 
     def _outcome(self, message: Message, confirm: asyncio.Future[Any]) -> Unavailable | None:
         exchange, routing_key, _ = message
         failed: Unavailable | None = None
         if not confirm.done():
             confirm.cancel()
-            failed = Unavailable(f"{_NOT_CONFIRMED} within {self._timeout:g} s")
+            failed = NotTaken(f"{_NOT_CONFIRMED} within {self._timeout:g} s")
         elif (error := confirm.exception()) is not None:
             failed = _failure(error, exchange, routing_key)
         self._count(exchange, failed)
@@ -123,7 +137,7 @@ class Publisher:
             try:
                 async with asyncio.timeout_at(deadline):
                     await channel.publish(body, exchange, routing_key, properties)
-            except PublishError as error:
+            except DeliveryError as error:  # and PublishError, which is one
                 raise _failure(error, exchange, routing_key) from error
 
     def _deadline(self) -> float:
@@ -175,11 +189,25 @@ def _properties(
     )
 
 
+def _hand_over(
+    channel: ConfirmChannel, message: Message, properties: Properties
+) -> asyncio.Future[Any] | Impossible:
+    exchange, routing_key, body = message
+    if len(body) > LARGEST_BODY:
+        return Impossible(f"{len(body)} bytes are more than RabbitMQ takes, {LARGEST_BODY}")
+    try:
+        return channel.publish(body, exchange, routing_key, properties)
+    except (ValueError, TypeError) as error:
+        return Impossible(f"it can't be encoded: {describe(error)}")
+
+
 def _failure(error: BaseException, exchange: str, routing_key: str) -> Unavailable:
     if isinstance(error, PublishError):
         failed: Unavailable = Unroutable(
             f"no queue is bound to {exchange!r} for {routing_key!r}: declare the topology again"
         )
+    elif isinstance(error, DeliveryError):
+        failed = NotTaken(f"a queue for {routing_key!r} refuses what {exchange!r} has, as if full")
     else:
         failed = Unavailable(f"{_NOT_CONFIRMED}: {describe(error)}")
     failed.__cause__ = error

@@ -3,36 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import sqlalchemy.exc
-from sqlalchemy import delete, func, select
+from aiormq.exceptions import ChannelPreconditionFailed
+from sqlalchemy import Select, case, delete, func, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from common import metrics
 from common.arrays import is_one_of
-from common.database import CONNECT_ARGUMENTS, Connection, Sessions
+from common.database import Sessions, connect_directly, sessions_of
+from common.errors import Unavailable
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.messaging.outbox import NOTIFY_CHANNEL
-from common.messaging.publisher import Publisher
+from common.messaging.publisher import Impossible, NotTaken, Publisher, Unroutable
 from common.messaging.tables import outbox
 
 log = get_logger(__name__)
 
 _BATCH = 500
+# Far less than what may wait to be written to the broker: others publish as well.
+_BATCH_BYTES = 8 * 1024 * 1024
 _POLL_SECONDS = 1.0  # a NOTIFY can be missed while the listening connection is down
 _LISTEN_SECONDS = 15.0  # then asks whether anyone is still there; less than an answer may take
 _PAUSE_AFTER_FAILURE = 0.5
+_LONGEST_HOLD_SECONDS = 10.0
+_SETTLED_SECONDS = 30.0
+_WHOLE_LOOK_SECONDS = 10.0
+_WHOLE_LOOK_SHARE = 0.05
+
+Outcome = Unavailable | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How many rows were taken and published; `more` may be there, and `away` is the broker, so
+    that trying again at once is of no use."""
+
+    taken: int = 0
+    published: int = 0
+    more: bool = False
+    away: bool = False
 
 
 class Relay:
-    """`database_url` is for a connection of its own, which listens."""
+    """A queue that is full holds up nobody else's rows, and what no broker takes is set aside.
+    After `settled` seconds no transaction commits any more that was open before."""
 
-    def __init__(self, sessions: Sessions, publisher: Publisher, database_url: str) -> None:
-        self._sessions = sessions
+    def __init__(
+        self, engine: AsyncEngine, publisher: Publisher, *, settled: float = _SETTLED_SECONDS
+    ) -> None:
+        self._engine = engine
+        self._sessions: Sessions = sessions_of(engine)
         self._publisher = publisher
-        self._database_url = database_url.replace("+psycopg", "")
+        self._holds = _Holds()
+        self._place = _Place(settled)
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -46,71 +78,102 @@ class Relay:
         try:
             while not self._stopping:
                 self._wake.clear()
-                if not await self._drain():
+                if not await self.drain():
                     await asyncio.sleep(_PAUSE_AFTER_FAILURE)
                     continue
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
-            await self._drain()
+            await self.drain()
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
 
-    async def _drain(self) -> bool:
-        """Publish until the outbox is empty; False when something stood in the way."""
+    async def drain(self) -> bool:
+        """Publish until nothing is left but what is held; False when something stood in the way."""
         try:
-            while True:
-                taken, published = await self.publish_batch()
-                if published < taken:
-                    return False
-                if taken < _BATCH:
-                    return True
+            await self._probe()
+            while (batch := await self.publish_batch()).more and not batch.away:
+                pass
         except sqlalchemy.exc.SQLAlchemyError as error:
             log.warning("the outbox can't be read", error=describe(error))
             return False
+        return not batch.away
 
-    async def publish_batch(self) -> tuple[int, int]:
+    async def publish_batch(self) -> Batch:
         """Publish up to a batch, then remove what was confirmed.
 
         A crash in between publishes again; the consumers' inboxes make that harmless.
         """
+        whole = self._place.begin()
         async with self._sessions.begin() as session:
-            rows = (
-                await session.execute(
-                    select(outbox)
-                    .order_by(outbox.c.position)
-                    .limit(_BATCH)
-                    .with_for_update(skip_locked=True)
-                )
-            ).all()
-            self._measure(await session.scalar(_OLDEST) if rows else None)
-            if not rows:
-                return 0, 0
-            outcomes = await self._publisher.publish_all(
-                [(row.exchange, row.routing_key, row.body) for row in rows]
+            if whole:
+                await _count(session)
+            beyond = outbox.c.position > self._place.floor
+            await session.execute(_BY_INDEX)
+            rows = (await session.execute(_look(_BATCH, beyond, self._holds.open))).all()
+            self._place.end()
+            metrics.outbox_oldest_seconds.set(
+                max(float(rows[0].age) if rows else 0.0, self._holds.oldest_seconds)
             )
-            confirmed = [
-                row.position for row, outcome in zip(rows, outcomes, strict=True) if outcome is None
-            ]
-            await session.execute(delete(outbox).where(is_one_of(outbox.c.position, confirmed)))
-        metrics.relayed.inc(len(confirmed))
-        failure = next((outcome for outcome in outcomes if outcome is not None), None)
-        if failure is not None:
-            log.warning("the outbox waits", rows=len(rows) - len(confirmed), error=str(failure))
-        return len(rows), len(confirmed)
+            return await self._publish(session, rows)
 
-    def _measure(self, oldest_seconds: float | None) -> None:
-        metrics.outbox_oldest_seconds.set(oldest_seconds or 0)
+    async def _probe(self) -> None:
+        """A single row for each destination that was left alone for long enough."""
+        if not (due := self._holds.due()):
+            return
+        async with self._sessions.begin() as session:
+            rows = []
+            for destination in due:
+                of_it = tuple_(outbox.c.exchange, outbox.c.routing_key) == destination
+                rows += (await session.execute(_look(1, of_it))).all()
+            await self._publish(session, rows)
+        for destination in due:
+            if not self._holds.refused_again(destination):
+                self._holds.end(destination)
+                self._place.begin_again()
+
+    async def _publish(self, session: AsyncSession, rows: Sequence[Any]) -> Batch:
+        if not rows:
+            return Batch()
+        outcomes = await self._outcomes(rows)
+        confirmed, away = [], False
+        for row, outcome in zip(rows, outcomes, strict=True):
+            match outcome:
+                case None:
+                    confirmed.append(row.position)
+                case Impossible():
+                    await _set_aside(session, row, outcome)
+                case NotTaken() | Unroutable():
+                    self._holds.add(row, outcome)
+                case _:
+                    self._holds.postpone(row)
+                    away = True
+        gone = is_one_of(outbox.c.position, confirmed)
+        await session.execute(delete(outbox).where(gone))
+        metrics.relayed.inc(len(confirmed))
+        if away:
+            error = next(each for each in outcomes if each is not None)
+            log.warning("the outbox waits", rows=len(rows) - len(confirmed), error=str(error))
+        if len(confirmed) == len(rows):
+            self._place.saw(rows[-1].position)
+        more = rows[0].found == _BATCH or rows[0].found > len(rows)
+        return Batch(len(rows), len(confirmed), more, away)
+
+    async def _outcomes(self, rows: Sequence[Any]) -> list[Outcome]:
+        messages = [(row.exchange, row.routing_key, row.body) for row in rows]
+        outcomes = await self._publisher.publish_all(messages)
+        if any(map(_closed_the_channel, outcomes)):
+            # A broker that takes less than we think says only that one of them is too large.
+            largest = max(range(len(rows)), key=lambda number: len(rows[number].body))
+            (alone,) = await self._publisher.publish_all([messages[largest]])
+            again = alone is not None and _closed_the_channel(alone)
+            outcomes[largest] = Impossible(str(alone)) if again else alone
+        return outcomes
 
     async def _listen(self) -> None:
         while True:
             try:
-                connection = await Connection.connect(
-                    self._database_url,
-                    autocommit=True,
-                    **CONNECT_ARGUMENTS,  # type: ignore[arg-type]
-                )
-                async with connection:
+                async with await connect_directly(self._engine) as connection:
                     await connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
                     while True:
                         async for _ in connection.notifies(timeout=_LISTEN_SECONDS):
@@ -121,4 +184,154 @@ class Relay:
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
 
 
-_OLDEST = select(func.extract("epoch", func.now() - func.min(outbox.c.created_at)))
+@dataclass
+class _Hold:
+    """Monotonic seconds: the oldest row is there `since`, and nothing is tried `until`."""
+
+    since: float
+    until: float
+    failures: int = 1
+
+    def put_off(self) -> None:
+        self.failures += 1
+        pause = _PAUSE_AFTER_FAILURE * 2.0 ** min(self.failures, 10)
+        self.until = time.monotonic() + min(pause, _LONGEST_HOLD_SECONDS)
+
+
+class _Holds:
+    """Destinations (exchange, routing key) that the broker does not confirm."""
+
+    def __init__(self) -> None:
+        self._holds: dict[tuple[str, str], _Hold] = {}
+
+    @property
+    def open(self) -> Any:
+        """The condition of rows that may be sent."""
+        return tuple_(outbox.c.exchange, outbox.c.routing_key).not_in(list(self._holds))
+
+    @property
+    def oldest_seconds(self) -> float:
+        now = time.monotonic()
+        return max((now - hold.since for hold in self._holds.values()), default=0.0)
+
+    def due(self) -> list[tuple[str, str]]:
+        now = time.monotonic()
+        return [destination for destination, hold in self._holds.items() if hold.until <= now]
+
+    def add(self, row: Any, error: Unavailable) -> None:
+        destination, now = (row.exchange, row.routing_key), time.monotonic()
+        if destination not in self._holds:
+            self._holds[destination] = _Hold(now - float(row.age), now + _PAUSE_AFTER_FAILURE)
+            log.warning("rows of the outbox wait, others go on", to=destination, error=str(error))
+        elif self._holds[destination].until <= now:  # a probe
+            self._holds[destination].put_off()
+
+    def refused_again(self, destination: tuple[str, str]) -> bool:
+        return self._holds[destination].until > time.monotonic()
+
+    def postpone(self, row: Any) -> None:
+        """The broker was away: a probe has shown nothing."""
+        if hold := self._holds.get((row.exchange, row.routing_key)):
+            hold.until = time.monotonic() + _PAUSE_AFTER_FAILURE
+
+    def end(self, destination: tuple[str, str]) -> None:
+        del self._holds[destination]
+        log.info("rows of the outbox go on", to=destination)
+
+
+class _Place:
+    """From where on to look at the outbox.
+
+    While a snapshot is held, as by a backup, removed rows stay in the table and its index, and
+    passing them costs more each time. So most looks begin behind what was published half a minute
+    ago. Now and then one begins at the first row, for what longer transactions have committed and
+    what others could not publish; the more it costs, the more rarely.
+    """
+
+    def __init__(self, settled: float) -> None:
+        self._settles_after = settled
+        self._published: deque[tuple[float, int]] = deque()
+        self._settled = 0
+        self._whole_at = 0.0
+        self._whole = True
+        self._began = 0.0
+
+    def begin(self) -> bool:
+        """Whether it is one that begins at the first row."""
+        self._began = time.monotonic()
+        self._whole = self._began >= self._whole_at
+        while self._published and self._published[0][0] <= self._began - self._settles_after:
+            self._settled = max(self._settled, self._published.popleft()[1])
+        return self._whole
+
+    @property
+    def floor(self) -> int:
+        return 0 if self._whole else self._settled
+
+    def end(self) -> None:
+        if self._whole:
+            now = time.monotonic()
+            cost = (now - self._began) / _WHOLE_LOOK_SHARE
+            self._whole_at = now + max(_WHOLE_LOOK_SECONDS, cost)
+
+    def saw(self, position: int) -> None:
+        """Everything that was to be seen up to there is published."""
+        self._published.append((time.monotonic(), position))
+
+    def begin_again(self) -> None:
+        """The next look begins at the first row."""
+        self._whole_at = 0.0
+
+
+# A table that was just emptied looks small to the planner, however many dead rows it has.
+_BY_INDEX = text("SET LOCAL enable_seqscan = off")
+
+
+def _look(limit: int, *conditions: Any) -> Select[Any]:
+    """Lock the oldest rows, and read as many of them as fit into a batch. `age` is in seconds,
+    `found` how many there are."""
+    some = (
+        select(
+            outbox.c.position,
+            outbox.c.exchange,
+            outbox.c.routing_key,
+            outbox.c.body,
+            func.octet_length(outbox.c.body).label("size"),
+            func.extract("epoch", func.now() - outbox.c.created_at).label("age"),
+        )
+        .where(outbox.c.set_aside.is_(None), *conditions)
+        .order_by(outbox.c.position)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("some")
+    )
+    up_to = func.sum(some.c.size).over(order_by=some.c.position)
+    sized = select(some, up_to.label("up_to"), func.count().over().label("found")).subquery()
+    return (
+        select(sized).where(sized.c.up_to - sized.c.size < _BATCH_BYTES).order_by(sized.c.position)
+    )
+
+
+async def _count(session: AsyncSession) -> None:
+    waiting = func.count(case((outbox.c.set_aside.is_(None), 1)))
+    row = (await session.execute(select(waiting, func.count(outbox.c.set_aside)))).one()
+    metrics.outbox_events.set(row[0])
+    metrics.outbox_set_aside.set(row[1])
+
+
+async def _set_aside(session: AsyncSession, row: Any, error: Unavailable) -> None:
+    log.error(
+        "a row of the outbox is set aside: no broker takes it",
+        position=row.position,
+        exchange=row.exchange,
+        routing_key=row.routing_key[:255],
+        error=str(error),
+    )
+    await session.execute(
+        update(outbox).where(outbox.c.position == row.position).values(set_aside=str(error))
+    )
+    metrics.outbox_set_aside.inc()
+
+
+def _closed_the_channel(outcome: Outcome) -> bool:
+    return outcome is not None and isinstance(outcome.__cause__, ChannelPreconditionFailed)

@@ -37,6 +37,8 @@ outbox = Table(
     Column("routing_key", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # No broker takes it, and why: a person has to look at it.
+    Column("set_aside", Text),
 )
 
 schedules = Table(

@@ -1,0 +1,101 @@
+"""RabbitMQ's trouble, as others have had it: full, far away or strict, it holds up nobody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from conftest import MakePaybus
+from support.paybus import Paybus
+from support.waiting import until
+
+_WRITE = (
+    "INSERT INTO outbox (exchange, routing_key, body) "
+    "SELECT 'payments', %s, convert_to(repeat('x', %s), 'UTF8') FROM generate_series(1, %s)"
+)
+
+
+@pytest.fixture
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    """With a queue for `one.full` that takes nothing, and one for everything else of the tests."""
+    with make_paybus(["subscription-worker"]) as paybus:
+        paybus.tap("payments", "one.open")
+        queue = f"{paybus.virtual_host}/full"
+        api = f"{paybus.management}/api"
+        nothing = {
+            "durable": True,
+            "arguments": {"x-max-length": 0, "x-overflow": "reject-publish"},
+        }
+        paybus.http.put(f"{api}/queues/{queue}", json=nothing).raise_for_status()
+        binding = f"{paybus.virtual_host}/e/payments/q/full"
+        key = {"routing_key": "one.full"}
+        paybus.http.post(f"{api}/bindings/{binding}", json=key).raise_for_status()
+        yield paybus
+
+
+def _write(paybus: Paybus, key: str, count: int, *, bytes_: int = 10) -> None:
+    paybus.sql("subscription", _WRITE, key, bytes_, count)
+
+
+def _left(paybus: Paybus) -> dict[str, int]:
+    query = "SELECT routing_key, count(*) FROM outbox WHERE set_aside IS NULL GROUP BY 1"
+    return dict(paybus.sql("subscription", query))
+
+
+def test_a_queue_that_refuses_holds_up_nobody_else(paybus: Paybus) -> None:
+    _write(paybus, "one.full", 2600)
+    _write(paybus, "one.open", 10)
+    until(lambda: _left(paybus) == {"one.full": 2600}, what="what is behind has left")
+    late = "SELECT extract(epoch FROM now() - min(created_at)) > 5 FROM outbox"
+    until(lambda: paybus.sql("subscription", late) == [(True,)], what="it is tried again")
+    oldest = paybus.metric("subscription-worker", "paybus_outbox_oldest_seconds")
+    assert oldest > 4, "it shows"
+    tried = _published(paybus, "unconfirmed")
+    assert 500 <= tried < 550, "what was refused is tried by one, not by five hundred"
+    full = f"{paybus.management}/api/queues/{paybus.virtual_host}/full"
+    assert paybus.http.delete(full).status_code == 204
+    until(lambda: _left(paybus) == {}, what="it goes on when there is room")
+
+
+def _published(paybus: Paybus, outcome: str) -> float:
+    name, exchange = "paybus_published_total", "payments"
+    return paybus.metric("subscription-worker", name, exchange=exchange, outcome=outcome)
+
+
+def test_many_large_rows_leave_and_each_once(paybus: Paybus) -> None:
+    _write(paybus, "one.open", 500, bytes_=70_000)
+    until(lambda: _left(paybus) == {}, what="they have left")
+    assert _published(paybus, "unconfirmed") == 0
+    assert len(paybus.messages("tests.tap")) == 500, "no copies"
+
+
+def test_a_row_that_no_broker_takes_is_set_aside_and_shows(paybus: Paybus) -> None:
+    _write(paybus, "one.open", 1, bytes_=17 * 1024 * 1024)
+    _write(paybus, "k" * 300, 1)
+    _write(paybus, "one.open", 1)
+    until(lambda: _left(paybus) == {}, what="what is behind has left")
+    said = paybus.sql("subscription", "SELECT set_aside FROM outbox ORDER BY position")
+    assert "more than RabbitMQ takes" in said[0][0]
+    assert "encoded" in said[1][0]
+    count = "paybus_outbox_set_aside"
+    until(lambda: paybus.metric("subscription-worker", count) == 2, what="it is counted")
+    assert "is set aside" in paybus.log("subscription-worker")
+
+
+@pytest.mark.parametrize("text", ["\N{GRINNING FACE}" * 30_000, "語" * 20_000])
+def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
+    make_paybus: MakePaybus, text: str
+) -> None:
+    """Headers share one frame: a larger one would close the connection, again and again."""
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        event = {"specversion": "1.0", "type": text, "id": "1", "source": "/x"}
+        paybus.publish("subscription.billing", json.dumps(event))
+        paybus.subscribe()
+        count = "SELECT count(*) FROM subscriptions"
+        until(lambda: paybus.sql("subscription", count) == [(1,)], what="what is behind is handled")
+        (dead,) = until(
+            lambda: paybus.messages("subscription.billing.dead"), what="it is a dead letter"
+        )
+        assert text[:100] in dead["headers"]["x-paybus-error"]
