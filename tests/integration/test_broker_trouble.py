@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from conftest import MakePaybus
-from support.paybus import Paybus
+from support.paybus import SHORT_LADDER, Paybus
 from support.waiting import until
 
 _WRITE = (
@@ -99,3 +100,17 @@ def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
             lambda: paybus.messages("subscription.billing.dead"), what="it is a dead letter"
         )
         assert text[:100] in dead["headers"]["x-paybus-error"]
+
+
+def test_a_new_wait_in_the_ladder_is_no_queue_that_was_lost(make_paybus: MakePaybus) -> None:
+    """Or every queue would be filled again with seven days of the journal."""
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        paybus.subscribe()
+        spec = paybus.layout.spec("subscription-worker", replica=1)
+        longer = {"RETRY_LADDER": f"{SHORT_LADDER},450ms"}
+        paybus.system.start_one(replace(spec, env={**spec.env, **longer})).wait_ready()
+        paybus.subscribe()
+        count = "SELECT count(*) FROM subscriptions"
+        until(lambda: paybus.sql("subscription", count) == [(2,)], what="it works")
+        logs = [each.log.read_text() for each in paybus.system.processes.values()]
+        assert not any("refilling" in log for log in logs)

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import event, text
 
 from common import database
+from common.database import sessions_of
 from common.messaging.connection import Broker
 from common.messaging.declare import declaring
 from common.messaging.publisher import Publisher
@@ -65,6 +66,46 @@ def test_a_database_that_takes_no_changes_is_away(make_paybus: MakePaybus, stack
         assert retried == 0
 
 
+def test_while_the_database_is_away_no_message_is_worn_out_by_lost_connections(
+    make_paybus: MakePaybus, stack: Stack
+) -> None:
+    """The broker counts how often a message was given back, and gives it up at its limit."""
+    with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
+        paybus.subscribe()
+        until(lambda: _subscriptions(paybus) == 1, what="it works")
+        _cut(stack, paybus, "ALLOW_CONNECTIONS false")
+        for _ in range(5):
+            paybus.subscribe()
+        worker = paybus.system.processes["subscription-worker"]
+        until(lambda: "waiting out an outage" in worker.log.read_text(), what="it notices")
+        for _ in range(4):
+            _lose_consumers(paybus)
+        waiting = paybus.messages("subscription.billing")
+        returned = [each["headers"].get("x-delivery-count", 0) for each in waiting]
+        assert len(returned) == 5
+        assert max(returned) <= 1, "given back once, and not taken again"
+        assert _status(paybus, "healthz")[0] == 200, "a restart would not mend it"
+        _cut(stack, paybus, "ALLOW_CONNECTIONS true")
+        until(lambda: _subscriptions(paybus) == 6, what="it goes on where it stopped")
+        assert paybus.dead_letters() == {}
+
+
+def _lose_consumers(paybus: Paybus) -> None:
+    """Their connection is closed as soon as it is there, and consumes if it ever will."""
+    url = f"{paybus.management}/api/vhosts/{paybus.virtual_host}/connections"
+
+    def there() -> list[str]:
+        return [
+            each["name"]
+            for each in paybus.http.get(url).json()
+            if each.get("client_properties", {}).get("connection_name", "").endswith("consumers")
+        ]
+
+    for name in until(there, what="it has connected again"):
+        paybus.http.delete(f"{paybus.management}/api/connections/{name}")
+    until(lambda: not there(), what="it is gone")
+
+
 async def test_a_connection_that_became_read_only_is_dropped_with_all_others(
     make_paybus: MakePaybus,
 ) -> None:
@@ -76,7 +117,7 @@ async def test_a_connection_that_became_read_only_is_dropped_with_all_others(
                 for connection in (one, two):
                     await connection.execute(text("SET default_transaction_read_only = on"))
                     await connection.commit()
-            assert not await database.answers(engine)
+            assert await database.fault(sessions_of(engine)) is not None
             with pytest.raises(Exception, match="read-only") as raised:
                 async with engine.begin() as connection:
                     await connection.execute(text("DELETE FROM outbox"))
@@ -84,7 +125,7 @@ async def test_a_connection_that_became_read_only_is_dropped_with_all_others(
             for _ in range(2):
                 async with engine.begin() as connection:
                     await connection.execute(text("DELETE FROM outbox"))
-            assert await database.answers(engine)
+            assert await database.fault(sessions_of(engine)) is None
 
 
 async def test_a_look_at_the_outbox_costs_the_same_while_a_snapshot_is_held(
@@ -157,6 +198,6 @@ async def test_whoever_listens_reads_the_url_as_the_pool_does(
             url = f"postgresql://{user}@/{name}?host={place}&host=127.0.0.1:1"
         settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
         async with database.engine(settings) as engine:
-            assert await database.answers(engine)
+            assert await database.fault(sessions_of(engine)) is None
             async with await database.connect_directly(engine) as connection:
                 await connection.execute("LISTEN outbox")

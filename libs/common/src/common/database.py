@@ -101,7 +101,11 @@ def sessions_of(bound: AsyncEngine) -> Sessions:
     return async_sessionmaker(bound, expire_on_commit=False, autoflush=False)
 
 
-async def answers(bound: AsyncEngine) -> bool:
-    """For readiness: whether the database answers a query now, and takes changes."""
-    async with bound.connect() as connection:
-        return bool(await connection.scalar(_TAKES_CHANGES))
+async def fault(sessions: Sessions) -> str | None:
+    """Why the database can't be used now; None when it answers, and takes changes."""
+    try:
+        async with sessions() as session:
+            takes_changes = await session.scalar(_TAKES_CHANGES)
+    except Exception as error:  # noqa: BLE001 - whatever the reason
+        return f"the database does not answer: {type(error).__name__}"
+    return None if takes_changes else "the database takes no changes: it is read-only"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -118,7 +119,7 @@ def sessions(engine: AsyncEngine) -> Sessions:
 class Watchdog:
     """Liveness of a worker: a consumer that stays away although the broker is there is a fault.
 
-    A broker that is away is not: restarting would not bring it back.
+    A broker or a database that is away is not: restarting would not bring it back.
     """
 
     brokers: Sequence[Broker]
@@ -130,7 +131,8 @@ class Watchdog:
             return _GIVEN_UP
         for consumer in self.consumers:
             name = consumer.queue.name
-            if consumer.consuming or not consumer.broker.connected:
+            away = consumer.waits_for_database or not consumer.broker.connected
+            if consumer.consuming or away:
                 self._missing_since.pop(name, None)
                 continue
             since = self._missing_since.setdefault(name, time.monotonic())
@@ -162,14 +164,7 @@ def consumers_check(consumers: Sequence[Consumer]) -> Check:
 
 
 def database_check(engine: AsyncEngine) -> Check:
-    async def check() -> str | None:
-        try:
-            takes_changes = await database.answers(engine)
-        except Exception as error:  # noqa: BLE001 - not ready, whatever the reason
-            return f"the database does not answer: {type(error).__name__}"
-        return None if takes_changes else "the database takes no changes: it is read-only"
-
-    return check
+    return partial(database.fault, sessions(engine))
 
 
 def all_of(*checks: Check) -> Check:

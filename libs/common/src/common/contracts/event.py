@@ -74,10 +74,15 @@ class DecodeError(ValueError):
     """The message is no event of a known type."""
 
 
+class Unheard(DecodeError):
+    """A type, or a word of an enumeration, that a newer version may know: during an update old
+    replicas get its events, too."""
+
+
 def decode(body: bytes, model_of: Callable[[str], type[Payload]]) -> Event[Any]:
     """Parse a message; `model_of` maps an event type to its payload model.
 
-    Raises `DecodeError` with the fields at fault but none of their values.
+    Raises `DecodeError`, or its `Unheard`, with the fields at fault but none of their values.
     """
     try:
         raw = from_json(body)
@@ -88,9 +93,11 @@ def decode(body: bytes, model_of: Callable[[str], type[Payload]]) -> Event[Any]:
     try:
         return event_model(model_of(raw["type"])).model_validate(raw, extra="ignore")
     except LookupError as error:
-        raise DecodeError(str(error)) from None
+        raise Unheard(str(error)) from None
     except ValidationError as error:
-        raise DecodeError(f"{raw['type']}: {faults(error)}") from None
+        kinds = {each["type"] for each in error.errors(include_input=False, include_url=False)}
+        fault = Unheard if kinds <= {"enum", "literal_error"} else DecodeError
+        raise fault(f"{raw['type']}: {faults(error)}") from None
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ from typing import Any
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 
-from common import metrics
+from common import database, metrics
 from common.contracts.event import DecodeError, Event
 from common.contracts.operations import ReplayHandled
 from common.contracts.topology import Queue
@@ -91,6 +91,7 @@ class Consumer(ABC):
         metrics.oldest_message_seconds.labels(queue.name).set_function(self._oldest)
         for outcome in _OUTCOMES:
             metrics.consumed.labels(queue.name, outcome)  # from 0 on, or the first is not seen
+        self.waits_for_database = False
         self._wake = asyncio.Event()
         self._stopping = False
         self._order_refill = False
@@ -110,6 +111,7 @@ class Consumer(ABC):
         """Consume until stopped, from a new channel whenever the old one was lost."""
         while not self._stopping:
             await self._after_cancel()
+            await self._database()
             try:
                 with broker_errors("consuming"):
                     await self._consume()
@@ -122,6 +124,18 @@ class Consumer(ABC):
                 self._channel = None
                 self._arrived.clear()
                 self._held.clear()
+
+    async def _database(self) -> None:
+        """Wait for it. What is taken from the queue meanwhile would be given back with every
+        connection that is lost, and the broker counts that: at its limit it gives a message up."""
+        while not self._stopping and (fault := await database.fault(self._sessions)) is not None:
+            if not self.waits_for_database:
+                log.warning(
+                    "not consuming, the database is away", fault=fault, queue=self.queue.name
+                )
+            self.waits_for_database = True
+            await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
+        self.waits_for_database = False
 
     async def _after_cancel(self) -> None:
         while self._order_refill and not self._stopping:

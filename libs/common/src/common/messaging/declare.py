@@ -83,7 +83,8 @@ async def _lost_queues(connection: AbstractConnection, ladder: Ladder) -> Sequen
     if not await _exists(connection, JOURNAL):
         return ()  # a new broker, or one that has nothing to refill from
     for rung in ladder.rungs:
-        if not await _exists(connection, rung.queue):
+        gone = not await _exists(connection, rung.queue)
+        if gone and await _has_exchange(connection, rung.queue):  # or it is a new wait
             log.error("a retry queue is gone; refilling from the journal", queue=rung.queue)
             return topology.QUEUES
     return [queue for queue in topology.QUEUES if not await _exists(connection, queue.name)]
@@ -108,6 +109,15 @@ async def _exists(connection: AbstractConnection, queue: str) -> bool:
     except ChannelNotFoundEntity as error:
         # The same code stands for a queue that is there and down, which has not been deleted.
         return "no queue" not in str(error)
+    return True
+
+
+async def _has_exchange(connection: AbstractConnection, name: str) -> bool:
+    try:
+        async with connection.channel(publisher_confirms=False) as channel:
+            await channel.declare_exchange(name, passive=True)
+    except ChannelNotFoundEntity:
+        return False
     return True
 
 

@@ -58,9 +58,6 @@ class FailureHandler:
         Raises what classifies as an outage; it may then be run again.
         """
         with handling(delivery.event) if delivery.event is not None else nullcontext():
-            if isinstance(error, DecodeError):
-                await self._give_up(delivery, "undecodable", error)
-                return
             decision = plan(
                 self._ladder,
                 attempt=delivery.failures.attempt,
@@ -68,7 +65,8 @@ class FailureHandler:
                 error=error,
             )
             if isinstance(decision, GiveUp):
-                await self._give_up(delivery, decision.reason, error)
+                reason = "undecodable" if isinstance(error, DecodeError) else decision.reason
+                await self._give_up(delivery, reason, error)
             else:
                 await self._try_later(delivery, decision, error)
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 import sqlalchemy.exc
 from pydantic import ValidationError
 
-from common.contracts.event import DecodeError
+from common.contracts.event import DecodeError, Unheard
 from common.errors import Busy, Permanent, RateLimited, Unavailable
 
 QUEUE_PREFIX = "retry."
@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[type[BaseException], Kind], ...] = (
     (Busy, Kind.BUSY),
     (RateLimited, Kind.RATE_LIMITED),
     (Permanent, Kind.PERMANENT),
+    (Unheard, Kind.TRANSIENT),
     (DecodeError, Kind.PERMANENT),
     (ValidationError, Kind.PERMANENT),
     (sqlalchemy.exc.DataError, Kind.PERMANENT),  # such as NUL in a text

@@ -10,9 +10,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import metrics, tracing
-from common.contracts.event import Event
+from common.contracts.event import Event, Unheard
 from common.contracts.topology import Queue
-from common.errors import Permanent
 from common.logs import get_logger, handling
 from common.messaging import inbox, refill, replay
 from common.messaging.connection import describe
@@ -126,4 +125,4 @@ class TransactionalConsumer(Consumer):
         try:
             return self._handlers[event.type]
         except KeyError:
-            raise Permanent(f"{self.queue.name} has no handler for {event.type}") from None
+            raise Unheard(f"{self.queue.name} has no handler for {event.type}") from None
