@@ -244,6 +244,14 @@ ALERTS: Final[Sequence[Alert]] = (
         {'paybus_outbox_oldest_seconds{service="orders"}': "0.1x100"},
     ),
     Alert(
+        "SpoolDamaged",
+        "max(paybus_spools_damaged)",
+        0, "1m", "page", "A gateway's spool was damaged and set aside: what it has is not handed on",
+        "webhooks",
+        {"paybus_spools_damaged": "1x100"},
+        {"paybus_spools_damaged": "0x100"},
+    ),
+    Alert(
         "SpoolAge",
         "max(paybus_spool_oldest_seconds)",
         120, "3m", "page", "Webhooks wait in a gateway's spool: the broker does not confirm",

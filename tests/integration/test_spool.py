@@ -120,3 +120,55 @@ def test_what_can_t_be_understood_goes_through_the_spool_to_the_dead_letters(
     (dead,) = paybus.http.post(url, json=take).json()
     assert dead["payload"] == '{"no": "event"}'
     assert dead["properties"]["headers"]["x-paybus-reason"] == "untranslatable"
+
+
+def test_a_full_queue_holds_up_nothing_behind_it(
+    paybus: Paybus, node: PrivateNode, tmp_path: Path
+) -> None:
+    """399 webhooks for a queue that refuses, then 5 for others."""
+    api, host = node.address.management_url, "%2F"
+    arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    nothing = {"durable": True, "arguments": arguments}
+    paybus.http.put(f"{api}/api/queues/{host}/full", json=nothing).raise_for_status()
+    binding = f"{api}/api/bindings/{host}/e/subscriptions/q/full"
+    key = "provider_subscription.created"
+    paybus.http.post(binding, json={"routing_key": key}).raise_for_status()
+    node.kill()
+    for number in range(399):
+        assert paybus.send(subscription_created(f"full-{number}")).status_code == 200
+    for number in range(5):
+        other = subscription_created(f"open-{number}") | {"type": "customer.subscription.updated"}
+        assert paybus.send(other).status_code == 200
+    node.start()
+    until(lambda: spooled(paybus) == 399, what="the five are handed on", seconds=60)
+    assert {f"evt_open-{number}" for number in range(5)} <= set(queued(node, paybus))
+    paybus.http.delete(f"{api}/api/queues/{host}/full").raise_for_status()
+    until(lambda: spooled(paybus) == 0, what="the rest goes on when there is room", seconds=60)
+
+
+@pytest.mark.parametrize("when", ["before it starts", "while it runs"])
+def test_a_damaged_file_is_set_aside_and_webhooks_are_taken_in(
+    paybus: Paybus, node: PrivateNode, tmp_path: Path, when: str
+) -> None:
+    node.kill()
+    assert paybus.send(subscription_created("lost")).status_code == 200
+    process = paybus.system.processes["webhook-gateway"]
+    if when == "before it starts":
+        process.kill()
+        process.wait()
+    file = tmp_path / "spool.sqlite3"
+    with file.open("r+b") as damaged:
+        damaged.write(b"\xff" * 4096)
+    for each in ("-wal", "-shm"):
+        (tmp_path / f"{file.name}{each}").write_bytes(b"\xff" * 4096)
+    if when == "before it starts":
+        paybus.start("webhook-gateway")
+    answered = [paybus.send(subscription_created(f"{number}")).status_code for number in range(3)]
+    assert answered == [200, 200, 200]
+    until(
+        lambda: paybus.metric("webhook-gateway", "paybus_spools_damaged") == 1, what="it is counted"
+    )
+    assert "is damaged, and set aside" in paybus.log("webhook-gateway")
+    node.start()
+    until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
+    assert {f"evt_{number}" for number in range(3)} <= set(queued(node, paybus))

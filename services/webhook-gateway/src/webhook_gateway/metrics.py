@@ -69,6 +69,11 @@ unaskable = Gauge(
 
 spooled = Gauge("paybus_spooled_events", "Messages that wait in the local spool for the broker.")
 
+spools_damaged = Gauge(
+    "paybus_spools_damaged",
+    "Files of the spool that the disk has damaged: what they have is not handed on.",
+)
+
 spool_oldest_seconds = Gauge(
     "paybus_spool_oldest_seconds", "How long the oldest message in the local spool has waited."
 )

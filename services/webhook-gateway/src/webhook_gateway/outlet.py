@@ -6,14 +6,15 @@ import asyncio
 import math
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from common.errors import Unavailable
 from common.logs import get_logger
 from common.messaging.connection import Broker, describe
-from common.messaging.publisher import Publisher, Unroutable
+from common.messaging.holds import REFUSALS, Holds
+from common.messaging.publisher import Publisher
 from webhook_gateway import metrics
 from webhook_gateway.spool import Spool, Spooled
 
@@ -35,6 +36,7 @@ class Outlet:
         self._spool = spool
         self._stop = asyncio.Event()
         self._handed: set[int] = set()
+        self._holds = Holds("spool")
         self._refused_at = -math.inf
         metrics.ready.set_function(lambda: float(self._fault() is None))
 
@@ -110,29 +112,47 @@ class Outlet:
                 await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
 
     async def _hand_on(self, spool: Spool) -> None:
-        """Once through the spool. What no queue takes now stays, and holds up nothing behind it."""
-        position = handed = kept = 0
-        while not self._stop.is_set() and (batch := await spool.after(position)):
-            position = batch[-1][0]
-            batch = [each for each in batch if each[0] not in self._handed]
-            outcomes = await asyncio.gather(
-                *(self._confirm(message) for _, message in batch), return_exceptions=True
-            )
-            confirmed = [
-                each for (each, _), outcome in zip(batch, outcomes, strict=True) if not outcome
-            ]
-            # A crash before this publishes again; the consumers' inboxes make that harmless.
-            await self._remove(spool, confirmed)
-            handed += len(confirmed)
-            kept += len(batch) - len(confirmed)
-            failed = [each for each in outcomes if each and not isinstance(each, Unroutable)]
-            if failed:
-                log.warning("the spool waits", error=describe(failed[0]))
+        """Once through the spool. What a queue refuses now stays, and holds up nothing else."""
+        due = self._holds.due()
+        first = [each for destination in due for each in await spool.first_of(destination)]
+        kept, away = await self._hand_on_some(spool, first)
+        self._holds.end(due)
+        position, handed = 0, len(first) - kept
+        while not self._stop.is_set() and not away:
+            batch = await spool.after(position, without=self._holds.all())
+            if not batch:
                 break
+            position = batch[-1][0]
+            left, away = await self._hand_on_some(spool, batch)
+            kept, handed = kept + left, handed + len(batch) - left
         await self._remove(spool, [])
         await spool.release()
         if handed or kept:
             log.info("went through the spool", handed_on=handed, kept=kept)
+
+    async def _hand_on_some(
+        self, spool: Spool, batch: Sequence[tuple[int, Spooled]]
+    ) -> tuple[int, bool]:
+        """How many of them stay, and whether the broker is away."""
+        batch = [each for each in batch if each[0] not in self._handed]
+        outcomes = await asyncio.gather(
+            *(self._confirm(message) for _, message in batch), return_exceptions=True
+        )
+        confirmed, away = [], False
+        for (position, message), outcome in zip(batch, outcomes, strict=True):
+            destination = (message.exchange, message.routing_key)
+            if outcome is None:
+                confirmed.append(position)
+            elif isinstance(outcome, REFUSALS):
+                self._holds.refused(destination, outcome)
+            else:
+                self._holds.not_tried(destination)
+                if not away:
+                    log.warning("the spool waits", error=describe(outcome))
+                away = True
+        # A crash before this publishes again; the consumers' inboxes make that harmless.
+        await self._remove(spool, confirmed)
+        return len(batch) - len(confirmed), away
 
     async def _remove(self, spool: Spool, confirmed: list[int]) -> None:
         """What can't be removed now is remembered, and not published again by us."""

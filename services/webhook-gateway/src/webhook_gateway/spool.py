@@ -2,7 +2,8 @@
 
 An SQLite file with `synchronous=FULL`: what `add` returned from has been through fsync, so it
 survives SIGKILL and a power cut, though not the loss of the disk. Several processes may share a
-folder; one of them at a time, whoever holds the lock, hands the spool on.
+folder; one of them at a time, whoever holds the lock, hands the spool on. A file that the disk has
+damaged is set aside, and a new one begun.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,14 +24,17 @@ from typing import Any, Final, TypeVar
 from common.errors import Unavailable
 from common.logs import get_logger
 from common.messaging.connection import describe
+from common.messaging.holds import Destination
 from webhook_gateway import metrics
 
 log = get_logger(__name__)
 
 FILE: Final = "spool.sqlite3"
+DAMAGED: Final = f"{FILE}.damaged-"
 
 _BATCH = 100
 _PAGE_BYTES = 4096
+_DAMAGED_NAMES = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _RESERVE_BYTES = 32 * 1024**2
 
 _SCHEMA = """
@@ -63,6 +68,10 @@ class Spooled:
     content_type: str
 
 
+class _Damaged(sqlite3.DatabaseError):
+    """What `PRAGMA quick_check` found."""
+
+
 class SpoolFull(Unavailable):
     """The local spool has reached its limit: the provider has to send this again."""
 
@@ -78,6 +87,7 @@ class Spool:
         self._database: sqlite3.Connection | None = None
         self._waiting: list[tuple[Spooled, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._inode = -1
         self._lock = -1
         self.full = False
 
@@ -100,10 +110,19 @@ class Spool:
             self._writing = asyncio.create_task(self._write())
         await written
 
-    async def after(self, position: int) -> Sequence[tuple[int, Spooled]]:
-        """Up to a batch, the oldest first, with their positions. Empty also while another process
-        hands the spool on."""
-        return await self._run(self._after, position)
+    async def after(
+        self, position: int, *, without: Sequence[Destination] = ()
+    ) -> Sequence[tuple[int, Spooled]]:
+        """Up to a batch, the oldest first, with their positions; none for these destinations. Empty
+        also while another process hands the spool on."""
+        others = " AND (exchange, routing_key) <> (?, ?)" * len(without)
+        named = [name for destination in without for name in destination]
+        return await self._run(self._read, f"position > ?{others}", [position, *named], _BATCH)
+
+    async def first_of(self, destination: Destination) -> Sequence[tuple[int, Spooled]]:
+        """The oldest for this destination."""
+        of_it = "(exchange, routing_key) = (?, ?)"
+        return await self._run(self._read, of_it, list(destination), 1)
 
     async def release(self) -> None:
         """Let another process hand the spool on."""
@@ -115,9 +134,14 @@ class Spool:
     async def measure(self) -> tuple[int, float | None]:
         """How many messages wait, and since when the oldest does (UTC seconds); for metrics too."""
         count, since, self.full = await self._run(self._measure)
+        damaged = {each.name.removesuffix("-wal").removesuffix("-shm") for each in self._damaged()}
+        metrics.spools_damaged.set(len(damaged))
         metrics.spooled.set(count)
         metrics.spool_oldest_seconds.set(time.time() - since if since is not None else 0)
         return count, since
+
+    def _damaged(self) -> list[Path]:
+        return list(self._folder.glob(f"{DAMAGED}*"))
 
     async def _write(self) -> None:
         while self._waiting:
@@ -148,19 +172,67 @@ class Spool:
                 written.set_exception(error)
 
     async def _run(self, action: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action, *arguments)
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            return await run(self._thread, action, *arguments)
+        except sqlite3.DatabaseError as error:
+            await run(self._thread, self._set_aside_if_damaged, error)
+            return await run(self._thread, action, *arguments)
 
     # -- in the thread -------------------------------------------------------------------------
 
     def _open(self) -> None:
+        self._lock = os.open(self._folder / f"{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._connect()
+        except sqlite3.DatabaseError as error:
+            self._set_aside_if_damaged(error)
+
+    def _connect(self) -> None:
+        path = self._folder / FILE
+        path.touch(0o600)
+        self._inode = path.stat().st_ino
         self._database = sqlite3.connect(
-            self._folder / FILE, timeout=10, isolation_level=None, check_same_thread=False
+            path, timeout=10, isolation_level=None, check_same_thread=False
         )
         self._database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(_SCHEMA)
-        self._lock = os.open(self._folder / f"{FILE}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _Damaged(found)
+
+    def _set_aside_if_damaged(self, error: sqlite3.DatabaseError) -> None:
+        """Raises the error, unless the file is damaged; then there is a new one."""
+        named = getattr(error, "sqlite_errorname", "")
+        if not isinstance(error, _Damaged) and not named.startswith(_DAMAGED_NAMES):
+            raise error
+        if self._database is not None:
+            self._database.close()
+        if (self._folder / FILE).stat().st_ino == self._inode:  # or another process was first
+            stamp = f"{time.time():.0f}"
+            for part in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    aside = self._folder / f"{DAMAGED}{stamp}{part}"
+                    (self._folder / f"{FILE}{part}").rename(aside)
+            log.error(
+                "the spool's file is damaged, and set aside: docs/runbooks/webhooks.md says how to "
+                "get back what it has",
+                file=f"{DAMAGED}{stamp}",
+                error=describe(error),
+            )
+        self._connect()
+
+    def _use(self) -> sqlite3.Connection:
+        """The file that the folder has now, which another process may have set aside."""
+        assert self._database is not None
+        with suppress(FileNotFoundError):
+            if (self._folder / FILE).stat().st_ino == self._inode:
+                return self._database
+        self._database.close()
+        self._connect()
+        return self._database
 
     def _close(self) -> None:
         if self._database is not None:
@@ -169,7 +241,7 @@ class Spool:
             os.close(self._lock)
 
     def _insert(self, messages: Sequence[Spooled]) -> None:
-        assert self._database is not None
+        self._use()
         pages = sum(-(-len(message.body) // _PAGE_BYTES) for message in messages)
         if self._used_pages() + pages > self._most_pages or self._disk_is_full():
             raise SpoolFull("the broker does not confirm, and the local spool is full")
@@ -201,17 +273,21 @@ class Spool:
         disk = os.statvfs(self._folder)
         return disk.f_bavail * disk.f_frsize < _RESERVE_BYTES
 
-    def _after(self, position: int) -> list[tuple[int, Spooled]]:
+    def _read(self, condition: str, values: Sequence[Any], most: int) -> list[tuple[int, Spooled]]:
         assert self._database is not None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return []
-        rows = self._database.execute(
-            "SELECT position, exchange, routing_key, body, headers, content_type "
-            "FROM spooled WHERE position > ? ORDER BY position LIMIT ?",
-            [position, _BATCH],
-        ).fetchall()
+        rows = (
+            self._use()
+            .execute(
+                "SELECT position, exchange, routing_key, body, headers, content_type "  # noqa: S608
+                f"FROM spooled WHERE {condition} ORDER BY position LIMIT ?",
+                [*values, most],
+            )
+            .fetchall()
+        )
         return [
             (position, Spooled(exchange, key, body, json.loads(headers), content_type))
             for position, exchange, key, body, headers, content_type in rows
@@ -224,14 +300,12 @@ class Spool:
             )
 
     def _measure(self) -> tuple[int, float | None, bool]:
-        assert self._database is not None
-        row = self._database.execute("SELECT count(*), min(spooled_at) FROM spooled").fetchone()
+        row = self._use().execute("SELECT count(*), min(spooled_at) FROM spooled").fetchone()
         full = self._used_pages() >= self._most_pages or self._disk_is_full()
         return int(row[0]), row[1], full
 
     def _transaction(self) -> _Transaction:
-        assert self._database is not None
-        return _Transaction(self._database)
+        return _Transaction(self._use())
 
 
 class _Transaction:

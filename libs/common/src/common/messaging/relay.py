@@ -22,8 +22,9 @@ from common.database import Sessions, connect_directly, sessions_of
 from common.errors import Unavailable
 from common.logs import get_logger
 from common.messaging.connection import describe
+from common.messaging.holds import REFUSALS, Holds
 from common.messaging.outbox import NOTIFY_CHANNEL
-from common.messaging.publisher import Impossible, NotTaken, Publisher, Unroutable
+from common.messaging.publisher import Impossible, Publisher
 from common.messaging.tables import outbox
 
 log = get_logger(__name__)
@@ -34,12 +35,13 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _POLL_SECONDS = 1.0  # a NOTIFY can be missed while the listening connection is down
 _LISTEN_SECONDS = 15.0  # then asks whether anyone is still there; less than an answer may take
 _PAUSE_AFTER_FAILURE = 0.5
-_LONGEST_HOLD_SECONDS = 10.0
 _SETTLED_SECONDS = 30.0
 _WHOLE_LOOK_SECONDS = 10.0
 _WHOLE_LOOK_SHARE = 0.05
 
 Outcome = Unavailable | None
+
+_DESTINATION = tuple_(outbox.c.exchange, outbox.c.routing_key)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Relay:
         self._engine = engine
         self._sessions: Sessions = sessions_of(engine)
         self._publisher = publisher
-        self._holds = _Holds()
+        self._holds = Holds("outbox")
         self._place = _Place(settled)
         self._wake = asyncio.Event()
         self._stopping = False
@@ -109,8 +111,9 @@ class Relay:
             if whole:
                 await _count(session)
             beyond = outbox.c.position > self._place.floor
+            others = _DESTINATION.not_in(self._holds.all())
             await session.execute(_BY_INDEX)
-            rows = (await session.execute(_look(_BATCH, beyond, self._holds.open))).all()
+            rows = (await session.execute(_look(_BATCH, beyond, others))).all()
             self._place.end()
             metrics.outbox_oldest_seconds.set(
                 max(float(rows[0].age) if rows else 0.0, self._holds.oldest_seconds)
@@ -124,13 +127,11 @@ class Relay:
         async with self._sessions.begin() as session:
             rows = []
             for destination in due:
-                of_it = tuple_(outbox.c.exchange, outbox.c.routing_key) == destination
+                of_it = destination == _DESTINATION
                 rows += (await session.execute(_look(1, of_it))).all()
             await self._publish(session, rows)
-        for destination in due:
-            if not self._holds.refused_again(destination):
-                self._holds.end(destination)
-                self._place.begin_again()
+        if self._holds.end(due):
+            self._place.begin_again()
 
     async def _publish(self, session: AsyncSession, rows: Sequence[Any]) -> Batch:
         if not rows:
@@ -138,16 +139,16 @@ class Relay:
         outcomes = await self._outcomes(rows)
         confirmed, away = [], False
         for row, outcome in zip(rows, outcomes, strict=True):
-            match outcome:
-                case None:
-                    confirmed.append(row.position)
-                case Impossible():
-                    await _set_aside(session, row, outcome)
-                case NotTaken() | Unroutable():
-                    self._holds.add(row, outcome)
-                case _:
-                    self._holds.postpone(row)
-                    away = True
+            destination = (row.exchange, row.routing_key)
+            if outcome is None:
+                confirmed.append(row.position)
+            elif isinstance(outcome, Impossible):
+                await _set_aside(session, row, outcome)
+            elif isinstance(outcome, REFUSALS):
+                self._holds.refused(destination, outcome, age=float(row.age))
+            else:
+                self._holds.not_tried(destination)
+                away = True
         gone = is_one_of(outbox.c.position, confirmed)
         await session.execute(delete(outbox).where(gone))
         metrics.relayed.inc(len(confirmed))
@@ -182,61 +183,6 @@ class Relay:
             except psycopg.Error as error:
                 log.warning("not listening to the outbox, polling it", error=describe(error))
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-
-
-@dataclass
-class _Hold:
-    """Monotonic seconds: the oldest row is there `since`, and nothing is tried `until`."""
-
-    since: float
-    until: float
-    failures: int = 1
-
-    def put_off(self) -> None:
-        self.failures += 1
-        pause = _PAUSE_AFTER_FAILURE * 2.0 ** min(self.failures, 10)
-        self.until = time.monotonic() + min(pause, _LONGEST_HOLD_SECONDS)
-
-
-class _Holds:
-    """Destinations (exchange, routing key) that the broker does not confirm."""
-
-    def __init__(self) -> None:
-        self._holds: dict[tuple[str, str], _Hold] = {}
-
-    @property
-    def open(self) -> Any:
-        """The condition of rows that may be sent."""
-        return tuple_(outbox.c.exchange, outbox.c.routing_key).not_in(list(self._holds))
-
-    @property
-    def oldest_seconds(self) -> float:
-        now = time.monotonic()
-        return max((now - hold.since for hold in self._holds.values()), default=0.0)
-
-    def due(self) -> list[tuple[str, str]]:
-        now = time.monotonic()
-        return [destination for destination, hold in self._holds.items() if hold.until <= now]
-
-    def add(self, row: Any, error: Unavailable) -> None:
-        destination, now = (row.exchange, row.routing_key), time.monotonic()
-        if destination not in self._holds:
-            self._holds[destination] = _Hold(now - float(row.age), now + _PAUSE_AFTER_FAILURE)
-            log.warning("rows of the outbox wait, others go on", to=destination, error=str(error))
-        elif self._holds[destination].until <= now:  # a probe
-            self._holds[destination].put_off()
-
-    def refused_again(self, destination: tuple[str, str]) -> bool:
-        return self._holds[destination].until > time.monotonic()
-
-    def postpone(self, row: Any) -> None:
-        """The broker was away: a probe has shown nothing."""
-        if hold := self._holds.get((row.exchange, row.routing_key)):
-            hold.until = time.monotonic() + _PAUSE_AFTER_FAILURE
-
-    def end(self, destination: tuple[str, str]) -> None:
-        del self._holds[destination]
-        log.info("rows of the outbox go on", to=destination)
 
 
 class _Place:
