@@ -143,8 +143,15 @@ MUTANTS = (
     Mutant(
         "restore: what the database forgot is not adopted",
         f"{PAYOUTS}/adoption.py",
-        "    unknown = await _unknown(session, account, theirs)\n",
-        "    unknown: list[Listed] = []\n",
+        "    unrecorded = await _unrecorded(session, account, theirs)\n",
+        "    unrecorded: list[Listed] = []\n",
+        "test_payouts_restore.py",
+    ),
+    Mutant(
+        "restore: what the backup has as unsent stays so",
+        f"{PAYOUTS}/adoption.py",
+        "        file = files.get(id_)\n",
+        "        file = None\n",
         "test_payouts_restore.py",
     ),
     Mutant(
@@ -181,6 +188,27 @@ MUTANTS = (
         "if by.name in row.credited_by:",
         "if False:",
         "test_payout_actions.py",
+    ),
+    Mutant(
+        "payouts: what came back is paid with other money on its old approval",
+        f"{PAYOUTS}/acting.py",
+        "        if account.needs_approval(row.amount, row.currency):\n",
+        "        if False:\n",
+        "test_payout_actions.py",
+    ),
+    Mutant(
+        "payouts: where a payout goes is changed while it is approved",
+        f"{PAYOUTS}/api.py",
+        "        await repository.hold_recipient(session, found.recipient_id)\n",
+        "",
+        "test_payout_actions.py",
+    ),
+    Mutant(
+        "payouts: what waits for approval can't be paid, whatever the provider says",
+        f"{PAYOUTS}/domain.py",
+        "_UNSENT = frozenset({State.SCHEDULED, State.APPROVED})",
+        "_UNSENT = frozenset({State.APPROVED})",
+        "test_payouts.py",
     ),
     Mutant(
         "payouts: a withdrawal is booked as a deposit",
@@ -232,6 +260,27 @@ MUTANTS = (
         "            if given_up or (row.status == CommandStatus.OPEN and alone):\n"
         "                row.status, row.accepted_at = CommandStatus.ACCEPTED, row.created_at\n",
         "test_billing.py",
+    ),
+    Mutant(
+        "billing: what a later command took the place of is done after it",
+        f"{SUBSCRIPTION}/commands.py",
+        "            if later and status == CommandStatus.DONE:\n",
+        "            if False:\n",
+        "test_billing_turns.py",
+    ),
+    Mutant(
+        "billing: two commands about one subscription are under way at once",
+        f"{SUBSCRIPTION}/commands.py",
+        "            if is_under_way or (later and status == CommandStatus.ACCEPTED):\n",
+        "            if False:\n",
+        "test_billing_turns.py",
+    ),
+    Mutant(
+        "billing: a command that is under way is given up",
+        f"{SUBSCRIPTION}/commands.py",
+        "            alone = row.begun == (row.ended if seen is None else seen)\n",
+        "            alone = seen is not None or row.begun == row.ended\n",
+        "test_billing_turns.py",
     ),
     Mutant(
         "orders: a payment's time is that of our question",

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 
 from conftest import MakePaybus
@@ -181,6 +182,51 @@ def test_who_changes_where_it_goes_does_not_approve_it(paybus: Paybus) -> None:
     answer = act(paybus, "approve", payout["id"], **thief)
     is_problem(answer, 403, "who changed where a payout goes")
     assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
+    until_state(paybus, payout, "paid")
+
+
+def test_an_approval_waits_for_a_change_of_where_it_goes(paybus: Paybus) -> None:
+    """Or somebody who does both at one moment would be the only person to decide."""
+    seller = add(paybus, "stripe")
+    payout = order(paybus, seller, 500_000)
+    url = paybus.layout.databases["payouts"].replace("+psycopg", "")
+    with psycopg.connect(url) as changing, ThreadPoolExecutor(1) as pool:
+        changing.execute("SELECT 1 FROM recipients WHERE id = %s FOR UPDATE", [seller["id"]])
+        thief = {"role": "approver", "subject": "thief"}
+        approval = pool.submit(act, paybus, "approve", payout["id"], **thief)
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        waits += "AND datname = current_database()"
+        until(lambda: paybus.sql("payouts", waits) == [(1,)], what="it waits")
+        changing.execute(
+            "UPDATE recipients SET details_changed_at = clock_timestamp(), "
+            "details_changed_by = 'thief' WHERE id = %s",
+            [seller["id"]],
+        )
+        changing.commit()
+        is_problem(approval.result(), 403, "who changed where a payout goes")
+
+
+def test_what_came_back_is_paid_with_other_money_by_two_persons(paybus: Paybus) -> None:
+    """Its approval was of what was there then; who retries it is one of the two."""
+    seller = add(paybus, "stripe")
+    payout = order(paybus, seller, 150_000)
+    boss = {"role": "approver", "subject": "boss"}
+    act(paybus, "approve", payout["id"], **boss).raise_for_status()
+    until_state(paybus, payout, "paid")
+    (made,) = transfers(paybus, payout)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="returned")
+    until_state(paybus, payout, "returned")
+    for _ in range(2):
+        until_state(paybus, order(paybus, seller, 75_000, funding="balance"), "paid")
+    body = {"amount": 150_000, "currency": "USD", "reason": "sales"}
+    path = f"recipients/{seller['id']}/credits"
+    assert post(paybus, path, body, subject="ama", role="approver").status_code == 201
+    again = act(paybus, "retry", payout["id"], role="operator", subject="kofi").json()
+    assert (again["state"], again["approved_by"]) == ("scheduled", None)
+    for subject in ("ama", "kofi"):
+        answer = act(paybus, "approve", payout["id"], role="approver", subject=subject)
+        is_problem(answer, 403, "second person")
+    act(paybus, "approve", payout["id"], **boss).raise_for_status()
     until_state(paybus, payout, "paid")
 
 

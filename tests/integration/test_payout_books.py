@@ -40,6 +40,7 @@ from support.payouts import (
     order,
     read,
     sandbox,
+    sent_earlier,
     transfers,
     until_state,
     well,
@@ -206,6 +207,24 @@ def test_the_daily_reconciliation_tells_each_difference(paybus: Paybus) -> None:
     assert [each["kind"] for each in reconcile(paybus)] == [
         "not ours"
     ]  # once, and the other is well
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("provider", ["stripe", "dwolla"])
+def test_a_second_transfer_on_another_day_is_found(paybus: Paybus, provider: str) -> None:
+    """It was sent yesterday; the provider makes it once more today, and nobody is told."""
+    sandbox(paybus, "POST", "/_payouts/clock", seconds=-86400)
+    payout = order(paybus, add(paybus, provider))
+    until_state(paybus, payout, "paid")
+    (first,) = transfers(paybus, payout)
+    sent_earlier(paybus, payout, days=1)
+    deliver(paybus, drop=1)
+    sandbox(paybus, "POST", "/_payouts/clock", seconds=86400)
+    sandbox(paybus, "POST", f"/_payouts/transfers/{first['id']}/again")
+    for day in (TODAY - timedelta(days=1), TODAY):
+        support.payouts.reconcile(paybus, day)
+    assert "doubled" in support.payouts.differences(paybus, payout)
+    deliver(paybus)
 
 
 def test_tenants_that_share_an_account_do_not_see_each_other_s_transfers(

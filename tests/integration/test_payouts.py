@@ -224,6 +224,23 @@ def test_a_payout_of_which_one_of_two_transfers_comes_back_is_paid_by_the_other(
     assert (paid(paybus, payout), balances(paybus, seller)["available"]) == (0, 5000)
 
 
+def test_a_payout_that_waits_for_approval_again_is_paid_when_the_provider_says_so(
+    paybus: Paybus,
+) -> None:
+    """Its call was slow, and meanwhile somebody changed where it goes."""
+    seller = add(paybus, "stripe")
+    payout = order(paybus, seller, 150_000)
+    behave(paybus, delay_seconds=3)
+    act(paybus, "approve", payout["id"], role="approver", subject="boss").raise_for_status()
+    until_state(paybus, payout, "submitting")
+    new = {"details": details("stripe"), "reason": "new"}
+    url = f"/api/v1/recipients/{seller['id']}"
+    paybus.api("PATCH", "payouts", url, json=new, role="approver").raise_for_status()
+    until_state(paybus, payout, "paid")
+    assert act(paybus, "cancel", payout["id"]).status_code == 409
+    assert paid(paybus, payout) == payout["amount"]
+
+
 def test_a_refusal_is_a_failure_that_says_why(paybus: Paybus) -> None:
     gone = add(paybus, "stripe", details={"account": "acct_1_gone"})
     payout = order(paybus, gone)

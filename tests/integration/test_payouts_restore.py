@@ -38,6 +38,7 @@ from support.payouts import (
     post,
     request_for,
     sandbox,
+    sent_earlier,
     transfers,
     until_state,
     well,
@@ -334,6 +335,95 @@ def test_a_schedule_s_payout_that_no_list_shows_yet_is_found_by_its_name(paybus:
     behave(paybus, lists_lag_seconds=3600)
     Walk(paybus, market, backup).run(last=8)  # the look-ups are not ended early
     market.all_have(6000)
+
+
+@pytest.mark.parametrize("provider", ["stripe", "dwolla"])
+def test_what_the_backup_has_as_unsent_is_not_paid_again(paybus: Paybus, provider: str) -> None:
+    """One waited for an approval, one was held: both were paid after the backup, and the providers
+    have forgotten the keys when somebody approves and releases them again."""
+    market, seller = Market(paybus, ()), add(paybus, provider)
+    waiting = order(paybus, seller, 150_000)
+    later = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+    held = order(paybus, seller, 5000, due_at=later)
+    act(paybus, "hold", held["id"]).raise_for_status()
+    backup = back_up(paybus)
+    act(paybus, "approve", waiting["id"], role="approver", subject="boss").raise_for_status()
+    act(paybus, "release", held["id"]).raise_for_status()
+    for payout in (waiting, held):
+        until_state(paybus, payout, "paid", "submitted")
+    Walk(paybus, market, backup - timedelta(seconds=1)).run()
+    sandbox(paybus, "POST", "/_payouts/clock", seconds=90_000)
+    assert act(paybus, "approve", waiting["id"], role="approver").status_code == 409
+    act(paybus, "release", held["id"])
+    look_now(paybus, held)
+    for payout in (waiting, held):
+        until_state(paybus, payout, "paid")
+        assert len(transfers(paybus, payout)) == 1
+    sandbox(paybus, "POST", "/_payouts/clock", seconds=-90_000)
+
+
+def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_again(
+    paybus: Paybus,
+) -> None:
+    """By its recipient's schedule, under another name: no look-up would find it."""
+    market = Market(paybus, ())
+    seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
+    payout = order(paybus, seller, 5000)
+    until_state(paybus, payout, "paid")
+    (first,) = transfers(paybus, payout)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{first['id']}", status="returned")
+    until_state(paybus, payout, "returned")
+    sent_earlier(paybus, payout, days=3)
+    backup = back_up(paybus)
+    act(paybus, "retry", payout["id"]).raise_for_status()
+    until_state(paybus, payout, "paid")
+    Walk(paybus, market, backup - timedelta(seconds=1)).run()
+    until_state(paybus, payout, "paid")
+    assert balances(paybus, seller)["available"] == 0, "there is nothing for the schedule to pay"
+    market.time_comes()
+    assert [each["status"] for each in transfers(paybus, payout)] == ["returned", "paid"]
+
+
+def test_an_order_of_which_a_part_came_back_is_claimed(paybus: Paybus) -> None:
+    """The provider's amount holds, and the caller's key is the caller's."""
+    market, seller = Market(paybus, ()), add(paybus, "stripe")
+    backup = back_up(paybus)
+    payout = order(paybus, seller, 5000, key="in-part")
+    until_state(paybus, payout, "paid")
+    (made,) = transfers(paybus, payout)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", part=1000)
+    Walk(paybus, market, backup - timedelta(seconds=1)).run()
+    again = post(paybus, "payouts", request_for(seller, 5000), key="in-part")
+    assert again.status_code == 201, again.text
+    assert balances(paybus, seller) | {"platform": 0} == {
+        "platform": 0,
+        "available": 0,
+        "pending": 0,
+        "paid": 4000,
+        "fees": 0,
+    }
+
+
+def test_earnings_of_several_payouts_are_all_ordered_again(paybus: Paybus) -> None:
+    """12,000,000 are payouts of 5, 5 and 2 million; one was paid, the others waited."""
+    market = Market(paybus, ())
+    seller = add(paybus, "fapshi", schedule={"kind": "manual"})
+    backup = back_up(paybus)
+    market._report(seller, 12_000_000, uuid4().hex)
+    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+
+    def ordered() -> list[tuple[int, str]]:
+        items = paybus.api("GET", "payouts", url).json()["items"]
+        return sorted((each["amount"], each["state"]) for each in items)
+
+    until(lambda: len(ordered()) == 3, what="three are ordered")
+    items = paybus.api("GET", "payouts", url).json()["items"]
+    first = next(each for each in items if each["amount"] == 5_000_000)
+    act(paybus, "approve", first["id"], role="approver", subject="boss").raise_for_status()
+    until_state(paybus, first, "paid")
+    before = ordered()
+    Walk(paybus, market, backup - timedelta(seconds=1)).run()
+    until(lambda: ordered() == before, what="all three are there again")
 
 
 def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -> None:

@@ -153,13 +153,16 @@ class Market(World):
         self.restored_at = self.provider.now
         self.see()
 
-    @rule(answers=st.booleans())
-    def the_account_is_compared(self, answers: bool) -> None:
-        """Each day that the restored database may have forgotten; the provider may be away."""
+    @rule(answers=st.booleans(), ends=st.booleans())
+    def the_account_is_compared(self, answers: bool, ends: bool) -> None:
+        """Each day that the restored database may have forgotten; the provider may be away. When
+        all of them are, an admin may end the look-ups."""
         self.client.answers = answers
         with suppress(NoAnswer):
             self.compare(self.run(self._unreconciled()))
         self.client.answers = True
+        if ends and not self.run(self._unreconciled()):
+            self.run(self._ask_first(None))
         self.see()
 
     @rule(which=st.integers(0, 20))
@@ -260,7 +263,8 @@ class Market(World):
         async with self.sessions.begin() as session:
             await self.desk.credit(session, self.tenant, self.seller, key, CLERK, wanted)
 
-    async def _ask_first(self, since: datetime) -> None:
+    async def _ask_first(self, since: datetime | None) -> None:
+        """None ends it."""
         async with self.sessions.begin() as session:
             now = await rows.clock(session)
             await acting.ask_first(
@@ -268,8 +272,8 @@ class Market(World):
                 self.tenant,
                 _ADMIN,
                 "restored",
-                until=now + timedelta(days=30),
-                unreconciled=jobs.forgotten_days([self.account], since, now),
+                until=now + timedelta(days=30) if since else now,
+                unreconciled=jobs.forgotten_days([self.account], since, now) if since else [],
             )
 
     async def _unreconciled(self) -> list[Any]:

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import httpx
 
+from common.contracts.event import root
+from common.contracts.subscriptions import CommandDue
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -47,9 +49,10 @@ def move(paybus: Paybus, subscription: str, **changes: Any) -> None:
     paybus.http.put(url, json=changes).raise_for_status()
 
 
-def behave(paybus: Paybus, mode: str) -> None:
+def behave(paybus: Paybus, mode: str, *, delay: float = 0.0) -> None:
+    """`delay` is in seconds."""
     url = f"{paybus.layout.url('sandbox-stripe')}/_config/behaviour"
-    paybus.http.put(url, json={"mode": mode}).raise_for_status()
+    paybus.http.put(url, json={"mode": mode, "delay": delay}).raise_for_status()
 
 
 def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:
@@ -85,6 +88,19 @@ def a_customer(paybus: Paybus) -> tuple[str, str, str]:
     ours = until(customer, what="the customer is known")
     until(lambda: subscriptions(paybus, ours), what="the subscription is known")
     return made, ours, subscriptions(paybus, ours)[0]["id"]
+
+
+def take_up(paybus: Paybus, command: str) -> None:
+    """A command of ours, as the job orders it."""
+    event = root(
+        id=uuid4().hex,
+        type="subscription_command.due",
+        source="/subscription",
+        subject=command,
+        tenant="default",
+        data=CommandDue(command_id=command),
+    )
+    paybus.publish_to("subscriptions", event.type, event.encode().decode())
 
 
 def price(subscription: dict[str, Any]) -> str:

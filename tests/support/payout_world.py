@@ -271,7 +271,8 @@ class World(RuleBasedStateMachine):
         async def act() -> None:
             async with self.sessions.begin() as session:
                 row = (await repository.lock_payouts(session, [id_]))[id_]
-                await getattr(acting, verb)(session, row, CHIEF, "a test")
+                more = {"accounts": self.accounts} if verb == "retry" else {}
+                await getattr(acting, verb)(session, row, CHIEF, "a test", **more)
 
         with suppress(Conflict, Forbidden):
             self.run(act())

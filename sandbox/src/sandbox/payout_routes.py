@@ -32,6 +32,7 @@ from sandbox.stripe_api import refusal
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 Account = Annotated[str | None, Header(alias="Stripe-Account")]
 Since = Annotated[int | None, Query(alias="created[gte]")]
+Before = Annotated[int | None, Query(alias="created[lt]")]
 _SMALLEST_XAF = 100
 
 
@@ -145,8 +146,8 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
         return await create("payout", request, key, account)
 
     async def listed(
-        kind: str, account: str | None, group: str | None, since: int | None, after: str | None,
-        limit: int,
+        kind: str, account: str | None, group: str | None, since: int | None, before: int | None,
+        after: str | None, limit: int,
     ) -> Response:  # fmt: skip
         if account in payouts.revoked:
             return _response(_NO_ACCESS)
@@ -160,6 +161,7 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
             and (account is None or each.more["account"] == account)
             and (payouts.listed(each) if group is None else each.reference == group)
             and (since is None or each.at >= since)
+            and (before is None or each.at < before)
         ]
         if after is not None:
             ids = [each["id"] for each in found]
@@ -171,19 +173,21 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
     async def transfers(
         transfer_group: str | None = None,
         since: Since = None,
+        before: Before = None,
         starting_after: str | None = None,
         limit: int = 10,
     ) -> Response:
-        return await listed("transfer", None, transfer_group, since, starting_after, limit)
+        return await listed("transfer", None, transfer_group, since, before, starting_after, limit)
 
     @router.get("/stripe/v1/payouts")
     async def list_payouts(
         account: Account = None,
         since: Since = None,
+        before: Before = None,
         starting_after: str | None = None,
         limit: int = 10,
     ) -> Response:
-        return await listed("payout", account, None, since, starting_after, limit)
+        return await listed("payout", account, None, since, before, starting_after, limit)
 
 
 # https://docs.stripe.com/error-codes#account-invalid

@@ -63,7 +63,7 @@ class Fates(BaseModel):
 
 
 class Forward(BaseModel):
-    seconds: float = Field(gt=0)
+    seconds: float
 
 
 class Foreign(BaseModel):

@@ -3,7 +3,7 @@ of idempotency, webhooks of changes. And trouble, when it is told to make some.
 
 `PUT /_config/behaviour` with `{"mode": "fail"}` answers 500 before the work, `fail_after` 500 after
 it, `hang` never and without the work, `hang_after` never after it, `too_often` 429; `rate` is the
-share of the calls that change something, `well` ends it.
+share of the calls that change something, `delay` how many seconds they take, `well` ends it.
 
 `PUT /_config/subscriptions/{id}` is what Stripe or its portal does by itself: `{"status":
 "unpaid"}`, `{"cancel_at": 1798392000}`; with `"events": ["paused"]` only these are sent of it.
@@ -25,12 +25,15 @@ from localstripe.resources import (
     Customer,
     Event,
     Invoice,
+    Plan,
     Refund,
     StripeObject,
     Subscription,
 )
 from localstripe.server import get_post_data, json_response
 from localstripe.webhooks import schedule_webhook
+
+from sandbox.stripe_objects import price
 
 _BEFORE = {
     "fail": (500, b'{"error": {"type": "api_error", "message": "told to fail"}}'),
@@ -74,7 +77,7 @@ class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
 
 
 def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a function
-    state: dict[str, Any] = {"mode": "well", "rate": 1.0}
+    state: dict[str, Any] = {"mode": "well", "rate": 1.0, "delay": 0.0}
     chance = random.Random(0)  # noqa: S311 - misbehaviour that can be repeated
     answers: dict[str, tuple[int, bytes, bytes]] = {}
     _teach()
@@ -85,6 +88,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
         if not changes:
             return await handler(request)  # type: ignore[no-any-return]
         mode = state["mode"] if chance.random() < state["rate"] else "well"
+        await asyncio.sleep(state["delay"])
         if mode == "hang":
             await asyncio.sleep(3600)
         if mode in _BEFORE:
@@ -134,6 +138,10 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
         wanted = await get_post_data(request)
         return json_response(SubscriptionSchedule(wanted["from_subscription"])._export())
 
+    async def see_price(request: web.Request) -> web.Response:
+        plan = Plan._api_retrieve(request.match_info["id"])
+        return web.json_response(price(plan._export()))
+
     async def see_schedule(request: web.Request) -> Any:
         found = SubscriptionSchedule._api_retrieve(request.match_info["id"])
         return json_response(found._export())
@@ -176,6 +184,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
     app.router.add_get("/v1/subscription_schedules/{id}", see_schedule)
     app.router.add_post("/v1/subscription_schedules/{id}", change_schedule)
     app.router.add_post("/v1/subscription_schedules/{id}/release", release)
+    app.router.add_get("/v1/prices/{id}", see_price)
     app.router.add_post("/v1/billing_portal/sessions", portal)
 
 

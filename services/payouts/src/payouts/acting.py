@@ -13,7 +13,7 @@ from common import rows
 from common.auth import Caller
 from common.errors import Conflict, Forbidden
 from payouts import deciding, domain, repository
-from payouts.accounts import READ_ONLY
+from payouts.accounts import READ_ONLY, Accounts
 from payouts.audit import Action, Actor
 from payouts.books import Books
 from payouts.domain import Move, State
@@ -88,27 +88,41 @@ async def cancel(session: AsyncSession, row: Payout, by: Actor, reason: str) -> 
     await _close(books, row)
 
 
-async def retry(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
-    """Of a failed or returned one: the provider is asked first. Raises `Conflict` otherwise."""
+async def retry(
+    session: AsyncSession, row: Payout, by: Actor, reason: str, *, accounts: Accounts
+) -> None:
+    """Of a failed or returned one: the provider is asked first. What came back is paid with other
+    money now, so that its approval is void, and who retries it is among those who ask for it.
+
+    Raises `Conflict` for one in another state.
+    """
     if row.provider in READ_ONLY:
         raise Conflict(f"{row.provider} pays by itself: there is nothing to try again")
     books = await _books(session)
     to = domain.after(State(row.state), Move.RETRY)
-    if row.state == State.RETURNED:
-        await _take_from_balance(session, row)
     row.held = False
     row.next_at = books.now
+    if row.state == State.RETURNED:
+        there = await _take_from_balance(session, row)
+        account = accounts.find(row.tenant, row.provider, row.account)
+        if account.needs_approval(row.amount, row.currency):
+            to = State.SCHEDULED
+            recipient = await session.get_one(Recipient, row.recipient_id)
+            credited_by = await repository.creditors(session, recipient, there)
+            row.credited_by = sorted({*credited_by, by.name})
+            row.approved_by = row.approved_at = row.next_at = None
     books.move(row, to, action=Move.RETRY, actor=by, reason=reason)
     await _close(books, row)
 
 
-async def _take_from_balance(session: AsyncSession, row: Payout) -> None:
-    """What came back may be in another payout by now. Raises `Conflict`."""
+async def _take_from_balance(session: AsyncSession, row: Payout) -> int:
+    """What came back may be in another payout by now; what is available. Raises `Conflict`."""
     available = await repository.available(session, [row.recipient_id])
     there = available[row.recipient_id, row.currency]
     needed = row.amount + (0 if row.fee_charged else row.fee)
     if there < needed:
         raise Conflict(f"{there} {row.currency} are available (minor units), not {needed}")
+    return there
 
 
 async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Difference:

@@ -1,5 +1,5 @@
-"""Payouts that a provider made and the database does not know: those of a provider that pays by
-itself, and ours that a restored database has forgotten."""
+"""What a provider made and the database does not know: payouts of a provider that pays by itself,
+and what a restored database has forgotten of ours, or a provider made of its own accord."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from payouts.domain import State
 from payouts.ledger import Funding
 from payouts.models import Attempt, Payout, Recipient, payout_id, square_key
 from payouts.requests import NewPayout, as_stored
-from payouts.settling import File, Times, settle
+from payouts.settling import File, Times, remember, settle
 
 log = get_logger(__name__)
 
@@ -92,41 +92,37 @@ async def adopt_listed(
 ) -> str | None:
     """Write down what the account's provider lists and no payout has, as far as it is ours; what is
     wrong when the database does not know the recipient either."""
-    unknown = await _unknown(session, account, theirs)
-    recipients = await _recipients(session, account, unknown)
+    unrecorded = await _unrecorded(session, account, theirs)
     by_payout: dict[str, list[Listed]] = {}
-    for each in unknown:
-        if _recipient_name(account, each) in recipients:
-            by_payout.setdefault(_payout_id(account, each), []).append(each)
+    for each in unrecorded:
+        by_payout.setdefault(_payout_id(account, each), []).append(each)
     for id_ in sorted(by_payout):  # whoever orders it at this moment is done first
         await repository.one_at_a_time(session, id_)
-    keys = [account.transfer_key(each.transfer_id) for made in by_payout.values() for each in made]
+    keys = [account.transfer_key(each.transfer_id) for each in unrecorded]
     transfers = await repository.lock_transfers(session, keys)
     known = await repository.lock_payouts(session, list(by_payout))
+    unknown = [each for id_, made in by_payout.items() if id_ not in known for each in made]
+    recipients = await _recipients(session, account, unknown)
+    files = await _files(session, account, known)
     books = Books(session, await rows.clock(session))
     for id_, made in by_payout.items():
-        if id_ in known:
+        file = files.get(id_)
+        if id_ not in known and (name := _recipient_name(account, made[0])) in recipients:
+            file = _adopted(books, account, recipients[name], id_, made[0])
+        if file is None:
             continue
-        file = adopt(
-            books,
-            recipients[_recipient_name(account, made[0])],
-            id_=id_,
-            key="" if account.pays else square_key(made[0].transfer_id),
-            amount=made[0].amount,
-            made_at=made[0].created_at,
-            funding="balance" if account.pays else "direct",
-            actor=Actor(account.provider, "provider"),
-            reason=f"{account.provider} lists it, and the database did not know it",
-        )
-        log.warning(
-            "a payout that the database did not know is adopted",
-            payout=id_,
-            transfer=made[0].transfer_id,
-            account=account.path,
-        )
+        if not file.attempts:
+            remember(books, file, made[0], details=await _details_of(session, file.row))
         for each in made:
             transfer = transfers[account.transfer_key(each.transfer_id)]
-            settle(books, file, transfer, each.fate, times=times, asked=True)
+            log.warning(
+                "a transfer that the database did not know is taken in",
+                payout=id_,
+                transfer=each.transfer_id,
+                account=account.path,
+            )
+            reason = f"{account.provider} lists it, and the database did not know it"
+            settle(books, file, transfer, each.fate, times=times, asked=True, reason=reason)
     await books.close()
     lost = {_recipient_name(account, each) for each in unknown} - recipients.keys()
     if not lost:
@@ -137,11 +133,41 @@ async def adopt_listed(
     )
 
 
-async def _unknown(
+def _adopted(books: Books, account: Account, recipient: Recipient, id_: str, made: Listed) -> File:
+    return adopt(
+        books,
+        recipient,
+        id_=id_,
+        key="" if account.pays else square_key(made.transfer_id),
+        amount=made.amount,
+        made_at=made.created_at,
+        funding="balance" if account.pays else "direct",
+        actor=Actor(account.provider, "provider"),
+        reason=f"{account.provider} lists it, and the database did not know it",
+    )
+
+
+async def _files(
+    session: AsyncSession, account: Account, known: Mapping[str, Payout]
+) -> Mapping[str, File]:
+    """Those of the account: another tenant that shares it takes in what is its own."""
+    ids = [
+        id_ for id_, row in known.items() if (row.tenant, row.provider, row.account) == account.key
+    ]
+    attempts = await repository.attempts_of(session, ids)
+    made = await repository.transfers_of(session, ids)
+    return {id_: File(known[id_], attempts[id_], made[id_]) for id_ in ids}
+
+
+async def _details_of(session: AsyncSession, row: Payout) -> str:
+    return (await session.get_one(Recipient, row.recipient_id)).details
+
+
+async def _unrecorded(
     session: AsyncSession, account: Account, theirs: Sequence[Listed]
 ) -> Sequence[Listed]:
-    """Those that we made, or that the provider made to a recipient, which no payout of any tenant
-    has: several tenants may share the account."""
+    """Those that we made, or that the provider made to a recipient, and that are no payout's of any
+    tenant: several may share the account."""
     ours = [
         each
         for each in {each.transfer_id: each for each in theirs}.values()
@@ -151,12 +177,7 @@ async def _unknown(
     ]
     ids = [each.transfer_id for each in ours]
     owners = await repository.owners_of(session, account.provider, ids)
-    known = await repository.payouts(session, {_payout_id(account, each) for each in ours})
-    return [
-        each
-        for each in ours
-        if each.transfer_id not in owners and _payout_id(account, each) not in known
-    ]
+    return [each for each in ours if each.transfer_id not in owners]
 
 
 async def _recipients(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -296,9 +297,13 @@ async def cancel(caller: Operator, session: Session, id_: str, why: Why) -> Payo
 
 
 @payout_jobs.post("/retry/{id_}")
-async def retry(caller: Operator, session: Session, id_: str, why: Why) -> PayoutDetail:
-    """Of a failed or returned one. The provider is asked before anything is sent."""
-    return await _act(session, caller, id_, acting.retry, why)
+async def retry(
+    request: Request, caller: Operator, session: Session, id_: str, why: Why
+) -> PayoutDetail:
+    """Of a failed or returned one. The provider is asked before anything is sent. One that came
+    back is paid with other money now: where that takes two persons, it waits for the second."""
+    do = partial(acting.retry, accounts=_desk(request).accounts)
+    return await _act(session, caller, id_, do, why)
 
 
 @payout_jobs.post("/pause")
@@ -361,7 +366,9 @@ def _desk(request: Request) -> Desk:
 
 async def _act(session: AsyncSession, caller: Caller, id_: str, do: Any, why: Why) -> PayoutDetail:
     async with session.begin():
-        await rows.find(session, Payout, caller.tenant, id_)
+        found = await rows.find(session, Payout, caller.tenant, id_)
+        # First, as everybody locks them: an approval is of where it goes now.
+        await repository.hold_recipient(session, found.recipient_id)
         row = (await repository.lock_payouts(session, [id_]))[id_]
         await session.refresh(row)
         await do(session, row, actor(caller), why.reason)

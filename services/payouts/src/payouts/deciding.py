@@ -183,7 +183,7 @@ class Desk:
         row = file.row
         own = domain.judge(settling.sent(file.attempts), list(found))
         if own is not None and file.last is None:
-            self._remember(file, own)
+            settling.remember(self._books, file, own, details=self.recipient.details)
         moving = [each for each in found if each.fate.moves_money and each is not own]
         current = [
             each
@@ -217,7 +217,8 @@ class Desk:
         if row.state not in {State.UNKNOWN, State.APPROVED}:
             return None
         if last is not None:
-            proved_at = (last.finished_at or last.deadline) + self._quiet
+            # The question may have begun a time-out ago.
+            proved_at = (last.finished_at or last.deadline) + self._quiet + self._timeout
             if self._now < proved_at:
                 settling.look_again(self._books, row, self._times, None)
                 row.next_at = max(row.next_at or proved_at, proved_at)
@@ -309,29 +310,6 @@ class Desk:
         control = self._controls.get(row.tenant)
         until = control.ask_first_until if control else None
         return until is not None and self._now < until
-
-    def _remember(self, file: File, found: Found) -> None:
-        """An attempt that the database has forgotten. What it sent is what the payout is: a
-        schedule pays what is available, which was another sum then."""
-        row = file.row
-        if found.fate.moves_money and found.currency == row.currency:
-            if row.funding == "direct":  # of which the caller says how much
-                settling.compare(self._books, row, found)
-            self._books.correct(row, found.amount)
-        row.attempts = 1
-        attempt = Attempt(
-            payout_id=row.id,
-            number=1,
-            idempotency_key=f"{row.id}.1",
-            started_at=self._now,
-            deadline=self._now,
-            finished_at=self._now,
-            outcome="found",
-            answered=True,
-            details=self.recipient.details,
-        )
-        self._books.session.add(attempt)
-        file.attempts.append(attempt)
 
     def _wait(self, row: Payout) -> None:
         """Until it is due, released, unblocked or resumed."""

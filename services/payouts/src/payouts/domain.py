@@ -76,14 +76,16 @@ _MOVES: Mapping[Move, Mapping[State, State]] = {
 
 # Where the last attempt's fate, all that was ever said of it together, takes the payout.
 _OPEN = frozenset({State.SUBMITTING, State.UNKNOWN, State.SUBMITTED})
+# What is not sent, as far as we know.
+_UNSENT = frozenset({State.SCHEDULED, State.APPROVED})
 # A payout that came back may be paid by another transfer of its own: a transfer that came back is
 # never paid again itself (`combined`).
 _ENDED_UNPAID = frozenset({State.FAILED, State.CANCELLED, State.RETURNED})
 _FATES: Mapping[Fate, tuple[frozenset[State], State]] = {
-    Fate.ACCEPTED: (_OPEN | {State.APPROVED} | _ENDED_UNPAID, State.SUBMITTED),
-    Fate.PAID: (_OPEN | {State.APPROVED} | _ENDED_UNPAID, State.PAID),
+    Fate.ACCEPTED: (_OPEN | _UNSENT | _ENDED_UNPAID, State.SUBMITTED),
+    Fate.PAID: (_OPEN | _UNSENT | _ENDED_UNPAID, State.PAID),
     Fate.FAILED: (_OPEN | {State.APPROVED}, State.FAILED),
-    Fate.RETURNED: (_OPEN | {State.APPROVED, State.FAILED, State.PAID}, State.RETURNED),
+    Fate.RETURNED: (_OPEN | _UNSENT | {State.FAILED, State.PAID}, State.RETURNED),
 }
 
 
@@ -174,7 +176,7 @@ def next_step(
     """
     if state is State.SUBMITTING:
         return Step.NOTHING if under_way else Step.LOOK
-    if asked_for and attempts and state is not State.SCHEDULED:
+    if asked_for and attempts:
         return Step.LOOK
     if state in {State.UNKNOWN, State.SUBMITTED}:
         return Step.LOOK

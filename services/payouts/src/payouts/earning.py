@@ -70,6 +70,8 @@ class Earnings:
             # account's limit makes of it.
             for number in range(_MOST_PAYOUTS):
                 occasion = f"{report.request_id}:{number}"
+                if await self._desk.has_paid(work.session, recipient, occasion):
+                    continue  # before a restore
                 if not await self._desk.pay_balances(work.session, [(recipient, occasion)]):
                     break
 

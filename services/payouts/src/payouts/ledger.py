@@ -76,6 +76,11 @@ def entries(before: State, after: State, sum_: Sum) -> list[Entry]:
     return [each for each in _shortened(found) if each.amount]
 
 
+def is_pending(state: State) -> bool:
+    """Whether the payout's money is set aside and not with the recipient."""
+    return _place(state) is Account.PENDING
+
+
 def _turned(entries: list[Entry]) -> list[Entry]:
     """What a payout of a negative amount moves, it moves the other way."""
     return [Entry(each.target, each.source, each.amount) for each in reversed(entries)]

@@ -18,7 +18,7 @@ from common.contracts.event import derived_id
 from common.errors import Conflict, Invalid, NotFound, NotYet, PaybusError
 from common.logs import get_logger
 from common.scheduler import Cron
-from payouts import audit, repository
+from payouts import audit, ledger, repository
 from payouts.accounts import READ_ONLY, Account, Accounts
 from payouts.audit import Action, Actor, Posted
 from payouts.books import Books
@@ -59,7 +59,7 @@ class Desk:
     """Everything runs in the caller's transaction."""
 
     def __init__(self, accounts: Accounts, details: Details, *, reorder: timedelta) -> None:
-        self._accounts = accounts
+        self.accounts = accounts
         self._details = details
         self._reorder = reorder
 
@@ -67,7 +67,7 @@ class Desk:
         self, session: AsyncSession, tenant: str, by: Actor, wanted: NewRecipient
     ) -> Recipient:
         """Raises `Conflict` when the reference is another recipient's already."""
-        account = self._accounts.find(tenant, wanted.provider, wanted.account)
+        account = self.accounts.find(tenant, wanted.provider, wanted.account)
         details = read_details(account.client.details_model, wanted.details)
         if account.pays and not account.limit(wanted.currency):
             raise Invalid(f"{account.path} pays nothing in {wanted.currency}")
@@ -106,7 +106,7 @@ class Desk:
         if change.name is not None:
             row.name = change.name
         if change.details is not None:
-            account = self._accounts.find(tenant, row.provider, row.account)
+            account = self.accounts.find(tenant, row.provider, row.account)
             details = read_details(account.client.details_model, change.details)
             row.details, row.shown = self._details.seal(details), details.shown
             row.handle = details.handle
@@ -254,6 +254,11 @@ class Desk:
         await books.close()
         return len(made)
 
+    async def has_paid(self, session: AsyncSession, recipient: Recipient, occasion: str) -> bool:
+        """Whether there is a payout of this occasion."""
+        id_ = payout_id(recipient.tenant, f"schedule:{recipient.id}:{occasion}")
+        return id_ in await repository.payouts(session, {id_})
+
     async def _next_occasions(
         self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
     ) -> Mapping[str, tuple[str, Recipient]]:
@@ -279,7 +284,7 @@ class Desk:
         self, now: datetime, id_: str, key: str, recipient: Recipient, there: int
     ) -> Payout:
         """Raises what `_check` raises."""
-        account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
+        account = self.accounts.find(recipient.tenant, recipient.provider, recipient.account)
         if not account.limit(recipient.currency):
             raise Invalid(f"{account.path} pays nothing in {recipient.currency}")
         details = self._details.open(recipient.provider, recipient.details)
@@ -330,7 +335,7 @@ class Desk:
         made: dict[str, Payout] = {}
         for id_, (key, each) in fresh.items():
             recipient = recipients[each.recipient]
-            account = self._accounts.find(tenant, recipient.provider, recipient.account)
+            account = self.accounts.find(tenant, recipient.provider, recipient.account)
             check_reconciled(recipient, unreconciled)
             try:
                 self._check(account, recipient, id_, each)
@@ -429,15 +434,16 @@ def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey])
 def _claim(books: Books, row: Payout, key: str, wanted: NewPayout, by: Actor) -> None:
     """A payout that the database had forgotten is ordered again, with the key that it had: from now
     on it is as it was ordered. Raises `Conflict` when it is another one."""
-    asked = (wanted.recipient, wanted.amount, wanted.currency)
-    if asked != (row.recipient, row.amount, row.currency):
+    asked = (wanted.recipient, wanted.currency)
+    # Of what came back in part the provider lists the rest: so much it is.
+    if asked != (row.recipient, row.currency) or wanted.amount < row.amount:
         raise Conflict("this Idempotency-Key was used for another payout")
     posted = []
     if wanted.funding == "direct":  # it was taken from what is available, which was not right
         posted.append(Entry(Ledger.PLATFORM, Ledger.AVAILABLE, row.amount + wanted.fee))
     if wanted.fee and row.fee_charged:
         posted.append(Entry(Ledger.AVAILABLE, Ledger.FEES, wanted.fee))
-    elif wanted.fee:
+    elif wanted.fee and ledger.is_pending(State(row.state)):
         posted.append(Entry(Ledger.AVAILABLE, Ledger.PENDING, wanted.fee))
     row.fee, row.funding, row.priority = wanted.fee, wanted.funding, wanted.priority
     row.idempotency_key, row.request, row.created_by = key, as_stored(wanted), by.name

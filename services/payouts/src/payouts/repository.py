@@ -66,6 +66,12 @@ async def lock_recipients(session: AsyncSession, ids: Sequence[str]) -> None:
     rows.hold(session, (await session.scalars(locking)).all())
 
 
+async def hold_recipient(session: AsyncSession, id_: str) -> None:
+    """Until the commit nobody changes it, such as where it is paid."""
+    held = {"read": True}
+    await session.get(Recipient, id_, with_for_update=held, populate_existing=True)
+
+
 async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Attempt]]:
     """By payout, the first one first."""
     query = select(Attempt).where(is_one_of(Attempt.payout_id, sorted({*ids})))

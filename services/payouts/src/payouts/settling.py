@@ -189,6 +189,30 @@ def compare(
         differ(books, row, differences.DESTINATION, found.transfer_id, ours, theirs)
 
 
+def remember(books: Books, file: File, found: Found, *, details: str) -> None:
+    """An attempt that the database has forgotten, to the (sealed) `details`. What it sent is what
+    the payout is: a schedule pays what is available, which was another sum then."""
+    row = file.row
+    if found.fate.moves_money and found.currency == row.currency:
+        if row.funding == "direct":  # of which the caller says how much
+            compare(books, row, found)
+        books.correct(row, found.amount)
+    row.attempts = 1
+    attempt = Attempt(
+        payout_id=row.id,
+        number=1,
+        idempotency_key=f"{row.id}.1",
+        started_at=books.now,
+        deadline=books.now,
+        finished_at=books.now,
+        outcome="found",
+        answered=True,
+        details=details,
+    )
+    books.session.add(attempt)
+    file.attempts.append(attempt)
+
+
 def differ(
     books: Books, row: Payout, kind: str, transfer_id: str | None, ours: str, theirs: str
 ) -> None:

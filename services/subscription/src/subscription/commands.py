@@ -8,15 +8,17 @@ and then it is done once, by the job if need be; or that it is not done, and the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
 
 from common import rows
 from common.arrays import is_one_of
@@ -39,6 +41,8 @@ from subscription.models import COMMAND_IN_METADATA, Command
 log = get_logger(__name__)
 
 _NOTHING_DONE = "nothing was done, and nothing will be unless it is sent again"
+_ANOTHER_AT_IT = "another command about the same is under way"
+_TURN_SECONDS = 0.1
 _AGAIN_SECONDS = 5
 _LEFT_ALONE = timedelta(seconds=60)
 # What was accepted and can't be done for so long is given up.
@@ -46,6 +50,12 @@ _LONGEST = timedelta(hours=24)
 # Stripe's time is in whole seconds, and its own.
 _CLOCKS_DIFFER = timedelta(seconds=3)
 _MOST = 500
+
+
+class _Turn(Enum):
+    NOW = auto()
+    LATER = auto()
+    NEVER = auto()
 
 
 class Commands:
@@ -75,9 +85,6 @@ class Commands:
             row = await intend(session, intended)
             if row.status == CommandStatus.WITHDRAWN:
                 row.status, row.error = CommandStatus.OPEN, None
-            for kinds in billing.SUPERSEDING:
-                if row.kind in kinds and row.status in UNFINISHED:
-                    await _supersede(session, row, kinds)
         row = await self._do(row.id)
         if row.status == CommandStatus.REFUSED:
             raise Refused(row.error or "refused", 0)
@@ -97,9 +104,9 @@ class Commands:
         if row.accepted_at is not None and row.accepted_at > now - _LONGEST:
             row = await self._do(id_)
         elif row.begun:
-            row = await self._resolve(row, given_up=True)
+            row = await self._resolve(row, seen=row.begun)
         else:
-            row = await self._put_off(id_, "its process died before it was sent", given_up=True)
+            row = await self._put_off(id_, "its process died before it was sent", seen=0)
         if row.status not in {CommandStatus.DONE, CommandStatus.ACCEPTED}:
             log.warning("a command is not done", command=id_, status=row.status, error=row.error)
 
@@ -114,14 +121,24 @@ class Commands:
             return row
         client = self._accounts.billing(row.tenant, row.account)
         attempt = Attempt(row.id, row.subject, wanted, row.attempts)
-        began = False
+        turn, began = _Turn.LATER, False
+        patience = time.monotonic() + self._timeout
         try:
-            async with client.gate.place():
-                began = await self._begin(id_)
-                async with asyncio.timeout(self._timeout), client.gate.call():
-                    result = await client.api.do(attempt)
+            while turn is _Turn.LATER:
+                async with client.gate.place():
+                    turn = await self._begin(id_)
+                    if began := turn is _Turn.NOW:
+                        async with asyncio.timeout(self._timeout), client.gate.call():
+                            result = await client.api.do(attempt)
+                if turn is _Turn.LATER:
+                    if time.monotonic() > patience:
+                        return await self._put_off(id_, _ANOTHER_AT_IT)
+                    await asyncio.sleep(_TURN_SECONDS)
         except (RateLimited, Upstream, TimeoutError) as error:
             return await self._not_done(row, attempt, error, began=began)
+        if turn is _Turn.NEVER:
+            async with self._sessions() as session:
+                return await session.get_one(Command, id_)
         secret = result.pop("client_secret", None)
         row = await self._finish(id_, CommandStatus.DONE, result, None)
         if secret is not None:
@@ -145,9 +162,10 @@ class Commands:
         return await self._accept(row.id, self._said(error))
 
     async def _resolve(
-        self, row: Command, error: str | None = None, *, given_up: bool = False
+        self, row: Command, error: str | None = None, *, seen: int | None = None
     ) -> Command:
-        """Its call is over, and what became of it is not known: Stripe is asked."""
+        """Its call is over, and what became of it is not known: Stripe is asked. `seen` as for
+        `_put_off`."""
         client = self._accounts.billing(row.tenant, row.account)
         attempt = Attempt(row.id, row.subject, billing.stored(row.request), row.attempts)
         try:
@@ -160,29 +178,71 @@ class Commands:
         if found is not None:
             return await self._finish(row.id, CommandStatus.DONE, found, None)
         error = error or "stripe was asked, and has not done it"
-        return await self._put_off(row.id, error, began=not given_up, given_up=given_up)
+        return await self._put_off(row.id, error, began=seen is None, seen=seen)
 
-    async def _begin(self, id_: str) -> bool:
-        """Write down that a call begins: whoever gives the command up must know of it."""
-        async with self._locked(id_) as row:
+    async def _begin(self, id_: str) -> _Turn:
+        """Write down that a call begins: whoever gives the command up must know of it.
+
+        Of what is wanted of one subject the last command that is done holds. So a command is done
+        when no other one is under way, and not after a later one.
+        """
+        async with self._locked(id_, alone=True) as row:
             if row.status == CommandStatus.WITHDRAWN:
                 raise NotYet("another request with the same key gave it up", _AGAIN_SECONDS)
+            if row.status == CommandStatus.REFUSED:
+                return _Turn.NEVER
+            if row.status in UNFINISHED:
+                turn = await self._turn(row)
+                if turn is _Turn.NEVER:
+                    row.status, row.error = CommandStatus.REFUSED, _SUPERSEDED
+                if turn is not _Turn.NOW:
+                    return turn
             row.begun += 1
-        return True
+        return _Turn.NOW
+
+    async def _turn(self, row: Command) -> _Turn:
+        session = async_object_session(row)
+        assert session is not None
+        kinds = next((each for each in billing.SUPERSEDING if row.kind in each), ())
+        bounded = timedelta(seconds=self._timeout) + _CLOCKS_DIFFER
+        under_way = and_(
+            Command.begun > Command.ended,
+            Command.status.in_(UNFINISHED),
+            Command.updated_at > func.now() - bounded,
+        )
+        others = select(Command.status, Command.created_at, under_way).where(
+            Command.tenant == row.tenant,
+            Command.subject == row.subject,
+            Command.kind.in_(kinds),
+            Command.id != row.id,
+        )
+        turn = _Turn.NOW
+        for status, created_at, is_under_way in await session.execute(others):
+            later = created_at > row.created_at
+            if later and status == CommandStatus.DONE:
+                return _Turn.NEVER
+            if is_under_way or (later and status == CommandStatus.ACCEPTED):
+                turn = _Turn.LATER
+        return turn
 
     async def _put_off(
-        self, id_: str, error: str, *, began: bool = False, given_up: bool = False
+        self, id_: str, error: str, *, began: bool = False, seen: int | None = None
     ) -> Command:
         """It was not done. Its caller is told so, and then it never is; unless the caller was told
-        before that it will be, or another request with the same key is at it."""
+        before that it will be, or another request with the same key is at it.
+
+        `seen` is how many calls had begun when whoever gives it up looked: those are over.
+        """
         async with self._locked(id_) as row:
             row.ended += began
-            alone = row.begun == row.ended
-            if given_up or (row.status == CommandStatus.OPEN and alone):
+            alone = row.begun == (row.ended if seen is None else seen)
+            if row.status in UNFINISHED and seen is not None and alone:
                 row.status = CommandStatus.WITHDRAWN
                 metrics.commands.labels(row.kind, CommandStatus.WITHDRAWN).inc()
-            elif row.status == CommandStatus.OPEN:
-                row.status, row.accepted_at = CommandStatus.ACCEPTED, func.clock_timestamp()
+            elif row.status == CommandStatus.OPEN and seen is None:
+                row.status = CommandStatus.WITHDRAWN if alone else CommandStatus.ACCEPTED
+                row.accepted_at = None if alone else func.clock_timestamp()
+                metrics.commands.labels(row.kind, row.status).inc()
             row.error = error
         return row
 
@@ -190,7 +250,7 @@ class Commands:
         """What became of it is not known: it will be done once."""
         async with self._locked(id_) as row:
             row.ended += 1
-            if row.status == CommandStatus.OPEN:
+            if row.status in {CommandStatus.OPEN, CommandStatus.WITHDRAWN}:
                 row.status, row.accepted_at = CommandStatus.ACCEPTED, func.clock_timestamp()
                 metrics.commands.labels(row.kind, CommandStatus.ACCEPTED).inc()
             row.error = error
@@ -213,9 +273,14 @@ class Commands:
             row.attempts = max(row.attempts, attempt.number + 1)
 
     @asynccontextmanager
-    async def _locked(self, id_: str) -> AsyncIterator[Command]:
-        """The row, locked, in a transaction of its own; as it is afterwards it can be read on."""
+    async def _locked(self, id_: str, *, alone: bool = False) -> AsyncIterator[Command]:
+        """The row, locked, in a transaction of its own; as it is afterwards it can be read on.
+        `alone` is whether nobody may look at other commands of its subject meanwhile."""
         async with self._sessions.begin() as session:
+            if alone:
+                subject = select(Command.tenant + "/" + Command.subject).where(Command.id == id_)
+                key = func.hashtextextended(subject.scalar_subquery(), 0)
+                await session.execute(select(func.pg_advisory_xact_lock(key)))
             row = await session.get_one(Command, id_, with_for_update=True)
             yield row
             await session.flush()
@@ -258,25 +323,6 @@ async def intend(session: AsyncSession, intended: Intended) -> Command:
     if any(getattr(row, name) != values[name] for name in same):
         raise Conflict("this Idempotency-Key was used for another command")
     return row
-
-
-async def _supersede(session: AsyncSession, row: Command, kinds: Sequence[str]) -> None:
-    """Of what was wanted of the same subject the last one holds: what is not done by then is not
-    done any more, nor when it is sent again."""
-    same = (
-        Command.tenant == row.tenant,
-        Command.subject == row.subject,
-        Command.kind.in_(kinds),
-    )
-    later = (*same, Command.created_at > row.created_at)
-    holds = Command.status.in_((*UNFINISHED, CommandStatus.DONE))
-    if await session.scalar(select(Command.id).where(*later, holds).limit(1)) is not None:
-        row.status, row.error = CommandStatus.REFUSED, _SUPERSEDED
-    await session.execute(
-        update(Command)
-        .where(*same, Command.created_at < row.created_at, Command.status.in_(UNFINISHED))
-        .values(status=CommandStatus.REFUSED, error=_SUPERSEDED)
-    )
 
 
 _SUPERSEDED = "a later command took its place"

@@ -232,6 +232,8 @@ class StripeBilling:
         item = _item(found)
         if wanted.when == "period_end" and _plan(item) != wanted.plan_id:
             return await self._change_later(attempt, wanted, found)
+        if _id(found.get("schedule")) is not None and _plan(item) != wanted.plan_id:
+            await self._check_price(wanted.plan_id)
         found = await self._freed(attempt.subject, found)
         if _plan(item) == wanted.plan_id:
             return _shown(found)  # done before, or nothing to do: not prorated twice
@@ -243,6 +245,12 @@ class StripeBilling:
                     "proration_behavior": _prorate(wanted.prorate),
                 },
             )
+
+    async def _check_price(self, plan: str) -> None:
+        """What Stripe would refuse is refused before the change that was planned is given up."""
+        price = await self._v1.prices.retrieve_async(plan)
+        if not price.active:
+            raise Refused(f"says that the price {plan} is not active", 400)
 
     async def _freed(self, subject: str, found: dict[str, Any] | None = None) -> dict[str, Any]:
         """The subscription without a schedule: a change that was planned for later does not come,

@@ -1,0 +1,150 @@
+"""Commands about one subscription take turns: of what is done the last one holds, and what was
+promised is kept, whatever becomes of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from conftest import MakePaybus
+from devstack.system import introduce
+from support.billing import (
+    PROCESSES,
+    a_customer,
+    behave,
+    call,
+    done,
+    offer,
+    price,
+    stripe,
+    take_up,
+    until_confirmed,
+)
+from support.paybus import Paybus
+from support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    quick = {"PROVIDER_TIMEOUT_SECONDS": "2", "RENEWALS_PAUSE_SECONDS": "600"}
+    with make_paybus(**quick) as paybus:
+        accounts = paybus.layout.accounts
+        key = 'api_key = "sk_test_development"'
+        one = f"{key}\nat_once = 1\ncircuit_seconds = 1"
+        accounts.write_text(accounts.read_text().replace(key, one))
+        paybus.start(*PROCESSES)
+        introduce(paybus.layout)
+        offer(paybus)
+        yield paybus
+
+
+def _command(paybus: Paybus, id_: str) -> dict[str, Any]:
+    query = "SELECT status, begun, ended FROM commands WHERE id = %s"
+    return dict(
+        zip(("status", "begun", "ended"), paybus.sql("subscription", query, id_)[0], strict=True)
+    )
+
+
+def _at_stripe(paybus: Paybus, customer: str) -> list[dict[str, Any]]:
+    found = stripe(paybus, "GET", f"subscriptions?customer={customer}&status=all")["data"]
+    return list(found)
+
+
+def _accepted(paybus: Paybus, path: str, **body: Any) -> str:
+    """A command that Stripe does not answer; its id."""
+    behave(paybus, "hang")
+    answer = call(paybus, "POST", path, json=body)
+    behave(paybus, "well")
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+@pytest.mark.parametrize("second", ["not taken", "refused"])
+def test_what_was_accepted_is_done_although_a_later_command_is_not(
+    paybus: Paybus, second: str
+) -> None:
+    theirs, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    first = _accepted(paybus, f"{path}/cancel", when="now")
+    if second == "not taken":
+        behave(paybus, "too_often")
+        again = call(paybus, "POST", f"{path}/cancel", json={"when": "now"})
+        behave(paybus, "well")
+        assert again.status_code == 503
+    else:
+        again = call(paybus, "POST", f"{path}/plan", json={"plan_id": "no-such-plan"})
+        assert again.status_code == 422
+    take_up(paybus, first)
+    until(lambda: _command(paybus, first)["status"] == "done", what="it is done")
+    assert [each["status"] for each in _at_stripe(paybus, theirs)] == ["canceled"]
+
+
+def test_what_a_later_command_took_the_place_of_is_not_done_after_it(paybus: Paybus) -> None:
+    """It was accepted, and waits for its place while the later one is done."""
+    _, _, other = a_customer(paybus)
+    theirs, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
+    resumption = _accepted(paybus, f"{path}/resume")
+    busy = _accepted(paybus, f"subscriptions/{other}/cancel", when="period_end")
+    behave(paybus, "hang")
+    take_up(paybus, busy)
+    until(lambda: _command(paybus, busy)["begun"] == 2, what="it takes the worker's only place")
+    take_up(paybus, resumption)
+    behave(paybus, "well")
+    done(paybus, "POST", f"{path}/cancel", json={})
+    until(lambda: _command(paybus, resumption)["status"] == "refused", what="it is refused")
+    (found,) = _at_stripe(paybus, theirs)
+    assert found["cancel_at_period_end"]
+
+
+def test_a_command_waits_for_the_one_that_is_under_way(paybus: Paybus) -> None:
+    """Or the earlier one would land last, and both would be told that they are done."""
+    theirs, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
+    resumption = _accepted(paybus, f"{path}/resume")
+    behave(paybus, "well", delay=1)
+    take_up(paybus, resumption)
+    until(lambda: _command(paybus, resumption)["begun"] == 2, what="a worker has it under way")
+    done(paybus, "POST", f"{path}/cancel", json={})
+    behave(paybus, "well")
+    assert _command(paybus, resumption)["status"] == "done"
+    (found,) = _at_stripe(paybus, theirs)
+    assert found["cancel_at_period_end"], "the last one holds"
+
+
+def test_nobody_gives_up_a_command_that_another_request_has_under_way(paybus: Paybus) -> None:
+    """Its process died; the same request comes again, and is slow, when the job looks at it."""
+    theirs, customer, _ = a_customer(paybus)
+    path = f"customers/{customer}/subscriptions"
+    behave(paybus, "too_often")
+    assert call(paybus, "POST", path, json={"plan_id": "gold"}, key="died").status_code == 503
+    paybus.sql(
+        "subscription",
+        "UPDATE commands SET status = 'open', begun = 1, ended = 0 WHERE idempotency_key = 'died'",
+    )
+    ((id_,),) = paybus.sql("subscription", "SELECT id FROM commands WHERE idempotency_key = 'died'")
+    behave(paybus, "hang_after", delay=1)
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(call, paybus, "POST", path, json={"plan_id": "gold"}, key="died")
+        until(lambda: _command(paybus, id_)["begun"] == 2, what="it is under way again")
+        take_up(paybus, id_)
+        assert again.result().status_code == 202, "it is not told that it is never done"
+    behave(paybus, "well")
+    take_up(paybus, id_)
+    until(lambda: _command(paybus, id_)["status"] == "done", what="it is done")
+    assert [price(each) for each in _at_stripe(paybus, theirs)].count("gold") == 1
+
+
+def test_a_change_that_is_refused_leaves_what_was_planned(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}/plan"
+    later = done(paybus, "POST", path, json={"plan_id": "gold", "when": "period_end"})
+    refused = call(paybus, "POST", path, json={"plan_id": "no-such-plan"})
+    assert refused.status_code == 422
+    schedule = stripe(paybus, "GET", f"subscription_schedules/{later['result']['schedule']}")
+    assert schedule["status"] == "active"
