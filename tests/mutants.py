@@ -255,10 +255,8 @@ MUTANTS = (
     Mutant(
         "billing: what was answered 503 is done later",
         f"{SUBSCRIPTION}/commands.py",
-        "            if given_up or (row.status == CommandStatus.OPEN and alone):\n"
-        "                row.status = CommandStatus.WITHDRAWN\n",
-        "            if given_up or (row.status == CommandStatus.OPEN and alone):\n"
-        "                row.status, row.accepted_at = CommandStatus.ACCEPTED, row.created_at\n",
+        "row.accepted_at = None if alone else func.clock_timestamp()",
+        "row.status, row.accepted_at = CommandStatus.ACCEPTED, func.clock_timestamp()",
         "test_billing.py",
     ),
     Mutant(

@@ -97,6 +97,23 @@ def test_less_than_was_asked_for_makes_nothing_active(paybus: Paybus) -> None:
     assert "paid less than was asked for" in paybus.log("subscription-worker")
 
 
+def test_who_pays_all_of_it_after_too_little_has_paid(paybus: Paybus) -> None:
+    """By a second charge under the same `tx_ref`; what came first has to go back."""
+    checkout = start(paybus, order("flutterwave"))
+    url = f"/_payments/flutterwave/_{checkout['reference']}"
+    sandbox(paybus, "PUT", f"{url}/amount", amount="100")
+    settle(paybus, checkout)
+    until_status(paybus, checkout, "underpaid")
+    sandbox(paybus, "PUT", f"{url}/amount", amount=str(AMOUNT))
+    sandbox(paybus, "POST", f"{url}/again")
+    ask_now(paybus)
+    until_status(paybus, checkout, "paid")
+    until_subscription(paybus, checkout, "active")
+    error = read(paybus, "checkouts", checkout["id"])["error"]
+    assert "paid 100 XAF" in error
+    assert "give the first part back" in error
+
+
 @pytest.mark.parametrize("called", [True, False])
 def test_a_page_that_is_paid_once_more_is_said_to_have_to_go_back(
     paybus: Paybus, called: bool

@@ -16,7 +16,7 @@ import pytest
 
 from common.contracts.event import root
 from common.contracts.payments import PaymentReported
-from common.contracts.payouts import PayoutDue
+from common.contracts.payouts import EarningsReported, PayoutDue
 from common.messaging import dead_letter
 from conftest import MakePaybus
 from support.operations import (
@@ -503,6 +503,30 @@ def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus
         back = {"ids": [one["id"]], "reason": "?"}
         both = paybus.api("POST", "operations", "/v1/dead-letters/restore", json=back)
         assert both.status_code == 409, "its edited copy was sent"
+
+
+def test_what_moves_money_is_not_edited(make_paybus: MakePaybus) -> None:
+    """An admin alone would decide of an amount that takes two persons."""
+    with make_paybus(PROCESSES, EDIT_AND_REPLAY="true", **QUICK) as paybus:
+        key = uuid4().hex
+        earned = EarningsReported(
+            request_id=key, recipient="seller", amount=100, currency="USD", reason="order 1"
+        )
+        event = root(
+            id=key,
+            type="payout.requested",
+            source="/orders",
+            subject=key,
+            tenant="default",
+            data=earned,
+        )
+        paybus.publish("payouts.requests.dead", event.encode().decode())
+        until_open(paybus, 1)
+        (one,) = letters(paybus)
+        edit = f"/v1/dead-letters/{one['id']}/edit"
+        more = {"changes": {"amount": 500_000}, "reason": "?"}
+        refused = paybus.api("POST", "operations", edit, json=more, role="admin")
+        assert (refused.status_code, "takes two persons" in refused.text) == (403, True)
 
 
 def paybus_command(paybus: Paybus, *arguments: str, role: str = "operator") -> tuple[int, str, str]:

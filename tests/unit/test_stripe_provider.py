@@ -21,7 +21,7 @@ from common.contracts.payments import (
 from common.contracts.subscriptions import ProviderSubscription, Status
 from devstack.webhook import signature, subscription_created
 from support.providers import a_provider, translate, verify
-from webhook_gateway.providers import Untranslatable, VerificationFailed
+from webhook_gateway.providers import Proof, Untranslatable, VerificationFailed
 from webhook_gateway.providers.stripe import TOLERANCE_SECONDS
 
 BODY = b'{"id": "evt_1"}'
@@ -285,3 +285,13 @@ def test_any_other_type_is_kept() -> None:
 def test_what_is_no_stripe_event_is_untranslatable(body: bytes) -> None:
     with pytest.raises(Untranslatable):
         translate(STRIPE, body).encode()
+
+
+def test_a_price_with_a_fraction_of_the_currency_hides_nothing_else() -> None:
+    """Of ISK there are some from before 2023, and their subscriptions end, too."""
+    event = subscription_created("isk")
+    event |= {"type": "customer.subscription.deleted", "livemode": True}
+    event["data"]["object"]["items"]["data"][0]["price"] |= {"currency": "isk", "unit_amount": 4010}
+    (translated,) = STRIPE.translate(json.dumps(event).encode(), Proof("signature"))
+    assert translated.type == "provider_subscription.deleted"
+    assert translated.data.plan.amount is None

@@ -40,8 +40,13 @@ def check_amount(amount: int, currency: str, *, payout: bool = False) -> None:
 
 
 def to_stripe(amount: int, currency: str) -> int:
-    """Minor units of ISO 4217 as Stripe counts them, which for a few currencies is otherwise."""
+    """Minor units of ISO 4217 as Stripe counts them, which for a few currencies is otherwise.
+
+    Raises `ValueError` for what Stripe has no unit for (`check_amount`).
+    """
     if currency in _IN_WHOLES:
+        if amount % 100:
+            raise ValueError(f"stripe has no {amount} {currency}")
         return amount // 100
     return amount * 100 if currency in _IN_HUNDREDTHS else amount
 

@@ -38,6 +38,7 @@ from operations.views import (
 )
 from operations.windows import Window
 
+_MOVES_MONEY = ("payout_due.", "payout.", "refund.")
 _NEIGHBOURS = 20
 _LONGEST_TRACE = 1000
 _FIRST_YEAR = 2020
@@ -198,8 +199,11 @@ class Desk:
             raise Forbidden("editing is off: EDIT_AND_REPLAY=true allows it to admins")
         async with session.begin():
             letter = await self.letter(session, caller, id_)
-            if letter.type.startswith("payout_due."):
-                raise Forbidden("a payout command is not edited: order the payout anew")
+            if letter.type.startswith(_MOVES_MONEY):
+                raise Forbidden(
+                    "what moves money is not edited, for that takes two persons: order the payout "
+                    "or the refund anew"
+                )
             replay = await ordering.order_edited(session, caller, id_, changes, reason)
             return await self.show_replay(session, replay)
 

@@ -80,12 +80,20 @@ async def on_payment(work: Work, event: Event[PaymentReported]) -> None:
 
 
 async def on_payment_duplicated(work: Work, event: Event[PaymentReported]) -> None:
-    """A second charge for a checkout that is paid: it buys nothing."""
+    """A second charge for one checkout. It buys nothing, unless the first one was too little."""
     report = event.data
     await recording.keep_payment(work.session, event, paid=True)
     checkout = settling.checkout_of(work.session, event)
     if checkout is None:
         return  # the gateway has said so, and the payment is kept
+    if checkout.status != CheckoutStatus.PAID:
+        too_little = checkout.error
+        paid = (report.amount, report.currency)
+        await settling.settle_payment(work, event, checkout, paid, report.contact)
+        if checkout.status == CheckoutStatus.PAID and too_little is not None:
+            checkout.error = f"{too_little}; then all of it: give the first part back"
+            log.error(checkout.error, checkout=checkout.id)
+        return
     checkout.error = (
         f"paid once more by charge {report.payment_id}: give {report.amount} {report.currency} "
         "(minor units) back at the provider"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 from pydantic import HttpUrl, SecretStr
 
-from common.errors import Upstream
+from common.errors import Invalid, Upstream
 from common.outside import Refused
 from common.stripe_sdk import (
     API,
@@ -71,6 +71,10 @@ class Stripe(CheckoutClient):
 
     async def give_back(self, wanted: Return) -> Returned | None:
         """https://docs.stripe.com/api/refunds/create"""
+        try:
+            check_amount(wanted.amount, wanted.currency)
+        except Invalid as error:
+            raise Refused(str(error).removeprefix("stripe "), 400) from error
         with stripe_answers():
             session = await self._client.v1.checkout.sessions.retrieve_async(wanted.checkout)
             intent = session.payment_intent

@@ -282,8 +282,7 @@ def _plan(price: Object | None) -> PlanSnapshot | None:
     return PlanSnapshot(
         plan_id=price["id"],
         name=price.get("nickname") or (price.get("name") if former else None),
-        # Null for prices in tiers and for fractions of a minor unit.
-        amount=_amount(price, "amount" if former else "unit_amount"),
+        amount=_price_amount(price, "amount" if former else "unit_amount"),
         currency=_currency(price.get("currency")),
         interval=(price if former else price.get("recurring") or {}).get("interval"),
     )
@@ -395,6 +394,15 @@ def _amount(thing: Object, field: str) -> int | None:
     """In minor units, as the thing has them in its currency."""
     amount, currency = thing.get(field), _currency(thing.get("currency"))
     return amount if amount is None or currency is None else from_stripe(amount, currency)
+
+
+def _price_amount(price: Object, field: str) -> int | None:
+    """None for prices in tiers, and for fractions of a minor unit: of ISK there are some left.
+    https://support.stripe.com/questions/deprecation-of-fractional-isk-charges-and-refunds"""
+    try:
+        return _amount(price, field)
+    except ValueError:
+        return None
 
 
 def _required_amount(thing: Object, field: str) -> int:
