@@ -108,6 +108,15 @@ def test_the_same_key_orders_once_and_another_body_is_a_conflict(
     assert [each["amount"] for each in transfers(paybus, {"id": id_})] == [777]
 
 
+def test_a_caller_can_t_take_the_name_of_what_a_schedule_pays(
+    paybus: Paybus, seller: dict[str, Any]
+) -> None:
+    """Or the schedule would find it paid."""
+    key = f"schedule:{seller['id']}:1"
+    answer = post(paybus, "payouts", request_for(seller), key=key)
+    is_problem(answer, 400, "does not begin with schedule:")
+
+
 def test_large_amounts_need_a_second_person(paybus: Paybus, seller: dict[str, Any]) -> None:
     payout = order(paybus, seller, 100_001)
     assert payout["state"] == "scheduled"

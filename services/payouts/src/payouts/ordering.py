@@ -55,6 +55,10 @@ class Ordered:
     new: int
 
 
+# Of what schedules and batches order, and of what a provider paid by itself.
+_OUR_KEYS = ("schedule:", "batch:", "square:")
+
+
 class Desk:
     """Everything runs in the caller's transaction."""
 
@@ -190,7 +194,9 @@ class Desk:
         self, session: AsyncSession, tenant: str, key: str, by: Actor, wanted: NewPayout
     ) -> Ordered:
         """Raises `Conflict` when the key was used for another payout, `NotFound` for an unknown
-        recipient, `Invalid` for what can't be paid."""
+        recipient, `Invalid` for what can't be paid and a key that is one of ours."""
+        if key.startswith(_OUR_KEYS):
+            raise Invalid(f"an Idempotency-Key does not begin with {', '.join(_OUR_KEYS)}")
         await repository.one_at_a_time(session, payout_id(tenant, key))
         return await self._order(session, tenant, [(key, wanted)], by)
 
