@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -16,10 +15,7 @@ from common.database import Sessions, sessions_of
 from common.messaging.outbox import Work
 from common.scheduler import Cron, Every, Schedule, Scheduler
 from conftest import MakePaybus
-from devstack import debian
-from devstack.addresses import DevstackError
 from support.paybus import Paybus
-from support.waiting import until
 
 _HOURLY = Every(timedelta(hours=1))
 
@@ -110,29 +106,3 @@ async def test_a_next_run_is_never_later_than_the_schedule_allows(
         paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now()")
         await scheduler.tick()
         assert _ordered(paybus) == 1
-
-
-def test_a_machine_whose_clock_is_wrong_moves_no_job_and_says_so(
-    make_paybus: MakePaybus, faketime: Path
-) -> None:
-    """The process lives 400 days ahead; the time of jobs is the database's."""
-    ahead = {"LD_PRELOAD": str(faketime), "FAKETIME": "+400d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    with make_paybus(["provisioning-worker"], **ahead) as paybus:
-        paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now()")
-        ran = "SELECT count(*) FROM schedules WHERE last_outcome = 'succeeded'"
-        until(lambda: paybus.sql("provisioning", ran) == [(3,)], what="each ran")
-        allowed = "SELECT max(next_run_at) < now() + interval '1 day', max(last_run_at) < now() "
-        assert paybus.sql("provisioning", f"{allowed} FROM schedules") == [(True, True)]
-        days = paybus.metric("provisioning-worker", "paybus_clock_ahead_seconds") / 86400
-        assert 399 < days < 401
-
-
-@pytest.fixture(scope="module")
-def faketime() -> Path:
-    for attempt in ("there", "installed"):
-        if found := sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")):
-            return found[0]
-        if attempt == "there":
-            with suppress(DevstackError):
-                debian.install("libfaketime", otherwise="it is Debian's")
-    pytest.skip("needs Debian's libfaketime")

@@ -19,6 +19,7 @@ from common.auth import Caller, Role
 from common.contracts import topology
 from common.errors import Conflict, Forbidden, Invalid, NotFound
 from common.http import decode_cursor
+from common.messaging.journal import CLOCKS_DIFFER
 from common.redaction import Redactor
 from operations import audit, masking, ordering, selecting
 from operations.domain import UNSETTLED, LetterState, ReplayState
@@ -230,8 +231,10 @@ class Desk:
             raise Forbidden("new ids make effects happen again: this needs the role `admin`")
         if window.since.year < _FIRST_YEAR:
             raise Invalid("since is before there was a journal")
-        # The set is frozen now, also where it is asked for until later.
-        window = window.model_copy(update={"until": min(window.until, datetime.now(UTC))})
+        # The set is frozen now, also where it is asked for until later; whoever recorded the events
+        # may have another clock.
+        latest = datetime.now(UTC) + CLOCKS_DIFFER
+        window = window.model_copy(update={"until": min(window.until, latest)})
         what = f"journal to {window.queue}, {window.since:%Y-%m-%d %H:%M:%S} to "
         what += f"{window.until:%Y-%m-%d %H:%M:%S} UTC{', with new ids' if window.new_ids else ''}"
         replay = Replay(

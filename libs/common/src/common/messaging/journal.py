@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -21,6 +21,9 @@ from common.messaging.publisher import Publisher
 _PREFETCH: Final = 500
 _SILENCE_SECONDS: Final = 30
 _MARK: Final = "paybus.journal_mark"
+
+
+CLOCKS_DIFFER: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Entry:
 async def read_to_now(
     broker: Broker, publisher: Publisher, *, start: int | datetime, stream: str = JOURNAL
 ) -> AsyncGenerator[Entry]:
-    """Everything from `start` on that was published before this call: an offset, or a time (UTC),
-    from which on nothing is left out, and something earlier may come along.
+    """Everything from `start` on that was published before this call: an offset, or a time (UTC) by
+    whatever clock, from which on nothing is left out, and something earlier comes along.
 
     A stream has no end to be seen, so a mark is written into it and read up to. Raises
     `Unavailable` when the broker or the stream is away.
     """
+    if isinstance(start, datetime):  # the broker looks for it by its own
+        start -= CLOCKS_DIFFER
     mark = json.dumps({"type": _MARK, "id": str(uuid4())}).encode()
     await publisher.publish("", stream, mark)
     entries = follow(broker, start=start, stream=stream, silence_seconds=_SILENCE_SECONDS)

@@ -1,0 +1,32 @@
+"""Processes whose machine has another time, by Debian's libfaketime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from devstack import debian
+from devstack.addresses import DevstackError
+
+
+def ahead(by: str) -> Mapping[str, str]:
+    """The environment of a process that lives `by` ahead, such as `+20s`. Skips the test where
+    there is no libfaketime, and none to install."""
+    if (library := _library()) is None:
+        with suppress(DevstackError):
+            debian.install("libfaketime", otherwise="it is Debian's")
+        library = _library()
+    if library is None:
+        pytest.skip("needs Debian's libfaketime")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": by,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def _library() -> Path | None:
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
