@@ -15,7 +15,6 @@ from uuid import uuid4
 import aio_pika
 import httpx
 import psycopg
-from aio_pika.abc import AbstractConnection
 
 from common.contracts.event import Event
 from common.contracts.registry import lookup
@@ -160,7 +159,7 @@ class Paybus(Side):
 
     async def _publish(self, names: Sequence[str]) -> None:
         # Confirmed: without, a quorum queue may miss the last ones when the channel closes.
-        async def nothing(_: AbstractConnection) -> None:
+        async def nothing(*_: Any) -> None:
             pass
 
         broker = Broker(self.rabbitmq_url, name="bench", on_connect=nothing)

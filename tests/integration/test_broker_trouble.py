@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from common.messaging.connection import Broker
+from common.messaging.declare import declaring
+from common.messaging.publisher import Publisher
+from common.messaging.retry import Ladder
 from conftest import MakePaybus
 from support.paybus import SHORT_LADDER, Paybus
+from support.slow_link import slow_link
 from support.waiting import until
 
 _WRITE = (
@@ -114,3 +121,76 @@ def test_a_new_wait_in_the_ladder_is_no_queue_that_was_lost(make_paybus: MakePay
         until(lambda: paybus.sql("subscription", count) == [(2,)], what="it works")
         logs = [each.log.read_text() for each in paybus.system.processes.values()]
         assert not any("refilling" in log for log in logs)
+
+
+@pytest.mark.parametrize(("round_trip", "processes"), [(0.3, 1), (0.05, 60)])
+async def test_processes_connect_to_a_broker_that_is_far_away_all_at_once(
+    make_paybus: MakePaybus, round_trip: float, processes: int
+) -> None:
+    """A new one, of which nothing is declared: one of them does, the others look."""
+    with make_paybus() as paybus:
+        async with slow_link(paybus.layout.rabbitmq_url, round_trip=round_trip) as url:
+            brokers = [
+                Broker(url, name=f"test {number}", on_connect=declaring(Ladder.parse(SHORT_LADDER)))
+                for number in range(2 * processes)  # each publishes and consumes
+            ]
+            for broker in brokers:
+                await broker.start()
+            channels = await asyncio.gather(*(each.channel(within=100) for each in brokers))
+            await channels[0].get_queue("subscription.billing")
+            await asyncio.gather(*(each.close() for each in brokers))
+
+
+def test_a_queue_that_is_gone_is_declared_with_its_bindings(make_paybus: MakePaybus) -> None:
+    """Although the mark says that everything was declared once."""
+    with make_paybus(["subscription-worker"]) as paybus:
+        queues = f"{paybus.management}/api/queues/{paybus.virtual_host}/subscription.billing"
+        exchanges = f"{paybus.management}/api/exchanges/{paybus.virtual_host}"
+        marks = [
+            each["name"]
+            for each in paybus.http.get(exchanges).json()
+            if each["name"].startswith("paybus.declared.")
+        ]
+        assert len(marks) == 1
+        bindings = paybus.http.get(f"{queues}/bindings").json()
+        paybus.http.delete(queues).raise_for_status()
+
+        def bound() -> bool:
+            answer = paybus.http.get(f"{queues}/bindings")
+            return answer.is_success and len(answer.json()) == len(bindings)
+
+        until(bound, what="the queue is there again, and bound")
+
+
+async def test_many_large_dead_letters_fit_into_little_memory(make_paybus: MakePaybus) -> None:
+    """Batches are bounded by bytes, and decoded when it is their turn."""
+    with make_paybus(["operations-worker"]) as paybus:
+        worker = paybus.system.processes["operations-worker"]
+        before = _peak_megabytes(worker.pid)
+        broker = Broker(
+            paybus.layout.rabbitmq_url,
+            name="test",
+            on_connect=declaring(Ladder.parse(SHORT_LADDER)),
+        )
+        await broker.start()
+        await broker.channel(within=30)
+        publisher = Publisher(broker, timeout=30)
+        body = json.dumps({"type": "x", "padding": [{"a": 1}] * 100_000}).encode()
+        assert len(body) > 1_000_000
+        for _ in range(40):
+            outcomes = await publisher.publish_all([("", "subscription.billing.dead", body)] * 10)
+            assert outcomes == [None] * 10
+        await broker.close()
+        await asyncio.to_thread(
+            until,
+            lambda: not paybus.messages("subscription.billing.dead"),
+            what="all are stored",
+            seconds=60,
+        )
+        assert _peak_megabytes(worker.pid) - before < 400
+
+
+def _peak_megabytes(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (each for each in status.splitlines() if each.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

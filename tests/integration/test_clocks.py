@@ -42,7 +42,7 @@ def test_a_window_of_the_journal_has_what_a_gateway_with_another_clock_recorded(
             "until": (recorded + timedelta(seconds=1)).isoformat(),
         }
         ordered = paybus.api(
-            "POST", "operations", "/v1/journal/replays", json={**window, "reason": "a test"}
+            "POST", "operations", "/v1/journal/replays", json={"window": window, "reason": "?"}
         )
         assert ordered.status_code == 202, ordered.text
         path = f"/v1/replays/{ordered.json()['id']}"

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -20,6 +28,8 @@ from common.messaging.relay import Relay
 from common.messaging.retry import Kind, Ladder, classify
 from common.settings import DatabaseSettings
 from conftest import MakePaybus
+from devstack import debian
+from devstack.addresses import DevstackError
 from devstack.stack import Stack
 from support.paybus import SHORT_LADDER, Paybus
 from support.waiting import until
@@ -201,3 +211,60 @@ async def test_whoever_listens_reads_the_url_as_the_pool_does(
             assert await database.fault(sessions_of(engine)) is None
             async with await database.connect_directly(engine) as connection:
                 await connection.execute("LISTEN outbox")
+
+
+@pytest.mark.parametrize("parameters", ["", "options"], ids=["refused", "ignored"])
+def test_a_pooler_is_refused_with_a_sentence(
+    make_paybus: MakePaybus, pgbouncer: Path, tmp_path: Path, parameters: str
+) -> None:
+    """It would drop the time limits and the LISTEN of a connection, and nobody would see it."""
+    with make_paybus() as paybus:
+        url = urlsplit(paybus.layout.databases["subscription"].replace("+psycopg", ""))
+        users, config = tmp_path / "users", tmp_path / "pgbouncer.ini"
+        users.write_text(f'"{url.username}" "{url.password}"\n')
+        port = free_port()
+        config.write_text(
+            f"[databases]\n* = host={url.hostname} port={url.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"pool_mode = transaction\nauth_type = plain\nauth_file = {users}\n"
+            f"ignore_startup_parameters = {parameters or 'extra_float_digits'}\n"
+        )
+        tmp_path.chmod(0o755)
+        for parent in tmp_path.parents[:2]:
+            parent.chmod(0o755)
+        pooler = subprocess.Popen([pgbouncer, "-u", "nobody", str(config)])
+        try:
+            until(lambda: listening(port), what="PgBouncer listens")
+            spec = paybus.layout.spec("subscription-worker")
+            through = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}")
+            env = {**spec.env, "DATABASE_URL": through.geturl()}
+            worker = paybus.system.start_one(replace(spec, env=env))
+            assert worker.wait(30) == 2
+            assert "it leads to a pooler such as PgBouncer" in worker.tail()
+        finally:
+            pooler.terminate()
+            pooler.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def pgbouncer() -> Path:
+    """Debian's; installed where that can be done."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run PgBouncer as somebody else")
+    with suppress(DevstackError):
+        debian.install("pgbouncer", otherwise="it is Debian's")
+    if (found := shutil.which("pgbouncer")) is None:
+        pytest.skip("needs Debian's PgBouncer")
+    return Path(found)

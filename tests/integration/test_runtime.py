@@ -9,8 +9,10 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import psycopg
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
@@ -20,6 +22,7 @@ from common import circuits, quota
 from common.messaging import tables
 from common.messaging.connection import Broker
 from conftest import MakePaybus
+from devstack.addresses import DevstackError
 from devstack.processes import Process
 from devstack.stack import Stack
 from devstack.webhook import subscription_created
@@ -68,6 +71,19 @@ def test_every_process_ends_with_status_0_on_sigterm(make_paybus: MakePaybus) ->
             process = paybus.system.processes[name]
             process.kill(signal.SIGTERM)
             assert process.wait(20) == 0, process.tail()
+
+
+def test_whoever_answers_at_a_port_that_is_taken_is_not_taken_for_a_process_of_ours(
+    make_paybus: MakePaybus,
+) -> None:
+    """As when a second `make run` is started beside the first."""
+    with make_paybus(["webhook-gateway"]) as one, make_paybus() as two:
+        port = one.layout.ports["webhook-gateway"]
+        spec = two.layout.spec("webhook-gateway")
+        ready = f"http://127.0.0.1:{port}/readyz"
+        taken = replace(spec, env={**spec.env, "HTTP_PORT": str(port)}, ready=ready)
+        with pytest.raises(DevstackError, match=f"can't listen on 127.0.0.1:{port}"):
+            two.system.start_one(taken).wait_ready()
 
 
 def test_an_idle_connection_is_not_closed_before_a_proxy_would_close_it(
@@ -149,7 +165,7 @@ class HangingUp:
         writer.close()
 
 
-async def _nothing(_: object) -> None:
+async def _nothing(*_: object) -> None:
     pass
 
 

@@ -13,7 +13,7 @@ from common.messaging.delivery import Delivery
 
 def _delivery(headers: dict[str, Any]) -> Delivery:
     channel = cast(AbstractChannel, None)
-    return Delivery(channel, 1, b"", headers, Failures.of(headers), None, None)
+    return Delivery(channel, 1, b"", headers, Failures.of(headers))
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,22 @@ def sessions_of(bound: AsyncEngine) -> Sessions:
     return async_sessionmaker(bound, expire_on_commit=False, autoflush=False)
 
 
+async def unfit(bound: AsyncEngine) -> str | None:
+    """Why the server can't be used at all; None also while it is away."""
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS), bound.connect() as connection:
+            limit = await connection.scalar(text("SHOW statement_timeout"))
+    except Exception as error:  # noqa: BLE001 - whatever the reason
+        return _POOLER if "startup parameter" in str(error) else None
+    return None if limit == "20s" else _POOLER
+
+
+_POOLER = (
+    "it leads to a pooler such as PgBouncer, which keeps neither a connection's time limits nor "
+    "its LISTEN; name PostgreSQL itself: each process has a pool of its own (DATABASE_POOL_SIZE)"
+)
+
+
 async def fault(sessions: Sessions) -> str | None:
     """Why the database can't be used now; None when it answers, and takes changes."""
     try:

@@ -24,7 +24,7 @@ from common.messaging.publisher import Publisher
 from common.messaging.relay import Relay
 from common.messaging.retry import Ladder
 from common.redaction import Redactor
-from common.service import Context, Running, Task
+from common.service import Context, Running, Task, refuse
 from common.settings import BrokerSettings, DatabaseSettings, WorkerSettings
 
 # Longer than a reconnect and a redeclaration take; a consumer gone for longer will not come back.
@@ -72,7 +72,11 @@ async def _connect(
 
 
 async def database_engine(settings: DatabaseSettings, context: Context) -> AsyncEngine:
-    return await context.resources.enter_async_context(database.engine(settings))
+    """Ends the process when the URL leads to what would not keep what is relied on."""
+    engine = await context.resources.enter_async_context(database.engine(settings))
+    if (wrong := await database.unfit(engine)) is not None:
+        refuse(f"DATABASE_URL is wrong: {wrong}")
+    return engine
 
 
 def worker(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
+from typing import IO
 from urllib.parse import quote, urlsplit, urlunsplit
 
 
@@ -88,6 +92,42 @@ def _candidates() -> Iterator[int]:
         first, _, last = named.partition("-")
         ports = range(int(first), int(last) + 1)
         yield from random.sample(ports, len(ports))
+
+
+def claim_preferred_ports() -> bool:
+    """Whether this process may use the ports that are written in the documentation: one on the
+    machine may, until it ends. Two that are started at once would both find them free."""
+    global _claim  # noqa: PLW0603 - held until the process ends
+    place = Path(tempfile.gettempdir()) / f"paybus-ports-{os.getuid()}.lock"
+    _claim = place.open("w")
+    try:
+        fcntl.flock(_claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+_claim: IO[str] | None = None
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether that process listens on the loopback port, and not another one. Where there is no
+    /proc to say so it is believed."""
+    try:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        fields = [line.split() for line in lines]
+        mine = f":{port:04X}"
+        sockets = {
+            f"socket:[{each[9]}]" for each in fields if each[1].endswith(mine) and each[3] == "0A"
+        }
+        files = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return not Path("/proc/net/tcp").exists()
+    for each in files:
+        with suppress(OSError):
+            if str(each.readlink()) in sockets:
+                return True
+    return False
 
 
 def preferred_port(port: int) -> int:

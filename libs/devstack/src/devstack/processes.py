@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from devstack.addresses import DevstackError
+from devstack.addresses import DevstackError, listens
 from devstack.stack import Stack
 from devstack.warm import WarmProcess
 
@@ -42,6 +42,10 @@ class Spec:
         return [sys.executable, "-m", self.module, *self.arguments]
 
 
+# A process ends so because of a setting, such as a port that is taken: the next one would, too.
+_WRONG_SETTING = 2
+
+
 class Process:
     """A running `Spec`. With `restart` it is started again whenever it ends by itself."""
 
@@ -65,15 +69,19 @@ class Process:
         return self._popen.poll() is None
 
     def wait_ready(self, seconds: float = 60) -> None:
-        """Until `ready` answers 200. Raises `DevstackError` with the end of the log."""
+        """Until `ready` answers 200, and it is this process that answers. Raises `DevstackError`
+        with the end of the log."""
         if self.spec.ready is None:
             return
+        port = httpx.URL(self.spec.ready).port or 80
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with suppress(httpx.TransportError):
-                if httpx.get(self.spec.ready, timeout=5).status_code == httpx.codes.OK:
+                answer = httpx.get(self.spec.ready, timeout=5)
+                if answer.status_code == httpx.codes.OK and listens(self.pid, port):
                     return
-            if not self._restart and not self.is_running():
+            wrong = self._popen.poll() == _WRONG_SETTING
+            if wrong or not (self._restart or self.is_running()):
                 break
             time.sleep(0.05)
         raise DevstackError(f"{self.spec.name} is not ready; the end of its log:\n{self.tail()}")
@@ -127,7 +135,7 @@ class Process:
         while True:
             ended = self._popen
             ended.wait()
-            if self._stopping or not self._restart:
+            if self._stopping or not self._restart or ended.poll() == _WRONG_SETTING:
                 return
             self._stack.forget(ended.pid)
             time.sleep(_RESTART_PAUSE_SECONDS)

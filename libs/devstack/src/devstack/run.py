@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 
+from devstack.addresses import claim_preferred_ports
 from devstack.endpoints import ENCRYPTION_KEY
 from devstack.stack import PAYBUS, Stack
 from devstack.system import PROCESSES, Layout, System, create_databases, introduce, migrate, plan
@@ -70,7 +71,7 @@ def _run() -> None:
             virtual_host="paybus",
             databases=create_databases(stack, "paybus_"),
             keys=DevKeys(PAYBUS / "keys"),
-            prefer_ports=True,
+            prefer_ports=claim_preferred_ports(),
             extra_env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         )
         migrate(layout, logs)

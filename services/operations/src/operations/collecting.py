@@ -23,8 +23,8 @@ log = get_logger(__name__)
 class Collector(Consumer):
     """One queue's dead letters."""
 
-    def __init__(self, of: Queue, *, batch: int = 200, **options: Any) -> None:
-        super().__init__(Queue(of.dead), prefetch=2 * batch, **options)
+    def __init__(self, of: Queue, *, batch: int = 100, **options: Any) -> None:
+        super().__init__(Queue(of.dead), prefetch=batch, **options)
         self._of = of
         self._batch = batch
 
@@ -37,8 +37,7 @@ class Collector(Consumer):
             await self._arrivals()
             if self._stopping:
                 return
-            most = min(self._batch, len(self._arrived))
-            batch = [self._arrived.popleft() for _ in range(most)]
+            batch = self._take(self._batch)
             await self._store(batch)
             await self._acknowledge(batch[-1], multiple=True)
 

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from common.database import Sessions
 from common.logs import get_logger
 from common.messaging.connection import Broker, describe
+from common.messaging.consumer import BATCH_BYTES
 from common.messaging.journal import Entry, follow
 from operations.letters import moment, word
 from operations.models import JournalEntry, JournalMark
@@ -21,6 +22,7 @@ from operations.models import JournalEntry, JournalMark
 log = get_logger(__name__)
 
 _BATCH = 500
+_AHEAD = 50
 _LINGER_SECONDS = 0.2
 _PAUSE_SECONDS = 2.0
 _NOT_KEPT = frozenset({"replay.handled"})  # what a replay's own items say
@@ -53,7 +55,7 @@ class Indexer:
 
     async def _follow(self) -> None:
         mark = await self._mark()
-        arrived: asyncio.Queue[Entry] = asyncio.Queue(maxsize=2 * _BATCH)
+        arrived: asyncio.Queue[Entry] = asyncio.Queue(maxsize=_AHEAD)
 
         async def read() -> None:
             entries = follow(self._broker, start=mark + 1 if mark >= 0 else "first")
@@ -65,10 +67,12 @@ class Indexer:
             group.create_task(read())
             while True:
                 batch = [await arrived.get()]
+                size = len(batch[0].body)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LINGER_SECONDS):
-                        while len(batch) < _BATCH:
+                        while len(batch) < _BATCH and size < BATCH_BYTES:
                             batch.append(await arrived.get())
+                            size += len(batch[-1].body)
                 await self._write(batch)
 
     async def _mark(self) -> int:

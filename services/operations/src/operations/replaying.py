@@ -28,6 +28,7 @@ from common.database import Sessions
 from common.logs import get_logger
 from common.messaging import replay as mark
 from common.messaging.connection import Broker, describe
+from common.messaging.consumer import BATCH_BYTES
 from common.messaging.journal import read_to_now
 from common.messaging.publisher import Publisher
 from operations import metrics, ordering
@@ -213,14 +214,16 @@ class Replayer:
                 replay.state = state
             batch.clear()
 
-        renewed = time.monotonic()
+        renewed, size = time.monotonic(), 0
         entries = read_to_now(self._broker, self._publisher, start=window.since)
         async with aclosing(entries):
             async for entry in entries:
                 renewed = await self._renew(id_, lease, renewed)
                 if window.has(entry):
                     batch.append(window.item(id_, entry))
-                if len(batch) == _BATCH:
+                    size += len(entry.body)
+                if len(batch) == _BATCH or size > BATCH_BYTES:
+                    size = 0
                     await write(ReplayState.PREPARING)
         await write(ReplayState.RUNNING)
 

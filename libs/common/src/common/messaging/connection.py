@@ -27,9 +27,13 @@ CONNECTION_ERRORS = (
     TimeoutError,
 )
 
-OnConnect = Callable[[AbstractConnection], Awaitable[None]]
+OnConnect = Callable[[AbstractConnection, bool], Awaitable[None]]
+"""Gets the connection, and whether something of the topology was found to be missing."""
 
-_CONNECT_SECONDS = 5
+# A far broker takes several round trips for it, and longer when hundreds connect at once.
+_CONNECT_SECONDS = 20
+_CLOSE_SECONDS = 5
+_DECLARE_SECONDS = 120
 _LONGEST_PAUSE = 2.0
 
 
@@ -102,10 +106,10 @@ class Broker:
     async def declare(self) -> None:
         """Declare the topology again, after something of it was deleted. Raises `Unavailable`."""
         with broker_errors("declaring the topology"):
-            async with asyncio.timeout(2 * _CONNECT_SECONDS):
+            async with asyncio.timeout(_DECLARE_SECONDS):
                 await self._connected.wait()
                 assert self._connection is not None
-                await self._on_connect(self._connection)
+                await self._on_connect(self._connection, True)
 
     async def channel(
         self, *, confirms: bool = True, within: float | None = None
@@ -145,8 +149,8 @@ class Broker:
                         )
                 connection.close_callbacks.add(lambda *_, lost=lost: lost.set())
                 with broker_errors("declaring the topology"):
-                    async with asyncio.timeout(2 * _CONNECT_SECONDS):
-                        await self._on_connect(connection)
+                    async with asyncio.timeout(_DECLARE_SECONDS):
+                        await self._on_connect(connection, False)
             # Whatever it is: aiormq raises StopAsyncIteration when the other side hangs up early.
             except Exception as error:  # noqa: BLE001
                 failures += 1
@@ -175,7 +179,7 @@ def pause_after(failures: int) -> float:
 async def _close(connection: AbstractConnection) -> None:
     try:
         with broker_errors("closing"):
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            async with asyncio.timeout(_CLOSE_SECONDS):
                 await connection.close()
     except Unavailable as error:
         log.debug("a broken connection did not close in order", error=str(error))

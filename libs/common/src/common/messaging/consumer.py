@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
@@ -38,6 +38,7 @@ from common.redaction import Redactor
 
 log = get_logger(__name__)
 
+BATCH_BYTES: Final = 8 * 1024 * 1024
 _OUTAGE_PAUSE_SECONDS = 1.0
 _RECONSUME_PAUSE_SECONDS = 0.2
 _OUTCOMES = ("done", "duplicate", "retried", "deferred", "dead_lettered")
@@ -200,6 +201,15 @@ class Consumer(ABC):
 
     def _oldest(self) -> float:
         return max(0.0, time.time() - min(self._held.values(), default=math.inf))
+
+    def _take(self, most: int) -> list[Delivery]:
+        """Up to so many of what arrived, as far as they are not too large together."""
+        taken: list[Delivery] = []
+        size = 0
+        while self._arrived and len(taken) < most and (not taken or size < BATCH_BYTES):
+            taken.append(self._arrived.popleft())
+            size += len(taken[-1].body)
+        return taken
 
     def _take_alone(self) -> Delivery | None:
         """One of the deliveries that must run alone, if there are any.

@@ -1,13 +1,28 @@
-"""Declares the topology. Idempotent: every process does it whenever it connects."""
+"""Declares the topology. Idempotent: every process sees to it whenever it connects.
+
+Hundreds of processes may connect at once to a broker that is far away. So each looks first whether
+everything is there, one of them at a time declares what is not, and neither waits for one answer
+after the other: every channel has one question at a time, and there are several channels.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+import hashlib
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
 
 from aio_pika import DeliveryMode, ExchangeType, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
+from aiormq.exceptions import (
+    ChannelLockedResource,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
 
 from common.contracts import topology
 from common.contracts.topology import (
@@ -24,6 +39,14 @@ from common.messaging.retry import Ladder
 
 log = get_logger(__name__)
 
+_CHANNELS: Final = 16
+_DECLARER: Final = "paybus.declaring"
+_LOOK_AGAIN_SECONDS = (0.5, 3.0)
+# Both connections of a process come and go together.
+_SEEN_SECONDS = 5.0
+
+Job = Callable[[AbstractChannel], Awaitable[Any]]
+
 
 class TopologyMismatch(ConnectionError):
     """The broker has a queue or exchange of ours with other properties."""
@@ -31,48 +54,98 @@ class TopologyMismatch(ConnectionError):
 
 def declaring(ladder: Ladder) -> OnConnect:
     """For `Broker(on_connect=...)`; one for all connections of a process."""
-    one_at_a_time = asyncio.Lock()  # or two would see the same queue missing
+    one_at_a_time = asyncio.Lock()
+    seen = -_SEEN_SECONDS
 
-    async def declare(connection: AbstractConnection) -> None:
+    async def see_to_it(connection: AbstractConnection, missing: bool = False) -> None:
+        nonlocal seen
         async with one_at_a_time:
-            await _declare(connection, ladder)
+            if not missing and time.monotonic() - seen < _SEEN_SECONDS:
+                return
+            while missing or not await _is_whole(connection, ladder):
+                async with _alone(connection) as alone:
+                    if alone:
+                        await _declare(connection, ladder)
+                        break
+                # Somebody else declares it, and not everybody looks again at one moment.
+                await asyncio.sleep(random.uniform(*_LOOK_AGAIN_SECONDS))  # noqa: S311
+                missing = False
+            seen = time.monotonic()
 
-    return declare
+    return see_to_it
+
+
+async def _is_whole(connection: AbstractConnection, ladder: Ladder) -> bool:
+    """Whether some process has once declared all that this one would, and every queue that messages
+    could be lost from is there. What else is gone shows when something is published to it."""
+    (marked,) = await _ask(connection, [partial(_has_exchange, _mark(ladder))])
+    if not marked:
+        return False
+    queues = [rung.queue for rung in ladder.rungs] + [each.name for each in topology.QUEUES]
+    return all(await _ask(connection, [partial(_has_queue, each) for each in queues]))
+
+
+def _mark(ladder: Ladder) -> str:
+    """The name of an exchange that is declared last: another topology has another one."""
+    described = repr(
+        (
+            ladder.rungs,
+            topology.retry_queue_arguments(1),
+            DOMAIN_EXCHANGES,
+            [(each, topology.queue_arguments(each)) for each in topology.QUEUES],
+            topology.dead_queue_arguments(),
+            topology.RETIRED_BINDINGS,
+            topology.journal_arguments(),
+            topology.replays_arguments(),
+        )
+    )
+    return f"paybus.declared.{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+
+
+@asynccontextmanager
+async def _alone(connection: AbstractConnection) -> AsyncIterator[bool]:
+    """Whether no other connection declares meanwhile: an exclusive queue is its connection's."""
+    channel = connection.channel(publisher_confirms=False)
+    await channel.initialize()
+    try:
+        lock = await channel.declare_queue(_DECLARER, exclusive=True, auto_delete=True)
+    except ChannelLockedResource:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if not channel.is_closed:
+            await lock.delete()
+            await channel.close()
 
 
 async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
-    async with connection.channel(publisher_confirms=False) as channel:
-        try:
-            lost = await _lost_queues(connection, ladder)
-            await _declare_waits(channel, ladder)
-            await _order_refills(connection, ladder, lost)
-            await _declare_all(channel, lost)
-        except ChannelPreconditionFailed as error:
-            raise TopologyMismatch(
-                f"RabbitMQ refuses a declaration ({error}). It was declared with other "
-                "properties by another version: drain and delete that queue, then restart."
-            ) from error
+    try:
+        lost = await _lost_queues(connection, ladder)
+        waits = [partial(_declare_wait, rung.queue, rung.seconds) for rung in ladder.rungs]
+        await _do(connection, waits)
+        for queue in lost:
+            await _order_refill(connection, ladder, queue)
+        await _declare_all(connection, lost)
+    except ChannelPreconditionFailed as error:
+        raise TopologyMismatch(
+            f"RabbitMQ refuses a declaration ({error}). It was declared with other "
+            "properties by another version: drain and delete that queue, then restart."
+        ) from error
     for stream, declare in ((JOURNAL, _declare_journal), (REPLAYS, _declare_replays)):
-        async with connection.channel(publisher_confirms=False) as channel:
-            try:
-                await declare(channel)
-            except ChannelNotFoundEntity as error:
-                # Queues are confirmed without it, so payments go on; only the record has a gap.
-                # Seen on 3.10 when a node is killed within a second of its first stream's creation.
-                log.error(
-                    "a stream is down: what is published is delivered but not recorded. Repair it "
-                    f"with `rabbitmq-streams restart_stream {stream}`, or delete it",
-                    error=str(error),
-                )
-
-
-async def _declare_waits(channel: AbstractChannel, ladder: Ladder) -> None:
-    for rung in ladder.rungs:
-        retry = await channel.declare_exchange(rung.queue, ExchangeType.FANOUT, durable=True)
-        waiting = await channel.declare_queue(
-            rung.queue, durable=True, arguments=topology.retry_queue_arguments(rung.seconds)
-        )
-        await waiting.bind(retry)
+        try:
+            await declare(connection)
+        except ChannelNotFoundEntity as error:
+            # Queues are confirmed without it, so payments go on; only the record has a gap.
+            # Seen on 3.10 when a node is killed within a second of its first stream's creation.
+            log.error(
+                "a stream is down: what is published is delivered but not recorded. Repair it "
+                f"with `rabbitmq-streams restart_stream {stream}`, or delete it",
+                error=str(error),
+            )
+            return  # without the mark: whoever connects next tries again
+    await _do(connection, [partial(_declare_exchange, _mark(ladder), ExchangeType.FANOUT)])
 
 
 async def _lost_queues(connection: AbstractConnection, ladder: Ladder) -> Sequence[Queue]:
@@ -80,84 +153,141 @@ async def _lost_queues(connection: AbstractConnection, ladder: Ladder) -> Sequen
 
     It is looked for before anything is declared: afterwards nobody could tell.
     """
-    if not await _exists(connection, JOURNAL):
+    (has_journal,) = await _ask(connection, [partial(_has_queue, JOURNAL)])
+    if not has_journal:
         return ()  # a new broker, or one that has nothing to refill from
-    for rung in ladder.rungs:
-        gone = not await _exists(connection, rung.queue)
-        if gone and await _has_exchange(connection, rung.queue):  # or it is a new wait
-            log.error("a retry queue is gone; refilling from the journal", queue=rung.queue)
+    waits = [rung.queue for rung in ladder.rungs]
+    names = [*waits, *(each.name for each in topology.QUEUES)]
+    questions = [partial(_has_queue, each) for each in names]
+    exchanges = [partial(_has_exchange, each) for each in waits]
+    found = await _ask(connection, [*questions, *exchanges])
+    there = dict(zip(names, found, strict=False))
+    for name, had in zip(waits, found[len(names) :], strict=True):
+        if had and not there[name]:  # without its exchange it is a new wait
+            log.error("a retry queue is gone; refilling from the journal", queue=name)
             return topology.QUEUES
-    return [queue for queue in topology.QUEUES if not await _exists(connection, queue.name)]
+    return [queue for queue in topology.QUEUES if not there[queue.name]]
 
 
-async def _order_refills(
-    connection: AbstractConnection, ladder: Ladder, lost: Sequence[Queue]
-) -> None:
+async def _order_refill(connection: AbstractConnection, ladder: Ladder, queue: Queue) -> None:
     """The order waits on the ladder while the queue is declared, and then finds it there."""
-    for queue in lost:
-        log.error("a queue lost messages; refilling it from the journal", queue=queue.name)
-        async with connection.channel() as channel:
-            exchange = await channel.get_exchange(refill.rung(ladder).queue, ensure=False)
-            order = Message(b"", headers=refill.order(), delivery_mode=DeliveryMode.PERSISTENT)
-            await exchange.publish(order, routing_key=queue.name)
+    log.error("a queue lost messages; refilling it from the journal", queue=queue.name)
+    async with connection.channel() as channel:
+        exchange = await channel.get_exchange(refill.rung(ladder).queue, ensure=False)
+        order = Message(b"", headers=refill.order(), delivery_mode=DeliveryMode.PERSISTENT)
+        await exchange.publish(order, routing_key=queue.name)
 
 
-async def _exists(connection: AbstractConnection, queue: str) -> bool:
+async def _declare_all(connection: AbstractConnection, lost: Container[Queue]) -> None:
+    topics = [partial(_declare_exchange, each, ExchangeType.TOPIC) for each in DOMAIN_EXCHANGES]
+    dead = partial(_declare_exchange, DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT)
+    await _do(connection, [dead, *topics])
+    # Lost ones first: an order that comes back before its queue waits for minutes in the broker.
+    for first in (True, False):
+        some = [each for each in topology.QUEUES if (each in lost) is first]
+        await _do(connection, [partial(_declare_queue, each) for each in some])
+    every = (*topology.QUEUES, topology.WEBHOOKS)
+    await _do(connection, [partial(_declare_dead, each) for each in every])
+
+
+async def _declare_journal(connection: AbstractConnection) -> None:
+    arguments = topology.journal_arguments()
+    await _do(connection, [partial(_declare_stream, JOURNAL, arguments)])
+    await _do(connection, [partial(_bind, JOURNAL, each, "#") for each in DOMAIN_EXCHANGES])
+
+
+async def _declare_replays(connection: AbstractConnection) -> None:
+    arguments = topology.replays_arguments()
+    await _do(connection, [partial(_declare_exchange, REPLAYS, ExchangeType.DIRECT)])
+    await _do(connection, [partial(_declare_stream, REPLAYS, arguments)])
+    names = [each.name for each in topology.QUEUES]
+    await _do(connection, [partial(_bind, REPLAYS, REPLAYS, name) for name in names])
+    await _do(connection, [partial(_bind, name, REPLAYS, name) for name in names])
+
+
+# -- jobs of one channel ---------------------------------------------------------------------------
+
+
+async def _has_queue(queue: str, channel: AbstractChannel) -> bool:
     try:
-        async with connection.channel(publisher_confirms=False) as channel:
-            await channel.declare_queue(queue, passive=True)
+        await channel.declare_queue(queue, passive=True)
     except ChannelNotFoundEntity as error:
         # The same code stands for a queue that is there and down, which has not been deleted.
         return "no queue" not in str(error)
     return True
 
 
-async def _has_exchange(connection: AbstractConnection, name: str) -> bool:
+async def _has_exchange(name: str, channel: AbstractChannel) -> bool:
     try:
-        async with connection.channel(publisher_confirms=False) as channel:
-            await channel.declare_exchange(name, passive=True)
+        await channel.declare_exchange(name, passive=True)
     except ChannelNotFoundEntity:
         return False
     return True
 
 
-async def _declare_all(channel: AbstractChannel, lost: Container[Queue]) -> None:
-    dead = await channel.declare_exchange(DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT, durable=True)
-    exchanges = {
-        name: await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True)
-        for name in DOMAIN_EXCHANGES
-    }
-    # Lost ones first: an order that comes back before its queue waits for minutes in the broker.
-    for queue in sorted(topology.QUEUES, key=lambda queue: queue not in lost):
-        declared = await channel.declare_queue(
-            queue.name, durable=True, arguments=topology.queue_arguments(queue)
-        )
-        for binding in queue.bindings:
-            await declared.bind(exchanges[binding.exchange], binding.pattern)
-        for name, binding in topology.RETIRED_BINDINGS:
-            if name == queue.name:
-                await declared.unbind(exchanges[binding.exchange], binding.pattern)
-    for queue in (*topology.QUEUES, topology.WEBHOOKS):
-        dead_queue = await channel.declare_queue(
-            queue.dead, durable=True, arguments=topology.dead_queue_arguments()
-        )
-        await dead_queue.bind(dead, queue.name)
+async def _declare_exchange(name: str, type_: ExchangeType, channel: AbstractChannel) -> None:
+    await channel.declare_exchange(name, type_, durable=True)
 
 
-async def _declare_journal(channel: AbstractChannel) -> None:
-    journal = await channel.declare_queue(
-        JOURNAL, durable=True, arguments=topology.journal_arguments()
+async def _declare_stream(
+    name: str, arguments: Mapping[str, Any], channel: AbstractChannel
+) -> None:
+    await channel.declare_queue(name, durable=True, arguments=dict(arguments))
+
+
+async def _declare_wait(name: str, seconds: float, channel: AbstractChannel) -> None:
+    await channel.declare_exchange(name, ExchangeType.FANOUT, durable=True)
+    arguments = topology.retry_queue_arguments(seconds)
+    waiting = await channel.declare_queue(name, durable=True, arguments=arguments)
+    await waiting.bind(name)
+
+
+async def _declare_queue(queue: Queue, channel: AbstractChannel) -> None:
+    declared = await channel.declare_queue(
+        queue.name, durable=True, arguments=topology.queue_arguments(queue)
     )
-    for exchange in DOMAIN_EXCHANGES:
-        await journal.bind(exchange, "#")
+    for binding in queue.bindings:
+        await declared.bind(binding.exchange, binding.pattern)
+    for name, binding in topology.RETIRED_BINDINGS:
+        if name == queue.name:
+            await declared.unbind(binding.exchange, binding.pattern)
 
 
-async def _declare_replays(channel: AbstractChannel) -> None:
-    exchange = await channel.declare_exchange(REPLAYS, ExchangeType.DIRECT, durable=True)
-    stream = await channel.declare_queue(
-        REPLAYS, durable=True, arguments=topology.replays_arguments()
+async def _declare_dead(queue: Queue, channel: AbstractChannel) -> None:
+    dead = await channel.declare_queue(
+        queue.dead, durable=True, arguments=topology.dead_queue_arguments()
     )
-    for queue in topology.QUEUES:
-        await stream.bind(exchange, queue.name)
-        replayed = await channel.get_queue(queue.name, ensure=False)
-        await replayed.bind(exchange, queue.name)
+    await dead.bind(DEAD_LETTER_EXCHANGE, queue.name)
+
+
+async def _bind(queue: str, exchange: str, key: str, channel: AbstractChannel) -> None:
+    await (await channel.get_queue(queue, ensure=False)).bind(exchange, key)
+
+
+async def _do(connection: AbstractConnection, jobs: Sequence[Job]) -> None:
+    await _ask(connection, jobs)
+
+
+async def _ask(connection: AbstractConnection, jobs: Sequence[Job]) -> list[Any]:
+    """Do all of them, in any order; return what each says. Raises what one raises."""
+    said: list[Any] = [None] * len(jobs)
+    waiting = iter(enumerate(jobs))
+
+    async def work() -> None:
+        channel: AbstractChannel | None = None
+        for number, job in waiting:
+            if channel is None or channel.is_closed:  # as a question is answered with no
+                channel = connection.channel(publisher_confirms=False)
+                await channel.initialize()
+            said[number] = await job(channel)
+        if channel is not None and not channel.is_closed:
+            await channel.close()
+
+    workers = [asyncio.create_task(work()) for _ in range(min(_CHANNELS, len(jobs)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return said

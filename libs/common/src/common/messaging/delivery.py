@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from typing import Any, Self
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
@@ -20,42 +23,46 @@ _RETURNS = "x-delivery-count"
 # The broker's mark on what came back from the retry ladder.
 _LADDER = "x-death"
 _SUSPECT_RETURNS = 2
+# Of an envelope, in which it comes before the data.
+_RECORDED = re.compile(rb'"recordedtime":\s*"([^"]{1,40})"')
 _KEPT = frozenset({refill.ORDER, replay.MARK})
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """`event` is None when it could not be decoded."""
+    """Decoded when it is looked at, and not as it arrives: decoded it takes several times as much
+    memory, and many may wait."""
 
     channel: AbstractChannel
     tag: int
     body: bytes
     headers: Mapping[str, Any]
     failures: Failures
-    event: Event[Any] | None
-    decode_error: DecodeError | None
 
     @classmethod
     def of(cls, channel: AbstractChannel, message: DeliveredMessage) -> Self:
         """Never fails: a message that did not arrive would be skipped over."""
         headers = message.header.properties.headers or {}
-        event, fault = None, None
-        try:
-            event = registry.decode(message.body)
-        except DecodeError as error:
-            fault = error
-        except Exception as error:  # noqa: BLE001
-            fault = DecodeError(describe(error))
         assert message.delivery_tag is not None
-        return cls(
-            channel,
-            message.delivery_tag,
-            message.body,
-            headers,
-            Failures.of(headers),
-            event,
-            fault,
-        )
+        return cls(channel, message.delivery_tag, message.body, headers, Failures.of(headers))
+
+    @property
+    def event(self) -> Event[Any] | None:
+        """None when it can't be decoded."""
+        return None if isinstance(self._decoded, DecodeError) else self._decoded
+
+    @property
+    def decode_error(self) -> DecodeError | None:
+        return self._decoded if isinstance(self._decoded, DecodeError) else None
+
+    @cached_property
+    def _decoded(self) -> Event[Any] | DecodeError:
+        try:
+            return registry.decode(self.body)
+        except DecodeError as error:
+            return error
+        except Exception as error:  # noqa: BLE001
+            return DecodeError(describe(error))
 
     @property
     def alone(self) -> bool:
@@ -70,9 +77,13 @@ class Delivery:
     def waits_since(self) -> float:
         """When it came to the queue, as far as can be told, in seconds since 1970: an event's
         record for its first delivery, and now for what waited on the ladder or is sent again."""
-        if self.event is None or _LADDER in self.headers or replay.MARK in self.headers:
+        recorded = _RECORDED.search(self.body)
+        if recorded is None or _LADDER in self.headers or replay.MARK in self.headers:
             return time.time()
-        return self.event.recordedtime.timestamp()
+        try:
+            return datetime.fromisoformat(recorded[1].decode()).timestamp()
+        except ValueError:
+            return time.time()
 
     @property
     def kept_headers(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from common.contracts.topology import JOURNAL
 from common.messaging.connection import Broker, broker_errors
 from common.messaging.publisher import Publisher
 
-_PREFETCH: Final = 500
+_PREFETCH: Final = 100
 _SILENCE_SECONDS: Final = 30
 _MARK: Final = "paybus.journal_mark"
 

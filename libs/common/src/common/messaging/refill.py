@@ -28,6 +28,7 @@ log = get_logger(__name__)
 ORDER: Final = "x-paybus-refill"
 
 _BATCH = 500
+_BATCH_BYTES = 8 * 1024 * 1024
 # One message must not be held for longer than the broker's consumer time-out (30 minutes).
 _LONGEST_SECONDS = 300
 
@@ -65,15 +66,16 @@ async def refill(
     started = time.monotonic()
     # A stream forgets by whole segments, so it may hold what the inbox has forgotten already.
     oldest = datetime.now(UTC) - timedelta(days=JOURNAL_DAYS)
-    copied = 0
+    copied = size = 0
     batch: list[Entry] = []
     log.warning("refilling a queue from the journal", queue=queue.name, offset=offset)
     async for entry in read_to_now(broker, publisher, start=oldest if offset < 0 else offset):
         if queue.takes(entry.exchange, entry.routing_key) and not _older(entry.body, oldest):
             batch.append(entry)
-        if len(batch) == _BATCH:
+            size += len(entry.body)
+        if len(batch) == _BATCH or size > _BATCH_BYTES:
             copied += await _copy(queue, batch, publisher, sessions)
-            batch = []
+            batch, size = [], 0
         if time.monotonic() - started > _LONGEST_SECONDS:
             await publisher.publish("", queue.name, b"", headers=order(entry.offset + 1))
             break

@@ -57,8 +57,7 @@ class TransactionalConsumer(Consumer):
                 await self._handle([apart])
                 await self._acknowledge(apart)
             else:
-                most = min(self._batch, len(self._arrived))
-                batch = [self._arrived.popleft() for _ in range(most)]
+                batch = self._take(self._batch)
                 await self._handle(batch)
                 # Those that run alone go first and the others in order, so everything up to the
                 # last one is done.
