@@ -104,12 +104,15 @@ def sessions_of(bound: AsyncEngine) -> Sessions:
 async def unfit(bound: AsyncEngine) -> str | None:
     """Why the server can't be used at all; None also while it is away."""
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS), bound.connect() as connection:
+        async with asyncio.timeout(_FIRST_SECONDS), bound.connect() as connection:
             limit = await connection.scalar(text("SHOW statement_timeout"))
     except Exception as error:  # noqa: BLE001 - whatever the reason
         return _POOLER if "startup parameter" in str(error) else None
     return None if limit == "20s" else _POOLER
 
+
+# A process begins without its database, too.
+_FIRST_SECONDS = 3
 
 _POOLER = (
     "it leads to a pooler such as PgBouncer, which keeps neither a connection's time limits nor "
