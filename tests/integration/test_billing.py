@@ -30,7 +30,11 @@ from support.mobile_money import ask_now
 from support.paybus import Paybus
 from support.waiting import poll, until
 
-_QUICK = {"PROVIDER_TIMEOUT_SECONDS": "1", "RENEWALS_PAUSE_SECONDS": "1"}
+_QUICK = {
+    "PROVIDER_TIMEOUT_SECONDS": "1",
+    "RENEWALS_PAUSE_SECONDS": "1",
+    "BILLING_QUIET_SECONDS": "0",
+}
 
 
 @pytest.fixture(scope="module")

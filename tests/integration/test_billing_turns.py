@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -23,14 +24,19 @@ from support.billing import (
     take_up,
     until_confirmed,
 )
-from support.paybus import Paybus
+from support.paybus import Paybus, cut
 from support.waiting import until
 
 
-@pytest.fixture(scope="module")
-def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    quick = {"PROVIDER_TIMEOUT_SECONDS": "2", "RENEWALS_PAUSE_SECONDS": "600"}
-    with make_paybus(**quick) as paybus:
+@contextmanager
+def _shop(make_paybus: MakePaybus, *, quiet: int) -> Iterator[Paybus]:
+    """`quiet` is how many seconds Stripe may be at work on what it did not answer."""
+    settings = {
+        "PROVIDER_TIMEOUT_SECONDS": "2",
+        "RENEWALS_PAUSE_SECONDS": "600",
+        "BILLING_QUIET_SECONDS": str(quiet),
+    }
+    with make_paybus(**settings) as paybus:
         accounts = paybus.layout.accounts
         key = 'api_key = "sk_test_development"'
         one = f"{key}\nat_once = 1\ncircuit_seconds = 1"
@@ -38,6 +44,12 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
         paybus.start(*PROCESSES)
         introduce(paybus.layout)
         offer(paybus)
+        yield paybus
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with _shop(make_paybus, quiet=0) as paybus:
         yield paybus
 
 
@@ -115,6 +127,46 @@ def test_a_command_waits_for_the_one_that_is_under_way(paybus: Paybus) -> None:
     assert _command(paybus, resumption)["status"] == "done"
     (found,) = _at_stripe(paybus, theirs)
     assert found["cancel_at_period_end"], "the last one holds"
+
+
+def test_a_command_waits_for_what_stripe_may_still_be_at(make_paybus: MakePaybus) -> None:
+    """Its answer did not come in time, and it is carried out later."""
+    with _shop(make_paybus, quiet=10) as paybus:
+        theirs, _, subscription = a_customer(paybus)
+        path = f"subscriptions/{subscription}"
+        behave(paybus, "well", delay=4)
+        first = call(paybus, "POST", f"{path}/cancel", json={"when": "now"})
+        behave(paybus, "well")
+        assert first.status_code == 202
+        second = call(paybus, "POST", f"{path}/plan", json={"plan_id": "gold"})
+        assert second.status_code == 503
+        assert "another command" in second.json()["detail"]
+        until(
+            lambda: [each["status"] for each in _at_stripe(paybus, theirs)] == ["canceled"],
+            what="it is carried out",
+        )
+        take_up(paybus, first.json()["id"])
+        until(lambda: _command(paybus, first.json()["id"])["status"] == "done", what="it is done")
+
+
+def test_what_could_not_be_written_down_is_not_said_to_be_undone(make_paybus: MakePaybus) -> None:
+    """The database goes away while Stripe is at work: 503 would be a promise."""
+    with _shop(make_paybus, quiet=0) as paybus:
+        theirs, customer, _ = a_customer(paybus)
+        path, key = f"customers/{customer}/subscriptions", "undecided"
+        behave(paybus, "well", delay=1)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(call, paybus, "POST", path, json={"plan_id": "gold"}, key=key)
+            begun = "SELECT begun FROM commands WHERE idempotency_key = 'undecided'"
+            until(lambda: paybus.sql("subscription", begun) == [(1,)], what="it is under way")
+            cut(paybus, "subscription", "ALLOW_CONNECTIONS false")
+            answer = asked.result()
+        cut(paybus, "subscription", "ALLOW_CONNECTIONS true")
+        behave(paybus, "well")
+        assert answer.status_code == 500
+        assert "the same Idempotency-Key" in answer.json()["detail"]
+        done(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
+        assert [price(each) for each in _at_stripe(paybus, theirs)].count("gold") == 1
 
 
 def test_nobody_gives_up_a_command_that_another_request_has_under_way(paybus: Paybus) -> None:

@@ -31,7 +31,7 @@ from conftest import MakePaybus
 from devstack import debian
 from devstack.addresses import DevstackError
 from devstack.stack import Stack
-from support.paybus import SHORT_LADDER, Paybus
+from support.paybus import SHORT_LADDER, Paybus, cut
 from support.waiting import until
 
 
@@ -45,30 +45,20 @@ def _status(paybus: Paybus, path: str) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-def _cut(stack: Stack, paybus: Paybus, change: str) -> None:
-    """Change the database of the subscription service, and cut its connections."""
-    name = paybus.layout.databases["subscription"].rpartition("/")[2].partition("?")[0]
-    with psycopg.connect(stack.addresses.postgres_url, autocommit=True) as admin:
-        admin.execute(f'ALTER DATABASE "{name}" {change}')
-        admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
-
-
-def test_a_database_that_takes_no_changes_is_away(make_paybus: MakePaybus, stack: Stack) -> None:
+def test_a_database_that_takes_no_changes_is_away(make_paybus: MakePaybus) -> None:
     """After a failover its name may lead to the old primary for a while. No connection that was
     made meanwhile is kept."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 1, what="it works")
-        _cut(stack, paybus, "SET default_transaction_read_only = on")
+        cut(paybus, "subscription", "SET default_transaction_read_only = on")
         until(lambda: _status(paybus, "readyz")[0] == 503, what="it says it is not ready")
         for _ in range(20):
             paybus.subscribe()
         worker = paybus.system.processes["subscription-worker"]
         until(lambda: "waiting out an outage" in worker.log.read_text(), what="it notices")
         assert _status(paybus, "healthz")[0] == 200, "a restart would not mend it"
-        _cut(stack, paybus, "RESET default_transaction_read_only")
+        cut(paybus, "subscription", "RESET default_transaction_read_only")
         until(lambda: _subscriptions(paybus) == 21, what="it goes on where it stopped")
         until(lambda: _status(paybus, "readyz")[0] == 200, what="it is ready")
         assert paybus.dead_letters() == {}
@@ -77,13 +67,13 @@ def test_a_database_that_takes_no_changes_is_away(make_paybus: MakePaybus, stack
 
 
 def test_while_the_database_is_away_no_message_is_worn_out_by_lost_connections(
-    make_paybus: MakePaybus, stack: Stack
+    make_paybus: MakePaybus,
 ) -> None:
     """The broker counts how often a message was given back, and gives it up at its limit."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 1, what="it works")
-        _cut(stack, paybus, "ALLOW_CONNECTIONS false")
+        cut(paybus, "subscription", "ALLOW_CONNECTIONS false")
         for _ in range(5):
             paybus.subscribe()
         worker = paybus.system.processes["subscription-worker"]
@@ -95,7 +85,7 @@ def test_while_the_database_is_away_no_message_is_worn_out_by_lost_connections(
         assert len(returned) == 5
         assert max(returned) <= 1, "given back once, and not taken again"
         assert _status(paybus, "healthz")[0] == 200, "a restart would not mend it"
-        _cut(stack, paybus, "ALLOW_CONNECTIONS true")
+        cut(paybus, "subscription", "ALLOW_CONNECTIONS true")
         until(lambda: _subscriptions(paybus) == 6, what="it goes on where it stopped")
         assert paybus.dead_letters() == {}
 

@@ -69,6 +69,28 @@ def test_an_order_of_two_sellers_is_paid_fulfilled_and_paid_out(paybus: Paybus) 
         until(lambda: paid_to(paybus, seller) == amount, what=f"{seller} is paid", pause=0.2)
 
 
+def test_an_order_whose_buyer_pays_all_of_it_after_too_little_is_paid(paybus: Paybus) -> None:
+    """By a second charge on the same page; what came first goes back."""
+    set_terms(paybus, currency="XAF")
+    order = place(paybus, line("ama", 5000))
+    payment = start_payment(paybus, order, "flutterwave")
+    checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
+    url = f"/_payments/flutterwave/_{checkout['reference']}"
+    sandbox(paybus, "PUT", f"{url}/amount", amount="100")
+    pay(paybus, payment)
+
+    def verdicts() -> list[str | None]:
+        return [each["verdict"] for each in see(paybus, order)["payments"]]
+
+    until(lambda: verdicts() == ["wrong"], what="it is too little")
+    sandbox(paybus, "PUT", f"{url}/amount", amount="5000")
+    sandbox(paybus, "POST", f"{url}/again")
+    ask_now(paybus)
+    until(lambda: see(paybus, order)["state"] == "paid", what="it is paid")
+    assert verdicts() == ["accepted"]
+    assert [each["amount"] for each in see(paybus, order)["refunds"]] == [100]
+
+
 def test_the_same_request_is_one_order_and_one_checkout(paybus: Paybus) -> None:
     wanted = an_order(line("ama", 500))
     first = done(paybus, "POST", "orders", json=wanted, key="the-same")

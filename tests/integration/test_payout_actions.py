@@ -12,6 +12,8 @@ import httpx
 import psycopg
 import pytest
 
+from common.contracts.event import root
+from common.contracts.payouts import EarningsReported
 from conftest import MakePaybus
 from support.paybus import Paybus
 from support.payouts import (
@@ -189,7 +191,7 @@ def test_who_changes_where_it_goes_does_not_approve_it(paybus: Paybus) -> None:
     thief = {"role": "approver", "subject": "thief"}
     assert paybus.api("PATCH", "payouts", url, json=mine, **thief).status_code == 200
     answer = act(paybus, "approve", payout["id"], **thief)
-    is_problem(answer, 403, "who changed where a payout goes")
+    is_problem(answer, 403, "who said last where a payout goes")
     assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
     until_state(paybus, payout, "paid")
 
@@ -212,7 +214,7 @@ def test_an_approval_waits_for_a_change_of_where_it_goes(paybus: Paybus) -> None
             [seller["id"]],
         )
         changing.commit()
-        is_problem(approval.result(), 403, "who changed where a payout goes")
+        is_problem(approval.result(), 403, "who said last where a payout goes")
 
 
 def test_what_came_back_is_paid_with_other_money_by_two_persons(paybus: Paybus) -> None:
@@ -237,6 +239,37 @@ def test_what_came_back_is_paid_with_other_money_by_two_persons(paybus: Paybus) 
         is_problem(answer, 403, "second person")
     act(paybus, "approve", payout["id"], **boss).raise_for_status()
     until_state(paybus, payout, "paid")
+
+
+def test_who_said_where_it_goes_does_not_approve_what_nobody_ordered(paybus: Paybus) -> None:
+    """An order's event orders it: that person would be the only one to decide."""
+    seller = add(paybus, "stripe")
+    eve = {"role": "approver", "subject": "eve"}
+    url = f"/api/v1/recipients/{seller['id']}"
+    hers = {"details": details("stripe"), "reason": "a new account"}
+    assert paybus.api("PATCH", "payouts", url, json=hers, **eve).status_code == 200
+    earned = EarningsReported(
+        request_id=uuid4().hex,
+        recipient=seller["reference"],
+        amount=150_000,
+        currency="USD",
+        reason="order 1",
+    )
+    event = root(
+        id=uuid4().hex,
+        type="payout.requested",
+        source="/orders",
+        subject="1",
+        tenant="default",
+        data=earned,
+    )
+    paybus.publish_to("payouts", event.type, event.encode().decode())
+    jobs = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    (payout,) = until(
+        lambda: paybus.api("GET", "payouts", jobs).json()["items"], what="it is ordered"
+    )
+    is_problem(act(paybus, "approve", payout["id"], **eve), 403, "second person")
+    assert act(paybus, "cancel", payout["id"]).is_success
 
 
 def test_an_approval_is_void_when_somebody_changes_where_it_goes(paybus: Paybus) -> None:

@@ -227,6 +227,39 @@ def test_a_second_transfer_on_another_day_is_found(paybus: Paybus, provider: str
     deliver(paybus)
 
 
+@pytest.mark.usefixtures("running")
+def test_what_somebody_writes_into_their_own_account_is_nobody_else_s(paybus: Paybus) -> None:
+    """The holder of a connected account names another recipient and another payout in its own
+    payouts' metadata, which Stripe repeats to us."""
+    account = details("stripe", via="payout")
+    theirs = order(paybus, add(paybus, "stripe", details=account), 1000)
+    until_state(paybus, theirs, "paid")  # so that their account is listed
+    mine = add(paybus, "stripe")
+    credit = {"amount": 5000, "currency": "USD", "reason": "earned"}
+    support.payouts.post(paybus, f"recipients/{mine['id']}/credits", credit).raise_for_status()
+    waiting = order(paybus, mine, 150_000)
+    url = f"{paybus.layout.url('sandbox-providers')}/stripe/v1/payouts"
+    for payout in (waiting["id"], str(uuid4())):
+        form = {
+            "amount": "5000",
+            "currency": "usd",
+            "metadata[paybus_payout]": payout,
+            "metadata[paybus_recipient]": mine["id"],
+        }
+        headers = {
+            "Authorization": "Bearer sk_test_theirs",
+            "Stripe-Account": account["account"],
+            "Idempotency-Key": uuid4().hex,
+        }
+        paybus.http.post(url, data=form, headers=headers).raise_for_status()
+    found = support.payouts.reconcile(paybus, TODAY)
+    assert [each["kind"] for each in found].count("not ours") >= 2
+    assert read(paybus, waiting["id"])["state"] == "scheduled"
+    assert balances(paybus, mine)["available"] == 5000
+    assert balances(paybus, mine)["paid"] == 0
+    assert act(paybus, "cancel", waiting["id"]).is_success
+
+
 def test_tenants_that_share_an_account_do_not_see_each_other_s_transfers(
     make_paybus: MakePaybus,
 ) -> None:

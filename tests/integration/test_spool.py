@@ -16,6 +16,7 @@ from devstack.rabbitmq import PrivateNode
 from devstack.webhook import subscription_created
 from support.paybus import Paybus
 from support.waiting import until
+from webhook_gateway.spool import FILE, Spool, Spooled
 
 
 @pytest.fixture
@@ -172,3 +173,20 @@ def test_a_damaged_file_is_set_aside_and_webhooks_are_taken_in(
     node.start()
     until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
     assert {f"evt_{number}" for number in range(3)} <= set(queued(node, paybus))
+
+
+async def test_what_is_removed_from_a_file_that_was_set_aside_is_not_another_message(
+    tmp_path: Path,
+) -> None:
+    """Its positions are used once: somebody may still be about to remove them."""
+    message = Spooled("payments", "payment.failed", b"{}", {}, "application/json")
+    spool = Spool(tmp_path, most_bytes=1024**2)
+    await spool.open()
+    for _ in range(3):
+        await spool.add(message)
+    old = [position for position, _ in await spool.after(0)]
+    (tmp_path / FILE).rename(tmp_path / f"{FILE}.damaged-1")
+    await spool.add(message)
+    await spool.remove(old)
+    assert (await spool.measure())[0] == 1
+    await spool.close()

@@ -253,6 +253,17 @@ class Paybus:
         )
 
 
+def cut(paybus: Paybus, service: str, change: str) -> None:
+    """Change the service's database (`ALTER DATABASE`), and cut its connections."""
+    base, _, name = paybus.layout.databases[service].replace("+psycopg", "").rpartition("/")
+    name = name.partition("?")[0]
+    with psycopg.connect(f"{base}/postgres", autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" {change}')
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+
+
 @contextmanager
 def running(
     stack: Stack,

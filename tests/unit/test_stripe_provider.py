@@ -295,3 +295,31 @@ def test_a_price_with_a_fraction_of_the_currency_hides_nothing_else() -> None:
     (translated,) = STRIPE.translate(json.dumps(event).encode(), Proof("signature"))
     assert translated.type == "provider_subscription.deleted"
     assert translated.data.plan.amount is None
+
+
+def test_what_the_holder_of_a_connected_account_writes_names_no_payout_of_ours() -> None:
+    """Anybody could say so that another one's is paid."""
+    event = {
+        "id": "evt_1",
+        "object": "event",
+        "type": "payout.paid",
+        "created": 1_790_000_000,
+        "livemode": True,
+        "account": "acct_somebody",
+        "data": {
+            "object": {
+                "id": "po_1",
+                "object": "payout",
+                "amount": 1,
+                "currency": "usd",
+                "status": "paid",
+                "destination": "ba_1",
+                "metadata": {"paybus_payout": "another one's"},
+            }
+        },
+    }
+    (theirs,) = STRIPE.translate(json.dumps(event).encode(), Proof("signature"))
+    assert (theirs.data.transfer_id, theirs.data.reference) == ("po_1", None)
+    del event["account"]
+    (ours,) = STRIPE.translate(json.dumps(event).encode(), Proof("signature"))
+    assert ours.data.reference == "another one's"

@@ -154,7 +154,7 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
         if (failed := await payouts.read("stripe")) is not None:
             return _response(failed)
         found = [
-            stripe_object(each)
+            each
             for each in reversed(payouts.transfers.values())
             if each.kind == kind
             and each.provider == "stripe"
@@ -164,9 +164,10 @@ def _add_stripe(router: APIRouter, payouts: Payouts) -> None:
             and (before is None or each.at < before)
         ]
         if after is not None:
-            ids = [each["id"] for each in found]
+            ids = [each.id for each in found]
             found = found[ids.index(after) + 1 :]
-        page = {"object": "list", "url": f"/v1/{kind}s", "data": found[:limit]}
+        data = [stripe_object(each) for each in found[:limit]]
+        page = {"object": "list", "url": f"/v1/{kind}s", "data": data}
         return JSONResponse(page | {"has_more": len(found) > limit})
 
     @router.get("/stripe/v1/transfers")
@@ -266,16 +267,19 @@ def _add_dwolla(router: APIRouter, payouts: Payouts) -> None:
             return _response(failed)
         every = [*payouts.legs.values(), *payouts.transfers.values()]
         found = [
-            dwolla_object(each)
-            for each in sorted(every, key=lambda each: -each.at)
+            each
+            for each in every
             if each.provider == "dwolla"
             and (payouts.listed(each) if correlation is None else each.reference == correlation)
             and (first is None or each.created[:10] >= first)
             and (last is None or each.created[:10] <= last)
         ]
+        found.sort(key=lambda each: -each.at)
         page = {
             "_links": {"self": {"href": str(request.url)}},
-            "_embedded": {"transfers": found[offset : offset + limit]},
+            "_embedded": {
+                "transfers": [dwolla_object(each) for each in found[offset : offset + limit]]
+            },
             "total": len(found),
         }
         return JSONResponse(page)
@@ -321,16 +325,17 @@ def _add_fapshi(router: APIRouter, payouts: Payouts) -> None:
         if (failed := await payouts.read("fapshi")) is not None:
             return _response(failed)
         found = [
-            fapshi_object(each)
-            for each in sorted(payouts.transfers.values(), key=lambda each: each.at)
+            each
+            for each in payouts.transfers.values()
             if each.provider == "fapshi"
             and payouts.listed(each)
             and (start is None or each.created[:10] >= start)
             and (end is None or each.created[:10] <= end)
         ]
+        found.sort(key=lambda each: each.at)
         if sort == "desc":
             found.reverse()
-        return JSONResponse(found[:limit])
+        return JSONResponse([fapshi_object(each) for each in found[:limit]])
 
     @router.get("/fapshi/transaction/{user}")
     async def transactions(user: str) -> Response:

@@ -62,3 +62,7 @@ class Busy(PaybusError):
 
 class NotYet(Busy):
     """It is not the time for this; the same request succeeds later. Nothing of it was done."""
+
+
+class Undecided(PaybusError):
+    """It may have been done, and that could not be written down."""

@@ -29,6 +29,7 @@ from common.errors import (
     TooLarge,
     Unauthenticated,
     Unavailable,
+    Undecided,
     Upstream,
 )
 from common.logs import get_logger
@@ -55,6 +56,7 @@ _STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
     (RateLimited, HTTPStatus.SERVICE_UNAVAILABLE),
     (Refused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Upstream, HTTPStatus.BAD_GATEWAY),
+    (Undecided, HTTPStatus.INTERNAL_SERVER_ERROR),
 )
 
 

@@ -39,7 +39,16 @@ from operations.views import (
 )
 from operations.windows import Window
 
-_MOVES_MONEY = ("payout_due.", "payout.", "refund.")
+_MOVES_MONEY = (
+    "payout_due.",
+    "payout.",
+    "refund.",
+    "checkout.",
+    "transfer.",
+    "provider_payout.",
+    "payment.succeeded",
+    "payment.duplicated",
+)
 _NEIGHBOURS = 20
 _LONGEST_TRACE = 1000
 _FIRST_YEAR = 2020

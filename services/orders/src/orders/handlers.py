@@ -48,8 +48,10 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
         "status": report.status,
     }
     payment = await repository.keep_payment(work.session, values)
-    if payment.verdict is not None or order.paid_by == payment.id:
-        return  # what a checkout was paid is judged once
+    # What a checkout was paid is judged once; but what was too little may be followed by all of it.
+    completed = payment.verdict == Verdict.WRONG and report.status == "paid"
+    if (payment.verdict is not None and not completed) or order.paid_by == payment.id:
+        return
     payment.status, payment.settled_at = report.status, event.time
     if report.amount is not None and report.currency is not None:
         payment.amount, payment.currency = report.amount, report.currency
@@ -72,7 +74,7 @@ async def _take(
         by_clock=order.cancelled_by is None,
         in_time=in_time,
     )
-    payment.verdict = verdict
+    again, payment.verdict = payment.verdict is not None, verdict
     metrics.payments.labels(verdict).inc()
     changes = Changes(work.session, event)
     if verdict in {Verdict.ACCEPTED, Verdict.REOPENED}:
@@ -86,7 +88,8 @@ async def _take(
             changes.tell(order, "reopened", shares)
         changes.tell(order, "paid", shares)
     if back:
-        await ordering.give_back(changes, order, payment, back, _WHY.get(verdict, _MORE))
+        why = _WHY.get(verdict, _MORE)
+        await ordering.give_back(changes, order, payment, back, why, again=again)
     await changes.close()
 
 

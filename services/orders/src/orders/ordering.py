@@ -217,11 +217,12 @@ async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
 
 
 async def give_back(
-    changes: Changes, order: Order, payment: Payment, amount: int, reason: str
+    changes: Changes, order: Order, payment: Payment, amount: int, reason: str, *, again: bool
 ) -> None:
-    """Money that never was the order's, or that is more than it costs."""
+    """Money that never was the order's, or that is more than it costs. `again` is whether some of
+    the same payment goes back already."""
     row = Refund(
-        id=derived_id("refunds", payment.id, "back"),
+        id=derived_id("refunds", payment.id, "back again" if again else "back"),
         tenant=order.tenant,
         order_id=order.id,
         payment_id=payment.id,

@@ -14,7 +14,7 @@ from common.auth import Caller
 from common.errors import Conflict, Forbidden
 from payouts import deciding, domain, repository
 from payouts.accounts import READ_ONLY, Accounts
-from payouts.audit import Action, Actor
+from payouts.audit import PAYBUS, Action, Actor
 from payouts.books import Books
 from payouts.domain import Move, State
 from payouts.models import Control, Difference, Payout, Recipient, Recovery
@@ -44,10 +44,12 @@ def _second_person(row: Payout, recipient: Recipient, by: Actor) -> None:
     if by.name in row.credited_by:
         raise Forbidden("who credited what a payout pays can't approve it: a second person has to")
     changed_at = recipient.details_changed_at
-    if recipient.details_changed_by == by.name and changed_at and changed_at > row.created_at:
+    # Whoever orders a payout has seen where it goes; a schedule or an event has not.
+    unseen = row.created_by == PAYBUS.name or (changed_at and changed_at > row.created_at)
+    if recipient.details_changed_by == by.name and unseen:
         raise Forbidden(
-            "who changed where a payout goes since it was ordered can't approve it: a second "
-            "person has to"
+            "who said last where a payout goes can't approve it, unless another person ordered it "
+            "since: a second person has to"
         )
 
 

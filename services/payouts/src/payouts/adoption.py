@@ -88,10 +88,16 @@ def adopt(
 
 
 async def adopt_listed(
-    session: AsyncSession, account: Account, theirs: Sequence[Listed], times: Times
+    session: AsyncSession,
+    account: Account,
+    theirs: Sequence[Listed],
+    times: Times,
+    *,
+    recovers: bool,
 ) -> str | None:
     """Write down what the account's provider lists and no payout has, as far as it is ours; what is
-    wrong when the database does not know the recipient either."""
+    wrong when the database does not know the recipient either. `recovers` is whether the database
+    may have forgotten payouts: else nothing that recipients may have written is adopted."""
     unrecorded = await _unrecorded(session, account, theirs)
     by_payout: dict[str, list[Listed]] = {}
     for each in unrecorded:
@@ -105,14 +111,20 @@ async def adopt_listed(
     recipients = await _recipients(session, account, unknown)
     files = await _files(session, account, known)
     books = Books(session, await rows.clock(session))
-    for id_, made in by_payout.items():
+    for id_, all_ in by_payout.items():
         file = files.get(id_)
-        if id_ not in known and (name := _recipient_name(account, made[0])) in recipients:
-            file = _adopted(books, account, recipients[name], id_, made[0])
-        if file is None:
+        owner = await session.get(Recipient, file.row.recipient_id) if file else None
+        if id_ not in known:
+            owner = recipients.get(_recipient_name(account, all_[0]))
+        made = [each for each in all_ if owner is not None and _is_of(owner, each)]
+        if owner is None or not made:
             continue
+        if file is None:
+            if made[0].of_recipient and not recovers:
+                continue
+            file = _adopted(books, account, owner, id_, made[0])
         if not file.attempts:
-            remember(books, file, made[0], details=await _details_of(session, file.row))
+            remember(books, file, made[0], details=owner.details)
         for each in made:
             transfer = transfers[account.transfer_key(each.transfer_id)]
             log.warning(
@@ -124,7 +136,8 @@ async def adopt_listed(
             reason = f"{account.provider} lists it, and the database did not know it"
             settle(books, file, transfer, each.fate, times=times, asked=True, reason=reason)
     await books.close()
-    lost = {_recipient_name(account, each) for each in unknown} - recipients.keys()
+    ours = [each for each in unknown if not each.of_recipient]
+    lost = {_recipient_name(account, each) for each in ours} - recipients.keys()
     if not lost:
         return None
     return (
@@ -159,8 +172,10 @@ async def _files(
     return {id_: File(known[id_], attempts[id_], made[id_]) for id_ in ids}
 
 
-async def _details_of(session: AsyncSession, row: Payout) -> str:
-    return (await session.get_one(Recipient, row.recipient_id)).details
+def _is_of(recipient: Recipient, listed: Listed) -> bool:
+    """Whether the transfer is the recipient's. What is in the account of another one is not,
+    whatever stands in it."""
+    return not listed.of_recipient or listed.destination == recipient.handle
 
 
 async def _unrecorded(

@@ -99,7 +99,8 @@ class Worker:
         span_ = (first - _SLACK, last + _SLACK)
         theirs, fault = await self._listed(account, span_, orders, others)
         async with self._sessions.begin() as session:
-            fault = await adopt_listed(session, account, theirs, self._times) or fault
+            more = {"recovers": recovers}
+            fault = await adopt_listed(session, account, theirs, self._times, **more) or fault
         async with self._sessions.begin() as session:
             found = await _differences(session, account, day, ours, theirs)
             # Payouts before differences, as everybody locks them.
@@ -235,7 +236,8 @@ async def _differences(
     found: list[Difference] = []
     # Pages that shift while they are read show a transfer twice.
     for each in {each.transfer_id: each for each in theirs}.values():
-        id_ = by_transfer.get(each.transfer_id) or each.reference or ""
+        called = None if each.of_recipient else each.reference
+        id_ = by_transfer.get(each.transfer_id) or called or ""
         seen.setdefault(id_, []).append(each)
         if each.fate.moves_money:
             moving[id_] += 1

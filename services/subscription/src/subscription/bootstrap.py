@@ -42,7 +42,8 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         "redact": context.redact,
     }
     app.state.checkouts = Checkouts(sessions, app.state.accounts, **calling)
-    app.state.commands = Commands(sessions, app.state.accounts, **calling)
+    quiet = settings.billing_quiet_seconds
+    app.state.commands = Commands(sessions, app.state.accounts, quiet=quiet, **calling)
     cache = Cache("entitlements", settings.redis_url)
     context.resources.push_async_callback(cache.close)
     app.state.entitling = Entitling(sessions, cache)
@@ -87,7 +88,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         ),
         EffectfulConsumer(
             topology.queue("subscription.commands"),
-            Commands(sessions, accounts, **calling).take_up,
+            Commands(sessions, accounts, quiet=settings.billing_quiet_seconds, **calling).take_up,
             concurrency=settings.concurrency,
             **options,
         ),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 from typing import Any
 
+import sqlalchemy.exc
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
@@ -26,7 +27,7 @@ from common.contracts.event import Event, derived_id, root
 from common.contracts.jobs import JobDue
 from common.contracts.subscriptions import CommandDue, ProviderSubscription
 from common.database import Sessions
-from common.errors import Conflict, NotYet, RateLimited, Upstream
+from common.errors import Conflict, NotYet, RateLimited, Undecided, Upstream
 from common.logs import get_logger
 from common.messaging import outbox
 from common.messaging.outbox import Work
@@ -59,11 +60,19 @@ class _Turn(Enum):
 
 
 class Commands:
-    """`timeout` (seconds) is how long Stripe may take to answer."""
+    """`timeout` (seconds) is how long Stripe may take to answer, `quiet` how much longer it may
+    be at work on what it has not answered."""
 
     def __init__(
-        self, sessions: Sessions, accounts: Accounts, *, timeout: float, redact: Redactor
+        self,
+        sessions: Sessions,
+        accounts: Accounts,
+        *,
+        timeout: float,
+        quiet: float,
+        redact: Redactor,
     ) -> None:
+        self._quiet = timedelta(seconds=quiet)
         self._sessions = sessions
         self._accounts = accounts
         self._timeout = timeout
@@ -135,12 +144,14 @@ class Commands:
                         return await self._put_off(id_, _ANOTHER_AT_IT)
                     await asyncio.sleep(_TURN_SECONDS)
         except (RateLimited, Upstream, TimeoutError) as error:
-            return await self._not_done(row, attempt, error, began=began)
+            with _written_down(began=began):
+                return await self._not_done(row, attempt, error, began=began)
         if turn is _Turn.NEVER:
             async with self._sessions() as session:
                 return await session.get_one(Command, id_)
         secret = result.pop("client_secret", None)
-        row = await self._finish(id_, CommandStatus.DONE, result, None)
+        with _written_down(began=began):
+            row = await self._finish(id_, CommandStatus.DONE, result, None)
         if secret is not None:
             row.result = {**(row.result or {}), "client_secret": secret}
         return row
@@ -193,7 +204,9 @@ class Commands:
                 return _Turn.NEVER
             if row.status in UNFINISHED:
                 turn = await self._turn(row)
-                if turn is _Turn.NEVER:
+                if turn is _Turn.NEVER and row.confirmed_at is not None:
+                    row.status, row.error = CommandStatus.DONE, None
+                elif turn is _Turn.NEVER:
                     row.status, row.error = CommandStatus.REFUSED, _SUPERSEDED
                 if turn is not _Turn.NOW:
                     return turn
@@ -205,10 +218,14 @@ class Commands:
         assert session is not None
         kinds = next((each for each in billing.SUPERSEDING if row.kind in each), ())
         bounded = timedelta(seconds=self._timeout) + _CLOCKS_DIFFER
-        under_way = and_(
-            Command.begun > Command.ended,
-            Command.status.in_(UNFINISHED),
-            Command.updated_at > func.now() - bounded,
+        under_way = or_(
+            and_(
+                Command.begun > Command.ended,
+                Command.status.in_(UNFINISHED),
+                Command.updated_at > func.now() - bounded,
+            ),
+            # Stripe may still be at work on what it did not answer.
+            Command.unanswered_at > func.now() - self._quiet,
         )
         others = select(Command.status, Command.created_at, under_way).where(
             Command.tenant == row.tenant,
@@ -250,6 +267,7 @@ class Commands:
         """What became of it is not known: it will be done once."""
         async with self._locked(id_) as row:
             row.ended += 1
+            row.unanswered_at = func.clock_timestamp()
             if row.status in {CommandStatus.OPEN, CommandStatus.WITHDRAWN}:
                 row.status, row.accepted_at = CommandStatus.ACCEPTED, func.clock_timestamp()
                 metrics.commands.labels(row.kind, CommandStatus.ACCEPTED).inc()
@@ -289,6 +307,20 @@ class Commands:
 
     def _said(self, error: Exception) -> str:
         return excerpt(self._redact(f"stripe {error}"))
+
+
+@contextmanager
+def _written_down(*, began: bool) -> Iterator[None]:
+    """Raises `Undecided` when the database is away, after a call that Stripe may have carried out:
+    nobody may be told that it is not done."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        if not began:
+            raise
+        raise Undecided(
+            "what became of it could not be written down: ask with the same Idempotency-Key"
+        ) from error
 
 
 @dataclass(frozen=True)

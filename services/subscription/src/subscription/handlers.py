@@ -24,6 +24,7 @@ from subscription import commands, domain, metrics, models, recording, repositor
 from subscription.domain import Facts, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
+from subscription.requests import stored
 
 log = get_logger(__name__)
 
@@ -90,7 +91,8 @@ async def on_payment_duplicated(work: Work, event: Event[PaymentReported]) -> No
         too_little = checkout.error
         paid = (report.amount, report.currency)
         await settling.settle_payment(work, event, checkout, paid, report.contact)
-        if checkout.status == CheckoutStatus.PAID and too_little is not None:
+        told = stored(checkout.request).purpose is not None  # whoever started it gives it back
+        if checkout.status == CheckoutStatus.PAID and too_little is not None and not told:
             checkout.error = f"{too_little}; then all of it: give the first part back"
             log.error(checkout.error, checkout=checkout.id)
         return

@@ -229,6 +229,8 @@ class Command(Row):
     error: Mapped[str | None]
     begun: Mapped[int] = mapped_column(server_default="0")
     ended: Mapped[int] = mapped_column(server_default="0")
+    # When a call ended without an answer: what became of it may still come.
+    unanswered_at: Mapped[datetime | None]
     accepted_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())

@@ -13,6 +13,12 @@ class AccountsSettings(DatabaseSettings):
     provider_timeout_seconds: float = Field(
         default=15, ge=0.1, le=60, description="how long a provider may take to answer"
     )
+    billing_quiet_seconds: float = Field(
+        default=60,
+        ge=0,
+        le=600,
+        description="how long Stripe may be at work on a command that it did not answer",
+    )
 
 
 class ApiSettings(AccountsSettings, HttpSettings, AuthSettings, ScheduleSettings):

@@ -199,6 +199,12 @@ class Spool:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(_SCHEMA)
+        # A file that was set aside had positions that somebody may still be about to remove.
+        self._database.execute(
+            "INSERT INTO sqlite_sequence (name, seq) SELECT 'spooled', ? "
+            "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'spooled')",
+            [time.time_ns() // 1000],
+        )
         (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise _Damaged(found)

@@ -41,6 +41,8 @@ log = get_logger(__name__)
 
 _CHANNELS: Final = 16
 _DECLARER: Final = "paybus.declaring"
+_MARKS: Final = "paybus.declared"
+_MARK_SECONDS = 3600
 _LOOK_AGAIN_SECONDS = (0.5, 3.0)
 # Both connections of a process come and go together.
 _SEEN_SECONDS = 5.0
@@ -76,9 +78,9 @@ def declaring(ladder: Ladder) -> OnConnect:
 
 
 async def _is_whole(connection: AbstractConnection, ladder: Ladder) -> bool:
-    """Whether some process has once declared all that this one would, and every queue that messages
-    could be lost from is there. What else is gone shows when something is published to it."""
-    (marked,) = await _ask(connection, [partial(_has_exchange, _mark(ladder))])
+    """Whether some process has lately declared all that this one would, and nobody another topology
+    since; and whether every queue that messages could be lost from is there."""
+    (marked,) = await _ask(connection, [partial(_is_empty, _mark(ladder))])
     if not marked:
         return False
     queues = [rung.queue for rung in ladder.rungs] + [each.name for each in topology.QUEUES]
@@ -86,7 +88,9 @@ async def _is_whole(connection: AbstractConnection, ladder: Ladder) -> bool:
 
 
 def _mark(ladder: Ladder) -> str:
-    """The name of an exchange that is declared last: another topology has another one."""
+    """The name of a queue that is declared last: another topology has another one, and each hour.
+    A binding that somebody took away is seen by nobody, for the journal gets every event; so
+    everything is declared once an hour, if somebody connects."""
     described = repr(
         (
             ladder.rungs,
@@ -99,7 +103,8 @@ def _mark(ladder: Ladder) -> str:
             topology.replays_arguments(),
         )
     )
-    return f"paybus.declared.{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(described.encode()).hexdigest()[:16]
+    return f"paybus.declared.{digest}.{int(time.time() // _MARK_SECONDS)}"
 
 
 @asynccontextmanager
@@ -121,6 +126,14 @@ async def _alone(connection: AbstractConnection) -> AsyncIterator[bool]:
 
 
 async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
+    # A message makes a mark void, whoever's it is: a version that is rolled back declares, too.
+    await _do(
+        connection,
+        [
+            partial(_declare_exchange, _MARKS, ExchangeType.FANOUT),
+        ],
+    )
+    await _do(connection, [_void_marks])
     try:
         lost = await _lost_queues(connection, ladder)
         waits = [partial(_declare_wait, rung.queue, rung.seconds) for rung in ladder.rungs]
@@ -145,7 +158,7 @@ async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
                 error=str(error),
             )
             return  # without the mark: whoever connects next tries again
-    await _do(connection, [partial(_declare_exchange, _mark(ladder), ExchangeType.FANOUT)])
+    await _do(connection, [partial(_set_mark, _mark(ladder))])
 
 
 async def _lost_queues(connection: AbstractConnection, ladder: Ladder) -> Sequence[Queue]:
@@ -215,6 +228,30 @@ async def _has_queue(queue: str, channel: AbstractChannel) -> bool:
         # The same code stands for a queue that is there and down, which has not been deleted.
         return "no queue" not in str(error)
     return True
+
+
+async def _is_empty(queue: str, channel: AbstractChannel) -> bool:
+    try:
+        found = await channel.declare_queue(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    return found.declaration_result.message_count == 0
+
+
+async def _void_marks(channel: AbstractChannel) -> None:
+    marks = await channel.get_exchange(_MARKS, ensure=False)
+    await marks.publish(Message(b""), routing_key="", mandatory=False)
+
+
+async def _set_mark(name: str, channel: AbstractChannel) -> None:
+    arguments: dict[str, Any] = {
+        "x-queue-type": "classic",
+        "x-expires": 2 * _MARK_SECONDS * 1000,
+        "x-max-length": 1,
+    }
+    mark = await channel.declare_queue(name, durable=True, arguments=arguments)
+    await mark.bind(_MARKS)
+    await mark.purge()
 
 
 async def _has_exchange(name: str, channel: AbstractChannel) -> bool:

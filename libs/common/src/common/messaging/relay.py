@@ -118,7 +118,10 @@ class Relay:
             metrics.outbox_oldest_seconds.set(
                 max(float(rows[0].age) if rows else 0.0, self._holds.oldest_seconds)
             )
-            return await self._publish(session, rows)
+            batch = await self._publish(session, rows)
+        if whole and batch.more:  # the rest of it is not behind the floor either
+            self._place.begin_again()
+        return batch
 
     async def _probe(self) -> None:
         """A single row for each destination that was left alone for long enough."""

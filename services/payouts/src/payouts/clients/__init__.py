@@ -83,11 +83,13 @@ class Order:
 class Listed(Found):
     """A transfer in a provider's list. `reference` is what we called it, if we made it, and
     `recipient_id` whom we made it for, if the provider repeats that: so a database that has
-    forgotten the payout finds it again."""
+    forgotten the payout finds it again. `of_recipient` is whether it is in the recipient's own
+    account, `destination`, whose holder may write what they like: both prove nothing then."""
 
     reference: str | None
     created_at: datetime
     recipient_id: str | None = None
+    of_recipient: bool = False
 
 
 class Incomplete(Permanent):

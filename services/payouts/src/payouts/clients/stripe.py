@@ -7,6 +7,7 @@ https://docs.stripe.com/connect/separate-charges-and-transfers, https://docs.str
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -138,7 +139,8 @@ class Stripe(PayoutClient):
             )
             async for payout in paid.auto_paging_iter():
                 if not payout.automatic:  # by the account's own schedule, not ours
-                    yield _listed(_payout(payout, account), _reference(payout), payout)
+                    listed = _listed(_payout(payout, account), _reference(payout), payout)
+                    yield replace(listed, of_recipient=True)
 
 
 def transfer_params(order: Order) -> TransferCreateParams:
