@@ -158,7 +158,10 @@ async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
                 error=str(error),
             )
             return  # without the mark: whoever connects next tries again
-    await _do(connection, [partial(_set_mark, _mark(ladder))])
+    try:
+        await _do(connection, [partial(_set_mark, _mark(ladder))])
+    except ChannelNotFoundEntity as error:
+        log.warning("declared, and not marked: whoever connects next declares", error=str(error))
 
 
 async def _lost_queues(connection: AbstractConnection, ladder: Ladder) -> Sequence[Queue]:
@@ -245,7 +248,7 @@ async def _void_marks(channel: AbstractChannel) -> None:
 
 async def _set_mark(name: str, channel: AbstractChannel) -> None:
     arguments: dict[str, Any] = {
-        "x-queue-type": "classic",
+        "x-queue-type": "quorum",  # which is there although a node is not
         "x-expires": 2 * _MARK_SECONDS * 1000,
         "x-max-length": 1,
     }
