@@ -97,6 +97,7 @@ def make_paybus(stack: Stack, templates: Templates, keys: DevKeys, logs: Path) -
 
 # Begun first, so that no long file is left alone at the end.
 _LONG = (
+    "test_payouts_restore", "test_broker_trouble", "test_database_trouble", "test_billing_turns",
     "test_messaging", "test_spool", "test_payout_books", "test_operations", "test_runtime",
     "test_promise_6_any_process_may_die", "test_provisioning", "test_orders", "test_checkouts",
     "test_payouts", "test_relay_and_inbox", "test_bank_sync", "test_billing",

@@ -172,7 +172,7 @@ def test_a_new_wait_in_the_ladder_is_no_queue_that_was_lost(make_paybus: MakePay
         assert not any("refilling" in log for log in logs)
 
 
-@pytest.mark.parametrize(("round_trip", "processes"), [(0.3, 1), (0.05, 40)])
+@pytest.mark.parametrize(("round_trip", "processes"), [(0.3, 1), (0.05, 20)])
 async def test_processes_connect_to_a_broker_that_is_far_away_all_at_once(
     make_paybus: MakePaybus, round_trip: float, processes: int
 ) -> None:

@@ -78,7 +78,7 @@ def test_while_the_database_is_away_no_message_is_worn_out_by_lost_connections(
             paybus.subscribe()
         worker = paybus.system.processes["subscription-worker"]
         until(lambda: "waiting out an outage" in worker.log.read_text(), what="it notices")
-        for _ in range(4):
+        for _ in range(2):
             _lose_consumers(paybus)
         waiting = paybus.messages("subscription.billing")
         returned = [each["headers"].get("x-delivery-count", 0) for each in waiting]
