@@ -119,6 +119,13 @@ def test_a_caller_can_t_take_the_name_of_what_a_schedule_pays(
     is_problem(answer, 400, "does not begin with schedule:")
 
 
+def test_a_backup_of_long_ago_is_refused(paybus: Paybus) -> None:
+    """Its days would be thousands, and the emergency stop would wait while they are written."""
+    wanted = {"days": 30, "since": "1970-01-01T00:00:00Z", "reason": "restored"}
+    url = "/api/v1/payout-jobs/ask-first"
+    is_problem(paybus.api("POST", "payouts", url, json=wanted, role="admin"), 400, "90 days ago")
+
+
 def test_large_amounts_need_a_second_person(paybus: Paybus, seller: dict[str, Any]) -> None:
     payout = order(paybus, seller, 100_001)
     assert payout["state"] == "scheduled"

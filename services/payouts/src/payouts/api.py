@@ -17,7 +17,8 @@ from common import rows
 from common.api import Cursor, IdempotencyKey, Limit, Page, Session, page
 from common.auth import Admin, Approver, Caller, Operator, Viewer
 from common.circuits import not_closed
-from payouts import acting, jobs, repository
+from common.errors import Invalid
+from payouts import acting, deciding, jobs, repository
 from payouts.accounts import Accounts
 from payouts.acting import actor
 from payouts.domain import State
@@ -325,7 +326,8 @@ class AskFirst(Why):
         default=30, ge=0, le=365, description="0 ends it, also where nobody has reconciled yet"
     )
     since: AwareDatetime | None = Field(
-        default=None, description="when the backup was made; rather too early; null: a week ago"
+        default=None,
+        description="when the backup was made, rather too early, at most 90 days ago; null: a week",
     )
 
 
@@ -339,7 +341,13 @@ async def ask_first(
     now = datetime.now(UTC)
     accounts: Accounts = request.app.state.accounts
     mine = [each for each in accounts if each.tenant == caller.tenant]
-    since = min(wanted.since or now - _USUAL_BACKUP, now) - _BEGUN_BEFORE
+    since = min(wanted.since or now - _USUAL_BACKUP, now)
+    if since < now - deciding.FORGOTTEN:
+        raise Invalid(
+            f"a backup of more than {deciding.FORGOTTEN.days} days ago is too old: the look-ups "
+            "before each payout go no further back"
+        )
+    since -= _BEGUN_BEFORE
     async with session.begin():
         days = jobs.forgotten_days(mine, since, now) if wanted.days else []
         control = await acting.ask_first(

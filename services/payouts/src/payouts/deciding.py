@@ -28,7 +28,8 @@ log = get_logger(__name__)
 FRESH = timedelta(seconds=5)
 _NOT_AUTHORIZED_SECONDS = 300.0
 _BLOCKED = timedelta(hours=1)
-_FORGOTTEN = timedelta(days=90)
+# A restored database may have forgotten so much; look-ups go no further back.
+FORGOTTEN = timedelta(days=90)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
@@ -150,7 +151,7 @@ class Desk:
         """Before this no transfer of the payout was made."""
         first = file.attempts[0].started_at if file.attempts else self._now
         known = file.attempts and not self._forgetful(file.row)
-        return first if known else min(first, self._now - _FORGOTTEN)
+        return first if known else min(first, self._now - FORGOTTEN)
 
     def looked(
         self, file: File, item: Looked, transfers: Mapping[TransferKey, Transfer]
