@@ -211,6 +211,13 @@ MUTANTS = (
         "test_payouts.py",
     ),
     Mutant(
+        "payouts: what somebody writes into their own account is believed",
+        f"{PAYOUTS}/adoption.py",
+        "    return not listed.of_recipient or listed.destination == recipient.handle\n",
+        "    return True\n",
+        "test_payout_books.py",
+    ),
+    Mutant(
         "payouts: a withdrawal is booked as a deposit",
         f"{PAYOUTS}/ledger.py",
         "    return [Entry(each.target, each.source, each.amount) for each in reversed(entries)]\n",
@@ -373,6 +380,20 @@ MUTANTS = (
         "if not await session.scalar(select(_LEADER_LOCK)):",
         "if False:",
         "test_promise_6_any_process_may_die.py",
+    ),
+    Mutant(
+        "relay: what was held leaves a batch at a time, every ten seconds",
+        f"{MESSAGING}/relay.py",
+        "        if whole and batch.more:",
+        "        if False:",
+        "test_broker_trouble.py",
+    ),
+    Mutant(
+        "relay: a queue that refuses holds up all others",
+        f"{MESSAGING}/relay.py",
+        "            others = _DESTINATION.not_in(self._holds.all())\n",
+        "            others = _DESTINATION.is_not(None)\n",
+        "test_broker_trouble.py",
     ),
     Mutant(
         "relay: rows are removed whether or not the broker confirmed them",

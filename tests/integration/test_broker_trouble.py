@@ -21,11 +21,12 @@ from common.messaging.connection import Broker
 from common.messaging.declare import declaring
 from common.messaging.effectful import EffectfulConsumer
 from common.messaging.publisher import Publisher
+from common.messaging.relay import Relay
 from common.messaging.retry import Ladder
 from common.redaction import Redactor
 from common.settings import DatabaseSettings
 from conftest import MakePaybus
-from support.paybus import SHORT_LADDER, Paybus
+from support.paybus import SHORT_LADDER, Paybus, connected
 from support.slow_link import slow_link
 from support.waiting import until, until_async
 
@@ -77,6 +78,32 @@ def test_a_queue_that_refuses_holds_up_nobody_else(paybus: Paybus) -> None:
     until(lambda: _left(paybus) == {}, what="it goes on when there is room")
 
 
+async def test_what_was_held_leaves_at_once_when_there_is_room(paybus: Paybus) -> None:
+    """Although the relay looks behind it by then, for others have left meanwhile."""
+    paybus.system.processes.pop("subscription-worker").stop()
+    settings = DatabaseSettings(
+        database_url=SecretStr(paybus.layout.databases["subscription"]), database_pool_size=2
+    )
+    async with (
+        connected(paybus.layout.rabbitmq_url) as broker,
+        database.engine(settings) as engine,
+    ):
+        relay = Relay(engine, Publisher(broker, timeout=20), settled=0)
+        for key, count in (("one.full", 1200), ("one.open", 5), ("one.open", 5)):
+            _write(paybus, key, count)
+            await relay.drain()
+        assert _left(paybus) == {"one.full": 1200}
+        full = f"{paybus.management}/api/queues/{paybus.virtual_host}/full"
+        paybus.http.delete(full).raise_for_status()
+
+        async def some_left() -> bool:
+            await relay.drain()
+            return _left(paybus) != {"one.full": 1200}
+
+        await until_async(some_left, what="it is tried again")
+        assert _left(paybus) == {}
+
+
 def _published(paybus: Paybus, outcome: str) -> float:
     name, exchange = "paybus_published_total", "payments"
     return paybus.metric("subscription-worker", name, exchange=exchange, outcome=outcome)
@@ -119,9 +146,10 @@ async def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
         ladder = Ladder.parse(SHORT_LADDER)
         url = paybus.layout.databases["provisioning"]
         settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
-        broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declaring(ladder))
-        await broker.start()
-        async with database.engine(settings) as engine:
+        async with (
+            connected(paybus.layout.rabbitmq_url) as broker,
+            database.engine(settings) as engine,
+        ):
             publisher = Publisher(broker, timeout=20)
             consumer = EffectfulConsumer(
                 topology.queue("provisioning.organizations"),
@@ -151,7 +179,6 @@ async def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
             )
             consumer.stop()
             await running
-        await broker.close()
         assert good == ["good"]
         (letter,) = letters
         assert text[:100] in letter["headers"]["x-paybus-error"]
@@ -219,11 +246,8 @@ async def test_a_version_that_is_rolled_back_has_its_bindings(
         with monkeypatch.context() as version:
             version.setattr(topology, "QUEUES", newer)
             version.setattr(topology, "RETIRED_BINDINGS", retired)
-            declare = declaring(Ladder.parse(SHORT_LADDER))
-            broker = Broker(paybus.layout.rabbitmq_url, name="newer", on_connect=declare)
-            await broker.start()
-            await broker.channel(within=60)
-            await broker.close()
+            async with connected(paybus.layout.rabbitmq_url):
+                pass  # it has declared its own
         worker = paybus.system.processes.pop("subscription-worker")
         await asyncio.to_thread(worker.stop)
         await asyncio.to_thread(paybus.start, "subscription-worker")
@@ -239,21 +263,16 @@ async def test_many_large_dead_letters_fit_into_little_memory(make_paybus: MakeP
     with make_paybus(["operations-worker"]) as paybus:
         worker = paybus.system.processes["operations-worker"]
         before = _peak_megabytes(worker.pid)
-        broker = Broker(
-            paybus.layout.rabbitmq_url,
-            name="test",
-            on_connect=declaring(Ladder.parse(SHORT_LADDER)),
-        )
-        await broker.start()
-        await broker.channel(within=30)
-        publisher = Publisher(broker, timeout=30)
-        large = {"type": "x", "source": "/x", "padding": "x" * 1_000_000}
-        bodies = [json.dumps({**large, "id": str(number)}).encode() for number in range(200)]
-        assert len(bodies[0]) > 1_000_000
-        for start in range(0, 200, 10):
-            ten = [("", "subscription.billing.dead", each) for each in bodies[start : start + 10]]
-            assert await publisher.publish_all(ten) == [None] * 10
-        await broker.close()
+        async with connected(paybus.layout.rabbitmq_url) as broker:
+            publisher = Publisher(broker, timeout=30)
+            large = {"type": "x", "source": "/x", "padding": "x" * 1_000_000}
+            bodies = [json.dumps({**large, "id": str(number)}).encode() for number in range(200)]
+            assert len(bodies[0]) > 1_000_000
+            for start in range(0, 200, 10):
+                ten = [
+                    ("", "subscription.billing.dead", each) for each in bodies[start : start + 10]
+                ]
+                assert await publisher.publish_all(ten) == [None] * 10
         kept = "SELECT count(*) FROM letters"
         await asyncio.to_thread(
             until, lambda: paybus.sql("operations", kept) == [(200,)], what="all are stored"

@@ -21,17 +21,15 @@ from sqlalchemy import event, text
 
 from common import database
 from common.database import sessions_of
-from common.messaging.connection import Broker
-from common.messaging.declare import declaring
 from common.messaging.publisher import Publisher
 from common.messaging.relay import Relay
-from common.messaging.retry import Kind, Ladder, classify
+from common.messaging.retry import Kind, classify
 from common.settings import DatabaseSettings
 from conftest import MakePaybus
 from devstack import debian
 from devstack.addresses import DevstackError
 from devstack.stack import Stack
-from support.paybus import SHORT_LADDER, Paybus, cut
+from support.paybus import Paybus, connected, cut
 from support.waiting import until
 
 
@@ -135,15 +133,11 @@ async def test_a_look_at_the_outbox_costs_the_same_while_a_snapshot_is_held(
     with make_paybus() as paybus:
         url = paybus.layout.databases["subscription"].replace("+psycopg", "")
         settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
-        broker = Broker(
-            paybus.layout.rabbitmq_url,
-            name="test",
-            on_connect=declaring(Ladder.parse(SHORT_LADDER)),
-        )
-        await broker.start()
-        await broker.channel(within=30)
         looks: list[tuple[str, Any]] = []
-        async with database.engine(settings) as engine:
+        async with (
+            connected(paybus.layout.rabbitmq_url) as broker,
+            database.engine(settings) as engine,
+        ):
             relay = Relay(engine, Publisher(broker, timeout=20), settled=0)
 
             @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -166,7 +160,6 @@ async def test_a_look_at_the_outbox_costs_the_same_while_a_snapshot_is_held(
                 assert await relay.drain()
                 whole, last = looks[0], looks[-1]
                 costs = [await _pages(engine, *each) for each in (whole, last)]
-        await broker.close()
         assert costs[0] > 5 * costs[1], costs
 
 

@@ -10,14 +10,11 @@ import pytest
 from pamqp.common import FieldTable
 
 from common.messaging import refill
-from common.messaging.connection import Broker
-from common.messaging.declare import declaring
 from common.messaging.publisher import Properties, Publisher, Unroutable
-from common.messaging.retry import Ladder
 from conftest import MakePaybus
 from devstack.rabbitmq import PrivateNode
 from devstack.webhook import subscription_created
-from support.paybus import SHORT_LADDER, Paybus
+from support.paybus import Paybus, connected
 from support.waiting import until
 
 # Its longest wait leaves time to declare a queue again, also on a busy machine: an order to refill
@@ -182,41 +179,30 @@ async def test_what_can_not_be_encoded_shifts_no_confirm(make_paybus: MakePaybus
     """The broker numbers what it gets: a number too many would confirm a message by its neighbour's
     confirm."""
     with make_paybus() as paybus:
-        broker = await _connected(paybus)
-        publisher = Publisher(broker, timeout=20)
-        channel = await broker.channel(within=20)
-        full: FieldTable = {"x-max-length": 0, "x-overflow": "reject-publish"}
-        await channel.declare_queue("full", arguments=full)
-        for bad in ({"x": "\ud800"}, {"x": 2**70}):
-            with pytest.raises(Exception, match=r"surrogates|numeric"):
-                await publisher.publish("", "subscription.billing", b"{}", headers=bad)
-        refused, taken = ("", "full", b"{}"), ("", "subscription.billing", b"{}")
-        outcomes = await publisher.publish_all([refused, refused, taken, taken])
-        await broker.close()
+        async with connected(paybus.layout.rabbitmq_url) as broker:
+            publisher = Publisher(broker, timeout=20)
+            channel = await broker.channel(within=20)
+            full: FieldTable = {"x-max-length": 0, "x-overflow": "reject-publish"}
+            await channel.declare_queue("full", arguments=full)
+            for bad in ({"x": "\ud800"}, {"x": 2**70}):
+                with pytest.raises(Exception, match=r"surrogates|numeric"):
+                    await publisher.publish("", "subscription.billing", b"{}", headers=bad)
+            refused, taken = ("", "full", b"{}"), ("", "subscription.billing", b"{}")
+            outcomes = await publisher.publish_all([refused, refused, taken, taken])
         assert [outcome is None for outcome in outcomes] == [False, False, True, True]
-
-
-async def _connected(paybus: Paybus) -> Broker:
-    """To be closed by the test; it has declared the topology."""
-    declare = declaring(Ladder.parse(SHORT_LADDER))
-    broker = Broker(paybus.layout.rabbitmq_url, name="test", on_connect=declare)
-    await broker.start()
-    return broker
 
 
 async def test_a_message_returned_too_late_leaves_the_channel_usable(
     make_paybus: MakePaybus,
 ) -> None:
     with make_paybus() as paybus:
-        broker = await _connected(paybus)
-        await broker.channel(within=20)
-        channel = await broker.confirm_channel()
-        channel.publish(b"{}", "", "no.such.queue", Properties()).cancel()
-        confirmed = channel.publish(b"{}", "", "subscription.billing", Properties())
-        async with asyncio.timeout(20):
-            await confirmed
-        assert not channel.is_closed
-        await broker.close()
+        async with connected(paybus.layout.rabbitmq_url) as broker:
+            channel = await broker.confirm_channel()
+            channel.publish(b"{}", "", "no.such.queue", Properties()).cancel()
+            confirmed = channel.publish(b"{}", "", "subscription.billing", Properties())
+            async with asyncio.timeout(20):
+                await confirmed
+            assert not channel.is_closed
 
 
 async def test_a_publish_that_no_queue_takes_is_an_error_and_its_neighbours_are_not(
@@ -224,15 +210,14 @@ async def test_a_publish_that_no_queue_takes_is_an_error_and_its_neighbours_are_
 ) -> None:
     """In one write with others, small and larger than a frame."""
     with make_paybus() as paybus:
-        broker = await _connected(paybus)
-        publisher = Publisher(broker, timeout=20)
-        bodies = [b"{}", b"x" * 300_000, b""] * 30
-        messages = [("", "subscription.billing", body) for body in bodies]
-        messages[10] = ("", "no.such.queue", b"{}")
-        outcomes = await publisher.publish_all(messages)
-        with pytest.raises(Unroutable, match=r"no\.such\.queue"):
-            await publisher.publish("", "no.such.queue", b"{}")
-        await broker.close()
+        async with connected(paybus.layout.rabbitmq_url) as broker:
+            publisher = Publisher(broker, timeout=20)
+            bodies = [b"{}", b"x" * 300_000, b""] * 30
+            messages = [("", "subscription.billing", body) for body in bodies]
+            messages[10] = ("", "no.such.queue", b"{}")
+            outcomes = await publisher.publish_all(messages)
+            with pytest.raises(Unroutable, match=r"no\.such\.queue"):
+                await publisher.publish("", "no.such.queue", b"{}")
         failed = [number for number, outcome in enumerate(outcomes) if outcome is not None]
         assert failed == [10]
         assert isinstance(outcomes[10], Unroutable)

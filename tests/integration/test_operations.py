@@ -16,7 +16,7 @@ import pytest
 
 from common.contracts.event import root
 from common.contracts.payments import PaymentReported
-from common.contracts.payouts import EarningsReported, PayoutDue
+from common.contracts.payouts import PayoutDue
 from common.messaging import dead_letter
 from conftest import MakePaybus
 from support.operations import (
@@ -32,6 +32,7 @@ from support.operations import (
 )
 from support.organizations import break_provisioning, until_status
 from support.paybus import Paybus
+from support.payouts import earned
 from support.waiting import until
 
 # Longer than for every day: `PAYBUS_STOPPED_SECONDS=3600 make test PYTEST_ARGS="-k is_stopped"`.
@@ -508,18 +509,7 @@ def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus
 def test_what_moves_money_is_not_edited(make_paybus: MakePaybus) -> None:
     """An admin alone would decide of an amount that takes two persons."""
     with make_paybus(PROCESSES, EDIT_AND_REPLAY="true", **QUICK) as paybus:
-        key = uuid4().hex
-        earned = EarningsReported(
-            request_id=key, recipient="seller", amount=100, currency="USD", reason="order 1"
-        )
-        event = root(
-            id=key,
-            type="payout.requested",
-            source="/orders",
-            subject=key,
-            tenant="default",
-            data=earned,
-        )
+        event = earned({"reference": "seller", "currency": "USD"}, 100)
         paybus.publish("payouts.requests.dead", event.encode().decode())
         until_open(paybus, 1)
         (one,) = letters(paybus)

@@ -12,8 +12,6 @@ import httpx
 import psycopg
 import pytest
 
-from common.contracts.event import root
-from common.contracts.payouts import EarningsReported
 from conftest import MakePaybus
 from support.paybus import Paybus
 from support.payouts import (
@@ -27,6 +25,7 @@ from support.payouts import (
     behave,
     deliver,
     details,
+    earned,
     look_now,
     order,
     post,
@@ -255,21 +254,7 @@ def test_who_said_where_it_goes_does_not_approve_what_nobody_ordered(paybus: Pay
     url = f"/api/v1/recipients/{seller['id']}"
     hers = {"details": details("stripe"), "reason": "a new account"}
     assert paybus.api("PATCH", "payouts", url, json=hers, **eve).status_code == 200
-    earned = EarningsReported(
-        request_id=uuid4().hex,
-        recipient=seller["reference"],
-        amount=150_000,
-        currency="USD",
-        reason="order 1",
-    )
-    event = root(
-        id=uuid4().hex,
-        type="payout.requested",
-        source="/orders",
-        subject="1",
-        tenant="default",
-        data=earned,
-    )
+    event = earned(seller, 150_000)
     paybus.publish_to("payouts", event.type, event.encode().decode())
     jobs = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
     (payout,) = until(

@@ -20,8 +20,6 @@ from uuid import uuid4
 
 import pytest
 
-from common.contracts.event import root
-from common.contracts.payouts import EarningsReported
 from conftest import MakePaybus
 from support.paybus import Paybus
 from support.payouts import (
@@ -33,6 +31,7 @@ from support.payouts import (
     balances,
     behave,
     deliver,
+    earned,
     look_now,
     order,
     post,
@@ -143,21 +142,7 @@ class Market:
         assert answer.status_code == 201, answer.text
 
     def _report(self, seller: dict[str, Any], amount: int, key: str) -> None:
-        data = EarningsReported(
-            request_id=key,
-            recipient=seller["reference"],
-            amount=amount,
-            currency=seller["currency"],
-            reason="a sale",
-        )
-        event = root(
-            id=key,
-            type="payout.requested",
-            source="/orders",
-            subject=key,
-            tenant="default",
-            data=data,
-        )
+        event = earned(seller, amount, key)
         self.paybus.publish_to("payouts", event.type, event.encode().decode())
 
 

@@ -13,9 +13,10 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -36,11 +37,14 @@ from common.contracts.jobs import JobDue
 from common.contracts.registry import decode
 from common.database import Sessions
 from common.errors import NotFound
+from common.gate import Gate
 from common.messaging import inbox
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler, Prepare
+from common.redaction import Redactor
 from conftest import MakePaybus
 from provisioning import handlers as provisioning
+from provisioning.clients.backend import Backend
 from provisioning.provisioner import Provisioner
 from subscription import handlers as subscription
 from subscription import renewals, repository
@@ -72,18 +76,13 @@ policies = st.builds(
 which = st.integers(0, 3)
 
 
-class _SwitchedOff:
-    """Nobody is called: what is wanted is what counts here."""
-
-    enabled = False
-
-
 class Shop(RuleBasedStateMachine):
     """One tenant of its own, so that examples share a database."""
 
     runner: ClassVar[asyncio.Runner]
     subscriptions: ClassVar[Sessions]
     organizations: ClassVar[Sessions]
+    provisioner: ClassVar[Provisioner]
 
     @initialize()
     def begin_shop(self) -> None:
@@ -93,7 +92,7 @@ class Shop(RuleBasedStateMachine):
         self.policy = EntitlementPolicy()
         self.customers = [f"cus_{uuid4().hex[:12]}" for _ in range(2)]
         self.delivered = 0
-        self.handlers = provisioning.Handlers(cast("Provisioner", _SwitchedOff()))
+        self.handlers = provisioning.Handlers(self.provisioner)
         self.book.begin(self.customers[0], "active", "silver")
 
     # What happens at Stripe.
@@ -370,6 +369,15 @@ def shop(make_paybus: MakePaybus) -> Iterator[type[Shop]]:
             engines.push_async_callback(engine.dispose)
             setattr(Shop, name, database.sessions_of(engine))
         Shop.runner = runner
+        # Switched off: what is wanted is what counts here, and no back end is called.
+        Shop.provisioner = Provisioner(
+            Shop.organizations,
+            Backend(httpx.AsyncClient()),
+            Gate("backend", label="backend", at_once=1, quota=None),
+            enabled=False,
+            timeout=1,
+            redact=Redactor(),
+        )
         yield Shop
         runner.run(engines.aclose())
 

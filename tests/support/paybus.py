@@ -6,8 +6,8 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import psycopg
 from aio_pika.abc import AbstractIncomingMessage
 
 from common.contracts import topology
+from common.messaging.connection import Broker
+from common.messaging.declare import declaring
 from common.messaging.retry import Ladder
 from devstack.endpoints import SECRETS
 from devstack.processes import run_once
@@ -262,6 +264,18 @@ def cut(paybus: Paybus, service: str, change: str) -> None:
         admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
         )
+
+
+@asynccontextmanager
+async def connected(url: str, name: str = "test") -> AsyncIterator[Broker]:
+    """To a broker, which has the topology then."""
+    broker = Broker(url, name=name, on_connect=declaring(Ladder.parse(SHORT_LADDER)))
+    await broker.start()
+    await broker.channel(within=60)
+    try:
+        yield broker
+    finally:
+        await broker.close()
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import httpx
 
+from common.contracts.event import Event, root
+from common.contracts.payouts import EarningsReported
 from devstack.system import CALLED
 from support.paybus import Paybus
 from support.waiting import until
@@ -152,6 +154,27 @@ def look_now(paybus: Paybus, payout: Mapping[str, Any]) -> None:
         "payouts",
         "UPDATE payouts SET next_at = now() WHERE id = %s AND next_at IS NOT NULL",
         payout["id"],
+    )
+
+
+def earned(
+    recipient: Mapping[str, Any], amount: int, key: str | None = None
+) -> Event[EarningsReported]:
+    """What orders report of a recipient, to be paid at once where there is no schedule."""
+    key = key or uuid4().hex
+    return root(
+        id=key,
+        type="payout.requested",
+        source="/orders",
+        subject=key,
+        tenant="default",
+        data=EarningsReported(
+            request_id=key,
+            recipient=recipient["reference"],
+            amount=amount,
+            currency=recipient["currency"],
+            reason="a sale",
+        ),
     )
 
 

@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from common.database import Sessions
 from common.logs import get_logger
 from common.messaging.connection import Broker, describe
-from common.messaging.consumer import BATCH_BYTES
 from common.messaging.journal import Entry, follow
+from common.messaging.publisher import BATCH_BYTES
 from operations.letters import moment, word
 from operations.models import JournalEntry, JournalMark
 

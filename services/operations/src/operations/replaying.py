@@ -28,9 +28,8 @@ from common.database import Sessions
 from common.logs import get_logger
 from common.messaging import replay as mark
 from common.messaging.connection import Broker, describe
-from common.messaging.consumer import BATCH_BYTES
 from common.messaging.journal import read_to_now
-from common.messaging.publisher import Publisher
+from common.messaging.publisher import BATCH_BYTES, Publisher
 from operations import metrics, ordering
 from operations.domain import IN_FLIGHT, ItemState, LetterState, ReplayState
 from operations.models import Item, Letter, Replay

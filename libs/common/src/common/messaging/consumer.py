@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
@@ -32,13 +32,12 @@ from common.messaging import refill, replay
 from common.messaging.connection import Broker, broker_errors, describe
 from common.messaging.delivery import Delivery
 from common.messaging.failing import FailureHandler, OnGiveUp
-from common.messaging.publisher import Publisher
+from common.messaging.publisher import BATCH_BYTES, Publisher
 from common.messaging.retry import Kind, Ladder, classify
 from common.redaction import Redactor
 
 log = get_logger(__name__)
 
-BATCH_BYTES: Final = 8 * 1024 * 1024
 _OUTAGE_PAUSE_SECONDS = 1.0
 _RECONSUME_PAUSE_SECONDS = 0.2
 _OUTCOMES = ("done", "duplicate", "retried", "deferred", "dead_lettered")

@@ -127,17 +127,12 @@ async def _alone(connection: AbstractConnection) -> AsyncIterator[bool]:
 
 async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
     # A message makes a mark void, whoever's it is: a version that is rolled back declares, too.
-    await _do(
-        connection,
-        [
-            partial(_declare_exchange, _MARKS, ExchangeType.FANOUT),
-        ],
-    )
-    await _do(connection, [_void_marks])
+    await _ask(connection, [partial(_declare_exchange, _MARKS, ExchangeType.FANOUT)])
+    await _ask(connection, [_void_marks])
     try:
         lost = await _lost_queues(connection, ladder)
         waits = [partial(_declare_wait, rung.queue, rung.seconds) for rung in ladder.rungs]
-        await _do(connection, waits)
+        await _ask(connection, waits)
         for queue in lost:
             await _order_refill(connection, ladder, queue)
         await _declare_all(connection, lost)
@@ -159,7 +154,7 @@ async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
             )
             return  # without the mark: whoever connects next tries again
     try:
-        await _do(connection, [partial(_set_mark, _mark(ladder))])
+        await _ask(connection, [partial(_set_mark, _mark(ladder))])
     except ChannelNotFoundEntity as error:
         log.warning("declared, and not marked: whoever connects next declares", error=str(error))
 
@@ -197,28 +192,28 @@ async def _order_refill(connection: AbstractConnection, ladder: Ladder, queue: Q
 async def _declare_all(connection: AbstractConnection, lost: Container[Queue]) -> None:
     topics = [partial(_declare_exchange, each, ExchangeType.TOPIC) for each in DOMAIN_EXCHANGES]
     dead = partial(_declare_exchange, DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT)
-    await _do(connection, [dead, *topics])
+    await _ask(connection, [dead, *topics])
     # Lost ones first: an order that comes back before its queue waits for minutes in the broker.
     for first in (True, False):
         some = [each for each in topology.QUEUES if (each in lost) is first]
-        await _do(connection, [partial(_declare_queue, each) for each in some])
+        await _ask(connection, [partial(_declare_queue, each) for each in some])
     every = (*topology.QUEUES, topology.WEBHOOKS)
-    await _do(connection, [partial(_declare_dead, each) for each in every])
+    await _ask(connection, [partial(_declare_dead, each) for each in every])
 
 
 async def _declare_journal(connection: AbstractConnection) -> None:
     arguments = topology.journal_arguments()
-    await _do(connection, [partial(_declare_stream, JOURNAL, arguments)])
-    await _do(connection, [partial(_bind, JOURNAL, each, "#") for each in DOMAIN_EXCHANGES])
+    await _ask(connection, [partial(_declare_stream, JOURNAL, arguments)])
+    await _ask(connection, [partial(_bind, JOURNAL, each, "#") for each in DOMAIN_EXCHANGES])
 
 
 async def _declare_replays(connection: AbstractConnection) -> None:
     arguments = topology.replays_arguments()
-    await _do(connection, [partial(_declare_exchange, REPLAYS, ExchangeType.DIRECT)])
-    await _do(connection, [partial(_declare_stream, REPLAYS, arguments)])
+    await _ask(connection, [partial(_declare_exchange, REPLAYS, ExchangeType.DIRECT)])
+    await _ask(connection, [partial(_declare_stream, REPLAYS, arguments)])
     names = [each.name for each in topology.QUEUES]
-    await _do(connection, [partial(_bind, REPLAYS, REPLAYS, name) for name in names])
-    await _do(connection, [partial(_bind, name, REPLAYS, name) for name in names])
+    await _ask(connection, [partial(_bind, REPLAYS, REPLAYS, name) for name in names])
+    await _ask(connection, [partial(_bind, name, REPLAYS, name) for name in names])
 
 
 # -- jobs of one channel ---------------------------------------------------------------------------
@@ -302,10 +297,6 @@ async def _declare_dead(queue: Queue, channel: AbstractChannel) -> None:
 
 async def _bind(queue: str, exchange: str, key: str, channel: AbstractChannel) -> None:
     await (await channel.get_queue(queue, ensure=False)).bind(exchange, key)
-
-
-async def _do(connection: AbstractConnection, jobs: Sequence[Job]) -> None:
-    await _ask(connection, jobs)
 
 
 async def _ask(connection: AbstractConnection, jobs: Sequence[Job]) -> list[Any]:

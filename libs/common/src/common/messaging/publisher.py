@@ -34,6 +34,10 @@ _NOT_CONFIRMED = "RabbitMQ did not confirm"
 LARGEST_BODY = 16 * 1024 * 1024 - 64 * 1024
 
 
+# What is taken, copied or sent together; far less than what may wait to be written to the broker.
+BATCH_BYTES = 8 * 1024 * 1024
+
+
 class Unroutable(Unavailable):
     """The broker has no queue for the message and gave it back. The topology is incomplete."""
 

@@ -20,7 +20,7 @@ from common.logs import get_logger
 from common.messaging import inbox
 from common.messaging.connection import Broker
 from common.messaging.journal import Entry, read_to_now
-from common.messaging.publisher import Publisher
+from common.messaging.publisher import BATCH_BYTES, Publisher
 from common.messaging.retry import Ladder, Rung
 
 log = get_logger(__name__)
@@ -28,7 +28,6 @@ log = get_logger(__name__)
 ORDER: Final = "x-paybus-refill"
 
 _BATCH = 500
-_BATCH_BYTES = 8 * 1024 * 1024
 # One message must not be held for longer than the broker's consumer time-out (30 minutes).
 _LONGEST_SECONDS = 300
 
@@ -73,7 +72,7 @@ async def refill(
         if queue.takes(entry.exchange, entry.routing_key) and not _older(entry.body, oldest):
             batch.append(entry)
             size += len(entry.body)
-        if len(batch) == _BATCH or size > _BATCH_BYTES:
+        if len(batch) == _BATCH or size > BATCH_BYTES:
             copied += await _copy(queue, batch, publisher, sessions)
             batch, size = [], 0
         if time.monotonic() - started > _LONGEST_SECONDS:

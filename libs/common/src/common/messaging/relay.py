@@ -24,14 +24,12 @@ from common.logs import get_logger
 from common.messaging.connection import describe
 from common.messaging.holds import REFUSALS, Holds
 from common.messaging.outbox import NOTIFY_CHANNEL
-from common.messaging.publisher import Impossible, Publisher
+from common.messaging.publisher import BATCH_BYTES, Impossible, Publisher
 from common.messaging.tables import outbox
 
 log = get_logger(__name__)
 
 _BATCH = 500
-# Far less than what may wait to be written to the broker: others publish as well.
-_BATCH_BYTES = 8 * 1024 * 1024
 _POLL_SECONDS = 1.0  # a NOTIFY can be missed while the listening connection is down
 _LISTEN_SECONDS = 15.0  # then asks whether anyone is still there; less than an answer may take
 _PAUSE_AFTER_FAILURE = 0.5
@@ -257,7 +255,7 @@ def _look(limit: int, *conditions: Any) -> Select[Any]:
     up_to = func.sum(some.c.size).over(order_by=some.c.position)
     sized = select(some, up_to.label("up_to"), func.count().over().label("found")).subquery()
     return (
-        select(sized).where(sized.c.up_to - sized.c.size < _BATCH_BYTES).order_by(sized.c.position)
+        select(sized).where(sized.c.up_to - sized.c.size < BATCH_BYTES).order_by(sized.c.position)
     )
 
 
