@@ -384,14 +384,14 @@ MUTANTS = (
     Mutant(
         "relay: what was held leaves a batch at a time, every ten seconds",
         f"{MESSAGING}/relay.py",
-        "        if whole and batch.more:",
+        "        if full and batch.more:",
         "        if False:",
         "test_broker_trouble.py",
     ),
     Mutant(
         "relay: a queue that refuses holds up all others",
         f"{MESSAGING}/relay.py",
-        "            others = _DESTINATION.not_in(self._holds.all())\n",
+        "            others = _DESTINATION.not_in(self._backoff.blocked())\n",
         "            others = _DESTINATION.is_not(None)\n",
         "test_broker_trouble.py",
     ),

@@ -12,8 +12,8 @@ from typing import Any
 
 from common.errors import Unavailable
 from common.logs import get_logger
+from common.messaging.backoff import REJECTIONS, DestinationBackoff
 from common.messaging.connection import Broker, describe
-from common.messaging.holds import REFUSALS, Holds
 from common.messaging.publisher import Publisher
 from webhook_gateway import metrics
 from webhook_gateway.spool import Spool, Spooled
@@ -36,7 +36,7 @@ class Outlet:
         self._spool = spool
         self._stop = asyncio.Event()
         self._handed: set[int] = set()
-        self._holds = Holds("spool")
+        self._backoff = DestinationBackoff("spool")
         self._refused_at = -math.inf
         metrics.ready.set_function(lambda: float(self._fault() is None))
 
@@ -113,13 +113,13 @@ class Outlet:
 
     async def _hand_on(self, spool: Spool) -> None:
         """Once through the spool. What a queue refuses now stays, and holds up nothing else."""
-        due = self._holds.due()
+        due = self._backoff.due()
         first = [each for destination in due for each in await spool.first_of(destination)]
         kept, away = await self._hand_on_some(spool, first)
-        self._holds.end(due)
+        self._backoff.release(due)
         position, handed = 0, len(first) - kept
         while not self._stop.is_set() and not away:
-            batch = await spool.after(position, without=self._holds.all())
+            batch = await spool.after(position, without=self._backoff.blocked())
             if not batch:
                 break
             position = batch[-1][0]
@@ -143,10 +143,10 @@ class Outlet:
             destination = (message.exchange, message.routing_key)
             if outcome is None:
                 confirmed.append(position)
-            elif isinstance(outcome, REFUSALS):
-                self._holds.refused(destination, outcome)
+            elif isinstance(outcome, REJECTIONS):
+                self._backoff.rejected(destination, outcome)
             else:
-                self._holds.not_tried(destination)
+                self._backoff.not_tried(destination)
                 if not away:
                     log.warning("the spool waits", error=describe(outcome))
                 away = True

@@ -23,8 +23,8 @@ from typing import Any, Final, TypeVar
 
 from common.errors import Unavailable
 from common.logs import get_logger
+from common.messaging.backoff import Destination
 from common.messaging.connection import describe
-from common.messaging.holds import Destination
 from webhook_gateway import metrics
 
 log = get_logger(__name__)

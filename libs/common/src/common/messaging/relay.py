@@ -21,8 +21,8 @@ from common.arrays import is_one_of
 from common.database import Sessions, connect_directly, sessions_of
 from common.errors import Unavailable
 from common.logs import get_logger
+from common.messaging.backoff import REJECTIONS, DestinationBackoff
 from common.messaging.connection import describe
-from common.messaging.holds import REFUSALS, Holds
 from common.messaging.outbox import NOTIFY_CHANNEL
 from common.messaging.publisher import BATCH_BYTES, Impossible, Publisher
 from common.messaging.tables import outbox
@@ -34,8 +34,8 @@ _POLL_SECONDS = 1.0  # a NOTIFY can be missed while the listening connection is 
 _LISTEN_SECONDS = 15.0  # then asks whether anyone is still there; less than an answer may take
 _PAUSE_AFTER_FAILURE = 0.5
 _SETTLED_SECONDS = 30.0
-_WHOLE_LOOK_SECONDS = 10.0
-_WHOLE_LOOK_SHARE = 0.05
+_FULL_SCAN_SECONDS = 10.0
+_FULL_SCAN_SHARE = 0.05
 
 Outcome = Unavailable | None
 
@@ -63,8 +63,8 @@ class Relay:
         self._engine = engine
         self._sessions: Sessions = sessions_of(engine)
         self._publisher = publisher
-        self._holds = Holds("outbox")
-        self._place = _Place(settled)
+        self._backoff = DestinationBackoff("outbox")
+        self._scan = _Scan(settled)
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -104,35 +104,35 @@ class Relay:
 
         A crash in between publishes again; the consumers' inboxes make that harmless.
         """
-        whole = self._place.begin()
+        full = self._scan.begin()
         async with self._sessions.begin() as session:
-            if whole:
+            if full:
                 await _count(session)
-            beyond = outbox.c.position > self._place.floor
-            others = _DESTINATION.not_in(self._holds.all())
+            beyond = outbox.c.position > self._scan.floor
+            others = _DESTINATION.not_in(self._backoff.blocked())
             await session.execute(_BY_INDEX)
-            rows = (await session.execute(_look(_BATCH, beyond, others))).all()
-            self._place.end()
+            rows = (await session.execute(_select(_BATCH, beyond, others))).all()
+            self._scan.end()
             metrics.outbox_oldest_seconds.set(
-                max(float(rows[0].age) if rows else 0.0, self._holds.oldest_seconds)
+                max(float(rows[0].age) if rows else 0.0, self._backoff.oldest_seconds)
             )
             batch = await self._publish(session, rows)
-        if whole and batch.more:  # the rest of it is not behind the floor either
-            self._place.begin_again()
+        if full and batch.more:  # the rest of it is not behind the floor either
+            self._scan.restart()
         return batch
 
     async def _probe(self) -> None:
         """A single row for each destination that was left alone for long enough."""
-        if not (due := self._holds.due()):
+        if not (due := self._backoff.due()):
             return
         async with self._sessions.begin() as session:
             rows = []
             for destination in due:
                 of_it = destination == _DESTINATION
-                rows += (await session.execute(_look(1, of_it))).all()
+                rows += (await session.execute(_select(1, of_it))).all()
             await self._publish(session, rows)
-        if self._holds.end(due):
-            self._place.begin_again()
+        if self._backoff.release(due):
+            self._scan.restart()
 
     async def _publish(self, session: AsyncSession, rows: Sequence[Any]) -> Batch:
         if not rows:
@@ -145,10 +145,10 @@ class Relay:
                 confirmed.append(row.position)
             elif isinstance(outcome, Impossible):
                 await _set_aside(session, row, outcome)
-            elif isinstance(outcome, REFUSALS):
-                self._holds.refused(destination, outcome, age=float(row.age))
+            elif isinstance(outcome, REJECTIONS):
+                self._backoff.rejected(destination, outcome, age=float(row.age))
             else:
-                self._holds.not_tried(destination)
+                self._backoff.not_tried(destination)
                 away = True
         gone = is_one_of(outbox.c.position, confirmed)
         await session.execute(delete(outbox).where(gone))
@@ -157,7 +157,7 @@ class Relay:
             error = next(each for each in outcomes if each is not None)
             log.warning("the outbox waits", rows=len(rows) - len(confirmed), error=str(error))
         if len(confirmed) == len(rows):
-            self._place.saw(rows[-1].position)
+            self._scan.published(rows[-1].position)
         more = rows[0].found == _BATCH or rows[0].found > len(rows)
         return Batch(len(rows), len(confirmed), more, away)
 
@@ -186,55 +186,56 @@ class Relay:
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
 
 
-class _Place:
-    """From where on to look at the outbox.
+class _Scan:
+    """Where in the outbox the next scan starts.
 
-    While a snapshot is held, as by a backup, removed rows stay in the table and its index, and
-    passing them costs more each time. So most looks begin behind what was published half a minute
-    ago. Now and then one begins at the first row, for what longer transactions have committed and
-    what others could not publish; the more it costs, the more rarely.
+    While a snapshot is held, for instance by a backup, deleted rows stay in the table and its
+    index, and skipping them costs more with each scan. So most scans start after what was published
+    half a minute ago. A full scan, from the first row, finds what longer transactions committed
+    and what other workers could not publish; it runs every ten seconds, less often when it is
+    expensive.
     """
 
     def __init__(self, settled: float) -> None:
         self._settles_after = settled
-        self._published: deque[tuple[float, int]] = deque()
+        self._batches: deque[tuple[float, int]] = deque()
         self._settled = 0
-        self._whole_at = 0.0
-        self._whole = True
+        self._full_at = 0.0
+        self._full = True
         self._began = 0.0
 
     def begin(self) -> bool:
-        """Whether it is one that begins at the first row."""
+        """Returns whether this is a full scan."""
         self._began = time.monotonic()
-        self._whole = self._began >= self._whole_at
-        while self._published and self._published[0][0] <= self._began - self._settles_after:
-            self._settled = max(self._settled, self._published.popleft()[1])
-        return self._whole
+        self._full = self._began >= self._full_at
+        while self._batches and self._batches[0][0] <= self._began - self._settles_after:
+            self._settled = max(self._settled, self._batches.popleft()[1])
+        return self._full
 
     @property
     def floor(self) -> int:
-        return 0 if self._whole else self._settled
+        return 0 if self._full else self._settled
 
     def end(self) -> None:
-        if self._whole:
+        if self._full:
             now = time.monotonic()
-            cost = (now - self._began) / _WHOLE_LOOK_SHARE
-            self._whole_at = now + max(_WHOLE_LOOK_SECONDS, cost)
+            cost = (now - self._began) / _FULL_SCAN_SHARE
+            self._full_at = now + max(_FULL_SCAN_SECONDS, cost)
 
-    def saw(self, position: int) -> None:
-        """Everything that was to be seen up to there is published."""
-        self._published.append((time.monotonic(), position))
+    def published(self, position: int) -> None:
+        """Every visible row up to this position is published."""
+        self._batches.append((time.monotonic(), position))
 
-    def begin_again(self) -> None:
-        """The next look begins at the first row."""
-        self._whole_at = 0.0
+    def restart(self) -> None:
+        """The next scan is a full one."""
+        self._full_at = 0.0
 
 
 # A table that was just emptied looks small to the planner, however many dead rows it has.
 _BY_INDEX = text("SET LOCAL enable_seqscan = off")
 
 
-def _look(limit: int, *conditions: Any) -> Select[Any]:
+def _select(limit: int, *conditions: Any) -> Select[Any]:
     """Lock the oldest rows, and read as many of them as fit into a batch. `age` is in seconds,
     `found` how many there are."""
     some = (

@@ -1,0 +1,94 @@
+"""Backing off from destinations that the broker does not confirm, such as a full queue's.
+
+Messages for them wait, and all others go on. Each attempt at a rejected message may add a copy to
+the journal, so one message is tried for all of them, at growing intervals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from common.errors import Unavailable
+from common.logs import get_logger
+from common.messaging.publisher import NotTaken, Unroutable
+
+log = get_logger(__name__)
+
+Destination = tuple[str, str]
+"""Exchange and routing key."""
+
+REJECTIONS: Final = (NotTaken, Unroutable)
+
+_FIRST_SECONDS = 0.5
+_MAX_SECONDS = 10.0
+
+
+@dataclass
+class _State:
+    """Monotonic seconds: since when the oldest message waits, and when one is tried again."""
+
+    since: float
+    retry_at: float
+    failures: int = 1
+
+
+class DestinationBackoff:
+    """`what` waits, for the log."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._states: dict[Destination, _State] = {}
+
+    def blocked(self) -> list[Destination]:
+        return list(self._states)
+
+    def due(self) -> list[Destination]:
+        """The blocked ones of which one message may be tried now."""
+        now = time.monotonic()
+        return [destination for destination, state in self._states.items() if state.retry_at <= now]
+
+    @property
+    def oldest_seconds(self) -> float:
+        now = time.monotonic()
+        return max((now - state.since for state in self._states.values()), default=0.0)
+
+    def rejected(self, destination: Destination, error: Unavailable, *, age: float = 0.0) -> None:
+        """By the broker, which is up. `age` is the message's, in seconds."""
+        now = time.monotonic()
+        state = self._states.get(destination)
+        if state is None:
+            self._states[destination] = _State(now - age, now + _FIRST_SECONDS)
+            exchange, routing_key = destination
+            log.warning(
+                "a destination rejects messages: they wait, and all others go on",
+                what=self._what,
+                exchange=exchange,
+                routing_key=routing_key,
+                error=str(error),
+            )
+        elif state.retry_at <= now:  # not of the batch that was rejected first
+            state.failures += 1
+            interval = _FIRST_SECONDS * 2.0 ** min(state.failures, 10)
+            state.retry_at = now + min(interval, _MAX_SECONDS)
+
+    def not_tried(self, destination: Destination) -> None:
+        """The broker was down, which says nothing about the destination."""
+        if (state := self._states.get(destination)) is not None:
+            state.retry_at = time.monotonic() + _FIRST_SECONDS
+
+    def release(self, destinations: Iterable[Destination]) -> bool:
+        """Those that were not rejected again; returns whether there was one."""
+        now = time.monotonic()
+        released = [each for each in destinations if self._states[each].retry_at <= now]
+        for exchange, routing_key in released:
+            del self._states[exchange, routing_key]
+            log.info(
+                "a destination takes messages again",
+                what=self._what,
+                exchange=exchange,
+                routing_key=routing_key,
+            )
+        return bool(released)
