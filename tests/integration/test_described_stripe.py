@@ -45,6 +45,7 @@ _KINDS = {
     "payment_method": sdk.PaymentMethod,
     "payout": sdk.Payout,
     "plan": sdk.Plan,
+    "price": sdk.Price,
     "product": sdk.Product,
     "refund": sdk.Refund,
     "setup_intent": sdk.SetupIntent,
@@ -106,6 +107,7 @@ def shop(paybus: Paybus) -> dict[str, Any]:
         stripe(paybus, "POST", "billing_portal/sessions", **portal),
         stripe(paybus, "GET", f"subscriptions/{name}?expand[]=discounts"),
         stripe(paybus, "GET", "coupons/half"),
+        stripe(paybus, "GET", "prices/gold"),
         stripe(paybus, "GET", f"payment_methods?customer={customer}&type=card"),
     ]
     for path in ("customers", "subscriptions?status=all", "invoices", "plans", "products"):

@@ -30,7 +30,8 @@ Message = tuple[str, str, bytes]
 _NOT_CONFIRMED = "RabbitMQ did not confirm"
 
 
-# What RabbitMQ 4 takes of one message (`max_message_size`), less the frames around it.
+# What RabbitMQ 4 takes of one message, less the frames around it: `max_message_size`,
+# https://www.rabbitmq.com/docs/configure#config-items
 LARGEST_BODY = 16 * 1024 * 1024 - 64 * 1024
 
 

@@ -247,7 +247,10 @@ class StripeBilling:
             )
 
     async def _check_price(self, plan: str) -> None:
-        """What Stripe would refuse is refused before the change that was planned is given up."""
+        """What Stripe would refuse is refused before the change that was planned is given up.
+
+        https://docs.stripe.com/api/prices/object#price_object-active
+        """
         price = await self._v1.prices.retrieve_async(plan)
         if not price.active:
             raise Refused(f"says that the price {plan} is not active", 400)

@@ -116,7 +116,8 @@ class Stripe(Provider):
             changed = webhook["data"].get("previous_attributes")
             payload = payload.model_copy(update={"previous": _previous(snapshot, changed)})
         if isinstance(payload, TransferReported) and webhook.get("account"):
-            # Whoever holds a connected account writes what they like into its payouts.
+            # The holder of a connected account sets the metadata of its payouts:
+            # https://docs.stripe.com/api/payouts/create#create_payout-metadata
             payload = payload.model_copy(update={"reference": None})
         return [
             self.event(
