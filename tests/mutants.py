@@ -445,6 +445,13 @@ MUTANTS = (
         "fuzz",
     ),
     Mutant(
+        "redis: a connection by TLS gets no more time than an answer",
+        "libs/common/src/common/redis_client.py",
+        "_TLS_CONNECT_SECONDS if by_tls else _ANSWER_SECONDS",
+        "_ANSWER_SECONDS",
+        "test_tls.py",
+    ),
+    Mutant(
         "chaos, inbox: it lets every event through",
         f"{MESSAGING}/inbox.py",
         "if (event.source, event.id) in claimed and by_key",

@@ -120,7 +120,7 @@ def _run(
     took = time.monotonic() - started
     mark = "ok" if verdict.good else "BROKEN"
     print(
-        f"{scenario.name:18} {mark:7} {verdict.effects} effects, {len(verdict.missing)} lost, "
+        f"{scenario.name:19} {mark:7} {verdict.effects} effects, {len(verdict.missing)} lost, "
         f"{len(verdict.doubled)} doubled, recovered in {outcome.recovery:.1f} s "
         f"({took:.0f} s in all; {outcome.pace:.0f} webhooks a second)",
         flush=True,
@@ -158,6 +158,7 @@ def _run_field(
         logs=logs / scenario.name,
         replicas=scenario.replicas,
         cluster=scenario.cluster,
+        pair=scenario.pair,
         proxied=scenario.proxied,
         spool=scenario.spool,
         smooth=scenario.smooth,

@@ -12,17 +12,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import psycopg
 
 from chaos import ledger
 from chaos.books import LADDER, Books, Verdict
-from chaos.ground import Cluster, Ground, environment
+from chaos.ground import Cluster, Ground, Pair, environment
 from chaos.load import Plan, Provider, Webhooks
 from chaos.proxy import Proxy
-from devstack.addresses import DevstackError
+from devstack.addresses import DevstackError, with_port
 from devstack.processes import Process, Spec
 from devstack.stack import Stack
 from devstack.system import PROCESSES, System, create_databases, migrate, plan
@@ -60,6 +59,7 @@ class Field:
         logs: Path,
         replicas: int = 2,
         cluster: bool = False,
+        pair: bool = False,
         proxied: Sequence[str] = (),
         spool: bool = False,
         smooth: bool = False,
@@ -71,6 +71,7 @@ class Field:
         self._logs = logs
         self._replicas = replicas
         self._wants_cluster = cluster
+        self._wants_pair = pair
         self._proxied = proxied
         self._spool = spool
         self._smooth = smooth
@@ -95,10 +96,14 @@ class Field:
             self.cluster = self.ground.cluster()
             self._exit.callback(self.cluster.end)
             node = self.cluster.nodes[0]
+        self.pair: Pair | None = None
+        if self._wants_pair:
+            self.pair = self.ground.pair()
+            self._exit.callback(self.pair.end)
         servers = [
             ("RABBITMQ_URL", node.address.url),
             ("RABBITMQ_MANAGEMENT_URL", node.address.management_url),
-            ("POSTGRES_URL", self.ground.database.url),
+            ("POSTGRES_URL", (self.pair or self.ground.database).url),
         ]
         name = f"chaos_{uuid4().hex[:8]}"
         with environment(servers):
@@ -118,7 +123,7 @@ class Field:
         if self.cluster is not None:
             # Clients reach a cluster through something that finds a node that is up.
             balancer = self._proxy([each.amqp_port for each in self.cluster.nodes])
-            url = _port(self.layout.rabbitmq_url, balancer.port)
+            url = with_port(self.layout.rabbitmq_url, balancer.port)
             self.layout = replace(self.layout, rabbitmq_url=url)
         migrate(self.layout, self._logs)
         ledger.create_tables(databases["ledger"])
@@ -128,12 +133,12 @@ class Field:
         if "broker" in self._proxied:
             self.line_to_broker = self._proxy([node.amqp_port])
             for env in self._worker_env.values():
-                env["RABBITMQ_URL"] = _port(self.layout.rabbitmq_url, self.line_to_broker.port)
+                env["RABBITMQ_URL"] = with_port(self.layout.rabbitmq_url, self.line_to_broker.port)
         if "database" in self._proxied:
             self.line_to_database = self._proxy([self.ground.database.port])
             for worker, env in self._worker_env.items():
                 url = databases[worker.partition("-")[0]]
-                env["DATABASE_URL"] = _port(url, self.line_to_database.port)
+                env["DATABASE_URL"] = with_port(url, self.line_to_database.port)
         self.books = Books(
             databases=databases,
             amqp_url=self.layout.rabbitmq_url,
@@ -173,6 +178,10 @@ class Field:
     def flowing(self) -> bool:
         """Whether webhooks are still being sent."""
         return self._provider.is_alive()
+
+    @property
+    def accepted(self) -> int:
+        return self._provider.accepted
 
     @property
     def sent_share(self) -> float:
@@ -354,9 +363,3 @@ def _stand_back(pid: int) -> None:
 
 def _url(process: Process) -> str:
     return f"http://127.0.0.1:{process.spec.env['HTTP_PORT']}"
-
-
-def _port(url: str, port: int) -> str:
-    parts = urlsplit(url)
-    login = parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}"))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, LiteralString
+from uuid import uuid4
 
 import httpx
 import psycopg
 
-from devstack import children
-from devstack.addresses import DevstackError, free_ports
+from chaos.network import Links
+from chaos.proxy import Line, Proxy
+from devstack.addresses import DevstackError, free_ports, with_port
 from devstack.postgres import Postgres
-from devstack.rabbitmq import PrivateNode, find_server, start_epmd
-from support.waiting import until
+from devstack.rabbitmq import PrivateNode, find_server
+from support.waiting import trouble_lasts, until
 
 _PASSWORD = "chaos"
+# Erlang notices a silent node after so long, here, and takes a quarter more or less.
+_SILENCE_SECONDS = 8
 
 
 class Database:
@@ -59,23 +63,92 @@ class Database:
             )
 
 
+class Pair:
+    """A primary and its synchronous standby, behind one address that leads to the primary."""
+
+    def __init__(self, state: Path) -> None:
+        ports = free_ports(2)
+        self._primary, self._standby = (
+            Postgres(state / name, port, _PASSWORD)
+            for name, port in zip(("one", "other"), ports, strict=True)
+        )
+        self._primary.start()
+        self._proxy = Proxy([self._primary.port])
+        self._follow()
+
+    @property
+    def url(self) -> str:
+        return with_port(self._primary.url, self._proxy.port)
+
+    def fail_over(self, *, after: float) -> None:
+        """The primary dies, and so many seconds later its standby takes its place; then a new
+        standby is made of the old primary."""
+        self._primary.stop(keep_data=False)
+        trouble_lasts(after)
+        self._primary, self._standby = self._standby, self._primary
+        self._ask("ALTER SYSTEM SET synchronous_standby_names = ''")
+        self._ask("SELECT pg_promote()")
+        self._proxy.lead_to([self._primary.port])
+        self._follow()
+
+    def end(self) -> None:
+        self._proxy.close()
+        for server in (self._standby, self._primary):
+            server.stop(keep_data=False)
+
+    def _follow(self) -> None:
+        self._standby.follow(self._primary.url)
+        self._ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self._ask("SELECT pg_reload_conf()")
+        until(
+            lambda: self._ask("SELECT sync_state FROM pg_stat_replication") == "sync",
+            what="the standby has all that the primary confirms",
+        )
+
+    def _ask(self, query: LiteralString) -> Any:
+        with psycopg.connect(self._primary.url, autocommit=True) as connection:
+            cursor = connection.execute(query)
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
+
+
 class Cluster:
-    """Three RabbitMQ nodes on this machine."""
+    """Three RabbitMQ nodes on this machine, and the lines between them."""
 
     def __init__(self, server: Path, state: Path) -> None:
         names = [f"paybus{number}" for number in (1, 2, 3)]
-        epmd_port = free_ports(1)[0]
-        state.mkdir(parents=True)
-        self._epmd = start_epmd(server, epmd_port, state / "epmd.log")
+        self._links = Links(names)
         self.nodes = [
             PrivateNode(
-                server, state / name, _PASSWORD, name=name, cluster=names, epmd_port=epmd_port
+                server,
+                state / name,
+                _PASSWORD,
+                name=name,
+                cluster=names,
+                epmd_port=self._links.epmd_port(name),
+                silence=_SILENCE_SECONDS,
             )
             for name in names
         ]
+        self._links.connect(self.nodes)
         for node in self.nodes:
             node.start()
-        until(lambda: self._running() == len(names), what="three nodes are a cluster", seconds=60)
+        self.wait_complete()
+
+    def partition(self, line: Line, *sides: Sequence[int]) -> None:
+        """Sides are numbers of nodes, from 1."""
+        self._links.partition(line, *([f"paybus{number}" for number in side] for side in sides))
+
+    def heal(self) -> None:
+        self._links.heal()
+        self.wait_complete()
+
+    def wait_complete(self) -> None:
+        until(
+            lambda: self._running() == len(self.nodes),
+            what="three nodes are a cluster",
+            seconds=120,
+        )
 
     def leader(self, virtual_host: str, queue: str) -> PrivateNode:
         """The node that leads a queue now."""
@@ -86,20 +159,21 @@ class Cluster:
     def end(self) -> None:
         for node in self.nodes:
             node.stop(keep_data=False)
-        children.stop(self._epmd, signal.SIGKILL, 5)
+        self._links.close()
 
     def _running(self) -> int:
-        answer = httpx.get(f"{self._management()}/api/nodes", timeout=10)
-        nodes = answer.json() if answer.is_success else []
-        return sum(bool(node.get("running")) for node in nodes)
+        with suppress(DevstackError, httpx.TransportError):
+            answer = httpx.get(f"{self._management()}/api/nodes", timeout=10)
+            if answer.is_success:
+                return sum(bool(node.get("running")) for node in answer.json())
+        return 0
 
     def _management(self) -> str:
+        """Raises `DevstackError` while no node has a majority."""
         for node in self.nodes:
-            try:
+            with suppress(httpx.TransportError):
                 httpx.get(node.address.management_url, timeout=2)
-            except httpx.TransportError:
-                continue
-            return node.address.management_url
+                return node.address.management_url
         raise DevstackError("no node of the cluster answers")
 
 
@@ -115,7 +189,10 @@ class Ground:
         self.node.start()
 
     def cluster(self) -> Cluster:
-        return Cluster(self._server, self._state / "cluster")
+        return Cluster(self._server, self._state / f"cluster-{uuid4().hex[:8]}")
+
+    def pair(self) -> Pair:
+        return Pair(self._state / f"pair-{uuid4().hex[:8]}")
 
     def end(self) -> None:
         self.node.stop(keep_data=False)

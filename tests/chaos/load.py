@@ -49,34 +49,44 @@ class Webhooks:
     @classmethod
     def of(cls, plan: Plan, dice: random.Random) -> Webhooks:
         made = cls()
-        events: list[dict[str, Any]] = []
-        for number in range(plan.webhooks // _PER_SUBSCRIPTION):
-            name = f"{number:05d}"
-            made.subscriptions.append(name)
-            events.append(subscription_created(name))
-            for period in range(1, _PER_SUBSCRIPTION):
-                made.invoices.append(f"{name}_{period}")
-                events.append(_invoice_paid(name, period))
+        count = plan.webhooks // _PER_SUBSCRIPTION
+        block = _BLOCK // _PER_SUBSCRIPTION if plan.open_ended else max(1, count)
+        for start in range(0, count, block):
+            events: list[dict[str, Any]] = []
+            for number in range(start, min(start + block, count)):
+                events += made._subscription(f"{number:05d}")
+            if not plan.open_ended:
+                events += made._bad(plan)
+            events *= plan.copies
+            dice.shuffle(events)
+            made.bodies += [json.dumps(event).encode() for event in events]
+        return made
+
+    def _subscription(self, name: str) -> list[dict[str, Any]]:
+        invoices = range(1, _PER_SUBSCRIPTION)
+        self.subscriptions.append(name)
+        self.invoices += [f"{name}_{period}" for period in invoices]
+        return [
+            subscription_created(name),
+            *(_invoice_paid(name, period) for period in invoices),
+        ]
+
+    def _bad(self, plan: Plan) -> list[dict[str, Any]]:
+        events = []
         if plan.poison_every:
             for number in range(plan.webhooks // plan.poison_every):
                 event = subscription_created(f"poison{number}")
                 # NUL passes every check before PostgreSQL.
                 event["data"]["object"]["metadata"]["organization"] = "\x00"
-                made.poison.add(event["id"])
+                self.poison.add(event["id"])
                 events.append(event)
         if plan.killer:
             event = subscription_created("killer")
             event["id"] = "evt_killer"
-            made.subscriptions.append("killer")
-            made.killers.add(event["id"])
+            self.subscriptions.append("killer")
+            self.killers.add(event["id"])
             events.append(event)
-        events *= plan.copies
-        block = _BLOCK if plan.open_ended else len(events)
-        for start in range(0, len(events), block):
-            part = events[start : start + block]
-            dice.shuffle(part)
-            made.bodies += [json.dumps(event).encode() for event in part]
-        return made
+        return events
 
     def first(self, count: int) -> Webhooks:
         """The first so many of an open-ended load: whole blocks."""

@@ -38,6 +38,10 @@ class Proxy:
         if line is Line.CUT:
             self._loop.call_soon_threadsafe(self._hang_up)
 
+    def lead_to(self, targets: Sequence[int]) -> None:
+        """From now on; what is connected stays connected."""
+        self._targets = targets
+
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._hang_up)
         self._loop.call_soon_threadsafe(self._loop.stop)

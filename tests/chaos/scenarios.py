@@ -29,6 +29,7 @@ class Scenario:
     killer: bool = False
     replicas: int = 2
     cluster: bool = False
+    pair: bool = False  # of PostgreSQL servers
     proxied: Sequence[str] = ()
     spool: bool = False
     smooth: bool = False  # no webhook may fail
@@ -50,11 +51,20 @@ def kill_processes(field: Field) -> None:
         field.kill_one("webhook-gateway", *WORKERS)
 
 
-def kill_broker(field: Field) -> None:
-    for share in (0.2, 0.6):
-        field.wait_for_share(share)
-        field.ground.node.kill()
-        field.ground.node.start()
+def twice(act: Disturb) -> Disturb:
+    """When a fifth of the load was accepted, and when three fifths were."""
+
+    def disturb(field: Field) -> None:
+        for share in (0.2, 0.6):
+            field.wait_for_share(share)
+            act(field)
+
+    return disturb
+
+
+def restart_broker(field: Field) -> None:
+    field.ground.node.kill()
+    field.ground.node.start()
 
 
 def spool(field: Field) -> None:
@@ -69,23 +79,19 @@ def spool(field: Field) -> None:
 
 
 def memory_alarm(field: Field) -> None:
-    for share in (0.2, 0.6):
-        field.wait_for_share(share)
-        field.ground.node.control("set_vm_memory_high_watermark", "absolute", "1")
-        trouble_lasts(5)
-        field.ground.node.control("set_vm_memory_high_watermark", "0.6")
+    field.ground.node.control("set_vm_memory_high_watermark", "absolute", "1")
+    trouble_lasts(5)
+    field.ground.node.control("set_vm_memory_high_watermark", "0.6")
 
 
-def kill_queue_leaders(field: Field) -> None:
-    """One node at a time: two of three must agree, so the second waits for the first."""
+def kill_queue_leader(field: Field) -> None:
+    """One node at a time: two of three must agree, so the next waits for this one."""
     assert field.cluster is not None
     virtual_host = field.layout.rabbitmq_url.rpartition("/")[2]
-    for share in (0.2, 0.6):
-        field.wait_for_share(share)
-        leader = field.cluster.leader(virtual_host, "subscription.billing")
-        leader.kill()
-        trouble_lasts(3)
-        leader.start()
+    leader = field.cluster.leader(virtual_host, "subscription.billing")
+    leader.kill()
+    trouble_lasts(3)
+    leader.start()
 
 
 def delete_queues(field: Field) -> None:
@@ -97,12 +103,33 @@ def delete_queues(field: Field) -> None:
         field.kill_one("subscription-worker")  # it declares the topology when it is back
 
 
-def stop_postgres(field: Field) -> None:
-    for share in (0.2, 0.6):
-        field.wait_for_share(share)
-        field.ground.database.stop_at_once()
-        trouble_lasts(2)
-        field.ground.database.start()
+def restart_postgres(field: Field) -> None:
+    field.ground.database.stop_at_once()
+    trouble_lasts(2)
+    field.ground.database.start()
+
+
+def fail_over(field: Field) -> None:
+    assert field.pair is not None
+    field.pair.fail_over(after=3)
+
+
+def partition_minority(field: Field) -> None:
+    """The node that clients are connected to is alone, and the others are silent to it."""
+    assert field.cluster is not None
+    field.wait_for_share(0.2)
+    field.cluster.partition(Line.SILENT, [1], [2, 3])
+    trouble_lasts(30)
+    field.cluster.heal()
+
+
+def partition_majority(field: Field) -> None:
+    """Each node is alone, so that there is no majority anywhere."""
+    assert field.cluster is not None
+    field.wait_for_share(0.2)
+    field.cluster.partition(Line.CUT, [1], [2], [3])
+    trouble_lasts(20)
+    field.cluster.heal()
 
 
 def drop_connections(field: Field) -> None:
@@ -126,11 +153,9 @@ def hang_statements(field: Field) -> None:
 
 
 def disturb_line(which: Callable[[Field], Proxy], line: Line, seconds: float, field: Field) -> None:
-    for share in (0.2, 0.6):
-        field.wait_for_share(share)
-        which(field).line(line)
-        trouble_lasts(seconds)
-        which(field).line(Line.GOOD)
+    which(field).line(line)
+    trouble_lasts(seconds)
+    which(field).line(Line.GOOD)
 
 
 def scale(field: Field) -> None:
@@ -155,7 +180,7 @@ def _network(name: str, which: Callable[[Field], Proxy]) -> list[Scenario]:
         return Scenario(
             f"{name}-{line.value}",
             f"the network between workers and {name} {what}",
-            partial(disturb_line, which, line, seconds),
+            twice(partial(disturb_line, which, line, seconds)),
             proxied=(name,),
         )
 
@@ -178,22 +203,42 @@ SCENARIOS = (
     Scenario(
         "kill-processes", "SIGKILL of a random gateway or worker every second", kill_processes
     ),
-    Scenario("kill-broker", "SIGKILL of the broker and restart, twice", kill_broker),
+    Scenario("kill-broker", "SIGKILL of the broker and restart, twice", twice(restart_broker)),
     Scenario(
         "spool",
         "the broker down for 30 s, the gateways with a spool and killed twice meanwhile",
         spool,
         spool=True,
     ),
-    Scenario("memory-alarm", "the broker in a memory alarm for 5 s, twice", memory_alarm),
+    Scenario("memory-alarm", "the broker in a memory alarm for 5 s, twice", twice(memory_alarm)),
     Scenario(
         "kill-leaders",
         "three broker nodes: SIGKILL of a queue leader's, restart, then of the next leader's",
-        kill_queue_leaders,
+        twice(kill_queue_leader),
+        cluster=True,
+    ),
+    Scenario(
+        "partition-minority",
+        "three broker nodes: the one with the clients is cut off from both others for 30 s",
+        partition_minority,
+        cluster=True,
+    ),
+    Scenario(
+        "partition-majority",
+        "three broker nodes: each is cut off from both others for 20 s",
+        partition_majority,
         cluster=True,
     ),
     Scenario("delete-queues", "three queues deleted, one of them a retry queue", delete_queues),
-    Scenario("stop-postgres", "PostgreSQL stopped in immediate mode, twice", stop_postgres),
+    Scenario(
+        "stop-postgres", "PostgreSQL stopped in immediate mode, twice", twice(restart_postgres)
+    ),
+    Scenario(
+        "failover",
+        "PostgreSQL's primary dies and 3 s later its standby takes its place, twice",
+        twice(fail_over),
+        pair=True,
+    ),
     Scenario("drop-connections", "all database connections dropped every second", drop_connections),
     Scenario(
         "hang-statements",

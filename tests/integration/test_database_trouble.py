@@ -27,7 +27,7 @@ from common.messaging.retry import Kind, classify
 from common.settings import DatabaseSettings
 from conftest import MakePaybus
 from devstack import debian
-from devstack.addresses import DevstackError
+from devstack.addresses import DevstackError, with_port
 from devstack.stack import Stack
 from support.paybus import Paybus, connected, cut
 from support.waiting import until
@@ -219,8 +219,7 @@ def test_a_pooler_is_refused_with_a_sentence(
         try:
             until(lambda: listening(port), what="PgBouncer listens")
             spec = paybus.layout.spec("subscription-worker")
-            through = url._replace(netloc=f"{url.username}:{url.password}@127.0.0.1:{port}")
-            env = {**spec.env, "DATABASE_URL": through.geturl()}
+            env = {**spec.env, "DATABASE_URL": with_port(url.geturl(), port)}
             worker = paybus.system.start_one(replace(spec, env=env))
             assert worker.wait(30) == 2
             assert "it leads to a pooler such as PgBouncer" in worker.tail()

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
+from devstack.addresses import with_port
+
 
 @asynccontextmanager
 async def slow_link(url: str, *, round_trip: float) -> AsyncIterator[str]:
@@ -47,7 +49,7 @@ async def slow_link(url: str, *, round_trip: float) -> AsyncIterator[str]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
-        yield parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{port}")).geturl()
+        yield with_port(url, port)
     finally:
         server.close()
         for task in list(running):

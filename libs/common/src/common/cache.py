@@ -4,37 +4,28 @@ process else. Nobody fails because of it: without the cache there is nothing in 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
 import redis.asyncio as redis
 from cachetools import TLRUCache
 from prometheus_client import Counter
-from purgatory import AsyncCircuitBreakerFactory
-from purgatory.domain.model import OpenedState
 from pydantic import SecretStr
-from redis.exceptions import RedisError
 
 from common.logs import get_logger
-from common.messaging.connection import describe
+from common.redis_client import RedisAway, RedisCircuit, time_limits
 
 log = get_logger(__name__)
 
 _MOST_IN_MEMORY = 10_000
-_TIMEOUT_SECONDS = 0.2
-_FAILURES = 3
-_OPEN_SECONDS = 5.0
 _POOL = 20
 
 asked = Counter("paybus_cache_total", "Look-ups by what came of them.", ["cache", "outcome"])
 
 ValueT = TypeVar("ValueT")
-
-
-class _Away(Exception):
-    """Redis does not answer."""
 
 
 class Cache:
@@ -54,12 +45,9 @@ class Cache:
             self._redis = redis.Redis.from_url(
                 redis_url.get_secret_value(),
                 max_connections=_POOL,
-                socket_timeout=_TIMEOUT_SECONDS,
-                socket_connect_timeout=_TIMEOUT_SECONDS,
+                **time_limits(redis_url.get_secret_value()),
             )
-        self._circuits = AsyncCircuitBreakerFactory(
-            default_threshold=_FAILURES, default_ttl=_OPEN_SECONDS
-        )
+        self._circuit = RedisCircuit()
 
     async def close(self) -> None:
         if self._redis is not None:
@@ -71,8 +59,8 @@ class Cache:
         kept = self._memory.get(place)
         found: Any = kept[0] if kept else None
         if self._redis is not None:
-            with suppress(_Away):
-                found = await self._asked(self._redis.get(place))
+            with suppress(RedisAway):
+                found = await self._asked(partial(self._redis.get, place))
         asked.labels(self._name, "miss" if found is None else "hit").inc()
         return None if found is None else json.loads(found)
 
@@ -80,20 +68,19 @@ class Cache:
         place, text = self._place(tenant, key), json.dumps(value)
         self._memory[place] = text, seconds
         if self._redis is not None:
-            with suppress(_Away):
-                await self._asked(self._redis.set(place, text, px=max(1, round(seconds * 1000))))
+            with suppress(RedisAway):
+                await self._asked(
+                    partial(self._redis.set, place, text, px=max(1, round(seconds * 1000)))
+                )
 
     def _place(self, tenant: str, key: str) -> str:
         # The lengths keep apart what would else read the same.
         return f"paybus:{self._name}:{len(tenant)}:{tenant}:{key}"
 
-    async def _asked(self, call: Awaitable[ValueT]) -> ValueT:
+    async def _asked(self, call: Callable[[], Awaitable[ValueT]]) -> ValueT:
         try:
-            async with await self._circuits.get_breaker("redis"):
-                return await call
-        except OpenedState:
-            getattr(call, "close", lambda: None)()  # a coroutine that nobody awaits complains
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("the cache does not answer", cache=self._name, error=describe(error))
-        asked.labels(self._name, "away").inc()
-        raise _Away
+            return await self._circuit.ask(call)
+        except RedisAway as error:
+            log.warning("the cache does not answer", cache=self._name, error=str(error))
+            asked.labels(self._name, "away").inc()
+            raise

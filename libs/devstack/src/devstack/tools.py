@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from devstack.addresses import DevstackError
-from devstack.debian13 import mirror, run
+from devstack.debian import mirror, run
 from devstack.keeper import say
 from devstack.stack import PAYBUS
 

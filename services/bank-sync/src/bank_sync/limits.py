@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 
 from limits import RateLimitItemPerMinute
 from limits.aio import storage, strategies
-from limits.errors import StorageError
 
 from common.database import Sessions
 from common.errors import RateLimited
 from common.logs import get_logger
-from common.messaging.connection import describe
 from common.quota import Quota
+from common.redis_client import RedisAway, RedisCircuit, time_limits
 
 log = get_logger(__name__)
 
@@ -28,15 +28,14 @@ class Counter:
     def __init__(self, sessions: Sessions, redis_url: str | None) -> None:
         self._sessions = sessions
         self._quotas: OrderedDict[tuple[str, int], Quota] = OrderedDict()
+        self._circuit = RedisCircuit()
         self._redis: strategies.MovingWindowRateLimiter | None = None
         if redis_url is not None:
             self._redis = strategies.MovingWindowRateLimiter(
                 storage.RedisStorage(
                     f"async+{redis_url}",
                     implementation="redispy",
-                    wrap_exceptions=True,
-                    socket_timeout=0.2,
-                    socket_connect_timeout=0.2,
+                    **time_limits(redis_url),
                 )
             )
 
@@ -44,11 +43,10 @@ class Counter:
         """One call; waits for its turn if that comes soon. Raises `RateLimited`."""
         if self._redis is not None:
             try:
-                allowed = await self._redis.hit(
-                    RateLimitItemPerMinute(per_minute), _NAMESPACE, name
-                )
-            except StorageError as error:
-                log.warning("Redis can't count, PostgreSQL does", error=describe(error))
+                item = RateLimitItemPerMinute(per_minute)
+                allowed = await self._circuit.ask(partial(self._redis.hit, item, _NAMESPACE, name))
+            except RedisAway as error:
+                log.warning("Redis can't count, PostgreSQL does", error=str(error))
             else:
                 if not allowed:
                     raise RateLimited(f"{per_minute} calls a minute are used up", 60 / per_minute)

@@ -9,14 +9,15 @@ take as long as the signature does, and with Redis a round trip for each call.
 
 from __future__ import annotations
 
+from functools import partial
+
 from limits import RateLimitItem, parse, storage, strategies
 from limits.aio import storage as aio_storage
 from limits.aio import strategies as aio_strategies
-from limits.errors import StorageError
 
 from common.errors import RateLimited
 from common.logs import get_logger
-from common.messaging.connection import describe
+from common.redis_client import RedisAway, RedisCircuit, time_limits
 from webhook_gateway import metrics
 
 log = get_logger(__name__)
@@ -34,11 +35,10 @@ class Limiter:
             shared = aio_storage.RedisStorage(
                 f"async+{redis_url}",
                 implementation="redispy",
-                wrap_exceptions=True,
-                socket_timeout=0.2,
-                socket_connect_timeout=0.2,
+                **time_limits(redis_url),
             )
             self._shared = aio_strategies.FixedWindowRateLimiter(shared)
+        self._circuit = RedisCircuit()
         self._own = strategies.FixedWindowRateLimiter(storage.MemoryStorage())
         self._items: dict[str, RateLimitItem] = {}
         self._paid: dict[tuple[str, str], int] = {}
@@ -63,7 +63,8 @@ class Limiter:
         if self._shared is None:
             return self._own.hit(item, _NAMESPACE, path, cost=cost)
         try:
-            return await self._shared.hit(item, _NAMESPACE, path, cost=cost)
-        except StorageError as error:
-            log.warning("Redis can't count, nothing is limited", error=describe(error))
+            hit = partial(self._shared.hit, item, _NAMESPACE, path, cost=cost)
+            return await self._circuit.ask(hit)
+        except RedisAway as error:
+            log.warning("Redis can't count, nothing is limited", error=str(error))
             return True
