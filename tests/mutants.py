@@ -445,6 +445,13 @@ MUTANTS = (
         "fuzz",
     ),
     Mutant(
+        "provisioning: a creation that was cut short stays without its admin",
+        "services/provisioning/src/provisioning/provisioner.py",
+        "if intent.operation is Operation.RESUME and not intent.admin_created:",
+        "if False:",
+        "test_provisioning.py",
+    ),
+    Mutant(
         "redis: a connection by TLS gets no more time than an answer",
         "libs/common/src/common/redis_client.py",
         "_TLS_CONNECT_SECONDS if by_tls else _ANSWER_SECONDS",

@@ -31,6 +31,14 @@ def paybus(whole_paybus: Paybus) -> Iterator[Paybus]:
     whole_paybus.backend(mode="well")
 
 
+def subscribe_again(paybus: Paybus, number: str) -> None:
+    """The same customer takes a new subscription."""
+    again = subscription_created(uuid4().hex)
+    again["data"]["object"]["customer"] = f"cus_{number}"
+    again["created"] += 5
+    assert paybus.send(again).status_code == 200
+
+
 def test_a_subscription_gets_an_organization_and_its_admin(paybus: Paybus) -> None:
     number = paybus.subscribe()
     integration = until_status(paybus, number, "provisioned")
@@ -220,12 +228,29 @@ def test_cancelled_suspends_and_a_new_subscription_resumes(paybus: Paybus) -> No
     (organization,) = organization_of(paybus, integration)
     assert organization["status"] == "suspended"
 
-    again = subscription_created(uuid4().hex)
-    again["data"]["object"]["customer"] = f"cus_{number}"
-    assert paybus.send(again).status_code == 200
+    subscribe_again(paybus, number)
     until_status(paybus, number, "provisioned")
     (organization,) = organization_of(paybus, integration)
     assert organization["status"] == "active"
+
+
+def test_a_creation_that_a_suspension_cut_short_has_its_admin_when_it_resumes(
+    paybus: Paybus,
+) -> None:
+    paybus.backend(mode="fail_after")  # 500 after the work: there is an organization, no admin
+    number = paybus.subscribe()
+    integration = until_status(paybus, number, "failed")
+    (organization,) = organization_of(paybus, integration)
+    assert paybus.books()["users"][organization["id"]] == []
+
+    paybus.backend(mode="well")
+    end_subscription(paybus, number)
+    until_status(paybus, number, "suspended")
+    subscribe_again(paybus, number)
+    until_status(paybus, number, "provisioned")
+    (organization,) = organization_of(paybus, integration)
+    assert organization["status"] == "active"
+    assert [user["role"] for user in paybus.books()["users"][organization["id"]]] == ["admin"]
 
 
 def test_without_an_address_it_waits_and_goes_on_when_the_address_comes(paybus: Paybus) -> None:

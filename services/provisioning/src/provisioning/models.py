@@ -28,6 +28,7 @@ class Integration(TenantRow, Base):
     actual: Mapped[str] = mapped_column(server_default="absent")
     status: Mapped[str] = mapped_column(server_default="not_needed")
     organization_id: Mapped[str | None]
+    admin_created: Mapped[bool] = mapped_column(server_default="false")
     error: Mapped[str | None]
     failed_event_id: Mapped[str | None]
     # The intent: who calls the back end now, until when, and whether an earlier call's outcome

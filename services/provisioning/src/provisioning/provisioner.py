@@ -48,6 +48,7 @@ class Intent:
     lease: str
     attempt_id: int
     outcome_unknown: bool
+    admin_created: bool
     deadline: float
 
 
@@ -147,6 +148,7 @@ class Provisioner:
                 lease=str(uuid4()),
                 attempt_id=await repository.start_attempt(session, row.id, operation),
                 outcome_unknown=row.outcome_unknown,
+                admin_created=row.admin_created,
                 deadline=deadline,
             )
             row.lease = intent.lease
@@ -161,8 +163,12 @@ class Provisioner:
         organization = intent.organization_id
         if organization is None:
             organization = await self._backend.find_organization(intent.integration_id)
-        if organization is not None:
-            await self._backend.set_status(organization, intent.operation.result)
+        if organization is None:
+            return None
+        if intent.operation is Operation.RESUME and not intent.admin_created:
+            # Its creation did not get that far before it was suspended.
+            await self._give_admin(intent, organization, look_first=True)
+        await self._backend.set_status(organization, intent.operation.result)
         return organization
 
     async def _create(self, intent: Intent) -> str:
@@ -173,13 +179,15 @@ class Provisioner:
             organization = await self._backend.create_organization(
                 intent.integration_id, intent.name
             )
-        if not (
-            intent.outcome_unknown and await self._backend.has_user(organization, intent.email)
-        ):
-            await self._backend.create_admin(
-                organization, intent.integration_id, intent.email, intent.name
-            )
+        await self._give_admin(intent, organization, look_first=intent.outcome_unknown)
         return organization
+
+    async def _give_admin(self, intent: Intent, organization: str, *, look_first: bool) -> None:
+        if look_first and await self._backend.has_user(organization, intent.email):
+            return
+        await self._backend.create_admin(
+            organization, intent.integration_id, intent.email, intent.name
+        )
 
     async def _succeeded(
         self, intent: Intent, organization_id: str | None, cause: Event[Any]
@@ -196,8 +204,9 @@ class Provisioner:
             row.status = status_of(row, enabled=self.enabled)
             if organization_id is None:
                 return
-            work = Work(session, SOURCE)
             suspended = intent.operation is Operation.SUSPEND
+            row.admin_created |= not suspended
+            work = Work(session, SOURCE)
             kind = "organization.suspended" if suspended else "organization.provisioned"
             _announce(work, row, kind, cause)
             await work.flush()
