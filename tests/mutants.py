@@ -452,6 +452,13 @@ MUTANTS = (
         "test_provisioning.py",
     ),
     Mutant(
+        "rights: each update begins the grace of who is past due anew",
+        "services/subscription/src/subscription/domain.py",
+        "            return min(since)\n",
+        "            return max(since)\n",
+        "test_stripe_rights.py",
+    ),
+    Mutant(
         "redis: a connection by TLS gets no more time than an answer",
         "libs/common/src/common/redis_client.py",
         "_TLS_CONNECT_SECONDS if by_tls else _ANSWER_SECONDS",

@@ -152,7 +152,8 @@ def test_the_grace_of_who_is_past_due_ends_by_the_clock(paybus: Paybus) -> None:
     assert timedelta(days=29) < left < timedelta(days=31)
     paybus.sql(
         "subscription",
-        "UPDATE subscriptions SET due_at = now(), turned_at = turned_at - interval '31 days' "
+        "UPDATE subscriptions SET due_at = now(), statuses = jsonb_build_array("
+        "jsonb_build_object('at', now() - interval '31 days', 'status', 'past_due')) "
         "WHERE provider_subscription_id = %s",
         f"sub_{number}",
     )
@@ -160,6 +161,22 @@ def test_the_grace_of_who_is_past_due_ends_by_the_clock(paybus: Paybus) -> None:
     assert subscription(paybus, number)["status"] == "past_due"
     send(paybus, change(number, 9, status="active", previous={"status": "past_due"}))
     until_right(paybus, number, True)
+
+
+def test_who_was_past_due_before_paybus_came_is_not_entitled_anew_by_each_update(
+    paybus: Paybus,
+) -> None:
+    """As after moving in, or with a webhook that was lost: nothing ever said when it turned."""
+    number = uuid4().hex[:10]
+    for days in (90, 60, 31, 1):
+        created = int((datetime.now(UTC) - timedelta(days=days)).timestamp())
+        latest = {"latest_invoice": f"in_{days}"}
+        event = change(
+            number, 1, previous=latest, status="past_due", cancel_at_period_end=days == 1
+        )
+        send(paybus, event | {"created": created})
+    until(lambda: subscription(paybus, number).get("cancel_at_period_end"), what="all are there")
+    assert entitled(paybus, number) is False
 
 
 def test_a_tenant_s_policy_says_what_a_status_entitles_to(paybus: Paybus) -> None:

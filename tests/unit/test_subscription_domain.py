@@ -137,6 +137,31 @@ def test_a_circle_of_one_second_ends_where_the_second_before_ended(
     assert apply(reports)[0].facts == chain[-1]
 
 
+def seen_with(*statuses: Status, days: Sequence[int]) -> list[Snapshot]:
+    """Reports of them, which say nothing of what was before."""
+    return [
+        Snapshot(START + timedelta(days=day), f"evt_{day}", Lifecycle.UPDATED, Facts(status))
+        for day, status in zip(days, statuses, strict=True)
+    ]
+
+
+@given(st.permutations(range(6)))
+def test_what_changes_no_status_does_not_begin_its_grace_anew(order: list[int]) -> None:
+    """The report of the turn itself never came; each month's invoice makes another."""
+    reports = seen_with(Status.ACTIVE, *[Status.PAST_DUE] * 5, days=(0, 31, 61, 92, 122, 153))
+    subscription = apply([reports[number] for number in order])[0]
+    assert subscription.since == START + timedelta(days=31)
+    paid = seen_with(Status.ACTIVE, Status.PAST_DUE, days=(160, 180))
+    assert apply([*paid, *reports])[0].since == START + timedelta(days=180)
+
+
+def test_of_a_subscription_that_is_reported_for_years_the_begin_of_its_status_is_kept() -> None:
+    reports = seen_with(Status.ACTIVE, *[Status.PAST_DUE] * 200, days=range(201))
+    subscription = apply(reports)[0]
+    assert subscription.since == START + timedelta(days=1)
+    assert len(subscription.statuses) <= 30
+
+
 def test_where_nothing_orders_them_the_one_that_came_later_holds() -> None:
     def came(seconds: int, id_: str, plan: str) -> Snapshot:
         at = START + timedelta(seconds=seconds)

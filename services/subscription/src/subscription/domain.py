@@ -20,6 +20,8 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 # Only a subscription that went round in a circle in each of so many seconds, and whose webhooks
 # overtook each other, can't be told the end of.
 _SECONDS_KEPT = 3
+# More are only kept of a subscription that turns and turns.
+_STATUSES_KEPT = 30
 
 # Where a subscription's usual life leads. Of two snapshots of the same second that say nothing
 # better of their order the one that is further along is the newer.
@@ -135,8 +137,18 @@ class Snapshot:
         )
 
     @property
-    def changes_status(self) -> bool:
-        return self.previous is not None and self.previous.status is not self.facts.status
+    def seen(self) -> frozenset[Seen]:
+        """What it says of statuses: which there is, and which there was until now."""
+        said = [self.facts, self.previous] if self.previous is not None else [self.facts]
+        return frozenset(Seen(self.at, each.status) for each in said)
+
+
+@dataclass(frozen=True, order=True)
+class Seen:
+    """A status that a subscription had at `at` (UTC)."""
+
+    at: datetime
+    status: Status
 
 
 def newest(snapshots: Iterable[Snapshot]) -> Snapshot:
@@ -187,13 +199,13 @@ class PaymentReport:
 
 @dataclass(frozen=True)
 class Subscription:
-    """Every snapshot of the newest seconds, the newest payment report, the newest change of its
-    status, and whether it was ever in use."""
+    """Every snapshot of the newest seconds, the newest payment report, whether it was ever in use,
+    and the statuses that it was seen with."""
 
     snapshots: tuple[Snapshot, ...] = ()
     payment: PaymentReport | None = None
     ever_active: bool = False
-    turned: tuple[datetime, Status] | None = None
+    statuses: frozenset[Seen] = frozenset()
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -216,9 +228,13 @@ class Subscription:
 
     @property
     def since(self) -> datetime:
-        """Since when it has its status, UTC; as far as is known."""
-        if self.turned is not None and self.turned[1] is self.status:
-            return self.turned[0]
+        """Since when it has its status, UTC: the first time that it was seen with it after the
+        last time with another, for not every report comes."""
+        status = self.status
+        left = max((each.at for each in self.statuses if each.status is not status), default=_NEVER)
+        since = [each.at for each in self.statuses if each.status is status and each.at >= left]
+        if since:
+            return min(since)
         if (snapshot := self.snapshot) is not None:
             return snapshot.at
         return self.payment.at if self.payment is not None else _NEVER
@@ -266,16 +282,25 @@ def replace_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
 def _with(
     before: Subscription, snapshot: Snapshot, snapshots: tuple[Snapshot, ...]
 ) -> Subscription:
-    turned = before.turned
-    if snapshot.changes_status:
-        turn = (snapshot.at, snapshot.facts.status)
-        turned = max(turned or turn, turn, key=lambda each: (each[0], _ALONG[each[1]]))
+    seen = snapshot.seen.union(*(each.seen for each in before.snapshots))
     return replace(
         before,
         snapshots=snapshots,
         ever_active=before.ever_active or snapshot.facts.status in _WAS_ACTIVE,
-        turned=turned,
+        statuses=_fewer(before.statuses | seen),
     )
+
+
+def _fewer(statuses: frozenset[Seen]) -> frozenset[Seen]:
+    """Without the oldest of those that only repeat what was so before and is so after."""
+    kept = sorted(statuses)
+    place = 1
+    while len(kept) > _STATUSES_KEPT and place < len(kept) - 1:
+        if kept[place - 1].status is kept[place].status is kept[place + 1].status:
+            del kept[place]
+        else:
+            place += 1
+    return frozenset(kept[-_STATUSES_KEPT:])
 
 
 def take_payment(before: Subscription, report: PaymentReport) -> Subscription:

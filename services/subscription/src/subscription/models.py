@@ -81,13 +81,12 @@ class Subscription(Row):
     current_period_end: Mapped[datetime | None]
     cancel_at_period_end: Mapped[bool] = mapped_column(server_default="false")
     cancel_at: Mapped[datetime | None]
-    # What it is derived from. `snapshots` are all of the newest seconds, up to `snapshot_at`; its
-    # status turned to `turned_status` at `turned_at`.
+    # What it is derived from. `snapshots` are all of the newest seconds, up to `snapshot_at`;
+    # `statuses` are those that it was seen with, and when.
     ever_active: Mapped[bool] = mapped_column(server_default="false")
     snapshot_at: Mapped[datetime | None]
     snapshots: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
-    turned_at: Mapped[datetime | None]
-    turned_status: Mapped[str | None]
+    statuses: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
     payment_at: Mapped[datetime | None]
     payment_event_id: Mapped[str | None]
     payment_paid: Mapped[bool | None]

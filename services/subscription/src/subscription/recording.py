@@ -21,12 +21,11 @@ from common.contracts.payments import (
 from common.contracts.subscriptions import (
     CustomerChanged,
     PlanSnapshot,
-    Status,
     SubscriptionChanged,
 )
 from common.messaging.outbox import Work
 from subscription import domain, models, repository
-from subscription.domain import Change, Known, PaymentReport, Phase, Policy, Snapshot
+from subscription.domain import Change, Known, PaymentReport, Phase, Policy, Seen, Snapshot
 from subscription.models import OURS, row_id
 
 
@@ -117,18 +116,18 @@ async def keep_plan(
 
 
 def read(row: models.Subscription) -> domain.Subscription:
-    payment = turned = None
+    payment = None
     if row.payment_at is not None:
         payment = PaymentReport(row.payment_at, row.payment_event_id or "", bool(row.payment_paid))
-    if row.turned_at is not None:
-        turned = (row.turned_at, Status(row.turned_status or ""))
     # Earlier versions kept those of one second, and when that was beside them.
     stored = [{"at": row.snapshot_at, **each} for each in row.snapshots]
     snapshots = tuple(_STORED.validate_python(each) for each in stored)
-    return domain.Subscription(snapshots, payment, row.ever_active, turned)
+    statuses = frozenset(_SEEN.validate_python(each) for each in row.statuses)
+    return domain.Subscription(snapshots, payment, row.ever_active, statuses)
 
 
 _STORED: TypeAdapter[Snapshot] = TypeAdapter(Snapshot)
+_SEEN: TypeAdapter[Seen] = TypeAdapter(Seen)
 
 
 async def write(
@@ -155,8 +154,8 @@ async def write(
         row.cancel_at_period_end, row.cancel_at = facts.cancel_at_period_end, facts.cancel_at
         row.snapshot_at = after.snapshots[-1].at
         row.snapshots = [_STORED.dump_python(each, mode="json") for each in after.snapshots]
-    if after.turned is not None:
-        row.turned_at, row.turned_status = after.turned
+    if after.statuses != before.statuses:
+        row.statuses = [_SEEN.dump_python(each, mode="json") for each in sorted(after.statuses)]
     if after.payment is not None:
         row.payment_at = after.payment.at
         row.payment_event_id = after.payment.event_id
