@@ -111,7 +111,7 @@ def test_who_pays_all_of_it_after_too_little_has_paid(paybus: Paybus) -> None:
     until_subscription(paybus, checkout, "active")
     error = read(paybus, "checkouts", checkout["id"])["error"]
     assert "paid 100 XAF" in error
-    assert "give the first part back" in error
+    assert "give back what came before" in error
 
 
 @pytest.mark.parametrize("called", [True, False])

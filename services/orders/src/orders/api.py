@@ -91,6 +91,7 @@ async def start_payment(
         await repository.locked_order(session, caller.tenant, id_)
         values = {
             "id": started["id"],
+            "checkout_id": started["id"],
             "tenant": caller.tenant,
             "order_id": id_,
             "provider": wanted.provider,

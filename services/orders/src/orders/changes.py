@@ -58,7 +58,7 @@ class Changes:
     def give_back(self, order: Order, refund: Refund, *, again: bool = False) -> None:
         data = RefundRequested(
             refund_id=refund.id,
-            checkout_id=refund.payment_id,
+            checkout_id=refund.checkout_id or refund.payment_id,
             amount=refund.amount,
             currency=refund.currency,
             reason=refund.reason,

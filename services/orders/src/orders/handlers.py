@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
-from common.contracts.event import Event
+from common.contracts.event import Event, derived_id
 from common.contracts.payments import CheckoutSettled, RefundSettled
 from common.errors import Permanent
 from common.logs import get_logger
@@ -39,8 +39,13 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
     order = _order(work.session, event)
     if order is None:
         return
+    id_ = report.checkout_id
+    if report.charge is not None:
+        id_ = derived_id("payments", id_, report.charge)
     values = {
-        "id": report.checkout_id,
+        "id": id_,
+        "checkout_id": report.checkout_id,
+        "charge": report.charge,
         "tenant": event.tenant,
         "order_id": order.id,
         "provider": report.provider,
@@ -48,10 +53,8 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
         "status": report.status,
     }
     payment = await repository.keep_payment(work.session, values)
-    # What a checkout was paid is judged once; but what was too little may be followed by all of it.
-    completed = payment.verdict == Verdict.WRONG and report.status == "paid"
-    if (payment.verdict is not None and not completed) or order.paid_by == payment.id:
-        return
+    if payment.verdict is not None:
+        return  # it is judged once
     payment.status, payment.settled_at = report.status, event.time
     if report.amount is not None and report.currency is not None:
         payment.amount, payment.currency = report.amount, report.currency
@@ -74,7 +77,7 @@ async def _take(
         by_clock=order.cancelled_by is None,
         in_time=in_time,
     )
-    again, payment.verdict = payment.verdict is not None, verdict
+    payment.verdict = verdict
     metrics.payments.labels(verdict).inc()
     changes = Changes(work.session, event)
     if verdict in {Verdict.ACCEPTED, Verdict.REOPENED}:
@@ -89,7 +92,7 @@ async def _take(
         changes.tell(order, "paid", shares)
     if back:
         why = _WHY.get(verdict, _MORE)
-        await ordering.give_back(changes, order, payment, back, why, again=again)
+        await ordering.give_back(changes, order, payment, back, why)
     await changes.close()
 
 

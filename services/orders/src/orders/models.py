@@ -106,12 +106,15 @@ class Share(Row):
 
 
 class Payment(Row):
-    """A checkout for an order, by its id. `amount` is what came, `verdict` what it was taken
-    for."""
+    """A checkout for an order, by its id; of further charges for the same checkout each is one of
+    its own. `amount` is what came, `verdict` what it was taken for."""
 
     __tablename__ = "payments"
 
     order_id: Mapped[str]
+    # None of rows of the version before, whose id it is.
+    checkout_id: Mapped[str | None]
+    charge: Mapped[str | None]
     provider: Mapped[str]
     account: Mapped[str]
     status: Mapped[str]
@@ -132,6 +135,7 @@ class Refund(Row):
 
     order_id: Mapped[str]
     payment_id: Mapped[str]
+    checkout_id: Mapped[str | None]
     amount: Mapped[int]
     currency: Mapped[str]
     reason: Mapped[str]

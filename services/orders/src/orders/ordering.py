@@ -160,6 +160,7 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
         return known
     if order.state not in SOLD or order.paid_by is None:
         raise Conflict(f"an order that is {order.state} has nothing to refund")
+    payment = await session.get_one(Payment, order.paid_by)
     shares = await repository.shares(session, id_)
     chosen = [each for each in shares if wanted.seller in {None, each.seller}]
     if not chosen:
@@ -176,7 +177,8 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
         id=refund_id,
         tenant=tenant,
         order_id=id_,
-        payment_id=order.paid_by,
+        payment_id=payment.id,
+        checkout_id=payment.checkout_id,
         amount=amount,
         currency=order.currency,
         reason=wanted.reason,
@@ -217,15 +219,15 @@ async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
 
 
 async def give_back(
-    changes: Changes, order: Order, payment: Payment, amount: int, reason: str, *, again: bool
+    changes: Changes, order: Order, payment: Payment, amount: int, reason: str
 ) -> None:
-    """Money that never was the order's, or that is more than it costs. `again` is whether some of
-    the same payment goes back already."""
+    """Money that never was the order's, or that is more than it costs."""
     row = Refund(
-        id=derived_id("refunds", payment.id, "back again" if again else "back"),
+        id=derived_id("refunds", payment.id, "back"),
         tenant=order.tenant,
         order_id=order.id,
         payment_id=payment.id,
+        checkout_id=payment.checkout_id,
         amount=amount,
         currency=payment.currency or order.currency,
         reason=reason,

@@ -57,6 +57,10 @@ class ShareView(_Part):
 
 class PaymentView(View):
     order_id: str
+    checkout_id: str | None
+    charge: str | None = Field(
+        description="the provider's name of a further charge for the same checkout"
+    )
     provider: str
     account: str
     status: str

@@ -24,7 +24,6 @@ from subscription import commands, domain, metrics, models, recording, repositor
 from subscription.domain import Facts, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
-from subscription.requests import stored
 
 log = get_logger(__name__)
 
@@ -81,26 +80,10 @@ async def on_payment(work: Work, event: Event[PaymentReported]) -> None:
 
 
 async def on_payment_duplicated(work: Work, event: Event[PaymentReported]) -> None:
-    """A second charge for one checkout. It buys nothing, unless the first one was too little."""
-    report = event.data
     await recording.keep_payment(work.session, event, paid=True)
     checkout = settling.checkout_of(work.session, event)
-    if checkout is None:
-        return  # the gateway has said so, and the payment is kept
-    if checkout.status != CheckoutStatus.PAID:
-        too_little = checkout.error
-        paid = (report.amount, report.currency)
-        await settling.settle_payment(work, event, checkout, paid, report.contact)
-        told = stored(checkout.request).purpose is not None  # whoever started it gives it back
-        if checkout.status == CheckoutStatus.PAID and too_little is not None and not told:
-            checkout.error = f"{too_little}; then all of it: give the first part back"
-            log.error(checkout.error, checkout=checkout.id)
-        return
-    checkout.error = (
-        f"paid once more by charge {report.payment_id}: give {report.amount} {report.currency} "
-        "(minor units) back at the provider"
-    )
-    log.error(checkout.error, checkout=checkout.id)
+    if checkout is not None:  # else the gateway has said so, and the payment is kept
+        await settling.settle_further_charge(work, event, checkout)
 
 
 async def on_payment_refunded(work: Work, event: Event[PaymentRefunded]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -87,7 +88,39 @@ async def settle_payment(
             asked = f"{wanted.amount} {wanted.currency}"
             checkout.error = f"paid {paid[0]} {paid[1]}, not {asked} (minor units)"
     came = paid or (checkout.amount, checkout.currency)
-    await settle(work, event, checkout, Outcome(status, event.time, event.id), payer, came)
+    outcome = Outcome(status, event.time, event.id)
+    await settle(work, event, checkout, outcome, payer, came)
+
+
+async def settle_further_charge(
+    work: Work, event: Event[PaymentReported], checkout: Checkout
+) -> None:
+    """One more charge for the same checkout. It buys nothing, unless what came before was too
+    little; whoever had the checkout started for a purpose judges it, and gives it back."""
+    report = event.data
+    came = (report.amount, report.currency)
+    wanted = stored(checkout.request)
+    was_paid, before = checkout.status == CheckoutStatus.PAID, checkout.error
+    if wanted.purpose is not None:
+        status = outcomes.of_payment(
+            paid=came[0], currency=came[1], wanted=wanted.amount, wanted_currency=wanted.currency
+        )
+        _tell(work, event, checkout, status, came, event.time, charge=report.payment_id)
+        if status is CheckoutStatus.PAID and not was_paid:
+            # What is reported of the first charge is told on its own, whichever comes first.
+            checkout.status, checkout.paid_at, checkout.error = status, event.time, None
+    elif was_paid:
+        checkout.error = (
+            f"paid once more by charge {report.payment_id}: give {came[0]} {came[1]} "
+            "(minor units) back at the provider"
+        )
+        log.error(checkout.error, checkout=checkout.id)
+    else:
+        await settle_payment(work, event, checkout, came, report.contact)
+        if before is not None:
+            now = checkout.error or "then all of it: give back what came before"
+            checkout.error = f"{before}; {now}"
+            log.error(checkout.error, checkout=checkout.id)
 
 
 async def settle(
@@ -102,6 +135,7 @@ async def settle(
     came = outcome.status in {CheckoutStatus.PAID, CheckoutStatus.UNDERPAID}
     if checkout.status == CheckoutStatus.REFUSED and not came:
         return  # it says why, which an expiry does not
+    first = checkout.reported_at is None
     if checkout.reported_at is not None:
         known = Outcome(
             CheckoutStatus(checkout.status), checkout.reported_at, checkout.reported_event_id or ""
@@ -117,11 +151,13 @@ async def settle(
             checkout=checkout.id,
             error=checkout.error,
         )
-    before, checkout.status = checkout.status, outcome.status
+    before = checkout.status
+    if not (first and before == CheckoutStatus.PAID):  # by a further charge, which was quicker
+        checkout.status = outcome.status
     checkout.reported_at = outcome.at
     checkout.reported_event_id = outcome.event_id
-    if before != outcome.status:
-        _tell(work, event, checkout, amount)
+    if first or before != outcome.status:
+        _tell(work, event, checkout, outcome.status, amount, outcome.at)
     if outcome.status is CheckoutStatus.PAID:
         checkout.paid_at = outcome.at
         checkout.error = None
@@ -129,7 +165,14 @@ async def settle(
 
 
 def _tell(
-    work: Work, event: Event[Any], checkout: Checkout, amount: tuple[int | None, str | None]
+    work: Work,
+    event: Event[Any],
+    checkout: Checkout,
+    status: CheckoutStatus,
+    amount: tuple[int | None, str | None],
+    at: datetime,
+    *,
+    charge: str | None = None,
 ) -> None:
     """Whoever had it started for a purpose of theirs."""
     purpose = stored(checkout.request).purpose
@@ -142,10 +185,11 @@ def _tell(
             purpose=purpose,
             provider=checkout.provider,
             account=checkout.account,
-            status=checkout.status,
+            status=status.value,
             amount=amount[0],
             currency=amount[1],
-            paid_at=checkout.reported_at if amount[0] is not None else None,
+            paid_at=at if amount[0] is not None else None,
+            charge=charge,
         ),
         subject=checkout.id,
         cause=event,

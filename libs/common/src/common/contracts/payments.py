@@ -37,7 +37,8 @@ class CheckoutSettled(Payload):
     """What became of a checkout that somebody else had started, for a `purpose` that they named.
 
     `amount` is what came, of a paid or an underpaid one, and `paid_at` (UTC) when; one that failed
-    or expired may still be paid.
+    or expired may still be paid. `charge` is the provider's name of a further charge for the same
+    checkout: what came by it is besides what came before.
     """
 
     checkout_id: Id
@@ -48,6 +49,7 @@ class CheckoutSettled(Payload):
     amount: MinorUnits | None = None
     currency: Currency | None = None
     paid_at: AwareDatetime | None = None
+    charge: str | None = None
 
 
 class RefundRequested(Payload):
