@@ -332,7 +332,7 @@ MUTANTS = (
     Mutant(
         "bank data: a Redis that is away lets every call through",
         f"{BANKS}/limits.py",
-        """                log.warning("Redis can't count, PostgreSQL does", error=describe(error))
+        """                log.warning("Redis can't count, PostgreSQL does", error=str(error))
 """,
         "                return\n",
         "test_bank_limits.py",

@@ -442,6 +442,51 @@ def test_an_end_that_the_portal_has_set_is_taken_back(paybus: Paybus) -> None:
     until(lambda: not entitlement()["ends"], what="it goes on")
 
 
+def a_bundle(paybus: Paybus) -> tuple[str, str, str, str]:
+    """Silver with a support plan beside it, three of which: Stripe's ids of the customer, the
+    subscription and the second item, and ours of the subscription."""
+    theirs, _, subscription = a_customer(paybus)
+    name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
+    item = stripe(
+        paybus, "POST", "subscription_items", subscription=name, price="platinum", quantity=3
+    )
+    until(lambda: len(entitled_to(paybus, theirs)) == 2, what="both entitle")
+    return theirs, name, item["id"], subscription
+
+
+def entitled_to(paybus: Paybus, customer: str) -> dict[str, int | None]:
+    plans = done(paybus, "GET", f"entitlements/{customer}")["plans"]
+    return {each["plan"]: each["quantity"] for each in plans}
+
+
+def test_each_item_of_a_subscription_entitles_to_its_plan(paybus: Paybus) -> None:
+    theirs, _, item, subscription = a_bundle(paybus)
+    assert entitled_to(paybus, theirs) == {"silver": 1, "platinum": 3}
+    before = done(paybus, "GET", f"subscriptions/{subscription}")["version"]
+    stripe(paybus, "DELETE", f"subscription_items/{item}")
+    until(lambda: entitled_to(paybus, theirs) == {"silver": 1}, what="one is left")
+    shown = done(paybus, "GET", f"subscriptions/{subscription}")
+    assert shown["version"] == before + 1, "plan_changed"
+    assert [each["quantity"] for each in shown["items"]] == [1]
+
+
+def test_what_is_done_to_a_subscription_of_several_plans_is_not_told_as_refused(
+    paybus: Paybus,
+) -> None:
+    _, name, _, subscription = a_bundle(paybus)
+    path = f"subscriptions/{subscription}"
+    refused = call(paybus, "POST", f"{path}/plan", json={"plan_id": "gold"})
+    assert refused.status_code == 422
+    assert "several prices" in refused.text
+    for verb, wanted in (("cancel", {"when": "period_end"}), ("resume", None)):
+        command = done(paybus, "POST", f"{path}/{verb}", json=wanted)
+        until_confirmed(paybus, command)
+        ends = stripe(paybus, "GET", f"subscriptions/{name}")["cancel_at_period_end"]
+        assert ends is (verb == "cancel")
+    until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={"when": "now"}))
+    assert stripe(paybus, "GET", f"subscriptions/{name}")["status"] == "canceled"
+
+
 def test_a_change_now_holds_against_the_release_of_what_was_planned(paybus: Paybus) -> None:
     """Release and change are two events of one second: what each says was so before orders them."""
     for _ in range(2):
@@ -450,8 +495,8 @@ def test_a_change_now_holds_against_the_release_of_what_was_planned(paybus: Payb
         done(paybus, "POST", path, json={"plan_id": "gold", "when": "period_end"})
         until_confirmed(paybus, done(paybus, "POST", path, json={"plan_id": "platinum"}))
 
-        def entitled_to(theirs: str = theirs) -> list[str]:
-            return [p["plan"] for p in done(paybus, "GET", f"entitlements/{theirs}")["plans"]]
+        def holds(theirs: str = theirs) -> bool:
+            return [*entitled_to(paybus, theirs)] == ["platinum"]
 
         until(lambda: not paybus.depths()["subscription.billing"], what="all are heard")
-        until(lambda: entitled_to() == ["platinum"], what="the change holds", seconds=5)
+        until(holds, what="the change holds", seconds=5)

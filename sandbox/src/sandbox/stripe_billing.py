@@ -29,6 +29,7 @@ from localstripe.resources import (
     Refund,
     StripeObject,
     Subscription,
+    SubscriptionItem,
 )
 from localstripe.server import get_post_data, json_response
 from localstripe.webhooks import schedule_webhook
@@ -81,6 +82,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
     chance = random.Random(0)  # noqa: S311 - misbehaviour that can be repeated
     answers: dict[str, tuple[int, bytes, bytes]] = {}
     _teach()
+    _teach_items()
 
     @web.middleware
     async def misbehave(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -258,6 +260,33 @@ def _teach() -> None:
     Event.__init__ = event
     Subscription.__init__, Subscription._update = create, update
     Invoice._get_next_invoice = staticmethod(next_invoice)
+
+
+def _teach_items() -> None:
+    """That they are added to a subscription and taken from it."""
+    create, delete = SubscriptionItem._api_create, SubscriptionItem._api_delete
+
+    def add(cls: Any, /, subscription: str, price: str, **more: Any) -> Any:
+        """https://docs.stripe.com/api/subscription_items/create"""
+        item = create(subscription=subscription, plan=price, **more)
+        changed = Subscription._api_retrieve(subscription)
+        changed.items._list.append(item)
+        _tell(changed)
+        return item
+
+    def remove(cls: Any, /, id: str) -> Any:
+        """https://docs.stripe.com/api/subscription_items/delete"""
+        item = SubscriptionItem._api_retrieve(id)
+        changed = Subscription._api_retrieve(item._subscription)
+        changed.items._list.remove(item)
+        removed = delete(id)
+        _tell(changed)
+        return removed
+
+    SubscriptionItem._api_create, SubscriptionItem._api_delete = (
+        classmethod(add),
+        classmethod(remove),
+    )
 
 
 def _changed(before: Any, now: Any) -> dict[str, Any]:

@@ -64,11 +64,20 @@ class PaymentView(ProviderView):
     reversals: list[ReversalView] = Field(default_factory=list)
 
 
+class ItemView(BaseModel):
+    """One plan of several, of a provider's subscription."""
+
+    plan_id: str
+    quantity: int | None = Field(description="null where it is metered")
+    current_period_end: datetime | None
+
+
 class SubscriptionView(ProviderView):
     provider_subscription_id: str
     customer_id: str
     status: Status
-    plan_id: str | None
+    plan_id: str | None = Field(description="that of the first item")
+    items: list[ItemView]
     entitles: bool = Field(description="whether its customer may use the plan, by the policy")
     current_period_end: datetime | None
     cancel_at_period_end: bool

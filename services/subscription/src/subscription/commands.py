@@ -396,7 +396,7 @@ def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
         shows = row.id == named or billing.confirmed(
             billing.stored(row.request),
             status=report.status,
-            plan=report.plan.plan_id if report.plan else None,
+            plan=report.plan.plan_id if report.plan and not report.more_plans else None,
             ends=report.cancel_at_period_end or report.cancel_at is not None,
         )
         if shows:

@@ -102,11 +102,22 @@ class Change(StrEnum):
 
 
 @dataclass(frozen=True)
+class Item:
+    """One of the plans of a subscription. `quantity` is None where it is metered."""
+
+    plan_id: str
+    quantity: int | None = None
+    current_period_end: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
-    """What a provider says of a subscription. `cancel_at` is when it ends, if that is decided."""
+    """What a provider says of a subscription. `cancel_at` is when it ends, if that is decided;
+    `plan_id` is the first of `items`, which are empty where only one plan is named."""
 
     status: Status
     plan_id: str | None = None
+    items: tuple[Item, ...] = ()
     current_period_end: datetime | None = None
     cancel_at_period_end: bool = False
     cancel_at: datetime | None = None
@@ -354,9 +365,16 @@ def _contract_changes(before: Subscription, after: Subscription) -> list[Change]
     old_end, new_end = old.current_period_end, new.current_period_end
     if after.status is Status.ACTIVE and old_end and new_end and new_end > old_end:
         found.append(Change.RENEWED)
-    if old.plan_id and new.plan_id and old.plan_id != new.plan_id:
+    if old.plan_id and new.plan_id and _sold(old, new) != _sold(new, old):
         found.append(Change.PLAN_CHANGED)
     return found
+
+
+def _sold(facts: Facts, other: Facts) -> Counter[tuple[str | None, int | None]]:
+    """Each plan with its quantity, as far as both say so."""
+    if facts.items and other.items:
+        return Counter((each.plan_id, each.quantity) for each in facts.items)
+    return Counter([(facts.plan_id, None)])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from common.database import Sessions
 from common.errors import NotFound, Unavailable
 from common.logs import get_logger
 from common.messaging.connection import describe
-from subscription.domain import ENTITLING
+from subscription import recording
+from subscription.domain import ENTITLING, Item
 from subscription.models import Checkout, Customer, Plan, Subscription
 
 log = get_logger(__name__)
@@ -30,11 +31,14 @@ _PATIENCE_SECONDS: Final = 2.0
 
 
 class Entitlement(BaseModel):
-    """A subscription that entitles its customer to a plan, by the tenant's policy; `until` is what
-    is paid for so far, or when it ends before that."""
+    """A subscription that entitles its customer to a plan, by the tenant's policy; one of several
+    plans is told once for each. `until` is what is paid for so far, or when it ends before that."""
 
     subscription_id: str
     plan_id: str | None
+    quantity: int | None = Field(
+        description="of a provider's subscription: how many; null where it is metered"
+    )
     plan: str | None = Field(description="the provider's or the shop's name of the plan")
     name: str | None
     status: Status
@@ -91,8 +95,8 @@ def _age(known: Entitlements) -> float:
 
 async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlements:
     as_of = datetime.now(UTC)
-    named = or_(Customer.id == customer, Customer.provider_customer_id == customer)
-    meant = select(Customer.id).where(Customer.tenant == tenant, named)
+    named_so = or_(Customer.id == customer, Customer.provider_customer_id == customer)
+    meant = select(Customer.id).where(Customer.tenant == tenant, named_so)
     # Stripe names its customers itself; the checkout that they came by has the shop's reference.
     payer = Checkout.request[("customer", "reference")].astext == customer
     came_by = select(Checkout.customer_id).where(
@@ -102,8 +106,7 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
     if not ids:
         raise NotFound(f"no customer is called {customer!r}")
     query = (
-        select(Subscription, Plan)
-        .outerjoin(Plan, Plan.id == Subscription.plan_id)
+        select(Subscription)
         .where(
             Subscription.tenant == tenant,
             Subscription.customer_id.in_(ids),
@@ -111,16 +114,23 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
         )
         .order_by(Subscription.created_at, Subscription.id)
     )
-    plans = [
-        Entitlement(
-            subscription_id=row.id,
-            plan_id=row.plan_id,
-            plan=plan.provider_plan_id if plan else None,
-            name=plan.name if plan else None,
-            status=Status(row.status),
-            until=min(filter(None, (row.current_period_end, row.cancel_at)), default=None),
-            ends=row.cancel_at_period_end or row.cancel_at is not None,
-        )
-        for row, plan in (await session.execute(query)).all()
-    ]
+    found = (await session.scalars(query)).all()
+    items = [(row, item) for row in found for item in recording.items_of(row)]
+    named = Plan.id.in_({item.plan_id for _, item in items})
+    named_plans = {plan.id: plan for plan in await session.scalars(select(Plan).where(named))}
+    plans = [_entitlement(row, item, named_plans.get(item.plan_id)) for row, item in items]
     return Entitlements(customer=customer, entitled=bool(plans), plans=plans, as_of=as_of)
+
+
+def _entitlement(row: Subscription, item: Item, plan: Plan | None) -> Entitlement:
+    ends = (item.current_period_end or row.current_period_end, row.cancel_at)
+    return Entitlement(
+        subscription_id=row.id,
+        plan_id=item.plan_id or None,
+        quantity=item.quantity,
+        plan=plan.provider_plan_id if plan else None,
+        name=plan.name if plan else None,
+        status=Status(row.status),
+        until=min(filter(None, ends), default=None),
+        ends=row.cancel_at_period_end or row.cancel_at is not None,
+    )

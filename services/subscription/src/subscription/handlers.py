@@ -16,12 +16,12 @@ from common.contracts.payments import (
     PaymentRefunded,
     PaymentReported,
 )
-from common.contracts.subscriptions import PreviousSubscription, ProviderSubscription
+from common.contracts.subscriptions import PlanSnapshot, PreviousSubscription, ProviderSubscription
 from common.logs import get_logger
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
 from subscription import commands, domain, metrics, models, recording, repository, settling
-from subscription.domain import Facts, Lifecycle, PaymentReport, Snapshot
+from subscription.domain import Facts, Item, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
 
@@ -107,8 +107,8 @@ async def on_provider_subscription(work: Work, event: Event[ProviderSubscription
     await recording.update_contact(
         work, event, _id(models.Customer, event, report.customer_id), contact
     )
-    if report.plan is not None:
-        await recording.keep_plan(work.session, event, report.provider, report.plan)
+    for plan in _plans(report):
+        await recording.keep_plan(work.session, event, report.provider, plan)
     was = report.previous
     snapshot = Snapshot(
         at=event.time,
@@ -172,8 +172,8 @@ async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
                 "customer_id": customer_id,
                 "subscription_id": subscription_id,
             }
-        if isinstance(data, ProviderSubscription) and data.plan is not None:
-            plans.append(_id(models.Plan, event, data.plan.plan_id))
+        if isinstance(data, ProviderSubscription):
+            plans += [_id(models.Plan, event, each.plan_id) for each in _plans(data)]
     await rows.lock(session, models.Customer, customers)
     await rows.lock(session, models.Subscription, subscriptions)
     await rows.lock(session, models.Payment, payments)
@@ -197,6 +197,12 @@ async def _subscription(
     return await session.get_one(models.Subscription, id_)
 
 
+def _plans(report: ProviderSubscription) -> list[PlanSnapshot]:
+    """One of two items at one price is kept once."""
+    plans = [*filter(None, [report.plan]), *report.more_plans]
+    return list({each.plan_id: each for each in plans}.values())
+
+
 def _facts(
     event: Event[ProviderSubscription],
     said: ProviderSubscription | PreviousSubscription,
@@ -205,6 +211,10 @@ def _facts(
     return Facts(
         status=said.status,
         plan_id=_id(models.Plan, event, plan) if plan is not None else None,
+        items=tuple(
+            Item(_id(models.Plan, event, each.plan_id), each.quantity, each.current_period_end)
+            for each in said.items
+        ),
         current_period_end=said.current_period_end,
         cancel_at_period_end=said.cancel_at_period_end,
         cancel_at=said.cancel_at,

@@ -78,6 +78,7 @@ class Subscription(Row):
     status: Mapped[str] = mapped_column(server_default="incomplete")
     phase: Mapped[str] = mapped_column(server_default="unused")
     plan_id: Mapped[str | None]
+    items: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
     current_period_end: Mapped[datetime | None]
     cancel_at_period_end: Mapped[bool] = mapped_column(server_default="false")
     cancel_at: Mapped[datetime | None]

@@ -22,10 +22,11 @@ from common.contracts.subscriptions import (
     CustomerChanged,
     PlanSnapshot,
     SubscriptionChanged,
+    SubscriptionItem,
 )
 from common.messaging.outbox import Work
 from subscription import domain, models, repository
-from subscription.domain import Change, Known, PaymentReport, Phase, Policy, Seen, Snapshot
+from subscription.domain import Change, Item, Known, PaymentReport, Phase, Policy, Seen, Snapshot
 from subscription.models import OURS, row_id
 
 
@@ -126,8 +127,16 @@ def read(row: models.Subscription) -> domain.Subscription:
     return domain.Subscription(snapshots, payment, row.ever_active, statuses)
 
 
+def items_of(row: models.Subscription) -> Sequence[Item]:
+    """One for each plan; one without a quantity, and maybe a name, where there is one plan only."""
+    if row.items:
+        return _ITEMS.validate_python(row.items)
+    return (Item(row.plan_id or "", None, row.current_period_end),)
+
+
 _STORED: TypeAdapter[Snapshot] = TypeAdapter(Snapshot)
 _SEEN: TypeAdapter[Seen] = TypeAdapter(Seen)
+_ITEMS: TypeAdapter[tuple[Item, ...]] = TypeAdapter(tuple[Item, ...])
 
 
 async def write(
@@ -150,6 +159,7 @@ async def write(
     if after.snapshots != before.snapshots:
         facts = after.facts
         row.plan_id = facts.plan_id
+        row.items = _ITEMS.dump_python(facts.items, mode="json")
         row.current_period_end = facts.current_period_end
         row.cancel_at_period_end, row.cancel_at = facts.cancel_at_period_end, facts.cancel_at
         row.snapshot_at = after.snapshots[-1].at
@@ -172,6 +182,7 @@ async def write(
                 provider_subscription_id=row.provider_subscription_id,
                 status=after.status,
                 plan_id=after.facts.plan_id,
+                items=[SubscriptionItem(**vars(each)) for each in after.facts.items],
                 current_period_end=after.facts.current_period_end,
                 contact=Contact(email=customer.email, name=customer.name),
                 contact_sequence=customer.version,

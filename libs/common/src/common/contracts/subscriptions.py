@@ -31,11 +31,20 @@ class PlanSnapshot(Payload):
     interval: str | None = None
 
 
+class SubscriptionItem(Payload):
+    """One of the plans that a subscription is made of. `quantity` is None where it is metered."""
+
+    plan_id: Id
+    quantity: int | None = None
+    current_period_end: AwareDatetime | None = None
+
+
 class PreviousSubscription(Payload):
     """What was so of a subscription before the change that an event reports."""
 
     status: Status
     plan_id: Id | None = None
+    items: list[SubscriptionItem] = Field(default_factory=list)
     current_period_end: AwareDatetime | None = None
     cancel_at_period_end: bool = False
     cancel_at: AwareDatetime | None = None
@@ -44,8 +53,9 @@ class PreviousSubscription(Payload):
 class ProviderSubscription(Payload):
     """A provider's snapshot of one subscription at the event's `time`.
 
-    `cancel_at` is when it ends, if that is decided; `previous` is what was so before, where the
-    provider says so: of two snapshots of one second it tells which is the later.
+    `plan` is that of its first item, `more_plans` those of the others, and `items` name each with
+    its quantity and end. `cancel_at` is when it ends, if that is decided; `previous` is what was so
+    before, where the provider says so: of two snapshots of one second it tells which is the later.
     """
 
     provider: str
@@ -53,6 +63,8 @@ class ProviderSubscription(Payload):
     customer_id: Id
     status: Status
     plan: PlanSnapshot | None = None
+    more_plans: list[PlanSnapshot] = Field(default_factory=list)
+    items: list[SubscriptionItem] = Field(default_factory=list)
     current_period_end: AwareDatetime | None = None
     cancel_at_period_end: bool = False
     cancel_at: AwareDatetime | None = None
@@ -69,7 +81,8 @@ class CommandDue(Payload):
 class SubscriptionChanged(Payload):
     """A subscription after the change that the event's type names.
 
-    `subscription_id` and `customer_id` are Paybus's own ids.
+    `subscription_id`, `customer_id` and the plans' are Paybus's own ids. `plan_id` is that of the
+    first of `items`, which are empty where the provider names one plan only.
     """
 
     subscription_id: Id
@@ -78,6 +91,7 @@ class SubscriptionChanged(Payload):
     provider_subscription_id: Id
     status: Status
     plan_id: Id | None
+    items: list[SubscriptionItem] = Field(default_factory=list)
     current_period_end: AwareDatetime | None
     contact: Contact = Contact()
     contact_sequence: int = Field(

@@ -422,10 +422,13 @@ def _id(value: Any) -> str | None:
 
 
 def _shown(subscription: Mapping[str, Any]) -> dict[str, Any]:
+    """Whatever it is made of: what was done must not be told as refused."""
+    plans = [_plan(each) for each in subscription["items"]["data"]]
     return {
         "id": subscription["id"],
         "status": subscription["status"],
-        "plan": _plan(_item(subscription)),
+        "plan": plans[0] if plans else None,
+        "plans": plans,
         "cancel_at_period_end": bool(subscription.get("cancel_at_period_end")),
         "cancel_at": subscription.get("cancel_at"),
     }

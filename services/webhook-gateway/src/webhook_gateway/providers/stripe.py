@@ -30,6 +30,7 @@ from common.contracts.subscriptions import (
     PreviousSubscription,
     ProviderSubscription,
     Status,
+    SubscriptionItem,
 )
 from common.stripe_sdk import from_stripe
 from webhook_gateway import metrics, providers
@@ -234,25 +235,43 @@ def _invoice(amount: str) -> Callable[[Object], PaymentReported]:
 
 def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
     def translate(subscription: Object) -> ProviderSubscription:
-        items = (subscription.get("items") or {}).get("data") or []
-        first = items[0] if items else {}
-        ends = subscription.get("current_period_end") or max(
-            (item["current_period_end"] for item in items if item.get("current_period_end")),
-            default=None,
-        )
+        items = _items(subscription)
+        plans = [plan for plan, _ in items]
+        ends = subscription.get("current_period_end")
+        ends_at = [item.current_period_end for _, item in items if item.current_period_end]
         return ProviderSubscription(
             provider="stripe",
             subscription_id=subscription["id"],
             customer_id=_required_id(subscription["customer"]),
             status=Status.CANCELLED if ended else _STATUS[subscription["status"]],
-            plan=_plan(first.get("price") or first.get("plan") or subscription.get("plan")),
-            current_period_end=from_seconds(ends) if ends else None,
+            plan=plans[0] if plans else _plan(subscription.get("plan")),
+            more_plans=plans[1:],
+            items=[item for _, item in items],
+            current_period_end=from_seconds(ends) if ends else max(ends_at, default=None),
             cancel_at_period_end=bool(subscription.get("cancel_at_period_end")),
             cancel_at=from_seconds(at) if (at := subscription.get("cancel_at")) else None,
             metadata=_metadata(subscription),
         )
 
     return translate
+
+
+def _items(subscription: Object) -> list[tuple[PlanSnapshot, SubscriptionItem]]:
+    """Each has its own plan, quantity and, since API 2025-03-31, period
+    (https://docs.stripe.com/api/subscription_items/object)."""
+    found = []
+    for item in (subscription.get("items") or {}).get("data") or ():
+        plan = _plan(item.get("price") or item.get("plan"))
+        if plan is None:
+            continue
+        ends = item.get("current_period_end")
+        described = SubscriptionItem(
+            plan_id=plan.plan_id,
+            quantity=item.get("quantity"),
+            current_period_end=from_seconds(ends) if ends else None,
+        )
+        found.append((plan, described))
+    return found
 
 
 def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription | None:
@@ -264,6 +283,7 @@ def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription 
     return PreviousSubscription(
         status=before.status,
         plan_id=before.plan.plan_id if before.plan else None,
+        items=before.items,
         current_period_end=before.current_period_end,
         cancel_at_period_end=before.cancel_at_period_end,
         cancel_at=before.cancel_at,
