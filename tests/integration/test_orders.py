@@ -231,6 +231,34 @@ def stripe_behaves(paybus: Paybus, mode: str) -> None:
     paybus.http.put(url, json={"mode": mode}).raise_for_status()
 
 
+def test_a_refund_that_fails_after_it_was_made_is_tried_again(paybus: Paybus) -> None:
+    """The payer's card is gone: Stripe has the money back, and says so days later, three times."""
+    order = place(paybus, line("ama", 500))
+    payment = start_payment(paybus, order)
+    pay(paybus, payment)
+    until_state(paybus, order, "paid")
+    done(paybus, "POST", f"orders/{order['id']}/refunds", json={"reason": "broken"})
+    (refund,) = until_refunds(paybus, order, "succeeded")
+
+    def fail() -> None:
+        name = refund["provider_refund_id"]
+        url = f"{paybus.layout.url('sandbox-stripe')}/_config/refunds/{name}/failed"
+        paybus.http.put(url).raise_for_status()
+
+    fail()
+    (failed,) = until_refunds(paybus, order, "failed")
+    assert "expired_or_canceled_card" in failed["error"]
+    done(paybus, "POST", f"refunds/{refund['id']}/retry")
+    (again,) = until_refunds(paybus, order, "succeeded")
+    assert again["provider_refund_id"] != refund["provider_refund_id"]
+    fail()
+    until(lambda: paybus.depths()["subscription.billing"] == 0, what="all of it is heard")
+    until(lambda: paybus.depths()["orders.payments"] == 0, what="all of it is heard")
+    (now,) = see(paybus, order)["refunds"]
+    assert now["state"] == "succeeded", "what is said of the first one is not of the second"
+    assert sum(refunds_at_stripe(paybus, payment)) == 500
+
+
 @pytest.mark.parametrize("mode", ["fail_after", "fail"])
 def test_a_refund_of_which_nobody_knows_is_tried_again_and_made_once(
     paybus: Paybus, mode: str

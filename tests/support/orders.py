@@ -121,7 +121,8 @@ def refunds_at_stripe(paybus: Paybus, payment: dict[str, Any]) -> list[int]:
     url = f"{stripe}/v1/checkout/sessions/{checkout['reference']}"
     intent = paybus.http.get(url, auth=auth).json()["payment_intent"]
     found = paybus.http.get(f"{stripe}/v1/refunds?payment_intent={intent}&limit=100", auth=auth)
-    return [each["amount"] for each in found.raise_for_status().json()["data"]]
+    made = found.raise_for_status().json()["data"]
+    return [each["amount"] for each in made if each["status"] != "failed"]
 
 
 def paid_to(paybus: Paybus, seller: str) -> int:

@@ -7,6 +7,7 @@ share of the calls that change something, `delay` how many seconds they take, `w
 
 `PUT /_config/subscriptions/{id}` is what Stripe or its portal does by itself: `{"status":
 "unpaid"}`, `{"cancel_at": 1798392000}`; with `"events": ["paused"]` only these are sent of it.
+`PUT /_config/refunds/{id}/failed`: the payer's bank could not take it, and the money is back.
 """
 
 from __future__ import annotations
@@ -136,6 +137,13 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
             schedule_webhook(Event(f"customer.subscription.{each}", subscription))
         return json_response(subscription._export())
 
+    async def fail_refund(request: web.Request) -> Any:
+        refund = Refund._api_retrieve(request.match_info["id"])
+        refund.status, refund.failure_reason = "failed", "expired_or_canceled_card"
+        for each in ("refund.updated", "refund.failed", "charge.refund.updated"):
+            schedule_webhook(Event(each, refund))
+        return json_response(refund._export())
+
     async def schedule(request: web.Request) -> Any:
         wanted = await get_post_data(request)
         return json_response(SubscriptionSchedule(wanted["from_subscription"])._export())
@@ -182,6 +190,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
     app.middlewares.append(misbehave)
     app.router.add_put("/_config/behaviour", behave)
     app.router.add_put("/_config/subscriptions/{id}", move)
+    app.router.add_put("/_config/refunds/{id}/failed", fail_refund)
     app.router.add_post("/v1/subscription_schedules", schedule)
     app.router.add_get("/v1/subscription_schedules/{id}", see_schedule)
     app.router.add_post("/v1/subscription_schedules/{id}", change_schedule)

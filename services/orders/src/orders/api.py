@@ -163,6 +163,7 @@ async def confirm_refund(caller: Operator, session: Session, id_: str) -> Refund
             raise Conflict(f"a refund that is {row.state} is not confirmed by hand")
         row.state, row.settled_at = RefundState.SUCCEEDED, await rows.clock(session)
         row.error = f"paid back by hand: {caller.subject}"
+        row.provider_refund_id = None  # one that failed is not what gave it back
         return RefundView.model_validate(row)
 
 

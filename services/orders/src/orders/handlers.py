@@ -101,7 +101,14 @@ async def on_refund_settled(work: Work, event: Event[RefundSettled]) -> None:
     refund = await work.session.get(Refund, report.refund_id)  # locked, by `prepare`
     if refund is None or refund.tenant != event.tenant:
         return  # somebody else's
-    if refund.state == RefundState.SUCCEEDED:
+    if event.sequence is not None and event.sequence <= refund.reports:
+        return  # something newer is known
+    refund.reports = event.sequence or refund.reports
+    failed_later = report.status == "failed" and (
+        report.provider_refund_id is not None
+        and report.provider_refund_id == refund.provider_refund_id
+    )
+    if refund.state == RefundState.SUCCEEDED and not failed_later:
         if report.status == "succeeded" and refund.provider_refund_id is None:
             log.error("a refund that was paid back by hand was made, too", refund=refund.id)
         return

@@ -141,8 +141,9 @@ class Refund(Row):
     reason: Mapped[str]
     parts: Mapped[dict[str, int]]
     state: Mapped[str]
-    # How often it was asked for.
+    # How often it was asked for, and which report of it was the newest.
     requests: Mapped[int] = mapped_column(Integer, server_default="1")
+    reports: Mapped[int] = mapped_column(server_default="0")
     ordered_by: Mapped[str | None]
     provider_refund_id: Mapped[str | None]
     error: Mapped[str | None]

@@ -15,12 +15,13 @@ from common.contracts.payments import (
     PaymentDisputed,
     PaymentRefunded,
     PaymentReported,
+    RefundReported,
 )
 from common.contracts.subscriptions import PlanSnapshot, PreviousSubscription, ProviderSubscription
 from common.logs import get_logger
 from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
-from subscription import commands, domain, metrics, models, recording, repository, settling
+from subscription import commands, domain, metrics, models, recording, refunds, repository, settling
 from subscription.domain import Facts, Item, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
@@ -100,6 +101,15 @@ async def on_payment_disputed(work: Work, event: Event[PaymentDisputed]) -> None
     )
 
 
+async def on_refund_reported(work: Work, event: Event[RefundReported]) -> None:
+    report = event.data
+    if report.status == "failed":
+        await recording.keep_reversal(
+            work.session, event, "refund_failed", report.refund_id, report.amount, report.reason
+        )
+    await refunds.take_report(work, event)
+
+
 async def on_provider_subscription(work: Work, event: Event[ProviderSubscription]) -> None:
     report = event.data
     said = report.metadata
@@ -132,6 +142,7 @@ HANDLERS: Mapping[str, Handler] = {
     "payment.duplicated": on_payment_duplicated,
     "payment.refunded": on_payment_refunded,
     "payment.disputed": on_payment_disputed,
+    "refund.reported": on_refund_reported,
     "provider_subscription.created": on_provider_subscription,
     "provider_subscription.updated": on_provider_subscription,
     "provider_subscription.deleted": on_provider_subscription,

@@ -17,6 +17,7 @@ from common.contracts.payments import (
     PaymentDisputed,
     PaymentRefunded,
     PaymentReported,
+    RefundReported,
 )
 from common.contracts.subscriptions import (
     CustomerChanged,
@@ -69,7 +70,7 @@ async def keep_payment(session: AsyncSession, event: Event[PaymentReported], *, 
 
 async def keep_reversal(
     session: AsyncSession,
-    event: Event[PaymentRefunded] | Event[PaymentDisputed],
+    event: Event[PaymentRefunded] | Event[PaymentDisputed] | Event[RefundReported],
     kind: str,
     provider_id: str,
     amount: int,

@@ -7,23 +7,28 @@ and whoever begins again looks first whether an earlier call got through.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from sqlalchemy.dialects.postgresql import insert
 
+from common.accounts import gateway_source
 from common.contracts.event import Event
-from common.contracts.payments import RefundRequested, RefundSettled
+from common.contracts.payments import RefundReported, RefundRequested, RefundSettled
 from common.database import Sessions
 from common.errors import Busy, Invalid, Permanent, RateLimited, Upstream
 from common.gate import Gate
+from common.logs import get_logger
 from common.messaging.outbox import Work
 from common.outside import NoAnswer, Refused, excerpt
 from common.redaction import Redactor
 from common.stripe_sdk import KeyUsedUp
-from subscription import metrics
+from subscription import metrics, repository
 from subscription.accounts import Accounts
 from subscription.clients import CheckoutClient, Return, Returned
 from subscription.models import Checkout, Refund
 from subscription.requests import stored
+
+log = get_logger(__name__)
 
 SOURCE = "/subscription"
 _OPEN, _FAILED, _UNKNOWN = "requested", "failed", "unknown"
@@ -148,6 +153,8 @@ class Refunder:
         async with self._sessions.begin() as session:
             row = await session.get_one(Refund, event.data.refund_id, with_for_update=True)
             made = returned is not None and returned.accepted
+            if returned is not None and row.provider_refund_id == returned.refund_id != "":
+                return  # it is known of it already that it failed later
             if row.status not in {_OPEN, _UNKNOWN} and not (made and row.status == _FAILED):
                 return
             if returned is None:
@@ -162,7 +169,31 @@ class Refunder:
             await work.flush()
 
 
-def _tell(work: Work, event: Event[RefundRequested], row: Refund) -> None:
+async def take_report(work: Work, event: Event[RefundReported]) -> None:
+    """A refund that the provider had made may fail all the same: it has the money back then, and
+    whoever asked for it is told so."""
+    report = event.data
+    if report.status != _FAILED:
+        return
+    row = await repository.refund_reported(
+        work.session, event.tenant, report.reference, report.refund_id
+    )
+    if row is None or row.provider_refund_id not in {None, report.refund_id}:
+        return  # nobody asked for it here, or it was followed by another
+    checkout = await work.session.get_one(Checkout, row.checkout_id)
+    if gateway_source(checkout.provider, checkout.account) != event.source:
+        return
+    if row.status == _FAILED and row.provider_refund_id == report.refund_id:
+        return
+    row.status, row.provider_refund_id = _FAILED, report.refund_id
+    row.error = f"it failed after it was made: {report.reason or 'no reason given'}"
+    row.reports += 1
+    metrics.refunds.labels(row.provider, row.status).inc()
+    log.error("a refund failed after it was made", refund=row.id, reason=report.reason)
+    _tell(work, event, row)
+
+
+def _tell(work: Work, event: Event[Any], row: Refund) -> None:
     work.emit(
         "refund.settled",
         RefundSettled(

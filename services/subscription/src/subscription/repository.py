@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.arrays import is_one_of
 from common.contracts.subscriptions import Status
 from subscription import models
-from subscription.models import Checkout, Payment, Plan, Reversal, Subscription
+from subscription.models import Checkout, Payment, Plan, Refund, Reversal, Subscription
 from subscription.requests import EntitlementPolicy
 
 
@@ -73,6 +73,15 @@ async def keep_reversal(session: AsyncSession, values: Mapping[str, Any]) -> Non
             },
         )
     )
+
+
+async def refund_reported(
+    session: AsyncSession, tenant: str, reference: str | None, provider_refund_id: str
+) -> Refund | None:
+    """Locked. By what we called it, or by what the provider did."""
+    named = or_(Refund.id == (reference or ""), Refund.provider_refund_id == provider_refund_id)
+    query = select(Refund).where(Refund.tenant == tenant, named).with_for_update().limit(1)
+    return (await session.scalars(query)).first()
 
 
 async def reversals_of(

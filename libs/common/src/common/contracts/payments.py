@@ -133,6 +133,20 @@ class PaymentRefunded(Payload):
     currency: Currency
 
 
+class RefundReported(Payload):
+    """What a provider says of one refund, which may fail after it had succeeded: the money is with
+    us again then. `reference` is what we called it, if the provider repeats that."""
+
+    provider: str
+    refund_id: Id
+    reference: str | None = None
+    references: list[str] = Field(default_factory=list)
+    status: Literal["pending", "succeeded", "failed"]
+    amount: MinorUnits
+    currency: Currency
+    reason: str | None = None
+
+
 class PaymentDisputed(Payload):
     """The payer's bank asks for the money back."""
 

@@ -26,6 +26,7 @@ from common.contracts.payments import (
     PaymentRefunded,
     PaymentReported,
     ProviderEvent,
+    RefundReported,
     RefundRequested,
     RefundSettled,
 )
@@ -82,6 +83,9 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "payments", PaymentHint, "A hint that a payment changed; nobody may act on it unasked."
     ),
     "payment.refunded": EventType("payments", PaymentRefunded, "Money went back to the payer."),
+    "refund.reported": EventType(
+        "payments", RefundReported, "What the provider says of a refund, which may fail later."
+    ),
     "payment.disputed": EventType("payments", PaymentDisputed, "The payer disputes a payment."),
     "provider_subscription.created": EventType(
         "subscriptions", ProviderSubscription, "The provider created a subscription."

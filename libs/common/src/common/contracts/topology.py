@@ -92,6 +92,7 @@ QUEUES: Final = (
             Binding("payments", "payment.expired"),
             Binding("payments", "payment.refunded"),
             Binding("payments", "payment.disputed"),
+            Binding("payments", "refund.reported"),
             Binding("payments", "payment.duplicated"),
             Binding("payments", "checkout.completed"),
             Binding("subscriptions", "provider_subscription.*"),

@@ -23,6 +23,7 @@ from common.contracts.payments import (
     PaymentDisputed,
     PaymentRefunded,
     PaymentReported,
+    RefundReported,
 )
 from common.contracts.payouts import TransferReported
 from common.contracts.subscriptions import (
@@ -116,8 +117,8 @@ class Stripe(Provider):
         if isinstance(payload, ProviderSubscription):
             changed = webhook["data"].get("previous_attributes")
             payload = payload.model_copy(update={"previous": _previous(snapshot, changed)})
-        if isinstance(payload, TransferReported) and webhook.get("account"):
-            # The holder of a connected account sets the metadata of its payouts:
+        if isinstance(payload, TransferReported | RefundReported) and webhook.get("account"):
+            # The holder of a connected account sets the metadata of its payouts and refunds:
             # https://docs.stripe.com/api/payouts/create#create_payout-metadata
             payload = payload.model_copy(update={"reference": None})
         return [
@@ -323,6 +324,27 @@ def _refund(charge: Object) -> PaymentRefunded:
     )
 
 
+REFUND_IN_METADATA = "paybus_refund"
+
+
+def _refund_report(refund: Object) -> RefundReported:
+    """A refund may fail, or be canceled, after it had succeeded: https://docs.stripe.com/refunds
+    (failed refunds). The three events that tell of it have the same object."""
+    status = refund["status"]
+    over = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
+    references = {_id(refund.get("charge")), _id(refund.get("payment_intent"))}
+    return RefundReported(
+        provider="stripe",
+        refund_id=refund["id"],
+        reference=_metadata(refund).get(REFUND_IN_METADATA),
+        references=sorted(each for each in references if each),
+        status=over.get(status, "pending"),
+        amount=_required_amount(refund, "amount"),
+        currency=refund["currency"].upper(),
+        reason=refund.get("failure_reason") or (status if status == "canceled" else None),
+    )
+
+
 # A payout to a bank has no other place for what we call it.
 PAYOUT_IN_METADATA = "paybus_payout"
 
@@ -389,6 +411,9 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "customer.subscription.resumed": ("provider_subscription.updated", _subscription(ended=False)),
     "customer.subscription.deleted": ("provider_subscription.deleted", _subscription(ended=True)),
     "charge.refunded": ("payment.refunded", _refund),
+    "refund.updated": ("refund.reported", _refund_report),
+    "refund.failed": ("refund.reported", _refund_report),
+    "charge.refund.updated": ("refund.reported", _refund_report),
     "charge.dispute.created": ("payment.disputed", _dispute),
     "transfer.created": ("transfer.created", _transfer),
     "transfer.reversed": ("transfer.reversed", _transfer),
