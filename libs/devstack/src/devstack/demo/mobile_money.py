@@ -17,7 +17,7 @@ from rich.table import Table
 
 from common.contracts.event import Event
 from devstack.demo.report import Check, table_of_checks
-from devstack.demo.stage import Part, Stage, everything
+from devstack.demo.stage import Part, Stage, everything, insist
 
 PROVIDERS = ("fapshi", "mtn-momo", "orange-money", "flutterwave")
 _DROPPED, _DOUBLED, _FORGED, _FAILED, _IGNORED = 0.3, 0.2, 0.1, 0.1, 0.1
@@ -61,7 +61,8 @@ class MobileMoneyShop(Part):
         self, shop: httpx.AsyncClient, payers: httpx.AsyncClient, number: int, fate: str
     ) -> None:
         provider = PROVIDERS[number % len(PROVIDERS)]
-        answer = await shop.post(
+        checkout = await insist(
+            shop,
             f"{self.stage.url('subscription-api')}/v1/checkouts",
             headers={"Idempotency-Key": f"demo-{number}"},
             json={
@@ -78,7 +79,6 @@ class MobileMoneyShop(Part):
                 "return_url": "https://shop.example.com/thanks",
             },
         )
-        checkout = answer.raise_for_status().json()
         subscription = checkout["subscription_id"]
         self._started[subscription] = checkout
         payment = {"provider": provider, "reference": checkout["reference"]}

@@ -14,6 +14,7 @@ import httpx
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from rich.console import Console
 from rich.table import Table
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from common.contracts import registry, topology
 from common.contracts.event import DecodeError, Event
@@ -136,6 +137,26 @@ class Part(ABC):
 
     @abstractmethod
     async def tables(self, checks: list[Check]) -> list[Table]: ...
+
+
+async def insist(http: httpx.AsyncClient, url: str, **request: Any) -> dict[str, Any]:
+    """Post it, with the same key again while the answer is that it is not known or not the time,
+    as docs/checkouts.md tells callers to."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception(_is_passing), wait=wait_fixed(1), stop=stop_after_delay(60)
+    ):
+        with attempt:
+            answer = (await http.post(url, **request)).raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {
+        httpx.codes.TOO_MANY_REQUESTS,
+        httpx.codes.BAD_GATEWAY,
+        httpx.codes.SERVICE_UNAVAILABLE,
+    }
 
 
 async def everything(http: httpx.AsyncClient, url: str, **filters: str) -> list[dict[str, Any]]:
