@@ -15,6 +15,9 @@ from structlog.typing import FilteringBoundLogger
 from common.contracts.event import Event
 from common.redaction import Redactor
 
+# Of a stack, its end is in the last of the lines that are written of it.
+_LONGEST_VALUE = 32_768
+
 
 def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
     """Send structlog's and the standard library's records through one JSON formatter."""
@@ -23,7 +26,10 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
         return {**record, "service": service, "role": role}
 
     def mask(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {k: redact(v) if isinstance(v, str) else v for k, v in record.items()}
+        return {
+            k: redact.beginning(v, _LONGEST_VALUE) if isinstance(v, str) else v
+            for k, v in record.items()
+        }
 
     shared: list[Any] = [
         merge_contextvars,

@@ -11,6 +11,7 @@ import httpx
 from pydantic import HttpUrl
 
 from common.errors import RateLimited, Upstream
+from common.redaction import Redactor
 
 Object = dict[str, Any]
 
@@ -58,9 +59,9 @@ class Token:
         return self._token
 
 
-def excerpt(said: str) -> str:
-    """Of a text without secrets any more: what of it is kept."""
-    return plain(said)[:_LONGEST_EXCERPT]
+def excerpt(said: str, redact: Redactor) -> str:
+    """What is kept of a text of any length, without its secrets."""
+    return redact.beginning(plain(said), _LONGEST_EXCERPT)
 
 
 def plain(text: str) -> str:

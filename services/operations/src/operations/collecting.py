@@ -14,6 +14,7 @@ from common.messaging.connection import describe
 from common.messaging.consumer import Consumer, Stop
 from common.messaging.delivery import Delivery
 from common.messaging.retry import Kind, classify
+from common.redaction import Redactor
 from operations import filing, letters
 from operations.letters import DeadLetter
 
@@ -25,6 +26,7 @@ class Collector(Consumer):
 
     def __init__(self, of: Queue, *, batch: int = 100, **options: Any) -> None:
         super().__init__(Queue(of.dead), prefetch=batch, **options)
+        self._redact: Redactor = options["redact"]
         self._of = of
         self._batch = batch
 
@@ -43,7 +45,10 @@ class Collector(Consumer):
 
     async def _store(self, batch: Sequence[Delivery]) -> None:
         now = datetime.now(UTC)
-        read = [letters.read(self._of.name, each.body, each.headers, now) for each in batch]
+        read = [
+            letters.read(self._of.name, each.body, each.headers, now, self._redact)
+            for each in batch
+        ]
         await self._through_outages(partial(self._file, read))
         metrics.consumed.labels(self.queue.name, "done").inc(len(batch))
 

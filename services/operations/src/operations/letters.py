@@ -11,7 +11,8 @@ from typing import Any
 
 from common.messaging import dead_letter, refill, replay
 from common.messaging.dead_letter import Failures
-from operations import domain
+from common.redaction import Redactor
+from operations import domain, masking
 from operations.domain import Fault
 from operations.models import letter_id
 
@@ -25,7 +26,8 @@ _LAST_YEAR = 9000
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """`item` is the one of the replay that it was sent by. Texts can be stored as they are."""
+    """`item` is the one of the replay that it was sent by. Texts can be stored as they are; `text`
+    is what of the body may be searched: what viewers see."""
 
     id: str
     queue: str
@@ -54,12 +56,14 @@ class DeadLetter:
         return letter_id(f"group {self.queue}", self.type, self.fault.fingerprint)
 
 
-def read(queue: str, body: bytes, headers: Mapping[str, Any], now: datetime) -> DeadLetter:
+def read(
+    queue: str, body: bytes, headers: Mapping[str, Any], now: datetime, redact: Redactor
+) -> DeadLetter:
     """Never fails: whatever it is, it has to be kept. `queue` is the one that it died in."""
     event = _event(body)
     failures = Failures.of(headers)
-    error = _text(headers.get(dead_letter.ERROR))[:_LONGEST_ERROR]
-    stack = _text(headers.get(dead_letter.STACK))[-_LONGEST_STACK:]
+    error = redact.beginning(_text(headers.get(dead_letter.ERROR)), _LONGEST_ERROR)
+    stack = redact.end(_text(headers.get(dead_letter.STACK)), _LONGEST_STACK)
     reason = _text(headers.get(dead_letter.REASON))
     death = _broker_s_word(headers)
     if not error:  # the broker's own doing: its workers died over it, or it was rejected
@@ -84,7 +88,7 @@ def read(queue: str, body: bytes, headers: Mapping[str, Any], now: datetime) -> 
         recorded_at=moment(event.get("recordedtime")),
         body=body,
         headers=_kept(headers),
-        text=storable(body.decode(errors="replace"))[:_LONGEST_TEXT],
+        text=storable(masking.searchable(body, redact))[:_LONGEST_TEXT],
         reason=reason or _UNKNOWN,
         error=error,
         stack=stack,

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from common.redaction import Redactor
+
+# Whoever names a thing may name it by an e-mail address or the number of a card.
+Name = Annotated[str, AfterValidator(Redactor())]
 
 
 class Row(BaseModel):
@@ -21,8 +26,8 @@ class LetterView(Row):
     group_id: str
     type: str
     tenant: str | None
-    subject: str | None
-    correlation_id: str | None
+    subject: Name | None
+    correlation_id: Name | None
     reason: str
     error: str
     attempts: int
@@ -42,12 +47,12 @@ class EntryView(Row):
     offset: int
     exchange: str
     type: str
-    source: str
-    event_id: str
+    source: Name
+    event_id: Name
     tenant: str
-    subject: str
-    correlation_id: str
-    causation_id: str | None
+    subject: Name
+    correlation_id: Name
+    causation_id: Name | None
     time: datetime
     recorded_at: datetime
 
@@ -56,8 +61,8 @@ class LetterDetail(LetterView):
     """`payload` is the event with secrets and personal data masked; `history` has each attempt;
     `neighbours` are events of the same subject; `stack` is whole."""
 
-    event_id: str | None
-    source: str | None
+    event_id: Name | None
+    source: Name | None
     time: datetime | None
     recorded_at: datetime | None
     stored_at: datetime
@@ -156,7 +161,7 @@ class ActionView(Row):
     by: str
     tenant: str
     action: str
-    subject: str
+    subject: Name
     reason: str | None
 
 
@@ -175,7 +180,7 @@ class Step(BaseModel):
 class Trace(BaseModel):
     """The life of a correlation id over all services, and its dead letters."""
 
-    correlation_id: str
+    correlation_id: Name
     steps: list[Step]
     dead_letters: list[LetterView]
 

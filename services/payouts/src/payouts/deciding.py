@@ -96,7 +96,7 @@ class Rules:
     redact: Redactor
 
     def text(self, error: Exception) -> str:
-        return excerpt(self.redact(str(error)))
+        return excerpt(str(error), self.redact)
 
 
 class Desk:

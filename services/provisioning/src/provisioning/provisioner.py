@@ -31,6 +31,8 @@ SOURCE = "/provisioning"
 # Between the end of a call, which is bounded, and the end of its lease.
 _LEASE_MARGIN_SECONDS = 2
 _BUSY_RETRY_SECONDS = 5
+_LONGEST_ERROR = 2_000
+_LONGEST_STACK = 16_000
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,18 @@ class Provisioner:
         row.error = self._text(error)
         if row.failed_event_id != cause.id:
             row.failed_event_id = cause.id
-            _announce(work, row, "organization.failed", cause, error=self._redact(str(error)))
+            _announce(
+                work,
+                row,
+                "organization.failed",
+                cause,
+                error=self._redact.beginning(str(error), _LONGEST_ERROR),
+            )
 
     def _text(self, error: BaseException) -> str:
         """The whole stack; NUL, which a back end's answer may hold, PostgreSQL can't store."""
-        return self._redact("".join(traceback.format_exception(error))).replace("\x00", "\\x00")
+        stack = "".join(traceback.format_exception(error)).replace("\x00", "\\x00")
+        return self._redact.end(stack, _LONGEST_STACK)
 
     async def _begin(self, integration_id: str) -> Intent | None:
         async with self._sessions.begin() as session:

@@ -121,7 +121,7 @@ class Checkouts:
             raise Upstream(f"{provider} answers something strange; {_AGAIN}") from error
 
     def _said(self, text: str) -> str:
-        return excerpt(self._redact(text))
+        return excerpt(text, self._redact)
 
     async def _refuse(self, client: CheckoutClient, order: Order, refused: Refused) -> Checkout:
         async with self._sessions.begin() as session:

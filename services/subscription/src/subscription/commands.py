@@ -306,7 +306,7 @@ class Commands:
             session.expunge(row)
 
     def _said(self, error: Exception) -> str:
-        return excerpt(self._redact(f"stripe {error}"))
+        return excerpt(f"stripe {error}", self._redact)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Refunder:
         _tell(work, event, row)
 
     def _said(self, error: BaseException) -> str:
-        return excerpt(self._redact(str(error)))
+        return excerpt(str(error), self._redact)
 
     async def _intend(
         self, event: Event[RefundRequested]

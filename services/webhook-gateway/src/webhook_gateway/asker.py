@@ -177,7 +177,7 @@ class Asker:
                 await repository.hold_back(session, path, error.retry_after, self._per_second)
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever it says is no answer
-            return excerpt(self._redact(describe(error)))
+            return excerpt(describe(error), self._redact)
         else:
             return answer
         finally:
@@ -233,7 +233,7 @@ class Asker:
                 try:
                     events = _duplicates(provider, row, found, now)
                 except (ValueError, TypeError) as error:
-                    found = f"its answer can't be told: {excerpt(self._redact(describe(error)))}"
+                    found = f"its answer can't be told: {excerpt(describe(error), self._redact)}"
             if isinstance(found, str):
                 row.error, row.ask_at = found, domain.next_question(_watch(row), now)
             else:
@@ -270,7 +270,7 @@ class Asker:
                 try:
                     return step, _event(provider, row, step.tell, told, now), None
                 except (ValueError, TypeError) as error:
-                    fault = f"its answer can't be told: {excerpt(self._redact(describe(error)))}"
+                    fault = f"its answer can't be told: {excerpt(describe(error), self._redact)}"
             answer = fault
         step = domain.unanswered(watch, now)
         event = _event(provider, row, step.tell, Answer(step.tell), now) if step.tell else None

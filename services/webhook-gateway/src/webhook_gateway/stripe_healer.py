@@ -26,6 +26,7 @@ from common.messaging import outbox
 from common.messaging.connection import Broker, describe
 from common.messaging.journal import read_to_now
 from common.messaging.publisher import Publisher
+from common.outside import excerpt
 from common.redaction import Redactor
 from webhook_gateway import metrics, repository
 from webhook_gateway.providers import Proof, Untranslatable
@@ -86,7 +87,7 @@ class StripeHealer:
             if claimed is not None:
                 await self._heal(provider, *claimed)
         except (sqlalchemy.exc.SQLAlchemyError, stripe.StripeError, Unavailable) as error:
-            said = self._redact(describe(error))
+            said = excerpt(describe(error), self._redact)
             log.warning("the event list is read again later", endpoint=path, error=said)
         except Exception:
             log.exception("the event list is read again later", endpoint=path)

@@ -50,7 +50,7 @@ class Failures:
         entry = {
             "attempt": self.attempt,
             "at": datetime.now(UTC).isoformat(),
-            "error": _beginning(redact(describe(error))),
+            "error": _beginning(redact.beginning(describe(error), _LONGEST_ERROR)),
         }
         return Failures(self.attempt, (*self.history, entry)[-_MOST_ATTEMPTS_TOLD:])
 
@@ -70,14 +70,18 @@ def headers(
     return failures.headers(attempt=failures.attempt) | {
         QUEUE: queue,
         REASON: reason,
-        ERROR: _beginning(redact(describe(error))),
-        STACK: _encoded(redact(stack))[-_LONGEST_STACK:].decode(errors="ignore"),
+        ERROR: _beginning(redact.beginning(describe(error), _LONGEST_ERROR)),
+        STACK: _end(redact.end(stack, _LONGEST_STACK)),
         DEAD_SINCE: datetime.now(UTC).isoformat(),
     }
 
 
 def _beginning(text: str) -> str:
     return _encoded(text)[:_LONGEST_ERROR].decode(errors="ignore")
+
+
+def _end(text: str) -> str:
+    return _encoded(text)[-_LONGEST_STACK:].decode(errors="ignore")
 
 
 def _encoded(text: str) -> bytes:

@@ -47,13 +47,14 @@ from bank_sync.clients import (
 from bank_sync.domain import SyncPage, money
 from common.contracts.event import faults
 from common.errors import RateLimited, Upstream
-from common.outside import NoAnswer, NotAuthorized, Refused, excerpt, plain
+from common.outside import NoAnswer, NotAuthorized, Refused, plain
 
 API = HttpUrl("https://production.plaid.com")
 PAGE = 500
 """Transactions a page: the most that Plaid gives."""
 
 _RETRY_AFTER_SECONDS = 60.0
+_LONGEST_CODE = 100
 # https://plaid.com/docs/errors/institution/: the bank will not be well again.
 _FOR_GOOD = frozenset({"INSTITUTION_NO_LONGER_SUPPORTED", "INSTITUTION_REGISTRATION_REQUIRED"})
 
@@ -183,10 +184,10 @@ def _fault(error: plaid.ApiException) -> Exception:
     status = error.status or 0
     try:
         body = json.loads(error.body or "")
-        code, kind = str(body["error_code"]), str(body["error_type"])
+        code, kind = str(body["error_code"])[:_LONGEST_CODE], str(body["error_type"])
     except (ValueError, TypeError, LookupError):
         code, kind = "", ""
-    said = excerpt(f"Plaid answers {status} {code}".strip())
+    said = plain(f"Plaid answers {status} {code}".strip())
     if status == HTTPStatus.TOO_MANY_REQUESTS or kind == "RATE_LIMIT_EXCEEDED":
         return RateLimited(f"{said}: asked too often", _retry_after(error))
     if code in {"INVALID_API_KEYS", "UNAUTHORIZED_ENVIRONMENT", "INVALID_ENVIRONMENT"}:
