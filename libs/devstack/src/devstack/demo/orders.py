@@ -96,7 +96,8 @@ class Marketplace:
                 "details": {"phone": f"6{number:08}"},
                 "schedule": {"kind": "threshold"},
             }
-            await self._call("approver", "POST", "payouts-api", "/api/v1/recipients", body)
+            # Who says where money goes approves none of it.
+            await self._call("admin", "POST", "payouts-api", "/api/v1/recipients", body)
 
     async def trade(self) -> None:
         """Half of the orders are placed under each rule for late payments."""
