@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import time
+import traceback
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +139,16 @@ def _run(
     return outcome
 
 
+def _broke_off(error: Exception, logs: Path) -> Verdict:
+    (logs / "broke-off.txt").write_text("".join(traceback.format_exception(error)))
+    return Verdict(missing=[f"it broke off, see broke-off.txt: {type(error).__name__}: {error}"])
+
+
 def _run_payday(on: Ground, count: int, seed: int, logs: Path) -> Outcome:
     try:
         verdict, restarts, recovery = payday.run(on, count, seed=seed, logs=logs / PAYDAY.name)
     except Exception as error:  # noqa: BLE001 - the others still run
-        verdict = Verdict(missing=[f"{type(error).__name__}: {error}"])
+        verdict = _broke_off(error, logs / PAYDAY.name)
         restarts, recovery = 0, 0.0
     return Outcome(PAYDAY, count, verdict, 0, restarts, recovery)
 
@@ -169,7 +175,7 @@ def _run_field(
             scenario.disturb(field)
             verdict, recovery = field.settle()
         except Exception as error:  # noqa: BLE001 - the others still run
-            verdict, recovery = Verdict(missing=[f"{type(error).__name__}: {error}"]), 0.0
+            verdict, recovery = _broke_off(error, logs / scenario.name), 0.0
         return Outcome(
             scenario,
             len(field.sent.bodies),

@@ -35,6 +35,7 @@ from support.payouts import (
     look_now,
     order,
     post,
+    read,
     request_for,
     sandbox,
     sent_earlier,
@@ -197,12 +198,12 @@ class Walk:
         self._times = {"TIME": backup.isoformat(), "NOW": datetime.now(UTC).isoformat()}
         self.ran: list[str] = []
 
-    def run(self, last: int = 9) -> None:
-        """Up to this line."""
+    def run(self, first: int = 1, last: int = 9) -> None:
+        """From line to line."""
         text = RUNBOOK.read_text()
         lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
         assert [line.partition(".")[0] for line in lines] == [str(n) for n in range(1, 10)]
-        for number, line in enumerate(lines[:last], start=1):
+        for number, line in enumerate(lines[first - 1 : last], start=first):
             for command in re.findall(r"`((?:kubectl annotate|paybus(?:-payouts)?) [^`]+)`", line):
                 self._command(command)
             self._by_hand(number)
@@ -369,6 +370,57 @@ def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_agai
     assert [each["status"] for each in transfers(paybus, payout)] == ["returned", "paid"]
 
 
+def test_what_came_back_is_not_retried_before_its_account_is_compared(paybus: Paybus) -> None:
+    """Its recipient's schedule has paid it, by a payout that the database has forgotten."""
+    market = Market(paybus, ())
+    seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
+    payout = order(paybus, seller, 5000)
+    until_state(paybus, payout, "paid")
+    (first,) = transfers(paybus, payout)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{first['id']}", status="returned")
+    until_state(paybus, payout, "returned")
+    sent_earlier(paybus, payout, days=3)
+    backup = back_up(paybus)
+    market.time_comes()
+    until(lambda: balances(paybus, seller)["paid"] == 5000, what="the schedule has paid it")
+    walk = Walk(paybus, market, backup - timedelta(seconds=1))
+    walk.run(last=4)
+    refused = act(paybus, "retry", payout["id"])
+    assert (refused.status_code, "not reconciled yet" in refused.text) == (503, True)
+    walk.run(first=5)
+    assert act(paybus, "retry", payout["id"]).status_code == 409, "nothing is left to pay it with"
+    assert balances(paybus, seller)["paid"] == 5000
+
+
+def test_what_was_cancelled_after_the_backup_waits_for_somebody(paybus: Paybus) -> None:
+    """What it was to pay was paid by another payout: approving it would pay it once more."""
+    market = Market(paybus, ())
+    seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
+    market._report(seller, 150_000, uuid4().hex)
+    until(lambda: balances(paybus, seller).get("available") == 150_000, what="it is earned")
+    market.time_comes()
+    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+
+    def all_of_it() -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = paybus.api("GET", "payouts", url).json()["items"]
+        return items
+
+    (waiting,) = until(all_of_it, what="a payout waits for its approval")
+    assert waiting["state"] == "scheduled"
+    backup = back_up(paybus)
+    act(paybus, "cancel", waiting["id"]).raise_for_status()
+    market.time_comes()
+    until(lambda: len(all_of_it()) == 2, what="the next day orders it again")
+    other = next(each for each in all_of_it() if each["id"] != waiting["id"])
+    act(paybus, "approve", other["id"], role="approver", subject="boss").raise_for_status()
+    until_state(paybus, other, "paid")
+    Walk(paybus, market, backup - timedelta(seconds=1)).run()
+    assert read(paybus, waiting["id"])["held"] is True
+    act(paybus, "approve", waiting["id"], role="approver", subject="boss")
+    market.time_comes()
+    assert transfers(paybus, waiting) == []
+
+
 def test_an_order_of_which_a_part_came_back_is_claimed(paybus: Paybus) -> None:
     """The provider's amount holds, and the caller's key is the caller's."""
     market, seller = Market(paybus, ()), add(paybus, "stripe")
@@ -411,9 +463,19 @@ def test_earnings_of_several_payouts_are_all_ordered_again(paybus: Paybus) -> No
     until(lambda: ordered() == before, what="all three are there again")
 
 
+def ordered(paybus: Paybus, recipient: dict[str, Any]) -> list[int]:
+    url = f"/api/v1/payout-jobs/jobs?recipient_id={recipient['id']}"
+    return [each["amount"] for each in paybus.api("GET", "payouts", url).json()["items"]]
+
+
 def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -> None:
     """Though an operator resumes too early: one account can't be settled, the others are paid."""
+    market = Market(paybus, ())
     seller, other = add(paybus, "stripe"), add(paybus, "fapshi")
+    daily = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
+    manual = add(paybus, "stripe", schedule={"kind": "manual"})
+    market._report(daily, 5000, uuid4().hex)
+    until(lambda: balances(paybus, daily).get("available") == 5000, what="it is earned")
     waiting = order(paybus, seller, 150_000)
     stray = {
         "amount": 100,
@@ -445,9 +507,16 @@ def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -
         what="only Stripe's account waits, and says for what",
     )
     assert post(paybus, "payouts", request_for(seller)).status_code == 503
+    market.time_comes()
+    market._report(manual, 700, uuid4().hex)
     look_now(paybus, waiting)
     until_state(paybus, order(paybus, other), "paid")
+    until(lambda: paybus.depths()["payouts.jobs"] == 0, what="its schedule was looked at")
     assert transfers(paybus, waiting) == []
+    assert ordered(paybus, daily) == ordered(paybus, manual) == []
     ask_first(days=0)
+    market.time_comes()
+    until(lambda: ordered(paybus, daily) == [5000], what="its schedule pays it")
+    until(lambda: ordered(paybus, manual) == [700], what="what was requested is ordered")
     until_state(paybus, waiting, "paid")
     assert len(transfers(paybus, waiting)) == 1

@@ -141,6 +141,23 @@ def test_a_status_of_its_own_is_shown(paybus: Paybus) -> None:
     assert subscription(paybus, number)["entitles"] is False
 
 
+@pytest.mark.parametrize("first", ["paused", "updated"])
+def test_a_pause_that_comes_alone_holds_beside_another_change_of_its_second(
+    paybus: Paybus, first: str
+) -> None:
+    """Its type is all that it says of what was so before."""
+    number = a_subscriber(paybus)
+    paused = change(number, 1, kind="paused", status="paused", price="price_new")
+    updated = change(
+        number, 1, status="active", price="price_new", previous={"items": items_of("x", number)}
+    )
+    send(paybus, *([paused, updated] if first == "paused" else [updated, paused]))
+    until_right(paybus, number, False)
+    assert subscription(paybus, number)["status"] == "paused"
+    send(paybus, change(number, 2, kind="resumed", status="active", price="price_new"))
+    until_right(paybus, number, True)
+
+
 def test_the_grace_of_who_is_past_due_ends_by_the_clock(paybus: Paybus) -> None:
     number = a_subscriber(paybus)
     send(paybus, change(number, 1, previous={"status": "active"}, status="past_due"))

@@ -114,6 +114,8 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      {}),
     ("stripe", stripe("transfer.created", TRANSFER | {"transfer_group": "ours"}),
      "transfer.created", {"account": "acct_1", "reference": "ours", "amount": 900}),
+    ("stripe", stripe("payout.paid", TRANSFER | {"amount": -1200}), "provider_payout.succeeded",
+     {"amount": -1200}),
     ("stripe", stripe("payout.failed", TRANSFER | {"failure_message": "closed"}),
      "provider_payout.failed", {"reason": "closed"}),
     ("stripe", {"id": "evt_2", "object": "v2.core.event", "created": "2026-11-21T10:00:00.000Z",

@@ -18,6 +18,7 @@ from payouts.audit import PAYBUS, Action, Actor
 from payouts.books import Books
 from payouts.domain import Move, State
 from payouts.models import Control, Difference, Payout, Recipient, Recovery
+from payouts.ordering import check_reconciled
 
 
 def actor(caller: Caller) -> Actor:
@@ -96,7 +97,8 @@ async def retry(
     """Of a failed or returned one: the provider is asked first. What came back is paid with other
     money now, so that its approval is void, and who retries it is among those who ask for it.
 
-    Raises `Conflict` for one in another state.
+    Raises `Conflict` for one in another state, `NotYet` while a restored database may have
+    forgotten what was paid since.
     """
     if row.provider in READ_ONLY:
         raise Conflict(f"{row.provider} pays by itself: there is nothing to try again")
@@ -105,11 +107,13 @@ async def retry(
     row.held = False
     row.next_at = books.now
     if row.state == State.RETURNED:
+        recipient = await session.get_one(Recipient, row.recipient_id)
+        # The schedule may have paid what came back, by a payout that is forgotten.
+        check_reconciled(recipient, await repository.unreconciled(session))
         there = await _take_from_balance(session, row)
         account = accounts.find(row.tenant, row.provider, row.account)
         if account.needs_approval(row.amount, row.currency):
             to = State.SCHEDULED
-            recipient = await session.get_one(Recipient, row.recipient_id)
             credited_by = await repository.creditors(session, recipient, there)
             row.credited_by = sorted({*credited_by, by.name})
             row.approved_by = row.approved_at = row.next_at = None

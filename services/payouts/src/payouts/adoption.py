@@ -3,7 +3,7 @@ and what a restored database has forgotten of ours, or a provider made of its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,7 +12,7 @@ from common import rows
 from common.logs import get_logger
 from payouts import repository
 from payouts.accounts import Account
-from payouts.audit import Actor
+from payouts.audit import PAYBUS, Actor
 from payouts.books import Books
 from payouts.clients import Listed
 from payouts.domain import State
@@ -111,6 +111,7 @@ async def adopt_listed(
     recipients = await _recipients(session, account, unknown)
     files = await _files(session, account, known)
     books = Books(session, await rows.clock(session))
+    adopted_by: list[Recipient] = []
     for id_, all_ in by_payout.items():
         file = files.get(id_)
         owner = await session.get(Recipient, file.row.recipient_id) if file else None
@@ -123,6 +124,7 @@ async def adopt_listed(
             if made[0].of_recipient and not recovers:
                 continue
             file = _adopted(books, account, owner, id_, made[0])
+            adopted_by.append(owner)
         if not file.attempts:
             remember(books, file, made[0], details=owner.details)
         for each in made:
@@ -136,6 +138,7 @@ async def adopt_listed(
             reason = f"{account.provider} lists it, and the database did not know it"
             settle(books, file, transfer, each.fate, times=times, asked=True, reason=reason)
     await books.close()
+    await _hold_what_is_not_covered(session, {owner.id for owner in adopted_by})
     ours = [each for each in unknown if not each.of_recipient]
     lost = {_recipient_name(account, each) for each in ours} - recipients.keys()
     if not lost:
@@ -144,6 +147,23 @@ async def adopt_listed(
         "lists transfers to recipients that nobody knows any more: add them, with the references "
         f"that they had ({', '.join(sorted(lost)[:5])})"
     )
+
+
+async def _hold_what_is_not_covered(session: AsyncSession, recipients: Collection[str]) -> None:
+    """Who was paid more than was left, as far as is known, has been paid with the money of payouts
+    that this database has as unsent: those were cancelled, or came back, after its backup."""
+    available = await repository.available(session, sorted(recipients))
+    short = {key for key, amount in available.items() if amount < 0}
+    if not short:
+        return
+    books = Books(session, await rows.clock(session))
+    for row in await repository.lock_unsent(session, sorted({id_ for id_, _ in short})):
+        if (row.recipient_id, row.currency) not in short or row.held:
+            continue
+        row.held, row.next_at = True, None
+        books.note(row, PAYBUS, "hold", "its recipient was paid more than is left: see what for")
+        log.warning("a payout is held after a restore", payout=row.id)
+    await books.close()
 
 
 def _adopted(books: Books, account: Account, recipient: Recipient, id_: str, made: Listed) -> File:

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +62,8 @@ def status(as_json: AsJson = False) -> None:
     control = found["control"]
     if control["paused"]:
         console.print(f"PAUSED by {control['by']}: {control['reason']}", style="bold red")
-    if control["ask_first_until"]:
+    until = control["ask_first_until"]
+    if until and datetime.fromisoformat(until) > datetime.now(UTC):
         console.print(f"until {control['ask_first_until']} providers are asked before all")
     table = Table("state", "payouts")
     for state, count in sorted(found["states"].items()):

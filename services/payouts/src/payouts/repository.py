@@ -221,6 +221,22 @@ async def available(session: AsyncSession, ids: Sequence[str]) -> Mapping[tuple[
     return Counter({(row.recipient_id, row.currency): row.available for row in found.all()})
 
 
+async def lock_unsent(session: AsyncSession, recipients: Sequence[str]) -> Sequence[Payout]:
+    """What is to be paid to these recipients from their balances and was not begun."""
+    query = (
+        select(Payout)
+        .where(
+            is_one_of(Payout.recipient_id, recipients),
+            Payout.state.in_((State.SCHEDULED, State.APPROVED)),
+            Payout.attempts == 0,
+            Payout.funding == "balance",
+        )
+        .order_by(Payout.id)
+        .with_for_update()
+    )
+    return (await session.scalars(query)).all()
+
+
 TransferKey = tuple[str, str, str, str]
 """Tenant, provider, account and the provider's id."""
 

@@ -115,7 +115,7 @@ class Stripe(Provider):
         domain_type, translation = _TRANSLATIONS[provider_type]
         payload = translation(snapshot)
         if isinstance(payload, ProviderSubscription):
-            changed = webhook["data"].get("previous_attributes")
+            changed = webhook["data"].get("previous_attributes") or _IMPLIED.get(provider_type)
             payload = payload.model_copy(update={"previous": _previous(snapshot, changed)})
         if isinstance(payload, TransferReported | RefundReported) and webhook.get("account"):
             # The holder of a connected account sets the metadata of its payouts and refunds:
@@ -289,6 +289,14 @@ def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription 
         cancel_at_period_end=before.cancel_at_period_end,
         cancel_at=before.cancel_at,
     )
+
+
+# What the type alone says of what was so before: only from and to the status `paused`
+# (https://docs.stripe.com/api/events/types#event_types-customer.subscription.paused).
+_IMPLIED: Mapping[str, Object] = {
+    "customer.subscription.paused": {"status": "trialing"},
+    "customer.subscription.resumed": {"status": "paused"},
+}
 
 
 def _merged(now: Object, changed: Object) -> Object:
