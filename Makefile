@@ -74,7 +74,7 @@ $(NPM)/.installed:
 descriptions: $(NPM)/.installed ## fetch what npm alone has of providers' descriptions (Dwolla's types)
 
 test: setup ## unit and integration tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
-	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)
 
 test-e2e: setup ## the demo, `make run`, and the console in a real browser (Debian's Chromium); pictures in .paybus/screenshots
 	@$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
@@ -85,7 +85,7 @@ test-stripe-openapi: setup ## billing against Stripe's OpenAPI file, as the npm 
 	@STRIPE_OPENAPI=$(or $(STRIPE_OPENAPI),$(SPEC)) $(BIN)/pytest tests/integration/test_stripe_openapi.py $(PYTEST_ARGS)
 
 test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it can be had (root on Debian or Ubuntu)
-	@server=$$($(BIN)/python -m devstack.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration $(PYTEST_ARGS)
+	@server=$$($(BIN)/python -m devstack.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)

@@ -69,8 +69,14 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
         (
             "subscription",
             "api",
-            {},
+            {"AUTH_ISSUER": "https://login.example.com/"},
             "AUTH_JWKS_FILE or AUTH_JWKS_URL must be set, and only one of them.",
+        ),
+        (
+            "subscription",
+            "api",
+            {"AUTH_JWKS_URL": "https://login.example.com/jwks.json"},
+            "AUTH_ISSUER is not set.",
         ),
         ("subscription", "migrate", {"DATABASE_URL": None}, "DATABASE_URL is not set."),
         (
@@ -82,7 +88,7 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
         (
             "subscription",
             "api",
-            {"AUTH_JWKS_FILE": __file__},
+            {"AUTH_ISSUER": "https://login.example.com/", "AUTH_JWKS_FILE": __file__},
             "AUTH_JWKS_FILE is wrong: holds no JSON Web Key Set with a usable key.",
         ),
         (

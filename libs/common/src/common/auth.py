@@ -6,11 +6,12 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Annotated, Any
 
 import jwt
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
 from common.errors import Forbidden, Unauthenticated, Unavailable
@@ -19,6 +20,9 @@ from common.settings import AuthSettings
 # Asymmetric only: with HS256 a public key would be accepted as a shared secret.
 _ALGORITHMS = ["RS256", "ES256", "EdDSA"]
 _CLOCK_SKEW_SECONDS = 30
+# A token that outlives its key, its issuer and its owner's job was not meant.
+_LONGEST_LIFE = timedelta(days=366)
+_LONGEST_NAME = 255
 
 
 class Role(IntEnum):
@@ -63,12 +67,14 @@ class Authenticator:
                 audience=self._settings.auth_audience,
                 issuer=self._settings.auth_issuer,
                 leeway=_CLOCK_SKEW_SECONDS,
-                options={"require": ["exp", "sub", "aud"]},
+                options={"require": ["exp", "sub", "aud", "iss"]},
             )
         except jwt.PyJWKClientConnectionError as error:
             raise Unavailable("the key set for tokens can't be fetched") from error
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the token is not valid: {error}") from error
+        if claims["exp"] > (datetime.now(UTC) + _LONGEST_LIFE).timestamp():
+            raise Unauthenticated(f"the token is valid for more than {_LONGEST_LIFE.days} days")
         return _caller(claims)
 
     async def _key(self, token: str) -> Any:
@@ -84,13 +90,24 @@ class Authenticator:
 def _caller(claims: dict[str, Any]) -> Caller:
     named = claims.get("roles")
     known = {role.name.lower(): role for role in Role}
-    roles = [known[name] for name in named if name in known] if isinstance(named, list) else []
+    words = [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
+    roles = [known[word] for word in words if word in known]
     if not roles:
         raise Unauthenticated(f"the token's `roles` name none of {', '.join(known)}")
-    tenant = claims.get("tenant")
-    if not isinstance(tenant, str) or not tenant:
-        raise Unauthenticated("the token names no `tenant`")
-    return Caller(str(claims["sub"]), tenant, max(roles))
+    return Caller(_name(claims, "sub"), _name(claims, "tenant"), max(roles))
+
+
+def _name(claims: dict[str, Any], claim: str) -> str:
+    named = claims.get(claim)
+    if (
+        not isinstance(named, str)
+        or not 1 <= len(named) <= _LONGEST_NAME
+        or not named.isprintable()
+    ):
+        raise Unauthenticated(
+            f"the token's `{claim}` is no text of 1 to {_LONGEST_NAME} characters"
+        )
+    return named
 
 
 # Only so that the OpenAPI document says it; the header is read and judged by `Authenticator`.
@@ -100,9 +117,13 @@ _BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT")
 def requires(role: Role) -> Callable[..., Awaitable[Caller]]:
     """A FastAPI dependency: the caller, who has at least `role`."""
 
-    async def check(request: Request, _: Annotated[object, Depends(_BEARER)]) -> Caller:
-        authenticator: Authenticator = request.app.state.authenticator
-        caller = await authenticator.authenticate(request.headers.get("authorization"))
+    described: object = Security(_BEARER, scopes=[role.name.lower()])
+
+    async def check(request: Request, _: object = described) -> Caller:
+        caller: Caller | None = getattr(request.state, "caller", None)  # by the middleware
+        if caller is None:
+            authenticator: Authenticator = request.app.state.authenticator
+            caller = await authenticator.authenticate(request.headers.get("authorization"))
         if caller.role < role:
             raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
         return caller

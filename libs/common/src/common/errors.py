@@ -29,6 +29,10 @@ class TooLarge(PaybusError):
     """The body is larger than this endpoint takes."""
 
 
+class TooSlow(PaybusError):
+    """The request did not come as quickly as it has to."""
+
+
 class Unavailable(PaybusError):
     """Our own broker or database can't be reached now; the same request may succeed later."""
 

@@ -1,11 +1,10 @@
-"""What every HTTP API shares: problem documents, cursors, health and metrics."""
+"""What every HTTP API shares: its errors, cursors, health and metrics."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -17,57 +16,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from common import tracing
-from common.errors import (
-    Busy,
-    Conflict,
-    Forbidden,
-    Invalid,
-    NotFound,
-    NotYet,
-    PaybusError,
-    RateLimited,
-    TooLarge,
-    Unauthenticated,
-    Unavailable,
-    Undecided,
-    Upstream,
-)
+from common.errors import Invalid, PaybusError, Unavailable
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.messaging.retry import Kind, classify
-from common.outside import Refused
+from common.middleware import Guard
+from common.problems import answer_to, answer_to_bug, problem
 
 log = get_logger(__name__)
 
 Check = Callable[[], Awaitable[str | None]]
 """Returns None when well, else a sentence about what is wrong."""
-
-# The one place where domain errors become HTTP. The first row that fits decides.
-_STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
-    (NotFound, HTTPStatus.NOT_FOUND),
-    (Invalid, HTTPStatus.BAD_REQUEST),
-    (Conflict, HTTPStatus.CONFLICT),
-    (Unauthenticated, HTTPStatus.UNAUTHORIZED),
-    (Forbidden, HTTPStatus.FORBIDDEN),
-    (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
-    (NotYet, HTTPStatus.SERVICE_UNAVAILABLE),
-    (Busy, HTTPStatus.CONFLICT),
-    (RateLimited, HTTPStatus.SERVICE_UNAVAILABLE),
-    (Refused, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (Upstream, HTTPStatus.BAD_GATEWAY),
-    (Undecided, HTTPStatus.INTERNAL_SERVER_ERROR),
-)
-
-
-def problem(
-    status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any
-) -> JSONResponse:
-    """A problem document, RFC 9457."""
-    body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
-    return JSONResponse(
-        body | more, status, media_type="application/problem+json", headers=dict(headers or {})
-    )
 
 
 def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> FastAPI:
@@ -76,13 +35,16 @@ def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> Fas
     `alive` fails only when a restart would help; a broker or database that is away makes a process
     not ready, and restarting it would not bring them back.
     """
-    app = FastAPI(title=title, **options)
+    # No pages of documentation: they load scripts from elsewhere.
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, **options)
+    app.add_middleware(Guard)
     if tracing.wanted():
         app.add_middleware(tracing.Traced)
     app.add_exception_handler(PaybusError, _on_paybus_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(sqlalchemy.exc.SQLAlchemyError, _on_database_error)
+    app.add_exception_handler(OverflowError, _on_overflow)
     app.add_exception_handler(Exception, _on_bug)
 
     async def healthz() -> Response:
@@ -110,19 +72,6 @@ async def _on_paybus_error(_: Request, error: Exception) -> Response:
     return answer_to(error)
 
 
-def answer_to(error: PaybusError) -> Response:
-    """The problem document that says what went wrong."""
-    status = next((status for cls, status in _STATUS if isinstance(error, cls)), None)
-    if status is None:
-        return answer_to_bug(error)
-    headers = {}
-    if status is HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 5)))
-    return problem(status, str(error), headers)
-
-
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = [
@@ -146,16 +95,13 @@ async def _on_database_error(_: Request, error: Exception) -> Response:
     return await _on_bug(_, error)
 
 
+async def _on_overflow(_: Request, __: Exception) -> Response:
+    """Such as of the year 1, less a day."""
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a date or a number that is out of all range")
+
+
 async def _on_bug(_: Request, error: Exception) -> Response:
     return answer_to_bug(error)
-
-
-def answer_to_bug(error: Exception) -> Response:
-    """500, and the whole error in the log."""
-    log.error("unhandled error", exc_info=error)
-    return problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; the log has it with its stack."
-    )
 
 
 def encode_cursor(*key: str) -> str:

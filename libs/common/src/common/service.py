@@ -22,6 +22,7 @@ import uvicorn
 import uvloop
 
 from common import logs, metrics, tracing
+from common.head import BoundedHeads
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.redaction import Redactor
@@ -131,6 +132,7 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
             uvicorn.Config(
                 running.app,
                 loop="none",
+                http=BoundedHeads,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -121,9 +121,7 @@ class AuthSettings(Settings):
     auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = None
     auth_jwks_url: HttpUrl | None = None
     auth_audience: str = "paybus"
-    auth_issuer: str | None = Field(
-        default=None, description="when set, tokens of other issuers are refused"
-    )
+    auth_issuer: str = Field(min_length=1, description="tokens of other issuers are refused")
 
     @model_validator(mode="after")
     def _one_key_set(self) -> Self:

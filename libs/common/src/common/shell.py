@@ -49,7 +49,10 @@ class Api:
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
         url, token = self._where()
-        headers = {"Authorization": f"Bearer {token.get_secret_value()}"}
+        bearer = token.get_secret_value()
+        if not (bearer.isascii() and bearer.isprintable()) or " " in bearer:
+            die("the token is no JSON Web Token: it has blanks, or what is no ASCII", 2)
+        headers = {"Authorization": f"Bearer {bearer}"}
         with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
             yield http
 

@@ -15,7 +15,7 @@ from devstack import endpoints
 from devstack.addresses import free_ports, preferred_port
 from devstack.processes import Process, Spec, run_once, stop_all
 from devstack.stack import Stack
-from devstack.tokens import DevKeys
+from devstack.tokens import ISSUER, DevKeys
 
 BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
 
@@ -307,7 +307,11 @@ def _paying(layout: Layout) -> dict[str, str]:
 
 
 def _api(layout: Layout, service: str) -> dict[str, str]:
-    return {"DATABASE_URL": layout.databases[service], "AUTH_JWKS_FILE": str(layout.jwks)}
+    return {
+        "DATABASE_URL": layout.databases[service],
+        "AUTH_JWKS_FILE": str(layout.jwks),
+        "AUTH_ISSUER": ISSUER,
+    }
 
 
 def _worker(layout: Layout, service: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 _KEY_ID = "development"
+ISSUER = "paybus-development"
 
 
 class DevKeys:
@@ -37,6 +38,7 @@ class DevKeys:
         now = datetime.now(UTC)
         claims = {
             "sub": subject or f"dev-{role}",
+            "iss": ISSUER,
             "aud": "paybus",
             "roles": [role],
             "tenant": tenant,

@@ -49,6 +49,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     accounts = await _accounts(settings, context, sessions)
     app = create_app("Paybus payouts", alive=parts.always_well, ready=parts.database_check(engine))
     app.state.authenticator = Authenticator(settings)
+    app.state.operating_tenant = settings.tenant
     app.state.sessions = sessions
     app.state.accounts = accounts
     app.state.desk = Desk(accounts, _details(settings), reorder=_REORDER)

@@ -23,11 +23,12 @@ from common.errors import (
     NotFound,
     PaybusError,
     RateLimited,
-    TooLarge,
+    TooSlow,
     Unavailable,
 )
-from common.http import answer_to, answer_to_bug, problem
 from common.logs import get_logger
+from common.middleware import BODY_SECONDS, TOO_SLOW, read_body
+from common.problems import answer_to, answer_to_bug, problem
 from common.redaction import Redactor
 from webhook_gateway import metrics
 from webhook_gateway.health import Record
@@ -42,7 +43,6 @@ log = get_logger(__name__)
 
 _PATH = "/webhooks/"
 _HEALTH = "/webhooks/health"
-_BODY_SECONDS = 10  # as long as the most patient provider waits for an answer
 _ACCEPTED: tuple[dict[str, Any], ...] = (
     {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]},
     {"type": "http.response.body", "body": b""},
@@ -71,7 +71,7 @@ class Gateway:
         self._redact = redact
         self._max_body_bytes = max_body_bytes
         self._otherwise = otherwise
-        self.patience = Patience(_BODY_SECONDS)
+        self.patience = Patience(BODY_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(_PATH):
@@ -120,9 +120,9 @@ class Gateway:
     async def _take(self, provider: Provider, headers: Headers, receive: Receive) -> str:
         """Return `published`, `spooled` or `dead_lettered`: each when the call is safe."""
         try:
-            body = await self.patience.wait(self._read(headers, receive))
+            body = await self.patience.wait(read_body(headers, receive, most=self._max_body_bytes))
         except TimeoutError:
-            raise Invalid(f"the body did not arrive within {_BODY_SECONDS} s") from None
+            raise TooSlow(TOO_SLOW) from None
         try:
             proof = await provider.verify(headers, body)
         except VerificationFailed as error:
@@ -143,22 +143,3 @@ class Gateway:
                 exchange, event.type, event.encode(), content_type=CONTENT_TYPE
             )
         return "published" if confirmed else "spooled"
-
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """The body as it came. Raises `TooLarge` as soon as the limit is passed."""
-        declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_body_bytes:
-            raise self._too_large()
-        body: bytes = b""
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Invalid("the caller went away before its body was complete")
-            body += message.get("body", b"")
-            if len(body) > self._max_body_bytes:
-                raise self._too_large()
-            if not message.get("more_body"):
-                return body
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"a webhook's body may have {self._max_body_bytes} bytes at the most")

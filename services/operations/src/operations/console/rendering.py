@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.errors import PaybusError, Unauthenticated
-from common.http import answer_to
+from common.problems import answer_to
 from operations.console.session import Visitor
 
 # Nothing but our own style sheet, forms that lead back here, and no frame around it.

@@ -1,0 +1,81 @@
+"""Errors as problem documents, RFC 9457."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from common.errors import (
+    Busy,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotYet,
+    PaybusError,
+    RateLimited,
+    TooLarge,
+    TooSlow,
+    Unauthenticated,
+    Unavailable,
+    Undecided,
+    Upstream,
+)
+from common.logs import get_logger
+from common.outside import Refused
+
+log = get_logger(__name__)
+
+# The one place where domain errors become HTTP. The first row that fits decides.
+_STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (Invalid, HTTPStatus.BAD_REQUEST),
+    (Conflict, HTTPStatus.CONFLICT),
+    (Unauthenticated, HTTPStatus.UNAUTHORIZED),
+    (Forbidden, HTTPStatus.FORBIDDEN),
+    (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (TooSlow, HTTPStatus.REQUEST_TIMEOUT),
+    (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (NotYet, HTTPStatus.SERVICE_UNAVAILABLE),
+    (Busy, HTTPStatus.CONFLICT),
+    (RateLimited, HTTPStatus.SERVICE_UNAVAILABLE),
+    (Refused, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (Upstream, HTTPStatus.BAD_GATEWAY),
+    (Undecided, HTTPStatus.INTERNAL_SERVER_ERROR),
+)
+
+
+def problem(
+    status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """A problem document, RFC 9457."""
+    body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
+    return JSONResponse(
+        body | more, status, media_type="application/problem+json", headers=dict(headers or {})
+    )
+
+
+def answer_to(error: PaybusError) -> Response:
+    """The problem document that says what went wrong."""
+    status = next((status for cls, status in _STATUS if isinstance(error, cls)), None)
+    if status is None:
+        return answer_to_bug(error)
+    headers = {}
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 5)))
+    return problem(status, str(error), headers)
+
+
+def answer_to_bug(error: Exception) -> Response:
+    """500, and the whole error in the log."""
+    log.error("unhandled error", exc_info=error)
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; the log has it with its stack."
+    )

@@ -1,0 +1,176 @@
+"""What arrives is judged before it is read, and nothing keeps a connection or fills the memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from common.head import HEAD_SECONDS
+from common.middleware import BODY_SECONDS, MOST_BODY_BYTES
+from conftest import MakePaybus
+from support.paybus import Paybus
+
+_SERVICES = ("subscription", "provisioning", "payouts", "bank-sync", "orders", "operations")
+# Reading so much would show.
+_HUGE = 64 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus([f"{service}-api" for service in _SERVICES]) as paybus:
+        yield paybus
+
+
+def connect(paybus: Paybus, service: str) -> socket.socket:
+    parts = urlsplit(paybus.layout.url(f"{service}-api"))
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
+
+
+def resident(paybus: Paybus, service: str) -> int:
+    """The most that the process ever had, in bytes."""
+    pid = paybus.system.processes[f"{service}-api"].pid
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("service", _SERVICES)
+@pytest.mark.parametrize("declared", [True, False])
+def test_without_a_token_no_body_is_read(paybus: Paybus, service: str, declared: bool) -> None:
+    length = b"Content-Length: 1000000000" if declared else b"Transfer-Encoding: chunked"
+    with connect(paybus, service) as connection:
+        connection.sendall(b"POST /v1/anything HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+        assert answer_of(connection).startswith(b"HTTP/1.1 401"), "before anything of it was sent"
+
+
+@pytest.mark.parametrize(
+    ("service", "path"), [("payouts", "/v1/x"), ("operations", "/console/login")]
+)
+def test_a_body_that_is_too_large_is_refused_while_it_is_read(
+    paybus: Paybus, service: str, path: str
+) -> None:
+    before = resident(paybus, service)
+    url = f"{paybus.layout.url(f'{service}-api')}{path}"
+    headers = {"Authorization": f"Bearer {paybus.token('admin')}"}
+
+    def much() -> Iterator[bytes]:
+        for _ in range(_HUGE // 65536):
+            yield b"x" * 65536
+
+    with httpx.Client(timeout=60) as http:
+        try:
+            answer = http.post(url, headers=headers, content=much())
+        except httpx.WriteError:
+            pass  # the connection was closed while we were still sending
+        else:
+            assert answer.status_code == 413
+            assert "4194304 bytes" in answer.json()["detail"]
+        declared = http.post(url, headers=headers, content=b"x" * (MOST_BODY_BYTES + 1))
+        assert declared.status_code == 413
+    assert resident(paybus, service) - before < _HUGE / 2
+
+
+@pytest.mark.parametrize(
+    ("begun", "seconds"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost:", HEAD_SECONDS),
+        (
+            b"POST /console/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+            BODY_SECONDS,
+        ),
+    ],
+    ids=["half a head", "half a body"],
+)
+def test_what_never_ends_is_ended(paybus: Paybus, begun: bytes, seconds: float) -> None:
+    with connect(paybus, "operations") as connection:
+        connection.settimeout(seconds * 4)
+        connection.sendall(begun)
+        started = time.monotonic()
+        answer_of(connection)
+        # Generous to a busy machine; what is not bounded takes 75 s or for ever.
+        assert seconds / 2 < time.monotonic() - started < seconds * 4
+
+
+def test_a_blank_line_after_a_request_keeps_no_connection(paybus: Paybus) -> None:
+    with connect(paybus, "operations") as connection:
+        connection.settimeout(HEAD_SECONDS * 4)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while b'"ok"' not in answer:
+            answer += connection.recv(65536)
+        connection.sendall(b"\r\n")
+        assert answer_of(connection) == b""
+
+
+def test_a_head_of_a_megabyte_is_not_read(paybus: Paybus) -> None:
+    with connect(paybus, "operations") as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        line = b"x-" + b"a" * 1000 + b": b\r\n"
+        try:
+            for _ in range(1000):
+                connection.sendall(line)
+            assert answer_of(connection) == b""
+        except ConnectionError:
+            pass
+
+
+@pytest.mark.parametrize("service", _SERVICES)
+def test_nothing_is_loaded_from_elsewhere(paybus: Paybus, service: str) -> None:
+    url = paybus.layout.url(f"{service}-api")
+    for path in ("/docs", "/redoc"):
+        assert paybus.http.get(f"{url}{path}").status_code == 404
+    answer = paybus.http.get(f"{url}/openapi.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "max-age" in answer.headers["strict-transport-security"]
+
+
+@pytest.mark.parametrize("date", ["0001-01-01", "9999-12-31"])
+def test_dates_at_the_ends_of_time_are_answered(paybus: Paybus, date: str) -> None:
+    for service, path in (
+        ("payouts", f"/api/v1/reports/daily?day={date}"),
+        ("operations", f"/v1/dead-letters?since={date}T00:00:00Z"),
+        ("operations", f"/v1/journal?since={date}T00:00:00Z&until={date}T23:59:59Z"),
+        ("orders", f"/v1/rates?day={date}"),
+    ):
+        answer = paybus.api("GET", service, path, role="admin")
+        assert answer.status_code < 500, f"{path}: {answer.text}"
+
+
+def test_another_tenant_is_not_told_of_the_audit_log(paybus: Paybus) -> None:
+    path = "/api/v1/reports/daily"
+    ours = paybus.api("GET", "payouts", path).json()
+    theirs = paybus.api("GET", "payouts", path, tenant="other").json()
+    assert set(ours) - set(theirs) == {"audit_head"}
+
+
+@pytest.mark.parametrize("module", ["operations.cli", "payouts.cli"])
+@pytest.mark.parametrize("token", ["a b", "a\nb: c", "t\u00f6k"])
+def test_the_command_line_prints_no_token(paybus: Paybus, module: str, token: str) -> None:
+    env = os.environ | {
+        "PAYBUS_URL": paybus.layout.url("operations-api"),
+        "PAYOUTS_URL": paybus.layout.url("payouts-api"),
+        "PAYBUS_TOKEN": f"secret-{token}",
+    }
+    command = [sys.executable, "-m", module, "status"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "secret-" not in done.stdout + done.stderr
+    assert "no JSON Web Token" in done.stderr
