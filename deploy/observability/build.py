@@ -24,6 +24,7 @@ MODULES = {
     "common.metrics": "every service",
     "common.gate": "services that call others",
     "common.cache": "services with a cache",
+    "common.throttling": "services with an API",
     "webhook_gateway.metrics": "webhook-gateway",
     "subscription.metrics": "subscription",
     "provisioning.metrics": "provisioning",

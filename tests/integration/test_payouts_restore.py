@@ -189,6 +189,12 @@ def restore(paybus: Paybus) -> None:
     paybus.start("payouts-api")
 
 
+# With the role that it says it needs.
+_COMMAND = re.compile(
+    r"`((?:kubectl annotate|paybus(?:-payouts)?) [^`]+)`(?:\s+\(role\s+`(\w+)`\))?"
+)
+
+
 class Walk:
     """The runbook's lines, in their order; each command is run as it stands there."""
 
@@ -204,8 +210,8 @@ class Walk:
         lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
         assert [line.partition(".")[0] for line in lines] == [str(n) for n in range(1, 10)]
         for number, line in enumerate(lines[first - 1 : last], start=first):
-            for command in re.findall(r"`((?:kubectl annotate|paybus(?:-payouts)?) [^`]+)`", line):
-                self._command(command)
+            for command, role in _COMMAND.findall(line):
+                self._command(command, role)
             self._by_hand(number)
 
     def _by_hand(self, number: int) -> None:
@@ -220,7 +226,7 @@ class Walk:
             case 7:
                 self._market.ask_again()
 
-    def _command(self, text: str) -> None:
+    def _command(self, text: str, role: str) -> None:
         self.ran.append(text)
         program, *arguments = shlex.split(text)
         if program == "kubectl":
@@ -229,8 +235,6 @@ class Walk:
             else:
                 self._paybus.start("payouts-worker")
             return
-        if arguments[0] == "list" or "--json" in arguments:
-            arguments = [each for each in arguments if each != "--json"]
         words = [self._times.get(each, each) for each in arguments]
         module = "operations.cli" if program == "paybus" else "payouts.cli"
         done = subprocess.run(
@@ -241,7 +245,7 @@ class Walk:
                 "DATABASE_URL": self._paybus.layout.databases["payouts"],
                 "PAYOUTS_URL": self._paybus.layout.url("payouts-api"),
                 "PAYBUS_URL": self._paybus.layout.url("operations-api"),
-                "PAYBUS_TOKEN": self._paybus.token("admin"),
+                "PAYBUS_TOKEN": self._paybus.token(role or "viewer"),
             },
             capture_output=True,
             text=True,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import httpx
@@ -57,12 +58,16 @@ class Secured:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured() -> Iterator[Secured]:
     if (server := find_server()) is None:
         pytest.skip("needs a RabbitMQ on this machine")
-    folder = tmp_path_factory.mktemp("tls")
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)  # root's PostgreSQL runs as another user
+    with ExitStack() as exit_:
+        folder = Path(exit_.enter_context(TemporaryDirectory(prefix="paybus-tls-")))
+        folder.chmod(0o711)  # root's PostgreSQL runs as another user
+        yield _secure(server, folder, exit_)
+
+
+def _secure(server: Path, folder: Path, exit_: ExitStack) -> Secured:
     authority = trustme.CA()
     ca = folder / "ca.pem"
     authority.cert_pem.write_to_path(ca)
@@ -71,35 +76,34 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     certificate.private_key_pem.write_to_path(key)
     chain.write_bytes(b"".join(each.bytes() for each in certificate.cert_chain_pems))
     amqps, database, tls = free_ports(3)
-    with ExitStack() as exit_:
-        node = PrivateNode(
-            server,
-            folder / "rabbitmq",
-            _PASSWORD,
-            configuration=[
-                f"listeners.ssl.1 = 127.0.0.1:{amqps}",
-                f"ssl_options.certfile = {chain}",
-                f"ssl_options.keyfile = {key}",
-            ],
-        )
-        exit_.callback(lambda: node.stop(keep_data=False))
-        node.start()
-        its_database = Postgres(
-            folder / "postgres", database, _PASSWORD, programs=postgres.debian_programs()
-        )
-        its_database.use_tls(chain.read_bytes(), key.read_bytes())
-        exit_.callback(lambda: its_database.stop(keep_data=False))
-        its_database.start()
-        its_redis = PrivateRedis(
-            redis.debian_server(),
-            folder,
-            *("--tls-port", str(tls), "--tls-auth-clients", "no"),
-            *("--tls-cert-file", str(chain), "--tls-key-file", str(key)),
-        )
-        exit_.callback(its_redis.stop)
-        its_redis.start()
-        stack = Stack(servers=Addresses(node.address, its_database.url))
-        yield Secured(exit_.enter_context(stack), ca, amqps, tls)
+    node = PrivateNode(
+        server,
+        folder / "rabbitmq",
+        _PASSWORD,
+        configuration=[
+            f"listeners.ssl.1 = 127.0.0.1:{amqps}",
+            f"ssl_options.certfile = {chain}",
+            f"ssl_options.keyfile = {key}",
+        ],
+    )
+    exit_.callback(lambda: node.stop(keep_data=False))
+    node.start()
+    its_database = Postgres(
+        folder / "postgres", database, _PASSWORD, programs=postgres.debian_programs()
+    )
+    its_database.use_tls(chain.read_bytes(), key.read_bytes())
+    exit_.callback(lambda: its_database.stop(keep_data=False))
+    its_database.start()
+    its_redis = PrivateRedis(
+        redis.debian_server(),
+        folder,
+        *("--tls-port", str(tls), "--tls-auth-clients", "no"),
+        *("--tls-cert-file", str(chain), "--tls-key-file", str(key)),
+    )
+    exit_.callback(its_redis.stop)
+    its_redis.start()
+    stack = Stack(servers=Addresses(node.address, its_database.url))
+    return Secured(exit_.enter_context(stack), ca, amqps, tls)
 
 
 @pytest.fixture(scope="module")

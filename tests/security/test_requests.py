@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from common import accounts, logs
 from common.head import HEAD_SECONDS
 from common.middleware import BODY_SECONDS, MOST_BODY_BYTES
+from common.redaction import Redactor
 from conftest import MakePaybus
 from support.paybus import Paybus
 
@@ -134,7 +137,7 @@ def test_a_head_of_a_megabyte_is_not_read(paybus: Paybus) -> None:
 def test_nothing_is_loaded_from_elsewhere(paybus: Paybus, service: str) -> None:
     url = paybus.layout.url(f"{service}-api")
     for path in ("/docs", "/redoc"):
-        assert paybus.http.get(f"{url}{path}").status_code == 404
+        assert paybus.api("GET", service, path).status_code == 404
     answer = paybus.http.get(f"{url}/openapi.json")
     assert answer.status_code == 200
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
@@ -174,3 +177,49 @@ def test_the_command_line_prints_no_token(paybus: Paybus, module: str, token: st
     assert done.returncode == 2
     assert "secret-" not in done.stdout + done.stderr
     assert "no JSON Web Token" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://shop.example.com/thanks", True),
+        ("http://127.0.0.1:3000/", True),
+        ("http://localhost:3000/", True),
+        ("http://shop.example.com/", False),
+        ("https://169.254.169.254/latest/meta-data", False),
+        ("https://10.0.0.1/", False),
+        ("https://[fe80::1]/", False),
+        ("javascript:alert(1)", False),
+    ],
+)
+def test_payers_are_sent_back_to_the_public_internet_only(
+    paybus: Paybus, url: str, good: bool
+) -> None:
+    wanted = {
+        "provider": "stripe",
+        "amount": 500,
+        "currency": "USD",
+        "customer": {"reference": "user-1"},
+        "return_url": url,
+    }
+    answer = paybus.api(
+        "POST",
+        "subscription",
+        "/v1/checkouts",
+        json=wanted,
+        extra_headers={"Idempotency-Key": uuid4().hex},
+    )
+    refused = answer.status_code in {400, 422} and "return_url" in answer.text
+    assert refused is not good, answer.text
+
+
+def test_a_file_that_everybody_may_write_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(service="tests", role="api", level="INFO", redact=Redactor())
+    file = tmp_path / "endpoints.toml"
+    file.write_text('[[endpoint]]\nprovider = "stripe"\ntenant = "default"\n')
+    for mode, warned in ((0o640, False), (0o666, True)):
+        file.chmod(mode)
+        accounts.read(file, "endpoint", accounts.Account)
+        assert ("everybody on this machine" in capsys.readouterr().out) is warned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.contracts.event import faults
 from common.errors import PaybusError
+from common.logs import get_logger
+
+log = get_logger(__name__)
 
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 DEFAULT = "default"
@@ -60,6 +64,8 @@ def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
         found = accounts.validate_python(file)[table]
     except ValidationError as error:
         raise AccountsInvalid(f"{path}: {faults(error)}") from None
+    if path.stat().st_mode & stat.S_IWOTH:
+        log.warning("everybody on this machine may write this file", path=str(path))
     paths = [each.path for each in found]
     if twice := {each for each in paths if paths.count(each) > 1}:
         raise AccountsInvalid(f"{path}: more than one {table} is {', '.join(sorted(twice))}")

@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows, scheduler
-from common.auth import Caller, Operator, Viewer
+from common.auth import Authenticator, Caller, Operator, Viewer
 from common.errors import Forbidden
 from common.http import encode_cursor
 from common.rows import RowT
+from common.settings import AuthSettings
+from common.throttling import Throttle
 
 
 async def _session(request: Request) -> AsyncIterator[AsyncSession]:
@@ -33,6 +35,12 @@ IdempotencyKey = Annotated[
         description="of the caller's choice; the same request with the same key is done once",
     ),
 ]
+
+
+def secure(app: FastAPI, settings: AuthSettings) -> None:
+    """Who may call it, and how often; the middleware of every app does it."""
+    app.state.authenticator = Authenticator(settings)
+    app.state.throttle = Throttle(settings)
 
 
 class View(BaseModel):

@@ -33,6 +33,14 @@ class TooSlow(PaybusError):
     """The request did not come as quickly as it has to."""
 
 
+class TooMany(PaybusError):
+    """The caller calls too often. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Unavailable(PaybusError):
     """Our own broker or database can't be reached now; the same request may succeed later."""
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common.auth import Authenticator
 from common.errors import Invalid, PaybusError, TooLarge, TooSlow
 from common.problems import answer_to
+from common.throttling import Throttle
 
 MOST_BODY_BYTES = 4 * 1024 * 1024
 # As long as the most patient provider waits for an answer.
@@ -18,7 +19,9 @@ BODY_SECONDS = 10.0
 TOO_SLOW = f"the body did not come within {BODY_SECONDS:g} s"
 # What needs no token: health and metrics, the API's description, and the console, which has a
 # session of its own.
-_PUBLIC = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/console")
+_FOR_PROBES = ("/healthz", "/readyz", "/metrics")
+_PUBLIC = (*_FOR_PROBES, "/openapi.json", "/console")
+_SIGN_IN = "/console/login"
 
 _HEADERS = {
     "cache-control": "no-store",
@@ -29,8 +32,9 @@ _HEADERS = {
 
 
 class Guard:
-    """Of a request with a body the token is checked first, then no more than `MOST_BODY_BYTES` are
-    read within `BODY_SECONDS`. Every answer gets the headers that keep browsers out of it."""
+    """The token is checked first, and how often is called; then of a body no more than
+    `MOST_BODY_BYTES` are read within `BODY_SECONDS`. Every answer gets the headers that keep
+    browsers out of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,18 +45,20 @@ class Guard:
             return
         headers = Headers(scope=scope)
         send = _with_headers(send)
-        if "content-length" in headers or "transfer-encoding" in headers:
-            try:
-                await _authenticate(scope, headers)
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        try:
+            await _admit(scope, headers)
+            if has_body:
                 async with asyncio.timeout(BODY_SECONDS):
                     body = await read_body(headers, receive, most=MOST_BODY_BYTES)
-            except (PaybusError, TimeoutError) as fault:
-                error = fault if isinstance(fault, PaybusError) else TooSlow(TOO_SLOW)
-                answer = answer_to(error)
+                receive = _again(body, receive)
+        except (PaybusError, TimeoutError) as fault:
+            error = fault if isinstance(fault, PaybusError) else TooSlow(TOO_SLOW)
+            answer = answer_to(error)
+            if has_body:
                 answer.headers["connection"] = "close"  # the rest is not read
-                await answer(scope, receive, send)
-                return
-            receive = _again(body, receive)
+            await answer(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -75,11 +81,24 @@ async def read_body(headers: Headers, receive: Receive, *, most: int) -> bytes:
             return bytes(body)
 
 
-async def _authenticate(scope: Scope, headers: Headers) -> None:
-    authenticator: Authenticator | None = getattr(scope["app"].state, "authenticator", None)
-    if authenticator is not None and not _is_public(scope["path"], _PUBLIC):
-        caller = await authenticator.authenticate(headers.get("authorization"))
-        scope.setdefault("state", {})["caller"] = caller
+async def _admit(scope: Scope, headers: Headers) -> None:
+    """Raises `Unauthenticated`, `Unavailable` or `TooMany`."""
+    state = scope["app"].state
+    throttle: Throttle | None = getattr(state, "throttle", None)
+    path = scope["path"]
+    if throttle is not None and not _is_public(path, _FOR_PROBES):
+        client = (scope.get("client") or ("", 0))[0]
+        address = throttle.address(client, headers.get("x-forwarded-for", ""))
+        await throttle.take("address", address)
+        if path == _SIGN_IN and scope["method"] == "POST":
+            await throttle.take("sign-in", address)
+    authenticator: Authenticator | None = getattr(state, "authenticator", None)
+    if authenticator is None or _is_public(path, _PUBLIC):
+        return
+    caller = await authenticator.authenticate(headers.get("authorization"))
+    scope.setdefault("state", {})["caller"] = caller
+    if throttle is not None:
+        await throttle.take("token", f"{caller.tenant}/{caller.subject}")
 
 
 def _is_public(path: str, public: Iterable[str]) -> bool:

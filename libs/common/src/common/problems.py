@@ -20,6 +20,7 @@ from common.errors import (
     PaybusError,
     RateLimited,
     TooLarge,
+    TooMany,
     TooSlow,
     Unauthenticated,
     Unavailable,
@@ -40,6 +41,7 @@ _STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
     (Forbidden, HTTPStatus.FORBIDDEN),
     (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (TooSlow, HTTPStatus.REQUEST_TIMEOUT),
+    (TooMany, HTTPStatus.TOO_MANY_REQUESTS),
     (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotYet, HTTPStatus.SERVICE_UNAVAILABLE),
     (Busy, HTTPStatus.CONFLICT),
@@ -68,7 +70,7 @@ def answer_to(error: PaybusError) -> Response:
     headers = {}
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 5)))
     return problem(status, str(error), headers)
 

@@ -11,9 +11,11 @@ from pydantic import (
     AfterValidator,
     AmqpDsn,
     BaseModel,
+    BeforeValidator,
     Field,
     FilePath,
     HttpUrl,
+    IPvAnyNetwork,
     SecretStr,
     TypeAdapter,
     ValidationError,
@@ -115,7 +117,24 @@ class ScheduleSettings(Settings):
     )
 
 
-class AuthSettings(Settings):
+class ThrottleSettings(Settings):
+    """How often an API may be called."""
+
+    calls_per_minute_per_token: int = Field(default=6000, ge=1, description="by one caller")
+    calls_per_minute_per_address: int = Field(default=12_000, ge=1, description="from one address")
+    sign_ins_per_minute: int = Field(
+        default=20, ge=1, description="of the console's, from one address"
+    )
+    rate_limit_strategy: Literal["fixed-window", "sliding-window", "token-bucket"] = "token-bucket"
+    trusted_proxies: Annotated[
+        list[IPvAnyNetwork], CommaSeparated, BeforeValidator(split_commas)
+    ] = Field(default=[], description="networks whose X-Forwarded-For is believed")
+    redis_url: SecretStr | None = Field(
+        default=None, description="where all replicas count together; without, each for itself"
+    )
+
+
+class AuthSettings(ThrottleSettings):
     """Where the public keys of API tokens are: a file or a URL."""
 
     auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = None

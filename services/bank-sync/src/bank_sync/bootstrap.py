@@ -15,8 +15,7 @@ from bank_sync.syncing import Syncer
 from bank_sync.tenancy import Tenancy
 from common import parts
 from common.accounts import AccountsInvalid
-from common.api import schedules_router
-from common.auth import Authenticator
+from common.api import schedules_router, secure
 from common.circuits import Circuits
 from common.contracts import topology
 from common.contracts.event import Event
@@ -44,7 +43,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app = create_app(
         "Paybus bank sync", alive=parts.always_well, ready=parts.database_check(engine)
     )
-    app.state.authenticator = Authenticator(settings)
+    secure(app, settings)
     app.state.sessions = sessions
     app.state.tenancy = tenancy
     app.state.desk = Desk(tenancy, clients, Vault(settings.encryption_keys))
@@ -121,7 +120,7 @@ def _clients(settings: BankSettings, context: Context, sessions: Sessions) -> Cl
     try:
         return Clients(
             settings.bank_accounts_file,
-            Counter(sessions, str(redis) if redis is not None else None),
+            Counter(sessions, redis.get_secret_value() if redis is not None else None),
             context.redact,
             timeout=settings.provider_timeout_seconds,
             circuits=Circuits(sessions),

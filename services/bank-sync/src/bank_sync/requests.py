@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from common.accounts import DEFAULT
+from common.return_urls import ReturnUrl
 
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 User = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
@@ -25,7 +26,7 @@ class NewLinkToken(_Request):
     client: ClientName = DEFAULT
     language: str = Field(default="en", pattern=r"^[a-z]{2}$")
     countries: list[Country] = Field(default=["US"], min_length=1, max_length=30)
-    redirect_uri: HttpUrl | None = None
+    redirect_uri: ReturnUrl | None = None
 
 
 class UpdateLinkToken(_Request):
@@ -34,7 +35,7 @@ class UpdateLinkToken(_Request):
 
     language: str = Field(default="en", pattern=r"^[a-z]{2}$")
     countries: list[Country] = Field(default=["US"], min_length=1, max_length=30)
-    redirect_uri: HttpUrl | None = None
+    redirect_uri: ReturnUrl | None = None
     choose_accounts: bool = False
 
 

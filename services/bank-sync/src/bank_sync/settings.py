@@ -1,6 +1,6 @@
 """The bank-sync service's settings, per role."""
 
-from pydantic import Field, FilePath, RedisDsn
+from pydantic import Field, FilePath, SecretStr
 
 from common import settings
 from common.crypto import EncryptionSettings
@@ -14,7 +14,7 @@ class BankSettings(EncryptionSettings, ScheduleSettings):
     provider_timeout_seconds: float = Field(
         default=30, ge=0.1, le=120, description="how long Plaid may take to answer"
     )
-    redis_url: RedisDsn | None = Field(
+    redis_url: SecretStr | None = Field(
         default=None, description="where calls are counted; without, in PostgreSQL"
     )
 

@@ -3,8 +3,7 @@
 from datetime import timedelta
 
 from common import parts
-from common.api import schedules_router
-from common.auth import Authenticator
+from common.api import schedules_router, secure
 from common.cache import Cache
 from common.contracts import topology
 from common.figures import figures_router
@@ -37,7 +36,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app = create_app(
         "Paybus operations", alive=parts.always_well, ready=parts.database_check(engine)
     )
-    app.state.authenticator = Authenticator(settings)
+    secure(app, settings)
     app.state.sessions = parts.sessions(engine)
     window = timedelta(hours=settings.payout_window_hours)
     payouts_url = str(settings.payouts_url) if settings.payouts_url else None

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, HttpUrl, SecretStr
+from pydantic import BeforeValidator, Field, HttpUrl
 
 from common import settings
 from common.settings import (
@@ -28,9 +28,6 @@ def _by_name(value: Any) -> Any:
 class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
     console_insecure_cookies: bool = Field(
         default=False, description="for a console without TLS, on a developer's machine"
-    )
-    redis_url: SecretStr | None = Field(
-        default=None, description="where all replicas know who has signed out of the console"
     )
     edit_and_replay: bool = Field(
         default=False, description="whether admins may send a dead letter again with other data"

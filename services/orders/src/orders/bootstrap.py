@@ -5,8 +5,7 @@ from datetime import timedelta
 import httpx
 
 from common import parts
-from common.api import schedules_router
-from common.auth import Authenticator
+from common.api import schedules_router, secure
 from common.contracts import topology
 from common.figures import figures_router
 from common.http import create_app
@@ -25,7 +24,7 @@ from orders.sources import sources
 async def api(settings: ApiSettings, context: Context) -> Running:
     engine = await parts.database_engine(settings, context)
     app = create_app("Paybus orders", alive=parts.always_well, ready=parts.database_check(engine))
-    app.state.authenticator = Authenticator(settings)
+    secure(app, settings)
     app.state.sessions = parts.sessions(engine)
     http = await context.resources.enter_async_context(
         httpx.AsyncClient(timeout=settings.provider_timeout_seconds)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.accounts import DEFAULT
 from common.contracts.money import Currency
+from common.return_urls import ReturnUrl
 from orders.domain import LateRule
 
 # The caller's own name for somebody or something.
@@ -83,7 +84,7 @@ class NewPayment(_Part):
     provider: Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterwave"]
     account: str = Field(default=DEFAULT, pattern=r"^[a-z0-9_-]{1,64}$")
     phone: str | None = Field(default=None, pattern=r"^\+?[0-9]{8,15}$")
-    return_url: HttpUrl | None = None
+    return_url: ReturnUrl | None = None
 
 
 class NewRefund(_Part):

@@ -6,8 +6,7 @@ import httpx
 
 from common import parts
 from common.accounts import AccountsInvalid
-from common.api import schedules_router
-from common.auth import Authenticator
+from common.api import schedules_router, secure
 from common.circuits import Circuits
 from common.contracts import topology
 from common.contracts.event import Event
@@ -48,7 +47,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     sessions = parts.sessions(engine)
     accounts = await _accounts(settings, context, sessions)
     app = create_app("Paybus payouts", alive=parts.always_well, ready=parts.database_check(engine))
-    app.state.authenticator = Authenticator(settings)
+    secure(app, settings)
     app.state.operating_tenant = settings.tenant
     app.state.sessions = sessions
     app.state.accounts = accounts

@@ -3,8 +3,7 @@
 import httpx
 
 from common import parts
-from common.api import schedules_router
-from common.auth import Authenticator
+from common.api import schedules_router, secure
 from common.circuits import Circuits
 from common.contracts import topology
 from common.database import Sessions
@@ -32,7 +31,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app = create_app(
         "Paybus provisioning", alive=parts.always_well, ready=parts.database_check(engine)
     )
-    app.state.authenticator = Authenticator(settings)
+    secure(app, settings)
     app.state.sessions = sessions
     app.state.provisioner = await _provisioner(settings, context, sessions, settings.tenant)
     app.include_router(router)

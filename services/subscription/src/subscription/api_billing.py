@@ -9,13 +9,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response, status
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl
+from pydantic import BaseModel, ConfigDict, Field
 
 from common import rows
 from common.accounts import DEFAULT
 from common.api import Cursor, IdempotencyKey, Limit, Page, Session, View, page
 from common.auth import Operator, Viewer
 from common.errors import Invalid
+from common.return_urls import ReturnUrl
 from subscription import cancelling
 from subscription.accounts import Accounts, Billing
 from subscription.api import PROBLEMS
@@ -92,7 +93,7 @@ class Preview(BaseModel):
 
 
 class NewPortalSession(BaseModel):
-    return_url: HttpUrl
+    return_url: ReturnUrl
 
 
 class PortalSession(BaseModel):

@@ -7,8 +7,7 @@ import httpx
 
 from common import parts
 from common.accounts import AccountsInvalid
-from common.api import schedules_router
-from common.auth import Authenticator
+from common.api import schedules_router, secure
 from common.cache import Cache
 from common.circuits import Circuits
 from common.contracts import topology
@@ -33,7 +32,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app = create_app(
         "Paybus subscription", alive=parts.always_well, ready=parts.database_check(engine)
     )
-    app.state.authenticator = Authenticator(settings)
+    secure(app, settings)
     sessions = parts.sessions(engine)
     app.state.sessions = sessions
     app.state.accounts = await _accounts(settings, context, Circuits(sessions))

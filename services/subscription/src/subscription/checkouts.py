@@ -22,6 +22,7 @@ from common.logs import get_logger
 from common.messaging import outbox
 from common.outside import Refused, excerpt
 from common.redaction import Redactor
+from common.return_urls import check_return_url
 from subscription import metrics, models, repository
 from subscription.accounts import Accounts
 from subscription.clients import CheckoutClient, Order, Started
@@ -54,6 +55,8 @@ class Checkouts:
         try:
             client = self._accounts.find(tenant, wanted)
             client.check(wanted)
+            # Not a part of the request's model: what was accepted once is read from the database.
+            check_return_url(wanted.return_url)
         except Invalid as error:
             if known is None or known.reference is None:
                 raise

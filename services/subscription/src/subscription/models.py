@@ -88,6 +88,9 @@ class Subscription(Row):
     snapshot_at: Mapped[datetime | None]
     snapshots: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
     statuses: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
+    # Written by the version before alone, which knew the newest change of the status only.
+    turned_at: Mapped[datetime | None]
+    turned_status: Mapped[str | None]
     payment_at: Mapped[datetime | None]
     payment_event_id: Mapped[str | None]
     payment_paid: Mapped[bool | None]

@@ -1,6 +1,6 @@
 """The subscription service's settings, per role."""
 
-from pydantic import Field, FilePath, SecretStr
+from pydantic import Field, FilePath
 
 from common import settings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
@@ -22,9 +22,7 @@ class AccountsSettings(DatabaseSettings):
 
 
 class ApiSettings(AccountsSettings, HttpSettings, AuthSettings, ScheduleSettings):
-    redis_url: SecretStr | None = Field(
-        default=None, description="where entitlements are cached for all replicas"
-    )
+    """`redis_url` is where entitlements are cached, too."""
 
 
 class WorkerSettings(AccountsSettings, settings.WorkerSettings, ScheduleSettings):
