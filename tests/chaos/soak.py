@@ -2,7 +2,7 @@
 
 Ends with 0 if nothing was lost or doubled and nothing grew that should not: memory and file
 descriptors of each process, size of the outboxes, bytes per row of what is kept. The figures and
-their picture are left in `.paybus/chaos`.
+their picture are left in `.paybus/soak`.
 """
 
 from __future__ import annotations

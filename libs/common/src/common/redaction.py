@@ -14,7 +14,9 @@ MASK = "[secret]"
 # No secret that is worth it is longer.
 _LONGEST = 4096
 
-# Credentials that reach a text without being a setting of ours: a library's message, a header.
+# Credentials that reach a text without being a setting of ours: a library's message, a header. The
+# issuers of GitHub's, AWS's, Stripe's, Slack's and Plaid's document their beginnings; Square's and
+# Flutterwave's are as they are seen.
 _CREDENTIALS = re.compile(
     r"(?<=://)[^\s/@:]*+:[^\s/@]++@"
     r"|\b(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]++"  # https://docs.stripe.com/keys
