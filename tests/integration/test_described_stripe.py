@@ -48,6 +48,7 @@ _KINDS = {
     "price": sdk.Price,
     "product": sdk.Product,
     "refund": sdk.Refund,
+    "subscription_item": sdk.SubscriptionItem,
     "setup_intent": sdk.SetupIntent,
     "subscription": sdk.Subscription,
     "subscription_schedule": sdk.SubscriptionSchedule,
@@ -94,7 +95,6 @@ def shop(paybus: Paybus) -> dict[str, Any]:
     move(paybus, name, status="active")
     trial = {"items[0][price]": "silver", "trial_period_days": 14}
     over = stripe(paybus, "POST", "subscriptions", customer=customer, **trial)["id"]
-    stripe(paybus, "DELETE", f"subscriptions/{over}")
     session = _checkout(paybus, "pay")
     refund = {"payment_intent": session["payment_intent"], "amount": 100}
     portal = {"customer": customer, "return_url": "https://shop.example.com/"}
@@ -103,13 +103,18 @@ def shop(paybus: Paybus) -> dict[str, Any]:
         _checkout(paybus, "expire"),
         stripe(paybus, "POST", "subscription_schedules", from_subscription=name),
         stripe(paybus, "POST", "setup_intents", customer=customer),
-        stripe(paybus, "POST", "refunds", **refund),
+        (refunded := stripe(paybus, "POST", "refunds", **refund)),
+        stripe(paybus, "POST", "subscription_items", subscription=over, price="gold", quantity=2),
         stripe(paybus, "POST", "billing_portal/sessions", **portal),
         stripe(paybus, "GET", f"subscriptions/{name}?expand[]=discounts"),
         stripe(paybus, "GET", "coupons/half"),
         stripe(paybus, "GET", "prices/gold"),
         stripe(paybus, "GET", f"payment_methods?customer={customer}&type=card"),
     ]
+    stripe(paybus, "DELETE", f"subscriptions/{over}")
+    base = paybus.layout.url("sandbox-stripe")
+    failed = f"{base}/_config/refunds/{refunded['id']}/failed"
+    answers.append(paybus.http.put(failed).raise_for_status().json())
     for path in ("customers", "subscriptions?status=all", "invoices", "plans", "products"):
         answers.append(stripe(paybus, "GET", path))
     for what in ("transfers", "payouts"):
@@ -158,7 +163,8 @@ def test_the_stand_ins_answer_as_stripe_is_described(shop: dict[str, Any]) -> No
 
 
 _CALLS = {
-    "charge.refunded", "checkout.session.completed", "checkout.session.expired",
+    "charge.refund.updated", "charge.refunded", "refund.failed", "refund.updated",
+    "checkout.session.completed", "checkout.session.expired",
     "customer.subscription.created", "customer.subscription.deleted",
     "customer.subscription.paused", "customer.subscription.resumed",
     "customer.subscription.updated", "invoice.payment_succeeded", "payout.created", "payout.paid",
@@ -196,7 +202,15 @@ def test_what_the_gateway_reads_is_described(webhooks: list[dict[str, Any]]) -> 
         of_thing |= {path[2:] for path in notes if path[:2] == ("data", "object")}
         envelope = {path for path in notes if path[0] != "data"}
         assert [each for each in envelope if not knows(shape(sdk.Event), each)] == []
-    translated = {"charge", "checkout.session", "invoice", "payout", "subscription", "transfer"}
+    translated = {
+        "charge",
+        "checkout.session",
+        "invoice",
+        "payout",
+        "refund",
+        "subscription",
+        "transfer",
+    }
     assert translated <= {kind for kind, paths in read.items() if paths}
     for kind, paths in read.items():
         unknown = {each for each in paths if not knows(shape(_KINDS[kind]), each)}

@@ -35,7 +35,7 @@ from localstripe.resources import (
 from localstripe.server import get_post_data, json_response
 from localstripe.webhooks import schedule_webhook
 
-from sandbox.stripe_objects import price
+from sandbox.stripe_objects import price as price_of
 
 _BEFORE = {
     "fail": (500, b'{"error": {"type": "api_error", "message": "told to fail"}}'),
@@ -150,7 +150,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
 
     async def see_price(request: web.Request) -> web.Response:
         plan = Plan._api_retrieve(request.match_info["id"])
-        return web.json_response(price(plan._export()))
+        return web.json_response(price_of(plan._export()))
 
     async def see_schedule(request: web.Request) -> Any:
         found = SubscriptionSchedule._api_retrieve(request.match_info["id"])
@@ -279,6 +279,10 @@ def _teach_items() -> None:
         """https://docs.stripe.com/api/subscription_items/create"""
         item = create(subscription=subscription, plan=price, **more)
         changed = Subscription._api_retrieve(subscription)
+        item.subscription, item.discounts = subscription, []
+        item.price = price_of(item.plan._export())
+        item.current_period_start = changed.current_period_start
+        item.current_period_end = changed.current_period_end
         changed.items._list.append(item)
         _tell(changed)
         return item
