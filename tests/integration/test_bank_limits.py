@@ -14,7 +14,8 @@ from common import database
 from common.database import Sessions
 from common.errors import RateLimited
 from conftest import MakePaybus
-from devstack.redis import PrivateRedis, find_server
+from devstack.redis import PrivateRedis
+from support.a_redis import a_redis
 from support.waiting import until_async
 
 _LIMIT = 10
@@ -35,13 +36,8 @@ async def sessions(database_url: str) -> AsyncIterator[Sessions]:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[PrivateRedis]:
-    server = find_server()
-    if server is None:
-        pytest.skip("needs a redis-server on this machine, or PAYBUS_REDIS_SERVER to name one")
-    redis = PrivateRedis(server, tmp_path)
-    redis.start()
-    yield redis
-    redis.stop()
+    with a_redis(tmp_path) as redis:
+        yield redis
 
 
 async def granted(replicas: list[Counter], name: str) -> int:

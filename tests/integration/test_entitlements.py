@@ -7,14 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from conftest import MakePaybus
-from devstack.redis import PrivateRedis, find_server
+from devstack.redis import PrivateRedis
+from support.a_redis import a_redis
 from support.organizations import end_subscription
 from support.paybus import Paybus
 from support.waiting import until
@@ -24,13 +24,8 @@ _PROCESSES = ["webhook-gateway", "subscription-worker", "subscription-api"]
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
-    server = find_server()
-    if server is None:
-        pytest.skip("needs a redis-server on this machine, or PAYBUS_REDIS_SERVER to name one")
-    redis = PrivateRedis(server, Path(tmp_path_factory.mktemp("redis")))
-    redis.start()
-    yield redis
-    redis.stop()
+    with a_redis(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis
 
 
 @pytest.fixture(scope="module")

@@ -352,11 +352,8 @@ def test_what_the_backup_has_as_unsent_is_not_paid_again(paybus: Paybus, provide
     sandbox(paybus, "POST", "/_payouts/clock", seconds=-90_000)
 
 
-def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_again(
-    paybus: Paybus,
-) -> None:
-    """By its recipient's schedule, under another name: no look-up would find it."""
-    market = Market(paybus, ())
+def came_back(paybus: Paybus) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A recipient who is paid daily, and a payout of 5000 to them that was sent back."""
     seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
     payout = order(paybus, seller, 5000)
     until_state(paybus, payout, "paid")
@@ -364,6 +361,15 @@ def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_agai
     sandbox(paybus, "PUT", f"/_payouts/transfers/{first['id']}", status="returned")
     until_state(paybus, payout, "returned")
     sent_earlier(paybus, payout, days=3)
+    return seller, payout
+
+
+def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_again(
+    paybus: Paybus,
+) -> None:
+    """By its recipient's schedule, under another name: no look-up would find it."""
+    market = Market(paybus, ())
+    seller, payout = came_back(paybus)
     backup = back_up(paybus)
     act(paybus, "retry", payout["id"]).raise_for_status()
     until_state(paybus, payout, "paid")
@@ -377,13 +383,7 @@ def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_agai
 def test_what_came_back_is_not_retried_before_its_account_is_compared(paybus: Paybus) -> None:
     """Its recipient's schedule has paid it, by a payout that the database has forgotten."""
     market = Market(paybus, ())
-    seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
-    payout = order(paybus, seller, 5000)
-    until_state(paybus, payout, "paid")
-    (first,) = transfers(paybus, payout)
-    sandbox(paybus, "PUT", f"/_payouts/transfers/{first['id']}", status="returned")
-    until_state(paybus, payout, "returned")
-    sent_earlier(paybus, payout, days=3)
+    seller, payout = came_back(paybus)
     backup = back_up(paybus)
     market.time_comes()
     until(lambda: balances(paybus, seller)["paid"] == 5000, what="the schedule has paid it")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -15,7 +14,8 @@ from common.errors import TooMany
 from common.settings import ThrottleSettings
 from common.throttling import Throttle
 from conftest import MakePaybus
-from devstack.redis import PrivateRedis, find_server
+from devstack.redis import PrivateRedis
+from support.a_redis import a_redis
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -25,12 +25,8 @@ _MOST = 10
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
-    if (server := find_server()) is None:
-        pytest.skip("needs a redis-server on this machine, or PAYBUS_REDIS_SERVER to name one")
-    redis = PrivateRedis(server, Path(tmp_path_factory.mktemp("redis")))
-    redis.start()
-    yield redis
-    redis.stop()
+    with a_redis(tmp_path_factory.mktemp("redis")) as redis:
+        yield redis
 
 
 @pytest.fixture(scope="module")

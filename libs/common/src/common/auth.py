@@ -120,10 +120,7 @@ def requires(role: Role) -> Callable[..., Awaitable[Caller]]:
     described: object = Security(_BEARER, scopes=[role.name.lower()])
 
     async def check(request: Request, _: object = described) -> Caller:
-        caller: Caller | None = getattr(request.state, "caller", None)  # by the middleware
-        if caller is None:
-            authenticator: Authenticator = request.app.state.authenticator
-            caller = await authenticator.authenticate(request.headers.get("authorization"))
+        caller: Caller = request.state.caller  # whom the middleware let in
         if caller.role < role:
             raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
         return caller

@@ -21,7 +21,6 @@ OURS: Final = "paybus"
 CHECKOUT_IN_METADATA: Final = "paybus_checkout"
 
 
-REFUND_IN_METADATA: Final = "paybus_refund"
 COMMAND_IN_METADATA: Final = "paybus_command"
 
 

@@ -133,6 +133,10 @@ class PaymentRefunded(Payload):
     currency: Currency
 
 
+# What a refund of ours is called in its metadata at the provider.
+REFUND_IN_METADATA = "paybus_refund"
+
+
 class RefundReported(Payload):
     """What a provider says of one refund, which may fail after it had succeeded: the money is with
     us again then. `reference` is what we called it, if the provider repeats that."""

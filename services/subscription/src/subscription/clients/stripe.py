@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from pydantic import HttpUrl, SecretStr
 
+from common.contracts.payments import REFUND_IN_METADATA
 from common.errors import Invalid, Upstream
 from common.outside import Refused
 from common.stripe_sdk import (
@@ -22,7 +23,7 @@ from common.stripe_sdk import (
 from subscription import clients
 from subscription.clients import CheckoutClient, Order, Return, Returned, Started, wants
 from subscription.clients.stripe_billing import StripeBilling
-from subscription.models import CHECKOUT_IN_METADATA, REFUND_IN_METADATA
+from subscription.models import CHECKOUT_IN_METADATA
 from subscription.requests import NewCheckout
 
 

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 
 from common.contracts.event import Event, Payload
 from common.contracts.payments import (
+    REFUND_IN_METADATA,
     CheckoutCompleted,
     Contact,
     PaymentDisputed,
@@ -330,9 +331,6 @@ def _refund(charge: Object) -> PaymentRefunded:
         amount_refunded=_required_amount(charge, "amount_refunded"),
         currency=charge["currency"].upper(),
     )
-
-
-REFUND_IN_METADATA = "paybus_refund"
 
 
 def _refund_report(refund: Object) -> RefundReported:

@@ -1,0 +1,25 @@
+"""A Redis of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from devstack.redis import PrivateRedis, find_server
+
+
+@contextmanager
+def a_redis(folder: Path) -> Iterator[PrivateRedis]:
+    """Skips the test where there is none to start."""
+    server = find_server()
+    if server is None:
+        pytest.skip("needs a redis-server on this machine, or PAYBUS_REDIS_SERVER to name one")
+    redis = PrivateRedis(server, folder)
+    redis.start()
+    try:
+        yield redis
+    finally:
+        redis.stop()
