@@ -17,7 +17,7 @@ from chaos.network import Links
 from chaos.proxy import Line, Proxy
 from devstack.addresses import DevstackError, free_ports, with_port
 from devstack.postgres import Postgres
-from devstack.rabbitmq import PrivateNode, find_server
+from devstack.rabbitmq import PrivateNode, find_server, install_server
 from support.waiting import trouble_lasts, until
 
 _PASSWORD = "chaos"
@@ -179,9 +179,8 @@ class Cluster:
 
 class Ground:
     def __init__(self, state: Path) -> None:
-        server = find_server()
-        if server is None:
-            raise DevstackError("chaos needs a `rabbitmq-server` on this machine to kill")
+        # Not a container, and not the broker of a RABBITMQ_URL: it is there to be killed.
+        server = find_server() or install_server()
         self._server = server
         self._state = state
         self.database = Database(state / "postgres")
