@@ -9,6 +9,7 @@ settings name) and from the environment: `BACKEND_TOKEN`; `REDIS_URL`, if there 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -20,8 +21,12 @@ from typing import Any
 import yaml
 from cryptography.fernet import Fernet
 
+from common.contracts import logins
+from common.messaging.retry import Ladder
+
 SERVICES = Path(__file__).parent / "services"
 NAMESPACE = "paybus"
+AUTHORITIES = "/run/authorities"
 _OPTIONAL = frozenset({"REDIS_URL"})
 _BUCKET = {"ACCESS_KEY_ID": "BACKUP_KEY_ID", "ACCESS_SECRET_KEY": "BACKUP_SECRET"}
 
@@ -33,24 +38,11 @@ class Missing(Exception):
 def secrets(folder: Path, environment: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
     """The Secrets, as Kubernetes takes them. Raises `Missing`, with all that is."""
     missing: list[str] = []
-    broker = token_urlsafe(24)
-    made = [
-        _secret(
-            "rabbitmq-login",
-            {
-                "username": "paybus",
-                "password": broker,
-                "host": "rabbitmq.paybus.svc",
-                "port": "5672",
-                "provider": "rabbitmq",
-                "type": "rabbitmq",
-                "default_user.conf": f"default_user = paybus\ndefault_pass = {broker}\n",
-            },
-        ),
-        _secret("keda-rabbitmq", {"host": f"http://paybus:{broker}@rabbitmq.paybus.svc:15672/"}),
-    ]
-    for settings in sorted(SERVICES.glob("*/settings.env")):
-        made += _of_service(settings, folder, environment, broker, missing)
+    services = sorted(SERVICES.glob("*/settings.env"))
+    passwords = {each.parent.name: token_urlsafe(24) for each in services}
+    made = _of_broker(passwords, _ladder(services))
+    for settings in services:
+        made += _of_service(settings, folder, environment, passwords, missing)
     bucket = {key: environment.get(name, "") for key, name in _BUCKET.items()}
     if all(bucket.values()):
         made.append(_secret("postgres-backup", bucket))
@@ -61,16 +53,66 @@ def secrets(folder: Path, environment: Mapping[str, str]) -> Sequence[Mapping[st
     return made
 
 
+def _ladder(services: Sequence[Path]) -> Ladder:
+    """The waits that logins may send messages to; all services have the same."""
+    found = {
+        ladder
+        for each in services
+        for ladder in re.findall(r"^RETRY_LADDER=(.+)$", each.read_text(), re.MULTILINE)
+    }
+    (ladder,) = found
+    return Ladder.parse(ladder)
+
+
+def _of_broker(passwords: Mapping[str, str], ladder: Ladder) -> list[Mapping[str, Any]]:
+    """An administrator's login, KEDA's, and each service's own; what they may do is imported
+    whenever a node starts."""
+    administrator, autoscaler = token_urlsafe(24), token_urlsafe(24)
+    imported = logins.definitions(passwords, [rung.name for rung in ladder.rungs])
+    everything = dict.fromkeys(("configure", "write", "read"), ".*")
+    nothing = dict.fromkeys(("configure", "write", "read"), "^$")
+    for name, password, tag, may in (
+        ("paybus", administrator, "administrator", everything),
+        ("paybus-keda", autoscaler, "monitoring", nothing),
+    ):
+        imported["users"].append(logins.user(name, password, tag))
+        imported["permissions"].append({"user": name, "vhost": "/", **may})
+    return [
+        _secret(
+            "rabbitmq-login",
+            {
+                "username": "paybus",
+                "password": administrator,
+                "host": "rabbitmq.paybus.svc",
+                "port": "5671",
+                "provider": "rabbitmq",
+                "type": "rabbitmq",
+                "default_user.conf": f"default_user = paybus\ndefault_pass = {administrator}\n",
+            },
+        ),
+        _secret("rabbitmq-definitions", {"definitions.json": json.dumps(imported)}),
+        _secret(
+            "keda-rabbitmq", {"host": f"http://paybus-keda:{autoscaler}@rabbitmq.paybus.svc:15672/"}
+        ),
+    ]
+
+
 def _of_service(
-    settings: Path, folder: Path, environment: Mapping[str, str], broker: str, missing: list[str]
+    settings: Path,
+    folder: Path,
+    environment: Mapping[str, str],
+    passwords: Mapping[str, str],
+    missing: list[str],
 ) -> Iterator[Mapping[str, Any]]:
     service, text = settings.parent.name, settings.read_text()
     role, password = service.replace("-", "_"), token_urlsafe(24)
     login = {"username": role, "password": password}
     yield _secret(f"postgres-{service}", login, kind="kubernetes.io/basic-auth")
     made = {
-        "RABBITMQ_URL": f"amqp://paybus:{broker}@rabbitmq.paybus.svc:5672/",
-        "DATABASE_URL": f"postgresql://{role}:{password}@postgres-rw:5432/{role}",
+        "RABBITMQ_URL": f"amqps://{logins.name_of(service)}:{passwords[service]}"
+        f"@rabbitmq.paybus.svc:5671/?cafile={AUTHORITIES}/rabbitmq.pem",
+        "DATABASE_URL": f"postgresql://{role}:{password}@postgres-rw:5432/{role}"
+        f"?sslmode=verify-full&sslrootcert={AUTHORITIES}/postgres.pem",
         "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
     }
     values = {}

@@ -5,13 +5,17 @@ A service without probes, limits, a disruption budget, an autoscaler or a monito
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import subprocess
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -28,9 +32,18 @@ K8S = ROOT / "deploy" / "k8s"
 SERVICES = sorted(path.name for path in (ROOT / "services").iterdir() if path.is_dir())
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 ROLES = ("api", "worker")
+# Providers, the back end, sources of exchange rates.
+_CALL_OUTSIDE = {
+    *(f"{each}-{role}" for each in ("subscription", "provisioning", "payouts", "bank-sync")
+      for role in ROLES),
+    "webhook-gateway-worker",
+    "orders-worker",
+}  # fmt: skip
 # Operators' kinds, which Kubernetes' own schemas do not have.
 CUSTOM = frozenset({
     "rabbitmq.com/v1beta1/RabbitmqCluster",
+    "cert-manager.io/v1/Certificate",
+    "cert-manager.io/v1/Issuer",
     "postgresql.cnpg.io/v1/Cluster",
     "postgresql.cnpg.io/v1/Database",
     "postgresql.cnpg.io/v1/ScheduledBackup",
@@ -205,7 +218,8 @@ def test_a_process_reaches_and_is_reached_by_whom_it_must(overlay: str, name: st
         for each in of_kind(overlay, "NetworkPolicy")
         if selects(each["spec"]["podSelector"], labels)
     }
-    assert {"deny-all", "paybus", "outside"} <= policies
+    assert {"deny-all", "paybus"} <= policies
+    assert bool({"outside", "outside-workers"} & policies) == (name in _CALL_OUTSIDE)
     assert ("webhooks" in policies) == (name == "webhook-gateway-api"), "the one door from outside"
 
 
@@ -275,6 +289,8 @@ def referred_to(content: Any) -> Iterator[str]:
                 yield from names_in(value)
             elif key == "secret" and "secretName" in value:
                 yield value["secretName"]
+            elif key == "sources":  # of a projected volume
+                yield from (each["secret"]["name"] for each in value)
             elif key == "secretTargetRef":
                 yield from (each["name"] for each in value)
             else:
@@ -301,9 +317,41 @@ def test_the_secrets_that_are_referred_to_are_those_that_are_made(
         kubernetes_validate.validate(each, VERSION, strict=True)
     names = {each["metadata"]["name"] for each in made}
     referred = {name for each in rendered(overlay) for name in referred_to(each)}
-    assert referred <= names
+    # Made by cert-manager, and by CloudNativePG: https://cloudnative-pg.io/docs/current/certificates
+    of_others = {each["spec"]["secretName"] for each in of_kind(overlay, "Certificate")}
+    of_others.add("postgres-ca")
+    assert referred <= names | of_others
     unused = {"dev": {"keda-rabbitmq", "postgres-backup"}, "staging": {"postgres-backup"}}
     assert names - referred == unused.get(overlay, set())
+
+
+@processes
+def test_a_process_trusts_broker_and_database_by_their_authorities_alone(
+    overlay: str, name: str
+) -> None:
+    pod = named(overlay, "Deployment", name)["spec"]["template"]["spec"]
+    (mounted,) = (v for v in pod["volumes"] if v["name"] == "authorities")
+    items = [item for each in mounted["projected"]["sources"] for item in each["secret"]["items"]]
+    assert {each["key"] for each in items} == {"ca.crt"}, "no key is mounted"
+    assert {each["path"] for each in items} == {"rabbitmq.pem", "postgres.pem"}
+
+
+def test_each_service_has_a_login_of_its_own_at_the_broker_by_tls(tmp_path: Path) -> None:
+    for name in ("endpoints", "accounts", "payout-accounts", "bank-accounts"):
+        (tmp_path / f"{name}.toml").touch()
+    (tmp_path / "jwks.json").touch()
+    made = new_secrets.secrets(tmp_path, {"BACKEND_TOKEN": "token"})
+    secrets = {each["metadata"]["name"]: each["stringData"] for each in made}
+    imported = json.loads(secrets["rabbitmq-definitions"]["definitions.json"])
+    hashes = {each["name"]: b64decode(each["password_hash"]) for each in imported["users"]}
+    for service in SERVICES:
+        url = urlsplit(secrets[f"{service}-secrets"]["RABBITMQ_URL"])
+        assert (url.scheme, url.port, url.username) == ("amqps", 5671, f"paybus-{service}")
+        salt, digest = hashes[url.username or ""][:4], hashes[url.username or ""][4:]
+        assert hashlib.sha256(salt + (url.password or "").encode()).digest() == digest
+        assert "sslmode=verify-full" in secrets[f"{service}-secrets"]["DATABASE_URL"]
+    administrators = [each["name"] for each in imported["users"] if "administrator" in each["tags"]]
+    assert administrators == ["paybus"], "whom no process signs in as"
 
 
 def test_all_pools_together_fit_into_the_database() -> None:

@@ -1,7 +1,9 @@
 """`make fuzz [INPUTS=100000] [SEED=...]`: hostile input over real sockets, to running processes.
 
 The gateway and the console get calls that Hypothesis makes up, the APIs what schemathesis makes of
-their OpenAPI documents. No answer may be a 5xx, no forgery may be taken, no memory may grow.
+their OpenAPI documents, and each endpoint the largest bodies of the costliest shapes. No answer may
+be a 5xx, no forgery may be taken, no memory may grow beyond what a pod has, and no turn of an event
+loop may keep others waiting for long.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
 from fuzz.calls import Call, bodies, hostile, proved, unproved
 from fuzz.console import fuzz_console
+from fuzz.sizes import longest_hold, peak_bytes, send_large
 from fuzz.wire import send_all
 
 _APIS = (
@@ -41,6 +44,8 @@ _APIS = (
     "operations-api",
 )  # fmt: skip
 _IDLE = 10_000
+_POD_BYTES = 512 * 2**20  # deploy/k8s/base/service/api.yaml
+_LONGEST_HOLD_SECONDS = 0.25
 _MEMORY_GROWTH = 1.25
 _SHARE_OF_APIS = 0.05
 
@@ -66,14 +71,17 @@ def main() -> int:
             url = system.layout.url(name)
             share = int(options.inputs * _SHARE_OF_APIS)
             counts[f"{name} inputs"] = _fuzz_api(url, keys, share, options.seed)
+            counts[f"{name} large inputs"] = _fuzz_sizes(url, keys)
         counts["console inputs"] = _fuzz_console(system, keys, options)
+        for name in ("webhook-gateway", *_APIS):
+            _bounded(name, system.layout.url(name), system.processes[name].pid)
         forged = _effects_of_forgeries(system)
         if forged:
             raise Found(f"{forged} payments were believed although nobody proved them")
     for what, count in sorted(counts.items()):
         print(f"  {what:32} {count:>8}")
     total = sum(count for what, count in counts.items() if what.endswith("inputs"))
-    print(f"{total} inputs: no 5xx, no forgery taken, memory flat")
+    print(f"{total} inputs: no 5xx, no forgery taken, memory and waits bounded")
     return 0
 
 
@@ -188,6 +196,23 @@ def _fuzz_api(url: str, keys: DevKeys, inputs: int, number: int) -> int:
     if ended.returncode != 0 or cases is None:
         raise Found(f"schemathesis on {url}:\n{ended.stdout[-4000:]}{ended.stderr[-2000:]}")
     return int(cases[1])
+
+
+def _fuzz_sizes(url: str, keys: DevKeys) -> int:
+    sent, bad = asyncio.run(send_large(url, keys.token("admin")))
+    if bad:
+        raise Found("large bodies:\n" + "\n".join(bad[:10]))
+    return sent
+
+
+def _bounded(name: str, url: str, pid: int) -> None:
+    """In memory, and in how long one caller's input keeps others waiting."""
+    held, peak = longest_hold(url), peak_bytes(pid)
+    print(f"  {name:32} {peak // 2**20} MiB at the most, no turn held longer than {held:g} s")
+    if peak > _POD_BYTES:
+        raise Found(f"{name} took {peak // 2**20} MiB, a pod has {_POD_BYTES // 2**20}")
+    if held > _LONGEST_HOLD_SECONDS:
+        raise Found(f"one turn of {name}'s event loop took more than {_LONGEST_HOLD_SECONDS} s")
 
 
 def _fuzz_console(system: System, keys: DevKeys, options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -35,6 +37,7 @@ from common.cache import Cache
 from common.contracts.event import Event, root
 from common.contracts.jobs import JobDue
 from common.contracts.registry import decode
+from common.crypto import Vault, new_key
 from common.database import Sessions
 from common.errors import NotFound
 from common.gate import Gate
@@ -49,12 +52,14 @@ from provisioning.provisioner import Provisioner
 from subscription import handlers as subscription
 from subscription import renewals, repository
 from subscription.entitlements import Entitling
+from subscription.payers import Payers
 from subscription.requests import EntitlementPolicy
 from support.providers import a_provider
 from support.stripe_book import DAY, Book, Theirs
 from webhook_gateway.providers import Proof, Provider
 
 T = TypeVar("T")
+_PREPARE = partial(subscription.prepare, Payers(Vault([SecretStr(new_key())])))
 _SHOWN = {
     "incomplete": "incomplete",
     "incomplete_expired": "expired",
@@ -246,7 +251,7 @@ class Shop(RuleBasedStateMachine):
                 )
                 if event.type in subscription.HANDLERS
             ]
-            self.run(_take(self.subscriptions, events, subscription.HANDLERS, subscription.prepare))
+            self.run(_take(self.subscriptions, events, subscription.HANDLERS, _PREPARE))
 
     def the_job_runs(self) -> None:
         async def run() -> None:

@@ -13,9 +13,10 @@ from support.paybus import Paybus
 from support.waiting import until
 
 _CHECKOUT = """
-    INSERT INTO checkouts (id, tenant, provider, account, idempotency_key, request, status, amount,
-                           currency, reference, paid_at)
-    VALUES ('c1', 'default', 'stripe', 'default', 'k', %s, 'paid', 500, 'USD', 'cs_unknown', now())
+    INSERT INTO checkouts (id, tenant, provider, account, idempotency_key, request, payer, status,
+                           amount, currency, reference, paid_at)
+    VALUES ('c1', 'default', 'stripe', 'default', 'k', %s, '', 'paid', 500, 'USD', 'cs_unknown',
+            now())
 """
 _REQUEST = (
     '{"provider": "stripe", "amount": 500, "currency": "USD", "customer": {"reference": "x"}, '

@@ -36,7 +36,10 @@ _WANTED = {"plan_id": "gold"}
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
     quick = {**orders.QUICK, **payouts.QUICK}
-    with make_paybus(_PROCESSES, payout_options=payouts.OPTIONS, **quick) as paybus:
+    # With their own logins at the broker: all of this works with what each of them may do there.
+    with make_paybus(
+        _PROCESSES, payout_options=payouts.OPTIONS, own_logins=True, **quick
+    ) as paybus:
         introduce(paybus.layout)
         _fill(paybus)
         yield paybus

@@ -289,6 +289,7 @@ def running(
     rabbitmq_url: str | None = None,
     payout_options: Mapping[str, Any] | None = None,
     bank_options: Mapping[str, Any] | None = None,
+    own_logins: bool = False,
     **extra_env: str,
 ) -> Iterator[Paybus]:
     """A Paybus with these processes started; everything of it is gone afterwards."""
@@ -303,6 +304,7 @@ def running(
         extra_env={"RETRY_LADDER": SHORT_LADDER} | extra_env,
         payout_options=payout_options,
         bank_options=bank_options,
+        own_logins=own_logins,
     )
     if rabbitmq_url is not None:
         layout = replace(layout, rabbitmq_url=rabbitmq_url)

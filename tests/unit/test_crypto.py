@@ -15,9 +15,9 @@ def test_a_new_key_in_front_opens_what_the_old_one_sealed() -> None:
     assert "acct_1" not in sealed
     both = Vault([NEW, OLD])
     assert both.open(sealed) == "acct_1"
-    renewed = both.renew(sealed)
+    renewed = both.renew(sealed.encode())
     assert renewed is not None
-    assert Vault([NEW]).open(renewed) == "acct_1"
+    assert Vault([NEW]).open_bytes(renewed) == b"acct_1"
     assert both.renew(renewed) is None
 
 

@@ -10,7 +10,6 @@ import pytest
 import typer
 from deploy.observability import alerts, build, check
 
-from bank_sync import cli as bank_cli
 from operations import cli as operations_cli
 from payouts import cli as payouts_cli
 
@@ -46,14 +45,13 @@ def test_the_commands_of_docs_are_there() -> None:
     programs = {
         "paybus": operations_cli.app,
         "paybus-payouts": payouts_cli.app,
-        "paybus-bank-sync": bank_cli.app,
     }
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     for page in pages:
         if page.parent.name == "adr":
             continue
         for name, words in re.findall(
-            r"(?:^|`)(paybus(?:-payouts|-bank-sync)?)((?: [a-z][a-z-]*)+)", page.read_text(), re.M
+            r"(?:^|`)(paybus(?:-payouts)?)((?: [a-z][a-z-]*)+)", page.read_text(), re.M
         ):
             command: Any = typer.main.get_command(programs[name])
             for word in words.split():

@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Behaviour(BaseModel):
-    """How the next calls go. `rate` is the share of them that misbehaves, chosen at random."""
+    """How the next calls go. `rate` is the share of them that misbehaves, chosen at random; `says`
+    is what is answered then."""
 
     model_config = ConfigDict(extra="forbid")
 
     mode: Literal["well", "fail", "fail_after", "hang_after", "refuse", "rate_limit"] = "well"
     rate: float = Field(default=1.0, ge=0, le=1)
     delay_seconds: float = Field(default=0.0, ge=0, le=60)
+    says: str | None = None
 
 
 _EARLY: dict[str, tuple[int, dict[str, str]]] = {
@@ -48,10 +50,12 @@ def install(app: FastAPI, *, seed: int, count: Callable[[Request], None]) -> Non
         mode = behaviour.mode if chance.random() < behaviour.rate else "well"
         if mode in _EARLY:
             status, headers = _EARLY[mode]
-            return Response(f"told to {mode}", status_code=status, headers=headers)
+            return Response(
+                behaviour.says or f"told to {mode}", status_code=status, headers=headers
+            )
         response = await proceed(request)
         if mode == "fail_after":
-            return Response("told to fail after the work", status_code=500)
+            return Response(behaviour.says or "told to fail after the work", status_code=500)
         if mode == "hang_after":
             await asyncio.sleep(3600)
         return response

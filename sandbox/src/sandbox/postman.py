@@ -18,6 +18,10 @@ from sandbox.deck import Deck
 _PATIENT_TRIES = 200
 _PATIENT_PAUSE_SECONDS = 1.0
 
+# httpx looks at every connection for every request that waits for one: thousands that wait while a
+# gateway is down would take all of its time.
+_AT_ONCE = 32
+
 
 class Delivery(BaseModel):
     """What becomes of callbacks: shares that are lost or sent twice, and up to how late each is
@@ -44,6 +48,7 @@ class Postman:
         self._dealt_for: Delivery | None = None
         # Made once: a client reads all the certificates that there are.
         self._http = httpx.AsyncClient(timeout=10)
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._under_way: set[asyncio.Task[None]] = set()
 
     def send(
@@ -95,7 +100,8 @@ class Postman:
         as_json = {"Content-Type": "application/json", **headers}
         for _ in range(_PATIENT_TRIES if patient else 1):
             try:
-                answer = await self._http.request(method, url, content=content, headers=as_json)
+                async with self._places:
+                    answer = await self._http.request(method, url, content=content, headers=as_json)
                 self.counts[f"{provider} answered {answer.status_code}"] += 1
                 if answer.is_success:
                     return

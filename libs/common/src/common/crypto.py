@@ -21,7 +21,7 @@ def _fernet_key(key: SecretStr) -> SecretStr:
         Fernet(key.get_secret_value())
     except ValueError:
         raise ValueError(
-            "must be keys of 32 bytes in URL-safe base64: the service's `new-key` prints one"
+            "must be keys of 32 bytes in URL-safe base64: the service's role `new-key` prints one"
         ) from None
     return key
 
@@ -49,23 +49,30 @@ class Vault:
         self._first = Fernet(keys[0].get_secret_value())
 
     def seal(self, text: str) -> str:
-        return self._fernet.encrypt(text.encode()).decode()
+        return self.seal_bytes(text.encode()).decode()
+
+    def seal_bytes(self, content: bytes) -> bytes:
+        return self._fernet.encrypt(content)
 
     def open(self, sealed: str) -> str:
         """Raises `Unreadable`."""
+        return self.open_bytes(sealed.encode()).decode()
+
+    def open_bytes(self, sealed: bytes) -> bytes:
+        """Raises `Unreadable`."""
         try:
-            return self._fernet.decrypt(sealed).decode()
+            return self._fernet.decrypt(sealed)
         except InvalidToken:
             raise Unreadable(
                 "no key in ENCRYPTION_KEYS opens it: was one taken out before `rotate-keys` ran?"
             ) from None
 
-    def renew(self, sealed: str) -> str | None:
+    def renew(self, sealed: bytes) -> bytes | None:
         """Sealed with the first key; None when it is already. Raises `Unreadable`."""
         try:
             self._first.decrypt(sealed)
         except InvalidToken:
-            return self.seal(self.open(sealed))
+            return self.seal_bytes(self.open_bytes(sealed))
         return None
 
 

@@ -12,6 +12,7 @@ import sqlalchemy.exc
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
@@ -25,6 +26,14 @@ from common.problems import answer_to, answer_to_bug, problem
 
 log = get_logger(__name__)
 
+_SILENT: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
 Check = Callable[[], Awaitable[str | None]]
 """Returns None when well, else a sentence about what is wrong."""
 
@@ -35,8 +44,9 @@ def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> Fas
     `alive` fails only when a restart would help; a broker or database that is away makes a process
     not ready, and restarting it would not bring them back.
     """
-    # No pages of documentation: they load scripts from elsewhere.
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, **options)
+    # No pages of documentation: they load scripts from elsewhere. No telemetry of FastAPI's own:
+    # its spans have queries in them, its logs the values that failed; ours is common/tracing.py.
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, telemetry=_SILENT, **options)
     app.add_middleware(Guard)
     if tracing.wanted():
         app.add_middleware(tracing.Traced)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command, context, op
 from alembic.config import Config
 
+from common.crypto import EncryptionSettings, Vault
 from common.database import CONNECT_ARGUMENTS
 from common.logs import get_logger
-from common.settings import DatabaseSettings
+from common.settings import DatabaseSettings, load
 
 log = get_logger(__name__)
+
+_SEALED_AT_ONCE = 50
 
 
 def upgrade(settings: DatabaseSettings, package: Path) -> None:
@@ -52,6 +57,26 @@ def add_schedule_registration() -> None:
     now = sa.func.now()
     time = sa.DateTime(timezone=True)
     op.add_column("schedules", sa.Column("registered_at", time, nullable=False, server_default=now))
+
+
+def seal_rows(
+    table: str,
+    columns: Sequence[str],
+    seal: Callable[[Vault, sa.RowMapping], Mapping[str, Any]],
+) -> None:
+    """Rewrite every row's `columns` as `seal` says, of rows that were kept in clear. Only where
+    there are some must ENCRYPTION_KEYS be set."""
+    connection = op.get_bind()
+    described = sa.table(table, sa.column("id"), *(sa.column(each) for each in columns))
+    following = sa.select(described).order_by(described.c.id).limit(_SEALED_AT_ONCE)
+    found = connection.execute(following).mappings().all()
+    vault = Vault(load(EncryptionSettings).encryption_keys) if found else None
+    while vault is not None and found:
+        for row in found:
+            this = described.c.id == row["id"]
+            connection.execute(sa.update(described).where(this).values(seal(vault, row)))
+        after = described.c.id > found[-1]["id"]
+        found = connection.execute(following.where(after)).mappings().all()
 
 
 def add_outbox_set_aside() -> None:

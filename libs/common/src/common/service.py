@@ -21,8 +21,10 @@ from typing import Any, NoReturn, Protocol
 import uvicorn
 import uvloop
 
-from common import logs, metrics, tracing
+from common import heartbeat, key_rotation, logs, metrics, tracing
+from common.crypto import new_key
 from common.head import BoundedHeads
+from common.key_rotation import RotationSettings, Sealing
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.redaction import Redactor
@@ -81,14 +83,22 @@ class Role:
     wire: Wire
 
 
-def main(name: str, roles: Mapping[str, Role], *, migrations: Path | None = None) -> NoReturn:
+def main(
+    name: str,
+    roles: Mapping[str, Role],
+    *,
+    migrations: Path | None = None,
+    sealing: Sealing | None = None,
+) -> NoReturn:
     """`python -m <service> <role>`: the one entry point of every service.
 
     With `migrations`, the package that holds them, there is a role `migrate` too: it brings the
-    database up to date and ends.
+    database up to date and ends. With `sealing` there are `new-key`, which prints a key for
+    ENCRYPTION_KEYS, and `rotate-keys`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name.replace('-', '_')}")
-    parser.add_argument("role", choices=[*roles, *(["migrate"] if migrations else [])])
+    more = [*(["migrate"] if migrations else []), *(["new-key", "rotate-keys"] if sealing else [])]
+    parser.add_argument("role", choices=[*roles, *more])
     role: str = parser.parse_args().role
     if role == "migrate":
         assert migrations is not None
@@ -96,6 +106,12 @@ def main(name: str, roles: Mapping[str, Role], *, migrations: Path | None = None
 
         upgrade(_begin(name, role, DatabaseSettings)[0], migrations)
         sys.exit(0)
+    if role == "new-key":
+        print(new_key())
+        sys.exit(0)
+    if role == "rotate-keys":
+        assert sealing is not None
+        sys.exit(key_rotation.run(_begin(name, role, RotationSettings)[0], sealing))
     loaded, redact = _begin(name, role, roles[role].settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(_serve(loaded, roles[role].wire, redact)))
@@ -143,6 +159,7 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
         )
         gc.collect()
         gc.freeze()
+        beating = asyncio.create_task(heartbeat.beat(), name="heartbeat")
         http = asyncio.create_task(server.serve([listening]), name="http")
         tasks = _start(running.tasks)
         relays = _start(running.relays)
@@ -158,7 +175,8 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
         await _drain(tasks, deadline)
         await _drain(relays, deadline)
         server.should_exit = True
-        await asyncio.gather(http, return_exceptions=True)
+        beating.cancel()
+        await asyncio.gather(http, beating, return_exceptions=True)
         log.info("stopped", after_seconds=round(time.monotonic() - started, 3))
     return status
 

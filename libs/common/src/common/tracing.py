@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from common.redaction import Redactor
+
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from common.contracts.event import Event
+
+_redact = Redactor()
 
 _ON = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -121,8 +125,9 @@ def consuming(queue: str, event: Event[Any]) -> AbstractContextManager[Span | No
         attributes={
             "messaging.system": "rabbitmq",
             "messaging.destination.name": queue,
-            "messaging.message.id": event.id,
-            "messaging.message.conversation_id": event.correlationid,
+            # Whoever names a thing may name it by an e-mail address or the number of a card.
+            "messaging.message.id": _redact(event.id),
+            "messaging.message.conversation_id": _redact(event.correlationid),
         },
     )
 

@@ -65,6 +65,12 @@ def with_path(url: str, path: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path="/" + quote(path, safe="")))
 
 
+def with_login(url: str, user: str, password: str) -> str:
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{host}"))
+
+
 def with_port(url: str, port: int) -> str:
     """The same address at another port of this machine: of a proxy before it."""
     parts = urlsplit(url)

@@ -8,7 +8,6 @@ import signal
 import threading
 
 from devstack.addresses import claim_preferred_ports
-from devstack.endpoints import ENCRYPTION_KEY
 from devstack.stack import PAYBUS, Stack
 from devstack.system import PROCESSES, Layout, System, create_databases, introduce, migrate, plan
 from devstack.tokens import DevKeys
@@ -92,13 +91,8 @@ def _run() -> None:
 
 
 def _explain_books(layout: Layout) -> None:
-    for service, commands in (
-        ("payouts", "`paybus-payouts verify-audit` and `rotate-keys`"),
-        ("bank-sync", "`paybus-bank-sync rotate-keys`"),
-    ):
-        print(f"\nFor {commands}:")
-        database = layout.databases[service]
-        print(f"  export DATABASE_URL={database} ENCRYPTION_KEYS={ENCRYPTION_KEY}", flush=True)
+    print("\nFor `paybus-payouts verify-audit`:")
+    print(f"  export DATABASE_URL={layout.databases['payouts']}", flush=True)
 
 
 def _explain(addresses: dict[str, str], management_url: str, logs: str) -> None:

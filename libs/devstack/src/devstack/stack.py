@@ -18,7 +18,9 @@ import httpx
 import psycopg
 from psycopg import sql
 
-from devstack.addresses import Addresses, DevstackError, RabbitMQ, with_path
+from common.contracts import logins
+from common.messaging.retry import Ladder
+from devstack.addresses import Addresses, DevstackError, RabbitMQ, with_login, with_path
 from devstack.keeper import lock
 from devstack.postgres import state_root
 
@@ -101,6 +103,20 @@ class Stack:
             url = f"{base}/api/permissions/{vhost}/{quote(user, safe='')}"
             client.put(url, json=everything).raise_for_status()
         return with_path(self.addresses.rabbitmq.url, name)
+
+    def logins(self, virtual_host: str, ladder: str) -> dict[str, str]:
+        """Each service's own login at the broker: AMQP URLs by service. `ladder` is RETRY_LADDER.
+        Their passwords are their names: the broker listens on loopback and is ours alone."""
+        passwords = {service: logins.name_of(service) for service in logins.PUBLISHES}
+        waits = [rung.name for rung in Ladder.parse(ladder).rungs]
+        imported = logins.definitions(passwords, waits, virtual_host=virtual_host)
+        url = f"{self.addresses.rabbitmq.management_url}/api/definitions"
+        httpx.post(url, json=imported, timeout=30).raise_for_status()
+        server = with_path(self.addresses.rabbitmq.url, virtual_host)
+        return {
+            service: with_login(server, logins.name_of(service), password)
+            for service, password in passwords.items()
+        }
 
     def delete_virtual_host(self, name: str) -> None:
         vhost = quote(name, safe="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ CALLED = {
 }
 
 # Tried first, so that addresses are the same each time; another copy gets free ones.
+_LADDER = "5s,30s,2m,10m,1h"  # as the services have it
 _PREFERRED = {
     "webhook-gateway": 8000,
     "subscription-api": 8001,
@@ -73,6 +74,11 @@ class Layout:
     payout_accounts: Path
     bank_accounts: Path
     extra_env: Mapping[str, str]
+    logins: Mapping[str, str] = field(default_factory=dict)
+
+    def broker_url(self, service: str) -> str:
+        """With the service's own login, if there are such."""
+        return self.logins.get(service, self.rabbitmq_url)
 
     def url(self, process: str) -> str:
         return f"http://127.0.0.1:{self.ports[process]}"
@@ -106,9 +112,11 @@ def plan(
     extra_env: Mapping[str, str] | None = None,
     payout_options: Mapping[str, Any] | None = None,
     bank_options: Mapping[str, Any] | None = None,
+    own_logins: bool = False,
 ) -> Layout:
     """Choose addresses for one Paybus in the stack. `payout_options` are for every account that
-    pays out, `bank_options` for the client at Plaid."""
+    pays out, `bank_options` for the client at Plaid. With `own_logins` each service has its own at
+    the broker, and operations' worker has to run, for no other may declare anything."""
     free = free_ports(len(_PREFERRED))
     ports = {
         name: preferred_port(port) if prefer_ports else free[index]
@@ -147,6 +155,9 @@ def plan(
         payout_accounts,
         bank_accounts,
         extra_env or {},
+        stack.logins(virtual_host, (extra_env or {}).get("RETRY_LADDER", _LADDER))
+        if own_logins
+        else {},
     )
 
 
@@ -214,7 +225,10 @@ def _ready(port: int) -> str:
 
 
 def _gateway(layout: Layout, port: int) -> Spec:
-    env = {"RABBITMQ_URL": layout.rabbitmq_url, "ENDPOINTS_FILE": str(layout.endpoints)}
+    env = {
+        "RABBITMQ_URL": layout.broker_url("webhook-gateway"),
+        "ENDPOINTS_FILE": str(layout.endpoints),
+    }
     return Spec("webhook-gateway", "webhook_gateway", ["api"], env | _http(port), _ready(port))
 
 
@@ -225,12 +239,12 @@ def _gateway_worker(layout: Layout, port: int) -> Spec:
 
 
 def _subscription_api(layout: Layout, port: int) -> Spec:
-    env = _api(layout, "subscription") | {"ACCOUNTS_FILE": str(layout.accounts)} | _http(port)
+    env = _api(layout, "subscription") | _selling(layout) | _http(port)
     return Spec("subscription-api", "subscription", ["api"], env, _ready(port))
 
 
 def _subscription_worker(layout: Layout, port: int) -> Spec:
-    env = _worker(layout, "subscription") | {"ACCOUNTS_FILE": str(layout.accounts)} | _http(port)
+    env = _worker(layout, "subscription") | _selling(layout) | _http(port)
     return Spec("subscription-worker", "subscription", ["worker"], env, _ready(port))
 
 
@@ -283,27 +297,28 @@ def _operations_api(layout: Layout, port: int) -> Spec:
     env = {"PAYOUTS_URL": layout.url("payouts-api"), "SERVICE_URLS": urls}
     env["GATEWAY_URL"] = layout.url("webhook-gateway")
     env["CONSOLE_INSECURE_COOKIES"] = "true"
-    env |= _api(layout, "operations") | _http(port)
+    env |= _KEYS | _api(layout, "operations") | _http(port)
     return Spec("operations-api", "operations", ["api"], env, _ready(port))
 
 
 def _operations_worker(layout: Layout, port: int) -> Spec:
-    env = _worker(layout, "operations") | _http(port)
+    env = _worker(layout, "operations") | _KEYS | _http(port)
     return Spec("operations-worker", "operations", ["worker"], env, _ready(port))
 
 
+_KEYS = {"ENCRYPTION_KEYS": endpoints.ENCRYPTION_KEY}
+
+
+def _selling(layout: Layout) -> dict[str, str]:
+    return {"ACCOUNTS_FILE": str(layout.accounts), **_KEYS}
+
+
 def _banking(layout: Layout) -> dict[str, str]:
-    return {
-        "BANK_ACCOUNTS_FILE": str(layout.bank_accounts),
-        "ENCRYPTION_KEYS": endpoints.ENCRYPTION_KEY,
-    }
+    return {"BANK_ACCOUNTS_FILE": str(layout.bank_accounts), **_KEYS}
 
 
 def _paying(layout: Layout) -> dict[str, str]:
-    return {
-        "PAYOUT_ACCOUNTS_FILE": str(layout.payout_accounts),
-        "ENCRYPTION_KEYS": endpoints.ENCRYPTION_KEY,
-    }
+    return {"PAYOUT_ACCOUNTS_FILE": str(layout.payout_accounts), **_KEYS}
 
 
 # One person plays a whole market here.
@@ -322,7 +337,7 @@ def _api(layout: Layout, service: str) -> dict[str, str]:
 
 
 def _worker(layout: Layout, service: str) -> dict[str, str]:
-    return {"DATABASE_URL": layout.databases[service], "RABBITMQ_URL": layout.rabbitmq_url}
+    return {"DATABASE_URL": layout.databases[service], "RABBITMQ_URL": layout.broker_url(service)}
 
 
 def _backend(layout: Layout) -> dict[str, str]:

@@ -1,9 +1,12 @@
-"""`python -m bank_sync api|worker|migrate`"""
+"""`python -m bank_sync api|worker|migrate|new-key|rotate-keys`"""
 
 from pathlib import Path
 
 from bank_sync.bootstrap import api, worker
+from bank_sync.models import Item
 from bank_sync.settings import ApiSettings, WorkerSettings
+from bank_sync.tenancy import Tenancy
+from common.key_rotation import SealedColumn, Sealing
 from common.service import Role, main
 
 if __name__ == "__main__":
@@ -11,4 +14,7 @@ if __name__ == "__main__":
         "api": Role(ApiSettings, api),
         "worker": Role(WorkerSettings, worker),
     }
-    main("bank-sync", roles, migrations=Path(__file__).parent)
+    sealing = Sealing(
+        [SealedColumn(Item, "access_token")], begin=lambda sessions: Tenancy(sessions).begin(None)
+    )
+    main("bank-sync", roles, migrations=Path(__file__).parent, sealing=sealing)

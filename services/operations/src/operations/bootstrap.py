@@ -6,6 +6,7 @@ from common import parts
 from common.api import schedules_router, secure
 from common.cache import Cache
 from common.contracts import topology
+from common.crypto import Vault
 from common.figures import figures_router
 from common.http import create_app
 from common.measuring import Meter
@@ -38,10 +39,15 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     )
     secure(app, settings)
     app.state.sessions = parts.sessions(engine)
+    vault = Vault(settings.encryption_keys)
     window = timedelta(hours=settings.payout_window_hours)
     payouts_url = str(settings.payouts_url) if settings.payouts_url else None
     app.state.desk = Desk(
-        settings.tenant, context.redact, Payouts(payouts_url, window), settings.edit_and_replay
+        settings.tenant,
+        context.redact,
+        vault,
+        Payouts(payouts_url, window, vault),
+        settings.edit_and_replay,
     )
     app.state.services = Services(settings.service_urls, settings.gateway_url)
     app.state.signed_out = Cache("signed-out", settings.redis_url)
@@ -61,9 +67,10 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     consuming = await parts.consuming(settings, context, messaging, "operations-worker consumers")
     options = parts.consumer_options(messaging, consuming, engine, source=_SOURCE)
     sessions = parts.sessions(engine)
+    vault = Vault(settings.encryption_keys)
     schedule = Jobs(keep=timedelta(days=settings.keep_days)).schedule()
     consumers = [
-        *(Collector(queue, **options) for queue in (*topology.QUEUES, topology.WEBHOOKS)),
+        *(Collector(queue, vault, **options) for queue in (*topology.QUEUES, topology.WEBHOOKS)),
         TransactionalConsumer(topology.queue("operations.outcomes"), HANDLERS, batch=20, **options),
         TransactionalConsumer(
             topology.queue("operations.jobs"),
@@ -77,6 +84,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
             sessions,
             consuming,
             messaging.publisher,
+            vault,
             lease=timedelta(seconds=settings.replay_lease_seconds),
         ),
         Indexer(sessions, consuming),

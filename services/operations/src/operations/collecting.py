@@ -9,6 +9,7 @@ from typing import Any
 
 from common import metrics
 from common.contracts.topology import Queue
+from common.crypto import Vault
 from common.logs import get_logger
 from common.messaging.connection import describe
 from common.messaging.consumer import Consumer, Stop
@@ -24,8 +25,9 @@ log = get_logger(__name__)
 class Collector(Consumer):
     """One queue's dead letters."""
 
-    def __init__(self, of: Queue, *, batch: int = 100, **options: Any) -> None:
+    def __init__(self, of: Queue, vault: Vault, *, batch: int = 100, **options: Any) -> None:
         super().__init__(Queue(of.dead), prefetch=batch, **options)
+        self._vault = vault
         self._redact: Redactor = options["redact"]
         self._of = of
         self._batch = batch
@@ -55,7 +57,7 @@ class Collector(Consumer):
     async def _file(self, read: Sequence[DeadLetter]) -> None:
         try:
             async with self._sessions.begin() as session:
-                await filing.file(session, read)
+                await filing.file(session, read, self._vault)
         except Stop:
             raise
         except Exception as error:
@@ -64,7 +66,7 @@ class Collector(Consumer):
             if len(read) == 1:
                 log.exception("a dead letter can't be stored as it is", queue=self.queue.name)
                 async with self._sessions.begin() as session:
-                    await filing.file(session, [letters.bare(read[0])])
+                    await filing.file(session, [letters.bare(read[0])], self._vault)
                 return
             log.info("storing each alone", size=len(read), error=describe(error))
             for each in read:

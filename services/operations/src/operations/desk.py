@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.auth import Caller, Role
 from common.contracts import topology
+from common.crypto import Vault
 from common.errors import Conflict, Forbidden, Invalid, NotFound
 from common.http import decode_cursor
 from common.messaging.journal import CLOCKS_DIFFER
@@ -70,6 +71,7 @@ class Desk:
 
     tenant: str
     redact: Redactor
+    vault: Vault
     payouts: Payouts
     editing: bool
 
@@ -120,7 +122,7 @@ class Desk:
             time=letter.time,
             recorded_at=letter.recorded_at,
             stored_at=letter.stored_at,
-            payload=masking.masked(letter.body, self.redact),
+            payload=masking.masked(self.vault.open_bytes(letter.sealed_body), self.redact),
             history=[self._attempt(each) for each in letter.history],
             stack=masking.masked_text(letter.stack, self.redact),
             settled_at=letter.settled_at,
@@ -214,7 +216,7 @@ class Desk:
                     "what moves money is not edited, for that takes two persons: order the payout "
                     "or the refund anew"
                 )
-            replay = await ordering.order_edited(session, caller, id_, changes, reason)
+            replay = await ordering.order_edited(session, caller, id_, changes, reason, self.vault)
             return await self.show_replay(session, replay)
 
     async def replay_window(

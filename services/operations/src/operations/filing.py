@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common import rows
 from common.arrays import is_one_of
+from common.crypto import Vault
 from operations.domain import UNSETTLED, ItemState, LetterState
 from operations.letters import DeadLetter
 from operations.models import Group, Item, Letter
@@ -19,18 +20,18 @@ from operations.models import Group, Item, Letter
 _LONGEST_HISTORY = 100
 
 
-async def file(session: AsyncSession, arrived: Sequence[DeadLetter]) -> None:
+async def file(session: AsyncSession, arrived: Sequence[DeadLetter], vault: Vault) -> None:
     """In one transaction. The same message of the broker's, filed twice, changes nothing."""
     newest: dict[str, DeadLetter] = {}
     for each in sorted(arrived, key=lambda each: each.died_at):
         newest[each.id] = each
     now = await rows.clock(session)
     await _write_groups(session, arrived)
-    new = await _insert(session, [newest[id_] for id_ in sorted(newest)])
+    new = await _insert(session, [newest[id_] for id_ in sorted(newest)], vault)
     query = select(Letter).where(is_one_of(Letter.id, sorted({*newest} - new)))
     locking = query.order_by(Letter.id).with_for_update()
     for letter in (await session.scalars(locking)).all():
-        _die_again(letter, newest[letter.id], now)
+        _die_again(letter, newest[letter.id], now, vault)
     await session.flush()
     await _settle_items(session, [each.item for each in arrived if each.item], now)
 
@@ -50,14 +51,14 @@ async def _write_groups(session: AsyncSession, arrived: Iterable[DeadLetter]) ->
     await session.execute(insert(Group).on_conflict_do_nothing(), ordered)
 
 
-async def _insert(session: AsyncSession, fresh: Sequence[DeadLetter]) -> set[str]:
+async def _insert(session: AsyncSession, fresh: Sequence[DeadLetter], vault: Vault) -> set[str]:
     """Returns the ids of those that were not there."""
-    values = [_values(each) | {"id": each.id, "state": LetterState.OPEN} for each in fresh]
+    values = [_values(each, vault) | {"id": each.id, "state": LetterState.OPEN} for each in fresh]
     adding = insert(Letter).on_conflict_do_nothing().returning(Letter.id)
     return {*(await session.scalars(adding, values)).all()}
 
 
-def _values(each: DeadLetter) -> dict[str, Any]:
+def _values(each: DeadLetter, vault: Vault) -> dict[str, Any]:
     return {
         "queue": each.queue,
         "group_id": each.group_id,
@@ -69,7 +70,7 @@ def _values(each: DeadLetter) -> dict[str, Any]:
         "correlation_id": each.correlation_id,
         "time": each.time,
         "recorded_at": each.recorded_at,
-        "body": each.body,
+        "sealed_body": vault.seal_bytes(each.body),
         "headers": each.headers,
         "text": each.text,
         "reason": each.reason,
@@ -81,14 +82,14 @@ def _values(each: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _die_again(letter: Letter, each: DeadLetter, now: datetime) -> None:
+def _die_again(letter: Letter, each: DeadLetter, now: datetime, vault: Vault) -> None:
     """Of the same event, in the same queue, some other time."""
     if each.died_at == letter.died_at:
         return  # the same death, which was filed before its message was acknowledged
     letter.deaths += 1
     if letter.state == LetterState.REPLAYING and each.item != letter.item:
         return  # an older failure that comes late: the replay is not over
-    for name, value in _values(each).items():
+    for name, value in _values(each, vault).items():
         if name != "history":
             setattr(letter, name, value)
     letter.history = [*letter.history, *each.history][-_LONGEST_HISTORY:]

@@ -39,9 +39,9 @@ class Group(Base):
 class Letter(Base):
     """A message that a queue's service gave up: one for each queue and event.
 
-    `body` and `headers` are what is sent again. `source` to `recorded_at` are the event's; they are
-    null when it could not be decoded. `died_at` is when it died last, `deaths` how often it did.
-    `item` is the one of the replay that holds it.
+    `sealed_body` (the message's, sealed) and `headers` are what is sent again. `source` to
+    `recorded_at` are the event's; they are null when it could not be decoded. `died_at` is when it
+    died last, `deaths` how often it did. `item` is the one of the replay that holds it.
     """
 
     __tablename__ = "letters"
@@ -58,7 +58,7 @@ class Letter(Base):
     correlation_id: Mapped[str | None]
     time: Mapped[datetime | None]
     recorded_at: Mapped[datetime | None]
-    body: Mapped[bytes]
+    sealed_body: Mapped[bytes]
     headers: Mapped[dict[str, Any]]
     text: Mapped[str]
     reason: Mapped[str]
@@ -135,8 +135,8 @@ class Replay(Base):
 
 
 class Item(Base):
-    """One message of a replay. `body` is its own when it is no dead letter. It is not sent after
-    `expires_at`."""
+    """One message of a replay. `sealed_body` is its own when it is no dead letter. It is not sent
+    after `expires_at`."""
 
     __tablename__ = "items"
 
@@ -146,7 +146,7 @@ class Item(Base):
     queue: Mapped[str]
     state: Mapped[str]
     letter_id: Mapped[str | None]
-    body: Mapped[bytes | None]
+    sealed_body: Mapped[bytes | None]
     detail: Mapped[str | None]
     expires_at: Mapped[datetime | None]
     sending_at: Mapped[datetime | None]

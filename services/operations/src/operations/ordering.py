@@ -18,6 +18,7 @@ from common.auth import Caller
 from common.contracts import topology
 from common.contracts.event import DecodeError
 from common.contracts.registry import decode
+from common.crypto import Vault
 from common.errors import Conflict, Invalid, NotFound
 from operations import audit
 from operations.domain import IN_FLIGHT, ItemState, LetterState, ReplayState
@@ -161,14 +162,19 @@ async def expire(session: AsyncSession, replay: str) -> None:
 
 
 async def order_edited(
-    session: AsyncSession, caller: Caller, id_: str, changes: Mapping[str, Any], reason: str
+    session: AsyncSession,
+    caller: Caller,
+    id_: str,
+    changes: Mapping[str, Any],
+    reason: str,
+    vault: Vault,
 ) -> Replay:
     """Send a letter's event with other data and an id of its own; the letter is replaced by it."""
     query = select(Letter).where(Letter.id == id_).with_for_update()
     letter = (await session.scalars(query.execution_options(populate_existing=True))).one()
     if letter.state != LetterState.OPEN or letter.event_id is None or letter.queue not in _QUEUES:
         raise Conflict("only an open dead letter that is an event of a queue can be edited")
-    event = json.loads(letter.body)
+    event = json.loads(vault.open_bytes(letter.sealed_body))
     event |= {"data": _patched(event.get("data"), changes), "id": str(uuid4())}
     event["causationid"] = letter.event_id
     body = json.dumps(event).encode()
@@ -191,7 +197,7 @@ async def order_edited(
         position=1,
         queue=letter.queue,
         state=ItemState.WAITING,
-        body=body,
+        sealed_body=vault.seal_bytes(body),
         letter_id=id_,
     )
     session.add_all([replay, item])

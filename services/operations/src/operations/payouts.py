@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import DecodeError
 from common.contracts.registry import decode
+from common.crypto import Vault
 from operations.models import Letter
 from operations.ordering import PAYOUT_COMMANDS
 
@@ -28,8 +29,9 @@ _TIMEOUT_SECONDS = 5
 class Payouts:
     """Without a `url` every old command is refused."""
 
-    def __init__(self, url: str | None, window: timedelta) -> None:
+    def __init__(self, url: str | None, window: timedelta, vault: Vault) -> None:
         self._url = url
+        self._vault = vault
         self.window = window
 
     async def refused(
@@ -38,7 +40,7 @@ class Payouts:
         """Why not, by the letter's id, of those letters that fit the conditions. `token` is whose
         word counts at payouts: `Bearer ...`. The session's transaction is over then."""
         old = (
-            select(Letter.id, Letter.body)
+            select(Letter.id, Letter.sealed_body)
             .where(
                 *conditions,
                 Letter.type.like(PAYOUT_COMMANDS),
@@ -62,7 +64,7 @@ class Payouts:
             base_url=self._url, headers=headers, timeout=_TIMEOUT_SECONDS
         ) as http:
             for letter in found:
-                state = await _state(http, letter.body)
+                state = await _state(http, self._vault.open_bytes(letter.sealed_body))
                 if state not in _HARMLESS:
                     refused[letter.id] = f"{past}; payouts says {state}"
         return refused

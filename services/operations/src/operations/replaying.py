@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.arrays import is_one_of
 from common.contracts.topology import REPLAYS
+from common.crypto import Vault
 from common.database import Sessions
 from common.logs import get_logger
 from common.messaging import replay as mark
@@ -65,9 +66,16 @@ class Replayer:
     takes a replay over."""
 
     def __init__(
-        self, sessions: Sessions, broker: Broker, publisher: Publisher, *, lease: timedelta
+        self,
+        sessions: Sessions,
+        broker: Broker,
+        publisher: Publisher,
+        vault: Vault,
+        *,
+        lease: timedelta,
     ) -> None:
         self._sessions = sessions
+        self._vault = vault
         self._broker = broker
         self._publisher = publisher
         self._lease = lease
@@ -164,7 +172,7 @@ class Replayer:
             rate, most = replay.rate, min(_BATCH, replay.concurrency - flying)
             if rate is not None:
                 most = min(most, max(1, rate // 10))
-            messages = await _claim(session, id_, most) if waiting and most > 0 else []
+            messages = await _claim(session, id_, most, self._vault) if waiting and most > 0 else []
         if messages:
             await self._send(messages)
             confirmed = messages[-1].position
@@ -219,7 +227,7 @@ class Replayer:
             async for entry in entries:
                 renewed = await self._renew(id_, lease, renewed)
                 if window.has(entry):
-                    batch.append(window.item(id_, entry))
+                    batch.append(window.item(id_, entry, self._vault))
                     size += len(entry.body)
                 if len(batch) == _BATCH or size > BATCH_BYTES:
                     size = 0
@@ -300,7 +308,7 @@ async def _left(session: AsyncSession, replay: str) -> tuple[bool, int]:
     return waiting, flying
 
 
-async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message]:
+async def _claim(session: AsyncSession, replay: str, most: int, vault: Vault) -> list[_Message]:
     await ordering.expire(session, replay)
     chosen = (
         select(Item.id)
@@ -312,7 +320,7 @@ async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message
         update(Item)
         .where(Item.id.in_(chosen.scalar_subquery()))
         .values(state=ItemState.SENDING, sending_at=func.clock_timestamp())
-        .returning(Item.id, Item.queue, Item.position, Item.body, Item.letter_id)
+        .returning(Item.id, Item.queue, Item.position, Item.sealed_body, Item.letter_id)
         .cte("claimed")
     )
     query = (
@@ -320,15 +328,17 @@ async def _claim(session: AsyncSession, replay: str, most: int) -> list[_Message
             claiming.c.id,
             claiming.c.position,
             claiming.c.queue,
-            func.coalesce(claiming.c.body, Letter.body),
+            func.coalesce(claiming.c.sealed_body, Letter.sealed_body),
             Letter.headers,
         )
         .join_from(claiming, Letter, Letter.id == claiming.c.letter_id, isouter=True)
         .order_by(claiming.c.position)
     )
     return [
-        _Message(id_, position, queue, body, {**(headers or {}), **mark.mark(id_)})
-        for id_, position, queue, body, headers in (await session.execute(query)).all()
+        _Message(
+            id_, position, queue, vault.open_bytes(sealed), {**(headers or {}), **mark.mark(id_)}
+        )
+        for id_, position, queue, sealed, headers in (await session.execute(query)).all()
     ]
 
 
@@ -342,7 +352,7 @@ async def _without_dead_letters(
         is_one_of(Letter.id, ids), Letter.state != LetterState.SUCCEEDED
     )
     held = {*(await session.scalars(query)).all()}
-    left_out = {"state": ItemState.SKIPPED.value, "detail": _DEAD, "body": None}
+    left_out = {"state": ItemState.SKIPPED.value, "detail": _DEAD, "sealed_body": None}
     return [
         {**each, **(left_out if each["letter_id"] in held else {"letter_id": None})}
         for each in items

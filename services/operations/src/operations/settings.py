@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, HttpUrl
 
 from common import settings
+from common.crypto import EncryptionSettings
 from common.settings import (
     AuthSettings,
     CommaSeparated,
@@ -25,7 +26,9 @@ def _by_name(value: Any) -> Any:
     return {name: url for name, _, url in pairs}
 
 
-class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
+class ApiSettings(
+    HttpSettings, DatabaseSettings, EncryptionSettings, AuthSettings, ScheduleSettings
+):
     console_insecure_cookies: bool = Field(
         default=False, description="for a console without TLS, on a developer's machine"
     )
@@ -47,7 +50,7 @@ class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings
     )
 
 
-class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
+class WorkerSettings(settings.WorkerSettings, EncryptionSettings, ScheduleSettings):
     replay_lease_seconds: float = Field(
         default=15, ge=2, description="a replay whose worker is silent for so long is taken over"
     )

@@ -1,4 +1,5 @@
-"""Asks the broker now and then what waits in its queues, and who takes it."""
+"""Asks the broker now and then what waits in its queues, and who takes it; and declares what is not
+there, for other services' logins may not."""
 
 from __future__ import annotations
 
@@ -45,6 +46,7 @@ class Watcher:
     async def run(self) -> None:
         while not self._stop.is_set():
             try:
+                await self._broker.declare(missing=False)
                 await self._keep(await self._ask())
             except (Unavailable, sqlalchemy.exc.SQLAlchemyError) as error:
                 log.info("the queues can't be looked at", error=describe(error))

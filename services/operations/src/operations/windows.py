@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from common.contracts import topology
 from common.contracts.event import derived_id
+from common.crypto import Vault
 from common.messaging.journal import Entry
 from operations.domain import ItemState
 from operations.models import letter_id
@@ -46,7 +47,7 @@ class Window(BaseModel):
             return False
         return bool(fits and self.since <= recorded < self.until)
 
-    def item(self, replay: str, entry: Entry) -> dict[str, Any]:
+    def item(self, replay: str, entry: Entry, vault: Vault) -> dict[str, Any]:
         """The row; the same for the same entry, however often it is read."""
         body = entry.body
         event = json.loads(body)
@@ -60,7 +61,7 @@ class Window(BaseModel):
             "position": entry.offset,
             "queue": self.queue,
             "state": ItemState.WAITING.value,
-            "body": body,
+            "sealed_body": vault.seal_bytes(body),
             "letter_id": letter,
             "detail": None,
         }

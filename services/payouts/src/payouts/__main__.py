@@ -1,9 +1,11 @@
-"""`python -m payouts api|worker|migrate`"""
+"""`python -m payouts api|worker|migrate|new-key|rotate-keys`"""
 
 from pathlib import Path
 
+from common.key_rotation import SealedColumn, Sealing
 from common.service import Role, main
 from payouts import bootstrap
+from payouts.models import Attempt, Recipient
 from payouts.settings import ApiSettings, WorkerSettings
 
 if __name__ == "__main__":
@@ -11,4 +13,5 @@ if __name__ == "__main__":
         "api": Role(ApiSettings, bootstrap.api),
         "worker": Role(WorkerSettings, bootstrap.worker),
     }
-    main("payouts", roles, migrations=Path(__file__).parent)
+    sealing = Sealing([SealedColumn(Recipient, "details"), SealedColumn(Attempt, "details")])
+    main("payouts", roles, migrations=Path(__file__).parent, sealing=sealing)

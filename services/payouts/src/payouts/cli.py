@@ -1,6 +1,6 @@
 """`paybus-payouts`: the API from a shell, and what needs the database itself.
 
-Commands that call the API want PAYOUTS_URL and PAYBUS_TOKEN; `verify-audit` and `rotate-keys` want
+Commands that call the API want PAYOUTS_URL and PAYBUS_TOKEN; `verify-audit` wants
 DATABASE_URL. Status: 0 well, 1 something is wrong, 2 wrongly called.
 """
 
@@ -369,23 +369,6 @@ def export(first: str, last: str) -> None:
             refused(answer)
         for chunk in answer.iter_text():
             sys.stdout.write(chunk)
-
-
-@app.command("new-key")
-def new_key_() -> None:
-    """Print a key for ENCRYPTION_KEYS."""
-    from common.crypto import new_key  # noqa: PLC0415
-
-    typer.echo(new_key())
-
-
-@app.command("rotate-keys")
-def rotate_keys() -> None:
-    """Seal every recipient's details with the first of ENCRYPTION_KEYS; the others may go then."""
-    from payouts import maintenance  # noqa: PLC0415
-
-    renewed = asyncio.run(maintenance.rotate_keys())
-    console.print(f"{renewed} sealed anew, of recipients and attempts")
 
 
 @app.command("verify-audit")

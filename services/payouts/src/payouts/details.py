@@ -20,7 +20,3 @@ class Details:
     def open(self, provider: str, sealed: str) -> clients.Details:
         """Raises `Unreadable`."""
         return read_details(CLIENTS[provider].details_model, json.loads(self._vault.open(sealed)))
-
-    def renew(self, sealed: str) -> str | None:
-        """Sealed with the newest key; None when it is. Raises `Unreadable`."""
-        return self._vault.renew(sealed)

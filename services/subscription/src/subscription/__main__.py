@@ -1,9 +1,11 @@
-"""`python -m subscription api|worker|migrate`"""
+"""`python -m subscription api|worker|migrate|new-key|rotate-keys`"""
 
 from pathlib import Path
 
+from common.key_rotation import SealedColumn, Sealing
 from common.service import Role, main
 from subscription import bootstrap
+from subscription.models import Checkout
 from subscription.settings import ApiSettings, WorkerSettings
 
 if __name__ == "__main__":
@@ -11,4 +13,5 @@ if __name__ == "__main__":
         "api": Role(ApiSettings, bootstrap.api),
         "worker": Role(WorkerSettings, bootstrap.worker),
     }
-    main("subscription", roles, migrations=Path(__file__).parent)
+    sealing = Sealing([SealedColumn(Checkout, "payer")])
+    main("subscription", roles, migrations=Path(__file__).parent, sealing=sealing)

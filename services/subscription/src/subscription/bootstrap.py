@@ -1,6 +1,7 @@
 """Wires the subscription service."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from common.api import schedules_router, secure
 from common.cache import Cache
 from common.circuits import Circuits
 from common.contracts import topology
+from common.crypto import EncryptionSettings, Vault
 from common.figures import figures_router
 from common.http import create_app
 from common.messaging.effectful import EffectfulConsumer
@@ -23,6 +25,7 @@ from subscription.api import router
 from subscription.checkouts import Checkouts
 from subscription.commands import Commands
 from subscription.entitlements import Entitling
+from subscription.payers import Payers
 from subscription.refunds import Refunder
 from subscription.settings import AccountsSettings, ApiSettings, WorkerSettings
 
@@ -40,7 +43,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
         "timeout": settings.provider_timeout_seconds,
         "redact": context.redact,
     }
-    app.state.checkouts = Checkouts(sessions, app.state.accounts, **calling)
+    app.state.checkouts = Checkouts(sessions, app.state.accounts, _payers(settings), **calling)
     quiet = settings.billing_quiet_seconds
     app.state.commands = Commands(sessions, app.state.accounts, quiet=quiet, **calling)
     cache = Cache("entitlements", settings.redis_url)
@@ -74,7 +77,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         TransactionalConsumer(
             topology.queue("subscription.billing"),
             handlers.HANDLERS,
-            prepare=handlers.prepare,
+            prepare=partial(handlers.prepare, _payers(settings)),
             batch=settings.consumer_batch,
             **options,
         ),
@@ -104,6 +107,10 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     return parts.worker(
         "Paybus subscription worker", settings, messaging, engine, consumers, tasks=[scheduler]
     )
+
+
+def _payers(settings: EncryptionSettings) -> Payers:
+    return Payers(Vault(settings.encryption_keys))
 
 
 async def _accounts(settings: AccountsSettings, context: Context, circuits: Circuits) -> Accounts:

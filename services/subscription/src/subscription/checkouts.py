@@ -28,7 +28,8 @@ from subscription.accounts import Accounts
 from subscription.clients import CheckoutClient, Order, Started
 from subscription.models import OURS, Checkout, row_id
 from subscription.outcomes import CheckoutStatus
-from subscription.requests import NewCheckout, stored
+from subscription.payers import Payers
+from subscription.requests import NewCheckout
 
 log = get_logger(__name__)
 
@@ -39,9 +40,16 @@ class Checkouts:
     """`timeout` (seconds) is how long a provider may take to answer."""
 
     def __init__(
-        self, sessions: Sessions, accounts: Accounts, *, timeout: float, redact: Redactor
+        self,
+        sessions: Sessions,
+        accounts: Accounts,
+        payers: Payers,
+        *,
+        timeout: float,
+        redact: Redactor,
     ) -> None:
         self._sessions = sessions
+        self._payers = payers
         self._accounts = accounts
         self._timeout = timeout
         self._redact = redact
@@ -83,7 +91,7 @@ class Checkouts:
         async with self._sessions() as session:
             checkout = await repository.checkout(session, _id(tenant, key))
         if checkout is not None:
-            _same(checkout, wanted)
+            self._check_same(checkout, wanted)
         return checkout
 
     async def _intend(
@@ -91,8 +99,8 @@ class Checkouts:
     ) -> tuple[Checkout, Order | None]:
         """The checkout, and the order that is to be sent now, if any."""
         async with self._sessions.begin() as session:
-            checkout = await repository.intend_checkout(session, _row(tenant, key, wanted))
-            _same(checkout, wanted)
+            checkout = await repository.intend_checkout(session, self._row(tenant, key, wanted))
+            self._check_same(checkout, wanted)
             if checkout.status != CheckoutStatus.STARTING:
                 return checkout, None
             checkout.attempts += 1
@@ -122,6 +130,29 @@ class Checkouts:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             log.warning("a strange answer", provider=provider, error=type(error).__name__)
             raise Upstream(f"{provider} answers something strange; {_AGAIN}") from error
+
+    def _check_same(self, checkout: Checkout, wanted: NewCheckout) -> None:
+        if self._payers.request(checkout) != wanted:
+            raise Conflict("this Idempotency-Key was used for another request")
+
+    def _row(self, tenant: str, key: str, wanted: NewCheckout) -> dict[str, Any]:
+        ours = wanted.provider != "stripe"  # which says itself who the customer is
+        customer, subscription = wanted.customer.reference, models.our_subscription(wanted)
+        return {
+            "id": _id(tenant, key),
+            "tenant": tenant,
+            "provider": wanted.provider,
+            "account": wanted.account,
+            "idempotency_key": key,
+            **self._payers.columns(wanted),
+            "status": CheckoutStatus.STARTING,
+            "amount": wanted.amount,
+            "currency": wanted.currency,
+            "customer_id": row_id(models.Customer, tenant, OURS, customer) if ours else None,
+            "subscription_id": row_id(models.Subscription, tenant, OURS, subscription)
+            if ours and subscription
+            else None,
+        }
 
     def _said(self, text: str) -> str:
         return excerpt(text, self._redact)
@@ -156,35 +187,10 @@ def _id(tenant: str, key: str) -> str:
     return derived_id(models.Checkout.__tablename__, tenant, key)
 
 
-def _same(checkout: Checkout, wanted: NewCheckout) -> None:
-    if stored(checkout.request) != wanted:
-        raise Conflict("this Idempotency-Key was used for another request")
-
-
 def _answer(checkout: Checkout) -> Checkout:
     if checkout.status == CheckoutStatus.REFUSED:
         raise Refused(checkout.error or "refused", 0)
     return checkout
-
-
-def _row(tenant: str, key: str, wanted: NewCheckout) -> dict[str, Any]:
-    ours = wanted.provider != "stripe"  # which says itself who the customer is
-    customer, subscription = wanted.customer.reference, models.our_subscription(wanted)
-    return {
-        "id": _id(tenant, key),
-        "tenant": tenant,
-        "provider": wanted.provider,
-        "account": wanted.account,
-        "idempotency_key": key,
-        "request": wanted.model_dump(mode="json"),
-        "status": CheckoutStatus.STARTING,
-        "amount": wanted.amount,
-        "currency": wanted.currency,
-        "customer_id": row_id(models.Customer, tenant, OURS, customer) if ours else None,
-        "subscription_id": row_id(models.Subscription, tenant, OURS, subscription)
-        if ours and subscription
-        else None,
-    }
 
 
 def _payload(order: Order, started: Started) -> CheckoutStarted:

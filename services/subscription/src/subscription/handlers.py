@@ -25,6 +25,7 @@ from subscription import commands, domain, metrics, models, recording, refunds, 
 from subscription.domain import Facts, Item, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
 from subscription.outcomes import CheckoutStatus, Outcome
+from subscription.payers import Payers
 
 log = get_logger(__name__)
 
@@ -149,9 +150,9 @@ HANDLERS: Mapping[str, Handler] = {
 }
 
 
-async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock, in one go per table and always in the same order, every row that the batch touches."""
-    await settling.lock_checkouts(session, events)
+    await settling.lock_checkouts(session, events, payers)
     await commands.lock(session, events)
     customers: dict[str, dict[str, Any]] = {}
     subscriptions: dict[str, dict[str, Any]] = {}

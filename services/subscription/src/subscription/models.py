@@ -160,14 +160,15 @@ class Reversal(Row):
 
 
 class Checkout(Row):
-    """A payment that we started, or are about to. `request` is what the caller asked for,
-    `reference` what the provider calls it, `error` why it was refused."""
+    """A payment that we started, or are about to. `request` and `payer` (sealed) are what the
+    caller asked for, `reference` what the provider calls it, `error` why it was refused."""
 
     __tablename__ = "checkouts"
 
     account: Mapped[str]
     idempotency_key: Mapped[str]
     request: Mapped[dict[str, Any]]
+    payer: Mapped[str]
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default="0")
     amount: Mapped[int | None] = mapped_column(BigInteger)

@@ -3,10 +3,11 @@
 from pydantic import Field, FilePath
 
 from common import settings
+from common.crypto import EncryptionSettings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
 
 
-class AccountsSettings(DatabaseSettings):
+class AccountsSettings(DatabaseSettings, EncryptionSettings):
     accounts_file: FilePath | None = Field(
         default=None, description="at which accounts customers pay, as TOML"
     )

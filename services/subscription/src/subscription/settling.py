@@ -18,6 +18,7 @@ from common.messaging.outbox import Work
 from subscription import metrics, models, outcomes, recording, renewals, repository
 from subscription.models import CHECKOUT_IN_METADATA, OURS, Checkout
 from subscription.outcomes import CheckoutStatus, Outcome
+from subscription.payers import Payers
 from subscription.requests import stored
 
 log = get_logger(__name__)
@@ -25,8 +26,12 @@ log = get_logger(__name__)
 Rows = Mapping[str, dict[str, Any]]
 
 
-async def lock_checkouts(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Lock the checkouts that the events are about, for `checkout_of`."""
+async def lock_checkouts(
+    session: AsyncSession, events: Sequence[Event[Any]], payers: Payers
+) -> None:
+    """Lock the checkouts that the events are about, for `checkout_of`; `payers` is for whoever
+    settles one."""
+    session.info["payers"] = payers
     names = sorted({name for event in events for name in _names(event)})
     by_name: dict[tuple[str, str, str | None], Checkout] = {}
     for checkout in await repository.checkouts_named(session, names) if names else ():
@@ -202,8 +207,9 @@ async def _serve(
     if checkout.provider == "stripe" or checkout.customer_id is None:
         return  # Stripe keeps customer and subscription, and reports both
     request = stored(checkout.request)
-    customer = request.customer
-    contact = Contact(email=customer.email or payer.email, name=customer.name or payer.name)
+    payers: Payers = work.session.info["payers"]
+    asked_for = payers.contact(checkout)
+    contact = Contact(email=asked_for.email or payer.email, name=asked_for.name or payer.name)
     await recording.update_contact(work, event, checkout.customer_id, contact)
     if request.plan is None or checkout.subscription_id is None:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from common.contracts.topology import DEAD_LETTER_EXCHANGE, WEBHOOKS
+from common.contracts.topology import GIVEN_UP, WEBHOOKS
 from common.logs import get_logger
 from common.messaging import dead_letter
 from common.messaging.dead_letter import Failures
@@ -30,7 +30,7 @@ async def bury(
         redact=redact,
     )
     await publish(
-        DEAD_LETTER_EXCHANGE,
+        GIVEN_UP,
         WEBHOOKS.name,
         body,
         headers=headers | {"x-paybus-endpoint": provider.endpoint.path},

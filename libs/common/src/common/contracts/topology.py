@@ -22,6 +22,19 @@ DOMAIN_EXCHANGES: Final = (
 # Publish here with a queue's name as the routing key.
 DEAD_LETTER_EXCHANGE: Final = "dead-letters"
 
+# The broker dead-letters by the one above, services by this one. With the two below it is a topic
+# exchange, whose routing keys a login can be limited to: each service's to its own queues.
+GIVEN_UP: Final = "given-up"
+
+# Publish here with a queue's name as the routing key to copy to it what the journal has of it.
+REFILLS: Final = "refills"
+
+# Publish here with a stream's name as the routing key to mark in it where it ends just now.
+MARKS: Final = "stream-marks"
+
+# Publish to `retries.<wait>` with a queue's name as the routing key: there it goes after the wait.
+RETRIES: Final = "retries"
+
 # A stream of everything that was published to a domain exchange.
 JOURNAL: Final = "journal"
 JOURNAL_DAYS: Final = 7

@@ -103,13 +103,14 @@ class Broker:
         if self._connection is not None:
             await _close(self._connection)
 
-    async def declare(self) -> None:
-        """Declare the topology again, after something of it was deleted. Raises `Unavailable`."""
+    async def declare(self, *, missing: bool = True) -> None:
+        """Declare the topology again, after something of it was deleted; without `missing` only if
+        it is not there, or was declared long ago. Raises `Unavailable`."""
         with broker_errors("declaring the topology"):
             async with asyncio.timeout(_DECLARE_SECONDS):
                 await self._connected.wait()
                 assert self._connection is not None
-                await self._on_connect(self._connection, True)
+                await self._on_connect(self._connection, missing)
 
     async def channel(
         self, *, confirms: bool = True, within: float | None = None

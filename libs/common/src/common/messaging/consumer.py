@@ -141,7 +141,7 @@ class Consumer(ABC):
         while self._order_refill and not self._stopping:
             try:
                 await self._publisher.publish(
-                    refill.rung(self._ladder).queue, self.queue.name, b"", headers=refill.order()
+                    refill.rung(self._ladder).exchange, self.queue.name, b"", headers=refill.order()
                 )
                 self._order_refill = False
             except Unavailable as error:

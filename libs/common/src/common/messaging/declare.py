@@ -19,6 +19,7 @@ from typing import Any, Final
 from aio_pika import DeliveryMode, ExchangeType, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import (
+    ChannelAccessRefused,
     ChannelLockedResource,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
@@ -28,14 +29,17 @@ from common.contracts import topology
 from common.contracts.topology import (
     DEAD_LETTER_EXCHANGE,
     DOMAIN_EXCHANGES,
+    GIVEN_UP,
     JOURNAL,
+    MARKS,
+    REFILLS,
     REPLAYS,
     Queue,
 )
 from common.logs import get_logger
 from common.messaging import refill
 from common.messaging.connection import OnConnect
-from common.messaging.retry import Ladder
+from common.messaging.retry import Ladder, Rung
 
 log = get_logger(__name__)
 
@@ -54,6 +58,10 @@ class TopologyMismatch(ConnectionError):
     """The broker has a queue or exchange of ours with other properties."""
 
 
+class TopologyMissing(ConnectionError):
+    """Something is not there, and this login may not declare it."""
+
+
 def declaring(ladder: Ladder) -> OnConnect:
     """For `Broker(on_connect=...)`; one for all connections of a process."""
     one_at_a_time = asyncio.Lock()
@@ -65,10 +73,15 @@ def declaring(ladder: Ladder) -> OnConnect:
             if not missing and time.monotonic() - seen < _SEEN_SECONDS:
                 return
             while missing or not await _is_whole(connection, ladder):
-                async with _alone(connection) as alone:
-                    if alone:
-                        await _declare(connection, ladder)
-                        break
+                try:
+                    async with _alone(connection) as alone:
+                        if alone:
+                            await _declare(connection, ladder)
+                            break
+                except ChannelAccessRefused as error:
+                    # A login that is limited to its own service: operations' worker declares.
+                    await _check_there(connection, ladder, error)
+                    break
                 # Somebody else declares it, and not everybody looks again at one moment.
                 await asyncio.sleep(random.uniform(*_LOOK_AGAIN_SECONDS))  # noqa: S311
                 missing = False
@@ -79,12 +92,38 @@ def declaring(ladder: Ladder) -> OnConnect:
 
 async def _is_whole(connection: AbstractConnection, ladder: Ladder) -> bool:
     """Whether some process has lately declared all that this one would, and nobody another topology
-    since; and whether every queue that messages could be lost from is there."""
+    since; and whether it is still there."""
     (marked,) = await _ask(connection, [partial(_is_empty, _mark(ladder))])
     if not marked:
         return False
+    return not await _missing(connection, ladder)
+
+
+async def _check_there(
+    connection: AbstractConnection, ladder: Ladder, refused: ChannelAccessRefused
+) -> None:
+    """For who may not declare. Raises `TopologyMissing`."""
+    if missing := await _missing(connection, ladder):
+        raise TopologyMissing(
+            f"the broker has no {missing[0]!r}, and this login may not declare it: operations' "
+            "worker does, with its own login"
+        ) from refused
+
+
+async def _missing(connection: AbstractConnection, ladder: Ladder) -> Sequence[str]:
+    """Of queues that messages could be lost from, and exchanges: the names of those not there."""
     queues = [rung.queue for rung in ladder.rungs] + [each.name for each in topology.QUEUES]
-    return all(await _ask(connection, [partial(_has_queue, each) for each in queues]))
+    exchanges = [rung.exchange for rung in ladder.rungs]
+    exchanges += [*DOMAIN_EXCHANGES, DEAD_LETTER_EXCHANGE, GIVEN_UP, MARKS, REFILLS, REPLAYS]
+    found = await _ask(
+        connection,
+        [
+            *(partial(_has_queue, each) for each in queues),
+            *(partial(_has_exchange, each) for each in exchanges),
+        ],
+    )
+    names = zip([*queues, *exchanges], found, strict=True)
+    return [name for name, there in names if not there]
 
 
 def _mark(ladder: Ladder) -> str:
@@ -93,8 +132,9 @@ def _mark(ladder: Ladder) -> str:
     everything is declared once an hour, if somebody connects."""
     described = repr(
         (
-            ladder.rungs,
+            [(rung.exchange, rung.queue, rung.seconds) for rung in ladder.rungs],
             topology.retry_queue_arguments(1),
+            (GIVEN_UP, MARKS, REFILLS),
             DOMAIN_EXCHANGES,
             [(each, topology.queue_arguments(each)) for each in topology.QUEUES],
             topology.dead_queue_arguments(),
@@ -131,7 +171,7 @@ async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
     await _ask(connection, [_void_marks])
     try:
         lost = await _lost_queues(connection, ladder)
-        waits = [partial(_declare_wait, rung.queue, rung.seconds) for rung in ladder.rungs]
+        waits = [partial(_declare_wait, rung) for rung in ladder.rungs]
         await _ask(connection, waits)
         for queue in lost:
             await _order_refill(connection, ladder, queue)
@@ -170,7 +210,7 @@ async def _lost_queues(connection: AbstractConnection, ladder: Ladder) -> Sequen
     waits = [rung.queue for rung in ladder.rungs]
     names = [*waits, *(each.name for each in topology.QUEUES)]
     questions = [partial(_has_queue, each) for each in names]
-    exchanges = [partial(_has_exchange, each) for each in waits]
+    exchanges = [partial(_has_exchange, rung.exchange) for rung in ladder.rungs]
     found = await _ask(connection, [*questions, *exchanges])
     there = dict(zip(names, found, strict=False))
     for name, had in zip(waits, found[len(names) :], strict=True):
@@ -184,13 +224,14 @@ async def _order_refill(connection: AbstractConnection, ladder: Ladder, queue: Q
     """The order waits on the ladder while the queue is declared, and then finds it there."""
     log.error("a queue lost messages; refilling it from the journal", queue=queue.name)
     async with connection.channel() as channel:
-        exchange = await channel.get_exchange(refill.rung(ladder).queue, ensure=False)
+        exchange = await channel.get_exchange(refill.rung(ladder).exchange, ensure=False)
         order = Message(b"", headers=refill.order(), delivery_mode=DeliveryMode.PERSISTENT)
         await exchange.publish(order, routing_key=queue.name)
 
 
 async def _declare_all(connection: AbstractConnection, lost: Container[Queue]) -> None:
-    topics = [partial(_declare_exchange, each, ExchangeType.TOPIC) for each in DOMAIN_EXCHANGES]
+    every_topic = (*DOMAIN_EXCHANGES, GIVEN_UP, MARKS, REFILLS)
+    topics = [partial(_declare_exchange, each, ExchangeType.TOPIC) for each in every_topic]
     dead = partial(_declare_exchange, DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT)
     await _ask(connection, [dead, *topics])
     # Lost ones first: an order that comes back before its queue waits for minutes in the broker.
@@ -205,12 +246,14 @@ async def _declare_journal(connection: AbstractConnection) -> None:
     arguments = topology.journal_arguments()
     await _ask(connection, [partial(_declare_stream, JOURNAL, arguments)])
     await _ask(connection, [partial(_bind, JOURNAL, each, "#") for each in DOMAIN_EXCHANGES])
+    await _ask(connection, [partial(_bind, JOURNAL, MARKS, JOURNAL)])
 
 
 async def _declare_replays(connection: AbstractConnection) -> None:
     arguments = topology.replays_arguments()
     await _ask(connection, [partial(_declare_exchange, REPLAYS, ExchangeType.DIRECT)])
     await _ask(connection, [partial(_declare_stream, REPLAYS, arguments)])
+    await _ask(connection, [partial(_bind, REPLAYS, MARKS, REPLAYS)])
     names = [each.name for each in topology.QUEUES]
     await _ask(connection, [partial(_bind, REPLAYS, REPLAYS, name) for name in names])
     await _ask(connection, [partial(_bind, name, REPLAYS, name) for name in names])
@@ -270,11 +313,11 @@ async def _declare_stream(
     await channel.declare_queue(name, durable=True, arguments=dict(arguments))
 
 
-async def _declare_wait(name: str, seconds: float, channel: AbstractChannel) -> None:
-    await channel.declare_exchange(name, ExchangeType.FANOUT, durable=True)
-    arguments = topology.retry_queue_arguments(seconds)
-    waiting = await channel.declare_queue(name, durable=True, arguments=arguments)
-    await waiting.bind(name)
+async def _declare_wait(rung: Rung, channel: AbstractChannel) -> None:
+    await channel.declare_exchange(rung.exchange, ExchangeType.TOPIC, durable=True)
+    arguments = topology.retry_queue_arguments(rung.seconds)
+    waiting = await channel.declare_queue(rung.queue, durable=True, arguments=arguments)
+    await waiting.bind(rung.exchange, "#")
 
 
 async def _declare_queue(queue: Queue, channel: AbstractChannel) -> None:
@@ -283,6 +326,7 @@ async def _declare_queue(queue: Queue, channel: AbstractChannel) -> None:
     )
     for binding in queue.bindings:
         await declared.bind(binding.exchange, binding.pattern)
+    await declared.bind(REFILLS, queue.name)
     for name, binding in topology.RETIRED_BINDINGS:
         if name == queue.name:
             await declared.unbind(binding.exchange, binding.pattern)
@@ -292,7 +336,8 @@ async def _declare_dead(queue: Queue, channel: AbstractChannel) -> None:
     dead = await channel.declare_queue(
         queue.dead, durable=True, arguments=topology.dead_queue_arguments()
     )
-    await dead.bind(DEAD_LETTER_EXCHANGE, queue.name)
+    for exchange in (DEAD_LETTER_EXCHANGE, GIVEN_UP):
+        await dead.bind(exchange, queue.name)
 
 
 async def _bind(queue: str, exchange: str, key: str, channel: AbstractChannel) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from common import metrics
 from common.contracts.event import DecodeError, Event
-from common.contracts.topology import DEAD_LETTER_EXCHANGE, Queue
+from common.contracts.topology import GIVEN_UP, Queue
 from common.database import Sessions
 from common.logs import get_logger, handling
 from common.messaging import dead_letter
@@ -83,7 +83,7 @@ class FailureHandler:
                 error=describe(error),
             )
         await self._publisher.publish(
-            retry.rung.queue,
+            retry.rung.exchange,
             self._queue.name,
             delivery.body,
             headers=delivery.kept_headers | failures.headers(attempt=retry.attempt),
@@ -95,7 +95,7 @@ class FailureHandler:
             await self._tell_given_up(self._on_give_up, delivery.event, error)
         failures = delivery.failures.with_error(error, self._redact)
         await self._publisher.publish(
-            DEAD_LETTER_EXCHANGE,
+            GIVEN_UP,
             self._queue.name,
             delivery.body,
             headers=delivery.kept_headers

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from aiormq.abc import DeliveredMessage
 
-from common.contracts.topology import JOURNAL
+from common.contracts.topology import JOURNAL, MARKS
 from common.messaging.connection import Broker, broker_errors
 from common.messaging.publisher import Publisher
 
@@ -28,13 +28,18 @@ CLOCKS_DIFFER: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Entry:
-    """`offset` is its place in the stream; the others as it was published."""
+    """`offset` is its place in the stream; the others as it was published. A mark is nobody's
+    event: of an earlier version it has no exchange."""
 
     offset: int
     exchange: str
     routing_key: str
     body: bytes
     headers: Mapping[str, Any]
+
+    @property
+    def is_mark(self) -> bool:
+        return self.exchange in {MARKS, ""}
 
 
 async def read_to_now(
@@ -49,13 +54,13 @@ async def read_to_now(
     if isinstance(start, datetime):  # the broker looks for it by its own
         start -= CLOCKS_DIFFER
     mark = json.dumps({"type": _MARK, "id": str(uuid4())}).encode()
-    await publisher.publish("", stream, mark)
+    await publisher.publish(MARKS, stream, mark)
     entries = follow(broker, start=start, stream=stream, silence_seconds=_SILENCE_SECONDS)
     async with aclosing(entries):
         async for entry in entries:
             if entry.body == mark:
                 return
-            if entry.exchange:  # not somebody else's mark
+            if not entry.is_mark:
                 yield entry
 
 
@@ -66,7 +71,7 @@ async def follow(
     stream: str = JOURNAL,
     silence_seconds: float | None = None,
 ) -> AsyncGenerator[Entry]:
-    """Everything from `start` on, and what comes from now on; marks, too, whose exchange is empty.
+    """Everything from `start` on, and what comes from now on; marks, too.
 
     `start` is an offset, a time, or `first`, what is left of the stream. Raises `Unavailable` when
     the broker or the stream is away, and after `silence_seconds` without an entry.

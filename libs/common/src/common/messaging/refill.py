@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from common import metrics
-from common.contracts.topology import JOURNAL_DAYS, Queue
+from common.contracts.topology import JOURNAL_DAYS, REFILLS, Queue
 from common.database import Sessions
 from common.logs import get_logger
 from common.messaging import inbox
@@ -76,7 +76,7 @@ async def refill(
             copied += await _copy(queue, batch, publisher, sessions)
             batch, size = [], 0
         if time.monotonic() - started > _LONGEST_SECONDS:
-            await publisher.publish("", queue.name, b"", headers=order(entry.offset + 1))
+            await publisher.publish(REFILLS, queue.name, b"", headers=order(entry.offset + 1))
             break
     copied += await _copy(queue, batch, publisher, sessions)
     metrics.refilled.labels(queue.name).inc(copied)
@@ -91,7 +91,7 @@ async def _copy(
         known = await inbox.known(session, queue.name, [key for key in keys if key is not None])
     missing = [entry for entry, key in zip(entries, keys, strict=True) if key not in known]
     for entry in missing:
-        await publisher.publish("", queue.name, entry.body)
+        await publisher.publish(REFILLS, queue.name, entry.body)
     return len(missing)
 
 

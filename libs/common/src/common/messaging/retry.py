@@ -11,6 +11,7 @@ import sqlalchemy.exc
 from pydantic import ValidationError
 
 from common.contracts.event import DecodeError, Unheard
+from common.contracts.topology import RETRIES
 from common.errors import Busy, Permanent, RateLimited, Unavailable
 
 QUEUE_PREFIX = "retry."
@@ -74,6 +75,10 @@ class Rung:
     @property
     def queue(self) -> str:
         return f"{QUEUE_PREFIX}{self.name}"
+
+    @property
+    def exchange(self) -> str:
+        return f"{RETRIES}.{self.name}"
 
 
 class Ladder:

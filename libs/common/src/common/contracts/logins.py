@@ -1,0 +1,172 @@
+"""What each service's login may do at the broker: publish its own events, read its own queues.
+
+`operations` declares all of the topology, takes every dead letter and sends what operators replay,
+so its login may do everything in the virtual host. The others can't declare, can't read another's
+queue, and can't get a message into one, whatever the routing key: not as an event, not as a retry,
+not as a dead letter that an operator would replay. Every service may read the journal, for its
+queue is refilled from there.
+https://www.rabbitmq.com/docs/access-control
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, RETRIES
+
+DECLARES: Final = "operations"
+
+# By service and exchange: the types of the events that it publishes, as regular expressions.
+PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
+    "webhook-gateway": {
+        "payments": (
+            r"payment\.[a-z]+",
+            r"refund\.reported",
+            r"checkout\.completed",
+            r"provider\..+",
+        ),
+        "subscriptions": (r"provider_subscription\.[a-z]+",),
+        "payouts": (r"transfer\.[a-z]+", r"provider_payout\.[a-z]+"),
+        "banking": (
+            r"bank_item\.(updated|failed|repaired|expiring|revoked|account_revoked)",
+            r"bank_item\.accounts_available",
+        ),
+    },
+    "subscription": {
+        "payments": (r"checkout\.(started|settled)", r"refund\.settled"),
+        "subscriptions": (
+            r"subscription\.[a-z_]+",
+            r"subscription_command\.due",
+            r"customer\.changed",
+        ),
+    },
+    "provisioning": {"provisioning": (r"organization\.[a-z]+", r"provisioning\.job_due")},
+    "payouts": {
+        "payouts": (
+            r"payout\.(submitted|paid|failed|returned|cancelled)",
+            r"payout_due\.[a-z]+",
+            r"payout_work\.due",
+            r"payouts\.job_due",
+        )
+    },
+    "bank-sync": {
+        "banking": (
+            r"bank_item\.(linked|health_changed|removed)",
+            r"bank_sync\.[a-z_]+",
+            r"transactions\.synced",
+            r"balance\.updated",
+        )
+    },
+    "orders": {
+        "orders": (r"order\.[a-z_]+", r"orders\.job_due"),
+        "payments": (r"refund\.requested",),
+        "payouts": (r"payout\.(requested|reversal_requested)",),
+    },
+    "operations": {"operations": (r"operations\.job_due",)},
+}
+# What every consumer says of a message that was replayed, and where it reads the journal to.
+_OF_ALL: Final[Mapping[str, Sequence[str]]] = {
+    "operations": (r"replay\.handled",),
+    MARKS: (JOURNAL,),
+}
+
+
+@dataclass(frozen=True)
+class Login:
+    """Regular expressions, as RabbitMQ takes them; `topics` are those of the routing keys that may
+    be published to an exchange."""
+
+    name: str
+    configure: str
+    write: str
+    read: str
+    topics: Mapping[str, str]
+
+
+def name_of(service: str) -> str:
+    """Of a service's login."""
+    return f"paybus-{service}"
+
+
+def login_of(service: str, waits: Sequence[str]) -> Login:
+    """`waits` are the names of the retry ladder's, such as `5s`."""
+    if service == DECLARES:
+        return Login(name_of(service), ".*", ".*", ".*", {})
+    own = rf"^{re.escape(service)}\.[a-z]+$"
+    topics = {
+        exchange: _any_of([*types, *_OF_ALL.get(exchange, ())])
+        for exchange, types in {**_OF_ALL, **PUBLISHES[service]}.items()
+    }
+    addressed = [f"{RETRIES}.{wait}" for wait in waits] + [GIVEN_UP, REFILLS]
+    topics |= dict.fromkeys(addressed, own)
+    return Login(
+        name_of(service),
+        "^$",
+        _any_of([re.escape(each) for each in topics]),
+        f"{own}|^{JOURNAL}$",
+        topics,
+    )
+
+
+def definitions(
+    passwords: Mapping[str, str], waits: Sequence[str], *, virtual_host: str = "/"
+) -> dict[str, Any]:
+    """As RabbitMQ imports them; `passwords` by service.
+    https://www.rabbitmq.com/docs/definitions"""
+    logins = {service: login_of(service, waits) for service in passwords}
+    return {
+        "users": [user(login.name, passwords[service]) for service, login in logins.items()],
+        "vhosts": [{"name": virtual_host}],
+        "permissions": [
+            {
+                "user": login.name,
+                "vhost": virtual_host,
+                "configure": login.configure,
+                "write": login.write,
+                "read": login.read,
+            }
+            for login in logins.values()
+        ],
+        "topic_permissions": [
+            {
+                "user": login.name,
+                "vhost": virtual_host,
+                "exchange": exchange,
+                "write": pattern,
+                "read": "^$",
+            }
+            for login in logins.values()
+            for exchange, pattern in login.topics.items()
+        ],
+    }
+
+
+def user(name: str, password: str, *tags: str) -> dict[str, Any]:
+    """One of `definitions`' users."""
+    return {
+        "name": name,
+        "password_hash": _hashed(password),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": list(tags),
+    }
+
+
+def _hashed(password: str) -> str:
+    """https://www.rabbitmq.com/docs/passwords#computing-password-hash"""
+    salt = secrets.token_bytes(4)
+    return b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def may_publish(service: str, exchange: str, type_: str) -> bool:
+    pattern = login_of(service, ()).topics.get(exchange)
+    return service == DECLARES or (pattern is not None and re.search(pattern, type_) is not None)
+
+
+def _any_of(patterns: Sequence[str]) -> str:
+    return f"^({'|'.join(dict.fromkeys(patterns))})$"

@@ -1,0 +1,126 @@
+"""A service's login at the broker is good for that service alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel
+from aiormq.exceptions import ChannelAccessRefused
+
+from common.contracts import logins, topology
+from common.contracts.registry import EVENT_TYPES
+from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS
+from common.messaging.retry import Ladder
+from conftest import MakePaybus
+from support.operations import PROCESSES
+from support.paybus import SHORT_LADDER, Paybus
+from support.waiting import until
+
+_RETRIES = Ladder.parse(SHORT_LADDER).rungs[0].exchange
+_SERVICES = sorted(logins.PUBLISHES)
+_LIMITED = sorted({*_SERVICES} - {logins.DECLARES})
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    with make_paybus(["operations-worker"], own_logins=True) as paybus:
+        yield paybus
+
+
+@asynccontextmanager
+async def _as(paybus: Paybus, service: str) -> AsyncIterator[AbstractChannel]:
+    connection = await aio_pika.connect(paybus.layout.broker_url(service))
+    async with connection, connection.channel() as channel:
+        yield channel
+
+
+async def _publish(channel: AbstractChannel, exchange: str, routing_key: str) -> None:
+    to = (
+        await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+    )
+    await to.publish(aio_pika.Message(b"{}"), routing_key=routing_key)
+
+
+def _refused(paybus: Paybus, service: str, exchange: str, routing_key: str) -> bool:
+    async def try_it() -> bool:
+        async with _as(paybus, service) as channel:
+            try:
+                await _publish(channel, exchange, routing_key)
+            except ChannelAccessRefused:
+                return True
+        return False
+
+    return asyncio.run(try_it())
+
+
+def test_each_event_type_is_published_by_somebody_and_commands_by_one_alone() -> None:
+    for type_, entry in EVENT_TYPES.items():
+        by = [each for each in _LIMITED if logins.may_publish(each, entry.exchange, type_)]
+        if type_ == "replay.handled":
+            assert by == _LIMITED
+        elif type_ == "operations.job_due":
+            assert by == []
+        else:
+            assert len(by) == 1, f"{type_}: {by}"
+
+
+@pytest.mark.parametrize("service", _LIMITED)
+def test_no_message_gets_into_anothers_queue(paybus: Paybus, service: str) -> None:
+    others = "payouts.direct" if service != "payouts" else "subscription.billing"
+    for exchange in (_RETRIES, GIVEN_UP, REFILLS, REPLAYS, topology.DEAD_LETTER_EXCHANGE, ""):
+        assert _refused(paybus, service, exchange, others), exchange
+    assert _refused(paybus, service, MARKS, REPLAYS), "it would seem to be sent"
+    commands = {"payouts": "payout_due.direct", "subscriptions": "subscription_command.due"}
+    for exchange, command in commands.items():
+        if not logins.may_publish(service, exchange, command):
+            assert _refused(paybus, service, exchange, command), command
+
+
+@pytest.mark.parametrize("service", _LIMITED)
+def test_its_own_it_may(paybus: Paybus, service: str) -> None:
+    own = next(each.name for each in topology.QUEUES if each.name.startswith(service))
+    for exchange in (_RETRIES, GIVEN_UP, REFILLS):
+        assert not _refused(paybus, service, exchange, own), exchange
+
+
+@pytest.mark.parametrize("service", _LIMITED)
+def test_no_other_queue_is_read_and_nothing_declared_or_deleted(
+    paybus: Paybus, service: str
+) -> None:
+    others = [each.name for each in topology.QUEUES if not each.name.startswith(f"{service}.")]
+
+    async def try_it() -> None:
+        for name in (others[0], f"{others[0]}.dead"):
+            async with _as(paybus, service) as channel:
+                with pytest.raises(ChannelAccessRefused):
+                    await (await channel.get_queue(name, ensure=False)).get(fail=False)
+        async with _as(paybus, service) as channel:
+            with pytest.raises(ChannelAccessRefused):
+                await channel.declare_queue("mine", durable=True)
+        async with _as(paybus, service) as channel:
+            with pytest.raises(ChannelAccessRefused):
+                await channel.queue_delete(JOURNAL)
+
+    asyncio.run(try_it())
+
+
+def test_what_somebody_deletes_is_declared_again_for_those_who_may_not(
+    make_paybus: MakePaybus,
+) -> None:
+    names = [*PROCESSES, "webhook-gateway", "subscription-worker", "subscription-api"]
+    with make_paybus(names, own_logins=True) as paybus:
+        paybus.subscribe()
+        vhost = paybus.virtual_host
+        for deleted in ("queues", "subscription.billing"), ("exchanges", "retries.50ms"):
+            url = f"{paybus.management}/api/{deleted[0]}/{vhost}/{deleted[1]}"
+            paybus.http.delete(url).raise_for_status()
+        number = paybus.subscribe()
+        path = f"/v1/customers?provider_customer_id=cus_{number}"
+        until(
+            lambda: paybus.api("GET", "subscription", path).json()["items"],
+            what="it is consumed again",
+        )

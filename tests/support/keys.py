@@ -1,0 +1,27 @@
+"""Whoever changes the keys of what is sealed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from support.paybus import Paybus
+
+Done = subprocess.CompletedProcess[str]
+
+
+def new_key(service: str) -> str:
+    return _run(service, "new-key").stdout.strip()
+
+
+def rotate(paybus: Paybus, service: str, keys: str) -> Done:
+    database = paybus.layout.databases[service]
+    return _run(service, "rotate-keys", DATABASE_URL=database, ENCRYPTION_KEYS=keys)
+
+
+def _run(service: str, role: str, **env: str) -> Done:
+    command = [sys.executable, "-m", service.replace("-", "_"), role]
+    return subprocess.run(
+        command, env=os.environ | env, capture_output=True, text=True, check=False
+    )
