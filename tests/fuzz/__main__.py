@@ -19,8 +19,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -44,6 +45,7 @@ _APIS = (
     "operations-api",
 )  # fmt: skip
 _IDLE = 10_000
+_QUESTIONS = 20
 _POD_BYTES = 512 * 2**20  # deploy/k8s/base/service/api.yaml
 _LONGEST_HOLD_SECONDS = 0.25
 _MEMORY_GROWTH = 1.25
@@ -66,14 +68,19 @@ def main() -> int:
         gateway = system.processes["webhook-gateway"]
         port = system.layout.ports["webhook-gateway"]
         counts = _fuzz_gateway(gateway, port, options.inputs, options.seed)
-        _slow_and_idle(port, options.idle)
+        # Before the flood of connections, which is nobody's input.
+        _bounded("webhook-gateway", system.layout.url("webhook-gateway"), gateway.pid)
+        ask = partial(_ask_gateway, port)
+        _slow_and_idle("webhook-gateway", port, "/webhooks/stripe", options.idle, ask)
         for name in _APIS:
             url = system.layout.url(name)
             share = int(options.inputs * _SHARE_OF_APIS)
             counts[f"{name} inputs"] = _fuzz_api(url, keys, share, options.seed)
             counts[f"{name} large inputs"] = _fuzz_sizes(url, keys)
+            port, idle = system.layout.ports[name], options.idle // 20
+            _slow_and_idle(name, port, "/console/login", idle, partial(_ask_api, url))
         counts["console inputs"] = _fuzz_console(system, keys, options)
-        for name in ("webhook-gateway", *_APIS):
+        for name in _APIS:
             _bounded(name, system.layout.url(name), system.processes[name].pid)
         forged = _effects_of_forgeries(system)
         if forged:
@@ -135,39 +142,41 @@ def _no_stripe_body(call: Call) -> bool:
     return False
 
 
-def _slow_and_idle(port: int, idle: int) -> None:
-    """Bodies that trickle, chunks that never end, and thousands that say nothing: others go on."""
+def _slow_and_idle(name: str, port: int, path: str, idle: int, ask: Callable[[int], int]) -> None:
+    """Heads and bodies that trickle, and connections that say nothing: others go on. `ask` is told
+    the number of its question, and returns the status of the answer."""
+    begun = f"POST {path} HTTP/1.1\r\nHost: x\r\n".encode()
     with ExitStack() as exit_:
         held = 0
         for _ in range(idle):
             try:
                 held_socket = socket.create_connection(("127.0.0.1", port), timeout=5)
             except OSError:
-                break  # the limit of this machine or process, not the gateway's
+                break  # the limit of this machine or process, not of ours
             exit_.callback(held_socket.close)
             held += 1
             if held % 3 == 0:
-                held_socket.sendall(b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n")
+                held_socket.sendall(begun)
             elif held % 3 == 1:
-                held_socket.sendall(
-                    b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
-                )
+                held_socket.sendall(begun + b"Content-Length: 9\r\n\r\n{")
         started = time.monotonic()
-        for number in range(20):
-            body = _genuine(f"beside-{number}")
-            headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
-            url = f"http://127.0.0.1:{port}/webhooks/stripe"
-            answer = httpx.post(url, content=body, headers=headers, timeout=30)
-            if answer.status_code != 200:
-                raise Found(f"{answer.status_code} while {held} connections were idle")
-        took = (time.monotonic() - started) / 20
-        print(
-            f"{held} idle and half-open connections: answered beside them in {took * 1000:.0f} ms"
-        )
+        for number in range(_QUESTIONS):
+            status = ask(number)
+            if status != 200:
+                raise Found(f"{status} of {name} while {held} connections were idle")
+        took = (time.monotonic() - started) / _QUESTIONS
+        print(f"  {name:32} answers in {took * 1000:.0f} ms beside {held} half-open connections")
 
 
-def _genuine(number: str) -> bytes:
-    return json.dumps(subscription_created(number)).encode()
+def _ask_gateway(port: int, number: int) -> int:
+    body = json.dumps(subscription_created(f"beside-{number}")).encode()
+    headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
+    url = f"http://127.0.0.1:{port}/webhooks/stripe"
+    return httpx.post(url, content=body, headers=headers, timeout=30).status_code
+
+
+def _ask_api(url: str, _: int) -> int:
+    return httpx.get(f"{url}/healthz", timeout=30).status_code
 
 
 def _fuzz_api(url: str, keys: DevKeys, inputs: int, number: int) -> int:

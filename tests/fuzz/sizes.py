@@ -11,31 +11,37 @@ from typing import Any
 
 import httpx
 
-MOST_BYTES = 4 * 1024 * 1024
+from common.middleware import MOST_BODY_BYTES, MOST_LARGE_BODY_BYTES
+from payouts.api import BATCHES
+
 _AT_ONCE = 4
 _ANY_ID = "x"
 
 
-def _filled(pattern: str, *, size: int = MOST_BYTES - 200) -> str:
+def _filled(pattern: str, size: int) -> str:
     return pattern * (size // len(pattern.encode()))
 
 
-def _json_bodies(names: Sequence[str]) -> Iterator[bytes]:
-    """`names` are those of the fields that the endpoint knows."""
-    yield _filled("[").encode()
-    yield (_filled('{"a":', size=1_000_000) + "1").encode()
-    yield b"[" + _filled("0,").encode() + b"0]"
-    yield b"[" + _filled("{},").encode() + b"{}]"
-    yield ("{" + ",".join(f'"k{n}":0' for n in range(250_000)) + "}").encode()
-    yield ('{"a":' + "9" * (MOST_BYTES - 200) + "}").encode()
-    yield ('{"a":"' + _filled("\\u0041") + '"}').encode()
-    yield _filled("\xff\xfe").encode("latin-1")
+def _json_bodies(names: Sequence[str], most: int) -> Iterator[bytes]:
+    """Of `most` bytes at the most; `names` are those of the fields that the endpoint knows."""
+    most -= 200
+    yield _filled("[", most).encode()
+    yield _filled('{"a":', most).encode() + b"1"
+    yield b"[" + _filled("0,", most).encode() + b"0]"
+    yield b"[" + _filled("{},", most).encode() + b"{}]"
+    for keys in (19_000, most // 12):
+        yield ("{" + ",".join(f'"k{number}":0' for number in range(keys)) + "}").encode()
+    yield b'{"a":' + b"9" * most + b"}"
+    yield b'{"a":"' + _filled("\\u0041", most).encode() + b'"}'
+    yield b"\xff\xfe" * (most // 2)
     for hostile in ("4242 ", "a.a.", "DE12 ", "a@b."):
-        yield json.dumps(dict.fromkeys(names, _filled(hostile, size=100_000))).encode()
+        yield json.dumps(dict.fromkeys(names, _filled(hostile, most // (len(names) + 1)))).encode()
     for name in names:
-        for items in (_filled("0,") + "0", _filled("{},") + "{}", _filled('"x",') + '"x"'):
-            yield b'{"' + name.encode() + b'":[' + items.encode() + b"]}"
-        yield b'{"' + name.encode() + b'":"' + _filled("4242 ").encode() + b'"}'
+        for item in ("0", "{}", '"x"'):
+            for count in (19_000, most // (len(item) + 1)):
+                items = ",".join([item] * count)
+                yield f'{{"{name}":[{items}]}}'.encode()
+        yield f'{{"{name}":"{_filled("4242 ", most)}"}}'.encode()
 
 
 def _fields(operation: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
@@ -44,6 +50,10 @@ def _fields(operation: Mapping[str, Any], document: Mapping[str, Any]) -> list[s
     if "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return sorted(schema.get("properties", {}))
+
+
+def most_of(path: str) -> int:
+    return MOST_LARGE_BODY_BYTES if path == BATCHES else MOST_BODY_BYTES
 
 
 async def send_large(url: str, token: str) -> tuple[int, list[str]]:
@@ -58,8 +68,13 @@ async def send_large(url: str, token: str) -> tuple[int, list[str]]:
         async def send(method: str, path: str, body: bytes, kind: str) -> None:
             async with places:
                 said = {"Content-Type": kind}
-                answer = await http.request(method, path, content=body, headers=said)
-            if answer.is_server_error or (len(body) > MOST_BYTES and answer.status_code != 413):
+                try:
+                    answer = await http.request(method, path, content=body, headers=said)
+                except (httpx.ReadError, httpx.WriteError):
+                    if len(body) > MOST_BODY_BYTES:
+                        return  # what is too large is not read to its end
+                    raise
+            if answer.is_server_error or (len(body) > most_of(path) and answer.status_code != 413):
                 bad.append(f"{answer.status_code} to {method} {path}: {body[:60]!r} ({len(body)})")
 
         for path, operations in document["paths"].items():
@@ -68,14 +83,16 @@ async def send_large(url: str, token: str) -> tuple[int, list[str]]:
                     continue
                 kind = next(iter(operation["requestBody"]["content"]))
                 to = re.sub(r"\{[^}]*\}", _ANY_ID, path)
-                bodies = [*_json_bodies(_fields(operation, document)), b" " * (MOST_BYTES + 1)]
+                most = most_of(to)
+                bodies = [*_json_bodies(_fields(operation, document), most), b" " * (most + 1)]
                 sent += len(bodies)
                 await asyncio.gather(*(send(method, to, body, kind) for body in bodies))
         for form in ("/console/login", "/console/letters/act"):
             if "operations" not in document["info"]["title"]:
                 break
-            bodies = [_filled("a=b&").encode(), _filled("a").encode(), _filled("%41").encode()]
-            bodies.append(b"x" * (MOST_BYTES + 1))
+            most = MOST_BODY_BYTES
+            bodies = [_filled(each, most).encode() for each in ("a=b&", "a", "%41", "csrf=%41&")]
+            bodies.append(b"x" * (most + 1))
             sent += len(bodies)
             kind = "application/x-www-form-urlencoded"
             await asyncio.gather(*(send("POST", form, body, kind) for body in bodies))

@@ -88,6 +88,19 @@ def test_a_plan_is_previewed_and_changed(paybus: Paybus) -> None:
     assert [each["items"][0]["price"] for each in schedule["phases"]] == ["gold", "silver"]
 
 
+def test_a_change_of_plan_keeps_the_seats_that_are_paid_for(paybus: Paybus) -> None:
+    """Stripe sets a price to the quantity 1, unless one is said with it."""
+    theirs, _, subscription = a_customer(paybus, seats=5)
+    path = f"subscriptions/{subscription}/plan"
+    preview = done(paybus, "GET", f"{path}/preview?plan_id=gold")
+    assert preview["total"] == 5 * 1000, "2000 for each, less what is paid"
+    until_confirmed(paybus, done(paybus, "POST", path, json={"plan_id": "gold"}))
+    assert entitled_to(paybus, theirs) == {"gold": 5}
+    later = done(paybus, "POST", path, json={"plan_id": "silver", "when": "period_end"})
+    schedule = stripe(paybus, "GET", f"subscription_schedules/{later['result']['schedule']}")
+    assert [int(each["items"][0]["quantity"]) for each in schedule["phases"]] == [5, 5]
+
+
 def test_a_change_that_is_planned_is_taken_back_by_what_comes_after(paybus: Paybus) -> None:
     _, _, subscription = a_customer(paybus)
     path = f"subscriptions/{subscription}"

@@ -298,7 +298,7 @@ def test_a_row_of_a_version_that_knew_more_is_served(paybus: Paybus) -> None:
     checkout = start(paybus, request, key=key)
     paybus.sql(
         "subscription",
-        """UPDATE checkouts SET request = request || '{"field_to_come": 1}' WHERE id = %s""",
+        """UPDATE checkouts SET terms = terms || '{"field_to_come": 1}' WHERE id = %s""",
         checkout["id"],
     )
     assert start(paybus, request, key=key) == checkout

@@ -29,19 +29,19 @@ BODY = json.dumps(subscription_created("refused")).encode()
 
 
 @pytest.mark.parametrize(
-    ("header", "reason"),
+    ("secret", "shift", "reason"),
     [
-        ("", "header is missing"),
-        (signature(BODY, "whsec_wrong"), "does not match"),
-        (signature(BODY, SECRETS["stripe"], int(time.time()) - 1000), "300 s old"),
-        (signature(BODY, SECRETS["stripe"], int(time.time()) + 1000), "300 s in the future"),
+        (None, 0, "header is missing"),
+        ("whsec_wrong", 0, "does not match"),
+        (SECRETS["stripe"], -1000, "300 s old"),
+        (SECRETS["stripe"], 1000, "300 s in the future"),
     ],
-    # The header has the time in it, and testers that start a second apart would not agree.
     ids=["missing", "wrong", "old", "early"],
 )
 def test_a_bad_signature_is_answered_400_with_a_problem_document(
-    paybus: Paybus, header: str, reason: str
+    paybus: Paybus, secret: str | None, shift: int, reason: str
 ) -> None:
+    header = signature(BODY, secret, int(time.time()) + shift) if secret else ""
     answer = paybus.send(BODY, **{"Stripe-Signature": header})
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"

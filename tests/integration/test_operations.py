@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,6 +17,7 @@ from common.contracts.payments import PaymentReported
 from common.contracts.payouts import PayoutDue
 from common.messaging import dead_letter
 from conftest import MakePaybus
+from devstack import warm
 from support.console import Browser
 from support.operations import (
     PROCESSES,
@@ -514,6 +513,16 @@ def test_a_window_leaves_out_what_is_a_dead_letter(paybus: Paybus) -> None:
     assert until_done(paybus, replay(paybus)) == {"succeeded": 1}
 
 
+def test_what_was_earned_since_a_backup_of_yesterday_is_heard_again(paybus: Paybus) -> None:
+    """docs/runbooks/payouts-restore.md: only commands to pay are not sent again after so long."""
+    now = datetime.now(UTC)
+    window = {"since": (now - timedelta(hours=30)).isoformat(), "until": now.isoformat()}
+    for queue, status in (("payouts.requests", 202), ("payouts.low", 400)):
+        wanted = {"window": window | {"queue": queue}, "reason": "restored"}
+        answer = paybus.api("POST", "operations", "/v1/journal/replays", json=wanted)
+        assert answer.status_code == status, answer.text
+
+
 def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus) -> None:
     names = [*PROCESSES, "subscription-worker"]
     with make_paybus(names, EDIT_AND_REPLAY="true", **QUICK) as paybus:
@@ -556,8 +565,7 @@ def paybus_command(paybus: Paybus, *arguments: str, role: str = "operator") -> t
         "PAYBUS_URL": paybus.layout.url("operations-api"),
         "PAYBUS_TOKEN": paybus.token(role),
     }
-    command = [sys.executable, "-m", "operations.cli", *arguments]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    ended = warm.run("operations.cli", arguments, env)
     return ended.returncode, ended.stdout, ended.stderr
 
 

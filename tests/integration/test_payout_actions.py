@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -245,6 +246,103 @@ def test_what_came_back_is_paid_with_other_money_by_two_persons(paybus: Paybus) 
         is_problem(answer, 403, "second person")
     act(paybus, "approve", payout["id"], **boss).raise_for_status()
     until_state(paybus, payout, "paid")
+
+
+def came_back(paybus: Paybus, seller: dict[str, Any], amount: int) -> dict[str, Any]:
+    payout = order(paybus, seller, amount)
+    boss = {"role": "approver", "subject": "boss"}
+    act(paybus, "approve", payout["id"], **boss).raise_for_status()
+    until_state(paybus, payout, "paid")
+    (made,) = transfers(paybus, payout)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="returned")
+    until_state(paybus, payout, "returned")
+    return payout
+
+
+def credited(paybus: Paybus, seller: dict[str, Any], amount: int, by: str) -> None:
+    body = {"amount": amount, "currency": "USD", "reason": "sales"}
+    path = f"recipients/{seller['id']}/credits"
+    assert post(paybus, path, body, subject=by, role="approver").status_code == 201
+
+
+def ordered_for(paybus: Paybus, seller: dict[str, Any], count: int) -> dict[str, Any]:
+    """The newest of so many payouts that the schedule has ordered."""
+    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
+    until(
+        lambda: len(paybus.api("GET", "payouts", url).json()["items"]) == count,
+        what="it is ordered",
+    )
+    newest: dict[str, Any] = paybus.api("GET", "payouts", url).json()["items"][0]
+    return newest
+
+
+def test_who_gives_up_the_retry_of_what_came_back_takes_nothing_from_the_recipient(
+    paybus: Paybus,
+) -> None:
+    seller = add(paybus, "stripe")
+    payout = came_back(paybus, seller, 150_000)
+    assert act(paybus, "retry", payout["id"]).json()["state"] == "scheduled"
+    assert act(paybus, "cancel", payout["id"]).json()["state"] == "cancelled"
+    assert balances(paybus, seller)["available"] == 150_000, "the second person said no"
+    other = add(paybus, "stripe")
+    payout = came_back(paybus, other, 150_000)
+    for _ in range(2):
+        until_state(paybus, order(paybus, other, 75_000, funding="balance"), "paid")
+    credited(paybus, other, 150_000, "ama")
+    assert act(paybus, "retry", payout["id"]).json()["state"] == "scheduled"
+    assert act(paybus, "cancel", payout["id"]).json()["state"] == "cancelled"
+    assert balances(paybus, other)["available"] == 150_000, "what she earned since"
+
+
+def test_a_sale_that_is_taken_back_does_not_hide_who_credited_the_rest(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 400_000})
+    credited(paybus, seller, 150_000, "eve")
+    for type_, there in (("payout.requested", 300_000), ("payout.reversal_requested", 150_000)):
+        event = earned(seller, 150_000, type_=type_)
+        paybus.publish_to("payouts", event.type, event.encode().decode())
+        until(partial(has_available, paybus, seller, there), what="it is booked")
+    payout = order(paybus, seller, 150_000, funding="balance")
+    answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
+    is_problem(answer, 403, "who credited what a payout pays")
+
+
+def has_available(paybus: Paybus, seller: dict[str, Any], amount: int) -> bool:
+    return balances(paybus, seller)["available"] == amount
+
+
+def test_small_payouts_that_are_cancelled_do_not_hide_who_credited_them(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 100_000})
+    why, jobs = {"reason": "a test"}, "/api/v1/payout-jobs"
+    assert paybus.api("POST", "payouts", f"{jobs}/pause", json=why).is_success
+    small = []
+    for number in (1, 2):
+        credited(paybus, seller, 100_000, "eve")
+        small.append(ordered_for(paybus, seller, number))
+    change = {"schedule": {"kind": "threshold", "minimum": 200_000}, "reason": "a test"}
+    path = f"/api/v1/recipients/{seller['id']}"
+    assert paybus.api("PATCH", "payouts", path, json=change, role="approver").is_success
+    for each in small:
+        assert act(paybus, "cancel", each["id"]).is_success
+    large = ordered_for(paybus, seller, 3)
+    assert paybus.api("POST", "payouts", f"{jobs}/resume", json=why, role="approver").is_success
+    assert (large["state"], large["amount"]) == ("scheduled", 200_000)
+    answer = act(paybus, "approve", large["id"], role="approver", subject="eve")
+    is_problem(answer, 403, "who credited what a payout pays")
+
+
+def test_a_fee_that_is_the_recipient_s_counts_for_the_second_person(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    credited(paybus, seller, 900_000, "ama")
+    assert order(paybus, seller, 1, funding="balance", fee=899_999)["state"] == "scheduled"
+
+
+def test_nobody_acts_under_the_name_of_paybus(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    body = {"amount": 1000, "currency": "USD", "reason": "sales"}
+    path = f"recipients/{seller['id']}/credits"
+    answer = post(paybus, path, body, subject="paybus", role="approver")
+    is_problem(answer, 403, "stands for no person")
 
 
 def test_who_said_where_it_goes_does_not_approve_what_nobody_ordered(paybus: Paybus) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import support.payouts
 from conftest import MakePaybus
+from devstack import warm
 from devstack.endpoints import ENCRYPTION_KEY
 from payouts import differences
 from payouts.accounts import Account
@@ -72,8 +72,7 @@ def cli(paybus: Paybus, *arguments: str, **env: str) -> subprocess.CompletedProc
         "PAYBUS_TOKEN": paybus.token("approver"),
         **env,
     }
-    command = [sys.executable, "-m", "payouts.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return warm.run("payouts.cli", arguments, environment)
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from common.accounts import gateway_source
+from common.contracts.event import root
+from common.contracts.payouts import TransferReported
 from conftest import MakePaybus
 from support.paybus import Paybus
 from support.payouts import (
@@ -175,6 +179,42 @@ def test_money_that_comes_back_is_owed_again(paybus: Paybus, provider: str) -> N
         "pending": 0,
         "paid": 5000,
         "fees": 100,
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "first"), [(("succeeded", "failed"), "paid"), (("failed", "succeeded"), "failed")]
+)
+def test_of_what_came_back_the_fee_is_charged_whatever_was_told_first(
+    paybus: Paybus, said: tuple[str, str], first: str
+) -> None:
+    deliver(paybus, drop=1)
+    fates(paybus, settle_seconds=600)
+    seller = add(paybus, "dwolla")
+    payout = order(paybus, seller, 5000, fee=300)
+    until_state(paybus, payout, "submitted")
+    (made,) = transfers(paybus, payout)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="returned")
+    for word, state in zip(
+        said, ({"succeeded": "paid"}.get(said[0], "failed"), "returned"), strict=True
+    ):
+        report = TransferReported(provider="dwolla", transfer_id=made["id"], account="x")
+        event = root(
+            id=uuid4().hex,
+            type=f"transfer.{word}",
+            source=gateway_source("dwolla", "default"),
+            subject=f"dwolla/{made['id']}",
+            tenant="default",
+            data=report,
+        )
+        paybus.publish_to("payouts", event.type, event.encode().decode())
+        until_state(paybus, payout, state)
+    assert balances(paybus, seller) == {
+        "platform": -5300,
+        "available": 5000,
+        "pending": 0,
+        "paid": 0,
+        "fees": 300,
     }
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +19,7 @@ from uuid import uuid4
 import pytest
 
 from conftest import MakePaybus
+from devstack import warm
 from support.paybus import Paybus
 from support.payouts import (
     OPTIONS,
@@ -237,9 +236,10 @@ class Walk:
             return
         words = [self._times.get(each, each) for each in arguments]
         module = "operations.cli" if program == "paybus" else "payouts.cli"
-        done = subprocess.run(
-            [sys.executable, "-m", module, *words],
-            env={
+        done = warm.run(
+            module,
+            words,
+            {
                 "PATH": os.environ["PATH"],
                 "HOME": os.environ.get("HOME", "/"),
                 "DATABASE_URL": self._paybus.layout.databases["payouts"],
@@ -247,9 +247,6 @@ class Walk:
                 "PAYBUS_URL": self._paybus.layout.url("operations-api"),
                 "PAYBUS_TOKEN": self._paybus.token(role or "viewer"),
             },
-            capture_output=True,
-            text=True,
-            check=False,
         )
         assert done.returncode == 0, f"{text}: {done.stdout}{done.stderr}"
 

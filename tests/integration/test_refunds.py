@@ -13,7 +13,7 @@ from support.paybus import Paybus
 from support.waiting import until
 
 _CHECKOUT = """
-    INSERT INTO checkouts (id, tenant, provider, account, idempotency_key, request, payer, status,
+    INSERT INTO checkouts (id, tenant, provider, account, idempotency_key, terms, payer, status,
                            amount, currency, reference, paid_at)
     VALUES ('c1', 'default', 'stripe', 'default', 'k', %s, '', 'paid', 500, 'USD', 'cs_unknown',
             now())

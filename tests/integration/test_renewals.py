@@ -121,7 +121,7 @@ def test_one_that_can_not_be_read_holds_up_nobody(paybus: Paybus, paid: dict[str
     broken = start(paybus, order("fapshi", plan=WEEK))
     settle(paybus, broken)
     until_subscription(paybus, broken, "active")
-    paybus.sql("subscription", "UPDATE checkouts SET request = '{}' WHERE id = %s", broken["id"])
+    paybus.sql("subscription", "UPDATE checkouts SET terms = '{}' WHERE id = %s", broken["id"])
     pass_days(paybus, broken, 30)
     pass_days(paybus, paid, 30)
     until_subscription(paybus, paid, "expired")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aio_pika
 import pytest
@@ -13,11 +14,11 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from common.contracts import logins, topology
 from common.contracts.registry import EVENT_TYPES
-from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS
+from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS, Binding
 from common.messaging.retry import Ladder
 from conftest import MakePaybus
 from support.operations import PROCESSES
-from support.paybus import SHORT_LADDER, Paybus
+from support.paybus import SHORT_LADDER, Paybus, connected
 from support.waiting import until
 
 _RETRIES = Ladder.parse(SHORT_LADDER).rungs[0].exchange
@@ -123,4 +124,51 @@ def test_what_somebody_deletes_is_declared_again_for_those_who_may_not(
         until(
             lambda: paybus.api("GET", "subscription", path).json()["items"],
             what="it is consumed again",
+        )
+
+
+async def test_a_new_version_waits_for_its_bindings(
+    make_paybus: MakePaybus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is published without them goes to the journal and to no queue, and is lost."""
+    new = Binding("subscriptions", "provider_subscription.*")
+    older = tuple(
+        replace(each, bindings=tuple(one for one in each.bindings if one != new))
+        for each in topology.QUEUES
+    )
+    with make_paybus([], own_logins=True) as paybus:
+        with monkeypatch.context() as version:
+            version.setattr(topology, "QUEUES", older)
+            async with connected(paybus.layout.broker_url("operations")):
+                pass  # operations of the version before has declared its topology
+        await asyncio.to_thread(_rolled_out, paybus)
+
+
+def _rolled_out(paybus: Paybus) -> None:
+    """Operations last."""
+    paybus.system.start(["webhook-gateway"], wait=False)
+    gateway = paybus.system.processes["webhook-gateway"]
+    until(gateway.log.exists, what="it begins")
+    until(lambda: "may not declare it" in gateway.log.read_text(), what="it waits")
+    paybus.start("operations-worker", "subscription-worker")
+    gateway.wait_ready()
+    paybus.subscribe()
+    kept = "SELECT count(*) FROM subscriptions"
+    until(lambda: paybus.sql("subscription", kept) == [(1,)], what="it has its effect")
+
+
+def test_what_a_login_may_not_publish_holds_up_nothing_else(make_paybus: MakePaybus) -> None:
+    """As of a version whose definitions nobody has imported yet."""
+    with make_paybus(["operations-worker", "provisioning-worker"], own_logins=True) as paybus:
+        add = "INSERT INTO outbox (exchange, routing_key, body) VALUES (%s, %s, '{}')"
+        for type_ in ("organization.renamed_9", *["organization.provisioned"] * 3):
+            paybus.sql("provisioning", add, "provisioning", type_)
+        query = "SELECT routing_key FROM outbox"
+        until(
+            lambda: paybus.sql("provisioning", query) == [("organization.renamed_9",)],
+            what="the others have left",
+        )
+        until(
+            lambda: "import the broker's definitions" in paybus.log("provisioning-worker"),
+            what="it says what to do",
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -16,6 +15,7 @@ from psycopg.sql import SQL, Identifier
 from common.contracts.event import root
 from common.contracts.payments import PaymentReported
 from conftest import MakePaybus
+from devstack import warm
 from security.canaries import CANARIES, SECRET_PART
 from support import checkouts
 from support.collector import Collected, collector
@@ -63,12 +63,11 @@ def paybus(make_paybus: MakePaybus, collected: tuple[str, Collected]) -> Iterato
         yield paybus
 
 
-def _failed(**changes: str) -> str:
-    """An event that nobody can handle."""
+def _event(**changes: str) -> dict[str, Any]:
     report = PaymentReported(
         provider="stripe", payment_id="pi_1", customer_id="cus_1", amount=1, currency="USD"
     )
-    event = json.loads(
+    event: dict[str, Any] = json.loads(
         root(
             id=uuid4().hex,
             type="payment.failed",
@@ -78,21 +77,23 @@ def _failed(**changes: str) -> str:
             data=report,
         ).encode()
     )
-    event["data"]["currency"] = "none at all"
-    return json.dumps(event | changes)
+    return event | changes
 
 
 def _hear_them_as_data(paybus: Paybus) -> None:
-    event = json.loads(_failed())
+    event = _event()
     event["data"] |= {"currency": _ALL, "note": _ALL, "all": list(CANARIES.values())}
     paybus.publish_to("payments", "payment.failed", json.dumps(event))
     paybus.publish("subscription.billing", f"no JSON: {_ALL}")
 
 
 def _hear_them_as_ids(paybus: Paybus) -> None:
+    """Of events that are handled, and of events that nobody can handle."""
     for canary in CANARIES.values():
-        event = _failed(id=canary, subject=canary, correlationid=canary)
-        paybus.publish_to("payments", "payment.failed", event)
+        event = _event(id=canary, subject=canary, correlationid=canary)
+        paybus.publish_to("payments", "payment.failed", json.dumps(event))
+        event["id"], event["data"]["currency"] = f"{canary} ", "none at all"
+        paybus.publish_to("payments", "payment.failed", json.dumps(event))
 
 
 def _hear_them_from_a_back_end(paybus: Paybus) -> None:
@@ -165,13 +166,12 @@ def test_none_is_on_the_console(paybus: Paybus) -> None:
 def test_none_is_on_the_command_line(paybus: Paybus) -> None:
     (one, *_) = [each for each in letters(paybus) if each["type"] == "undecodable"]
     for arguments in (("list",), ("groups",), ("show", one["id"])):
-        command = [sys.executable, "-m", "operations.cli", "dead-letters", *arguments]
         env = {
             **os.environ,
             "PAYBUS_URL": paybus.layout.url("operations-api"),
             "PAYBUS_TOKEN": paybus.token("admin"),
         }
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = warm.run("operations.cli", ("dead-letters", *arguments), env)
         assert (done.returncode, _leaks(done.stdout + done.stderr)) == (0, []), arguments
 
 

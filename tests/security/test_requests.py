@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +15,16 @@ import pytest
 
 from common import accounts, logs
 from common.head import HEAD_SECONDS
-from common.middleware import BODY_SECONDS, MOST_BODY_BYTES
+from common.middleware import BODY_SECONDS, MOST_BODY_BYTES, MOST_VALUES
 from common.redaction import Redactor
 from conftest import MakePaybus
+from devstack import warm
 from support.paybus import Paybus
 
 _SERVICES = ("subscription", "provisioning", "payouts", "bank-sync", "orders", "operations")
 # Reading so much would show.
 _HUGE = 64 * 1024 * 1024
+_KEY = {"Idempotency-Key": "many"}
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,21 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_read(
             pass  # the connection was closed while we were still sending
         else:
             assert answer.status_code == 413
-            assert "4194304 bytes" in answer.json()["detail"]
+            assert f"{MOST_BODY_BYTES} bytes" in answer.json()["detail"]
         declared = http.post(url, headers=headers, content=b"x" * (MOST_BODY_BYTES + 1))
         assert declared.status_code == 413
     assert resident(paybus, service) - before < _HUGE / 2
+
+
+def test_a_body_has_no_more_values_than_are_checked_in_a_moment(paybus: Paybus) -> None:
+    many = {f"k{number}": 0 for number in range(MOST_VALUES + 1)}
+    for service, path in (("orders", "/v1/orders"), ("payouts", "/api/v1/recipients")):
+        answer = paybus.api("POST", service, path, role="admin", json=many)
+        assert (answer.status_code, "so many values" in answer.text) == (413, True)
+        few = dict(list(many.items())[:500])
+        answer = paybus.api("POST", service, path, role="admin", json=few, extra_headers=_KEY)
+        assert (answer.status_code, "faults more" in answer.text) == (422, True)
+        assert len(answer.content) < 50_000
 
 
 @pytest.mark.parametrize(
@@ -172,8 +183,7 @@ def test_the_command_line_prints_no_token(paybus: Paybus, module: str, token: st
         "PAYOUTS_URL": paybus.layout.url("payouts-api"),
         "PAYBUS_TOKEN": f"secret-{token}",
     }
-    command = [sys.executable, "-m", module, "status"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = warm.run(module, ["status"], env)
     assert done.returncode == 2
     assert "secret-" not in done.stdout + done.stderr
     assert "no JSON Web Token" in done.stderr

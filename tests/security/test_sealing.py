@@ -61,7 +61,7 @@ def test_each_service_s_keys_are_rotated_and_nothing_lies_in_clear(make_paybus: 
 
 def _clear_in(paybus: Paybus) -> list[str]:
     sealed = {
-        "subscription": ("checkouts", "request, payer"),
+        "subscription": ("checkouts", "terms, payer"),
         "operations": ("letters", "sealed_body"),
     }
     kept = {service: paybus.sql(service, f"SELECT {columns} FROM {table}")  # noqa: S608

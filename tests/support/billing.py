@@ -73,13 +73,14 @@ def a_card(paybus: Paybus, customer: str) -> str:
     return str(method)
 
 
-def a_customer(paybus: Paybus) -> tuple[str, str, str]:
+def a_customer(paybus: Paybus, *, seats: int = 1) -> tuple[str, str, str]:
     """With a card and a subscription to silver: Stripe's id of the customer, ours, and ours of
     the subscription."""
     made = stripe(paybus, "POST", "customers", email="ama@example.com", name="Ama")["id"]
     chosen = {"invoice_settings[default_payment_method]": a_card(paybus, made)}
     stripe(paybus, "POST", f"customers/{made}", **chosen)
-    stripe(paybus, "POST", "subscriptions", customer=made, **{"items[0][price]": "silver"})
+    item = {"items[0][price]": "silver", "items[0][quantity]": str(seats)}
+    stripe(paybus, "POST", "subscriptions", customer=made, **item)
 
     def customer() -> str:
         items = call(paybus, "GET", f"customers?provider_customer_id={made}").json()["items"]

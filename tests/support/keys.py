@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
+from devstack import warm
 from support.paybus import Paybus
 
 Done = subprocess.CompletedProcess[str]
@@ -21,7 +21,4 @@ def rotate(paybus: Paybus, service: str, keys: str) -> Done:
 
 
 def _run(service: str, role: str, **env: str) -> Done:
-    command = [sys.executable, "-m", service.replace("-", "_"), role]
-    return subprocess.run(
-        command, env=os.environ | env, capture_output=True, text=True, check=False
-    )
+    return warm.run(service.replace("-", "_"), [role], os.environ | env)

@@ -158,13 +158,18 @@ def look_now(paybus: Paybus, payout: Mapping[str, Any]) -> None:
 
 
 def earned(
-    recipient: Mapping[str, Any], amount: int, key: str | None = None
+    recipient: Mapping[str, Any],
+    amount: int,
+    key: str | None = None,
+    *,
+    type_: str = "payout.requested",
 ) -> Event[EarningsReported]:
-    """What orders report of a recipient, to be paid at once where there is no schedule."""
+    """What orders report of a recipient, to be paid at once where there is no schedule; or what
+    they take back (`payout.reversal_requested`)."""
     key = key or uuid4().hex
     return root(
         id=key,
-        type="payout.requested",
+        type=type_,
         source="/orders",
         subject=key,
         tenant="default",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from common.redaction import Redactor
+from devstack import warm
+from devstack.endpoints import ENCRYPTION_KEY
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "endpoints.example.toml"
 
@@ -17,18 +18,12 @@ GOOD = {
     "ENDPOINTS_FILE": str(EXAMPLE),
     "DATABASE_URL": "postgresql://user:hunter22@127.0.0.1:1/db",
     "HTTP_PORT": "0",  # whatever else runs here
+    "ENCRYPTION_KEYS": ENCRYPTION_KEY,
 }
 
 
 def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, role],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return warm.run(module, [role], env, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ from common.problems import answer_to, answer_to_bug, problem
 
 log = get_logger(__name__)
 
+_MOST_FAULTS = 100
+
 _SILENT: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -46,7 +49,7 @@ def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> Fas
     """
     # No pages of documentation: they load scripts from elsewhere. No telemetry of FastAPI's own:
     # its spans have queries in them, its logs the values that failed; ours is common/tracing.py.
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, telemetry=_SILENT, **options)
+    app = FastAPI(title=title, openapi_url=None, telemetry=_SILENT, **options)
     app.add_middleware(Guard)
     if tracing.wanted():
         app.add_middleware(tracing.Traced)
@@ -66,7 +69,16 @@ def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> Fas
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
+    async def description() -> Response:
+        # Made once, beside the event loop: it takes some tenths of a second.
+        return JSONResponse(await asyncio.to_thread(app.openapi))
+
+    for path, endpoint in (
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+        ("/metrics", metrics),
+        ("/openapi.json", description),
+    ):
         app.add_api_route(path, endpoint, include_in_schema=False)
     return app
 
@@ -84,9 +96,13 @@ async def _on_paybus_error(_: Request, error: Exception) -> Response:
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    found = error.errors()
     faults = [
-        {"in": ".".join(map(str, each["loc"])), "problem": each["msg"]} for each in error.errors()
+        {"in": ".".join(map(str, each["loc"])), "problem": each["msg"]}
+        for each in found[:_MOST_FAULTS]
     ]
+    if len(found) > _MOST_FAULTS:
+        faults.append({"in": "", "problem": f"and {len(found) - _MOST_FAULTS} faults more"})
     detail = "; ".join(f"{fault['in']}: {fault['problem']}" for fault in faults)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=faults)
 

@@ -14,6 +14,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,12 +33,15 @@ _LIBRARIES = [
     "prometheus_client",
     "psycopg",
     "pydantic_settings",
+    "plaid.api.plaid_api",
     "redis.asyncio",
+    "rich.table",
     "sqlalchemy.dialects.postgresql",
     "sqlalchemy.ext.asyncio",
     "stripe",
     "structlog",
     "tenacity",
+    "typer",
     "uvicorn",
 ]
 
@@ -46,12 +50,20 @@ class WarmProcess:
     """What of `subprocess.Popen` a keeper of processes uses."""
 
     def __init__(
-        self, module: str, arguments: Sequence[str], env: Mapping[str, str], log: Path
+        self,
+        module: str,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        errors: Path | None = None,
     ) -> None:
+        """What it writes goes to the end of `log`, or what it writes as errors to `errors`."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_LIBRARIES)
+        files = (os.fspath(log), os.fspath(errors or log))
         self._process: ForkServerProcess = context.Process(
-            target=_become, args=(module, tuple(arguments), dict(env), os.fspath(log))
+            target=_become, args=(module, tuple(arguments), dict(env), files)
         )
         self._process.start()
         # The exit status comes once, by a pipe: whoever reads it first keeps it for the others.
@@ -85,12 +97,31 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def _become(module: str, arguments: Sequence[str], env: Mapping[str, str], log: str) -> None:
+def run(
+    module: str, arguments: Sequence[str], env: Mapping[str, str], *, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` does `python -m module arguments`, to its end: what it wrote is kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, errors = Path(folder) / "stdout", Path(folder) / "stderr"
+        process = WarmProcess(module, arguments, env, out, errors=errors)
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(
+            [module, *arguments], status, out.read_text(), errors.read_text()
+        )
+
+
+def _become(
+    module: str, arguments: Sequence[str], env: Mapping[str, str], files: tuple[str, str]
+) -> None:
     os.setsid()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for target, source in ((0, nothing), (1, output), (2, output)):
-        os.dup2(source, target)
+    appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for target, file in zip((1, 2), files, strict=True):
+        os.dup2(os.open(file, appending, 0o644), target)
     sys.stdout.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(env)

@@ -50,6 +50,12 @@ _MOVES_MONEY = (
     "payment.succeeded",
     "payment.duplicated",
 )
+# What they have is about money that a provider may have been told to send already.
+_OF_PAYOUT_COMMANDS = frozenset(
+    queue.name
+    for queue in topology.QUEUES
+    if any(binding.pattern.startswith("payout_due.") for binding in queue.bindings)
+)
 _NEIGHBOURS = 20
 _LONGEST_TRACE = 1000
 _FIRST_YEAR = 2020
@@ -235,7 +241,7 @@ class Desk:
         if window.until <= window.since:
             raise Invalid("until is not after since")
         old = datetime.now(UTC) - self.payouts.window
-        if window.queue.startswith("payouts.") and window.since < old:
+        if window.queue in _OF_PAYOUT_COMMANDS and window.since < old:
             hours = self.payouts.window.total_seconds() / 3600
             raise Invalid(f"payout commands are not sent again after {hours:g} h (since)")
         if window.new_ids and caller.role < Role.ADMIN:

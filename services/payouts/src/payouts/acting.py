@@ -22,6 +22,9 @@ from payouts.ordering import check_reconciled
 
 
 def actor(caller: Caller) -> Actor:
+    """Raises `Forbidden` for a person who is called like Paybus itself."""
+    if caller.subject == PAYBUS.name:
+        raise Forbidden(f"nobody may be called {PAYBUS.name!r} here: it stands for no person")
     return Actor(caller.subject, caller.role.name.lower())
 
 
@@ -110,9 +113,10 @@ async def retry(
         recipient = await session.get_one(Recipient, row.recipient_id)
         # The schedule may have paid what came back, by a payout that is forgotten.
         check_reconciled(recipient, await repository.unreconciled(session))
-        there = await _take_from_balance(session, row)
+        needed, there = await _take_from_balance(session, row)
+        row.funding = "balance"  # whatever is given up of it now is owed to the recipient
         account = accounts.find(row.tenant, row.provider, row.account)
-        if account.needs_approval(row.amount, row.currency):
+        if account.needs_approval(needed, row.currency):
             to = State.SCHEDULED
             credited_by = await repository.creditors(session, recipient, there)
             row.credited_by = sorted({*credited_by, by.name})
@@ -121,14 +125,15 @@ async def retry(
     await _close(books, row)
 
 
-async def _take_from_balance(session: AsyncSession, row: Payout) -> int:
-    """What came back may be in another payout by now; what is available. Raises `Conflict`."""
+async def _take_from_balance(session: AsyncSession, row: Payout) -> tuple[int, int]:
+    """What it takes, and what is available: what came back may be in another payout by now. Raises
+    `Conflict`."""
     available = await repository.available(session, [row.recipient_id])
     there = available[row.recipient_id, row.currency]
     needed = row.amount + (0 if row.fee_charged else row.fee)
     if there < needed:
         raise Conflict(f"{there} {row.currency} are available (minor units), not {needed}")
-    return there
+    return needed, there
 
 
 async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Difference:

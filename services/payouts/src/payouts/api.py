@@ -65,6 +65,8 @@ recipients = APIRouter(prefix="/api/v1/recipients", tags=["recipients"], respons
 payouts = APIRouter(prefix="/api/v1", tags=["payouts"], responses=PROBLEMS)
 payout_jobs = APIRouter(prefix="/api/v1/payout-jobs", tags=["payout jobs"], responses=PROBLEMS)
 ROUTERS = (recipients, payouts, payout_jobs)
+# Of ten thousand payouts at once: its body may be larger than others.
+BATCHES = "/api/v1/batches"
 
 
 @recipients.post("", status_code=201)

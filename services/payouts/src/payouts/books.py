@@ -86,7 +86,7 @@ class Books:
         before = State(row.state)
         sum_ = sum_of(row)
         posted = self._posted(row, ledger.entries(before, to, sum_))
-        if to is State.PAID:
+        if to in {State.PAID, State.RETURNED}:
             row.fee_charged = True
         row.state = to
         row.version += 1

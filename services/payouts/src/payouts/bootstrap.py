@@ -49,6 +49,7 @@ async def api(settings: ApiSettings, context: Context) -> Running:
     app = create_app("Paybus payouts", alive=parts.always_well, ready=parts.database_check(engine))
     secure(app, settings)
     app.state.operating_tenant = settings.tenant
+    app.state.large_bodies = {payouts_api.BATCHES}
     app.state.sessions = sessions
     app.state.accounts = accounts
     app.state.desk = Desk(accounts, _details(settings), reorder=_REORDER)

@@ -3,6 +3,7 @@ locked. `submitting.py` carries it out in between."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -57,10 +58,15 @@ class Looked:
     found: Sequence[Found] | Exception
 
 
+def elapsed() -> float:
+    """Seconds since this machine was started; a machine that is suspended meanwhile counts on."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 @dataclass(frozen=True)
 class Send:
     """The provider is to be called: the intent is committed. `before` is the latest moment for it,
-    by the process's monotonic clock (seconds)."""
+    by `elapsed`."""
 
     order: Order
     number: int

@@ -116,6 +116,9 @@ def _enter(state: State, sum_: Sum) -> Iterator[Entry]:
         case Account.PAID:
             yield Entry(Account.AVAILABLE, Account.PAID, sum_.amount)
             yield Entry(Account.AVAILABLE, Account.FEES, sum_.fee)
+        case Account.AVAILABLE:
+            # What came back was paid, whether or not we heard of that first.
+            yield Entry(Account.AVAILABLE, Account.FEES, sum_.fee)
         case None if sum_.funding == "direct":
             yield Entry(Account.AVAILABLE, Account.PLATFORM, sum_.total)
 

@@ -490,7 +490,9 @@ def _row(
     by: Actor,
     batch_id: str | None,
 ) -> Payout:
-    waits = account.needs_approval(wanted.amount, wanted.currency)
+    # A fee is taken from what is the recipient's, too.
+    taken = wanted.amount + (wanted.fee if wanted.funding == "balance" else 0)
+    waits = account.needs_approval(taken, wanted.currency)
     due_at = moment(wanted, now)
     return Payout(
         id=id_,

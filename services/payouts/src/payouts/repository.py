@@ -312,32 +312,45 @@ async def audit_of(session: AsyncSession, subject: str, limit: int) -> Sequence[
 
 
 async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> list[str]:
-    """The persons whose credits make up the recipient's available balance of `there` minor units:
-    what was credited last is what is left. Money that came back of a payout counts as credited by
-    those who credited or ordered that."""
-    inflow = (
-        select(LedgerEntry.amount, AuditEntry.actor, AuditEntry.role, Payout)
-        .join(AuditEntry, AuditEntry.position == LedgerEntry.audit_position)
-        .outerjoin(Payout, Payout.id == LedgerEntry.payout_id)
-        .where(
-            LedgerEntry.recipient_id == recipient.id,
-            LedgerEntry.currency == recipient.currency,
-            LedgerEntry.target == Account.AVAILABLE,
-            # What a direct payout puts in, it takes out again at once.
-            or_(LedgerEntry.source != Account.PLATFORM, LedgerEntry.payout_id.is_(None)),
+    """The persons whose credits make up the recipient's available balance of `there` minor units.
+
+    Money is taken as from a stack: what was credited last leaves first, by a payout or because it
+    is taken back. What a payout took and gave back, since it was cancelled or came back, is as if
+    it had not left; whoever credited or ordered that payout counts all the same.
+    """
+    ledger, available = LedgerEntry, Account.AVAILABLE
+    moved = (
+        select(
+            ledger.amount, ledger.source, ledger.target, AuditEntry.actor, AuditEntry.role, Payout
         )
-        .order_by(LedgerEntry.id.desc())
+        .join(AuditEntry, AuditEntry.position == ledger.audit_position)
+        .outerjoin(Payout, Payout.id == ledger.payout_id)
+        .where(
+            ledger.recipient_id == recipient.id,
+            ledger.currency == recipient.currency,
+            or_(ledger.target == available, ledger.source == available),
+        )
+        .order_by(ledger.id.desc())
     )
     found: set[str] = set()
-    streamed = await session.stream(inflow.execution_options(yield_per=200))
-    async for amount, actor, role, payout in streamed:
+    gone, given_back = 0, Counter[str]()
+    streamed = await session.stream(moved.execution_options(yield_per=200))
+    async for amount, source, target, actor, role, payout in streamed:
         if there <= 0:
             break
-        there -= amount
-        if payout is not None:
+        if target != available:
+            back = min(amount, given_back[payout.id]) if payout is not None else 0
+            gone += amount - back
+            if payout is not None:
+                given_back[payout.id] -= back
+        elif source != Account.PLATFORM:
+            given_back[payout.id] += amount
             found |= {*payout.credited_by, payout.created_by}
-        elif role not in NOBODY:
-            found.add(actor)
+        else:
+            left = max(0, amount - gone)
+            gone, there = max(0, gone - amount), there - left
+            if left and role not in NOBODY:
+                found.add(actor)
     await streamed.close()
     return sorted(found - {PAYBUS.name})
 

@@ -98,7 +98,7 @@ class NewPayout(_Part):
 
 class NewBatch(_Part):
     name: Text
-    payouts: list[NewPayout] = Field(min_length=1, max_length=MOST_IN_A_BATCH)
+    payouts: list[NewPayout] = Field(min_length=1, max_length=MOST_IN_A_BATCH, fail_fast=True)
 
 
 class Credit(_Part):

@@ -36,6 +36,7 @@ from payouts.deciding import (
     Postpone,
     Rules,
     Send,
+    elapsed,
     outcome_of,
     too_late,
 )
@@ -91,7 +92,7 @@ class Submitter:
         return answer
 
     async def _send(self, account: Account, send: Send) -> Found | Exception:
-        if time.monotonic() > send.before:
+        if elapsed() > send.before:
             return too_late()
         call = account.client.send(send.order, send.key)
         answer: Found | Exception = await self._call(account, "send", call)
@@ -138,7 +139,7 @@ class Submitter:
         recipients = await repository.recipients(
             session, [row.recipient_id for row in found.values()]
         )
-        before = time.monotonic() + FRESH.total_seconds()
+        before = elapsed() + FRESH.total_seconds()
         books = Books(session, await rows.clock(session))
         desk = Desk(self._rules, books, controls, unreconciled, before)
         results: list[Next | PaybusError] = []

@@ -98,7 +98,7 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
     named_so = or_(Customer.id == customer, Customer.provider_customer_id == customer)
     meant = select(Customer.id).where(Customer.tenant == tenant, named_so)
     # Stripe names its customers itself; the checkout that they came by has the shop's reference.
-    payer = Checkout.request[("customer", "reference")].astext == customer
+    payer = Checkout.terms[("customer", "reference")].astext == customer
     came_by = select(Checkout.customer_id).where(
         Checkout.tenant == tenant, payer, Checkout.customer_id.is_not(None)
     )

@@ -160,14 +160,14 @@ class Reversal(Row):
 
 
 class Checkout(Row):
-    """A payment that we started, or are about to. `request` and `payer` (sealed) are what the
+    """A payment that we started, or are about to. `terms` and `payer` (sealed) are what the
     caller asked for, `reference` what the provider calls it, `error` why it was refused."""
 
     __tablename__ = "checkouts"
 
     account: Mapped[str]
     idempotency_key: Mapped[str]
-    request: Mapped[dict[str, Any]]
+    terms: Mapped[dict[str, Any]]
     payer: Mapped[str]
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default="0")
@@ -188,7 +188,7 @@ class Checkout(Row):
         Index("checkouts_page", "tenant", "created_at", "id"),
         Index("checkouts_reference", "reference"),
         Index("checkouts_subscription", "subscription_id"),
-        Index("checkouts_payer", "tenant", text("(request #>> '{customer,reference}')")),
+        Index("checkouts_payer", "tenant", text("(terms #>> '{customer,reference}')")),
     )
 
 

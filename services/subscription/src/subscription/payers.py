@@ -32,13 +32,13 @@ class Payers:
     def columns(self, wanted: NewCheckout) -> dict[str, Any]:
         """As a checkout's row keeps them."""
         terms, payer = split(wanted.model_dump(mode="json"))
-        return {"request": terms, "payer": self._vault.seal(json.dumps(payer))}
+        return {"terms": terms, "payer": self._vault.seal(json.dumps(payer))}
 
     def request(self, checkout: Checkout) -> NewCheckout:
         """The whole of it, as it was asked for. Raises `Unreadable`."""
         payer = self._opened(checkout)
-        customer = checkout.request["customer"] | {name: payer.get(name) for name in _OF_CUSTOMER}
-        whole = checkout.request | {name: payer.get(name) for name in _OF_REQUEST}
+        customer = checkout.terms["customer"] | {name: payer.get(name) for name in _OF_CUSTOMER}
+        whole = checkout.terms | {name: payer.get(name) for name in _OF_REQUEST}
         return stored(whole | {"customer": customer})
 
     def contact(self, checkout: Checkout) -> Contact:

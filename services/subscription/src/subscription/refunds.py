@@ -135,7 +135,7 @@ class Refunder:
                 row.attempts += 1  # for the same key the refusal would be repeated
             wanted = Return(row.id, checkout.reference, row.amount, row.currency, row.attempts)
             open_ = row.status == _OPEN
-        request = stored(checkout.request)
+        request = stored(checkout.terms)
         try:
             client = self._accounts.find(event.tenant, request)
         except Invalid as error:

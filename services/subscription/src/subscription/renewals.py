@@ -109,7 +109,7 @@ def _cancellation(row: models.Subscription) -> periods.Cancellation | None:
 
 
 def _payment(checkout: Checkout) -> periods.Payment:
-    plan = stored(checkout.request).plan
+    plan = stored(checkout.terms).plan
     assert plan is not None
     assert checkout.paid_at is not None
     return periods.Payment(
@@ -122,6 +122,6 @@ def _payment(checkout: Checkout) -> periods.Payment:
 
 
 def _plan_of(checkout: Checkout) -> str:
-    plan = stored(checkout.request).plan
+    plan = stored(checkout.terms).plan
     assert plan is not None
     return plan.plan_id

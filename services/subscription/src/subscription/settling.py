@@ -54,7 +54,7 @@ def checkout_of(session: AsyncSession, event: Event[Any]) -> Checkout | None:
 
 def owned_rows(checkout: Checkout) -> tuple[Rows, Rows]:
     """The customer and the subscription that a checkout is for, to be locked."""
-    request = stored(checkout.request)
+    request = stored(checkout.terms)
     owner: dict[str, Any] = {"tenant": checkout.tenant, "provider": OURS}
     customers: dict[str, dict[str, Any]] = {}
     subscriptions: dict[str, dict[str, Any]] = {}
@@ -82,7 +82,7 @@ async def settle_payment(
     status = CheckoutStatus.PAID
     if paid is not None:
         # A plan of Stripe's has its price there: what Stripe took for it is right.
-        wanted = stored(checkout.request)
+        wanted = stored(checkout.terms)
         status = outcomes.of_payment(
             paid=paid[0],
             currency=paid[1],
@@ -104,7 +104,7 @@ async def settle_further_charge(
     little; whoever had the checkout started for a purpose judges it, and gives it back."""
     report = event.data
     came = (report.amount, report.currency)
-    wanted = stored(checkout.request)
+    wanted = stored(checkout.terms)
     was_paid, before = checkout.status == CheckoutStatus.PAID, checkout.error
     if wanted.purpose is not None:
         status = outcomes.of_payment(
@@ -150,7 +150,7 @@ async def settle(
     if checkout.status != outcome.status:
         metrics.checkouts.labels(checkout.provider, outcome.status).inc()
         log.info("checkout settled", checkout=checkout.id, outcome=outcome.status)
-    if outcome.status is CheckoutStatus.UNDERPAID and stored(checkout.request).purpose is None:
+    if outcome.status is CheckoutStatus.UNDERPAID and stored(checkout.terms).purpose is None:
         log.error(
             "paid less than was asked for: refund it at the provider",
             checkout=checkout.id,
@@ -180,7 +180,7 @@ def _tell(
     charge: str | None = None,
 ) -> None:
     """Whoever had it started for a purpose of theirs."""
-    purpose = stored(checkout.request).purpose
+    purpose = stored(checkout.terms).purpose
     if purpose is None:
         return
     work.emit(
@@ -206,7 +206,7 @@ async def _serve(
 ) -> None:
     if checkout.provider == "stripe" or checkout.customer_id is None:
         return  # Stripe keeps customer and subscription, and reports both
-    request = stored(checkout.request)
+    request = stored(checkout.terms)
     payers: Payers = work.session.info["payers"]
     asked_for = payers.contact(checkout)
     contact = Contact(email=asked_for.email or payer.email, name=asked_for.name or payer.name)

@@ -102,8 +102,11 @@ async def _is_whole(connection: AbstractConnection, ladder: Ladder) -> bool:
 async def _check_there(
     connection: AbstractConnection, ladder: Ladder, refused: ChannelAccessRefused
 ) -> None:
-    """For who may not declare. Raises `TopologyMissing`."""
-    if missing := await _missing(connection, ladder):
+    """For who may not declare. Raises `TopologyMissing`, also while it is of another version: what
+    is published without this one's bindings goes to the journal and to no queue."""
+    mark = _lasting_mark(ladder)
+    (declared,) = await _ask(connection, [partial(_has_queue, mark)])
+    if missing := [*await _missing(connection, ladder), *([] if declared else [mark])]:
         raise TopologyMissing(
             f"the broker has no {missing[0]!r}, and this login may not declare it: operations' "
             "worker does, with its own login"
@@ -130,6 +133,11 @@ def _mark(ladder: Ladder) -> str:
     """The name of a queue that is declared last: another topology has another one, and each hour.
     A binding that somebody took away is seen by nobody, for the journal gets every event; so
     everything is declared once an hour, if somebody connects."""
+    return f"{_lasting_mark(ladder)}.{int(time.time() // _MARK_SECONDS)}"
+
+
+def _lasting_mark(ladder: Ladder) -> str:
+    """Likewise, of a topology that was declared at any time."""
     described = repr(
         (
             [(rung.exchange, rung.queue, rung.seconds) for rung in ladder.rungs],
@@ -144,7 +152,7 @@ def _mark(ladder: Ladder) -> str:
         )
     )
     digest = hashlib.sha256(described.encode()).hexdigest()[:16]
-    return f"paybus.declared.{digest}.{int(time.time() // _MARK_SECONDS)}"
+    return f"paybus.declared.{digest}"
 
 
 @asynccontextmanager
@@ -194,7 +202,9 @@ async def _declare(connection: AbstractConnection, ladder: Ladder) -> None:
             )
             return  # without the mark: whoever connects next tries again
     try:
-        await _ask(connection, [partial(_set_mark, _mark(ladder))])
+        lasting = partial(_set_mark, _lasting_mark(ladder), {})
+        expiring = partial(_set_mark, _mark(ladder), {"x-expires": 2 * _MARK_SECONDS * 1000})
+        await _ask(connection, [lasting, expiring])
     except ChannelNotFoundEntity as error:
         log.warning("declared, and not marked: whoever connects next declares", error=str(error))
 
@@ -284,11 +294,11 @@ async def _void_marks(channel: AbstractChannel) -> None:
     await marks.publish(Message(b""), routing_key="", mandatory=False)
 
 
-async def _set_mark(name: str, channel: AbstractChannel) -> None:
+async def _set_mark(name: str, more: Mapping[str, Any], channel: AbstractChannel) -> None:
     arguments: dict[str, Any] = {
         "x-queue-type": "quorum",  # which is there although a node is not
-        "x-expires": 2 * _MARK_SECONDS * 1000,
         "x-max-length": 1,
+        **more,
     }
     mark = await channel.declare_queue(name, durable=True, arguments=arguments)
     await mark.bind(_MARKS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy.exc
-from aiormq.exceptions import ChannelPreconditionFailed
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from sqlalchemy import Select, case, delete, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -24,7 +24,7 @@ from common.logs import get_logger
 from common.messaging.backoff import REJECTIONS, DestinationBackoff
 from common.messaging.connection import describe
 from common.messaging.outbox import NOTIFY_CHANNEL
-from common.messaging.publisher import BATCH_BYTES, Impossible, Publisher
+from common.messaging.publisher import BATCH_BYTES, Impossible, NotTaken, Publisher
 from common.messaging.tables import outbox
 
 log = get_logger(__name__)
@@ -164,6 +164,8 @@ class Relay:
     async def _outcomes(self, rows: Sequence[Any]) -> list[Outcome]:
         messages = [(row.exchange, row.routing_key, row.body) for row in rows]
         outcomes = await self._publisher.publish_all(messages)
+        if any(map(_not_allowed, outcomes)):
+            await self._again_by_destination(rows, outcomes)
         if any(map(_closed_the_channel, outcomes)):
             # A broker that takes less than we think says only that one of them is too large.
             largest = max(range(len(rows)), key=lambda number: len(rows[number].body))
@@ -171,6 +173,25 @@ class Relay:
             again = alone is not None and _closed_the_channel(alone)
             outcomes[largest] = Impossible(str(alone)) if again else alone
         return outcomes
+
+    async def _again_by_destination(self, rows: Sequence[Any], outcomes: list[Outcome]) -> None:
+        """What this login may not publish closes the channel for all others: each destination's
+        rows are sent by themselves."""
+        numbers: dict[tuple[str, str], list[int]] = {}
+        for number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True)):
+            if outcome is not None:
+                numbers.setdefault((row.exchange, row.routing_key), []).append(number)
+        for (exchange, routing_key), some in numbers.items():
+            messages = [(exchange, routing_key, rows[number].body) for number in some]
+            found = await self._publisher.publish_all(messages)
+            if any(map(_not_allowed, found)):
+                refused = NotTaken(
+                    f"this service's login may not publish {routing_key!r} to {exchange!r}: import "
+                    "the broker's definitions of this version (docs/deploy.md)"
+                )
+                found = [each and refused for each in found]
+            for number, outcome in zip(some, found, strict=True):
+                outcomes[number] = outcome
 
     async def _listen(self) -> None:
         while True:
@@ -283,3 +304,7 @@ async def _set_aside(session: AsyncSession, row: Any, error: Unavailable) -> Non
 
 def _closed_the_channel(outcome: Outcome) -> bool:
     return outcome is not None and isinstance(outcome.__cause__, ChannelPreconditionFailed)
+
+
+def _not_allowed(outcome: Outcome) -> bool:
+    return outcome is not None and isinstance(outcome.__cause__, ChannelAccessRefused)

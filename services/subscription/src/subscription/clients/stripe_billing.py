@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import stripe
-from stripe.params import InvoiceCreatePreviewParams, SubscriptionCreateParams
+from stripe.params import SubscriptionCreateParams
 
 from common.errors import RateLimited
 from common.outside import NoAnswer, Refused
@@ -93,11 +93,12 @@ class StripeBilling:
         """What the next invoice would be with this plan: minor units."""
         with stripe_answers():
             found = (await self._v1.subscriptions.retrieve_async(subscription)).to_dict()
-            params: InvoiceCreatePreviewParams = {
+            item = _item(found)
+            params: Any = {
                 "customer": _id(found["customer"]) or "",
                 "subscription": subscription,
                 "subscription_details": {
-                    "items": [{"id": _item(found)["id"], "price": plan}],
+                    "items": [{"id": item["id"], "price": plan, **_quantity(item)}],
                     "proration_behavior": _prorate(prorate),
                 },
             }
@@ -241,7 +242,7 @@ class StripeBilling:
             return await self._update(
                 attempt,
                 {
-                    "items": [{"id": item["id"], "price": wanted.plan_id}],
+                    "items": [{"id": item["id"], "price": wanted.plan_id, **_quantity(item)}],
                     "proration_behavior": _prorate(wanted.prorate),
                 },
             )
@@ -288,13 +289,13 @@ class StripeBilling:
             kept["trial_end"] = now["trial_end"]
         phases = [
             {
-                "items": [{"price": _plan(item), "quantity": item.get("quantity", 1)}],
+                "items": [{"price": _plan(item), **_quantity(item)}],
                 "start_date": now["start_date"],
                 "end_date": now["end_date"],
                 **kept,
             },
             {
-                "items": [{"price": wanted.plan_id, "quantity": item.get("quantity", 1)}],
+                "items": [{"price": wanted.plan_id, **_quantity(item)}],
                 **({"discounts": kinds} if kinds else {}),
             },
         ]
@@ -375,6 +376,12 @@ def _mark(attempt: Attempt) -> dict[str, Any]:
 
 def _prorate(wanted: bool) -> Literal["create_prorations", "none"]:
     return "create_prorations" if wanted else "none"
+
+
+def _quantity(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A price takes the quantity 1 unless one is said with it; what is metered has none.
+    https://docs.stripe.com/billing/subscriptions/change-price"""
+    return {"quantity": item["quantity"]} if item.get("quantity") is not None else {}
 
 
 def _item(subscription: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What a checkout's request says of the payer is sealed."""
+"""What a checkout's request says of the payer is sealed. The column of its terms has another name,
+so that no older replica takes a payer for one without an address."""
 
 import json
 from typing import Any
@@ -16,11 +17,12 @@ down_revision = "0013"
 
 
 def _sealed(vault: Vault, row: sa.RowMapping) -> dict[str, Any]:
-    terms, payer = payers.split(row["request"])
-    return {"request": sa.cast(terms, JSONB), "payer": vault.seal(json.dumps(payer))}
+    terms, payer = payers.split(row["terms"])
+    return {"terms": sa.cast(terms, JSONB), "payer": vault.seal(json.dumps(payer))}
 
 
 def upgrade() -> None:
+    op.alter_column("checkouts", "request", new_column_name="terms")
     op.add_column("checkouts", sa.Column("payer", sa.Text))
-    seal_rows("checkouts", ["request", "payer"], _sealed)
+    seal_rows("checkouts", ["terms", "payer"], _sealed)
     op.alter_column("checkouts", "payer", nullable=False)
