@@ -276,7 +276,9 @@ async def test_many_large_dead_letters_fit_into_little_memory(make_paybus: MakeP
                 assert await publisher.publish_all(ten) == [None] * 10
         kept = "SELECT count(*) FROM letters"
         await asyncio.to_thread(
-            until, lambda: paybus.sql("operations", kept) == [(200,)], what="all are stored"
+            partial(until, seconds=120),
+            lambda: paybus.sql("operations", kept) == [(200,)],
+            what="all are stored",
         )
         assert _peak_megabytes(worker.pid) - before < 400
 

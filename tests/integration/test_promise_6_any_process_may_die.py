@@ -53,7 +53,7 @@ def test_promise_6_workers_killed_at_random_lose_and_double_nothing(
         until(
             lambda: _provisioned(paybus) == SUBSCRIPTIONS,
             what="all are provisioned",
-            seconds=90,
+            seconds=150,
         )
         books = paybus.books()
         assert len(books["organizations"]) == SUBSCRIPTIONS

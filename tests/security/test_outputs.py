@@ -30,7 +30,17 @@ _PROCESSES = [
     *("subscription-api", "subscription-worker"),
     *("provisioning-api", "provisioning-worker"),
     *("operations-api", "operations-worker"),
+    *("payouts-api", "bank-sync-api", "orders-api"),
 ]
+_APIS = [name.removesuffix("-api") for name in _PROCESSES if name.endswith("-api")]
+_PATHS = {
+    "subscription": ("/v1/customers", "/v1/checkouts"),
+    "provisioning": ("/v1/integrations", "/v1/integrations/retry"),
+    "operations": ("/v1/dead-letters", "/v1/replays", "/console/login"),
+    "payouts": ("/api/v1/recipients", "/api/v1/payouts"),
+    "bank-sync": ("/v1/items", "/v1/link-tokens"),
+    "orders": ("/v1/orders", "/v1/terms"),
+}
 _OURS = [name for name in _PROCESSES if not name.startswith("sandbox")]
 _SECRET = {kind: SECRET_PART.get(kind, canary) for kind, canary in CANARIES.items()}
 _ALL = "; ".join(CANARIES.values())
@@ -116,8 +126,8 @@ def _hear_them_from_a_payer(paybus: Paybus) -> None:
 def _hear_them_from_callers(paybus: Paybus) -> None:
     for canary in CANARIES.values():
         headers = {"X-Canary": canary, "Idempotency-Key": canary}
-        for service in ("subscription", "provisioning", "operations"):
-            for path in ("/v1/customers", "/v1/integrations", "/v1/dead-letters", "/console/login"):
+        for service in _APIS:
+            for path in _PATHS[service]:
                 paybus.api("GET", service, path, params={"cursor": canary, "x": canary})
                 paybus.api("POST", service, path, json={"x": canary}, extra_headers=headers)
         paybus.call("stripe", canary.encode(), {"Stripe-Signature": canary})
@@ -182,7 +192,7 @@ def test_none_is_in_a_trace(paybus: Paybus, collected: tuple[str, Collected]) ->
     assert _leaks("\n".join(str(span) for _, span in collected[1].spans)) == []
 
 
-@pytest.mark.parametrize("service", ["subscription", "provisioning", "operations"])
+@pytest.mark.parametrize("service", _APIS)
 def test_none_lies_in_clear_in_a_database(paybus: Paybus, service: str) -> None:
     url = paybus.layout.databases[service].replace("+psycopg", "")
     columns = """
@@ -202,4 +212,9 @@ def test_none_lies_in_clear_in_a_database(paybus: Paybus, service: str) -> None:
 
 
 # By which things are found again: they are masked where they are shown.
-_IDS = frozenset({"id", "source", "event_id", "subject", "correlation_id", "causation_id"})
+_IDS = frozenset(
+    {
+        *("id", "source", "event_id", "reported_event_id"),
+        *("subject", "correlation_id", "causation_id"),
+    }
+)

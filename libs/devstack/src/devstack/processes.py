@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from devstack import warm
 from devstack.addresses import DevstackError, listens
 from devstack.stack import Stack
 from devstack.warm import WarmProcess
@@ -118,9 +119,9 @@ class Process:
     def _start(self) -> subprocess.Popen[bytes] | WarmProcess:
         spec, env = self.spec, _environment() | dict(self.spec.env)
         if os.environ.get(WARM) and "LD_PRELOAD" not in env:  # which a fork does not load
-            warm = WarmProcess(spec.module, spec.arguments, env, self.log)
-            self._stack.watch(warm.pid)
-            return warm
+            forked = WarmProcess(spec.module, spec.arguments, env, self.log)
+            self._stack.watch(forked.pid)
+            return forked
         with self.log.open("ab") as output:
             popen = subprocess.Popen(
                 spec.command,
@@ -157,13 +158,11 @@ def stop_all(processes: Sequence[Process]) -> None:
 
 def run_once(spec: Spec, logs: Path) -> None:
     """Run a process that ends, such as a migration. Raises `DevstackError` with its output."""
-    done = subprocess.run(
-        spec.command,
-        env=_environment() | dict(spec.env),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = _environment() | dict(spec.env)
+    if os.environ.get(WARM):
+        done = warm.run(spec.module, spec.arguments, env)
+    else:
+        done = subprocess.run(spec.command, env=env, capture_output=True, text=True, check=False)
     logs.mkdir(parents=True, exist_ok=True)
     (logs / f"{spec.name}.log").write_text(done.stdout + done.stderr)
     if done.returncode != 0:

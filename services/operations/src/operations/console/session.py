@@ -17,7 +17,7 @@ from common.cache import Cache
 from common.errors import Forbidden, Invalid, TooLarge, Unauthenticated
 
 COOKIE = "paybus_console"
-_LARGEST_FORM = 1_000_000
+_LARGEST_FORM = 500_000  # ten thousand chosen letters
 # Longer than tokens live.
 _LONGEST_SESSION_SECONDS = 7 * 24 * 3600
 
