@@ -298,17 +298,46 @@ def test_who_gives_up_the_retry_of_what_came_back_takes_nothing_from_the_recipie
 def test_a_sale_that_is_taken_back_does_not_hide_who_credited_the_rest(paybus: Paybus) -> None:
     seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 400_000})
     credited(paybus, seller, 150_000, "eve")
-    for type_, there in (("payout.requested", 300_000), ("payout.reversal_requested", 150_000)):
-        event = earned(seller, 150_000, type_=type_)
-        paybus.publish_to("payouts", event.type, event.encode().decode())
-        until(partial(has_available, paybus, seller, there), what="it is booked")
+    hear(paybus, seller, "payout.requested", 300_000)
+    hear(paybus, seller, "payout.reversal_requested", 150_000)
     payout = order(paybus, seller, 150_000, funding="balance")
     answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
     is_problem(answer, 403, "who credited what a payout pays")
 
 
+def test_a_sale_that_is_taken_back_after_a_credit_does_not_hide_it(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 400_000})
+    hear(paybus, seller, "payout.requested", 150_000)
+    credited(paybus, seller, 150_000, "eve")
+    hear(paybus, seller, "payout.reversal_requested", 150_000)
+    payout = order(paybus, seller, 150_000, funding="balance")
+    answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
+    is_problem(answer, 403, "who credited what a payout pays")
+
+
+def test_a_credit_that_filled_a_debt_is_not_hidden_by_the_next_sale(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 100_000})
+    hear(paybus, seller, "payout.requested", 150_000)
+    first = ordered_for(paybus, seller, 1)
+    act(paybus, "approve", first["id"], role="approver", subject="boss").raise_for_status()
+    until_state(paybus, first, "paid")
+    hear(paybus, seller, "payout.reversal_requested", -150_000)
+    credited(paybus, seller, 150_000, "eve")
+    hear(paybus, seller, "payout.requested", 150_000)
+    payout = ordered_for(paybus, seller, 2)
+    answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
+    is_problem(answer, 403, "who credited what a payout pays")
+
+
+def hear(paybus: Paybus, seller: dict[str, Any], type_: str, there: int) -> None:
+    """Of 150,000; `there` is what is available then."""
+    event = earned(seller, 150_000, type_=type_)
+    paybus.publish_to("payouts", event.type, event.encode().decode())
+    until(partial(has_available, paybus, seller, there), what="it is booked")
+
+
 def has_available(paybus: Paybus, seller: dict[str, Any], amount: int) -> bool:
-    return balances(paybus, seller)["available"] == amount
+    return balances(paybus, seller).get("available") == amount
 
 
 def test_small_payouts_that_are_cancelled_do_not_hide_who_credited_them(paybus: Paybus) -> None:

@@ -30,7 +30,9 @@ from support.payouts import (
     balances,
     behave,
     deliver,
+    details,
     earned,
+    fates,
     look_now,
     order,
     post,
@@ -467,6 +469,71 @@ def test_earnings_of_several_payouts_are_all_ordered_again(paybus: Paybus) -> No
 def ordered(paybus: Paybus, recipient: dict[str, Any]) -> list[int]:
     url = f"/api/v1/payout-jobs/jobs?recipient_id={recipient['id']}"
     return [each["amount"] for each in paybus.api("GET", "payouts", url).json()["items"]]
+
+
+def forgotten(
+    paybus: Paybus, seller: dict[str, Any], amount: int, key: str
+) -> tuple[dict[str, Any], dict[str, Any], Walk]:
+    """A payout since the backup, what its provider made of it, and the walk that restores."""
+    market, backup = Market(paybus, ()), back_up(paybus)
+    payout = order(paybus, seller, amount, key=key)
+    if amount > 100_000:
+        boss = {"role": "approver", "subject": "boss"}
+        act(paybus, "approve", payout["id"], **boss).raise_for_status()
+    until(lambda: transfers(paybus, payout), what="its provider has it")
+    (made,) = transfers(paybus, payout)
+    return payout, made, Walk(paybus, market, backup - timedelta(seconds=1))
+
+
+def test_who_repeats_an_order_that_was_given_up_since_gets_nothing(paybus: Paybus) -> None:
+    fates(paybus, settle_seconds=600)
+    seller = add(paybus, "dwolla")
+    payout, made, walk = forgotten(paybus, seller, 5000, "given-up")
+    until_state(paybus, payout, "submitted")
+    walk.run()
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="failed")
+    until_state(paybus, payout, "failed")
+    act(paybus, "cancel", payout["id"]).raise_for_status()
+    again = post(paybus, "payouts", request_for(seller, 5000), key="given-up").json()
+    assert (again["id"], again["state"]) == (payout["id"], "cancelled")
+    assert balances(paybus, seller)["available"] == 0
+
+
+def test_a_retry_that_is_given_up_stays_owed_although_its_order_was_repeated(
+    paybus: Paybus,
+) -> None:
+    seller = add(paybus, "stripe")
+    payout, made, walk = forgotten(paybus, seller, 150_000, "retried")
+    until_state(paybus, payout, "paid")
+    walk.run()
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="returned")
+    until_state(paybus, payout, "returned")
+    body = {"amount": 150_000, "currency": "USD", "reason": "sales"}
+    post(paybus, f"recipients/{seller['id']}/credits", body, subject="ama").raise_for_status()
+    assert act(paybus, "retry", payout["id"]).json()["state"] == "scheduled"
+    post(paybus, "payouts", request_for(seller, 150_000), key="retried").raise_for_status()
+    act(paybus, "cancel", payout["id"]).raise_for_status()
+    assert balances(paybus, seller)["available"] == 300_000
+
+
+def test_nobody_alone_sends_elsewhere_what_a_restore_forgot_the_approval_of(
+    paybus: Paybus,
+) -> None:
+    fates(paybus, settle_seconds=600)
+    seller = add(paybus, "dwolla")
+    payout, made, walk = forgotten(paybus, seller, 150_000, "redirected")
+    until_state(paybus, payout, "submitted")
+    walk.run()
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="failed")
+    until_state(paybus, payout, "failed")
+    eve = {"role": "approver", "subject": "eve"}
+    change = {"details": details("dwolla"), "reason": "moved"}
+    url = f"/api/v1/recipients/{seller['id']}"
+    assert paybus.api("PATCH", "payouts", url, json=change, **eve).is_success
+    act(paybus, "retry", payout["id"], **eve).raise_for_status()
+    until_state(paybus, payout, "scheduled")
+    assert act(paybus, "approve", payout["id"], **eve).status_code == 403
+    assert len(transfers(paybus, payout)) == 1
 
 
 def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -> None:

@@ -14,7 +14,9 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from common.contracts import logins, topology
 from common.contracts.registry import EVENT_TYPES
-from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS, Binding
+from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS, Binding, Queue
+from common.messaging import declare
+from common.messaging.declare import TopologyMissing, declaring
 from common.messaging.retry import Ladder
 from conftest import MakePaybus
 from support.operations import PROCESSES
@@ -172,3 +174,38 @@ def test_what_a_login_may_not_publish_holds_up_nothing_else(make_paybus: MakePay
             lambda: "import the broker's definitions" in paybus.log("provisioning-worker"),
             what="it says what to do",
         )
+
+
+async def test_a_refill_waits_for_the_bindings_of_a_queue_that_is_declared_again(
+    make_paybus: MakePaybus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever declares it may die before it binds it."""
+    name, ladder = "subscription.billing", Ladder.parse(SHORT_LADDER)
+    declared = declare._declare_queue
+
+    async def dies(queue: Queue, channel: AbstractChannel) -> None:
+        if queue.name == name:
+            arguments = topology.queue_arguments(queue)
+            await channel.declare_queue(name, durable=True, arguments=arguments)
+            raise ConnectionError("killed")
+        await declared(queue, channel)
+
+    with make_paybus([], own_logins=True) as paybus:
+        operations = paybus.layout.broker_url("operations")
+        async with connected(operations):
+            pass
+        async with await aio_pika.connect(operations) as connection:
+            async with connection.channel() as channel:
+                await channel.queue_delete(name)
+            with monkeypatch.context() as patched:
+                patched.setattr(declare, "_declare_queue", dies)
+                with pytest.raises(ConnectionError):
+                    await declaring(ladder)(connection, True)
+        limited = await aio_pika.connect(paybus.layout.broker_url("subscription"))
+        async with limited:
+            with pytest.raises(TopologyMissing):
+                await declaring(ladder)(limited, True)
+        async with await aio_pika.connect(operations) as connection:
+            await declaring(ladder)(connection, True)
+        async with await aio_pika.connect(paybus.layout.broker_url("subscription")) as limited:
+            await declaring(ladder)(limited, True)

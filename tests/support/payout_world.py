@@ -421,8 +421,11 @@ class World(RuleBasedStateMachine):
                 assert (balance["paid"], balance["fees"]) == (row["amount"], row["fee"])
             case State.CANCELLED:
                 assert (balance["pending"], balance["paid"]) == (0, 0)
+                # What came back once is owed, also when its retry is given up.
+                owed = row["amount"] if balance["fees"] else 0
+                assert balance["available"] == owed, balance
             case State.RETURNED:
-                assert balance["available"] in {row["amount"], total}
+                assert (balance["available"], balance["fees"]) == (row["amount"], row["fee"])
             case _:
                 assert balance["pending"] in {row["amount"], total}
 

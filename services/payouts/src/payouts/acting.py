@@ -114,7 +114,6 @@ async def retry(
         # The schedule may have paid what came back, by a payout that is forgotten.
         check_reconciled(recipient, await repository.unreconciled(session))
         needed, there = await _take_from_balance(session, row)
-        row.funding = "balance"  # whatever is given up of it now is owed to the recipient
         account = accounts.find(row.tenant, row.provider, row.account)
         if account.needs_approval(needed, row.currency):
             to = State.SCHEDULED

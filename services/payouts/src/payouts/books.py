@@ -276,4 +276,6 @@ _INSERT_LEDGER = insert_rows(LedgerEntry.__table__, _LEDGER_COLUMNS)  # type: ig
 
 def sum_of(row: Payout) -> Sum:
     fee = 0 if row.fee_charged else row.fee
-    return Sum(row.amount, fee, row.funding)  # type: ignore[arg-type]
+    # What was paid or came back once is the recipient's: given up later, it stays owed.
+    funding = "balance" if row.fee_charged else row.funding
+    return Sum(row.amount, fee, funding)  # type: ignore[arg-type]

@@ -302,10 +302,16 @@ class Desk:
         return approved and not held and self.account.pays
 
     def _is_void(self, row: Payout) -> bool:
-        """Whether a person approved something else: the recipient's details were changed since."""
+        """Whether a person approved something else: the recipient's details were changed since. Of
+        a payout that a restored database knows from its provider alone the approval is forgotten.
+        """
         changed_at = self.recipient.details_changed_at
-        approved_at = row.approved_at if row.state == State.APPROVED else None
-        return approved_at is not None and changed_at is not None and changed_at > approved_at
+        if row.state != State.APPROVED or changed_at is None:
+            return False
+        if row.approved_at is not None:
+            return changed_at > row.approved_at
+        needs = self.account.needs_approval(row.amount, row.currency)
+        return needs and changed_at > row.created_at
 
     def _stopped(self, row: Payout) -> bool:
         control = self._controls.get(row.tenant)

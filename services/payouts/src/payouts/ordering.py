@@ -445,7 +445,9 @@ def _claim(books: Books, row: Payout, key: str, wanted: NewPayout, by: Actor) ->
     if asked != (row.recipient, row.currency) or wanted.amount < row.amount:
         raise Conflict("this Idempotency-Key was used for another payout")
     posted = []
-    if wanted.funding == "direct":  # it was taken from what is available, which was not right
+    given_up = row.state == State.CANCELLED and not row.fee_charged
+    # It was taken from what is available, which was not right, and is not what was given up.
+    if wanted.funding == "direct" and not given_up:
         posted.append(Entry(Ledger.PLATFORM, Ledger.AVAILABLE, row.amount + wanted.fee))
     if wanted.fee and row.fee_charged:
         posted.append(Entry(Ledger.AVAILABLE, Ledger.FEES, wanted.fee))

@@ -314,15 +314,15 @@ async def audit_of(session: AsyncSession, subject: str, limit: int) -> Sequence[
 async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> list[str]:
     """The persons whose credits make up the recipient's available balance of `there` minor units.
 
-    Money is taken as from a stack: what was credited last leaves first, by a payout or because it
-    is taken back. What a payout took and gave back, since it was cancelled or came back, is as if
-    it had not left; whoever credited or ordered that payout counts all the same.
+    Money is paid as from a stack: what was credited last leaves first. What is taken back was no
+    person's credit, for persons can't take back, so it leaves nobody's name out. What a payout was
+    given, took and gave back, since it was cancelled or came back, is as if it had not moved;
+    whoever credited or ordered a payout that gave back counts. Rather too many are named than too
+    few.
     """
     ledger, available = LedgerEntry, Account.AVAILABLE
     moved = (
-        select(
-            ledger.amount, ledger.source, ledger.target, AuditEntry.actor, AuditEntry.role, Payout
-        )
+        select(ledger.amount, ledger.target, AuditEntry.actor, AuditEntry.role, Payout)
         .join(AuditEntry, AuditEntry.position == ledger.audit_position)
         .outerjoin(Payout, Payout.id == ledger.payout_id)
         .where(
@@ -332,24 +332,42 @@ async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> 
         )
         .order_by(ledger.id.desc())
     )
+    taken_back = await session.scalar(
+        select(func.coalesce(func.sum(ledger.amount), 0)).where(
+            ledger.recipient_id == recipient.id,
+            ledger.currency == recipient.currency,
+            ledger.payout_id.is_(None),
+            ledger.source == available,
+        )
+    )
     found: set[str] = set()
-    gone, given_back = 0, Counter[str]()
+    gone, given_back, left_with = 0, Counter[str](), Counter[str]()
     streamed = await session.stream(moved.execution_options(yield_per=200))
-    async for amount, source, target, actor, role, payout in streamed:
+    async for amount, target, actor, role, payout in streamed:
         if there <= 0:
             break
         if target != available:
-            back = min(amount, given_back[payout.id]) if payout is not None else 0
+            if payout is None:
+                continue  # it is among what was taken back
+            back = min(amount, given_back[payout.id])
             gone += amount - back
-            if payout is not None:
-                given_back[payout.id] -= back
-        elif source != Account.PLATFORM:
-            given_back[payout.id] += amount
-            found |= {*payout.credited_by, payout.created_by}
+            given_back[payout.id] -= back
+            left_with[payout.id] += amount - back
+        elif payout is not None:
+            given = min(amount, left_with[payout.id])
+            left_with[payout.id] -= given
+            gone -= min(gone, given)
+            given_back[payout.id] += amount - given
+            if amount > given:
+                found |= {*payout.credited_by, payout.created_by}
         else:
-            left = max(0, amount - gone)
-            gone, there = max(0, gone - amount), there - left
-            if left and role not in NOBODY:
+            left = amount
+            if role in NOBODY:
+                back = min(left, taken_back)
+                taken_back, left = taken_back - back, left - back
+            stays = max(0, left - gone)
+            gone, there = max(0, gone - left), there - stays
+            if stays and role not in NOBODY:
                 found.add(actor)
     await streamed.close()
     return sorted(found - {PAYBUS.name})

@@ -178,12 +178,13 @@ async def take_report(work: Work, event: Event[RefundReported]) -> None:
     row = await repository.refund_reported(
         work.session, event.tenant, report.reference, report.refund_id
     )
-    if row is None or row.provider_refund_id not in {None, report.refund_id}:
-        return  # nobody asked for it here, or it was followed by another
+    if row is None:
+        return  # nobody asked for it here
+    again = row.provider_refund_id == report.refund_id
+    if again if row.status in {_OPEN, _FAILED} else row.provider_refund_id and not again:
+        return  # it was told already, or is not what was made since
     checkout = await work.session.get_one(Checkout, row.checkout_id)
     if gateway_source(checkout.provider, checkout.account) != event.source:
-        return
-    if row.status == _FAILED and row.provider_refund_id == report.refund_id:
         return
     row.status, row.provider_refund_id = _FAILED, report.refund_id
     row.error = f"it failed after it was made: {report.reason or 'no reason given'}"

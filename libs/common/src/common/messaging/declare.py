@@ -80,7 +80,7 @@ def declaring(ladder: Ladder) -> OnConnect:
                             break
                 except ChannelAccessRefused as error:
                     # A login that is limited to its own service: operations' worker declares.
-                    await _check_there(connection, ladder, error)
+                    await _check_there(connection, ladder, error, whole=missing)
                     break
                 # Somebody else declares it, and not everybody looks again at one moment.
                 await asyncio.sleep(random.uniform(*_LOOK_AGAIN_SECONDS))  # noqa: S311
@@ -100,12 +100,14 @@ async def _is_whole(connection: AbstractConnection, ladder: Ladder) -> bool:
 
 
 async def _check_there(
-    connection: AbstractConnection, ladder: Ladder, refused: ChannelAccessRefused
+    connection: AbstractConnection, ladder: Ladder, refused: ChannelAccessRefused, *, whole: bool
 ) -> None:
     """For who may not declare. Raises `TopologyMissing`, also while it is of another version: what
-    is published without this one's bindings goes to the journal and to no queue."""
+    is published without this one's bindings goes to the journal and to no queue. `whole` is for
+    who saw something missing: also while somebody is at declaring it."""
     mark = _lasting_mark(ladder)
-    (declared,) = await _ask(connection, [partial(_has_queue, mark)])
+    there = _is_empty if whole else _has_queue
+    (declared,) = await _ask(connection, [partial(there, mark)])
     if missing := [*await _missing(connection, ladder), *([] if declared else [mark])]:
         raise TopologyMissing(
             f"the broker has no {missing[0]!r}, and this login may not declare it: operations' "
