@@ -328,6 +328,7 @@ class Desk:
             key, each = by_id[id_]
             if row.adopted:
                 _claim(books, row, key, each, by)
+                row.batch_id = batch_id
             if stored(row.request) != each:
                 raise Conflict("this Idempotency-Key was used for another payout")
         fresh = {id_: each for id_, each in by_id.items() if id_ not in known}
