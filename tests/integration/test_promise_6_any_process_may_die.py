@@ -38,7 +38,7 @@ def test_promise_6_workers_killed_at_random_lose_and_double_nothing(
     print(f"seed {seed}")
     chance = random.Random(seed)
     workers = ["subscription-worker", "provisioning-worker"]
-    with make_paybus(["webhook-gateway", "sandbox-backend"], BACKEND_TIMEOUT_SECONDS="1") as paybus:
+    with make_paybus(["webhook-gateway", "sandbox-backend"]) as paybus:
         for name in workers:
             for replica in range(2):
                 spec = paybus.layout.spec(name, replica=replica)

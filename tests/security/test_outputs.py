@@ -67,7 +67,7 @@ def paybus(make_paybus: MakePaybus, collected: tuple[str, Collected]) -> Iterato
         _hear_them_from_a_back_end(paybus)
         _hear_them_from_a_payer(paybus)
         _hear_them_from_callers(paybus)
-        until_open(paybus, len(CANARIES) + 3)
+        until_open(paybus, len(CANARIES) + 4)
         yield paybus
 
 
@@ -91,7 +91,11 @@ def _event(**changes: str) -> dict[str, Any]:
 def _hear_them_as_data(paybus: Paybus) -> None:
     event = _event()
     event["data"] |= {"currency": _ALL, "note": _ALL, "all": list(CANARIES.values())}
+    event["data"] |= {"by": {canary: {"x": 1} for canary in CANARIES.values()}}
+    event["data"] |= {"number": 4242424242424242}
     paybus.publish_to("payments", "payment.failed", json.dumps(event))
+    event["id"], event["type"] = uuid4().hex, f"payment.{CANARIES['e-mail address']}"
+    paybus.publish("subscription.billing", json.dumps(event))
     paybus.publish("subscription.billing", f"no JSON: {_ALL}")
 
 
@@ -156,6 +160,16 @@ def test_none_is_in_what_operators_ask_the_api(paybus: Paybus) -> None:
     assert _leaks(json.dumps([found, seen], ensure_ascii=False)) == []
 
 
+def test_none_can_be_found_out_by_looking_for_it(paybus: Paybus) -> None:
+    secret = CANARIES["e-mail address"]
+    for filter_ in ({"subject": secret}, {"correlation_id": secret}, {"type": f"payment.{secret}"}):
+        answer = paybus.api("GET", "operations", "/v1/dead-letters", params=filter_, role="viewer")
+        assert (answer.status_code, "can't be looked for" in answer.text) == (422, True)
+    assert paybus.api("GET", "operations", f"/v1/journal/trace/{secret}").status_code == 404
+    for text in (secret, "4242424242424242"):
+        assert letters(paybus, text=text) == []
+
+
 def test_none_is_in_what_other_apis_say_of_failures(paybus: Paybus) -> None:
     failed = paybus.api("GET", "provisioning", "/v1/integrations?status=failed")
     assert "422" in failed.text
@@ -211,4 +225,4 @@ def test_none_lies_in_clear_in_a_database(paybus: Paybus, service: str) -> None:
 
 # By which things are found again: they are masked where they are shown. And how customers are
 # reached: two services have to know.
-_KNOWN = frozenset({"id", "source", "subject", "email", "name"})
+_KNOWN = frozenset({"id", "source", "type", "subject", "email", "name"})

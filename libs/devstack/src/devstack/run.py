@@ -14,12 +14,12 @@ from devstack.tokens import DevKeys
 
 _WHAT = {
     "webhook-gateway": "webhooks: POST /webhooks/stripe and others",
-    "subscription-api": "checkouts, plans, customers, payments, subscriptions; /docs",
-    "provisioning-api": "integrations, schedules; /docs",
-    "payouts-api": "recipients, payouts, reports, schedules; /docs",
-    "bank-sync-api": "link tokens, items, accounts, transactions, syncs, schedules; /docs",
-    "orders-api": "orders, payments, refunds, exchange rates, schedules; /docs",
-    "operations-api": "the console: /console; dead letters, replays, the journal; /docs",
+    "subscription-api": "checkouts, plans, customers, payments, subscriptions; /openapi.json",
+    "provisioning-api": "integrations, schedules; /openapi.json",
+    "payouts-api": "recipients, payouts, reports, schedules; /openapi.json",
+    "bank-sync-api": "link tokens, items, accounts, transactions, syncs, schedules; /openapi.json",
+    "orders-api": "orders, payments, refunds, exchange rates, schedules; /openapi.json",
+    "operations-api": "the console: /console; dead letters, replays, the journal; /openapi.json",
     "webhook-gateway-worker": "health and metrics",
     "subscription-worker": "health and metrics",
     "provisioning-worker": "health and metrics",

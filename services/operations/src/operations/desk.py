@@ -296,6 +296,8 @@ class Desk:
 
     async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
         """Raises `NotFound` when neither journal nor dead letters know of it."""
+        if selecting.is_masked(id_):
+            raise NotFound("what is masked where it is shown can't be looked for")
         scope = self.scope(caller)
         query = select(JournalEntry).where(JournalEntry.correlation_id == id_)
         dead = select(Letter).where(Letter.correlation_id == id_)

@@ -44,12 +44,17 @@ def _mask(value: Any, redact: Redactor, depth: int) -> Any:
     if depth > _DEEPEST:
         return _MASK
     if isinstance(value, dict):
-        return {
-            key: _MASK
-            if _NAMES.search(_WORDS.sub("_", key)) and each not in (None, "", [], {})
-            else _mask(each, redact, depth + 1)
-            for key, each in value.items()
-        }
+        shown: dict[str, Any] = {}
+        for key, each in value.items():
+            hidden = _NAMES.search(_WORDS.sub("_", key)) and each not in (None, "", [], {})
+            # A name may be somebody's address, too; two that are masked stay two.
+            name = masked_text(key, redact)
+            if name in shown:
+                name = f"{name} ({len(shown) + 1})"
+            shown[name] = _MASK if hidden else _mask(each, redact, depth + 1)
+        return shown
     if isinstance(value, list):
         return [_mask(each, redact, depth + 1) for each in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value if redact(str(value)) == str(value) else _MASK
     return masked_text(value, redact) if isinstance(value, str) else value

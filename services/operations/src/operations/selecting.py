@@ -12,9 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.errors import Invalid
 from common.http import decode_cursor
+from common.redaction import Redactor
 from operations.domain import LetterState
 from operations.models import Group, Letter
 from operations.views import GroupView
+
+_redact = Redactor()
+
+
+def is_masked(name: str) -> bool:
+    """Whether a name is one that viewers don't see."""
+    return _redact(name) != name
+
 
 Word = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -44,6 +53,14 @@ class Filter(BaseModel):
         for moment in (self.since, self.until):
             if moment is not None and moment.tzinfo is None:
                 raise ValueError("since and until need a time zone, such as 2026-11-22T10:00:00Z")
+        return self
+
+    @model_validator(mode="after")
+    def _is_not_masked(self) -> Self:
+        """Or who sees it masked could find it out."""
+        for word in (self.subject, self.correlation_id, self.type):
+            if word is not None and is_masked(word):
+                raise ValueError("what is masked where it is shown can't be looked for")
         return self
 
     def conditions(self, tenant: str | None) -> list[ColumnElement[bool]]:

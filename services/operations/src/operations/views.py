@@ -24,7 +24,7 @@ class LetterView(Row):
     queue: str
     state: str
     group_id: str
-    type: str
+    type: Name
     tenant: str | None
     subject: Name | None
     correlation_id: Name | None
@@ -82,7 +82,7 @@ class GroupView(Row):
 
     id: str
     queue: str
-    type: str
+    type: Name
     error_class: str
     summary: str
     count: int
