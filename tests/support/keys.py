@@ -20,5 +20,9 @@ def rotate(paybus: Paybus, service: str, keys: str) -> Done:
     return _run(service, "rotate-keys", DATABASE_URL=database, ENCRYPTION_KEYS=keys)
 
 
+def migrate(paybus: Paybus, service: str, **env: str) -> Done:
+    return _run(service, "migrate", DATABASE_URL=paybus.layout.databases[service], **env)
+
+
 def _run(service: str, role: str, **env: str) -> Done:
     return warm.run(service.replace("-", "_"), [role], os.environ | env)
