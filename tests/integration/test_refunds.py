@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from common.accounts import gateway_source
 from common.contracts.event import Event, root
-from common.contracts.payments import RefundRequested
+from common.contracts.payments import RefundReported, RefundRequested
 from conftest import MakePaybus
 from support.paybus import Paybus
 from support.waiting import until
@@ -17,6 +18,12 @@ _CHECKOUT = """
                            amount, currency, reference, paid_at)
     VALUES ('c1', 'default', 'stripe', 'default', 'k', %s, '', 'paid', 500, 'USD', 'cs_unknown',
             now())
+"""
+# The first attempt, re_1, failed after it was made; another one is with Stripe.
+_UNDER_WAY = """
+    INSERT INTO refunds (id, tenant, provider, checkout_id, amount, currency, reason, status,
+                         attempts, provider_refund_id)
+    VALUES ('r1', 'default', 'stripe', 'c1', 500, 'USD', 'returned', 'requested', 2, 're_1')
 """
 _REQUEST = (
     '{"provider": "stripe", "amount": 500, "currency": "USD", "customer": {"reference": "x"}, '
@@ -57,6 +64,38 @@ def test_a_refusal_is_not_undone_by_the_same_request(make_paybus: MakePaybus) ->
         paybus.publish_to("payments", "refund.requested", _other().encode().decode())
         until(lambda: _row(paybus, "r2")[:2] == ("failed", 1), what="what came after it is done")
         assert _row(paybus)[:2] == ("failed", 2), "nobody was asked a third time"
+
+
+def test_a_failure_that_is_told_again_does_not_end_the_attempt_after_it(
+    make_paybus: MakePaybus,
+) -> None:
+    """Or somebody confirms by hand what is being paid back just then."""
+    with make_paybus(["subscription-worker"]) as paybus:
+        paybus.sql("subscription", _CHECKOUT, _REQUEST)
+        paybus.sql("subscription", _UNDER_WAY)
+        paybus.publish_to("payments", "refund.reported", failed("re_1").encode().decode())
+        paybus.publish_to("payments", "refund.reported", failed("re_2").encode().decode())
+        until(lambda: _row(paybus)[:2] == ("failed", 1), what="the second attempt failed")
+        kept = "SELECT provider_refund_id FROM refunds"
+        assert paybus.sql("subscription", kept) == [("re_2",)]
+
+
+def failed(refund_id: str) -> Event[Any]:
+    return root(
+        id=f"failed-{refund_id}",
+        type="refund.reported",
+        source=gateway_source("stripe", "default"),
+        subject=refund_id,
+        tenant="default",
+        data=RefundReported(
+            provider="stripe",
+            refund_id=refund_id,
+            reference="r1",
+            status="failed",
+            amount=500,
+            currency="USD",
+        ),
+    )
 
 
 def _other() -> Event[Any]:

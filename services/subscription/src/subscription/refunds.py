@@ -180,9 +180,11 @@ async def take_report(work: Work, event: Event[RefundReported]) -> None:
     )
     if row is None:
         return  # nobody asked for it here
-    again = row.provider_refund_id == report.refund_id
-    if again if row.status in {_OPEN, _FAILED} else row.provider_refund_id and not again:
-        return  # it was told already, or is not what was made since
+    known = row.provider_refund_id == report.refund_id
+    if known and row.status in {_OPEN, _FAILED}:
+        return  # of an attempt that is known to have failed; another may be under way
+    if not known and row.provider_refund_id and row.status != _OPEN:
+        return  # it was followed by another attempt, whose outcome is known
     checkout = await work.session.get_one(Checkout, row.checkout_id)
     if gateway_source(checkout.provider, checkout.account) != event.source:
         return
