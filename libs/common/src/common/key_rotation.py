@@ -61,9 +61,9 @@ def run(settings: RotationSettings, sealing: Sealing) -> int:
         return 1
     print(f"{done.renewed} sealed with the first key")
     for each in done.unreadable:
-        print(
-            f"no key in ENCRYPTION_KEYS opens {each}: it has to be entered again", file=sys.stderr
-        )
+        print(f"no key in ENCRYPTION_KEYS opens {each}", file=sys.stderr)
+    if done.unreadable:
+        print("put the key back that sealed them, or enter again what they held", file=sys.stderr)
     return 1 if done.unreadable else 0
 
 

@@ -163,10 +163,5 @@ def _hashed(password: str) -> str:
     return b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def may_publish(service: str, exchange: str, type_: str) -> bool:
-    pattern = login_of(service, ()).topics.get(exchange)
-    return service == DECLARES or (pattern is not None and re.search(pattern, type_) is not None)
-
-
 def _any_of(patterns: Sequence[str]) -> str:
     return f"^({'|'.join(dict.fromkeys(patterns))})$"
