@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,24 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_unconfigure() -> None:
     _shared.close()
+
+
+_LINES, _WIDTH = 20, 400
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a failure's processes logged last is part of its report."""
+    report = yield
+    values = getattr(item, "funcargs", {}).values() if report.failed else ()
+    for paybus in (each for each in values if isinstance(each, Paybus)):
+        for name, process in paybus.system.processes.items():
+            lines = [line[:_WIDTH] for line in process.tail(_LINES).splitlines()]
+            state = "running" if process.is_running() else "ended"
+            report.sections.append((f"{name}, {state}", "\n".join(lines)))
+    return report
 
 
 @pytest.fixture(scope="session")

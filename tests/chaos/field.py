@@ -20,12 +20,12 @@ from chaos import ledger
 from chaos.books import LADDER, Books, Verdict
 from chaos.ground import Cluster, Ground, Pair, environment
 from chaos.load import Plan, Provider, Webhooks
-from chaos.proxy import Proxy
 from devstack.addresses import DevstackError, with_port
 from devstack.processes import Process, Spec
 from devstack.stack import Stack
 from devstack.system import PROCESSES, System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
+from support.proxy import Proxy
 from support.waiting import Steady, poll, trouble_lasts
 
 WORKERS = ("subscription-worker", "provisioning-worker", "ledger-worker")

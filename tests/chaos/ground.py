@@ -14,10 +14,10 @@ import httpx
 import psycopg
 
 from chaos.network import Links
-from chaos.proxy import Line, Proxy
 from devstack.addresses import DevstackError, free_ports, with_port
 from devstack.postgres import Postgres
 from devstack.rabbitmq import PrivateNode, find_server, install_server
+from support.proxy import Line, Proxy
 from support.waiting import trouble_lasts, until
 
 _PASSWORD = "chaos"

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import permutations
 
-from chaos.proxy import Line, Proxy
 from devstack.rabbitmq import PrivateNode
+from support.proxy import Line, Proxy
 
 # https://www.erlang.org/doc/apps/erts/erl_dist_protocol.html, "EPMD Protocol"
 _ALIVE, _PORT, _NAMES = 120, 122, 110

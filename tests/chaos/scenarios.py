@@ -10,8 +10,8 @@ from functools import partial
 
 from chaos.field import OTHERS, WORKERS, Field
 from chaos.load import Plan
-from chaos.proxy import Line, Proxy
 from devstack.addresses import DevstackError
+from support.proxy import Line, Proxy
 from support.waiting import trouble_lasts
 
 Disturb = Callable[[Field], None]

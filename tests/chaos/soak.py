@@ -31,7 +31,6 @@ from matplotlib import pyplot
 from chaos.field import WORKERS, Field
 from chaos.ground import ground
 from chaos.load import Plan
-from chaos.proxy import Line
 from chaos.scenarios import (
     Disturb,
     disturb_line,
@@ -41,6 +40,7 @@ from chaos.scenarios import (
 )
 from devstack.addresses import DevstackError
 from devstack.stack import PAYBUS
+from support.proxy import Line
 from support.waiting import trouble_lasts
 
 _FAULT_SECONDS = 120

@@ -29,10 +29,10 @@ from support.waiting import until
 
 
 @contextmanager
-def _shop(make_paybus: MakePaybus, *, quiet: int) -> Iterator[Paybus]:
+def _shop(make_paybus: MakePaybus, *, quiet: int, timeout: int = 2) -> Iterator[Paybus]:
     """`quiet` is how many seconds Stripe may be at work on what it did not answer."""
     settings = {
-        "PROVIDER_TIMEOUT_SECONDS": "2",
+        "PROVIDER_TIMEOUT_SECONDS": str(timeout),
         "RENEWALS_PAUSE_SECONDS": "600",
         "BILLING_QUIET_SECONDS": str(quiet),
     }
@@ -94,23 +94,26 @@ def test_what_was_accepted_is_done_although_a_later_command_is_not(
     assert [each["status"] for each in _at_stripe(paybus, theirs)] == ["canceled"]
 
 
-def test_what_a_later_command_took_the_place_of_is_not_done_after_it(paybus: Paybus) -> None:
+def test_what_a_later_command_took_the_place_of_is_not_done_after_it(
+    make_paybus: MakePaybus,
+) -> None:
     """It was accepted, and waits for its place while the later one is done."""
-    _, _, other = a_customer(paybus)
-    theirs, _, subscription = a_customer(paybus)
-    path = f"subscriptions/{subscription}"
-    until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
-    resumption = _accepted(paybus, f"{path}/resume")
-    busy = _accepted(paybus, f"subscriptions/{other}/cancel", when="period_end")
-    behave(paybus, "hang")
-    take_up(paybus, busy)
-    until(lambda: _command(paybus, busy)["begun"] == 2, what="it takes the worker's only place")
-    take_up(paybus, resumption)
-    behave(paybus, "well")
-    done(paybus, "POST", f"{path}/cancel", json={})
-    until(lambda: _command(paybus, resumption)["status"] == "refused", what="it is refused")
-    (found,) = _at_stripe(paybus, theirs)
-    assert found["cancel_at_period_end"]
+    with _shop(make_paybus, quiet=0, timeout=6) as paybus:
+        _, _, other = a_customer(paybus)
+        theirs, _, subscription = a_customer(paybus)
+        path = f"subscriptions/{subscription}"
+        until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
+        resumption = _accepted(paybus, f"{path}/resume")
+        busy = _accepted(paybus, f"subscriptions/{other}/cancel", when="period_end")
+        behave(paybus, "hang")
+        take_up(paybus, busy)
+        until(lambda: _command(paybus, busy)["begun"] == 2, what="it takes the worker's only place")
+        take_up(paybus, resumption)
+        behave(paybus, "well")
+        done(paybus, "POST", f"{path}/cancel", json={})
+        until(lambda: _command(paybus, resumption)["status"] == "refused", what="it is refused")
+        (found,) = _at_stripe(paybus, theirs)
+        assert found["cancel_at_period_end"]
 
 
 def test_a_command_waits_for_the_one_that_is_under_way(paybus: Paybus) -> None:

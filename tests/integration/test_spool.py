@@ -1,6 +1,6 @@
 """The local spool: with it a broker that is away turns no provider away, and nothing is lost.
 
-`make chaos` holds the same under load (`spool`).
+The way to it is cut here; `make chaos` kills the broker itself, under load (`spool`).
 """
 
 from __future__ import annotations
@@ -8,21 +8,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from conftest import MakePaybus
-from devstack.rabbitmq import PrivateNode
+from devstack.stack import Stack
 from devstack.webhook import subscription_created
 from support.paybus import Paybus
+from support.proxy import Line, Proxy
 from support.waiting import until
 from webhook_gateway.spool import FILE, Spool, Spooled
 
 
 @pytest.fixture
-def paybus(make_paybus: MakePaybus, node: PrivateNode, tmp_path: Path) -> Iterator[Paybus]:
+def way(stack: Stack) -> Iterator[Proxy]:
+    """The gateway's way to the broker."""
+    port = urlsplit(stack.addresses.rabbitmq.url).port
+    assert port is not None
+    proxy = Proxy([port])
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def paybus(make_paybus: MakePaybus, way: Proxy, tmp_path: Path) -> Iterator[Paybus]:
     settings = {"GATEWAY_SPOOL_DIR": str(tmp_path), "GATEWAY_SPOOL_MAX_BYTES": str(1024**2)}
-    with make_paybus(["webhook-gateway"], rabbitmq_url=node.address.url, **settings) as paybus:
+    with make_paybus(["webhook-gateway"], rabbitmq_by=way, **settings) as paybus:
         # With a spool a gateway is ready before it is connected.
         health = f"{paybus.layout.url('webhook-gateway')}/health/detailed"
         until(lambda: paybus.http.get(health).json()["broker"]["connected"], what="connected")
@@ -33,90 +45,96 @@ def spooled(paybus: Paybus) -> float:
     return paybus.metric("webhook-gateway", "paybus_spooled_events")
 
 
-def queued(node: PrivateNode, paybus: Paybus) -> list[str]:
+def until_spooled(paybus: Paybus, count: int) -> None:
+    until(lambda: spooled(paybus) == count, what=f"{count} wait in the spool")
+
+
+def queued(paybus: Paybus) -> list[str]:
     """The ids in the queue, which is emptied."""
-    url = f"{node.address.management_url}/api/queues/%2F/subscription.billing/get"
+    url = f"{paybus.management}/api/queues/{paybus.virtual_host}/subscription.billing/get"
     take = {"count": 10_000, "ackmode": "ack_requeue_false", "encoding": "auto"}
     answer = paybus.http.post(url, json=take).raise_for_status()
     return [json.loads(each["payload"])["id"] for each in answer.json()]
 
 
 def test_while_the_broker_is_down_webhooks_are_answered_200_and_handed_on_in_order(
-    paybus: Paybus, node: PrivateNode
+    paybus: Paybus, way: Proxy
 ) -> None:
     assert paybus.send(subscription_created("before")).status_code == 200
-    node.kill()
+    way.line(Line.CUT)
     for number in range(150):
         assert paybus.send(subscription_created(f"down-{number:03d}")).status_code == 200
-    until(lambda: spooled(paybus) == 150, what="they wait in the spool")
+    until_spooled(paybus, 150)
     assert paybus.metric("webhook-gateway", "paybus_spool_oldest_seconds") > 0
     assert paybus.http.get(f"{paybus.layout.url('webhook-gateway')}/readyz").status_code == 200
-    node.start()
+    way.line(Line.GOOD)
     until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
-    ids = queued(node, paybus)
+    ids = queued(paybus)
     assert ids[0] == "evt_before"
     fresh = list(dict.fromkeys(ids[1:]))  # one that a retry repeats is the same event
     assert fresh == [f"evt_down-{number:03d}" for number in range(150)]
 
 
-def test_what_was_answered_200_survives_sigkill_of_the_gateway(
-    paybus: Paybus, node: PrivateNode
-) -> None:
-    node.kill()
+def test_what_was_answered_200_survives_sigkill_of_the_gateway(paybus: Paybus, way: Proxy) -> None:
+    way.line(Line.CUT)
     for number in range(20):
         assert paybus.send(subscription_created(f"killed-{number}")).status_code == 200
     paybus.system.processes["webhook-gateway"].kill()
-    node.start()
     paybus.start("webhook-gateway")
+    until_spooled(paybus, 20)
+    way.line(Line.GOOD)
     until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
-    assert {f"evt_killed-{number}" for number in range(20)} <= set(queued(node, paybus))
+    assert {f"evt_killed-{number}" for number in range(20)} <= set(queued(paybus))
 
 
 def test_a_full_spool_answers_503_and_takes_again_when_it_is_empty(
-    paybus: Paybus, node: PrivateNode
+    paybus: Paybus, way: Proxy
 ) -> None:
-    node.kill()
+    way.line(Line.CUT)
     webhook = subscription_created("large")
     webhook["data"]["object"]["metadata"]["padding"] = "x" * 200_000
     answers = [paybus.send(webhook | {"id": f"evt_{number}"}).status_code for number in range(8)]
     assert answers[0] == 200
     assert answers[-1] == 503
     assert answers == sorted(answers), "once it is full it is full"
-    node.start()
+    until_spooled(paybus, answers.count(200))
+    way.line(Line.GOOD)
     until(lambda: spooled(paybus) == 0, what="it is handed on", seconds=60)
     assert paybus.send(webhook | {"id": "evt_again"}).status_code == 200
 
 
 def test_two_gateways_may_share_a_folder_and_each_hands_on_what_the_other_left(
-    make_paybus: MakePaybus, node: PrivateNode, tmp_path: Path
+    make_paybus: MakePaybus, way: Proxy, tmp_path: Path
 ) -> None:
     settings = {"GATEWAY_SPOOL_DIR": str(tmp_path)}
-    url = node.address.url
     with (
-        make_paybus(["webhook-gateway"], rabbitmq_url=url, **settings) as one,
-        make_paybus(["webhook-gateway"], rabbitmq_url=url, **settings) as two,
+        make_paybus(["webhook-gateway"], rabbitmq_by=way, **settings) as one,
+        make_paybus(["webhook-gateway"], rabbitmq_url=one.layout.rabbitmq_url, **settings) as two,
     ):
         for paybus in (one, two):
             until(lambda: paybus.send(subscription_created("x")).status_code == 200, what="up")
         for first, second in ((one, two), (two, one)):
-            node.kill()
+            way.line(Line.CUT)
             for number in range(10):
                 assert first.send(subscription_created(f"shared-{number}")).status_code == 200
             first.system.processes["webhook-gateway"].stop()
-            node.start()
+            until_spooled(second, 10)
+            way.line(Line.GOOD)
             until(lambda: spooled(second) == 0, what="the other hands it on", seconds=60)
-            assert {f"evt_shared-{n}" for n in range(10)} <= set(queued(node, second))
+            assert {f"evt_shared-{n}" for n in range(10)} <= set(queued(one))
             first.start("webhook-gateway")
 
 
 def test_what_can_t_be_understood_goes_through_the_spool_to_the_dead_letters(
-    paybus: Paybus, node: PrivateNode
+    paybus: Paybus, way: Proxy
 ) -> None:
-    node.kill()
+    way.line(Line.CUT)
     assert paybus.send(b'{"no": "event"}').status_code == 200
-    node.start()
+    until_spooled(paybus, 1)
+    way.line(Line.GOOD)
     until(lambda: spooled(paybus) == 0, what="it is handed on", seconds=60)
-    url = f"{node.address.management_url}/api/queues/%2F/webhook-gateway.webhooks.dead/get"
+    dead_letters = f"queues/{paybus.virtual_host}/webhook-gateway.webhooks.dead"
+    url = f"{paybus.management}/api/{dead_letters}/get"
     take = {"count": 10, "ackmode": "ack_requeue_false", "encoding": "auto"}
     (dead,) = paybus.http.post(url, json=take).json()
     assert dead["payload"] == '{"no": "event"}'
@@ -124,34 +142,35 @@ def test_what_can_t_be_understood_goes_through_the_spool_to_the_dead_letters(
 
 
 def test_a_full_queue_holds_up_nothing_behind_it(
-    paybus: Paybus, node: PrivateNode, tmp_path: Path
+    paybus: Paybus, way: Proxy, tmp_path: Path
 ) -> None:
     """399 webhooks for a queue that refuses, then 5 for others."""
-    api, host = node.address.management_url, "%2F"
+    api, host = paybus.management, paybus.virtual_host
     arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
     nothing = {"durable": True, "arguments": arguments}
     paybus.http.put(f"{api}/api/queues/{host}/full", json=nothing).raise_for_status()
     binding = f"{api}/api/bindings/{host}/e/subscriptions/q/full"
     key = "provider_subscription.created"
     paybus.http.post(binding, json={"routing_key": key}).raise_for_status()
-    node.kill()
+    way.line(Line.CUT)
     for number in range(399):
         assert paybus.send(subscription_created(f"full-{number}")).status_code == 200
     for number in range(5):
         other = subscription_created(f"open-{number}") | {"type": "customer.subscription.updated"}
         assert paybus.send(other).status_code == 200
-    node.start()
+    until_spooled(paybus, 404)
+    way.line(Line.GOOD)
     until(lambda: spooled(paybus) == 399, what="the five are handed on", seconds=60)
-    assert {f"evt_open-{number}" for number in range(5)} <= set(queued(node, paybus))
+    assert {f"evt_open-{number}" for number in range(5)} <= set(queued(paybus))
     paybus.http.delete(f"{api}/api/queues/{host}/full").raise_for_status()
     until(lambda: spooled(paybus) == 0, what="the rest goes on when there is room", seconds=60)
 
 
 @pytest.mark.parametrize("when", ["before it starts", "while it runs"])
 def test_a_damaged_file_is_set_aside_and_webhooks_are_taken_in(
-    paybus: Paybus, node: PrivateNode, tmp_path: Path, when: str
+    paybus: Paybus, way: Proxy, tmp_path: Path, when: str
 ) -> None:
-    node.kill()
+    way.line(Line.CUT)
     assert paybus.send(subscription_created("lost")).status_code == 200
     process = paybus.system.processes["webhook-gateway"]
     if when == "before it starts":
@@ -170,9 +189,10 @@ def test_a_damaged_file_is_set_aside_and_webhooks_are_taken_in(
         lambda: paybus.metric("webhook-gateway", "paybus_spools_damaged") == 1, what="it is counted"
     )
     assert "is damaged, and set aside" in paybus.log("webhook-gateway")
-    node.start()
+    until_spooled(paybus, 3)
+    way.line(Line.GOOD)
     until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
-    assert {f"evt_{number}" for number in range(3)} <= set(queued(node, paybus))
+    assert {f"evt_{number}" for number in range(3)} <= set(queued(paybus))
 
 
 async def test_what_is_removed_from_a_file_that_was_set_aside_is_not_another_message(

@@ -23,12 +23,14 @@ from common.contracts import topology
 from common.messaging.connection import Broker
 from common.messaging.declare import declaring
 from common.messaging.retry import Ladder
+from devstack.addresses import with_port
 from devstack.endpoints import SECRETS
 from devstack.processes import run_once
 from devstack.stack import Stack
 from devstack.system import Layout, System, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
+from support.proxy import Proxy
 
 # The same five waits as in production, a hundred times shorter.
 SHORT_LADDER = "50ms,100ms,200ms,300ms,400ms"
@@ -287,6 +289,7 @@ def running(
     names: Sequence[str] = (),
     *,
     rabbitmq_url: str | None = None,
+    rabbitmq_by: Proxy | None = None,
     payout_options: Mapping[str, Any] | None = None,
     bank_options: Mapping[str, Any] | None = None,
     own_logins: bool = False,
@@ -308,6 +311,8 @@ def running(
     )
     if rabbitmq_url is not None:
         layout = replace(layout, rabbitmq_url=rabbitmq_url)
+    if rabbitmq_by is not None:
+        layout = replace(layout, rabbitmq_url=with_port(layout.rabbitmq_url, rabbitmq_by.port))
     paybus = Paybus(stack, layout, keys, System(stack, layout, logs / name))
     try:
         paybus.start(*names)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.auth import Authenticator
 from common.errors import Invalid, PaybusError, TooLarge, TooSlow
-from common.problems import answer_to
+from common.problems import SECURITY_HEADERS, answer_to
 from common.throttling import Throttle
 
 # A body is parsed and checked in one turn of the event loop, and each of its values may be a fault
@@ -28,13 +28,6 @@ TOO_SLOW = f"the body did not come within {BODY_SECONDS:g} s"
 _FOR_PROBES = ("/healthz", "/readyz", "/metrics")
 _PUBLIC = (*_FOR_PROBES, "/openapi.json", "/console")
 _SIGN_IN = "/console/login"
-
-_HEADERS = {
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "strict-transport-security": "max-age=31536000",
-    "x-content-type-options": "nosniff",
-}
 
 
 class Guard:
@@ -59,8 +52,11 @@ class Guard:
                 most = MOST_LARGE_BODY_BYTES if large else MOST_BODY_BYTES
                 async with asyncio.timeout(BODY_SECONDS):
                     body = await read_body(headers, receive, most=most)
-                if body.count(b",") >= (MOST_LARGE_VALUES if large else MOST_VALUES):
-                    raise TooLarge("a body may not have so many values: send several")
+                most_values = MOST_LARGE_VALUES if large else MOST_VALUES
+                if body.count(b",") >= most_values:
+                    raise TooLarge(
+                        f"a body may have {most_values} values at the most: send several"
+                    )
                 receive = _again(body, receive)
         except (PaybusError, TimeoutError) as fault:
             error = fault if isinstance(fault, PaybusError) else TooSlow(TOO_SLOW)
@@ -129,7 +125,7 @@ def _with_headers(send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         await send(message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
@@ -52,13 +52,24 @@ _STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
 )
 
 
+SECURITY_HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "strict-transport-security": "max-age=31536000",
+    "x-content-type-options": "nosniff",
+}
+
+
 def problem(
     status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
     """A problem document, RFC 9457."""
     body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
     return JSONResponse(
-        body | more, status, media_type="application/problem+json", headers=dict(headers or {})
+        body | more,
+        status,
+        media_type="application/problem+json",
+        headers=SECURITY_HEADERS | dict(headers or {}),
     )
 
 
@@ -72,6 +83,8 @@ def answer_to(error: PaybusError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 5)))
+    if status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+        headers["Connection"] = "close"  # the rest is not read: RFC 9110, 15.5.9 and 15.5.14
     return problem(status, str(error), headers)
 
 

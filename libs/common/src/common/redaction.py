@@ -35,7 +35,8 @@ _CREDENTIALS = re.compile(
 )
 # What stands behind such a name is none of a reader's business, whatever it looks like.
 _NAMED = re.compile(
-    r"((?:passw(?:or)?d|passphrase|secret|authorization|verif-hash|(?:api|private|secret)[_-]?key"
+    r"((?:passw(?:or)?d|passphrase|secret|authorization|verif-hash"
+    r"|(?:api|private|secret(?:[_-]access)?)[_-]?key"
     r"|(?:access|refresh|id|client|session)[_-]?token|\b(?:pwd|cvc|cvv|pin|otp|msisdn|ssn))"
     r"""["']?[ \t]{0,3}[:=][ \t]{0,3}["']?)"""
     r"""(?:(?:Basic|Bearer|Token)[ \t]++)?+[^\s"'&,;<>{}\[\]]++""",
@@ -43,7 +44,7 @@ _NAMED = re.compile(
 )
 # A local part and a domain, or what is as good as that in a query.
 _MAIL = re.compile(
-    r"""(?<![^\s@<>"'=&:;,()])(?:(?!%40)[^\s@<>"'=&:;,()])++(?:@|%40)"""
+    r"""(?<![^\s@<>"'=&:;,()])(?:(?!%(?:25){0,2}40)[^\s@<>"'=&:;,()])++(?:@|%(?:25){0,2}40)"""
     r"""[^\s@<>"'=&:;,().]++(?:\.[^\s@<>"'=&:;,().]++)++""",
     re.IGNORECASE,
 )
@@ -51,13 +52,19 @@ _MAIL = re.compile(
 _PHONE = re.compile(r"(?<![\w.+])\+[1-9](?:[ .()-]{0,2}\d){6,14}(?!\d)")
 # https://www.iso.org/standard/70484.html: 13 to 19 digits, in one piece or in groups.
 _CARD = re.compile(
-    r"(?<![\w-])(?:\d{13,19}+|\d{4}([ .-])\d{4,6}\1\d{4,5}(?:\1\d{1,4}){0,2})(?![\w-])"
+    r"(?<![\w-])(?:\d{13,19}+"
+    r"|\d{4}([ ._\u00a0\u202f-]{1,2})\d{4,6}\1\d{4,5}(?:\1\d{1,4}){0,2})(?![\w-])"
 )
 _ISSUED = re.compile(r"2[2-7]|3[0-9]|4|5[0-9]|6|8")  # by whom cards are issued, ISO/IEC 7812
 # https://www.iso.org/standard/81090.html: the whole is looked at only if the beginning is right.
-_IBAN = re.compile(r"(?<![A-Za-z0-9])(?=([A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}))")
+_IBAN = re.compile(
+    r"(?<![A-Za-z0-9])(?=([A-Z]{2}\d{2}(?:[ \u00a0\u202f-]?[A-Z0-9]){11,30}))"
+    # In small letters only if nothing follows: it may be a part of some other identifier.
+    r"|(?<![\w-])(?=([a-z]{2}\d{2}"
+    r"(?:[a-z0-9]{11,30}|(?: [a-z0-9]{4}){2,6}(?: [a-z0-9]{1,4})?+)(?![\w-])))"
+)
 
-_DIGITS = re.compile(r"\d{4}[ .-]?\d{4}")
+_DIGITS = re.compile(r"\d{4}[ ._\u00a0\u202f-]{0,2}\d{4}")
 # Of the register, https://www.swift.com/standards/data-standards/iban-international-bank-account-number.
 _LENGTHS = """
 15NO 16BE 18DK 18FI 18FK 18FO 18GL 18NL 18SD 19MK 19SI 20AT 20BA 20EE 20KZ 20LT 20LU 20MN 20XK 21CH
@@ -136,13 +143,14 @@ def _without_ibans(text: str) -> str:
 
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
     for match in _IBAN.finditer(text):
-        length = _IBAN_LENGTHS.get(match[1][:2])
+        found, whole = match[1] or match[2], match[1] is None
+        length = _IBAN_LENGTHS.get(found[:2].upper())
         if length is None:
             continue
-        places = [place for place, each in enumerate(match[1]) if each.isalnum()]
-        if len(places) < length:
+        places = [place for place, each in enumerate(found) if each.isalnum()]
+        if len(places) < length or (whole and len(places) != length):
             continue
-        if _is_iban("".join(match[1][place] for place in places[:length])):
+        if _is_iban("".join(found[place] for place in places[:length])):
             yield match.start(), match.start() + places[length - 1] + 1
 
 
@@ -173,7 +181,7 @@ _STEPS = (
         _NAMED,
         rf"\1{MASK}",
     ),
-    (_hints("@|%40"), _MAIL, MASK),
+    (_hints("@|%40|%2540|%252540"), _MAIL, MASK),
     (_hints("+"), _PHONE, MASK),
 )
 

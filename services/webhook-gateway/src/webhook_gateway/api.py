@@ -80,7 +80,7 @@ class Gateway:
             if scope["path"] == _HEALTH:
                 await self._otherwise(scope, receive, send)
                 return
-            refused = answer_to(NotFound(f"no webhooks are served at {scope['path']}"))
+            refused = answer_to(NotFound("no webhooks are served at this path"))
             await refused(scope, receive, send)
         elif scope["method"] not in provider.methods:
             allowed = ", ".join(sorted(provider.methods))

@@ -34,20 +34,21 @@ class Proxy:
         self.port: int = server.sockets[0].getsockname()[1]
 
     def line(self, line: Line) -> None:
+        """Nothing gets through a line that is cut from when this returns."""
         self._line = line
         if line is Line.CUT:
-            self._loop.call_soon_threadsafe(self._hang_up)
+            asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
 
     def lead_to(self, targets: Sequence[int]) -> None:
         """From now on; what is connected stays connected."""
         self._targets = targets
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._hang_up)
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def _hang_up(self) -> None:
+    async def _hang_up(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
 
