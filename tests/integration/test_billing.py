@@ -366,7 +366,7 @@ def test_while_the_circuit_is_open_nothing_is_done_and_nothing_will_be(paybus: P
     def again() -> bool:
         return call(paybus, "POST", path, json={"plan_id": "gold"}, key="closed").is_success
 
-    until(again, what="the circuit closes", seconds=60, pause=1)
+    until(again, what="the circuit closes", pause=1)
     assert len(gold(paybus, theirs)) == 1
 
 
@@ -388,7 +388,7 @@ def test_what_was_accepted_is_done_once_by_the_job(paybus: Paybus, mode: str) ->
         the_job_looks(paybus, *keys)  # again, if Stripe was slow
         return poll(lambda: {status_of(paybus, key) for key in keys} == {"done"}, seconds=5)
 
-    until(done_by_the_job, what="both are done", seconds=60)
+    until(done_by_the_job, what="both are done")
     until_seen(paybus, subscription, status="cancelled")
     the_job_looks(paybus, *keys)
     assert len(gold(paybus, theirs)) == 1

@@ -345,9 +345,7 @@ def test_a_provider_that_does_not_answer_is_left_alone(make_paybus: MakePaybus) 
         assert read(paybus, after["id"])["tries"] == []
         behave(paybus)
         for payout in [*first, after]:
-            until(
-                lambda: read(paybus, payout["id"])["state"] == "paid", what="it is paid", seconds=90
-            )
+            until(lambda: read(paybus, payout["id"])["state"] == "paid", what="it is paid")
             assert len(transfers(paybus, payout)) == 1
         assert circuits() == []
 

@@ -159,11 +159,11 @@ def test_a_provider_that_does_not_answer_is_asked_again(paybus: Paybus, mode: st
 
     before = failures()
     payment.announce_and_ask()
-    until(lambda: failures() > before, what="a question failed", seconds=60)
+    until(lambda: failures() > before, what="a question failed")
     assert payment.told() == []
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     ask_now(paybus)
-    until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=60)
+    until(lambda: payment.told() == ["payment.succeeded"], what="it is told")
 
 
 def test_an_answer_about_another_payment_is_none(paybus: Paybus) -> None:
@@ -230,7 +230,7 @@ def test_a_worker_that_is_killed_while_it_asks_is_replaced(make_paybus: MakePayb
         paybus.system.processes["webhook-gateway-worker"].kill()
         sandbox(paybus, "PUT", "/_behaviour", mode="well")
         paybus.start("webhook-gateway-worker")
-        until(lambda: payment.told() == ["payment.succeeded"], what="it is told", seconds=60)
+        until(lambda: payment.told() == ["payment.succeeded"], what="it is told")
 
 
 def test_a_payment_that_nobody_can_ask_about_is_shown(paybus: Paybus) -> None:

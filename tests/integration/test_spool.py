@@ -68,7 +68,7 @@ def test_while_the_broker_is_down_webhooks_are_answered_200_and_handed_on_in_ord
     assert paybus.metric("webhook-gateway", "paybus_spool_oldest_seconds") > 0
     assert paybus.http.get(f"{paybus.layout.url('webhook-gateway')}/readyz").status_code == 200
     way.line(Line.GOOD)
-    until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
+    until(lambda: spooled(paybus) == 0, what="they are handed on")
     ids = queued(paybus)
     assert ids[0] == "evt_before"
     fresh = list(dict.fromkeys(ids[1:]))  # one that a retry repeats is the same event
@@ -83,7 +83,7 @@ def test_what_was_answered_200_survives_sigkill_of_the_gateway(paybus: Paybus, w
     paybus.start("webhook-gateway")
     until_spooled(paybus, 20)
     way.line(Line.GOOD)
-    until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
+    until(lambda: spooled(paybus) == 0, what="they are handed on")
     assert {f"evt_killed-{number}" for number in range(20)} <= set(queued(paybus))
 
 
@@ -99,7 +99,7 @@ def test_a_full_spool_answers_503_and_takes_again_when_it_is_empty(
     assert answers == sorted(answers), "once it is full it is full"
     until_spooled(paybus, answers.count(200))
     way.line(Line.GOOD)
-    until(lambda: spooled(paybus) == 0, what="it is handed on", seconds=60)
+    until(lambda: spooled(paybus) == 0, what="it is handed on")
     assert paybus.send(webhook | {"id": "evt_again"}).status_code == 200
 
 
@@ -120,7 +120,7 @@ def test_two_gateways_may_share_a_folder_and_each_hands_on_what_the_other_left(
             first.system.processes["webhook-gateway"].stop()
             until_spooled(second, 10)
             way.line(Line.GOOD)
-            until(lambda: spooled(second) == 0, what="the other hands it on", seconds=60)
+            until(lambda: spooled(second) == 0, what="the other hands it on")
             assert {f"evt_shared-{n}" for n in range(10)} <= set(queued(one))
             first.start("webhook-gateway")
 
@@ -132,7 +132,7 @@ def test_what_can_t_be_understood_goes_through_the_spool_to_the_dead_letters(
     assert paybus.send(b'{"no": "event"}').status_code == 200
     until_spooled(paybus, 1)
     way.line(Line.GOOD)
-    until(lambda: spooled(paybus) == 0, what="it is handed on", seconds=60)
+    until(lambda: spooled(paybus) == 0, what="it is handed on")
     dead_letters = f"queues/{paybus.virtual_host}/webhook-gateway.webhooks.dead"
     url = f"{paybus.management}/api/{dead_letters}/get"
     take = {"count": 10, "ackmode": "ack_requeue_false", "encoding": "auto"}
@@ -160,10 +160,10 @@ def test_a_full_queue_holds_up_nothing_behind_it(
         assert paybus.send(other).status_code == 200
     until_spooled(paybus, 404)
     way.line(Line.GOOD)
-    until(lambda: spooled(paybus) == 399, what="the five are handed on", seconds=60)
+    until(lambda: spooled(paybus) == 399, what="the five are handed on")
     assert {f"evt_open-{number}" for number in range(5)} <= set(queued(paybus))
     paybus.http.delete(f"{api}/api/queues/{host}/full").raise_for_status()
-    until(lambda: spooled(paybus) == 0, what="the rest goes on when there is room", seconds=60)
+    until(lambda: spooled(paybus) == 0, what="the rest goes on when there is room")
 
 
 @pytest.mark.parametrize("when", ["before it starts", "while it runs"])
@@ -191,7 +191,7 @@ def test_a_damaged_file_is_set_aside_and_webhooks_are_taken_in(
     assert "is damaged, and set aside" in paybus.log("webhook-gateway")
     until_spooled(paybus, 3)
     way.line(Line.GOOD)
-    until(lambda: spooled(paybus) == 0, what="they are handed on", seconds=60)
+    until(lambda: spooled(paybus) == 0, what="they are handed on")
     assert {f"evt_{number}" for number in range(3)} <= set(queued(paybus))
 
 

@@ -25,7 +25,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 def test_events_whose_webhooks_never_came_are_published_once(paybus: Paybus) -> None:
     customer = _stripe(paybus, "customers", email="a@example.com")
-    until(lambda: _published(paybus, customer["id"]), what="it is healed", seconds=60)
+    until(lambda: _published(paybus, customer["id"]), what="it is healed")
     _two_more_looks(paybus)
     (event,) = _published(paybus, customer["id"])
     assert event["trust"] == "requery"
@@ -57,7 +57,7 @@ def test_nobody_can_make_the_healer_believe_that_it_knows_an_event(paybus: Paybu
         sent = paybus.call("flutterwave", body, {"verif-hash": SECRETS["flutterwave"]})
         assert sent.status_code == 200
     customer = _stripe(paybus, "customers", email="c@example.com")
-    until(lambda: _published(paybus, customer["id"]), what="it is healed all the same", seconds=60)
+    until(lambda: _published(paybus, customer["id"]), what="it is healed all the same")
     assert paybus.system.processes["webhook-gateway-worker"].is_running()
 
 
@@ -85,5 +85,5 @@ def _two_more_looks(paybus: Paybus) -> None:
     """The list was read twice beyond this moment, grace included."""
     (now,) = paybus.sql("webhook-gateway", "SELECT now()")[0]
     for _ in range(2):
-        until(lambda: _cursor(paybus)[0][0] > now, what="it is read beyond now", seconds=60)
+        until(lambda: _cursor(paybus)[0][0] > now, what="it is read beyond now")
         (now,) = paybus.sql("webhook-gateway", "SELECT now()")[0]

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from common import accounts, logs
-from common.head import HEAD_SECONDS
+from common.head import HEAD_SECONDS, MOST_CONNECTIONS
 from common.middleware import BODY_SECONDS, MOST_BODY_BYTES, MOST_VALUES
 from common.redaction import Redactor
 from conftest import MakePaybus
@@ -44,6 +45,11 @@ def resident(paybus: Paybus, service: str) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
+
+
+def healthy(connection: socket.socket) -> bool:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def answer_of(connection: socket.socket) -> bytes:
@@ -119,6 +125,19 @@ def test_what_never_ends_is_ended(paybus: Paybus, begun: bytes, seconds: float) 
         answer_of(connection)
         # Generous to a busy machine; what is not bounded takes 75 s or for ever.
         assert seconds / 2 < time.monotonic() - started < seconds * 4
+
+
+def test_of_too_many_connections_the_one_longest_without_a_request_is_closed(
+    paybus: Paybus,
+) -> None:
+    with ExitStack() as open_:
+        first, second = (open_.enter_context(connect(paybus, "orders")) for _ in range(2))
+        for _ in range(MOST_CONNECTIONS - 1):
+            open_.enter_context(connect(paybus, "orders"))
+        assert first.recv(1) == b""
+        assert healthy(second)
+        assert healthy(open_.enter_context(connect(paybus, "orders")))
+        assert healthy(second), "it had a request"
 
 
 def test_a_blank_line_after_a_request_keeps_no_connection(paybus: Paybus) -> None:

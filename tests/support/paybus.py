@@ -88,7 +88,7 @@ class Paybus:
         self.virtual_host = urlsplit(layout.rabbitmq_url).path[1:]
         self.management = stack.addresses.rabbitmq.management_url
         self._keys = keys
-        self.http = httpx.Client(timeout=30)
+        self.http = httpx.Client(timeout=60)
 
     def start(self, *names: str) -> None:
         self.system.start(names, restart=False)

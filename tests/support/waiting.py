@@ -9,6 +9,9 @@ from typing import TypeVar
 
 ValueT = TypeVar("ValueT")
 
+# No test is about speed: a busy machine may take this long.
+PATIENCE_SECONDS = 90.0
+
 
 def poll(condition: Callable[[], ValueT], *, seconds: float, pause: float = 0.05) -> ValueT:
     """Call until it returns something true or the time is over; return what it returned last."""
@@ -19,7 +22,11 @@ def poll(condition: Callable[[], ValueT], *, seconds: float, pause: float = 0.05
 
 
 def until(
-    condition: Callable[[], ValueT], *, what: str, seconds: float = 30, pause: float = 0.05
+    condition: Callable[[], ValueT],
+    *,
+    what: str,
+    seconds: float = PATIENCE_SECONDS,
+    pause: float = 0.05,
 ) -> ValueT:
     """Call until it returns something true; return that. Fails with `what` and the last value."""
     value = poll(condition, seconds=seconds, pause=pause)
@@ -47,7 +54,7 @@ def trouble_lasts(seconds: float) -> None:
 
 
 async def until_async(
-    condition: Callable[[], Awaitable[ValueT]], *, what: str, seconds: float = 30
+    condition: Callable[[], Awaitable[ValueT]], *, what: str, seconds: float = PATIENCE_SECONDS
 ) -> ValueT:
     deadline = time.monotonic() + seconds
     while not (value := await condition()):

@@ -1,28 +1,40 @@
-"""The HTTP server's protocol, with bounds on a request's head that uvicorn does not have."""
+"""The HTTP server's protocol, with bounds on requests' heads and on connections that uvicorn does
+not have."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 10.0
 _MOST_HEAD_BYTES = 64 * 1024
+# All may end at the same moment, and the event loop does nothing else while they do.
+MOST_CONNECTIONS = 4_000
 
 
 class BoundedHeads(HttpToolsProtocol):
     """Closes a connection on which nothing comes at first, or whose request's head takes too long
-    or is too large. Between requests uvicorn's own bound holds."""
+    or is too large, and, where there are too many, the one that has been without a request for
+    longest. Between requests uvicorn's own bound holds."""
+
+    _without_request: ClassVar[dict[BoundedHeads, None]] = {}
+    """Of this process, the longest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._head_bytes = 0
         self._head_ends: asyncio.TimerHandle | None = None
         self._await_head(self.timeout_keep_alive)
+        self._without_request[self] = None
+        if len(self.connections) > MOST_CONNECTIONS:
+            longest = next(iter(self._without_request))
+            del self._without_request[longest]
+            longest.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self._head_ends is None:
+        if self._is_idle() and self._head_ends is None:
             self._await_head(HEAD_SECONDS)
         super().data_received(data)
         if self._head_ends is not None:
@@ -36,11 +48,21 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_there()
+        self._without_request.pop(self, None)
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_idle() and not self.transport.is_closing():
+            self._without_request[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        self._without_request.pop(self, None)
         super().connection_lost(exc)
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self, seconds: float) -> None:
         self._head_is_there()
