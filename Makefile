@@ -16,7 +16,7 @@ RATE ?= 300
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
 # Files of tests run side by side, on one broker and one database server for all.
-TESTERS ?= 4
+TESTERS ?= 3
 PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
