@@ -57,7 +57,7 @@ def pytest_unconfigure() -> None:
     _shared.close()
 
 
-_LINES, _WIDTH = 20, 400
+_LINES, _WIDTH = 300, 400
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,6 +70,8 @@ def pytest_runtest_makereport(
     for paybus in (each for each in values if isinstance(each, Paybus)):
         for name, process in paybus.system.processes.items():
             lines = [line[:_WIDTH] for line in process.tail(_LINES).splitlines()]
+            troubled = [line for line in lines[:-3] if '"level": "info"' not in line]
+            lines = [*troubled[-10:], *lines[-3:]]
             state = "running" if process.is_running() else "ended"
             report.sections.append((f"{name}, {state}", "\n".join(lines)))
     return report

@@ -80,8 +80,8 @@ MUTANTS = (
     Mutant(
         "promise 4: nobody looks up what an unknown outcome did",
         "services/provisioning/src/provisioning/provisioner.py",
-        "        organization = None\n        if intent.outcome_unknown:\n",
-        "        organization = None\n        if False:\n",
+        "look_first = None, intent.outcome_unknown or self._look_first",
+        "look_first = None, self._look_first",
         "test_promise_4_an_unknown_outcome_is_looked_up.py",
     ),
     Mutant(
@@ -445,6 +445,13 @@ MUTANTS = (
         "fuzz",
     ),
     Mutant(
+        "provisioning: after a restore it creates what is there",
+        "services/provisioning/src/provisioning/provisioner.py",
+        "look_first = None, intent.outcome_unknown or self._look_first",
+        "look_first = None, intent.outcome_unknown",
+        "test_restore.py",
+    ),
+    Mutant(
         "provisioning: a creation that was cut short stays without its admin",
         "services/provisioning/src/provisioning/provisioner.py",
         "if intent.operation is Operation.RESUME and not intent.admin_created:",
@@ -606,6 +613,20 @@ MUTANTS = (
         'funding = "balance" if row.fee_charged else row.funding',
         "funding = row.funding",
         "test_payout_actions.py",
+    ),
+    Mutant(
+        "payouts: what came back in parts is owed once more when all of it came back",
+        f"{PAYOUTS}/ledger.py",
+        "sum_.amount - sum_.returned)",
+        "sum_.amount)",
+        "test_payout_books.py",
+    ),
+    Mutant(
+        "payouts: a schedule pays while the tenant is paused",
+        f"{PAYOUTS}/repository.py",
+        "        .where(Recipient.tenant.not_in(select(Control.tenant).where(Control.paused)))\n",
+        "",
+        "test_payouts_restore.py",
     ),
     Mutant(
         "payouts: what is taken back hides who credited the rest",

@@ -135,6 +135,7 @@ def test_breaking_one_row_is_found(paybus: Paybus, some_history: dict[str, Any],
     for process in ("payouts-api", "payouts-worker"):  # a database in use can't be copied
         if process in paybus.system.processes:
             paybus.system.processes.pop(process).stop()
+    paybus.disconnect("payouts")
     database = paybus.layout.databases["payouts"].rpartition("/")[2].partition("?")[0]
     url = stack.database(name, owner="template_payouts", template=database)
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
@@ -284,24 +285,43 @@ def test_tenants_that_share_an_account_do_not_see_each_other_s_transfers(
 
 
 @pytest.mark.usefixtures("running")
-def test_what_comes_back_in_part_is_a_difference_in_the_amount(paybus: Paybus) -> None:
-    payout = order(paybus, add(paybus, "stripe"), 5000)
+def test_what_comes_back_in_parts_is_owed_once(paybus: Paybus) -> None:
+    """https://docs.stripe.com/api/transfer_reversals: in as many parts as one wishes."""
+    seller = add(paybus, "stripe")
+    payout = order(paybus, seller, 5000)
     until_state(paybus, payout, "paid")
     (transfer,) = transfers(paybus, payout)
     url = f"/_payouts/transfers/{transfer['id']}"
-    sandbox(paybus, "PUT", url, status="returned", part=2000)
+    for part, back in ((2000, 2000), (1000, 3000)):
+        sandbox(paybus, "PUT", url, part=part)
+        until(lambda back=back: balances(paybus, seller)["available"] == back, what="it is owed")  # type: ignore[misc]
+        assert balances(paybus, seller)["paid"] == 5000 - back
+        found = read(paybus, payout["id"])
+        assert (found["state"], found["amount_returned"]) == ("paid", back)
+    assert [each for each in reconcile(paybus) if each["payout_id"] == payout["id"]] == []
+    sandbox(paybus, "PUT", url, status="returned")
+    assert until_state(paybus, payout, "returned")["amount_returned"] == 0
+    assert balances(paybus, seller) == {
+        "platform": -5000,
+        "available": 5000,
+        "pending": 0,
+        "paid": 0,
+        "fees": 0,
+    }
 
-    def differences() -> list[dict[str, Any]]:
-        url = "/api/v1/reports/differences?kind=amount&limit=200"
-        items: list[dict[str, Any]] = paybus.api("GET", "payouts", url).json()["items"]
-        return [each for each in items if each["payout_id"] == payout["id"]]
 
-    until(differences, what="the webhook is understood")
-    (found,) = differences()
+@pytest.mark.usefixtures("running")
+def test_a_part_that_came_back_without_a_word_is_found_by_the_comparison(paybus: Paybus) -> None:
+    seller = add(paybus, "stripe")
+    payout = order(paybus, seller, 5000)
+    until_state(paybus, payout, "paid")
+    (transfer,) = transfers(paybus, payout)
+    deliver(paybus, drop=1)
+    sandbox(paybus, "PUT", f"/_payouts/transfers/{transfer['id']}", part=2000)
+    (found,) = [each for each in reconcile(paybus) if each["payout_id"] == payout["id"]]
     assert (found["ours"], found["theirs"]) == ("5000 USD", "3000 USD")
-    assert read(paybus, payout["id"])["state"] == "paid"
-    # Compared by list, it is the same one.
-    assert [e["id"] for e in reconcile(paybus) if e["payout_id"] == payout["id"]] == [found["id"]]
+    until(lambda: balances(paybus, seller)["available"] == 2000, what="the provider was asked")
+    assert [each for each in reconcile(paybus) if each["payout_id"] == payout["id"]] == []
 
 
 @pytest.mark.usefixtures("running")

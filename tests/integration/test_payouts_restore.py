@@ -7,19 +7,16 @@ stopping and starting the worker here.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from conftest import MakePaybus
-from devstack import warm
 from support.paybus import Paybus
 from support.payouts import (
     OPTIONS,
@@ -44,9 +41,10 @@ from support.payouts import (
     until_state,
     well,
 )
+from support.runbook import RUNBOOKS, copy_database, run_command
 from support.waiting import until
 
-RUNBOOK = Path(__file__).parents[2] / "docs/runbooks/payouts-restore.md"
+RUNBOOK = RUNBOOKS / "payouts-restore.md"
 SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
     "daily": ("stripe", {"kind": "daily", "hour": 6}),
     "weekly": ("dwolla", {"kind": "weekly", "weekday": 5, "zone": "Africa/Douala"}),
@@ -166,27 +164,18 @@ def _stop(paybus: Paybus, *names: str) -> None:
             paybus.system.processes.pop(name).stop()
 
 
-def _databases(paybus: Paybus) -> tuple[Any, str]:
-    name = paybus.layout.databases["payouts"].rpartition("/")[2].partition("?")[0]
-    return paybus.system._stack, name
-
-
 def back_up(paybus: Paybus) -> datetime:
     """Returns when."""
-    stack, name = _databases(paybus)
     _stop(paybus, "payouts-api", "payouts-worker")
     at = datetime.now(UTC)
-    stack.drop_database(_BACKUP)
-    stack.database(_BACKUP, owner="template_payouts", template=name)
+    copy_database(paybus, "payouts", to=_BACKUP)
     paybus.start("payouts-api", "payouts-worker")
     return at
 
 
 def restore(paybus: Paybus) -> None:
-    stack, name = _databases(paybus)
     _stop(paybus, "payouts-api")
-    stack.drop_database(name)
-    stack.database(name, owner="template_payouts", template=_BACKUP)
+    copy_database(paybus, "payouts", of=_BACKUP)
     paybus.start("payouts-api")
 
 
@@ -197,12 +186,25 @@ _COMMAND = re.compile(
 
 
 class Walk:
-    """The runbook's lines, in their order; each command is run as it stands there."""
+    """The runbook's lines, in their order; each command is run as it stands there. `corrected` are
+    recipients' new details, by id."""
 
-    def __init__(self, paybus: Paybus, market: Market, backup: datetime) -> None:
+    def __init__(
+        self,
+        paybus: Paybus,
+        market: Market,
+        backup: datetime,
+        *,
+        corrected: Mapping[str, dict[str, Any]] | None = None,
+    ) -> None:
         self._paybus = paybus
         self._market = market
-        self._times = {"TIME": backup.isoformat(), "NOW": datetime.now(UTC).isoformat()}
+        self._times = {
+            "TIME": backup.isoformat(),
+            "EARLIER": (backup - timedelta(days=1)).isoformat(),
+            "NOW": datetime.now(UTC).isoformat(),
+        }
+        self._corrected = corrected or {}
         self.ran: list[str] = []
 
     def run(self, first: int = 1, last: int = 9) -> None:
@@ -212,8 +214,17 @@ class Walk:
         assert [line.partition(".")[0] for line in lines] == [str(n) for n in range(1, 10)]
         for number, line in enumerate(lines[first - 1 : last], start=first):
             for command, role in _COMMAND.findall(line):
-                self._command(command, role)
+                if "corrected details" not in command:
+                    self._command(command, role)
+                elif self._corrected:
+                    self._correct(command, role)
             self._by_hand(number)
+
+    def _correct(self, command: str, role: str) -> None:
+        for id_, new in self._corrected.items():
+            correct_details(self._paybus, id_, new)
+        self._command(command, role)
+        self._command("paybus-payouts wait-reconciled", "viewer")
 
     def _by_hand(self, number: int) -> None:
         """What a line says without a command."""
@@ -229,28 +240,19 @@ class Walk:
 
     def _command(self, text: str, role: str) -> None:
         self.ran.append(text)
-        program, *arguments = shlex.split(text)
-        if program == "kubectl":
+        words = shlex.split(text)
+        if words[0] == "kubectl":
             if text.endswith("paused-replicas=0"):
                 _stop(self._paybus, "payouts-worker")
             else:
                 self._paybus.start("payouts-worker")
             return
-        words = [self._times.get(each, each) for each in arguments]
-        module = "operations.cli" if program == "paybus" else "payouts.cli"
-        done = warm.run(
-            module,
-            words,
-            {
-                "PATH": os.environ["PATH"],
-                "HOME": os.environ.get("HOME", "/"),
-                "DATABASE_URL": self._paybus.layout.databases["payouts"],
-                "PAYOUTS_URL": self._paybus.layout.url("payouts-api"),
-                "PAYBUS_URL": self._paybus.layout.url("operations-api"),
-                "PAYBUS_TOKEN": self._paybus.token(role or "viewer"),
-            },
-        )
-        assert done.returncode == 0, f"{text}: {done.stdout}{done.stderr}"
+        run_command(self._paybus, words, role=role or "viewer", values=self._times)
+
+
+def correct_details(paybus: Paybus, recipient_id: str, details: dict[str, Any]) -> None:
+    url, change = f"/api/v1/recipients/{recipient_id}", {"details": details, "reason": "moved"}
+    paybus.api("PATCH", "payouts", url, json=change, role="approver").raise_for_status()
 
 
 def nothing_yet(market: Market) -> datetime:
@@ -351,6 +353,79 @@ def test_what_the_backup_has_as_unsent_is_not_paid_again(paybus: Paybus, provide
     sandbox(paybus, "POST", "/_payouts/clock", seconds=-90_000)
 
 
+def test_what_was_paid_by_details_that_were_corrected_since_is_not_paid_again(
+    paybus: Paybus,
+) -> None:
+    """Stripe lists payouts of connected accounts by account: the old one is asked, too."""
+    market = Market(paybus, ())
+    seller = add(paybus, "stripe", details=details("stripe", via="payout"))
+    later = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
+    payout = order(paybus, seller, 5000, due_at=later)
+    backup = back_up(paybus)
+    until_state(paybus, payout, "paid")
+    new = details("stripe", via="payout")
+    correct_details(paybus, seller["id"], new)
+    after = order(paybus, seller, 700)
+    until_state(paybus, after, "paid")
+    walk = Walk(paybus, market, backup - timedelta(seconds=1), corrected={seller["id"]: new})
+    walk.run(last=6)
+    sandbox(paybus, "POST", "/_payouts/clock", seconds=90_000)
+    walk.run(first=7, last=8)
+    assert sent_to(paybus, seller) == [(700, "paid"), (5000, "paid")]
+    look_now(paybus, payout)
+    until_state(paybus, payout, "paid")
+    assert sent_to(paybus, seller) == [(700, "paid"), (5000, "paid")]
+    sandbox(paybus, "POST", "/_payouts/clock", seconds=-90_000)
+
+
+def sent_to(paybus: Paybus, seller: dict[str, Any]) -> list[tuple[int, str]]:
+    """By the provider's books, what came back in part left out."""
+    query = "SELECT id FROM payouts WHERE recipient_id = %s"
+    ids = {id_ for (id_,) in paybus.sql("payouts", query, seller["id"])}
+    found = sandbox(paybus, "GET", "/_payouts")["transfers"]
+    return sorted(
+        (each["amount"] - each["returned_part"], each["status"])
+        for each in found
+        if each["reference"] in ids
+    )
+
+
+def test_what_was_taken_back_after_the_backup_is_not_paid_by_a_schedule(paybus: Paybus) -> None:
+    """Its minute comes while the accounts are reconciled, and nothing was sent again yet."""
+    market = Market(paybus, ())
+    seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
+    market._report(seller, 5000, uuid4().hex)
+    until(lambda: balances(paybus, seller).get("available") == 5000, what="it is earned")
+    backup = back_up(paybus)
+    event = earned(seller, 5000, type_="payout.reversal_requested")
+    paybus.publish_to("payouts", event.type, event.encode().decode())
+    until(lambda: balances(paybus, seller)["available"] == 0, what="the buyer got it back")
+    walk = Walk(paybus, market, backup - timedelta(seconds=1))
+    walk.run(last=6)
+    runs = "SELECT last_run_at FROM schedules WHERE name = 'pay-balances'"
+    before = paybus.sql("payouts", runs)
+    market.time_comes()
+    until(lambda: paybus.sql("payouts", runs) != before, what="it has run")
+    walk.run(first=7)
+    until(lambda: balances(paybus, seller)["available"] == 0, what="it is taken back again")
+    market.time_comes()
+    assert balances(paybus, seller)["pending"] == 0
+    assert sent_to(paybus, seller) == []
+
+
+def test_what_was_under_way_at_the_moment_of_the_backup_is_not_lost(paybus: Paybus) -> None:
+    """It was published before the backup, and handled after it."""
+    market = Market(paybus, ())
+    seller = add(paybus, "stripe", schedule={"kind": "manual"})
+    _stop(paybus, "payouts-worker")
+    market._report(seller, 700, uuid4().hex)
+    backup = back_up(paybus)
+    until(lambda: sent_to(paybus, seller) == [(700, "paid")], what="it is paid after the backup")
+    Walk(paybus, market, backup).run(last=8)
+    until(lambda: balances(paybus, seller)["available"] == 0, what="it is earned again")
+    assert sent_to(paybus, seller) == [(700, "paid")]
+
+
 def came_back(paybus: Paybus) -> tuple[dict[str, Any], dict[str, Any]]:
     """A recipient who is paid daily, and a payout of 5000 to them that was sent back."""
     seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
@@ -425,7 +500,7 @@ def test_what_was_cancelled_after_the_backup_waits_for_somebody(paybus: Paybus) 
 
 
 def test_an_order_of_which_a_part_came_back_is_claimed(paybus: Paybus) -> None:
-    """The provider's amount holds, and the caller's key is the caller's."""
+    """What came back is owed again, and the caller's key is the caller's."""
     market, seller = Market(paybus, ()), add(paybus, "stripe")
     backup = back_up(paybus)
     payout = order(paybus, seller, 5000, key="in-part")
@@ -437,7 +512,7 @@ def test_an_order_of_which_a_part_came_back_is_claimed(paybus: Paybus) -> None:
     assert again.status_code == 201, again.text
     assert balances(paybus, seller) | {"platform": 0} == {
         "platform": 0,
-        "available": 0,
+        "available": 1000,
         "pending": 0,
         "paid": 4000,
         "fees": 0,

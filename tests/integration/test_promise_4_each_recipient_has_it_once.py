@@ -285,6 +285,7 @@ class Market(World):
 
     def _clone(self, to: str, source: str) -> None:
         self.run(self.engine.dispose())
+        self.paybus.disconnect("payouts")
         stack = self.paybus.system._stack
         stack.drop_database(to)
         stack.database(to, owner="template_payouts", template=source)

@@ -380,6 +380,7 @@ def shop(make_paybus: MakePaybus) -> Iterator[type[Shop]]:
             Backend(httpx.AsyncClient()),
             Gate("backend", label="backend", at_once=1, quota=None),
             enabled=False,
+            look_first=False,
             timeout=1,
             redact=Redactor(),
         )

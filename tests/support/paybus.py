@@ -89,12 +89,15 @@ class Paybus:
         self.management = stack.addresses.rabbitmq.management_url
         self._keys = keys
         self.http = httpx.Client(timeout=60)
+        self._connections: dict[str, psycopg.Connection] = {}
 
     def start(self, *names: str) -> None:
         self.system.start(names, restart=False)
 
     def close(self) -> None:
         self.http.close()
+        for service in list(self._connections):
+            self.disconnect(service)
         self.system.stop()
 
     def send(self, webhook: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
@@ -145,10 +148,24 @@ class Paybus:
         return books
 
     def sql(self, service: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        url = self.layout.databases[service].replace("+psycopg", "")
-        with psycopg.connect(url, autocommit=True) as connection:
-            cursor = connection.execute(query, parameters or None)
-            return cursor.fetchall() if cursor.description else []
+        """By a connection that is kept, for most wait for something; anew if it was lost."""
+        try:
+            cursor = self._connection(service).execute(query, parameters or None)
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            self.disconnect(service)
+            cursor = self._connection(service).execute(query, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def disconnect(self, service: str) -> None:
+        """Nobody may be connected to a database that is copied."""
+        if (connection := self._connections.pop(service, None)) is not None:
+            connection.close()
+
+    def _connection(self, service: str) -> psycopg.Connection:
+        if service not in self._connections:
+            url = self.layout.databases[service].replace("+psycopg", "")
+            self._connections[service] = psycopg.connect(url, autocommit=True)
+        return self._connections[service]
 
     def messages(self, queue: str, *, remove: bool = False) -> list[dict[str, Any]]:
         """What is ready in a queue: each with `payload`, `headers`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
@@ -136,6 +137,25 @@ def test_entries_sum_to_zero_and_end_where_the_payout_is(states: list[State], su
     open_ = start not in {State.PAID, State.RETURNED, State.CANCELLED}
     still_to_charge = 0 if charged else sum_.fee
     assert balance[Account.PENDING] == (sum_.amount + still_to_charge if open_ else 0)
+
+
+@given(SUMS, st.lists(st.integers(1, 10**9), max_size=4), STATES)
+def test_what_came_back_in_parts_is_in_no_entry_twice(
+    sum_: Sum, parts: list[int], to: State
+) -> None:
+    assume(sum_.amount > 0)
+    balance: Counter[Account] = Counter()
+    _post(balance, ledger.opening(sum_))
+    _post(balance, ledger.entries(State.SUBMITTED, State.PAID, sum_))
+    at_once, paid = balance.copy(), replace(sum_, fee=0)
+    for returned in sorted({part for part in parts if part < sum_.amount}):
+        _post(balance, ledger.part_returned(paid, returned))
+        paid = replace(paid, returned=returned)
+        assert balance[Account.PAID] == sum_.amount - returned
+    _post(balance, ledger.entries(State.PAID, to, paid))
+    _post(at_once, ledger.entries(State.PAID, to, replace(sum_, fee=0)))
+    if to is not State.PAID:
+        assert (+balance, -balance) == (+at_once, -at_once)
 
 
 def _post(balance: Counter[Account], entries: list[Entry]) -> None:

@@ -57,6 +57,7 @@ def adopt(
         amount=amount,
         fee=0,
         fee_charged=False,
+        amount_returned=0,
         currency=recipient.currency,
         funding=funding,
         priority=wanted.priority,
@@ -136,7 +137,16 @@ async def adopt_listed(
                 account=account.path,
             )
             reason = f"{account.provider} lists it, and the database did not know it"
-            settle(books, file, transfer, each.fate, times=times, asked=True, reason=reason)
+            settle(
+                books,
+                file,
+                transfer,
+                each.fate,
+                times=times,
+                asked=True,
+                reason=reason,
+                amount_returned=each.amount_returned,
+            )
     await books.close()
     await _hold_what_is_not_covered(session, {owner.id for owner in adopted_by})
     ours = [each for each in unknown if not each.of_recipient]

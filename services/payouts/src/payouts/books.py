@@ -89,6 +89,7 @@ class Books:
         if to in {State.PAID, State.RETURNED}:
             row.fee_charged = True
         row.state = to
+        row.amount_returned = 0
         row.version += 1
         self._note(row, actor, action, before, reason, posted)
         self._moves[row.provider, to] += 1
@@ -106,6 +107,13 @@ class Books:
         row.version += 1
         reason = f"the provider made it of {amount} {row.currency}, not of {before}"
         self._note(row, PAYBUS, "correct", State(row.state), reason, posted)
+
+    def return_part(self, row: Payout, returned: int, actor: Actor) -> None:
+        """Of a paid payout `returned` came back, in all (minor units): it is owed again."""
+        entries = ledger.part_returned(sum_of(row), returned)
+        row.amount_returned = returned
+        reason = f"{returned} of {row.amount} {row.currency} came back, in all"
+        self.note(row, actor, "return a part", reason, entries)
 
     def note(
         self,
@@ -278,4 +286,4 @@ def sum_of(row: Payout) -> Sum:
     fee = 0 if row.fee_charged else row.fee
     # What was paid or came back once is the recipient's: given up later, it stays owed.
     funding = "balance" if row.fee_charged else row.funding
-    return Sum(row.amount, fee, funding)  # type: ignore[arg-type]
+    return Sum(row.amount, fee, funding, row.amount_returned)  # type: ignore[arg-type]

@@ -208,6 +208,7 @@ class Desk:
                 times=self._times,
                 asked=True,
                 reason=f"asked, {self.account.provider} says {each.fate}",
+                amount_returned=each.amount_returned,
             )
         return bool(moving) or (own is not None and own.fate.moves_money)
 

@@ -187,14 +187,16 @@ def next_step(
 
 @dataclass(frozen=True)
 class Found:
-    """A transfer that the provider lists under our reference. `amount` is in minor units,
-    `destination` the provider's name of where it went, if it says so."""
+    """A transfer that the provider lists under our reference. `amount` is in minor units, and so is
+    `amount_returned`, which came back of one that is paid; `destination` is the provider's name of
+    where it went, if it says so."""
 
     transfer_id: str
     fate: Fate
     amount: int
     currency: str
     destination: str | None = None
+    amount_returned: int = 0
 
 
 @dataclass(frozen=True)

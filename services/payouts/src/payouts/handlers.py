@@ -17,7 +17,7 @@ from payouts.accounts import READ_ONLY, account_of
 from payouts.adoption import adopt
 from payouts.audit import Actor
 from payouts.books import Books
-from payouts.domain import Fate, Found, combined
+from payouts.domain import Fate, combined
 from payouts.models import Recipient, Transfer, payout_id, square_key
 from payouts.repository import TransferKey
 from payouts.settling import File, Times
@@ -88,10 +88,8 @@ class Reports:
             file.take(transfer)
             batch.books.order(file.row, ask=True)
         else:
-            if _came_back_in_part(report) and report.amount and report.currency:
-                left = report.amount - (report.amount_returned or 0)
-                found = Found(report.transfer_id, Fate.PAID, left, report.currency)
-                settling.compare(batch.books, file.row, found)
+            if _came_back_in_part(report):
+                batch.books.order(file.row, ask=True)
             settling.settle(
                 batch.books,
                 file,

@@ -38,11 +38,12 @@ Funding = Literal["direct", "balance"]
 @dataclass(frozen=True)
 class Sum:
     """Of one payout. `amount` is negative where the provider takes it from the recipient's bank;
-    `fee` is what is still to be charged: none once it was."""
+    `fee` is what is still to be charged: none once it was. `returned` came back of it before."""
 
     amount: int
     fee: int
     funding: Funding
+    returned: int = 0
 
     @property
     def total(self) -> int:
@@ -76,6 +77,11 @@ def entries(before: State, after: State, sum_: Sum) -> list[Entry]:
     return [each for each in _shortened(found) if each.amount]
 
 
+def part_returned(sum_: Sum, returned: int) -> list[Entry]:
+    """Of a paid payout of which so much came back, in all."""
+    return [Entry(Account.PAID, Account.AVAILABLE, returned - sum_.returned)]
+
+
 def is_pending(state: State) -> bool:
     """Whether the payout's money is set aside and not with the recipient."""
     return _place(state) is Account.PENDING
@@ -104,7 +110,7 @@ def _leave(state: State, sum_: Sum) -> Iterator[Entry]:
         case Account.PENDING:
             yield Entry(Account.PENDING, Account.AVAILABLE, sum_.total)
         case Account.PAID:
-            yield Entry(Account.PAID, Account.AVAILABLE, sum_.amount)
+            yield Entry(Account.PAID, Account.AVAILABLE, sum_.amount - sum_.returned)
         case None if sum_.funding == "direct":
             yield Entry(Account.PLATFORM, Account.AVAILABLE, sum_.total)
 

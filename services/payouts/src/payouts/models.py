@@ -66,6 +66,8 @@ class Payout(TenantRow, Base):
     amount: Mapped[int] = mapped_column(BigInteger)
     fee: Mapped[int] = mapped_column(BigInteger)
     fee_charged: Mapped[bool] = mapped_column(server_default="false")
+    # Of a paid one. Of one that is `returned`, all of it came back.
+    amount_returned: Mapped[int] = mapped_column(BigInteger, server_default="0")
     currency: Mapped[str]
     funding: Mapped[str]
     priority: Mapped[str]

@@ -510,6 +510,7 @@ def _row(
         amount=wanted.amount,
         fee=wanted.fee,
         fee_charged=False,
+        amount_returned=0,
         currency=wanted.currency,
         funding=wanted.funding,
         priority=wanted.priority,

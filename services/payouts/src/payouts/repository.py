@@ -263,8 +263,9 @@ _INSERT_TRANSFERS = insert_rows(Transfer.__table__, _TRANSFER_COLUMNS)  # type: 
 
 
 async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Sequence[Recipient]:
-    """Whose schedule wants something paid: its time has come, or there is enough. Not while a
-    restored database may have forgotten what was paid to them."""
+    """Whose schedule wants something paid: its time has come, or there is enough. Not while the
+    tenant is paused, for after a restore what was taken back may not have been heard yet, nor
+    while a restored database may have forgotten what was paid to them."""
     enough = (
         select(Balance.recipient_id)
         .where(
@@ -283,6 +284,7 @@ async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Se
         select(Recipient)
         .where(or_(Recipient.next_payout_at <= now, at_threshold), ~Recipient.blocked)
         .where(_reconciled(Recipient))
+        .where(Recipient.tenant.not_in(select(Control.tenant).where(Control.paused)))
         .order_by(Recipient.next_payout_at, Recipient.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -78,13 +78,44 @@ def settle(
     actor: Actor = PAYBUS,
     reason: str | None = None,
     cause: Event[Any] | None = None,
+    amount_returned: int = 0,
 ) -> None:
     """The provider reports the transfer's fate: keep it, and let the payout follow. `asked` is
-    whether it is what the provider answered just now.
+    whether it is what the provider answered just now, `amount_returned` how much of a paid one
+    came back.
 
     Of several transfers of a payout those that move money count: one that comes back takes the
     payout with it only when no other one stands.
     """
+    _follow(
+        books,
+        file,
+        transfer,
+        fate,
+        times=times,
+        asked=asked,
+        actor=actor,
+        reason=reason,
+        cause=cause,
+    )
+    row = file.row
+    is_what_pays = row.state == State.PAID and row.transfer_id == transfer.transfer_id
+    if is_what_pays and amount_returned > row.amount_returned:
+        books.return_part(row, amount_returned, actor)
+
+
+def _follow(
+    books: Books,
+    file: File,
+    transfer: Transfer,
+    fate: Fate,
+    *,
+    times: Times,
+    asked: bool,
+    actor: Actor,
+    reason: str | None,
+    cause: Event[Any] | None,
+) -> None:
     row = file.row
     news = _learn(file, transfer, fate, asked=asked)
     if news and Fate(transfer.fate or "").moves_money and file.standing(transfer) is not None:

@@ -73,6 +73,7 @@ class PayoutView(View):
     provider: str
     account: str
     amount: int = Field(description="minor units, what the recipient gets")
+    amount_returned: int = Field(description="minor units, what came back of it while it is paid")
     fee: int = Field(description="minor units")
     currency: str
     funding: Funding

@@ -104,7 +104,7 @@ class Worker:
         async with self._sessions.begin() as session:
             found = await _differences(session, account, day, ours, theirs)
             # Payouts before differences, as everybody locks them.
-            ids = [each.payout_id for each in found if each.kind == "state"]
+            ids = [each.payout_id for each in found if each.kind in {"state", "amount"}]
             await repository.lock_payouts(session, [id_ for id_ in ids if id_])
             await _keep(session, account, day, found, checked=ours.keys())
             await _have_asked(session, ids)
@@ -280,8 +280,8 @@ def _once_more(row: Payout, listed: Sequence[Listed]) -> list[str]:
 
 def _compared(day: date, row: Payout, listed: Listed) -> list[Difference]:
     found = []
-    transfer, ours = listed.transfer_id, f"{row.amount} {row.currency}"
-    if (theirs := f"{listed.amount} {listed.currency}") != ours:
+    transfer, ours = listed.transfer_id, f"{row.amount - row.amount_returned} {row.currency}"
+    if (theirs := f"{listed.amount - listed.amount_returned} {listed.currency}") != ours:
         found.append(differences.of_payout(row, day, "amount", transfer, ours, theirs))
     agree = _AGREE.get(row.state)
     if agree is not None and listed.fate not in agree:

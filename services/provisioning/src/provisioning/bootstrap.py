@@ -105,6 +105,7 @@ async def _provisioner(
         Backend(client),
         gate,
         enabled=settings.backend_integration_enabled,
+        look_first=settings.backend_look_first,
         timeout=settings.backend_timeout_seconds,
         redact=context.redact,
     )

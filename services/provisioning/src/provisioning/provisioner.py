@@ -55,7 +55,8 @@ class Intent:
 
 
 class Provisioner:
-    """`timeout` (seconds) bounds all calls of one operation together."""
+    """`timeout` (seconds) bounds all calls of one operation together. With `look_first` the back
+    end is asked before anything is created, also when nothing says that it ever was."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Provisioner:
         gate: Gate,
         *,
         enabled: bool,
+        look_first: bool,
         timeout: float,
         redact: Redactor,
     ) -> None:
@@ -71,6 +73,7 @@ class Provisioner:
         self._backend = backend
         self._gate = gate
         self.enabled = enabled
+        self._look_first = look_first
         self.timeout = timeout
         self._redact = redact
 
@@ -181,14 +184,14 @@ class Provisioner:
         return organization
 
     async def _create(self, intent: Intent) -> str:
-        organization = None
-        if intent.outcome_unknown:
+        organization, look_first = None, intent.outcome_unknown or self._look_first
+        if look_first:
             organization = await self._backend.find_organization(intent.integration_id)
         if organization is None:
             organization = await self._backend.create_organization(
                 intent.integration_id, intent.name
             )
-        await self._give_admin(intent, organization, look_first=intent.outcome_unknown)
+        await self._give_admin(intent, organization, look_first=look_first)
         return organization
 
     async def _give_admin(self, intent: Intent, organization: str, *, look_first: bool) -> None:

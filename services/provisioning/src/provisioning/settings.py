@@ -23,6 +23,11 @@ class BackendSettings(HttpSettings, DatabaseSettings):
     backend_integration_enabled: bool = Field(
         default=True, description="false parks all provisioning, visibly; true releases it"
     )
+    backend_look_first: bool = Field(
+        default=False,
+        description="true asks for an organization before it is created, whatever is known of it: "
+        "after a restore",
+    )
     backend_timeout_seconds: float = Field(
         default=10, gt=0, le=300, description="for all calls of one operation together"
     )

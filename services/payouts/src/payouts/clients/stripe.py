@@ -178,11 +178,12 @@ def _transfer(transfer: stripe.Transfer) -> Found:
     """A transfer is in the connected account's balance as soon as it is made. What came back of it
     is not; `reversed` is said of the whole only."""
     fate = Fate.RETURNED if transfer.reversed else Fate.PAID
-    left = transfer.amount if transfer.reversed else transfer.amount - transfer.amount_reversed
+    part = 0 if transfer.reversed else transfer.amount_reversed
     currency = transfer.currency.upper()
+    amount, returned = (from_stripe(each, currency) for each in (transfer.amount, part))
     destination = transfer.destination
     to = destination if isinstance(destination, str) or destination is None else destination.id
-    return Found(transfer.id, fate, from_stripe(left, currency), currency, to)
+    return Found(transfer.id, fate, amount, currency, to, returned)
 
 
 # https://docs.stripe.com/api/payouts/object#payout_object-status

@@ -1,0 +1,144 @@
+"""docs/runbooks/restore.md: every service's database goes back to a backup, and what came after it
+is heard again before anybody is judged by the clock."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from conftest import MakePaybus
+from devstack.system import introduce
+from support.billing import a_customer, done, offer, stripe
+from support.orders import (
+    PROCESSES,
+    a_seller,
+    line,
+    pay,
+    place,
+    refunds_at_stripe,
+    set_terms,
+    start_payment,
+    until_state,
+)
+from support.orders import see as see_order
+from support.paybus import Paybus
+from support.runbook import RUNBOOKS, copy_database, run_command
+from support.waiting import until
+
+# That of payouts goes back in test_payouts_restore.py.
+_SERVICES = ("subscription", "webhook-gateway", "orders", "provisioning")
+_APIS = ("subscription-api", "orders-api", "provisioning-api")
+_WORKERS = (
+    "webhook-gateway-worker",
+    "subscription-worker",
+    "orders-worker",
+    "provisioning-worker",
+)
+_COMMAND = re.compile(r"`(paybus [^`]+)`")
+
+
+@pytest.fixture(scope="module")
+def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
+    more = ["provisioning-api", "provisioning-worker", "sandbox-backend"]
+    names = [*PROCESSES, *more, "operations-api", "operations-worker"]
+    quick = {"ORDERS_PAUSE_SECONDS": "1", "RENEWALS_PAUSE_SECONDS": "1"}
+    with make_paybus(names, BACKEND_LOOK_FIRST="true", **quick) as paybus:
+        introduce(paybus.layout)
+        offer(paybus)
+        set_terms(paybus)
+        yield paybus
+
+
+class Walk:
+    """The runbook's lines. What they say without a command, and payouts' own, is done by hand."""
+
+    def __init__(self, paybus: Paybus, backup: datetime) -> None:
+        self._paybus = paybus
+        self._values = {
+            "EARLIER": (backup - timedelta(days=1)).isoformat(),
+            "NOW": datetime.now(UTC).isoformat(),
+        }
+        text = (RUNBOOKS / "restore.md").read_text()
+        self._lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
+        assert [each.partition(".")[0] for each in self._lines] == [str(n) for n in range(1, 10)]
+
+    def line(self, number: int) -> None:
+        line = self._lines[number - 1]
+        roles = re.findall(r"role `(\w+)`", line)
+        for command in _COMMAND.findall(line):
+            if command != "paybus status":
+                words = shlex.split(command)
+                role = roles[0] if roles else "operator"
+                run_command(self._paybus, words, role=role, values=self._values)
+
+
+def _stop(paybus: Paybus) -> None:
+    for name in (*_APIS, *_WORKERS):
+        paybus.system.processes.pop(name).stop()
+
+
+def _back_up(paybus: Paybus) -> datetime:
+    _stop(paybus)
+    at = datetime.now(UTC)
+    for service in _SERVICES:
+        copy_database(paybus, service, to=f"kept_{service}")
+    paybus.start(*_APIS, *_WORKERS)
+    return at
+
+
+def _entitled(paybus: Paybus, customer: str) -> bool | None:
+    answer = paybus.api("GET", "subscription", f"/v1/entitlements/{customer}")
+    return bool(answer.json()["entitled"]) if answer.is_success else None
+
+
+def _organizations(paybus: Paybus) -> list[str]:
+    return sorted(each["reference"] for each in paybus.books()["organizations"])
+
+
+@pytest.mark.timeout(600)
+def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybus: Paybus) -> None:
+    leaves, _, subscription = a_customer(paybus)
+    until(lambda: _entitled(paybus, leaves), what="who will leave is entitled")
+    order = place(paybus, line(a_seller(paybus), 5000))
+    payment = start_payment(paybus, order)
+    backup = _back_up(paybus)
+
+    theirs = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
+    stripe(paybus, "DELETE", f"subscriptions/{theirs}")
+    until(lambda: _entitled(paybus, leaves) is False, what="who left is not entitled")
+    comes, _, _ = a_customer(paybus)
+    until(lambda: _entitled(paybus, comes), what="who came is entitled")
+    pay(paybus, payment)
+    until_state(paybus, order, "paid")
+    until(lambda: len(_organizations(paybus)) == 2, what="each has an organization")
+    created = paybus.books()["calls"]["POST organizations"]
+    before = _organizations(paybus)
+
+    _stop(paybus)
+    for service in _SERVICES:
+        copy_database(paybus, service, of=f"kept_{service}")
+    # Hours go by.
+    paybus.sql("orders", "UPDATE orders SET pay_by = now(), due_at = now()")
+    paybus.start(*_APIS)
+    walk = Walk(paybus, backup)
+    walk.line(3)
+    paybus.start(*_WORKERS)
+    assert see_order(paybus, order)["state"] == "awaiting_payment"
+    walk.line(6)
+    until(lambda: _entitled(paybus, leaves) is False, what="who left is not entitled")
+    until(lambda: _entitled(paybus, comes), what="who came is entitled")
+    until_state(paybus, order, "paid")
+    walk.line(8)
+    ran = "SELECT last_run_at FROM schedules WHERE name = 'due-orders'"
+    last = paybus.sql("orders", ran)
+    until(lambda: paybus.sql("orders", ran) != last, what="the clock goes on")
+    assert see_order(paybus, order)["state"] == "paid"
+    assert refunds_at_stripe(paybus, payment) == []
+    query = "SELECT count(*) FROM integrations WHERE organization_id IS NOT NULL"
+    until(lambda: paybus.sql("provisioning", query) == [(2,)], what="both are known again")
+    assert _organizations(paybus) == before
+    assert paybus.books()["calls"]["POST organizations"] == created
