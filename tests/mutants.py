@@ -622,6 +622,20 @@ MUTANTS = (
         "test_payout_books.py",
     ),
     Mutant(
+        "orders: after a restore what came late and went back is the price",
+        "services/orders/src/orders/handlers.py",
+        "    if order.state in UNPAID and paid_at > ",
+        "    if False and paid_at > ",
+        "test_restore.py",
+    ),
+    Mutant(
+        "requests: any number waits on one connection",
+        "libs/common/src/common/head.py",
+        "        if len(self.pipeline) >= _MOST_PIPELINED:\n",
+        "        if False:\n",
+        "../security/test_requests.py",
+    ),
+    Mutant(
         "payouts: a schedule pays while the tenant is paused",
         f"{PAYOUTS}/repository.py",
         "        .where(Recipient.tenant.not_in(select(Control.tenant).where(Control.paused)))\n",

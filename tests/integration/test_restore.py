@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from support.orders import (
     refunds_at_stripe,
     set_terms,
     start_payment,
+    until_refunds,
     until_state,
 )
 from support.orders import see as see_order
@@ -60,6 +62,7 @@ class Walk:
         self._paybus = paybus
         self._values = {
             "EARLIER": (backup - timedelta(days=1)).isoformat(),
+            "TIME": backup.isoformat(),
             "NOW": datetime.now(UTC).isoformat(),
         }
         text = (RUNBOOKS / "restore.md").read_text()
@@ -70,7 +73,7 @@ class Walk:
         line = self._lines[number - 1]
         roles = re.findall(r"role `(\w+)`", line)
         for command in _COMMAND.findall(line):
-            if command != "paybus status":
+            if command not in {"paybus status", "paybus dead-letters list"}:
                 words = shlex.split(command)
                 role = roles[0] if roles else "operator"
                 run_command(self._paybus, words, role=role, values=self._values)
@@ -95,6 +98,12 @@ def _entitled(paybus: Paybus, customer: str) -> bool | None:
     return bool(answer.json()["entitled"]) if answer.is_success else None
 
 
+def _ends(paybus: Paybus, order: dict[str, Any], ago: str) -> None:
+    """The order's time to pay ended so long ago, and the clock has not seen it."""
+    change = "UPDATE orders SET pay_by = now() - cast(%s AS interval), due_at = now() WHERE id = %s"
+    paybus.sql("orders", change, ago, order["id"])
+
+
 def _organizations(paybus: Paybus) -> list[str]:
     return sorted(each["reference"] for each in paybus.books()["organizations"])
 
@@ -105,6 +114,8 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     until(lambda: _entitled(paybus, leaves), what="who will leave is entitled")
     order = place(paybus, line(a_seller(paybus), 5000))
     payment = start_payment(paybus, order)
+    late = place(paybus, line(a_seller(paybus), 7000))
+    paid_late = start_payment(paybus, late)
     backup = _back_up(paybus)
 
     theirs = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
@@ -114,6 +125,10 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     until(lambda: _entitled(paybus, comes), what="who came is entitled")
     pay(paybus, payment)
     until_state(paybus, order, "paid")
+    _ends(paybus, late, "10 minutes")
+    until_state(paybus, late, "cancelled")
+    pay(paybus, paid_late)
+    until(lambda: refunds_at_stripe(paybus, paid_late) == [7000], what="what came late goes back")
     until(lambda: len(_organizations(paybus)) == 2, what="each has an organization")
     created = paybus.books()["calls"]["POST organizations"]
     before = _organizations(paybus)
@@ -122,13 +137,14 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     for service in _SERVICES:
         copy_database(paybus, service, of=f"kept_{service}")
     # Hours go by.
-    paybus.sql("orders", "UPDATE orders SET pay_by = now(), due_at = now()")
+    _ends(paybus, order, "0 minutes")
+    _ends(paybus, late, "10 minutes")
     paybus.start(*_APIS)
     walk = Walk(paybus, backup)
     walk.line(3)
     paybus.start(*_WORKERS)
     assert see_order(paybus, order)["state"] == "awaiting_payment"
-    walk.line(6)
+    walk.line(7)
     until(lambda: _entitled(paybus, leaves) is False, what="who left is not entitled")
     until(lambda: _entitled(paybus, comes), what="who came is entitled")
     until_state(paybus, order, "paid")
@@ -138,6 +154,10 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     until(lambda: paybus.sql("orders", ran) != last, what="the clock goes on")
     assert see_order(paybus, order)["state"] == "paid"
     assert refunds_at_stripe(paybus, payment) == []
+    # What was given back is not taken for the price.
+    until_state(paybus, late, "cancelled")
+    until_refunds(paybus, late, "succeeded")
+    assert refunds_at_stripe(paybus, paid_late) == [7000]
     query = "SELECT count(*) FROM integrations WHERE organization_id IS NOT NULL"
     until(lambda: paybus.sql("provisioning", query) == [(2,)], what="both are known again")
     assert _organizations(paybus) == before

@@ -45,6 +45,9 @@ def forged(keys: DevKeys) -> Mapping[str, str]:
             {"alg": "HS256", "kid": "development"},
             lambda text: hmac.digest(public.encode(), text, "sha256"),
         ),
+        "an algorithm of another kind of key": _by_hand(
+            good, {"alg": "RS256", "kid": "development"}, lambda _: b"x" * 256
+        ),
         "a key that there is not": jwt.encode(
             good, _private(keys), algorithm="ES256", headers={"kid": "other"}
         ),

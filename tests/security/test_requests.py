@@ -6,7 +6,8 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -49,7 +50,10 @@ def resident(paybus: Paybus, service: str) -> int:
 
 def healthy(connection: socket.socket) -> bool:
     connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    return connection.recv(65536).startswith(b"HTTP/1.1 200")
+    answer = HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status == 200
 
 
 def answer_of(connection: socket.socket) -> bytes:
@@ -125,6 +129,26 @@ def test_what_never_ends_is_ended(paybus: Paybus, begun: bytes, seconds: float) 
         answer_of(connection)
         # Generous to a busy machine; what is not bounded takes 75 s or for ever.
         assert seconds / 2 < time.monotonic() - started < seconds * 4
+
+
+@pytest.mark.parametrize("endless", ["requests", "trailers"])
+def test_what_waits_on_one_connection_is_bounded(paybus: Paybus, endless: str) -> None:
+    """Requests behind a request, and headers behind a body."""
+    before = resident(paybus, "orders")
+    begun, more = b"", b"GET / HTTP/1.1\r\n\r\n" * 2_000
+    if endless == "trailers":
+        begun = (
+            b"POST /console/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        )
+        more = b"ab:cd\r\n" * 5_000
+    with connect(paybus, "orders") as connection, suppress(ConnectionError):
+        connection.sendall(begun)
+        for _ in range(300):
+            connection.sendall(more)
+        answer_of(connection)
+    assert resident(paybus, "orders") < before + 24 * 1024 * 1024
+    with connect(paybus, "orders") as connection:
+        assert healthy(connection)
 
 
 def test_of_too_many_connections_the_one_longest_without_a_request_is_closed(

@@ -52,7 +52,7 @@ class Authenticator:
             document = json.loads(settings.auth_jwks_file.read_text())
             self._keys = {key.key_id: key.key for key in jwt.PyJWKSet.from_dict(document).keys}
         elif settings.auth_jwks_url is not None:
-            self._client = jwt.PyJWKClient(str(settings.auth_jwks_url), cache_keys=True, timeout=5)
+            self._client = jwt.PyJWKClient(str(settings.auth_jwks_url), timeout=5)
 
     async def authenticate(self, header: str | None) -> Caller:
         """Raises `Unauthenticated`; `Unavailable` when the key set can't be fetched."""
@@ -69,11 +69,14 @@ class Authenticator:
                 leeway=_CLOCK_SKEW_SECONDS,
                 options={"require": ["exp", "sub", "aud", "iss"]},
             )
+            expires = float(claims["exp"])
         except jwt.PyJWKClientConnectionError as error:
             raise Unavailable("the key set for tokens can't be fetched") from error
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the token is not valid: {error}") from error
-        if claims["exp"] > (datetime.now(UTC) + _LONGEST_LIFE).timestamp():
+        except (TypeError, ValueError, OverflowError) as error:  # a key of another kind, and such
+            raise Unauthenticated("the token is not valid: it can't be read") from error
+        if expires > (datetime.now(UTC) + _LONGEST_LIFE).timestamp():
             raise Unauthenticated(f"the token is valid for more than {_LONGEST_LIFE.days} days")
         return _caller(claims)
 

@@ -10,21 +10,30 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 10.0
 _MOST_HEAD_BYTES = 64 * 1024
+# What a header takes beside its text.
+_HEADER_BYTES = 32
+# Of requests that wait for the answers to those before them on the same connection.
+_MOST_PIPELINED = 8
 # All may end at the same moment, and the event loop does nothing else while they do.
 MOST_CONNECTIONS = 4_000
 
 
+class _TooMuch(Exception):
+    """Raised in a parser's callback: the connection is answered 400 and closed."""
+
+
 class BoundedHeads(HttpToolsProtocol):
     """Closes a connection on which nothing comes at first, or whose request's head takes too long
-    or is too large, and, where there are too many, the one that has been without a request for
-    longest. Between requests uvicorn's own bound holds."""
+    or is too large, what stands behind a body included, or that has too many requests waiting, and,
+    where there are too many connections, the one that has been without a request for longest.
+    Between requests uvicorn's own bound holds."""
 
     _without_request: ClassVar[dict[BoundedHeads, None]] = {}
     """Of this process, the longest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_bytes = 0
+        self._head_bytes = self._headers_bytes = 0
         self._head_ends: asyncio.TimerHandle | None = None
         self._await_head(self.timeout_keep_alive)
         self._without_request[self] = None
@@ -43,8 +52,18 @@ class BoundedHeads(HttpToolsProtocol):
                 self._give_up()
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self.pipeline.clear()
+            raise _TooMuch
         super().on_message_begin()
+        self._headers_bytes = 0
         self._await_head(HEAD_SECONDS)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers_bytes += len(name) + len(value) + _HEADER_BYTES
+        if self._headers_bytes > _MOST_HEAD_BYTES:
+            raise _TooMuch
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._head_is_there()

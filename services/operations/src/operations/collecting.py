@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -47,10 +48,10 @@ class Collector(Consumer):
 
     async def _store(self, batch: Sequence[Delivery]) -> None:
         now = datetime.now(UTC)
-        read = [
-            letters.read(self._of.name, each.body, each.headers, now, self._redact)
-            for each in batch
-        ]
+        read: list[DeadLetter] = []
+        for each in batch:
+            read.append(letters.read(self._of.name, each.body, each.headers, now, self._redact))
+            await asyncio.sleep(0)  # a large one takes a while: others have their turn
         await self._through_outages(partial(self._file, read))
         metrics.consumed.labels(self.queue.name, "done").inc(len(batch))
 

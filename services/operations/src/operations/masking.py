@@ -18,13 +18,18 @@ _NAMES = re.compile(
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # firstName is first_Name
 _DEEPEST = 40
 _LONGEST = 32_768
+# Nobody reads more, and whoever masks them does nothing else meanwhile.
+_MOST_VALUES = 5_000
+_MORE = "[and more]"
+# No shorter number is a card's or a phone's.
+_SHORT_NUMBER = 7
 
 
 def masked(body: bytes, redact: Redactor) -> Any:
     """The decoded payload; as text what is no JSON."""
     text = body.decode(errors="replace")
     try:
-        return _mask(json.loads(text), redact, 0)
+        return _Masking(redact).mask(json.loads(text), 0)
     except (ValueError, RecursionError):
         return masked_text(text, redact)
 
@@ -40,21 +45,45 @@ def masked_text(text: str, redact: Redactor) -> str:
     return shown if len(text) <= _LONGEST else f"{shown} [and more: {len(text)} characters in all]"
 
 
-def _mask(value: Any, redact: Redactor, depth: int) -> Any:
-    if depth > _DEEPEST:
-        return _MASK
-    if isinstance(value, dict):
+class _Masking:
+    """Of one payload."""
+
+    def __init__(self, redact: Redactor) -> None:
+        self._redact = redact
+        self._left = _MOST_VALUES
+
+    def mask(self, value: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            return _MASK
+        self._left -= 1
+        if isinstance(value, dict):
+            return self._object(value, depth)
+        if isinstance(value, list):
+            return self._list(value, depth)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            text = str(value)
+            return value if len(text) < _SHORT_NUMBER or self._redact(text) == text else _MASK
+        return masked_text(value, self._redact) if isinstance(value, str) else value
+
+    def _object(self, value: dict[str, Any], depth: int) -> dict[str, Any]:
         shown: dict[str, Any] = {}
         for key, each in value.items():
+            if self._left <= 0:
+                shown[_MORE] = f"{len(value)} in all"
+                break
             hidden = _NAMES.search(_WORDS.sub("_", key)) and each not in (None, "", [], {})
             # A name may be somebody's address, too; two that are masked stay two.
-            name = masked_text(key, redact)
+            name = masked_text(key, self._redact)
             if name in shown:
                 name = f"{name} ({len(shown) + 1})"
-            shown[name] = _MASK if hidden else _mask(each, redact, depth + 1)
+            shown[name] = _MASK if hidden else self.mask(each, depth + 1)
         return shown
-    if isinstance(value, list):
-        return [_mask(each, redact, depth + 1) for each in value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value if redact(str(value)) == str(value) else _MASK
-    return masked_text(value, redact) if isinstance(value, str) else value
+
+    def _list(self, value: list[Any], depth: int) -> list[Any]:
+        shown: list[Any] = []
+        for each in value:
+            if self._left <= 0:
+                shown.append(f"{_MORE}: {len(value)} in all")
+                break
+            shown.append(self.mask(each, depth + 1))
+        return shown

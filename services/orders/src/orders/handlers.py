@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,7 +17,7 @@ from common.messaging.outbox import Work
 from common.messaging.transactional import Handler
 from orders import metrics, ordering, repository
 from orders.changes import Changes
-from orders.domain import RefundState, State, Verdict, judge
+from orders.domain import UNPAID, RefundState, State, Verdict, judge
 from orders.models import Order, Payment, Refund
 from orders.ordering import stored_terms
 
@@ -26,6 +26,8 @@ log = get_logger(__name__)
 PURPOSE = "order/"
 # Providers' times may be cut to it: what is not surely in time is late.
 _WHOLE_SECOND = timedelta(seconds=1)
+# A clock that goes has long struck.
+_CLOCK_LATE = timedelta(minutes=5)
 _WHY = {
     Verdict.LATE: "paid after the order was cancelled",
     Verdict.DOUBLE: "the order was paid already",
@@ -60,7 +62,20 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
         payment.amount, payment.currency = report.amount, report.currency
         surely = order.pay_by - _WHOLE_SECOND
         in_time = report.paid_at is not None and report.paid_at <= surely
+        await _catch_up(work, event, order, report.paid_at or event.time)
         await _take(work, event, order, payment, in_time=in_time)
+
+
+async def _catch_up(
+    work: Work, event: Event[CheckoutSettled], order: Order, paid_at: datetime
+) -> None:
+    """What was paid long after its time finds the order cancelled, also where the clock stood
+    still: after a restore the payment is heard again, and it may have been given back since."""
+    if order.state in UNPAID and paid_at > order.pay_by + _CLOCK_LATE:
+        changes = Changes(work.session, event)
+        now = await rows.clock(work.session)
+        await ordering.give_up(changes, order, now, by=None, reason="not paid in time")
+        await changes.close()
 
 
 async def _take(

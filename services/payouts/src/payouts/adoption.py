@@ -19,7 +19,7 @@ from payouts.domain import State
 from payouts.ledger import Funding
 from payouts.models import Attempt, Payout, Recipient, payout_id, square_key
 from payouts.requests import NewPayout, as_stored
-from payouts.settling import File, Times, remember, settle
+from payouts.settling import File, Times, part_returned, remember, settle
 
 log = get_logger(__name__)
 
@@ -145,7 +145,7 @@ async def adopt_listed(
                 times=times,
                 asked=True,
                 reason=reason,
-                amount_returned=each.amount_returned,
+                amount_returned=part_returned(file.row, each),
             )
     await books.close()
     await _hold_what_is_not_covered(session, {owner.id for owner in adopted_by})

@@ -115,6 +115,12 @@ class Books:
         reason = f"{returned} of {row.amount} {row.currency} came back, in all"
         self.note(row, actor, "return a part", reason, entries)
 
+    def pay_by_other(self, row: Payout, transfer_id: str, actor: Actor, action: str) -> None:
+        """A payout that is paid is paid by another transfer than was thought."""
+        entries = ledger.part_paid_again(sum_of(row))
+        row.transfer_id, row.amount_returned = transfer_id, 0
+        self.note(row, actor, action, f"it is paid by {transfer_id}", entries)
+
     def note(
         self,
         row: Payout,

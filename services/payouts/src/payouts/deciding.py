@@ -163,8 +163,10 @@ class Desk:
         self, file: File, item: Looked, transfers: Mapping[TransferKey, Transfer]
     ) -> Next | PaybusError:
         row = file.row
-        if row.version != item.version:
-            return None  # somebody knew more meanwhile
+        if row.version != item.version:  # somebody knew more meanwhile, but perhaps not the newest
+            if not self._waits(row):
+                self._books.order(row, ask=True)
+            return None
         if isinstance(item.found, Exception):
             error = self._rules.text(item.found)
             if not self._waits(row):  # no clock would bring it back: who asked does
@@ -208,7 +210,7 @@ class Desk:
                 times=self._times,
                 asked=True,
                 reason=f"asked, {self.account.provider} says {each.fate}",
-                amount_returned=each.amount_returned,
+                amount_returned=settling.part_returned(row, each),
             )
         return bool(moving) or (own is not None and own.fate.moves_money)
 

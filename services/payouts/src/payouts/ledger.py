@@ -82,6 +82,11 @@ def part_returned(sum_: Sum, returned: int) -> list[Entry]:
     return [Entry(Account.PAID, Account.AVAILABLE, returned - sum_.returned)]
 
 
+def part_paid_again(sum_: Sum) -> list[Entry]:
+    """Of a paid payout that another transfer pays, of which nothing came back."""
+    return [Entry(Account.AVAILABLE, Account.PAID, sum_.returned)] if sum_.returned else []
+
+
 def is_pending(state: State) -> bool:
     """Whether the payout's money is set aside and not with the recipient."""
     return _place(state) is Account.PENDING

@@ -441,9 +441,8 @@ def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey])
 def _claim(books: Books, row: Payout, key: str, wanted: NewPayout, by: Actor) -> None:
     """A payout that the database had forgotten is ordered again, with the key that it had: from now
     on it is as it was ordered. Raises `Conflict` when it is another one."""
-    asked = (wanted.recipient, wanted.currency)
-    # Of what came back in part the provider lists the rest: so much it is.
-    if asked != (row.recipient, row.currency) or wanted.amount < row.amount:
+    asked = (wanted.recipient, wanted.currency, wanted.amount)
+    if asked != (row.recipient, row.currency, row.amount):
         raise Conflict("this Idempotency-Key was used for another payout")
     posted = []
     given_up = row.state == State.CANCELLED and not row.fee_charged

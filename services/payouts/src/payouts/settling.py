@@ -126,8 +126,7 @@ def _follow(
     transfer, to = followed
     if to is State(row.state):
         if row.transfer_id != transfer.transfer_id:
-            row.transfer_id = transfer.transfer_id
-            books.note(row, actor, f"told {fate}", f"it is paid by {transfer.transfer_id}")
+            books.pay_by_other(row, transfer.transfer_id, actor, f"told {fate}")
         return
     row.transfer_id = transfer.transfer_id
     row.looks = 0
@@ -218,6 +217,14 @@ def compare(
         # By their last characters: a difference is seen by everybody who may see payouts.
         ours, theirs = (last_four(each) for each in (max(destinations), found.destination))
         differ(books, row, differences.DESTINATION, found.transfer_id, ours, theirs)
+
+
+def part_returned(row: Payout, found: Found) -> int:
+    """How much of the payout came back, in all (minor units). What a transfer was too large by, and
+    was recovered of it, is nobody's."""
+    if not found.amount_returned:
+        return 0
+    return max(0, row.amount - (found.amount - found.amount_returned))
 
 
 def remember(books: Books, file: File, found: Found, *, details: str) -> None:
