@@ -152,6 +152,9 @@ def test_what_came_back_in_parts_is_in_no_entry_twice(
         _post(balance, ledger.part_returned(paid, returned))
         paid = replace(paid, returned=returned)
         assert balance[Account.PAID] == sum_.amount - returned
+    by_other = balance.copy()
+    _post(by_other, ledger.part_paid_again(paid))
+    assert (+by_other, -by_other) == (+at_once, -at_once), "another transfer pays all of it"
     _post(balance, ledger.entries(State.PAID, to, paid))
     _post(at_once, ledger.entries(State.PAID, to, replace(sum_, fee=0)))
     if to is not State.PAID:
