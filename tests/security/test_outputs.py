@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import psycopg
@@ -127,12 +128,13 @@ def _hear_them_from_a_payer(paybus: Paybus) -> None:
 
 def _hear_them_from_callers(paybus: Paybus) -> None:
     for canary in CANARIES.values():
-        headers = {"X-Canary": canary, "Idempotency-Key": canary}
+        value = canary if canary.isascii() else quote(canary)  # a header is ASCII
+        headers = {"X-Canary": value, "Idempotency-Key": value}
         for service in _APIS:
             for path in _PATHS[service]:
                 paybus.api("GET", service, path, params={"cursor": canary, "x": canary})
                 paybus.api("POST", service, path, json={"x": canary}, extra_headers=headers)
-        paybus.call("stripe", canary.encode(), {"Stripe-Signature": canary})
+        paybus.call("stripe", canary.encode(), {"Stripe-Signature": value})
 
 
 def _leaks(text: str) -> list[str]:
