@@ -121,8 +121,8 @@ soak: setup ## a long load with something broken every two minutes, and what it 
 bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minutes; ONLY=ingest,effects ROUNDS=1)
 	@$(BIN)/python -m benchmarks --rounds $(ROUNDS) $(if $(ONLY),--only "$(ONLY)")
 
-fuzz: setup ## hostile input to gateway and APIs over real sockets (INPUTS=100000, SEED=)
-	@PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED))
+fuzz: setup ## hostile input to gateway and APIs over real sockets (INPUTS=100000, SEED=; HOLD=1 seconds of the loop on a shared machine)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED)) $(if $(HOLD),--hold $(HOLD))
 
 mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
 	@$(BIN)/python tests/mutants.py "$(ONLY)"
