@@ -284,14 +284,19 @@ def test_tenants_that_share_an_account_do_not_see_each_other_s_transfers(
         assert paybus.sql("payouts", kinds) == []
 
 
-@pytest.mark.usefixtures("running")
-def test_what_comes_back_in_parts_is_owed_once(paybus: Paybus) -> None:
-    """https://docs.stripe.com/api/transfer_reversals: in as many parts as one wishes."""
+def _paid(paybus: Paybus) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """A recipient, a payout of 5000 that they have, and the path of its transfer in the sandbox."""
     seller = add(paybus, "stripe")
     payout = order(paybus, seller, 5000)
     until_state(paybus, payout, "paid")
     (transfer,) = transfers(paybus, payout)
-    url = f"/_payouts/transfers/{transfer['id']}"
+    return seller, payout, f"/_payouts/transfers/{transfer['id']}"
+
+
+@pytest.mark.usefixtures("running")
+def test_what_comes_back_in_parts_is_owed_once(paybus: Paybus) -> None:
+    """https://docs.stripe.com/api/transfer_reversals: in as many parts as one wishes."""
+    seller, payout, url = _paid(paybus)
     for part, back in ((2000, 2000), (1000, 3000)):
         sandbox(paybus, "PUT", url, part=part)
         until(lambda back=back: balances(paybus, seller)["available"] == back, what="it is owed")  # type: ignore[misc]
@@ -312,12 +317,9 @@ def test_what_comes_back_in_parts_is_owed_once(paybus: Paybus) -> None:
 
 @pytest.mark.usefixtures("running")
 def test_a_part_that_came_back_without_a_word_is_found_by_the_comparison(paybus: Paybus) -> None:
-    seller = add(paybus, "stripe")
-    payout = order(paybus, seller, 5000)
-    until_state(paybus, payout, "paid")
-    (transfer,) = transfers(paybus, payout)
+    seller, payout, url = _paid(paybus)
     deliver(paybus, drop=1)
-    sandbox(paybus, "PUT", f"/_payouts/transfers/{transfer['id']}", part=2000)
+    sandbox(paybus, "PUT", url, part=2000)
     (found,) = [each for each in reconcile(paybus) if each["payout_id"] == payout["id"]]
     assert (found["ours"], found["theirs"]) == ("5000 USD", "3000 USD")
     until(lambda: balances(paybus, seller)["available"] == 2000, what="the provider was asked")

@@ -99,3 +99,9 @@ def test_payloads_are_shown_without_what_is_private() -> None:
     for private in ("a@b.co", "Ama", "123", "secret99"):
         assert private not in str(shown)
     assert shown["nested"] == [{"access_token": "[masked]"}]
+
+
+def test_of_many_values_the_first_are_shown_and_how_many_there_are() -> None:
+    shown = masked(b'{"all": [' + b"0," * 500_000 + b"0]}", Redactor())
+    assert len(shown["all"]) < 6_000
+    assert shown["all"][-1] == "[and more]: 500001 in all"

@@ -176,7 +176,8 @@ def _details(order: Order) -> Details:
 
 def _transfer(transfer: stripe.Transfer) -> Found:
     """A transfer is in the connected account's balance as soon as it is made. What came back of it
-    is not; `reversed` is said of the whole only."""
+    is not; `reversed` is said of the whole only, `amount_reversed` of all parts together:
+    https://docs.stripe.com/api/transfers/object#transfer_object-amount_reversed"""
     fate = Fate.RETURNED if transfer.reversed else Fate.PAID
     part = 0 if transfer.reversed else transfer.amount_reversed
     currency = transfer.currency.upper()
