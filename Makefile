@@ -12,7 +12,8 @@ OVERLAY ?= dev
 FILES ?= secrets
 ROUNDS ?= 3
 MINUTES ?= 60
-RATE ?= 300
+# Webhooks a second: a third of what two cores sustain.
+RATE ?= 33
 WEBHOOKS ?= 5000
 INPUTS ?= 100000
 # Files of tests run side by side, on one broker and one database server for all.
@@ -21,7 +22,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutants lint fmt webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -85,7 +86,7 @@ test-stripe-openapi: setup ## billing against Stripe's OpenAPI file, as the npm 
 	@STRIPE_OPENAPI=$(or $(STRIPE_OPENAPI),$(SPEC)) $(BIN)/pytest tests/integration/test_stripe_openapi.py $(PYTEST_ARGS)
 
 test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it can be had (root on Debian or Ubuntu)
-	@server=$$($(BIN)/python -m devstack.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)
+	@server=$$($(BIN)/python -m devstack.servers.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
@@ -113,9 +114,9 @@ observability-check: setup ## rules and routes by promtool and amtool; every que
 	@$(BIN)/python -m deploy.observability.check
 
 chaos: setup ## break everything under load and count every effect (SEED=, SCENARIOS=a,b, WEBHOOKS=5000, CHAOS_BROKER=4 for RabbitMQ 4.3)
-	@$(if $(filter 4,$(CHAOS_BROKER)),server=$$($(BIN)/python -m devstack.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server) PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") --webhooks $(WEBHOOKS)
+	@$(if $(filter 4,$(CHAOS_BROKER)),server=$$($(BIN)/python -m devstack.servers.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server) PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(SCENARIOS),--scenarios "$(SCENARIOS)") --webhooks $(WEBHOOKS)
 
-soak: setup ## a long load with something broken every two minutes, and what it leaves behind (MINUTES=60 RATE=300 SEED=)
+soak: setup ## a long load with something broken every two minutes, and what it leaves behind (MINUTES=60 RATE=33 SEED=)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minutes; ONLY=ingest,effects ROUNDS=1)
@@ -124,7 +125,7 @@ bench: setup ## measure Paybus beside Django and Celery, 3 rounds (about 15 minu
 fuzz: setup ## hostile input to gateway and APIs over real sockets (INPUTS=100000, SEED=; HOLD=1 seconds of the loop on a shared machine)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS) $(if $(SEED),--seed $(SEED)) $(if $(HOLD),--hold $(HOLD))
 
-mutants: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
+mutation-test: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
 	@$(BIN)/python tests/mutants.py "$(ONLY)"
 
 lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md is current
@@ -132,10 +133,10 @@ lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md i
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m common.contracts.catalogue --check docs/events.md
+	@$(BIN)/python -m common.contracts.docs --check docs/events.md
 	@$(BIN)/python -m deploy.observability.build --check
 
-fmt: setup ## format the code and sort the imports
+format: setup ## format the code and sort the imports
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -146,7 +147,7 @@ token: setup ## print a development token for the APIs (ROLE=viewer|operator|app
 	@$(BIN)/python -m devstack token --role $(ROLE) $(if $(TENANT),--tenant $(TENANT))
 
 events: setup ## write docs/events.md from the contracts
-	@$(BIN)/python -m common.contracts.catalogue docs/events.md
+	@$(BIN)/python -m common.contracts.docs docs/events.md
 
 lock: setup ## resolve the dependencies again and write requirements.lock
 	@$(BIN)/uv lock --quiet

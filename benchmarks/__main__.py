@@ -15,9 +15,9 @@ from benchmarks import banks, measure, payday
 from benchmarks.report import CELERY, PAYBUS, RESULTS, SYNC, Report
 from benchmarks.sides import Paybus, Peer
 from devstack.addresses import DevstackError, free_ports
-from devstack.processes import Process, Spec
-from devstack.stack import PAYBUS as STATE
-from devstack.stack import PROJECT, Stack
+from devstack.processes.process import Process, Spec
+from devstack.processes.stack import PAYBUS as STATE
+from devstack.processes.stack import PROJECT, Stack
 
 _STRIPE = "/webhooks/stripe"
 

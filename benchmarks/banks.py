@@ -13,9 +13,9 @@ import psycopg
 
 from benchmarks.sides import Peer, wait
 from devstack.endpoints import PLAID_CLIENT
-from devstack.processes import Process
-from devstack.stack import Stack
-from devstack.system import System, create_databases, introduce_providers, migrate, plan
+from devstack.processes.process import Process
+from devstack.processes.stack import Stack
+from devstack.processes.system import System, create_databases, introduce_providers, migrate, plan
 from devstack.tokens import DevKeys
 
 TRANSACTIONS = 2_500

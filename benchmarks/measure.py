@@ -18,7 +18,7 @@ from benchmarks import load
 from benchmarks.load import Load, percentile
 from benchmarks.sides import Paybus, Peer, Side, resident_bytes, wait
 from common.contracts.topology import Queue, queue_arguments
-from devstack.stack import Stack
+from devstack.processes.stack import Stack
 
 _NAMES = load.numbers()
 _CONNECTIONS = 16

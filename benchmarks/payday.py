@@ -16,9 +16,9 @@ import httpx
 import psycopg
 
 from benchmarks.sides import Peer, wait
-from devstack.processes import Process
-from devstack.stack import Stack
-from devstack.system import System, create_databases, migrate, plan
+from devstack.processes.process import Process
+from devstack.processes.stack import Stack
+from devstack.processes.system import System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 
 LATENCY_SECONDS = 0.3
@@ -26,7 +26,7 @@ LATENCY_SECONDS = 0.3
 _BATCH = 5_000
 _CONCURRENCY = 200
 _SELLERS = 50
-_OPTIONS = {"at_once": 500, "per_second": 1000}
+_OPTIONS = {"max_concurrency": 500, "rate_per_second": 1000}
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

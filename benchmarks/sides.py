@@ -18,19 +18,19 @@ import psycopg
 
 from common.contracts.event import Event
 from common.contracts.registry import lookup
-from common.messaging.connection import Broker
+from common.messaging.connection import BrokerConnection
 from common.messaging.publisher import Publisher
 from devstack import endpoints
 from devstack.addresses import DevstackError, free_ports
 from devstack.endpoints import SECRETS
-from devstack.processes import Process, Spec, run_once
-from devstack.stack import PROJECT, Stack
-from devstack.system import System, create_databases, migrate, plan
+from devstack.processes.process import Process, Spec, run_once
+from devstack.processes.stack import PROJECT, Stack
+from devstack.processes.system import System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import subscription_created
-from webhook_gateway.endpoints import Endpoint
-from webhook_gateway.providers import Proof
-from webhook_gateway.routes import make
+from webhook_gateway.providers.base import Authentication
+from webhook_gateway.providers.endpoint import Endpoint
+from webhook_gateway.providers.endpoint_registry import make
 
 _PATIENCE_SECONDS = 300
 _PUBLISHED_AT_ONCE = 500
@@ -162,7 +162,7 @@ class Paybus(Side):
         async def nothing(*_: Any) -> None:
             pass
 
-        broker = Broker(self.rabbitmq_url, name="bench", on_connect=nothing)
+        broker = BrokerConnection(self.rabbitmq_url, name="bench", on_connect=nothing)
         await broker.start()
         publisher = Publisher(broker, timeout=30)
         for start in range(0, len(names), _PUBLISHED_AT_ONCE):
@@ -175,7 +175,7 @@ class Paybus(Side):
         await broker.close()
 
     def _event(self, name: str) -> Event[Any]:
-        (event,) = self._stripe.translate(_body(name), Proof("signature"))
+        (event,) = self._stripe.translate(_body(name), Authentication("signature"))
         return event
 
     def fill_outbox(self, count: int) -> None:

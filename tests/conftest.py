@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from common.contracts import topology
-from common.messaging.connection import Broker
-from common.messaging.declare import declaring
-from common.messaging.retry import Ladder
+from common.contracts.retry_ladder import RetryLadder
+from common.messaging.connection import BrokerConnection
+from common.messaging.topology_declarer import declaring
 from devstack.addresses import Addresses, RabbitMQ
-from devstack.processes import WARM
-from devstack.rabbitmq import PrivateNode, find_server
-from devstack.stack import Stack
+from devstack.processes.process import WARM
+from devstack.processes.stack import Stack
+from devstack.servers.rabbitmq import PrivateNode, find_server
 from devstack.tokens import DevKeys
 from support.paybus import SHORT_LADDER, Paybus, Templates, running
 from support.waiting import until
@@ -132,8 +132,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 async def _declare(url: str) -> None:
-    declare = declaring(Ladder.parse(SHORT_LADDER))
-    broker = Broker(url, name="tests", on_connect=declare)
+    declare = declaring(RetryLadder.parse(SHORT_LADDER))
+    broker = BrokerConnection(url, name="tests", on_connect=declare)
     await broker.start()
     try:
         await (await broker.channel(within=60)).close()

@@ -22,7 +22,7 @@ import yaml
 from cryptography.fernet import Fernet
 
 from common.contracts import logins
-from common.messaging.retry import Ladder
+from common.contracts.retry_ladder import RetryLadder
 
 SERVICES = Path(__file__).parent / "services"
 NAMESPACE = "paybus"
@@ -53,7 +53,7 @@ def secrets(folder: Path, environment: Mapping[str, str]) -> Sequence[Mapping[st
     return made
 
 
-def _ladder(services: Sequence[Path]) -> Ladder:
+def _ladder(services: Sequence[Path]) -> RetryLadder:
     """The waits that logins may send messages to; all services have the same."""
     found = {
         ladder
@@ -61,10 +61,10 @@ def _ladder(services: Sequence[Path]) -> Ladder:
         for ladder in re.findall(r"^RETRY_LADDER=(.+)$", each.read_text(), re.MULTILINE)
     }
     (ladder,) = found
-    return Ladder.parse(ladder)
+    return RetryLadder.parse(ladder)
 
 
-def _of_broker(passwords: Mapping[str, str], ladder: Ladder) -> list[Mapping[str, Any]]:
+def _of_broker(passwords: Mapping[str, str], ladder: RetryLadder) -> list[Mapping[str, Any]]:
     """An administrator's login, KEDA's, and each service's own; what they may do is imported
     whenever a node starts."""
     administrator, autoscaler = token_urlsafe(24), token_urlsafe(24)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from devstack.system import SERVICES
+from devstack.processes.system import SERVICES
 
 Series = Mapping[str, str]
 """Series by what they are called, with values in promtool's notation, a minute apart."""
@@ -79,19 +79,19 @@ def _buckets(name: str, labels: str, bounds: Mapping[str, str]) -> Series:
 
 
 _QUICK = _buckets(
-    "paybus_webhook_seconds", 'provider="stripe",outcome="published"',
+    "paybus_webhook_duration_seconds", 'provider="stripe",outcome="published"',
     {"0.1": "0+99x120", "2": "0+100x120", "5": "0+100x120", "+Inf": "0+100x120"},
 )  # fmt: skip
 _SLOW = _buckets(
-    "paybus_webhook_seconds", 'provider="stripe",outcome="published"',
+    "paybus_webhook_duration_seconds", 'provider="stripe",outcome="published"',
     {"0.1": "0+10x120", "2": "0+80x120", "5": "0+90x120", "+Inf": "0+100x120"},
 )  # fmt: skip
 _IN_TIME = _buckets(
-    "paybus_event_age_seconds", 'queue="orders.payments"',
+    "paybus_event_latency_seconds", 'queue="orders.payments"',
     {"60.0": "0+100x4400", "300.0": "0+100x4400", "+Inf": "0+100x4400"},
 )  # fmt: skip
 _LATE = _buckets(
-    "paybus_event_age_seconds", 'queue="orders.payments"',
+    "paybus_event_latency_seconds", 'queue="orders.payments"',
     {"60.0": "0+10x4400", "300.0": "0+20x4400", "3600.0": "0+100x4400", "+Inf": "0+100x4400"},
 )  # fmt: skip
 
@@ -99,7 +99,7 @@ _OURS = 'queue!~"retry[.].*|.*[.]dead"'
 PROCESSES: Final = [(service, role) for service in SERVICES for role in ("api", "worker")]
 _MISSING = " or ".join(f'absent(up{{service="{s}",role="{r}"}})' for s, r in PROCESSES)
 _READY = "paybus:gateway_ready"
-_CONSUMED = "paybus_consumed_total"
+_CONSUMED = "paybus_messages_consumed_total"
 # What providers' calls become is handled here first: a duplicate is a call that came again.
 _FIRST = 'queue=~"subscription.billing|webhook-gateway.payments|payouts.reports|bank-sync.items"'
 
@@ -115,30 +115,30 @@ def _share(part: str, whole: str, window: str) -> str:
 ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "WebhooksSlow",
-        "histogram_quantile(0.95, sum by (le, provider) (rate(paybus_webhook_seconds_bucket[5m])))",
+        "histogram_quantile(0.95, sum by (le, provider) (rate(paybus_webhook_duration_seconds_bucket[5m])))",
         2, "5m", "ticket", "Webhooks of {{ $labels.provider }} take more than 2 s (p95)",
         "webhooks", _SLOW, _QUICK,
     ),
     Alert(
         "WebhooksVerySlow",
-        "histogram_quantile(0.99, sum by (le, provider) (rate(paybus_webhook_seconds_bucket[5m])))",
+        "histogram_quantile(0.99, sum by (le, provider) (rate(paybus_webhook_duration_seconds_bucket[5m])))",
         4.9, "5m", "page", "Webhooks of {{ $labels.provider }} take 5 s and more (p99): it gives up soon",
         "webhooks", _SLOW, _QUICK,
     ),
     Alert(
         "WebhooksRefused",
-        _share('paybus_webhook_seconds_count{outcome="refused"}', "paybus_webhook_seconds_count", "15m"),
+        _share('paybus_webhook_duration_seconds_count{outcome="refused"}', "paybus_webhook_duration_seconds_count", "15m"),
         0.2, "15m", "ticket", "A fifth of the webhooks is not verified: a secret changed, or somebody forges",
         "webhooks",
         {
-            'paybus_webhook_seconds_count{outcome="refused"}': "0+50x100",
-            'paybus_webhook_seconds_count{outcome="published"}': "0+50x100",
+            'paybus_webhook_duration_seconds_count{outcome="refused"}': "0+50x100",
+            'paybus_webhook_duration_seconds_count{outcome="published"}': "0+50x100",
         },
         {
-            'paybus_webhook_seconds_count{outcome="refused"}': "0x60 1x50",
-            'paybus_webhook_seconds_count{outcome="published"}': "0x100",
+            'paybus_webhook_duration_seconds_count{outcome="refused"}': "0x60 1x50",
+            'paybus_webhook_duration_seconds_count{outcome="published"}': "0x100",
         },
-        also='and on () sum(increase(paybus_webhook_seconds_count{outcome="refused"}[15m])) > 10',
+        also='and on () sum(increase(paybus_webhook_duration_seconds_count{outcome="refused"}[15m])) > 10',
     ),
     Alert(
         "ProvidersSendAgain",
@@ -180,6 +180,14 @@ ALERTS: Final[Sequence[Alert]] = (
         },
     ),
     Alert(
+        "OrganizationsWaiting",
+        "max by (status) (paybus_integrations_oldest_waiting_seconds)",
+        1_800, "15m", "ticket", "A customer who has paid has had no organization for half an hour: no e-mail address is known",
+        "provisioning-failing",
+        {'paybus_integrations_oldest_waiting_seconds{status="waiting"}': "1500+60x100"},
+        {'paybus_integrations_oldest_waiting_seconds{status="waiting"}': "0x100"},
+    ),
+    Alert(
         "DatabasePoolBusy",
         "max by (service, role) (avg_over_time(paybus_database_pool_in_use[5m])) "
         "/ max by (service, role) (paybus_database_pool_size)",
@@ -212,15 +220,15 @@ ALERTS: Final[Sequence[Alert]] = (
         below=True,
     ),
     Alert(
-        "OldestMessage",
-        f"max by (queue) (paybus_oldest_message_seconds{{{_OURS}}})",
+        "QueueMessageTooOld",
+        f"max by (queue) (paybus_consumer_oldest_message_age_seconds{{{_OURS}}})",
         300, "2m", "page", "A message has waited for five minutes in {{ $labels.queue }}",
         "queue-growing",
-        {'paybus_oldest_message_seconds{queue="orders.payments"}': "0+60x100"},
-        {'paybus_oldest_message_seconds{queue="orders.payments"}': "2x100", 'paybus_oldest_message_seconds{queue="orders.payments.dead"}': "900x100"},
+        {'paybus_consumer_oldest_message_age_seconds{queue="orders.payments"}': "0+60x100"},
+        {'paybus_consumer_oldest_message_age_seconds{queue="orders.payments"}': "2x100", 'paybus_consumer_oldest_message_age_seconds{queue="orders.payments.dead"}': "900x100"},
     ),
     Alert(
-        "DeadLetters",
+        "DeadLettersOpen",
         "sum(max by (queue) (paybus_dead_letters_open)) or vector(0)",
         0, "5m", "ticket", "Messages failed for good and wait for a person",
         "dead-letter-replay",
@@ -237,11 +245,11 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "OutboxLag",
-        "max by (service) (paybus_outbox_oldest_seconds)",
+        "max by (service) (paybus_outbox_oldest_event_age_seconds)",
         60, "5m", "page", "Events of {{ $labels.service }} are committed and not published",
         "outbox-lag",
-        {'paybus_outbox_oldest_seconds{service="orders"}': "0+60x100"},
-        {'paybus_outbox_oldest_seconds{service="orders"}': "0.1x100"},
+        {'paybus_outbox_oldest_event_age_seconds{service="orders"}': "0+60x100"},
+        {'paybus_outbox_oldest_event_age_seconds{service="orders"}': "0.1x100"},
     ),
     Alert(
         "SpoolDamaged",
@@ -253,14 +261,14 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "SpoolAge",
-        "max(paybus_spool_oldest_seconds)",
+        "max(paybus_spool_oldest_message_age_seconds)",
         120, "3m", "page", "Webhooks wait in a gateway's spool: the broker does not confirm",
         "webhooks",
-        {"paybus_spool_oldest_seconds": "0+60x100"},
-        {"paybus_spool_oldest_seconds": "0x100"},
+        {"paybus_spool_oldest_message_age_seconds": "0+60x100"},
+        {"paybus_spool_oldest_message_age_seconds": "0x100"},
     ),
     Alert(
-        "BrokerAway",
+        "BrokerUnreachable",
         "min by (service, role) (paybus_broker_connected)",
         1, "3m", "page", "{{ $labels.service }} {{ $labels.role }} has no connection to RabbitMQ",
         "processes",
@@ -269,7 +277,7 @@ ALERTS: Final[Sequence[Alert]] = (
         below=True,
     ),
     Alert(
-        "ProcessAway",
+        "ProcessUnreachable",
         'min by (service, role) (up{service!="",role!=""})',
         1, "5m", "ticket", "A {{ $labels.service }} {{ $labels.role }} does not answer",
         "processes",
@@ -314,31 +322,86 @@ ALERTS: Final[Sequence[Alert]] = (
         {'paybus_circuit_open{system="stripe/default"}': "0x80 1 0.5x30"},
     ),
     Alert(
-        "PayoutsUnknown",
-        'max(paybus_payouts_oldest_seconds{state="unknown"}) or vector(0)',
-        900, "5m", "page", "Of a payout nobody knows for a quarter of an hour whether it was made",
+        "PayoutOutcomeUnknown",
+        "max(paybus_payouts_unanswered_seconds) or vector(0)",
+        900, "5m", "page", "The outcome of a payout has been unknown for a quarter of an hour",
         "payouts-stuck",
-        {'paybus_payouts_oldest_seconds{state="unknown"}': "0+60x100"},
-        {'paybus_payouts_oldest_seconds{state="unknown"}': "30x100"},
+        {"paybus_payouts_unanswered_seconds": "0+60x100"},
+        {"paybus_payouts_unanswered_seconds": "30x100"},
     ),
     Alert(
         "PayoutsFailing",
-        _share('paybus_payouts_total{state="failed"}', 'paybus_payouts_total{state=~"failed|paid|submitted"}', "1h"),
+        _share('paybus_payout_transitions_total{state="failed"}', 'paybus_payout_transitions_total{state=~"failed|paid|submitted"}', "1h"),
         0.05, "10m", "ticket", "More than 5 % of payouts are refused by providers",
         "payouts-stuck",
         {
-            'paybus_payouts_total{provider="fapshi",state="failed"}': "0+10x120",
-            'paybus_payouts_total{provider="fapshi",state="paid"}': "0+90x120",
+            'paybus_payout_transitions_total{provider="fapshi",state="failed"}': "0+10x120",
+            'paybus_payout_transitions_total{provider="fapshi",state="paid"}': "0+90x120",
         },
-        {'paybus_payouts_total{provider="fapshi",state="paid"}': "0+90x120"},
+        {'paybus_payout_transitions_total{provider="fapshi",state="paid"}': "0+90x120"},
+    ),
+    Alert(
+        "PayoutsFailed",
+        # The longest wait between two tries is 8 hours.
+        'max(paybus_payouts_oldest_in_state_seconds{state="failed"}) or vector(0)',
+        36_000, "15m", "ticket", "A payout has failed for good: only a person can retry or cancel it",
+        "payouts-stuck",
+        {'paybus_payouts_oldest_in_state_seconds{state="failed"}': "35000+60x100"},
+        {'paybus_payouts_oldest_in_state_seconds{state="failed"}': "600x100"},
+    ),
+    Alert(
+        "RefundsWaiting",
+        "max by (state) (paybus_order_refunds_oldest_seconds)",
+        3_600, "15m", "ticket", "A refund has not been done for more than an hour ({{ $labels.state }})",
+        "payments",
+        {'paybus_order_refunds_oldest_seconds{state="manual"}': "3000+60x100"},
+        {'paybus_order_refunds_oldest_seconds{state="manual"}': "0x100"},
+    ),
+    Alert(
+        "PaymentsUnaskable",
+        "sum(paybus_unpollable_payments) or vector(0)",
+        0, "15m", "ticket", "Payments are not checked with their provider: the endpoints file lacks the endpoint or its credentials",
+        "payments",
+        {'paybus_unpollable_payments{provider="fapshi"}': "2x100"},
+        {'paybus_unpollable_payments{provider="fapshi"}': "0x100"},
+    ),
+    Alert(
+        "ProviderGivesNoAnswers",
+        '(sum by (provider) (increase(paybus_payment_polls_total{outcome="failed"}[30m])) '
+        "or 0 * sum by (provider) (increase(paybus_payment_polls_total[30m]))) / "
+        "(sum by (provider) (increase(paybus_payment_polls_total[30m])) > 0)",
+        0.5, "15m", "ticket", "{{ $labels.provider }} answers less than half of the questions about payments: after seven days such a payment counts as expired",
+        "payments",
+        {
+            'paybus_payment_polls_total{provider="fapshi",outcome="failed"}': "0+10x100",
+            'paybus_payment_polls_total{provider="mtn-momo",outcome="pending"}': "0+50x100",
+        },
+        {'paybus_payment_polls_total{provider="fapshi",outcome="pending"}': "0+10x100"},
+    ),
+    Alert(
+        "PaymentUnclaimed",
+        # Square's are sales that no checkout began.
+        'sum(increase(paybus_payments_unclaimed_total{provider!="square"}[1h])) or vector(0)',
+        0, "0m", "ticket", "A payment came that no checkout here has asked for",
+        "payments",
+        {'paybus_payments_unclaimed_total{provider="fapshi"}': "0x30 1x100"},
+        {'paybus_payments_unclaimed_total{provider="square"}': "0x30 1x100"},
+    ),
+    Alert(
+        "PaymentToReturn",
+        "sum(increase(paybus_payments_to_return_total[1h])) or vector(0)",
+        0, "0m", "ticket", "A payment for a plan buys nothing: a person has to give it back",
+        "payments",
+        {'paybus_payments_to_return_total{provider="fapshi"}': "0x30 1x100"},
+        {'paybus_payments_to_return_total{provider="fapshi"}': "0x100"},
     ),
     Alert(
         "PayoutDoubled",
-        "sum(increase(paybus_payouts_doubled_total[1h])) or vector(0)",
+        "sum(increase(paybus_payout_duplicate_transfers_total[1h])) or vector(0)",
         0, "0m", "page", "A provider lists two transfers for one payout",
         "payouts-stop-everything",
-        {'paybus_payouts_doubled_total{provider="fapshi"}': "0x30 1x100"},
-        {'paybus_payouts_doubled_total{provider="fapshi"}': "0x100"},
+        {'paybus_payout_duplicate_transfers_total{provider="fapshi"}': "0x30 1x100"},
+        {'paybus_payout_duplicate_transfers_total{provider="fapshi"}': "0x100"},
     ),
     Alert(
         "PaymentDuplicated",
@@ -350,35 +413,35 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "ReconciliationDifference",
-        "max(paybus_payout_differences)",
+        "max(paybus_payout_discrepancies_open)",
         0, "15m", "ticket", "A provider's books and ours differ",
         "payouts-difference",
-        {"paybus_payout_differences": "2x100"},
-        {"paybus_payout_differences": "0x100"},
+        {"paybus_payout_discrepancies_open": "2x100"},
+        {"paybus_payout_discrepancies_open": "0x100"},
     ),
     Alert(
         "BankSyncsWait",
-        "max(paybus_bank_oldest_open_sync_seconds)",
+        "max(paybus_bank_oldest_sync_age_seconds)",
         3600, "10m", "ticket", "A bank's data is not synced for an hour although it is due",
         "bank-institution-broken",
-        {"paybus_bank_oldest_open_sync_seconds": "0+60x120"},
-        {"paybus_bank_oldest_open_sync_seconds": "20x120"},
+        {"paybus_bank_oldest_sync_age_seconds": "0+60x120"},
+        {"paybus_bank_oldest_sync_age_seconds": "20x120"},
     ),
     Alert(
         "ScheduleMissed",
-        "max by (service, job) (paybus_schedule_overdue_seconds)",
+        "max by (service, job) (paybus_job_overdue_seconds)",
         300, "5m", "ticket", "The job {{ $labels.job }} of {{ $labels.service }} is not ordered",
         "schedule-missed",
-        {'paybus_schedule_overdue_seconds{service="orders",job="rates"}': "0+60x100"},
-        {'paybus_schedule_overdue_seconds{service="orders",job="rates"}': "2x100"},
+        {'paybus_job_overdue_seconds{service="orders",job="rates"}': "0+60x100"},
+        {'paybus_job_overdue_seconds{service="orders",job="rates"}': "2x100"},
     ),
     Alert(
         "JobFailing",
-        "max by (service, job) (paybus_job_failing)",
+        "max by (service, job) (paybus_job_last_run_failed)",
         0, "15m", "ticket", "The last run of the job {{ $labels.job }} of {{ $labels.service }} failed, and no later one succeeded",
         "schedule-missed",
-        {'paybus_job_failing{service="orders",job="rates"}': "0x10 1x110"},
-        {'paybus_job_failing{service="orders",job="rates"}': "1 0 1 1 0x116"},
+        {'paybus_job_last_run_failed{service="orders",job="rates"}': "0x10 1x110"},
+        {'paybus_job_last_run_failed{service="orders",job="rates"}': "1 0 1 1 0x116"},
     ),
     Alert(
         "OutboxSetAside",
@@ -405,12 +468,12 @@ ALERTS: Final[Sequence[Alert]] = (
         {'paybus_clock_ahead_seconds{service="orders",instance="a"}': "1x100"},
     ),
     Alert(
-        "SecretOld",
-        "max by (service, setting) (paybus_secret_age_seconds)",
+        "SecretRotationDue",
+        "max by (service, setting) (paybus_secret_file_age_seconds)",
         180 * _DAY, "1h", "ticket", "What {{ $labels.setting }} of {{ $labels.service }} names is half a year old: change its keys",
         "keys-and-certificates",
-        {'paybus_secret_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{181 * _DAY}x120"},
-        {'paybus_secret_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{20 * _DAY}x120"},
+        {'paybus_secret_file_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{181 * _DAY}x120"},
+        {'paybus_secret_file_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{20 * _DAY}x120"},
     ),
     Alert(
         # In a cluster a Secret's file is as old as its pod; kube-state-metrics knows better.
@@ -423,7 +486,7 @@ ALERTS: Final[Sequence[Alert]] = (
         foreign=True,
     ),
     Alert(
-        "BackupOld",
+        "BackupStale",
         "time() - max(barman_cloud_cloudnative_pg_io_last_available_backup_timestamp)",
         2 * _DAY, "1h", "page", "PostgreSQL has had no backup for two days",
         "database",
@@ -455,16 +518,16 @@ ALERTS: Final[Sequence[Alert]] = (
 OBJECTIVES: Final[Sequence[Objective]] = (
     Objective(
         "webhooks_available", 0.999,
-        'sum(rate(paybus_webhook_seconds_count{{outcome=~"unavailable|error"}}[{window}])) or vector(0)',
-        'sum(rate(paybus_webhook_seconds_count{{outcome!~"refused|limited"}}[{window}])) > 0 or vector(1)',
+        'sum(rate(paybus_webhook_duration_seconds_count{{outcome=~"unavailable|error"}}[{window}])) or vector(0)',
+        'sum(rate(paybus_webhook_duration_seconds_count{{outcome!~"refused|limited"}}[{window}])) > 0 or vector(1)',
         "Webhooks are not taken",
         "webhooks",
         {
-            'paybus_webhook_seconds_count{outcome="unavailable"}': "0+5x4400",
-            'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400",
+            'paybus_webhook_duration_seconds_count{outcome="unavailable"}': "0+5x4400",
+            'paybus_webhook_duration_seconds_count{outcome="published"}': "0+95x4400",
         },
         {
-            'paybus_webhook_seconds_count{outcome="published"}': "0+95x4400",
+            'paybus_webhook_duration_seconds_count{outcome="published"}': "0+95x4400",
             'up{service="webhook-gateway"}': "1x4400",
             "paybus_gateway_ready": "1x4400",
         },
@@ -474,9 +537,9 @@ OBJECTIVES: Final[Sequence[Objective]] = (
     ),
     Objective(
         "events_fresh", 0.99,
-        'sum(rate(paybus_event_age_seconds_bucket{{le="+Inf"}}[{window}])) '
-        '- sum(rate(paybus_event_age_seconds_bucket{{le="60.0"}}[{window}])) or vector(0)',
-        'sum(rate(paybus_event_age_seconds_bucket{{le="+Inf"}}[{window}])) > 0 or vector(1)',
+        'sum(rate(paybus_event_latency_seconds_bucket{{le="+Inf"}}[{window}])) '
+        '- sum(rate(paybus_event_latency_seconds_bucket{{le="60.0"}}[{window}])) or vector(0)',
+        'sum(rate(paybus_event_latency_seconds_bucket{{le="+Inf"}}[{window}])) > 0 or vector(1)',
         "Events take more than a minute to their effect",
         "queue-growing",
         _LATE,

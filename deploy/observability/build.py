@@ -21,10 +21,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNBOOKS = "https://github.com/paybus/paybus/blob/main/docs/runbooks"
 MODULES = {
-    "common.metrics": "every service",
-    "common.gate": "services that call others",
-    "common.cache": "services with a cache",
-    "common.throttling": "services with an API",
+    "common.observability.metrics": "every service",
+    "common.resilience.call_guard": "services that call others",
+    "common.resilience.cache": "services with a cache",
+    "common.http.throttling": "services with an API",
     "webhook_gateway.metrics": "webhook-gateway",
     "subscription.metrics": "subscription",
     "provisioning.metrics": "provisioning",

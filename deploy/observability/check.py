@@ -20,12 +20,12 @@ import yaml
 from deploy.observability import alerts, dashboards
 from rich.console import Console
 
-from devstack import children
 from devstack.addresses import DevstackError, free_ports
-from devstack.demo import systems
-from devstack.demo.scene import scene
-from devstack.rabbitmq import broker_of_our_own
-from devstack.system import PROCESSES, Layout, System
+from devstack.demo.environment import scene
+from devstack.demo.main import OPTIONS, play
+from devstack.processes import child
+from devstack.processes.system import PROCESSES, Layout, System
+from devstack.servers.rabbitmq import broker_of_our_own
 from devstack.tokens import DevKeys
 from devstack.tools import tool
 
@@ -60,7 +60,7 @@ def main() -> int:
 def _observe(console: Console, metrics_port: int) -> Mapping[str, str]:
     """The queries that have no answer."""
     with (
-        scene("observability", PROCESSES, console, **systems.OPTIONS) as (system, keys),
+        scene("observability", PROCESSES, console, **OPTIONS) as (system, keys),
         _prometheus(system.layout, metrics_port) as url,
     ):
         return asyncio.run(_play(system, keys, console, url))
@@ -80,7 +80,7 @@ def queries() -> Mapping[str, str]:
 
 # Where all is well nothing of this is so.
 _QUIET = frozenset({
-    "BrokerAway", "ProcessAway", "ProcessMissing", "GatewayAway", "QueuesNotWatched",
+    "BrokerUnreachable", "ProcessUnreachable", "ProcessMissing", "GatewayAway", "QueuesNotWatched",
     "QueueWithoutConsumer", "PayoutDoubled",
 })  # fmt: skip
 
@@ -125,7 +125,7 @@ def _prometheus(layout: Layout, broker: int) -> Iterator[str]:
             f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address=127.0.0.1:{port}",
         ]
-        process = children.start(command, log=log, env=os.environ)
+        process = child.start(command, log=log, env=os.environ)
 
         def ready() -> bool:
             try:
@@ -133,11 +133,11 @@ def _prometheus(layout: Layout, broker: int) -> Iterator[str]:
             except httpx.TransportError:
                 return False
 
-        children.wait_until(ready, process, what="Prometheus", log=log, seconds=60)
+        child.wait_until(ready, process, what="Prometheus", log=log, seconds=60)
         try:
             yield url
         finally:
-            children.stop(process, signal.SIGTERM, 30)
+            child.stop(process, signal.SIGTERM, 30)
 
 
 def _scraping(layout: Layout, broker: int) -> dict[str, object]:
@@ -165,7 +165,7 @@ def _scraping(layout: Layout, broker: int) -> dict[str, object]:
 
 async def _play(system: System, keys: DevKeys, console: Console, url: str) -> Mapping[str, str]:
     """The demo's load; then the queries that have no answer."""
-    came_true = await systems.play(system, keys, console, _SUBSCRIPTIONS, _CHECKOUTS)
+    came_true = await play(system, keys, console, _SUBSCRIPTIONS, _CHECKOUTS)
     if not came_true:
         raise SystemExit("the demo did not come true: its figures prove nothing")
     await _run_jobs(system, keys)

@@ -13,14 +13,14 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import payday
-from chaos.books import Verdict
-from chaos.field import Field
-from chaos.ground import Ground, ground
+from chaos import payouts
+from chaos.environment import Field
+from chaos.expected_effects import Verdict
+from chaos.infrastructure import Ground, ground
 from chaos.load import FEWEST
 from chaos.scenarios import PAYDAY, SCENARIOS, Scenario
 from devstack.addresses import DevstackError
-from devstack.stack import PAYBUS
+from devstack.processes.stack import PAYBUS
 
 _SHOWN = 10
 
@@ -146,7 +146,7 @@ def _broke_off(error: Exception, logs: Path) -> Verdict:
 
 def _run_payday(on: Ground, count: int, seed: int, logs: Path) -> Outcome:
     try:
-        verdict, restarts, recovery = payday.run(on, count, seed=seed, logs=logs / PAYDAY.name)
+        verdict, restarts, recovery = payouts.run(on, count, seed=seed, logs=logs / PAYDAY.name)
     except Exception as error:  # noqa: BLE001 - the others still run
         verdict = _broke_off(error, logs / PAYDAY.name)
         restarts, recovery = 0, 0.0

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import permutations
 
-from devstack.rabbitmq import PrivateNode
+from devstack.servers.rabbitmq import PrivateNode
 from support.proxy import Line, Proxy
 
 # https://www.erlang.org/doc/apps/erts/erl_dist_protocol.html, "EPMD Protocol"

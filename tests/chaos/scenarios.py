@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from chaos.field import OTHERS, WORKERS, Field
+from chaos.environment import OTHERS, WORKERS, Field
 from chaos.load import Plan
 from devstack.addresses import DevstackError
 from support.proxy import Line, Proxy

@@ -1,4 +1,4 @@
-"""`make soak [MINUTES=60] [RATE=300] [SEED=...]`: a long load, something broken every two minutes.
+"""`make soak [MINUTES=60] [RATE=33] [SEED=...]`: a long load, something broken every two minutes.
 
 Ends with 0 if nothing was lost or doubled and nothing grew that should not: memory and file
 descriptors of each process, size of the outboxes, bytes per row of what is kept. The figures and
@@ -28,8 +28,8 @@ from prometheus_client.parser import text_string_to_metric_families
 mpl.use("Agg")
 from matplotlib import pyplot
 
-from chaos.field import WORKERS, Field
-from chaos.ground import ground
+from chaos.environment import WORKERS, Field
+from chaos.infrastructure import ground
 from chaos.load import Plan
 from chaos.scenarios import (
     Disturb,
@@ -39,7 +39,7 @@ from chaos.scenarios import (
     restart_postgres,
 )
 from devstack.addresses import DevstackError
-from devstack.stack import PAYBUS
+from devstack.processes.stack import PAYBUS
 from support.proxy import Line
 from support.waiting import trouble_lasts
 
@@ -141,7 +141,7 @@ class Watch:
             return 0.0, 0.0
         values = {"_sum": 0.0, "_count": 0.0}
         for family in text_string_to_metric_families(text):
-            if family.name == "paybus_event_age_seconds":
+            if family.name == "paybus_event_latency_seconds":
                 for each in family.samples:
                     ending = each.name.removeprefix(family.name)
                     if ending in values:
@@ -273,7 +273,7 @@ def run(minutes: float, rate: float, seed: int, logs: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos.soak")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--rate", type=float, default=300, help="webhooks a second")
+    parser.add_argument("--rate", type=float, default=33, help="webhooks a second")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)

@@ -32,11 +32,11 @@ K8S = ROOT / "deploy" / "k8s"
 SERVICES = sorted(path.name for path in (ROOT / "services").iterdir() if path.is_dir())
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 ROLES = ("api", "worker")
-# Providers, the back end, sources of exchange rates.
+# Providers (the gateway's api asks Plaid for keys), the back end, sources of exchange rates.
 _CALL_OUTSIDE = {
-    *(f"{each}-{role}" for each in ("subscription", "provisioning", "payouts", "bank-sync")
+    *(f"{each}-{role}"
+      for each in ("webhook-gateway", "subscription", "provisioning", "payouts", "bank-sync")
       for role in ROLES),
-    "webhook-gateway-worker",
     "orders-worker",
 }  # fmt: skip
 # Operators' kinds, which Kubernetes' own schemas do not have.
@@ -194,7 +194,7 @@ def test_a_process_has_time_to_finish_its_work(overlay: str, name: str) -> None:
     pod = deployment["spec"]["template"]["spec"]
     settings = next(each for each in pod["containers"][0]["envFrom"] if "configMapRef" in each)
     data = named(overlay, "ConfigMap", settings["configMapRef"]["name"])["data"]
-    assert 2 * float(data["DRAIN_SECONDS"]) + 5 < pod["terminationGracePeriodSeconds"]
+    assert 2 * float(data["SHUTDOWN_GRACE_SECONDS"]) + 5 < pod["terminationGracePeriodSeconds"]
     assert "replicas" not in deployment["spec"], "an apply must not undo what scaled it"
     assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 

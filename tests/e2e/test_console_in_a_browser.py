@@ -11,8 +11,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from conftest import MakePaybus
 from devstack.addresses import DevstackError
-from devstack.browser import chromium
-from devstack.stack import PAYBUS
+from devstack.processes.stack import PAYBUS
+from devstack.servers.browser import chromium
 from support.operations import PROCESSES, QUICK, until_open
 from support.organizations import break_provisioning, organization_of, until_status
 from support.paybus import Paybus
@@ -77,7 +77,7 @@ def test_fifty_failures_are_seen_mended_and_replayed(page: Page, paybus: Paybus)
     shoot(page, "overview")
 
     page.get_by_role("link", name="Dead letters").click()
-    group = page.get_by_role("region", name=f"{_FAILURES} \u00d7 organization.requested")
+    group = page.get_by_role("region", name=f"{_FAILURES} \u00d7 organization.reconcile")
     expect(group).to_contain_text("provisioning.organizations")
     expect(group).to_contain_text("BackendFailed")
     shoot(page, "groups")

@@ -12,13 +12,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from devstack.stack import Stack
+from devstack.processes.stack import Stack
 from support.waiting import until
 
 # A shell that runs the tests in the background makes them ignore Ctrl-C, which is inherited.
 _PARENT = """
 import signal, time
-from devstack.stack import Stack
+from devstack.processes.stack import Stack
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with Stack() as stack:
     child = __import__("subprocess").Popen(["sleep", "600"], start_new_session=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from devstack.stack import PAYBUS
+from devstack.processes.stack import PAYBUS
 from support.waiting import until
 
 

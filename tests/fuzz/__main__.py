@@ -30,9 +30,9 @@ from hypothesis import strategies as st
 
 from devstack.addresses import DevstackError
 from devstack.endpoints import SECRETS
-from devstack.processes import Process
-from devstack.stack import Stack
-from devstack.system import System, create_databases, migrate, plan
+from devstack.processes.process import Process
+from devstack.processes.stack import Stack
+from devstack.processes.system import System, create_databases, migrate, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
 from fuzz.calls import Call, bodies, hostile, proved, unproved
@@ -239,7 +239,7 @@ def _fuzz_console(system: System, keys: DevKeys, options: argparse.Namespace) ->
 def _effects_of_forgeries(system: System) -> int:
     """Payments that the gateway's worker told of, although all hints were made up."""
     text = httpx.get(f"{system.layout.url('webhook-gateway-worker')}/metrics").text
-    told = re.findall(r'paybus_provider_questions_total\{outcome="succeeded".*\} (\S+)', text)
+    told = re.findall(r'paybus_payment_polls_total\{outcome="succeeded".*\} (\S+)', text)
     return sum(int(float(each)) for each in told)
 
 

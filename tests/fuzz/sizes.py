@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 
-from common.middleware import MOST_BODY_BYTES, MOST_LARGE_BODY_BYTES
-from payouts.api import BATCHES
+from common.http.middleware import MOST_BODY_BYTES, MOST_LARGE_BODY_BYTES, MOST_VALUES
+from payouts.api.payouts import BATCHES
 
 _AT_ONCE = 4
 _ANY_ID = "x"
+_ALLOWED = MOST_VALUES - 100
 
 
 def _filled(pattern: str, size: int) -> str:
@@ -29,7 +30,7 @@ def _json_bodies(names: Sequence[str], most: int) -> Iterator[bytes]:
     yield _filled('{"a":', most).encode() + b"1"
     yield b"[" + _filled("0,", most).encode() + b"0]"
     yield b"[" + _filled("{},", most).encode() + b"{}]"
-    for keys in (19_000, most // 12):
+    for keys in (_ALLOWED, most // 12):
         yield ("{" + ",".join(f'"k{number}":0' for number in range(keys)) + "}").encode()
     yield b'{"a":' + b"9" * most + b"}"
     yield b'{"a":"' + _filled("\\u0041", most).encode() + b'"}'
@@ -38,7 +39,7 @@ def _json_bodies(names: Sequence[str], most: int) -> Iterator[bytes]:
         yield json.dumps(dict.fromkeys(names, _filled(hostile, most // (len(names) + 1)))).encode()
     for name in names:
         for item in ("0", "{}", '"x"'):
-            for count in (19_000, most // (len(item) + 1)):
+            for count in (_ALLOWED, most // (len(item) + 1)):
                 items = ",".join([item] * count)
                 yield f'{{"{name}":[{items}]}}'.encode()
         yield f'{{"{name}":"{_filled("4242 ", most)}"}}'.encode()

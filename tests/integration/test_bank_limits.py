@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from bank_sync.limits import Counter
-from common import database
-from common.database import Sessions
+from bank_sync.clients.rate_limiter import ProviderRateLimiter
+from common.db import database
+from common.db.database import Sessions
 from common.errors import RateLimited
 from conftest import MakePaybus
-from devstack.redis import PrivateRedis
+from devstack.servers.redis import PrivateRedis
 from support.a_redis import a_redis
 from support.waiting import until_async
 
@@ -40,7 +40,7 @@ def redis(tmp_path: Path) -> Iterator[PrivateRedis]:
         yield redis
 
 
-async def granted(replicas: list[Counter], name: str) -> int:
+async def granted(replicas: list[ProviderRateLimiter], name: str) -> int:
     """How many calls in a row are allowed, asked of the replicas by turns."""
     for number in range(100):
         try:
@@ -51,20 +51,23 @@ async def granted(replicas: list[Counter], name: str) -> int:
 
 
 async def test_replicas_share_one_limit_in_redis(sessions: Sessions, redis: PrivateRedis) -> None:
-    replicas = [Counter(sessions, redis.url) for _ in range(2)]
+    replicas = [ProviderRateLimiter(sessions, redis.url) for _ in range(2)]
     assert await granted(replicas, "item-1/sync") == _LIMIT
     assert await granted(replicas, "item-2/sync") == _LIMIT
 
 
 async def test_replicas_share_one_limit_without_redis(sessions: Sessions) -> None:
     """A fifth at once; the rest comes over the minute."""
-    assert await granted([Counter(sessions, None) for _ in range(2)], "plain/sync") == _LIMIT // 5
+    assert (
+        await granted([ProviderRateLimiter(sessions, None) for _ in range(2)], "plain/sync")
+        == _LIMIT // 5
+    )
 
 
 async def test_a_redis_that_is_away_lets_nobody_through_uncounted(
     sessions: Sessions, redis: PrivateRedis
 ) -> None:
-    replicas = [Counter(sessions, redis.url) for _ in range(2)]
+    replicas = [ProviderRateLimiter(sessions, redis.url) for _ in range(2)]
     redis.stop()
     assert await granted(replicas, "away/sync") == _LIMIT // 5
     redis.start()

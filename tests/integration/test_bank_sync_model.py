@@ -30,25 +30,26 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from bank_sync import handlers, models, repository
-from bank_sync.accounts import Client, Clients, Options
-from bank_sync.clients import BankClient, Mutated
+from bank_sync.clients.base import BankClient, PaginationMutated
 from bank_sync.clients.plaid import page_of
+from bank_sync.clients.rate_limiter import ProviderRateLimiter
+from bank_sync.clients.registry import Client, Clients, Options
 from bank_sync.domain import SyncPage
-from bank_sync.limits import Counter
 from bank_sync.models import Account, Item, Sync, Transaction
-from bank_sync.syncing import Syncer
-from bank_sync.tenancy import Tenancy
-from common import database, rows
-from common.contracts.banking import BankItemReported, BankSyncDue
-from common.contracts.event import Event, root
-from common.crypto import Vault, new_key
-from common.database import Sessions
+from bank_sync.row_security import TenantSessions
+from bank_sync.sync_runner import Syncer
+from common.contracts.banking import ProviderBankItem, RunBankSync
+from common.contracts.event import Event
+from common.db import database, tenant_rows
+from common.db.database import Sessions
 from common.errors import Busy, RateLimited, Upstream
-from common.gate import Gate
-from common.messaging.outbox import Work
+from common.messaging.events import new_event
+from common.messaging.outbox import UnitOfWork
+from common.resilience.call_guard import CallGuard
+from common.security.encryption import SecretBox, new_key
 from conftest import MakePaybus
-from sandbox.plaid_bank import Bank, Change, PlaidFault
-from sandbox.plaid_bank import Item as BankItem
+from sandbox.plaid.bank import Bank, Change, PlaidFault
+from sandbox.plaid.bank import Item as BankItem
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class _Plaid:
         try:
             answer = self._bank.sync(self._item, cursor, _A_FEW_TRANSACTIONS)
         except PlaidFault as fault:
-            raise Mutated(fault.code, 400) from fault
+            raise PaginationMutated(fault.code, 400) from fault
         page = page_of(answer)
         if self.on_the_way and not page.has_more:
             await self.on_the_way.popleft()()
@@ -90,7 +91,7 @@ class _Clients:
         return self._client
 
 
-class _Unlimited(Counter):
+class _Unlimited(ProviderRateLimiter):
     def __init__(self) -> None:
         pass
 
@@ -126,11 +127,11 @@ class World(RuleBasedStateMachine):
         )
         self.plaid = _Plaid(self.bank, self.at_bank)
         options = Options(client_id="x", secret=SecretStr("x"))
-        gate = Gate("x", label="x", at_once=9, quota=None, failures=1000)
+        gate = CallGuard("x", label="x", max_concurrency=9, quota=None, failures=1000)
         api = cast("BankClient", self.plaid)
         client = Client(self.tenant, "default", options, api, gate, _Unlimited())
-        vault = Vault([SecretStr(new_key())])
-        self.tenancy = Tenancy(self.sessions)
+        vault = SecretBox([SecretStr(new_key())])
+        self.tenancy = TenantSessions(self.sessions)
         self.syncer = Syncer(
             self.tenancy,
             cast("Clients", _Clients(client)),
@@ -138,9 +139,9 @@ class World(RuleBasedStateMachine):
             lease=timedelta(minutes=5),
             sweep=timedelta(hours=24),
         )
-        self.messages: list[Event[BankSyncDue]] = []
+        self.messages: list[Event[RunBankSync]] = []
         self.item = models.item_id(self.tenant, self.at_bank.id)
-        self.run(self.link(vault.seal("token")))
+        self.run(self.link(vault.encrypt("token")))
 
     async def link(self, token: str) -> None:
         async with self.tenancy.begin(self.tenant) as session:
@@ -154,7 +155,9 @@ class World(RuleBasedStateMachine):
             )
             session.add(item)
             await session.flush()
-            await repository.order_sync(session, item, "linked", await rows.clock(session))
+            await repository.request_sync(
+                session, item, "linked", await tenant_rows.database_now(session)
+            )
 
     def run(self, doing: Awaitable[T]) -> T:
         async def do() -> T:
@@ -165,11 +168,11 @@ class World(RuleBasedStateMachine):
     async def take_messages(self) -> None:
         """What a relay would publish. Events of other examples are not ours."""
         async with self.sessions.begin() as session:
-            query = text("DELETE FROM outbox WHERE routing_key = 'bank_sync.due' RETURNING body")
+            query = text("DELETE FROM outbox WHERE routing_key = 'bank_sync.run' RETURNING body")
             for (body,) in (await session.execute(query)).all():
                 said = json.loads(bytes(body))
                 if said["tenant"] == self.tenant:
-                    self.messages.append(Event[BankSyncDue].model_validate(said))
+                    self.messages.append(Event[RunBankSync].model_validate(said))
 
     async def sync(self) -> None:
         """Whatever messages there are; one that fails comes again."""
@@ -248,17 +251,17 @@ class World(RuleBasedStateMachine):
         self.bank.change(self.at_bank, change)
 
     async def webhook(self) -> None:
-        event = root(
+        event = new_event(
             id=uuid4().hex,
-            type="bank_item.updated",
+            type="provider_bank_item.updated",
             source="/webhook-gateway/plaid",
             subject=self.at_bank.id,
             tenant=self.tenant,
-            data=BankItemReported(provider="plaid", item_id=self.at_bank.id),
+            data=ProviderBankItem(provider="plaid", item_id=self.at_bank.id),
         )
         async with self.sessions.begin() as session:
             await handlers.prepare(session, [event])
-            work = Work(session, "/bank-sync")
+            work = UnitOfWork(session, "/bank-sync")
             await handlers.on_report(work, event)
             await work.flush()
 
@@ -270,9 +273,9 @@ class World(RuleBasedStateMachine):
 
     async def order_overdue(self) -> None:
         async with self.tenancy.begin(self.tenant) as session:
-            now = await rows.clock(session)
+            now = await tenant_rows.database_now(session)
             found = await repository.overdue_syncs(session, now, timedelta(), 100)
-            await repository.tell_due(session, [(e.tenant, e.item, e.id) for e in found], now)
+            await repository.enqueue_syncs(session, [(e.tenant, e.item, e.id) for e in found], now)
 
     async def waiting(self) -> int:
         async with self.tenancy.begin(self.tenant) as session:

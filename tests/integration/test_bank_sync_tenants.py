@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[2]
 THEIRS = "theirs"
 # What scopes a query by its tenant, and what it looks like to have forgotten it.
 SCOPING = {
-    "common/rows.py": [
+    "common/db/tenant_rows.py": [
         ("row is None or row.tenant != tenant", "row is None"),
         ("select(table).where(table.tenant == tenant)", "select(table)"),
     ],
-    "bank_sync/api.py": [("InstitutionHour.tenant == caller.tenant,", "")],
-    "bank_sync/api_transactions.py": [("Transaction.tenant == caller.tenant,", "")],
+    "bank_sync/api/items.py": [("InstitutionHour.tenant == caller.tenant,", "")],
+    "bank_sync/api/transactions.py": [("Transaction.tenant == caller.tenant,", "")],
 }
 
 

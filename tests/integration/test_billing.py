@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from conftest import MakePaybus
-from devstack.system import introduce
+from devstack.processes.system import introduce
 from support.billing import (
+    BAD_CARD,
     PROCESSES,
     a_card,
     a_customer,
+    an_open_invoice,
     behave,
     call,
     done,
@@ -22,6 +25,7 @@ from support.billing import (
     offer_plan,
     price,
     stripe,
+    subscriptions,
     until_confirmed,
     until_seen,
 )
@@ -32,7 +36,7 @@ from support.waiting import poll, until
 
 _QUICK = {
     "PROVIDER_TIMEOUT_SECONDS": "1",
-    "RENEWALS_PAUSE_SECONDS": "1",
+    "RENEWALS_INTERVAL_SECONDS": "1",
     "BILLING_QUIET_SECONDS": "0",
 }
 
@@ -44,11 +48,13 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
         key = 'api_key = "sk_test_development"'
         text = accounts.read_text()
         assert key in text
-        accounts.write_text(text.replace(key, f"{key}\ncircuit_seconds = 3"))
+        accounts.write_text(text.replace(key, f"{key}\ncircuit_reset_seconds = 3"))
         paybus.start(*PROCESSES)
         introduce(paybus.layout)
         offer(paybus)
         offer_plan(paybus, "platinum", 3000)
+        offer_plan(paybus, "bronze", 500)
+        offer_plan(paybus, "gold-yearly", 20000, interval="year")
         yield paybus
 
 
@@ -132,6 +138,201 @@ def test_a_planned_change_keeps_the_discount(paybus: Paybus) -> None:
     name = done(paybus, "POST", f"{path}/plan", json=later)["result"]["schedule"]
     phases = stripe(paybus, "GET", f"subscription_schedules/{name}")["phases"]
     assert [[d["coupon"] for d in each["discounts"]] for each in phases] == [["half"]] * 2
+
+
+def test_a_planned_change_keeps_the_tax_rates(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    theirs = done(paybus, "GET", path)["provider_subscription_id"]
+    rate: Any = {"display_name": "VAT", "inclusive": "false", "percentage": "20"}
+    vat, reduced = (stripe(paybus, "POST", "tax_rates", **rate)["id"] for _ in range(2))
+    (item,) = stripe(paybus, "GET", f"subscriptions/{theirs}")["items"]["data"]
+    stripe(paybus, "POST", f"subscription_items/{item['id']}", **{"tax_rates[0]": reduced})
+    stripe(paybus, "POST", f"subscriptions/{theirs}", **{"default_tax_rates[0]": vat})
+    later = {"plan_id": "gold", "when": "period_end"}
+    name = done(paybus, "POST", f"{path}/plan", json=later)["result"]["schedule"]
+    for phase in stripe(paybus, "GET", f"subscription_schedules/{name}")["phases"]:
+        assert phase["default_tax_rates"] == [vat]
+        assert phase["items"][0]["tax_rates"] == [reduced]
+
+
+def test_a_change_to_another_interval_begins_a_period_that_is_paid(paybus: Paybus) -> None:
+    """In flexible billing Stripe begins one only if it is told to."""
+    yearly: Any = {"id": "yearly", "amount": 9000, "currency": "usd", "interval": "year"}
+    stripe(paybus, "POST", "plans", **yearly, **{"product[name]": "yearly"})
+    theirs, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    later = {"plan_id": "yearly", "when": "period_end"}
+    name = done(paybus, "POST", f"{path}/plan", json=later)["result"]["schedule"]
+    phases = stripe(paybus, "GET", f"subscription_schedules/{name}")["phases"]
+    assert [each.get("billing_cycle_anchor") for each in phases] == [None, "phase_start"]
+    done(paybus, "POST", f"{path}/plan", json={"plan_id": "gold"})
+    before = len(stripe(paybus, "GET", f"invoices?customer={theirs}")["data"])
+    done(paybus, "POST", f"{path}/plan", json={"plan_id": "yearly"})
+    invoices = stripe(paybus, "GET", f"invoices?customer={theirs}")["data"]
+    assert len(invoices) == before + 1
+    assert "yearly" in str([each["lines"] for each in invoices])
+
+
+def test_a_planned_change_keeps_the_payment_method_of_the_subscription(paybus: Paybus) -> None:
+    """A schedule without one takes the customer's, and with Checkout there is none."""
+    theirs, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    name = done(paybus, "GET", path)["provider_subscription_id"]
+    own = a_card(paybus, theirs)
+    stripe(paybus, "POST", f"subscriptions/{name}", default_payment_method=own)
+    later = {"plan_id": "gold", "when": "period_end"}
+    schedule = done(paybus, "POST", f"{path}/plan", json=later)["result"]["schedule"]
+    found = stripe(paybus, "GET", f"subscription_schedules/{schedule}")
+    assert found["default_settings"]["default_payment_method"] == own
+
+
+@pytest.mark.parametrize(
+    ("status", "invoice"),
+    [("past_due", None), ("unpaid", None), ("active", "open"), ("active", "void")],
+)
+def test_what_was_not_paid_is_no_credit_for_another_plan(
+    paybus: Paybus, status: str, invoice: str | None
+) -> None:
+    """Stripe credits what was invoiced. An invoice that is sent, or voided while collection is
+    paused, leaves a subscription active."""
+    theirs, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}/plan"
+    name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
+    moved = {}
+    if invoice is not None:
+        moved["latest_invoice"] = an_open_invoice(paybus)
+    if invoice == "void":
+        stripe(paybus, "POST", f"invoices/{moved['latest_invoice']}/void")
+    move(paybus, name, status=status, **moved)
+    for refused in (
+        call(paybus, "GET", f"{path}/preview?plan_id=gold"),
+        call(paybus, "GET", f"{path}/preview?plan_id=bronze"),
+        call(paybus, "POST", path, json={"plan_id": "gold"}),
+        call(paybus, "POST", path, json={"plan_id": "gold", "prorate": False}),
+        call(paybus, "POST", path, json={"plan_id": "bronze"}),
+    ):
+        assert (refused.status_code, "have it paid first" in refused.text) == (422, True)
+    assert gold(paybus, theirs) == []
+    done(paybus, "POST", path, json={"plan_id": "bronze", "prorate": False})
+    assert price(stripe(paybus, "GET", f"subscriptions/{name}")) == "bronze"
+
+
+@pytest.mark.parametrize("plan", ["gold", "gold-yearly"])
+@pytest.mark.parametrize("card", ["good", "declined"])
+def test_a_dearer_plan_is_paid_before_it_entitles(paybus: Paybus, plan: str, card: str) -> None:
+    """By Stripe's default it would be changed either way, and be past due with days of grace."""
+    theirs, _, subscription = a_customer(paybus)
+    name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
+    if card == "declined":
+        bad = {"invoice_settings[default_payment_method]": a_card(paybus, theirs, BAD_CARD)}
+        stripe(paybus, "POST", f"customers/{theirs}", **bad)
+    answer = call(paybus, "POST", f"subscriptions/{subscription}/plan", json={"plan_id": plan})
+    found = stripe(paybus, "GET", f"subscriptions/{name}")
+    invoices = stripe(paybus, "GET", f"invoices?customer={theirs}")["data"]
+    if card == "good":
+        assert answer.is_success, answer.text
+        assert (price(found), found["status"], len(invoices)) == (plan, "active", 2)
+        assert invoices[0]["status"] == "paid"
+    else:
+        assert (answer.status_code, "declined" in answer.text) == (422, True)
+        assert (price(found), found["status"], len(invoices)) == ("silver", "active", 1)
+
+
+def test_a_refused_change_says_that_the_planned_one_is_gone(paybus: Paybus) -> None:
+    """Stripe's schedule had to be released before it could be tried."""
+    theirs, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}/plan"
+    done(paybus, "POST", path, json={"plan_id": "bronze", "when": "period_end"})
+    bad = {"invoice_settings[default_payment_method]": a_card(paybus, theirs, BAD_CARD)}
+    stripe(paybus, "POST", f"customers/{theirs}", **bad)
+    refused = call(paybus, "POST", path, json={"plan_id": "gold"})
+    assert (refused.status_code, "planned for the end" in refused.text) == (422, True)
+    assert gold(paybus, theirs) == []
+
+
+def test_a_change_for_later_takes_no_cancellation_back(paybus: Paybus) -> None:
+    """A schedule has its subscription go on after the last phase."""
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    done(paybus, "POST", f"{path}/cancel", json={"when": "period_end"})
+    later = {"plan_id": "gold", "when": "period_end"}
+    refused = call(paybus, "POST", f"{path}/plan", json=later)
+    assert (refused.status_code, "resume it first" in refused.text) == (422, True)
+    name = done(paybus, "GET", path)["provider_subscription_id"]
+    assert stripe(paybus, "GET", f"subscriptions/{name}")["cancel_at_period_end"]
+
+
+def test_what_is_paid_later_is_no_payment_method(paybus: Paybus) -> None:
+    """With a bank debit Stripe calls a subscription active that is not paid."""
+    theirs, customer, _ = a_customer(paybus)
+    debit = {"type": "sepa_debit", "sepa_debit[iban]": "DE89370400440532013000"}
+    owner = {"billing_details[name]": "Ama", "billing_details[email]": "ama@example.com"}
+    method = stripe(paybus, "POST", "payment_methods", **debit, **owner)["id"]
+    stripe(paybus, "POST", f"payment_methods/{method}/attach", customer=theirs)
+    wanted = {"plan_id": "gold", "payment_method": method}
+    for refused in (
+        call(paybus, "POST", f"customers/{customer}/subscriptions", json=wanted),
+        call(paybus, "PUT", f"customers/{customer}/payment-methods/{method}/default"),
+    ):
+        assert (refused.status_code, "sepa_debit" in refused.text) == (422, True), refused.text
+    assert gold(paybus, theirs) == []
+
+
+def test_a_trial_that_nobody_can_pay_for_ends_the_subscription(paybus: Paybus) -> None:
+    _, customer, _ = a_customer(paybus)
+    wanted = {"plan_id": "gold", "trial_days": 14}
+    made = done(paybus, "POST", f"customers/{customer}/subscriptions", json=wanted)
+    found = stripe(paybus, "GET", f"subscriptions/{made['result']['id']}")
+    assert found["trial_settings"]["end_behavior"]["missing_payment_method"] == "cancel"
+
+
+def test_a_change_of_plan_in_a_trial_begins_no_period(paybus: Paybus) -> None:
+    yearly: Any = {"id": "in-trial", "amount": 9000, "currency": "usd", "interval": "year"}
+    stripe(paybus, "POST", "plans", **yearly, **{"product[name]": "in-trial"})
+    theirs, customer, _ = a_customer(paybus)
+    wanted = {"plan_id": "silver", "trial_days": 14}
+    made = done(paybus, "POST", f"customers/{customer}/subscriptions", json=wanted)
+    until_confirmed(paybus, made)
+    (subscription,) = (
+        each["id"]
+        for each in subscriptions(paybus, customer)
+        if each["provider_subscription_id"] == made["result"]["id"]
+    )
+    done(paybus, "POST", f"subscriptions/{subscription}/plan", json={"plan_id": "in-trial"})
+    invoices = stripe(paybus, "GET", f"invoices?customer={theirs}")["data"]
+    assert "in-trial" not in str([each["lines"] for each in invoices])
+    assert price(stripe(paybus, "GET", f"subscriptions/{made['result']['id']}")) == "in-trial"
+
+
+def test_a_coupon_is_not_lost_to_a_planned_change(paybus: Paybus) -> None:
+    """Its phase begins with the discounts that it was planned with."""
+    _, _, subscription = a_customer(paybus)
+    path = f"subscriptions/{subscription}"
+    done(paybus, "POST", f"{path}/plan", json={"plan_id": "gold", "when": "period_end"})
+    refused = call(paybus, "POST", f"{path}/coupon", json={"coupon": "half"})
+    assert (refused.status_code, "take it back" in refused.text) == (422, True)
+    done(paybus, "POST", f"{path}/plan", json={"plan_id": "silver"})
+    done(paybus, "POST", f"{path}/coupon", json={"coupon": "half"})
+
+
+def test_what_was_not_invoiced_yet_is_when_a_subscription_ends_now(paybus: Paybus) -> None:
+    theirs, _, subscription = a_customer(paybus)
+    used: Any = {"customer": theirs, "amount": 700, "currency": "usd", "description": "a proration"}
+    stripe(paybus, "POST", "invoiceitems", **used)
+    done(paybus, "POST", f"subscriptions/{subscription}/cancel", json={"when": "now"})
+    invoices = stripe(paybus, "GET", f"invoices?customer={theirs}")["data"]
+    assert 700 in [each["total"] for each in invoices]
+
+
+def test_a_new_default_method_pays_for_subscriptions_that_had_their_own(paybus: Paybus) -> None:
+    """Checkout gives them one, and Stripe takes it before the customer's."""
+    theirs, customer, subscription = a_customer(paybus)
+    name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
+    old, new = a_card(paybus, theirs), a_card(paybus, theirs)
+    stripe(paybus, "POST", f"subscriptions/{name}", default_payment_method=old)
+    done(paybus, "PUT", f"customers/{customer}/payment-methods/{new}/default")
+    assert stripe(paybus, "GET", f"subscriptions/{name}")["default_payment_method"] == new
 
 
 def test_of_two_default_methods_the_newer_holds(paybus: Paybus) -> None:
@@ -318,6 +519,41 @@ def test_a_command_whose_answer_was_lost_is_done_once(
     command = done(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
     until_confirmed(paybus, command)
     assert len(gold(paybus, theirs)) == 1
+
+
+@pytest.mark.parametrize("mode", ["fail", "too_often"])
+def test_a_command_that_was_partly_done_is_done_later(paybus: Paybus, mode: str) -> None:
+    """What was planned is given up, and Stripe does not make the change that replaces it."""
+    theirs, _, subscription = a_customer(paybus)
+    path, key = f"subscriptions/{subscription}/plan", f"partly-{mode}"
+    offer_plan(paybus, f"platinum-{mode}", 3000)
+    later = {"plan_id": f"platinum-{mode}", "when": "period_end"}
+    schedule = done(paybus, "POST", path, json=later)["result"]["schedule"]
+    behave(paybus, mode, under="/v1/subscriptions/")
+    try:
+        answer = call(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
+    finally:
+        behave(paybus, "well")
+    assert (answer.status_code, answer.json()["status"]) == (202, "accepted")
+    found = stripe(paybus, "GET", f"subscription_schedules/{schedule}")
+    assert (found["status"], gold(paybus, theirs)) == ("released", [])
+    the_job_looks(paybus, key)
+    until(lambda: status_of(paybus, key) == "done", what="the job has done it")
+    assert len(gold(paybus, theirs)) == 1
+
+
+def test_an_end_that_was_set_for_later_is_not_the_one_that_is_asked_for(paybus: Paybus) -> None:
+    _, _, subscription = a_customer(paybus)
+    name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
+    much_later = int(time.time()) + 400 * 86_400
+    move(paybus, name, cancel_at=much_later)
+    behave(paybus, "fail")
+    try:
+        answer = call(paybus, "POST", f"subscriptions/{subscription}/cancel", json={})
+    finally:
+        behave(paybus, "well")
+    assert answer.status_code == 503, "Stripe was asked, and has not done it"
+    assert "nothing was done, and nothing will be" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("mode", ["fail", "too_often"])

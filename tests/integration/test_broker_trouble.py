@@ -9,25 +9,30 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
 
-from common import database
 from common.contracts import topology
-from common.contracts.event import Event, root
-from common.contracts.provisioning import OrganizationRequested
+from common.contracts.event import Event
+from common.contracts.provisioning import ReconcileOrganization
+from common.contracts.retry_ladder import RetryLadder
 from common.contracts.topology import Binding
-from common.messaging.connection import Broker
-from common.messaging.declare import declaring
-from common.messaging.effectful import EffectfulConsumer
+from common.db import database
+from common.errors import Unavailable
+from common.messaging.connection import BrokerConnection
+from common.messaging.effect_consumer import EffectfulConsumer
+from common.messaging.events import new_event
 from common.messaging.publisher import Publisher
 from common.messaging.relay import Relay
-from common.messaging.retry import Ladder
-from common.redaction import Redactor
+from common.messaging.topology_declarer import declaring
+from common.observability.redaction import Redactor
 from common.settings import DatabaseSettings
 from conftest import MakePaybus
+from devstack.addresses import with_port
 from support.paybus import SHORT_LADDER, Paybus, connected
+from support.proxy import LosesConfirms
 from support.slow_link import slow_link
 from support.waiting import until, until_async
 
@@ -55,6 +60,30 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
         yield paybus
 
 
+async def test_a_connection_on_which_nothing_is_confirmed_any_more_is_re_established(
+    paybus: Paybus,
+) -> None:
+    """RabbitMQ 4.3 leaves connections to a node that was isolated in this state (ADR 27)."""
+    proxy = LosesConfirms([urlsplit(paybus.layout.rabbitmq_url).port or 0])
+    try:
+        async with connected(with_port(paybus.layout.rabbitmq_url, proxy.port)) as broker:
+            publisher = Publisher(broker, timeout=1)
+
+            async def is_confirmed() -> bool:
+                try:
+                    await publisher.publish("payments", "one.open", b"{}")
+                except Unavailable:
+                    return False
+                return True
+
+            assert await is_confirmed()
+            proxy.lose()
+            assert not await is_confirmed()
+            await until_async(is_confirmed, what="it is confirmed again")
+    finally:
+        proxy.close()
+
+
 def _write(paybus: Paybus, key: str, count: int, *, bytes_: int = 10) -> None:
     paybus.sql("subscription", _WRITE, key, bytes_, count)
 
@@ -70,7 +99,7 @@ def test_a_queue_that_refuses_holds_up_nobody_else(paybus: Paybus) -> None:
     until(lambda: _left(paybus) == {"one.full": 2600}, what="what is behind has left")
     late = "SELECT extract(epoch FROM now() - min(created_at)) > 5 FROM outbox"
     until(lambda: paybus.sql("subscription", late) == [(True,)], what="it is tried again")
-    oldest = partial(paybus.metric, "subscription-worker", "paybus_outbox_oldest_seconds")
+    oldest = partial(paybus.metric, "subscription-worker", "paybus_outbox_oldest_event_age_seconds")
     until(lambda: oldest() > 4, what="it shows")
     tried = _published(paybus, "unconfirmed")
     assert 500 <= tried < 550, "what was refused is tried by one, not by five hundred"
@@ -106,7 +135,7 @@ async def test_what_was_held_leaves_at_once_when_there_is_room(paybus: Paybus) -
 
 
 def _published(paybus: Paybus, outcome: str) -> float:
-    name, exchange = "paybus_published_total", "payments"
+    name, exchange = "paybus_messages_published_total", "payments"
     return paybus.metric("subscription-worker", name, exchange=exchange, outcome=outcome)
 
 
@@ -127,7 +156,7 @@ def test_a_row_that_no_broker_takes_is_set_aside_and_shows(paybus: Paybus) -> No
     assert "encoded" in said[1][0]
     count = "paybus_outbox_set_aside"
     until(lambda: paybus.metric("subscription-worker", count) == 2, what="it is counted")
-    assert "is set aside" in paybus.log("subscription-worker")
+    assert "outbox_row_set_aside" in paybus.log("subscription-worker")
 
 
 @pytest.mark.parametrize("text", ["\N{GRINNING FACE}" * 3_000, "語" * 20_000])
@@ -144,7 +173,7 @@ async def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
         good.append(event.subject)
 
     with make_paybus() as paybus:
-        ladder = Ladder.parse(SHORT_LADDER)
+        ladder = RetryLadder.parse(SHORT_LADDER)
         url = paybus.layout.databases["provisioning"]
         settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
         async with (
@@ -165,13 +194,13 @@ async def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
             )
             running = asyncio.create_task(consumer.run())
             for subject in ("bad", "good"):
-                event = root(
+                event = new_event(
                     id=subject,
-                    type="organization.requested",
+                    type="organization.reconcile",
                     source="/test",
                     subject=subject,
                     tenant="default",
-                    data=OrganizationRequested(integration_id=subject),
+                    data=ReconcileOrganization(integration_id=subject),
                 )
                 await publisher.publish("", "provisioning.organizations", event.encode())
             dead = "provisioning.organizations.dead"
@@ -197,7 +226,7 @@ def test_a_new_wait_in_the_ladder_is_no_queue_that_was_lost(make_paybus: MakePay
         count = "SELECT count(*) FROM subscriptions"
         until(lambda: paybus.sql("subscription", count) == [(2,)], what="it works")
         logs = [each.log.read_text() for each in paybus.system.processes.values()]
-        assert not any("refilling" in log for log in logs)
+        assert not any("recovering" in log or "queue_recover" in log for log in logs)
 
 
 @pytest.mark.parametrize(("round_trip", "processes"), [(0.3, 1), (0.05, 20)])
@@ -208,7 +237,11 @@ async def test_processes_connect_to_a_broker_that_is_far_away_all_at_once(
     with make_paybus() as paybus:
         async with slow_link(paybus.layout.rabbitmq_url, round_trip=round_trip) as url:
             brokers = [
-                Broker(url, name=f"test {number}", on_connect=declaring(Ladder.parse(SHORT_LADDER)))
+                BrokerConnection(
+                    url,
+                    name=f"test {number}",
+                    on_connect=declaring(RetryLadder.parse(SHORT_LADDER)),
+                )
                 for number in range(2 * processes)  # each publishes and consumes
             ]
             for broker in brokers:

@@ -19,16 +19,16 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import event, text
 
-from common import database
-from common.database import sessions_of
+from common.db import database
+from common.db.database import sessions_of
+from common.error_policy import ErrorKind, classify
 from common.messaging.publisher import Publisher
 from common.messaging.relay import Relay
-from common.messaging.retry import Kind, classify
 from common.settings import DatabaseSettings
 from conftest import MakePaybus
-from devstack import debian
 from devstack.addresses import DevstackError, with_port
-from devstack.stack import Stack
+from devstack.processes.stack import Stack
+from devstack.servers import debian
 from support.paybus import Paybus, connected, cut
 from support.waiting import until
 
@@ -54,13 +54,15 @@ def test_a_database_that_takes_no_changes_is_away(make_paybus: MakePaybus) -> No
         for _ in range(20):
             paybus.subscribe()
         worker = paybus.system.processes["subscription-worker"]
-        until(lambda: "waiting out an outage" in worker.log.read_text(), what="it notices")
+        until(lambda: "outage_waiting" in worker.log.read_text(), what="it notices")
         assert _status(paybus, "healthz")[0] == 200, "a restart would not mend it"
         cut(paybus, "subscription", "RESET default_transaction_read_only")
         until(lambda: _subscriptions(paybus) == 21, what="it goes on where it stopped")
         until(lambda: _status(paybus, "readyz")[0] == 200, what="it is ready")
         assert paybus.dead_letters() == {}
-        retried = paybus.metric("subscription-worker", "paybus_consumed_total", outcome="retried")
+        retried = paybus.metric(
+            "subscription-worker", "paybus_messages_consumed_total", outcome="retried"
+        )
         assert retried == 0
 
 
@@ -75,7 +77,7 @@ def test_while_the_database_is_away_no_message_is_worn_out_by_lost_connections(
         for _ in range(5):
             paybus.subscribe()
         worker = paybus.system.processes["subscription-worker"]
-        until(lambda: "waiting out an outage" in worker.log.read_text(), what="it notices")
+        until(lambda: "outage_waiting" in worker.log.read_text(), what="it notices")
         for _ in range(2):
             _lose_consumers(paybus)
         waiting = paybus.messages("subscription.billing")
@@ -119,7 +121,7 @@ async def test_a_connection_that_became_read_only_is_dropped_with_all_others(
             with pytest.raises(Exception, match="read-only") as raised:
                 async with engine.begin() as connection:
                     await connection.execute(text("DELETE FROM outbox"))
-            assert classify(raised.value) is Kind.OUTAGE
+            assert classify(raised.value) is ErrorKind.OUTAGE
             for _ in range(2):
                 async with engine.begin() as connection:
                     await connection.execute(text("DELETE FROM outbox"))

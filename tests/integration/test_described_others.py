@@ -35,8 +35,8 @@ from square.types.payout import Payout
 from bank_sync.clients import plaid as client
 from conftest import MakePaybus
 from devstack.endpoints import PLAID_CLIENT, PLAID_SECRET
-from payouts.clients import dwolla
-from sandbox.payouts import DWOLLA_ACCOUNT
+from payouts.providers import dwolla
+from sandbox.payout_providers.store import DWOLLA_ACCOUNT
 from support import payouts
 from support.banks import open_items
 from support.described import Path as Keys
@@ -46,7 +46,7 @@ from support.mobile_money import sandbox
 from support.paybus import Paybus
 from support.providers import a_provider
 from support.waiting import until
-from webhook_gateway.providers import Proof
+from webhook_gateway.providers.base import Authentication
 
 DWOLLA = Path(os.environ.get("DWOLLA_PACKAGE", ".paybus/npm/node_modules/dwolla")).resolve()
 
@@ -69,7 +69,9 @@ def paybus(make_paybus: MakePaybus, mailbox: Mailbox) -> Iterator[Paybus]:
 def read_by(provider: Any, webhook: dict[str, Any], **proof: Any) -> set[Keys]:
     """The paths that the gateway reads of a webhook."""
     notes: set[Keys] = set()
-    provider._events(Read(webhook, notes), Proof("signature", **proof))  # as it is parsed
+    provider._translate(
+        Read(webhook, notes), Authentication("signature", **proof)
+    )  # as it is parsed
     return notes
 
 

@@ -11,9 +11,10 @@ import pytest
 import stripe as sdk
 from pydantic import HttpUrl, SecretStr
 
-from common.stripe_sdk import stripe_client
+from common.clients.stripe import stripe_client
 from conftest import MakePaybus
-from subscription.billing import (
+from subscription.providers.stripe_billing import StripeBilling
+from subscription.schemas.billing import (
     ApplyCoupon,
     Attempt,
     Cancel,
@@ -23,7 +24,6 @@ from subscription.billing import (
     SetDefault,
     Wanted,
 )
-from subscription.clients.stripe_billing import StripeBilling
 from support import payouts
 from support.billing import a_card, move, offer, stripe
 from support.described import Path, Read, faults, knows
@@ -32,7 +32,7 @@ from support.mailbox import Mailbox, listening
 from support.paybus import Paybus
 from support.providers import a_provider
 from support.waiting import until
-from webhook_gateway.providers import Proof
+from webhook_gateway.providers.base import Authentication
 
 _KINDS = {
     "billing_portal.session": sdk.billing_portal.Session,
@@ -197,7 +197,7 @@ def test_what_the_gateway_reads_is_described(webhooks: list[dict[str, Any]]) -> 
     read: dict[str, set[Path]] = {}
     for webhook in webhooks:
         notes: set[Path] = set()
-        gateway._events(Read(webhook, notes), Proof("signature"))  # as it is parsed
+        gateway._translate(Read(webhook, notes), Authentication("signature"))  # as it is parsed
         of_thing = read.setdefault(webhook["data"]["object"]["object"], set())
         of_thing |= {path[2:] for path in notes if path[:2] == ("data", "object")}
         envelope = {path for path in notes if path[0] != "data"}
@@ -221,7 +221,7 @@ async def test_what_billing_reads_is_described(
     paybus: Paybus, shop: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = HttpUrl(paybus.layout.url("sandbox-stripe"))
-    billing = StripeBilling(stripe_client(SecretStr("sk_test_x"), url, timeout=30))
+    billing = StripeBilling(stripe_client(SecretStr("sk_test_x"), url, timeout=30), ["card"])
     read: dict[str, set[Path]] = {}
     as_dict = sdk.StripeObject.to_dict
 
@@ -235,6 +235,7 @@ async def test_what_billing_reads_is_described(
     assert await billing.invoices(customer)
     wanted: list[tuple[str, Wanted]] = [
         (customer, NewSubscription(plan_id="gold", coupon="half")),
+        (subscription, Resume()),
         (subscription, ChangePlan(plan_id="silver", when="period_end")),
         (subscription, ChangePlan(plan_id="silver")),
         (subscription, Cancel()),

@@ -83,12 +83,12 @@ def test_a_refused_payout_can_be_paid_when_it_is_tried_again(paybus: Paybus) -> 
     until_state(paybus, payout, "failed")
     until_funded(paybus, payout)
     fates(paybus)
-    doubled = paybus.metric("payouts-worker", "paybus_payouts_doubled_total")
+    doubled = paybus.metric("payouts-worker", "paybus_payout_duplicate_transfers_total")
     assert act(paybus, "retry", payout["id"]).status_code == 200
     until_state(paybus, payout, "paid")
     assert paid(paybus, payout) == payout["amount"]
     assert differences(paybus, payout) == []
-    assert paybus.metric("payouts-worker", "paybus_payouts_doubled_total") == doubled
+    assert paybus.metric("payouts-worker", "paybus_payout_duplicate_transfers_total") == doubled
 
 
 def test_promise_8_a_refusal_whose_webhook_was_lost_is_learned_by_asking(paybus: Paybus) -> None:
@@ -129,6 +129,6 @@ def test_the_reconciliation_lists_what_left_the_account_and_nothing_else(paybus:
     sandbox(paybus, "POST", "/_payouts/foreign", provider="dwolla", amount=450, incoming=True)
     sandbox(paybus, "POST", "/_payouts/foreign", provider="dwolla", amount=451)
     found = reconcile(paybus, datetime.now(UTC).date())
-    strange = [each["theirs"] for each in found if each["kind"] == "not ours"]
+    strange = [each["theirs"] for each in found if each["kind"] == "unknown_transfer"]
     assert [each.split(" ")[0] for each in strange] == ["451"]
-    assert {each["kind"] for each in found} == {"not ours", "destination"}
+    assert {each["kind"] for each in found} == {"unknown_transfer", "destination"}

@@ -78,7 +78,7 @@ def test_a_broken_file_leaves_the_one_before_it_in_force_and_shows(paybus: Paybu
     paybus.layout.endpoints.write_text("[[endpoint]]\nprovider = 7\nsecrets = ['hunter22']")
 
     def fault() -> bool:
-        return paybus.metric("webhook-gateway", "paybus_endpoints_fault") == 1
+        return paybus.metric("webhook-gateway", "paybus_endpoints_config_invalid") == 1
 
     until(fault, what="the metric tells")
     assert status(paybus, "stripe", "whsec_good") == 200
@@ -150,7 +150,7 @@ def test_a_redis_that_is_away_limits_nothing(make_paybus: MakePaybus) -> None:
         until(lambda: status(paybus, "stripe", "whsec_a") == 200, what="the file is read")
         assert {status(paybus, "stripe", "whsec_a") for _ in range(5)} == {200}
         log = paybus.log("webhook-gateway")
-        assert "Redis can't count" in log
+        assert "redis_unavailable_rate_limits_off" in log
         assert "hunter22" not in log
 
 

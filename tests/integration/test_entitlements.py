@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from conftest import MakePaybus
-from devstack.redis import PrivateRedis
+from devstack.servers.redis import PrivateRedis
 from support.a_redis import a_redis
 from support.organizations import end_subscription
 from support.paybus import Paybus
@@ -115,7 +115,7 @@ def test_redis_stopped_and_started_during_load_fails_no_request(
         for thread in threads:
             thread.join()
     assert set(statuses) == {200}
-    away = paybus.metric("subscription-api", "paybus_cache_total", outcome="away")
+    away = paybus.metric("subscription-api", "paybus_cache_requests_total", outcome="away")
     assert away > 0, "it was away"
 
 

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from common import database
-from common.database import Sessions
-from common.errors import PaybusError, Permanent, RateLimited
-from common.gate import CircuitOpen, Gate
-from common.group_commit import GroupCommit
-from common.outside import NoAnswer, Refused
-from common.quota import Quota
+from common.db import database
+from common.db.database import Sessions
+from common.db.group_commit import GroupCommit
+from common.errors import PaybusError, Permanent, ProviderRejected, ProviderTimeout, RateLimited
+from common.resilience.call_guard import CallGuard, CircuitOpen
+from common.resilience.rate_limiter import RateLimiter
 from conftest import MakePaybus
 from support.waiting import until_async
 
@@ -30,10 +29,10 @@ async def sessions(make_paybus: MakePaybus) -> AsyncIterator[Sessions]:
 
 async def test_two_replicas_share_one_limit(sessions: Sessions) -> None:
     """A burst of ten, then one every hundredth of a second, whoever asks."""
-    replicas = [Quota("x", 100, 10, sessions) for _ in range(2)]
+    replicas = [RateLimiter("x", 100, 10, sessions) for _ in range(2)]
 
     async def ask(number: int) -> float:
-        return await replicas[number % 2].take(most_seconds=60)
+        return await replicas[number % 2].acquire(most_seconds=60)
 
     waits = sorted(await asyncio.gather(*(ask(number) for number in range(40))))
     assert waits[:10] == [0.0] * 10
@@ -41,21 +40,21 @@ async def test_two_replicas_share_one_limit(sessions: Sessions) -> None:
 
 
 async def test_who_would_wait_too_long_is_refused_and_takes_nothing(sessions: Sessions) -> None:
-    quota = Quota("y", 1, 1, sessions)
-    assert await quota.take(most_seconds=0.1) == 0
+    quota = RateLimiter("y", 1, 1, sessions)
+    assert await quota.acquire(most_seconds=0.1) == 0
     for _ in range(3):
         with pytest.raises(RateLimited, match="1 a second is used up"):
-            await quota.take(most_seconds=0.1)
-    wait = await quota.take(most_seconds=60)
+            await quota.acquire(most_seconds=0.1)
+    wait = await quota.acquire(most_seconds=60)
     assert 0 < wait <= 1
     several = await asyncio.gather(
-        *(quota.take(most_seconds=2.5) for _ in range(5)), return_exceptions=True
+        *(quota.acquire(most_seconds=2.5) for _ in range(5)), return_exceptions=True
     )
     assert sum(isinstance(each, RateLimited) for each in several) == 4  # one fits in 2.5 s
 
 
-async def _fail(gate: Gate, error: Exception) -> None:
-    async with gate.place():
+async def _fail(gate: CallGuard, error: Exception) -> None:
+    async with gate.admit():
         with pytest.raises(type(error)):
             async with gate.call():
                 raise error
@@ -63,25 +62,25 @@ async def _fail(gate: Gate, error: Exception) -> None:
 
 async def test_silence_opens_the_circuit_and_refusals_do_not() -> None:
     heard: list[str] = []
-    gate = Gate(
-        "tenant/x", label="x", at_once=5, quota=None, failures=3, open_seconds=0.05,
+    gate = CallGuard(
+        "tenant/x", label="x", max_concurrency=5, quota=None, failures=3, open_seconds=0.05,
         on_change=heard.append,
     )  # fmt: skip
     for _ in range(5):
-        await _fail(gate, Refused("no", 400))
+        await _fail(gate, ProviderRejected("no", 400))
         await _fail(gate, RateLimited("later", 1))
     assert heard == []
     for _ in range(3):
-        await _fail(gate, NoAnswer("silence"))
+        await _fail(gate, ProviderTimeout("silence"))
     assert heard == ["opened"]
     with pytest.raises(CircuitOpen) as caught:
-        async with gate.place():
+        async with gate.admit():
             pass
     assert caught.value.retry_after == 0.05
 
     async def tried() -> bool:
         try:
-            async with gate.place(), gate.call():
+            async with gate.admit(), gate.call():
                 return True
         except CircuitOpen:
             return False
@@ -92,21 +91,23 @@ async def test_silence_opens_the_circuit_and_refusals_do_not() -> None:
 
 async def test_who_is_not_waited_for_any_longer_is_silent() -> None:
     heard: list[str] = []
-    gate = Gate("tenant/w", label="w", at_once=5, quota=None, failures=3, on_change=heard.append)
+    gate = CallGuard(
+        "tenant/w", label="w", max_concurrency=5, quota=None, failures=3, on_change=heard.append
+    )
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            async with gate.place(), asyncio.timeout(0.01), gate.call():
+            async with gate.admit(), asyncio.timeout(0.01), gate.call():
                 await asyncio.Event().wait()
     assert heard == ["opened"]
 
 
 async def test_no_more_calls_at_once_than_places() -> None:
-    gate = Gate("tenant/z", label="z", at_once=2, quota=None, wait_seconds=0.05)
-    async with gate.place(), gate.place():
+    gate = CallGuard("tenant/z", label="z", max_concurrency=2, quota=None, wait_seconds=0.05)
+    async with gate.admit(), gate.admit():
         with pytest.raises(RateLimited, match="busy"):
-            async with gate.place():
+            async with gate.admit():
                 pass
-    async with gate.place():
+    async with gate.admit():
         pass
 
 

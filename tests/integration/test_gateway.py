@@ -120,6 +120,9 @@ def test_health_and_metrics(paybus: Paybus) -> None:
     assert paybus.http.get(f"{base}/healthz").json() == {"status": "ok"}
     assert paybus.http.get(f"{base}/readyz").json() == {"status": "ok"}
     counted = paybus.metric(
-        "webhook-gateway", "paybus_webhook_seconds_count", provider="stripe", outcome="published"
+        "webhook-gateway",
+        "paybus_webhook_duration_seconds_count",
+        provider="stripe",
+        outcome="published",
     )
     assert counted > 0

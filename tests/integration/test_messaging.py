@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 from pamqp.common import FieldTable
 
-from common.messaging import refill
+from common.messaging import queue_recovery
 from common.messaging.publisher import Properties, Publisher, Unroutable
 from conftest import MakePaybus
-from devstack.rabbitmq import PrivateNode
+from devstack.servers.rabbitmq import PrivateNode
 from devstack.webhook import subscription_created
 from support.paybus import Paybus, connected
 from support.waiting import until
@@ -39,7 +39,7 @@ def _delete(paybus: Paybus, queue: str) -> None:
 
 
 def _refilled(paybus: Paybus) -> float:
-    return paybus.metric("subscription-worker", "paybus_refilled_total")
+    return paybus.metric("subscription-worker", "paybus_queue_recovered_events_total")
 
 
 def test_a_queue_deleted_while_its_service_was_stopped_is_refilled_from_the_journal(
@@ -88,7 +88,7 @@ def test_a_queue_is_bound_before_it_is_refilled(make_paybus: MakePaybus) -> None
             assert paybus.http.delete(f"{url}/{binding['properties_key']}").status_code == 204
         for _ in range(5):
             paybus.subscribe()
-        paybus.publish("subscription.billing", "", headers=refill.order())
+        paybus.publish("subscription.billing", "", headers=queue_recovery.recovery_headers())
         until(lambda: _refilled(paybus) == 5, what="what was missed was copied")
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 16, what="and what came since is delivered")
@@ -242,7 +242,7 @@ def test_a_memory_alarm_answers_503_in_bounded_time_and_consumers_go_on(
             log = paybus.system.processes["subscription-worker"].log
             until(
                 lambda: "blocks publishers (a memory or disk alarm)" in log.read_text(),
-                what="the outbox waits, and says why",
+                what="outbox_publish_blocked, and says why",
             )
         finally:
             node.control("set_vm_memory_high_watermark", "0.6")

@@ -12,12 +12,13 @@ from uuid import uuid4
 
 import pytest
 
-from common.contracts.event import root
-from common.contracts.payments import PaymentReported
-from common.contracts.payouts import PayoutDue
+from common.contracts.payments import PaymentOutcome
+from common.contracts.payouts import ProcessPayout
 from common.messaging import dead_letter
+from common.messaging.events import new_event
 from conftest import MakePaybus
 from devstack import warm
+from fuzz.sizes import peak_bytes
 from support.console import Browser
 from support.operations import (
     PROCESSES,
@@ -58,7 +59,7 @@ def test_a_group_of_failures_is_replayed_when_the_cause_is_mended(paybus: Paybus
     numbers = break_provisioning(paybus, 10)
     until_open(paybus, 10, queue="provisioning.organizations")
     (group,) = groups(paybus, queue="provisioning.organizations")
-    assert (group["type"], group["count"]) == ("organization.requested", 10)
+    assert (group["type"], group["count"]) == ("organization.reconcile", 10)
     assert (group["last_hour"], group["hour_before"]) == (10, 0)
     assert "503" not in group["summary"], "numbers differ from one to the next"
     one = letters(paybus, group=group["id"])[0]
@@ -103,6 +104,46 @@ def test_what_fails_again_comes_back_to_its_group(paybus: Paybus) -> None:
     assert {each["deaths"] for each in letters(paybus)} == {2}
     paybus.backend(mode="well")
     assert until_done(paybus, replay(paybus)) == {"succeeded": 2}
+
+
+def test_a_list_reads_nothing_of_what_was_sent(paybus: Paybus) -> None:
+    """Or a page of large messages would take more memory than a pod has."""
+    fill = """
+        INSERT INTO letters (id, queue, state, group_id, type, sealed_body, headers, text, reason,
+                             error, stack, attempts, history, died_at, correlation_id)
+        SELECT 'large-' || n, 'subscription.billing', 'open', 'large', 'large.one', sealed, '{}',
+               'x', 'permanent', 'x', 'x', 1, '[]', now(), 'large'
+        FROM (SELECT decode(repeat('ab', 1048576), 'hex') AS sealed) AS one,
+             generate_series(1, 100) AS n
+    """
+    paybus.sql("operations", fill)
+    pid = paybus.system.processes["operations-api"].pid
+    get(paybus, "dead-letters", limit=1)
+    before = peak_bytes(pid)
+    try:
+        assert len(get(paybus, "dead-letters", type="large.one", limit=100)["items"]) == 100
+        assert len(get(paybus, "journal/trace/large")["dead_letters"]) == 100
+        assert "large.one" in Browser(paybus, role="viewer").see("/letters?type=large.one")
+    finally:
+        paybus.sql("operations", "DELETE FROM letters WHERE group_id = 'large'")
+    assert peak_bytes(pid) - before < 20 * 2**20
+
+
+def test_a_letter_has_no_more_notes_than_can_be_shown(paybus: Paybus) -> None:
+    paybus.publish("subscription.billing", "noted")
+    until_open(paybus, 1, queue="subscription.billing")
+    (letter,) = letters(paybus, queue="subscription.billing")
+    fill = """
+        INSERT INTO notes (id, letter_id, by, text)
+        SELECT 'n' || n, %s, 'x', 'x' FROM generate_series(1, 200) AS n
+    """
+    paybus.sql("operations", fill, letter["id"])
+    path = f"/v1/dead-letters/{letter['id']}"
+    body = {"text": "one more"}
+    answer = paybus.api("POST", "operations", f"{path}/notes", json=body, role="operator")
+    assert (answer.status_code, "up to 200 notes" in answer.text) == (409, True)
+    assert len(get(paybus, f"dead-letters/{letter['id']}")["notes"]) == 200
+    post(paybus, "dead-letters/discard", {"ids": [letter["id"]], "reason": "a test"})
 
 
 def test_what_no_service_understands_is_kept_as_it_is(paybus: Paybus) -> None:
@@ -169,7 +210,7 @@ def test_each_action_needs_its_role_and_its_tenant(paybus: Paybus) -> None:
     data: dict[str, Any] = {"changes": {"a": 1}, "reason": "?"}
     assert paybus.api("POST", "operations", edit, json=data).status_code == 403
     off = paybus.api("POST", "operations", edit, json=data, role="admin")
-    assert (off.status_code, "EDIT_AND_REPLAY" in off.text) == (403, True)
+    assert (off.status_code, "EDIT_AND_REPLAY_ENABLED" in off.text) == (403, True)
     path = f"/v1/dead-letters/{one['id']}"
     assert paybus.api("GET", "operations", path, tenant="other").status_code == 404
     listed = paybus.api("GET", "operations", "/v1/dead-letters", tenant="other")
@@ -265,13 +306,13 @@ def test_a_payment_s_life_is_one_trace_and_a_window_changes_nothing(paybus: Payb
 
 def failed_payment(id_: str, *, event_id: str | None = None, subject: str | None = None) -> str:
     """The event of a payment that failed; by default it has the payment's id."""
-    event = root(
+    event = new_event(
         id=event_id or id_,
         type="payment.failed",
         source="/test",
         subject=subject or id_,
         tenant="default",
-        data=PaymentReported(
+        data=PaymentOutcome(
             provider="stripe", payment_id=id_, customer_id=None, amount=1, currency="USD"
         ),
     )
@@ -312,7 +353,7 @@ def test_operations_that_are_killed_send_nothing_twice(paybus: Paybus) -> None:
     assert until_done(paybus, id_) == {"succeeded": 300}
     twice = paybus.metric(
         "subscription-worker",
-        "paybus_consumed_total",
+        "paybus_messages_consumed_total",
         queue="subscription.billing",
         outcome="duplicate",
     )
@@ -440,14 +481,14 @@ def test_a_letter_whose_outcome_was_lost_can_be_restored(paybus: Paybus) -> None
 
 def test_old_payout_commands_are_not_sent_again(paybus: Paybus) -> None:
     old = datetime.now(UTC) - timedelta(days=3)
-    event = root(
+    event = new_event(
         id=uuid4().hex,
-        type="payout_due.default",
+        type="payout.process.default",
         source="/payouts",
         subject="po_1",
         tenant="default",
         time=old,
-        data=PayoutDue(payout_id="po_1", provider="stripe", account="default"),
+        data=ProcessPayout(payout_id="po_1", provider="stripe", account="default"),
     )
     headers = {dead_letter.ERROR: "Timeout: no answer", dead_letter.DEAD_SINCE: _DIED}
     paybus.publish("payouts.default.dead", event.encode().decode(), headers=headers)
@@ -525,7 +566,7 @@ def test_what_was_earned_since_a_backup_of_yesterday_is_heard_again(paybus: Payb
 
 def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus) -> None:
     names = [*PROCESSES, "subscription-worker"]
-    with make_paybus(names, EDIT_AND_REPLAY="true", **QUICK) as paybus:
+    with make_paybus(names, EDIT_AND_REPLAY_ENABLED="true", **QUICK) as paybus:
         (id_,) = buried(paybus, 1)
         until_open(paybus, 1)
         (one,) = letters(paybus)
@@ -548,7 +589,7 @@ def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus
 
 def test_what_moves_money_is_not_edited(make_paybus: MakePaybus) -> None:
     """An admin alone would decide of an amount that takes two persons."""
-    with make_paybus(PROCESSES, EDIT_AND_REPLAY="true", **QUICK) as paybus:
+    with make_paybus(PROCESSES, EDIT_AND_REPLAY_ENABLED="true", **QUICK) as paybus:
         event = earned({"reference": "seller", "currency": "USD"}, 100)
         paybus.publish("payouts.requests.dead", event.encode().decode())
         until_open(paybus, 1)

@@ -8,10 +8,16 @@ from uuid import uuid4
 
 import pytest
 
-from common.contracts.event import root
-from common.contracts.payments import CheckoutSettled, RefundRequested
+from common.clients.accounts_file import DEFAULT, gateway_source
+from common.contracts.payments import (
+    CheckoutStatusChanged,
+    Contact,
+    PaymentOutcome,
+    RefundRequested,
+)
+from common.messaging.events import new_event
 from conftest import MakePaybus
-from devstack.system import introduce
+from devstack.processes.system import introduce
 from support import payouts
 from support.mobile_money import ask_now, sandbox
 from support.orders import (
@@ -108,6 +114,49 @@ def test_an_order_whose_buyer_pays_all_of_it_after_too_little_is_paid(paybus: Pa
     )
 
 
+def test_a_further_charge_that_is_heard_of_first_comes_after_the_first(paybus: Paybus) -> None:
+    """Of a page that was said to have failed: both charges are judged, and one goes back."""
+    set_terms(paybus, currency="XAF")
+    order = place(paybus, line("ama", 5000))
+    payment = start_payment(paybus, order, "flutterwave")
+    checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
+
+    def payments() -> list[tuple[str, str | None]]:
+        return sorted((each["status"], each["verdict"]) for each in see(paybus, order)["payments"])
+
+    report(paybus, checkout, "payment.failed")
+    until(lambda: payments() == [("failed", None)], what="it has failed")
+    report(paybus, checkout, "payment.duplicated", charge="the-second")
+    until(lambda: "which is not known yet" in paybus.log("subscription-worker"), what="it waits")
+    report(paybus, checkout, "payment.succeeded")
+    both = [("paid", "accepted"), ("paid", "double")]
+    until(lambda: payments() == both, what="both are judged")
+    assert [each["amount"] for each in see(paybus, order)["refunds"]] == [5000]
+
+
+def report(
+    paybus: Paybus, checkout: dict[str, Any], type_: str, *, charge: str | None = None
+) -> None:
+    """What the gateway would of 5000 XAF at Flutterwave; `charge` is a further one."""
+    event = new_event(
+        id=uuid4().hex,
+        type=type_,
+        source=gateway_source("flutterwave", DEFAULT),
+        subject=checkout["reference"],
+        tenant="default",
+        data=PaymentOutcome(
+            provider="flutterwave",
+            payment_id=charge or checkout["reference"],
+            references=[checkout["reference"]] if charge else [],
+            customer_id=None,
+            contact=Contact(),
+            amount=5000,
+            currency="XAF",
+        ),
+    )
+    paybus.publish_to("payments", type_, event.encode().decode())
+
+
 def test_the_same_request_is_one_order_and_one_checkout(paybus: Paybus) -> None:
     wanted = an_order(line("ama", 500))
     first = done(paybus, "POST", "orders", json=wanted, key="the-same")
@@ -191,13 +240,13 @@ def test_an_order_that_is_paid_twice_gets_one_payment_back(paybus: Paybus) -> No
 
 def settled(order: dict[str, Any], checkout: str, status: str, amount: int | None) -> str:
     """What the subscription service tells of a checkout."""
-    event = root(
+    event = new_event(
         id=uuid4().hex,
-        type="checkout.settled",
+        type="checkout.status_changed",
         source="/subscription",
         subject=checkout,
         tenant="default",
-        data=CheckoutSettled(
+        data=CheckoutStatusChanged(
             checkout_id=checkout,
             purpose=f"order/{order['id']}",
             provider="stripe",
@@ -217,7 +266,9 @@ def test_a_checkout_is_judged_once_also_within_one_batch(paybus: Paybus, second:
     worker.stop()  # what waits comes as one batch
     for status in ("paid", second):
         amount = 500 if status == "paid" else None
-        paybus.publish_to("payments", "checkout.settled", settled(order, checkout, status, amount))
+        paybus.publish_to(
+            "payments", "checkout.status_changed", settled(order, checkout, status, amount)
+        )
     paybus.start("orders-worker")
     until_state(paybus, order, "paid")
     until(lambda: paybus.depths()["orders.payments"] == 0, what="both are heard")
@@ -276,8 +327,8 @@ def test_a_refund_of_which_nobody_knows_is_tried_again_and_made_once(
     finally:
         stripe_behaves(paybus, "well")
     if mode == "fail":
-        by_hand = call(paybus, "POST", f"refunds/{refund['id']}/confirm")
-        assert by_hand.status_code == 409, "it may have been made"
+        refused = call(paybus, "POST", f"refunds/{refund['id']}/confirm")
+        assert refused.status_code == 409, "it may have been made"
         done(paybus, "POST", f"refunds/{refund['id']}/retry")
     until_refunds(paybus, order, "succeeded")
     assert refunds_at_stripe(paybus, payment) == [500]
@@ -328,8 +379,10 @@ def test_where_a_provider_has_no_refunds_somebody_pays_back_by_hand(paybus: Payb
     ask_now(paybus)
     until_state(paybus, order, "paid")
     done(paybus, "POST", f"orders/{order['id']}/refunds", json={"reason": "sold out"})
-    (refund,) = until_refunds(paybus, order, "by_hand")
-    listed = done(paybus, "GET", "refunds?state=by_hand")["items"]
+    (refund,) = until_refunds(paybus, order, "manual")
+    waiting = ("orders-worker", "paybus_order_refunds_waiting")
+    until(lambda: paybus.metric(*waiting, state="manual") >= 1, what="an alert can tell of it")
+    listed = done(paybus, "GET", "refunds?state=manual")["items"]
     assert refund["id"] in {each["id"] for each in listed}
     confirmed = done(paybus, "POST", f"refunds/{refund['id']}/confirm")
     assert confirmed["state"] == "succeeded"
@@ -347,7 +400,7 @@ def test_a_refund_that_could_not_even_be_begun_is_told_to_have_failed(paybus: Pa
         currency="USD",
         reason="sold out",
     )
-    event = root(
+    event = new_event(
         id=uuid4().hex,
         type="refund.requested",
         source="/orders",
@@ -366,13 +419,39 @@ def test_a_refund_that_could_not_even_be_begun_is_told_to_have_failed(paybus: Pa
         )
 
     def settled() -> list[dict[str, Any]]:
-        found = (each for each in paybus.tapped() if each["type"] == "refund.settled")
+        found = (each for each in paybus.tapped() if each["type"] == "refund.completed")
         return [each["data"] for each in found if each["subject"] == wanted.refund_id]
 
     until(lambda: len(settled()) == 2, what="each request is answered once")
     for told in settled():
         assert (told["status"], told["amount"]) == ("failed", 500)
         assert "there is no checkout" in told["reason"]
+
+
+@pytest.mark.parametrize("lost", ["request", "outcome"])
+def test_a_refund_of_which_an_event_was_lost_is_requested_again(paybus: Paybus, lost: str) -> None:
+    """As when all volumes of the broker are: nothing else would end it."""
+    order = place(paybus, line("ama", 3000))
+    payment = start_payment(paybus, order)
+    pay(paybus, payment)
+    until_state(paybus, order, "paid")
+    if lost == "request":
+        paybus.system.processes["subscription-worker"].stop()
+    done(paybus, "POST", f"orders/{order['id']}/refunds", json={"reason": "sold out"})
+    if lost == "request":
+        until(lambda: paybus.depths()["subscription.refunds"] == 1, what="it is requested")
+        paybus.messages("subscription.refunds", remove=True)
+        paybus.start("subscription-worker")
+        (refund,) = until_refunds(paybus, order, "requested")
+    else:
+        (refund,) = until_refunds(paybus, order, "succeeded")
+        paybus.sql("orders", "UPDATE refunds SET state = 'requested' WHERE id = %s", refund["id"])
+    assert call(paybus, "POST", f"refunds/{refund['id']}/retry").status_code == 409, "too early"
+    earlier = "UPDATE refunds SET created_at = created_at - interval '3 hours' WHERE id = %s"
+    paybus.sql("orders", earlier, refund["id"])
+    done(paybus, "POST", f"refunds/{refund['id']}/retry")
+    until_refunds(paybus, order, "succeeded")
+    assert refunds_at_stripe(paybus, payment) == [3000]
 
 
 def test_a_seller_whom_payouts_does_not_know_is_a_dead_letter(paybus: Paybus) -> None:

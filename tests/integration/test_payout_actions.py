@@ -302,10 +302,10 @@ def test_a_sale_that_is_taken_back_does_not_hide_who_credited_the_rest(
     seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 400_000})
     if credit_first:
         credited(paybus, seller, 150_000, "eve")
-    hear(paybus, seller, "payout.requested", 300_000 if credit_first else 150_000)
+    hear(paybus, seller, "earnings.credit", 300_000 if credit_first else 150_000)
     if not credit_first:
         credited(paybus, seller, 150_000, "eve")
-    hear(paybus, seller, "payout.reversal_requested", 150_000)
+    hear(paybus, seller, "earnings.reverse", 150_000)
     payout = order(paybus, seller, 150_000, funding="balance")
     answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
     is_problem(answer, 403, "who credited what a payout pays")
@@ -313,13 +313,13 @@ def test_a_sale_that_is_taken_back_does_not_hide_who_credited_the_rest(
 
 def test_a_credit_that_filled_a_debt_is_not_hidden_by_the_next_sale(paybus: Paybus) -> None:
     seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 100_000})
-    hear(paybus, seller, "payout.requested", 150_000)
+    hear(paybus, seller, "earnings.credit", 150_000)
     first = ordered_for(paybus, seller, 1)
     act(paybus, "approve", first["id"], role="approver", subject="boss").raise_for_status()
     until_state(paybus, first, "paid")
-    hear(paybus, seller, "payout.reversal_requested", -150_000)
+    hear(paybus, seller, "earnings.reverse", -150_000)
     credited(paybus, seller, 150_000, "eve")
-    hear(paybus, seller, "payout.requested", 150_000)
+    hear(paybus, seller, "earnings.credit", 150_000)
     payout = ordered_for(paybus, seller, 2)
     answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
     is_problem(answer, 403, "who credited what a payout pays")

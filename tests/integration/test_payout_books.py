@@ -23,10 +23,10 @@ import support.payouts
 from conftest import MakePaybus
 from devstack import warm
 from devstack.endpoints import ENCRYPTION_KEY
-from payouts import differences
-from payouts.accounts import Account
-from payouts.models import Difference
-from payouts.verifying import verify
+from payouts.ledger import discrepancies
+from payouts.ledger.verification import verify
+from payouts.models import Discrepancy
+from payouts.providers.registry import ProviderAccount
 from support.keys import new_key, rotate
 from support.paybus import Paybus
 from support.payouts import (
@@ -72,7 +72,7 @@ def cli(paybus: Paybus, *arguments: str, **env: str) -> subprocess.CompletedProc
         "PAYBUS_TOKEN": paybus.token("approver"),
         **env,
     }
-    return warm.run("payouts.cli", arguments, environment)
+    return warm.run("payouts.cli.main", arguments, environment)
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +203,10 @@ def test_the_daily_reconciliation_tells_each_difference(paybus: Paybus) -> None:
     sandbox(paybus, "PUT", f"/_payouts/transfers/{transfer['id']}", status="returned")
     sandbox(paybus, "POST", "/_payouts/foreign", provider="stripe", amount=123)
     found = {(each["kind"], each["payout_id"]) for each in reconcile(paybus)}
-    assert found == {("state", late["id"]), ("not ours", None)}
+    assert found == {("state", late["id"]), ("unknown_transfer", None)}
     until_state(paybus, late, "returned")  # the provider was asked about it
     assert [each["kind"] for each in reconcile(paybus)] == [
-        "not ours"
+        "unknown_transfer"
     ]  # once, and the other is well
 
 
@@ -254,7 +254,7 @@ def test_what_somebody_writes_into_their_own_account_is_nobody_else_s(paybus: Pa
         }
         paybus.http.post(url, data=form, headers=headers).raise_for_status()
     found = support.payouts.reconcile(paybus, TODAY)
-    assert [each["kind"] for each in found].count("not ours") >= 2
+    assert [each["kind"] for each in found].count("unknown_transfer") >= 2
     assert read(paybus, waiting["id"])["state"] == "scheduled"
     assert balances(paybus, mine)["available"] == 5000
     assert balances(paybus, mine)["paid"] == 0
@@ -340,8 +340,10 @@ def test_an_account_that_takes_its_access_away_hides_only_its_own(paybus: Paybus
 
 def test_a_difference_that_went_away_and_comes_back_is_open_again(paybus: Paybus) -> None:
     day = TODAY - timedelta(days=400)
-    account = cast("Account", SimpleNamespace(tenant="x", provider="stripe", name="y", path="s/y"))
-    found = differences.not_ours(account, day, "tr_1", "5 USD, paid")
+    account = cast(
+        "ProviderAccount", SimpleNamespace(tenant="x", provider="stripe", name="y", path="s/y")
+    )
+    found = discrepancies.not_ours(account, day, "tr_1", "5 USD, paid")
 
     def resolved(*, by: str | None = None) -> list[tuple[Any, ...]]:
         if by is not None:
@@ -350,13 +352,13 @@ def test_a_difference_that_went_away_and_comes_back_is_open_again(paybus: Paybus
         query = "SELECT resolved_at IS NOT NULL, resolved_by FROM differences WHERE id = %s"
         return paybus.sql("payouts", query, found.id)
 
-    async def compare(now_found: list[Difference]) -> None:
+    async def compare(now_found: list[Discrepancy]) -> None:
         url = paybus.layout.databases["payouts"].replace("postgresql:", "postgresql+psycopg:")
         engine = create_async_engine(url)
         async with AsyncSession(engine) as session, session.begin():
-            await differences.keep(session, now_found)
+            await discrepancies.keep(session, now_found)
             at = datetime.now(UTC)
-            await differences.resolve_others(session, account, day, now_found, checked=[], now=at)
+            await discrepancies.resolve_others(session, account, day, now_found, checked=[], now=at)
         await engine.dispose()
 
     asyncio.run(compare([found]))
@@ -482,6 +484,9 @@ def test_the_command_line_does_what_the_api_does(paybus: Paybus, tmp_path: Any) 
     assert again.stdout.split()[1] == batch.stdout.split()[1]  # the same batch
     file.write_text("recipient,amount,currency\nx,1.5,USD\n")
     assert ":2: wants recipient, amount" in cli(paybus, "batch", str(file)).stderr
+    file.write_text(f"recipient,amount,currency,funding\n{seller['reference']},5,USD,balance\n")
+    refused = cli(paybus, "batch", str(file))
+    assert (refused.returncode, "no column funding" in refused.stderr) == (1, True)
     assert "paused" in cli(paybus, "pause", "--reason", "fraud").stdout
     assert "PAUSED by" in cli(paybus, "status").stdout
     assert cli(paybus, "resume", "--reason", "over").returncode == 0

@@ -312,7 +312,7 @@ def test_each_amount_is_paid_once_after_a_restore(paybus: Paybus, moment: str) -
     assert (status["unreconciled"], status["control"]["paused"]) == ([], False)
     market.earn(5000)
     market.all_have(earned + 5000)
-    assert paybus.metric("payouts-worker", "paybus_payouts_doubled_total") == 0
+    assert paybus.metric("payouts-worker", "paybus_payout_duplicate_transfers_total") == 0
 
 
 def test_a_schedule_s_payout_that_no_list_shows_yet_is_found_by_its_name(paybus: Paybus) -> None:
@@ -397,7 +397,7 @@ def test_what_was_taken_back_after_the_backup_is_not_paid_by_a_schedule(paybus: 
     market._report(seller, 5000, uuid4().hex)
     until(lambda: balances(paybus, seller).get("available") == 5000, what="it is earned")
     backup = back_up(paybus)
-    event = earned(seller, 5000, type_="payout.reversal_requested")
+    event = earned(seller, 5000, type_="earnings.reverse")
     paybus.publish_to("payouts", event.type, event.encode().decode())
     until(lambda: balances(paybus, seller)["available"] == 0, what="the buyer got it back")
     walk = Walk(paybus, market, backup - timedelta(seconds=1))

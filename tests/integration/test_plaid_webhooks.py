@@ -54,7 +54,7 @@ def asked(paybus: Paybus) -> int:
 
 
 def items(paybus: Paybus) -> list[dict[str, Any]]:
-    return [each for each in paybus.journal() if each["type"].startswith("bank_item.")]
+    return [each for each in paybus.journal() if each["type"].startswith("provider_bank_item.")]
 
 
 def test_a_genuine_call_is_news_of_an_item_and_its_key_is_asked_for_once(paybus: Paybus) -> None:
@@ -63,7 +63,7 @@ def test_a_genuine_call_is_news_of_an_item_and_its_key_is_asked_for_once(paybus:
     assert [send(paybus, value), send(paybus, value), send(paybus, token(paybus))] == [200] * 3
     assert asked(paybus) == before + 1
     first, again, *_ = found = items(paybus)
-    assert first["type"] == "bank_item.updated"
+    assert first["type"] == "provider_bank_item.updated"
     assert first["data"]["initial_update_complete"] is True
     assert first["data"]["historical_update_complete"] is False
     assert first["id"] == again["id"], "the same call"
@@ -96,6 +96,7 @@ def test_tokens_that_are_not_quite_genuine(paybus: Paybus) -> None:
         token(paybus, headers={"alg": "HS256"}),
         token(paybus, headers={"alg": "none"}),
         token(paybus, headers={"kid": None}),
+        token(paybus, headers={"kid": "k" * 65}),
         token(paybus, claims={"iat": now - 301}),
         token(paybus, claims={"iat": now + 330}),
         token(paybus, claims={"iat": "soon"}),

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from conftest import MakePaybus
-from devstack.processes import Process
-from devstack.rabbitmq import PrivateNode
+from devstack.processes.process import Process
+from devstack.servers.rabbitmq import PrivateNode
 from devstack.webhook import signature, subscription_created
 from support.paybus import Paybus
 from support.waiting import until

@@ -27,7 +27,7 @@ def _versions(paybus: Paybus) -> dict[str, int]:
 def _duplicates(paybus: Paybus) -> float:
     return paybus.metric(
         "subscription-worker",
-        "paybus_consumed_total",
+        "paybus_messages_consumed_total",
         queue="subscription.billing",
         outcome="duplicate",
     )

@@ -27,15 +27,14 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from common import database, rows
-from common.errors import Conflict, Forbidden, NotYet
-from common.outside import NoAnswer
+from common.db import database, tenant_rows
+from common.errors import Conflict, Forbidden, NotYet, ProviderTimeout
 from conftest import MakePaybus
-from payouts import acting, jobs, repository
-from payouts.audit import Actor
-from payouts.deciding import Begin
-from payouts.domain import Fate
-from payouts.requests import Credit, NewRecipient, Schedule
+from payouts import jobs, operator_actions, repository
+from payouts.domain import TransferStatus
+from payouts.execution.planner import Start
+from payouts.ledger.audit_log import Actor
+from payouts.schemas import Credit, NewRecipient, Schedule
 from support.paybus import Paybus
 from support.payout_model import Kind
 from support.payout_world import CHIEF, CLERK, World
@@ -99,10 +98,10 @@ class Market(World):
     def the_schedule_pays(self) -> None:
         async def pay() -> None:
             async with self.sessions.begin() as session:
-                now = await rows.clock(session)
+                now = await tenant_rows.database_now(session)
                 found = await repository.recipients_due(session, now, 1000)
                 mine = [(each, None) for each in found if each.tenant == self.tenant]
-                await self.desk.pay_balances(session, mine)
+                await self.service.pay_balances(session, mine)
 
         self.run(pay())
         self.see()
@@ -114,7 +113,7 @@ class Market(World):
         for id_ in self.ids:
             self._approve(id_)
             before = len(self.in_hand)
-            self.do(id_, Begin(id_))
+            self.do(id_, Start(id_))
             while len(self.in_hand) > before:
                 self.a_worker_goes_on(len(self.in_hand) - 1, "ok")
 
@@ -124,7 +123,7 @@ class Market(World):
         """Paid before, or not; and it is told."""
         ids = list(self.provider.transfers)
         id_ = ids[which % len(ids)]
-        self.provider.settle(id_, Fate.RETURNED)
+        self.provider.settle(id_, TransferStatus.RETURNED)
         self.tell(id_)
 
     @precondition(lambda self: self.provider.transfers and not self.provider.again)
@@ -158,7 +157,7 @@ class Market(World):
         """Each day that the restored database may have forgotten; the provider may be away. When
         all of them are, an admin may end the look-ups."""
         self.client.answers = answers
-        with suppress(NoAnswer):
+        with suppress(ProviderTimeout):
             self.compare(self.run(self._unreconciled()))
         self.client.answers = True
         if ends and not self.run(self._unreconciled()):
@@ -253,7 +252,7 @@ class Market(World):
         async def act() -> None:
             async with self.sessions.begin() as session:
                 row = (await repository.lock_payouts(session, [id_]))[id_]
-                await acting.approve(session, row, CHIEF, None)
+                await operator_actions.approve(session, row, CHIEF, None)
 
         with suppress(Conflict, Forbidden):
             self.run(act())
@@ -261,13 +260,13 @@ class Market(World):
     async def _credit(self, key: str, amount: int) -> None:
         wanted = Credit(amount=amount, currency="USD", reason="sold")
         async with self.sessions.begin() as session:
-            await self.desk.credit(session, self.tenant, self.seller, key, CLERK, wanted)
+            await self.service.credit(session, self.tenant, self.seller, key, CLERK, wanted)
 
     async def _ask_first(self, since: datetime | None) -> None:
         """None ends it."""
         async with self.sessions.begin() as session:
-            now = await rows.clock(session)
-            await acting.ask_first(
+            now = await tenant_rows.database_now(session)
+            await operator_actions.require_status_check_until(
                 session,
                 self.tenant,
                 _ADMIN,

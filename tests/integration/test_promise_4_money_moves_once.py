@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from common import database
+from common.db import database
 from conftest import MakePaybus
-from payouts.domain import Fate, State
+from payouts.domain import State, TransferStatus
 from support.payout_model import Kind
 from support.payout_world import World
 
@@ -105,7 +105,7 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
     ],
     "a key that is used up": [
         ("works", "lost"),
-        ("settles", Fate.FAILED),
+        ("settles", TransferStatus.FAILED),
         ("told",),
         ("hinted",),
         ("person", "retry"),
@@ -116,24 +116,24 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
     "cancelled, and paid after all": [
         ("works", "refused_after"),
         ("person", "cancel"),
-        ("settles", Fate.PAID),
+        ("settles", TransferStatus.PAID),
         ("hinted",),
         ("is", State.PAID),
     ],
     "failed, and paid after all": [
         ("works", "ok"),
-        ("settles", Fate.FAILED),
+        ("settles", TransferStatus.FAILED),
         ("hinted",),
         ("is", State.FAILED),
-        ("settles", Fate.PAID),
+        ("settles", TransferStatus.PAID),
         ("hinted",),
         ("is", State.PAID),
     ],
     "paid, and sent back, told by nobody": [
         ("works", "ok"),
-        ("settles", Fate.PAID),
+        ("settles", TransferStatus.PAID),
         ("told",),
-        ("settles", Fate.RETURNED),
+        ("settles", TransferStatus.RETURNED),
         ("hinted",),
         ("is", State.RETURNED),
     ],
@@ -147,8 +147,8 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
     "a key that is forgotten": [("works", "lost"), ("time", 25), ("works", "ok", "ok")],
     "paid and sent back, told in the other order": [
         ("works", "ok"),
-        ("settles", Fate.PAID),
-        ("settles", Fate.RETURNED),
+        ("settles", TransferStatus.PAID),
+        ("settles", TransferStatus.RETURNED),
         ("told",),
         ("told late",),
     ],

@@ -32,34 +32,36 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from common import database
-from common.cache import Cache
-from common.contracts.event import Event, root
-from common.contracts.jobs import JobDue
+from common.contracts.event import Event
+from common.contracts.jobs import RunJob
 from common.contracts.registry import decode
-from common.crypto import Vault, new_key
-from common.database import Sessions
+from common.db import database
+from common.db.database import Sessions
 from common.errors import NotFound
-from common.gate import Gate
 from common.messaging import inbox
-from common.messaging.outbox import Work
-from common.messaging.transactional import Handler, Prepare
-from common.redaction import Redactor
+from common.messaging.events import new_event
+from common.messaging.outbox import UnitOfWork
+from common.messaging.transactional_consumer import Handler, Prepare
+from common.observability.redaction import Redactor
+from common.resilience.cache import Cache
+from common.resilience.call_guard import CallGuard
+from common.security.encryption import SecretBox, new_key
 from conftest import MakePaybus
 from provisioning import handlers as provisioning
 from provisioning.clients.backend import Backend
 from provisioning.provisioner import Provisioner
 from subscription import handlers as subscription
-from subscription import renewals, repository
-from subscription.entitlements import Entitling
-from subscription.payers import Payers
-from subscription.requests import EntitlementPolicy
+from subscription import repository
+from subscription.checkouts.payers import Payers
+from subscription.schemas.checkout import EntitlementPolicy
+from subscription.subscriptions import renewals
+from subscription.subscriptions.entitlements import EntitlementService
 from support.providers import a_provider
 from support.stripe_book import DAY, Book, Theirs
-from webhook_gateway.providers import Proof, Provider
+from webhook_gateway.providers.base import Authentication, Provider
 
 T = TypeVar("T")
-_PREPARE = partial(subscription.prepare, Payers(Vault([SecretStr(new_key())])))
+_PREPARE = partial(subscription.prepare, Payers(SecretBox([SecretStr(new_key())])))
 _SHOWN = {
     "incomplete": "incomplete",
     "incomplete_expired": "expired",
@@ -247,7 +249,7 @@ class Shop(RuleBasedStateMachine):
                 decode(event.encode())
                 for webhook in webhooks[start : start + 5]
                 for event in self.gateway.translate(
-                    json.dumps(webhook).encode(), Proof("signature")
+                    json.dumps(webhook).encode(), Authentication("signature")
                 )
                 if event.type in subscription.HANDLERS
             ]
@@ -256,11 +258,11 @@ class Shop(RuleBasedStateMachine):
     def the_job_runs(self) -> None:
         async def run() -> None:
             async with self.subscriptions.begin() as session:
-                work = Work(session, "/subscription")
-                due = JobDue(job="renewals", run_id=uuid4().hex)
-                tick = root(
+                work = UnitOfWork(session, "/subscription")
+                due = RunJob(job="renewals", run_id=uuid4().hex)
+                tick = new_event(
                     id=uuid4().hex,
-                    type="subscription.job_due",
+                    type="job.run.subscription",
                     source="/subscription",
                     subject="renewals",
                     tenant=self.tenant,
@@ -321,8 +323,8 @@ class Shop(RuleBasedStateMachine):
         mine = [each for each in self.book.subscriptions if each.thing["customer"] == customer]
         try:
             # With a memory of its own: what it answered last may be most of a second old.
-            entitling = Entitling(self.subscriptions, Cache("entitlements", None))
-            found = self.run(entitling.of(self.tenant, customer))
+            entitling = EntitlementService(self.subscriptions, Cache("entitlements", None))
+            found = self.run(entitling.get(self.tenant, customer))
         except NotFound:
             assert not mine
             return
@@ -352,7 +354,7 @@ async def _take(
         fresh = await inbox.claim(session, "rights", events)
         if fresh:
             await prepare(session, fresh)
-        work = Work(session, "/rights")
+        work = UnitOfWork(session, "/rights")
         for event in fresh:
             handler: Handler = handlers[event.type]
             await handler(work, event)
@@ -378,7 +380,7 @@ def shop(make_paybus: MakePaybus) -> Iterator[type[Shop]]:
         Shop.provisioner = Provisioner(
             Shop.organizations,
             Backend(httpx.AsyncClient()),
-            Gate("backend", label="backend", at_once=1, quota=None),
+            CallGuard("backend", label="backend", max_concurrency=1, quota=None),
             enabled=False,
             look_first=False,
             timeout=1,

@@ -12,10 +12,10 @@ import psycopg
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from common.contracts.event import Event
-from common.contracts.jobs import JobDue
-from common.database import sessions_of
-from common.messaging.outbox import Work
-from common.scheduler import Every, Schedule, Scheduler
+from common.contracts.jobs import RunJob
+from common.db.database import sessions_of
+from common.messaging.outbox import UnitOfWork
+from common.scheduling.scheduler import Every, Schedule, Scheduler
 from conftest import MakePaybus
 from devstack.webhook import subscription_created
 from support.paybus import Paybus
@@ -106,7 +106,7 @@ async def test_promise_6_schedulers_that_tick_at_the_same_moment_order_a_job_onc
         await engine.dispose()
 
 
-async def _never_run(work: Work, event: Event[JobDue]) -> str:
+async def _never_run(work: UnitOfWork, event: Event[RunJob]) -> str:
     raise AssertionError("a tick writes a message and runs nothing")
 
 
@@ -127,7 +127,7 @@ def test_promise_6_a_job_is_ordered_once_however_many_replicas_tick(
                 lambda: paybus.sql("provisioning", ran)[0][0] >= turn,
                 what=f"run number {turn}",
             )
-        jobs = [e for e in paybus.journal() if e["type"] == "provisioning.job_due"]
+        jobs = [e for e in paybus.journal() if e["type"] == "job.run.provisioning"]
         assert len(jobs) == 3
         row = paybus.sql(
             "provisioning",

@@ -62,7 +62,7 @@ def test_a_forged_failure_has_no_effect_either(paybus: Paybus, provider: str) ->
 def test_a_flood_of_hints_about_nothing_is_asked_about_at_a_bounded_rate(
     make_paybus: MakePaybus,
 ) -> None:
-    settings = {"QUESTIONS_PER_SECOND": "2", "QUESTIONS_BURST": "5"}
+    settings = {"PAYMENT_POLLS_PER_SECOND": "2", "PAYMENT_POLL_BURST": "5"}
     with make_paybus(PROCESSES, **settings) as paybus:
         tap(paybus)
         deliver(paybus)
@@ -78,7 +78,7 @@ def test_a_flood_of_hints_about_nothing_is_asked_about_at_a_bounded_rate(
         allowed = 5 + 2 * (_clock(paybus) - started) + 2
         assert asked(paybus, "mtn-momo") <= allowed
         told = {each["type"] for each in paybus.tapped()}
-        assert told == {"payment.reported", "payment.succeeded"}
+        assert told == {"payment.notification_received", "payment.succeeded"}
         assert paybus.dead_letters() == {}
 
 

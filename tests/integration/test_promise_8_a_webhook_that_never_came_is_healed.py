@@ -18,7 +18,7 @@ PROCESSES = ["sandbox-providers", "webhook-gateway", "webhook-gateway-worker"]
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    with make_paybus(PROCESSES, QUESTION_TIMEOUT_SECONDS="3") as paybus:
+    with make_paybus(PROCESSES, PAYMENT_POLL_TIMEOUT_SECONDS="3") as paybus:
         tap(paybus)
         yield paybus
 
@@ -31,7 +31,7 @@ def well(paybus: Paybus) -> Iterator[None]:
 
 def healed(paybus: Paybus, provider: str) -> float:
     return paybus.metric(
-        "webhook-gateway-worker", "paybus_payments_healed_total", provider=provider
+        "webhook-gateway-worker", "paybus_payments_recovered_total", provider=provider
     )
 
 
@@ -40,7 +40,7 @@ def hints(paybus: Paybus, payment: Checkout) -> list[str]:
     return [
         each["id"]
         for each in paybus.tapped()
-        if each["type"] == "payment.reported"
+        if each["type"] == "payment.notification_received"
         and each["data"]["reference"] in {payment.reference, payment.event.data.hint_reference}
     ]
 
@@ -150,7 +150,7 @@ def test_a_provider_that_does_not_answer_is_asked_again(paybus: Paybus, mode: st
     payment = checkout(paybus, "mtn-momo")
     payment.settle("succeeded")
     sandbox(paybus, "PUT", "/_behaviour", mode=mode)
-    failed = "paybus_provider_questions_total"
+    failed = "paybus_payment_polls_total"
 
     def failures() -> float:
         return paybus.metric(
@@ -239,7 +239,7 @@ def test_a_payment_that_nobody_can_ask_about_is_shown(paybus: Paybus) -> None:
     payment.announce()
     worker = "webhook-gateway-worker"
     until(
-        lambda: paybus.metric(worker, "paybus_unaskable_payments", provider="fapshi") == 1,
+        lambda: paybus.metric(worker, "paybus_unpollable_payments", provider="fapshi") == 1,
         what="it is counted",
     )
     assert '"endpoint": "fapshi/forgotten"' in paybus.log(worker)

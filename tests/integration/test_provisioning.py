@@ -137,7 +137,7 @@ def test_a_request_for_what_does_not_exist_is_dead_lettered_and_holds_nobody_up(
     (body,) = [
         json.dumps(e)
         for e in paybus.journal()
-        if e["type"] == "organization.requested"
+        if e["type"] == "organization.reconcile"
         and e["subject"] == (integration_of(paybus, number) or {})["id"]
     ]
     unknown = json.loads(body) | {"data": {"integration_id": "nobody"}}
@@ -259,6 +259,8 @@ def test_without_an_address_it_waits_and_goes_on_when_the_address_comes(paybus: 
     webhook["data"]["object"]["metadata"] = {}
     assert paybus.send(webhook).status_code == 200
     until_status(paybus, number, "waiting")
+    metric = ("provisioning-worker", "paybus_integrations_waiting")
+    until(lambda: paybus.metric(*metric, status="waiting") == 1, what="an alert can tell of it")
     checkout = {
         "id": f"evt_cs_{number}",
         "object": "event",

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from common.accounts import gateway_source
-from common.contracts.event import Event, root
+from common.clients.accounts_file import gateway_source
+from common.contracts.event import Event
 from common.contracts.payments import RefundReported, RefundRequested
+from common.messaging.events import new_event
 from conftest import MakePaybus
 from support.paybus import Paybus
 from support.waiting import until
@@ -32,7 +33,7 @@ _REQUEST = (
 
 
 def asked(number: int) -> Event[Any]:
-    return root(
+    return new_event(
         id=f"asked-{number}",
         type="refund.requested",
         source="/orders",
@@ -81,7 +82,7 @@ def test_a_failure_that_is_told_again_does_not_end_the_attempt_after_it(
 
 
 def failed(refund_id: str) -> Event[Any]:
-    return root(
+    return new_event(
         id=f"failed-{refund_id}",
         type="refund.reported",
         source=gateway_source("stripe", "default"),

@@ -23,17 +23,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from common import database
 from common.contracts import registry
 from common.contracts.event import Event
-from common.contracts.payments import PaymentReported
+from common.contracts.payments import PaymentOutcome
+from common.contracts.retry_ladder import RetryLadder
+from common.db import database
 from common.errors import Unavailable
 from common.messaging import inbox, outbox
-from common.messaging.connection import Broker
-from common.messaging.declare import declaring
+from common.messaging.connection import BrokerConnection
 from common.messaging.publisher import Message, NotTaken, Publisher
 from common.messaging.relay import Relay
-from common.messaging.retry import Ladder
+from common.messaging.topology_declarer import declaring
 from conftest import MakePaybus
 from support.paybus import SHORT_LADDER
 from support.waiting import until
@@ -89,8 +89,8 @@ class World:
     async def _open(self) -> None:
         self.engine = create_async_engine(self._database_url)
         self.sessions = database.sessions_of(self.engine)
-        self.broker = Broker(
-            self._rabbitmq_url, name="test", on_connect=declaring(Ladder.parse(SHORT_LADDER))
+        self.broker = BrokerConnection(
+            self._rabbitmq_url, name="test", on_connect=declaring(RetryLadder.parse(SHORT_LADDER))
         )
         await self.broker.start()
         self.publisher = FragilePublisher(self.broker)
@@ -109,7 +109,7 @@ class World:
     async def emit(self, event: Event[Any], *, commit: bool) -> None:
         with suppress(Crash):
             async with self.sessions.begin() as session:
-                await outbox.write(session, [event])
+                await outbox.enqueue(session, [event])
                 if not commit:
                     raise Crash
 
@@ -231,10 +231,10 @@ def test_every_committed_event_has_one_effect_wherever_processes_die(world: Worl
     )
 
 
-def _event() -> Event[PaymentReported]:
+def _event() -> Event[PaymentOutcome]:
     now = datetime.now(UTC)
     name = uuid4().hex
-    return Event[PaymentReported](
+    return Event[PaymentOutcome](
         id=name,
         source="/test",
         type="payment.succeeded",
@@ -244,7 +244,7 @@ def _event() -> Event[PaymentReported]:
         tenant="default",
         correlationid=name,
         trust="signature",
-        data=PaymentReported(
+        data=PaymentOutcome(
             provider="stripe", payment_id=name, customer_id=None, amount=100, currency="EUR"
         ),
     )

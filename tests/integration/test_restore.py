@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from conftest import MakePaybus
-from devstack.system import introduce
+from devstack.processes.system import introduce
 from support.billing import a_customer, done, offer, stripe
 from support.orders import (
     PROCESSES,
     a_seller,
+    an_order,
     line,
     pay,
     place,
@@ -26,6 +27,7 @@ from support.orders import (
     until_refunds,
     until_state,
 )
+from support.orders import done as done_at_orders
 from support.orders import see as see_order
 from support.paybus import Paybus
 from support.runbook import RUNBOOKS, copy_database, run_command
@@ -47,7 +49,7 @@ _COMMAND = re.compile(r"`(paybus [^`]+)`")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
     more = ["provisioning-api", "provisioning-worker", "sandbox-backend"]
     names = [*PROCESSES, *more, "operations-api", "operations-worker"]
-    quick = {"ORDERS_PAUSE_SECONDS": "1", "RENEWALS_PAUSE_SECONDS": "1"}
+    quick = {"ORDERS_INTERVAL_SECONDS": "1", "RENEWALS_INTERVAL_SECONDS": "1"}
     with make_paybus(names, BACKEND_LOOK_FIRST="true", **quick) as paybus:
         introduce(paybus.layout)
         offer(paybus)
@@ -67,7 +69,7 @@ class Walk:
         }
         text = (RUNBOOKS / "restore.md").read_text()
         self._lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
-        assert [each.partition(".")[0] for each in self._lines] == [str(n) for n in range(1, 10)]
+        assert [each.partition(".")[0] for each in self._lines] == [str(n) for n in range(1, 11)]
 
     def line(self, number: int) -> None:
         line = self._lines[number - 1]
@@ -104,6 +106,18 @@ def _ends(paybus: Paybus, order: dict[str, Any], ago: str) -> None:
     paybus.sql("orders", change, ago, order["id"])
 
 
+def _ask(paybus: Paybus, path: str, key: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    """A caller's request, and the same when it is repeated."""
+    return done_at_orders(paybus, "POST", path, json=wanted, key=key)
+
+
+def _one_euro_is(paybus: Paybus, dollars: str) -> None:
+    change = """INSERT INTO rates (day, source, currency, rate)
+        VALUES ((now() AT TIME ZONE 'UTC')::date, 'ecb', 'USD', cast(%s AS numeric))
+        ON CONFLICT (day, source, currency) DO UPDATE SET rate = excluded.rate"""
+    paybus.sql("orders", change, dollars)
+
+
 def _organizations(paybus: Paybus) -> list[str]:
     return sorted(each["reference"] for each in paybus.books()["organizations"])
 
@@ -116,6 +130,9 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     payment = start_payment(paybus, order)
     late = place(paybus, line(a_seller(paybus), 7000))
     paid_late = start_payment(paybus, late)
+    twice = place(paybus, line(a_seller(paybus), 9000))
+    by_card = start_payment(paybus, twice)
+    by_phone = start_payment(paybus, twice, "mtn-momo", phone="237670000000")
     backup = _back_up(paybus)
 
     theirs = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
@@ -129,6 +146,26 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     until_state(paybus, late, "cancelled")
     pay(paybus, paid_late)
     until(lambda: refunds_at_stripe(paybus, paid_late) == [7000], what="what came late goes back")
+    _one_euro_is(paybus, "1.25")
+    converted = an_order(line(a_seller(paybus), 4000, currency="EUR"))
+    placed = _ask(paybus, "orders", "begun", converted)
+    assert placed["total"] == 5000
+    how = {"provider": "stripe", "return_url": "https://shop.example.com/thanks"}
+    begun = _ask(paybus, f"orders/{placed['id']}/payments", "paid", how)
+    pay(paybus, begun)
+    until_state(paybus, placed, "paid")
+    lines = see_order(paybus, placed)["lines"]
+    pay(paybus, by_card)
+    until_state(paybus, twice, "paid")
+    pay(paybus, by_phone)
+    until_refunds(paybus, twice, "manual")
+    given_up = an_order(line(a_seller(paybus), 3000))
+    gone = _ask(paybus, "orders", "given-up", given_up)
+    paid_gone = _ask(paybus, f"orders/{gone['id']}/payments", "too-late", how)
+    _ends(paybus, gone, "10 minutes")
+    until_state(paybus, gone, "cancelled")
+    pay(paybus, paid_gone)
+    until(lambda: refunds_at_stripe(paybus, paid_gone) == [3000], what="this one, too")
     until(lambda: len(_organizations(paybus)) == 2, what="each has an organization")
     created = paybus.books()["calls"]["POST organizations"]
     before = _organizations(paybus)
@@ -142,18 +179,38 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     paybus.start(*_APIS)
     walk = Walk(paybus, backup)
     walk.line(3)
-    paybus.start(*_WORKERS)
+    _one_euro_is(paybus, "1.30")
+    converted["lines"] = [
+        {name: each[name] for name in ("seller", "description")}
+        | {"quantity": 1, "unit_price": each["amount"]}
+        for each in lines
+    ]
+    assert _ask(paybus, "orders", "begun", converted)["id"] == placed["id"]
+    assert _ask(paybus, f"orders/{placed['id']}/payments", "paid", how)["url"] == begun["url"]
+    assert _ask(paybus, "orders", "given-up", given_up)["id"] == gone["id"]
+    assert _ask(paybus, f"orders/{gone['id']}/payments", "too-late", how)["url"] == paid_gone["url"]
+    done_at_orders(paybus, "POST", f"orders/{gone['id']}/cancel", json={"reason": "the clock's"})
+    asks, *others = _WORKERS
+    paybus.start(*others)
     assert see_order(paybus, order)["state"] == "awaiting_payment"
     walk.line(7)
     until(lambda: _entitled(paybus, leaves) is False, what="who left is not entitled")
     until(lambda: _entitled(paybus, comes), what="who came is entitled")
     until_state(paybus, order, "paid")
+    until_state(paybus, placed, "paid")
+    until_refunds(paybus, twice, "manual")
+    paybus.start(asks)
     walk.line(8)
+    walk.line(9)
     ran = "SELECT last_run_at FROM schedules WHERE name = 'due-orders'"
     last = paybus.sql("orders", ran)
     until(lambda: paybus.sql("orders", ran) != last, what="the clock goes on")
     assert see_order(paybus, order)["state"] == "paid"
-    assert refunds_at_stripe(paybus, payment) == []
+    for good in (payment, begun, by_card):
+        assert refunds_at_stripe(paybus, good) == []
+    until_refunds(paybus, gone, "succeeded")
+    assert refunds_at_stripe(paybus, paid_gone) == [3000]
+    assert see_order(paybus, gone)["state"] == "cancelled"
     # What was given back is not taken for the price.
     until_state(paybus, late, "cancelled")
     until_refunds(paybus, late, "succeeded")

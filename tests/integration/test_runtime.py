@@ -18,13 +18,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from bank_sync import models as bank_models
-from common import circuits, quota
 from common.messaging import tables
-from common.messaging.connection import Broker
+from common.messaging.connection import BrokerConnection
+from common.resilience import circuit_store, rate_limiter
 from conftest import MakePaybus
 from devstack.addresses import DevstackError
-from devstack.processes import Process
-from devstack.stack import Stack
+from devstack.processes.process import Process
+from devstack.processes.stack import Stack
 from devstack.webhook import subscription_created
 from operations import models as operations_models
 from orders import models as orders_models
@@ -42,7 +42,7 @@ def _subscriptions(paybus: Paybus) -> int:
 
 
 def _oldest(paybus: Paybus) -> float:
-    metric = "paybus_oldest_message_seconds"
+    metric = "paybus_consumer_oldest_message_age_seconds"
     return paybus.metric("subscription-worker", metric, queue="subscription.billing")
 
 
@@ -119,7 +119,7 @@ def test_a_database_that_is_away_costs_no_message_an_attempt(
             for _ in range(20):
                 paybus.subscribe()
             worker = paybus.system.processes["subscription-worker"]
-            until(lambda: "waiting out an outage" in worker.log.read_text(), what="it notices")
+            until(lambda: "outage_waiting" in worker.log.read_text(), what="it notices")
             url = f"{paybus.layout.url('subscription-worker')}/readyz"
             until(lambda: paybus.http.get(url).status_code == 503, what="it says it is not ready")
             alive = paybus.http.get(url.replace("readyz", "healthz"))
@@ -130,7 +130,9 @@ def test_a_database_that_is_away_costs_no_message_an_attempt(
         until(lambda: _oldest(paybus) == 0, what="and holds no message any more")
         assert worker.is_running()
         assert paybus.dead_letters() == {}
-        retried = paybus.metric("subscription-worker", "paybus_consumed_total", outcome="retried")
+        retried = paybus.metric(
+            "subscription-worker", "paybus_messages_consumed_total", outcome="retried"
+        )
         assert retried == 0
 
 
@@ -142,7 +144,7 @@ def test_a_consumer_whose_queue_was_deleted_declares_it_again(make_paybus: MakeP
 
         def begun() -> int:
             lines = worker.log.read_text().splitlines()
-            consuming = (each for each in lines if each.endswith('"message": "consuming"}'))
+            consuming = (each for each in lines if each.endswith('"message": "consumer_started"}'))
             return sum('"subscription.billing"' in each for each in consuming)
 
         until(lambda: begun() == 2, what="it consumes again")
@@ -174,7 +176,7 @@ async def _nothing(*_: object) -> None:
 async def test_the_connection_is_tried_for_ever_whoever_answers() -> None:
     port = HangingUp()
     async with port.listening() as url:
-        broker = Broker(url, name="test", on_connect=_nothing, pause=lambda _: 0.001)
+        broker = BrokerConnection(url, name="test", on_connect=_nothing, pause=lambda _: 0.001)
         await broker.start()
 
         async def many_calls() -> bool:
@@ -190,7 +192,7 @@ async def test_who_stops_at_the_moment_that_the_connection_fails_stops() -> None
     port = HangingUp()
     async with port.listening() as url:
         for number in range(150):
-            broker = Broker(url, name="test", on_connect=_nothing, pause=lambda _: 0.0001)
+            broker = BrokerConnection(url, name="test", on_connect=_nothing, pause=lambda _: 0.0001)
             await broker.start()
             before = port.calls
 
@@ -208,7 +210,7 @@ def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus
         broken["data"]["object"]["metadata"]["organization"] = "\x00"
         assert paybus.send(broken).status_code == 200
         worker = paybus.system.processes["subscription-worker"]
-        until(lambda: "dead-lettered" in worker.log.read_text(), what="it is logged")
+        until(lambda: "message_dead_lettered" in worker.log.read_text(), what="it is logged")
         lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
         assert {"service": "subscription", "role": "worker"}.items() <= lines[-1].items()
         password = paybus.layout.rabbitmq_url.split(":")[2].partition("@")[0]
@@ -234,8 +236,8 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: Make
             with engine.connect() as connection:
                 context = MigrationContext.configure(connection)
                 of_common = [tables.metadata]
-                of_common += [quota.metadata] if service in with_quotas else []
-                of_common += [circuits.metadata] if service in calling else []
+                of_common += [rate_limiter.metadata] if service in with_quotas else []
+                of_common += [circuit_store.metadata] if service in calling else []
                 differences = compare_metadata(context, [base.metadata, *of_common])  # type: ignore[arg-type]
             engine.dispose()
             assert differences == []

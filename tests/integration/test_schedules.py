@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from common.contracts.event import Event
-from common.contracts.jobs import JobDue
-from common.database import Sessions, sessions_of
-from common.messaging.outbox import Work
-from common.scheduler import Cron, Every, Schedule, Scheduler
+from common.contracts.jobs import RunJob
+from common.db.database import Sessions, sessions_of
+from common.messaging.outbox import UnitOfWork
+from common.scheduling.scheduler import Cron, Every, Schedule, Scheduler
 from conftest import MakePaybus
 from support.paybus import Paybus
 
@@ -40,7 +40,7 @@ def _version(sessions: Sessions, **jobs: Every | Cron) -> Scheduler:
     return Scheduler(sessions, service="provisioning", tenant="t", schedule=schedule)
 
 
-async def _do_nothing(work: Work, event: Event[JobDue]) -> str:
+async def _do_nothing(work: UnitOfWork, event: Event[RunJob]) -> str:
     return "nothing"
 
 

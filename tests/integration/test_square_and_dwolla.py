@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import MakePaybus
-from devstack.system import CALLED
+from devstack.processes.system import CALLED
 from support.mobile_money import sandbox
 from support.paybus import Paybus
 from support.waiting import until
@@ -39,8 +39,12 @@ def told(paybus: Paybus, id_: str) -> list[tuple[str, str]]:
         ),
         ("/_square/payments", "FAILED", {"payment.failed"}),
         ("/_square/payouts", "PAID", {"provider_payout.created", "provider_payout.succeeded"}),
-        ("/_dwolla/transfers", "processed", {"transfer.created", "transfer.succeeded"}),
-        ("/_dwolla/transfers", "failed", {"transfer.created", "transfer.failed"}),
+        (
+            "/_dwolla/transfers",
+            "processed",
+            {"provider_transfer.created", "provider_transfer.succeeded"},
+        ),
+        ("/_dwolla/transfers", "failed", {"provider_transfer.created", "provider_transfer.failed"}),
     ],
 )
 def test_what_they_say_becomes_events(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import stripe
@@ -13,6 +14,7 @@ from conftest import MakePaybus
 from devstack.endpoints import SECRETS
 from support.checkouts import order, post, read, start, until_status, until_subscription
 from support.paybus import Paybus
+from support.waiting import until
 
 _PROCESSES = ["sandbox-stripe", "webhook-gateway", "subscription-api", "subscription-worker"]
 
@@ -75,6 +77,34 @@ def test_another_session_that_names_the_checkout_pays_nothing(paybus: Paybus) ->
     until_status(paybus, checkout, "underpaid")
     error = read(paybus, "checkouts", checkout["id"])["error"]
     assert error == "paid 499999 EUR, not 500000 EUR (minor units)"
+
+
+def test_a_session_paid_for_a_checkout_that_is_forgotten_waits_for_it(paybus: Paybus) -> None:
+    """docs/runbooks/restore.md: nothing else tells of a single payment at Stripe."""
+    request, key = order("stripe", plan=None, amount=500, currency="EUR"), uuid4().hex
+    checkout = start(paybus, request, key=key)
+    paybus.sql("subscription", "DELETE FROM checkouts WHERE id = %s", checkout["id"])
+    session = {
+        "id": checkout["reference"],
+        "mode": "payment",
+        "payment_status": "paid",
+        "customer": None,
+        "amount_total": 500,
+        "currency": "eur",
+        "metadata": {"paybus_checkout": checkout["id"]},
+    }
+    event: dict[str, Any] = {"id": f"evt_{key}", "object": "event", "created": int(time.time())}
+    event |= {"type": "checkout.session.completed", "data": {"object": session}}
+    assert paybus.send(event).status_code == 200
+    dead = {"subscription.billing.dead": 1}
+    until(lambda: paybus.dead_letters() == dead, what="people see that it was paid")
+    assert start(paybus, request, key=key)["reference"] == checkout["reference"]
+    assert paybus.send(event).status_code == 200
+    until_status(paybus, checkout, "paid")
+    # Stripe forgets keys after a day, and the checkout has another session then.
+    other = session | {"id": "cs_of_a_day_before"}
+    assert paybus.send(event | {"id": "evt_before", "data": {"object": other}}).status_code == 200
+    until(lambda: paybus.dead_letters() == {"subscription.billing.dead": 2}, what="seen, too")
 
 
 def test_a_currency_that_stripe_counts_otherwise_is_paid_in_full(

@@ -18,7 +18,9 @@ KEY = "sk_test_12345"
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    with make_paybus(PROCESSES, STRIPE_GRACE_SECONDS="3", STRIPE_PAUSE_SECONDS="1") as paybus:
+    with make_paybus(
+        PROCESSES, STRIPE_BACKFILL_DELAY_SECONDS="3", STRIPE_BACKFILL_INTERVAL_SECONDS="1"
+    ) as paybus:
         until(lambda: _cursor(paybus), what="the event list is read from now on")
         yield paybus
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import HttpUrl, SecretStr
 
-from common.stripe_sdk import stripe_client
-from subscription.billing import (
+from common.clients.stripe import stripe_client
+from subscription.providers.stripe_billing import StripeBilling
+from subscription.schemas.billing import (
     ApplyCoupon,
     Attempt,
     Cancel,
@@ -23,7 +24,6 @@ from subscription.billing import (
     SetDefault,
     Wanted,
 )
-from subscription.clients.stripe_billing import StripeBilling
 from support.openapi_mock import Mock, serve
 
 FILE = os.environ.get("STRIPE_OPENAPI")
@@ -79,7 +79,7 @@ def stripe(server: Mock) -> tuple[Mock, StripeBilling]:
     server.called.clear()
     server.faults.clear()
     client = stripe_client(SecretStr("sk_test_x"), HttpUrl(server.url), timeout=60)
-    return server, StripeBilling(client)
+    return server, StripeBilling(client, ["card"])
 
 
 @pytest.mark.parametrize(("wanted", "calls"), VERBS, ids=lambda each: getattr(each, "kind", ""))

@@ -32,7 +32,7 @@ _PERIOD_END = int(time.time()) + 30 * _DAY
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    with make_paybus(_PROCESSES, RENEWALS_PAUSE_SECONDS="1") as paybus:
+    with make_paybus(_PROCESSES, RENEWALS_INTERVAL_SECONDS="1") as paybus:
         yield paybus
 
 

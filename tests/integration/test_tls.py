@@ -14,13 +14,13 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from common.cache import Cache
-from devstack import postgres, redis
+from common.resilience.cache import Cache
 from devstack.addresses import Addresses, free_ports
-from devstack.postgres import Postgres
-from devstack.rabbitmq import PrivateNode, find_server
-from devstack.redis import PrivateRedis
-from devstack.stack import Stack
+from devstack.processes.stack import Stack
+from devstack.servers import postgres, redis
+from devstack.servers.postgres import Postgres
+from devstack.servers.rabbitmq import PrivateNode, find_server
+from devstack.servers.redis import PrivateRedis
 from devstack.tokens import DevKeys
 from support.organizations import end_subscription
 from support.paybus import Paybus, Templates, running
@@ -140,8 +140,8 @@ def test_a_webhook_has_its_effect_with_every_server_reached_by_tls(
     until(lambda: entitled(paybus, f"cus_{number}"), what="the customer is entitled")
     end_subscription(paybus, number)
     until(lambda: entitled(paybus, f"cus_{number}") is False, what="nothing is left")
-    assert paybus.metric("subscription-api", "paybus_cache_total", outcome="hit")
-    assert not paybus.metric("subscription-api", "paybus_cache_total", outcome="away")
+    assert paybus.metric("subscription-api", "paybus_cache_requests_total", outcome="hit")
+    assert not paybus.metric("subscription-api", "paybus_cache_requests_total", outcome="away")
     connections = paybus.sql(
         "subscription",
         "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"

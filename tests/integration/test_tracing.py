@@ -27,7 +27,7 @@ def test_a_trace_goes_from_the_webhook_to_the_last_consumer(make_paybus: MakePay
         with make_paybus(_PROCESSES, **settings) as paybus:
             number = paybus.subscribe()
             until_status(paybus, number, "provisioned")
-            last = "provisioning.organizations organization.requested"
+            last = "provisioning.organizations organization.reconcile"
             until(lambda: collected.named(last), what="the last consumer's span came")
             ((service, ended),) = collected.named(last)
             assert service == "paybus-provisioning"

@@ -15,16 +15,16 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from common.contracts import logins, topology
 from common.contracts.registry import EVENT_TYPES
+from common.contracts.retry_ladder import RetryLadder
 from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS, Binding, Queue
-from common.messaging import declare
-from common.messaging.declare import TopologyMissing, declaring
-from common.messaging.retry import Ladder
+from common.messaging import topology_declarer
+from common.messaging.topology_declarer import TopologyMissing, declaring
 from conftest import MakePaybus
 from support.operations import PROCESSES
 from support.paybus import SHORT_LADDER, Paybus, connected
 from support.waiting import until
 
-_RETRIES = Ladder.parse(SHORT_LADDER).rungs[0].exchange
+_RETRIES = RetryLadder.parse(SHORT_LADDER).rungs[0].exchange
 _SERVICES = sorted(logins.PUBLISHES)
 _LIMITED = sorted({*_SERVICES} - {logins.DECLARES})
 
@@ -69,9 +69,9 @@ def _refused(paybus: Paybus, service: str, exchange: str, routing_key: str) -> b
 def test_each_event_type_is_published_by_somebody_and_commands_by_one_alone() -> None:
     for type_, entry in EVENT_TYPES.items():
         by = [each for each in _LIMITED if _may_publish(each, entry.exchange, type_)]
-        if type_ == "replay.handled":
+        if type_ == "replay.items_completed":
             assert by == _LIMITED
-        elif type_ == "operations.job_due":
+        elif type_ == "job.run.operations":
             assert by == []
         else:
             assert len(by) == 1, f"{type_}: {by}"
@@ -83,7 +83,7 @@ def test_no_message_gets_into_anothers_queue(paybus: Paybus, service: str) -> No
     for exchange in (_RETRIES, GIVEN_UP, REFILLS, REPLAYS, topology.DEAD_LETTER_EXCHANGE, ""):
         assert _refused(paybus, service, exchange, others), exchange
     assert _refused(paybus, service, MARKS, REPLAYS), "it would seem to be sent"
-    commands = {"payouts": "payout_due.direct", "subscriptions": "subscription_command.due"}
+    commands = {"payouts": "payout.process.direct", "subscriptions": "billing_command.resume"}
     for exchange, command in commands.items():
         if not _may_publish(service, exchange, command):
             assert _refused(paybus, service, exchange, command), command
@@ -186,8 +186,8 @@ async def test_a_refill_waits_for_the_bindings_of_a_queue_that_is_declared_again
     make_paybus: MakePaybus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever declares it may die before it binds it."""
-    name, ladder = "subscription.billing", Ladder.parse(SHORT_LADDER)
-    declared = declare._declare_queue
+    name, ladder = "subscription.billing", RetryLadder.parse(SHORT_LADDER)
+    declared = topology_declarer._declare_queue
 
     async def dies(queue: Queue, channel: AbstractChannel) -> None:
         if queue.name == name:
@@ -204,7 +204,7 @@ async def test_a_refill_waits_for_the_bindings_of_a_queue_that_is_declared_again
             async with connection.channel() as channel:
                 await channel.queue_delete(name)
             with monkeypatch.context() as patched:
-                patched.setattr(declare, "_declare_queue", dies)
+                patched.setattr(topology_declarer, "_declare_queue", dies)
                 with pytest.raises(ConnectionError):
                     await declaring(ladder)(connection, True)
         limited = await aio_pika.connect(paybus.layout.broker_url("subscription"))

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from common.contracts.event import root
-from common.contracts.payments import PaymentReported
+from common.contracts.payments import PaymentOutcome
+from common.messaging.events import new_event
 from conftest import MakePaybus
 from devstack import warm
 from security.canaries import CANARIES, SECRET_PART
@@ -73,11 +73,11 @@ def paybus(make_paybus: MakePaybus, collected: tuple[str, Collected]) -> Iterato
 
 
 def _event(**changes: str) -> dict[str, Any]:
-    report = PaymentReported(
+    report = PaymentOutcome(
         provider="stripe", payment_id="pi_1", customer_id="cus_1", amount=1, currency="USD"
     )
     event: dict[str, Any] = json.loads(
-        root(
+        new_event(
             id=uuid4().hex,
             type="payment.failed",
             source="/webhooks/stripe/default",
@@ -167,6 +167,9 @@ def test_none_can_be_found_out_by_looking_for_it(paybus: Paybus) -> None:
     for filter_ in ({"subject": secret}, {"correlation_id": secret}, {"type": f"payment.{secret}"}):
         answer = paybus.api("GET", "operations", "/v1/dead-letters", params=filter_, role="viewer")
         assert (answer.status_code, "can't be looked for" in answer.text) == (422, True)
+    for filter_ in ({"subject": secret}, {"correlation_id": secret}, {"type": f"payment.{secret}"}):
+        answer = paybus.api("GET", "operations", "/v1/journal", params=filter_, role="viewer")
+        assert (answer.status_code, "can't be looked for" in answer.text) == (400, True)
     assert paybus.api("GET", "operations", f"/v1/journal/trace/{secret}").status_code == 404
     for text in (secret, "4242424242424242"):
         assert letters(paybus, text=text) == []
@@ -201,7 +204,7 @@ def test_none_is_on_the_command_line(paybus: Paybus) -> None:
 
 def test_none_is_in_a_trace(paybus: Paybus, collected: tuple[str, Collected]) -> None:
     assert paybus
-    failed = "provisioning.organizations organization.requested"
+    failed = "provisioning.organizations organization.reconcile"
     until(lambda: collected[1].named(failed), what="the span of what failed came")
     assert _leaks("\n".join(str(span) for _, span in collected[1].spans)) == []
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.redaction import Redactor
+from common.observability.redaction import Redactor
 from security.canaries import CANARIES, SECRET_PART
 
 # What repeats is where a pattern could begin again and again.
@@ -24,7 +24,22 @@ _HOSTILE = (
         "eyJaaaaaaaa-",
         "://a:b",
     ),
-    *("a@", "a@b.", "+1 ", "+1111111", "password=", "Bearer ", "Bearer\t ", "a%4", "%40", "A1"),
+    *(
+        "a@",
+        "a@b.",
+        "+1 ",
+        "+1111111",
+        "password=",
+        'token="',
+        "secret='a",
+        r"pwd=\"a",
+        "phone=1",
+        "Bearer ",
+        "Bearer\t ",
+        "a%4",
+        "%40",
+        "A1",
+    ),
     *(
         "-----BEGIN PRIVATE KEY-----",
         "link-sandbox-",
@@ -60,6 +75,8 @@ def test_each_kind_is_masked(kind: str, around: str) -> None:
         "https://docs.stripe.com/api/refunds/create?a=b@c",
         "order 12345678 of 2026-11-29, 5000 XAF",
         "tr_1234567890123456789012",
+        'unexpected token: "<"',
+        "customer.phone: Field required",
     ],
 )
 def test_what_is_neither_stays(text: str) -> None:

@@ -15,13 +15,15 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from common import accounts, logs
-from common.head import HEAD_SECONDS, MOST_CONNECTIONS
-from common.middleware import BODY_SECONDS, MOST_BODY_BYTES, MOST_VALUES
-from common.redaction import Redactor
+from common.clients import accounts_file
+from common.http.middleware import BODY_SECONDS, MOST_BODY_BYTES, MOST_HELD_BYTES, MOST_VALUES
+from common.http.server_protocol import HEAD_SECONDS, MOST_CONNECTIONS
+from common.observability import logging
+from common.observability.redaction import Redactor
 from conftest import MakePaybus
 from devstack import warm
 from support.paybus import Paybus
+from support.waiting import until
 
 _SERVICES = ("subscription", "provisioning", "payouts", "bank-sync", "orders", "operations")
 # Reading so much would show.
@@ -48,6 +50,11 @@ def resident(paybus: Paybus, service: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def descriptors(paybus: Paybus, service: str) -> int:
+    pid = paybus.system.processes[f"{service}-api"].pid
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def healthy(connection: socket.socket) -> bool:
     connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     answer = HTTPResponse(connection)
@@ -61,6 +68,46 @@ def answer_of(connection: socket.socket) -> bytes:
     while data := connection.recv(65536):
         received += data
     return received
+
+
+def test_who_does_not_read_keeps_neither_the_database_nor_a_connection(paybus: Paybus) -> None:
+    """More exports than there are connections to the database, to callers who read nothing."""
+    fill = """
+        INSERT INTO payouts (id, tenant, idempotency_key, request, recipient_id, provider, account,
+                             amount, fee, currency, funding, priority, state, created_by, due_at,
+                             error)
+        SELECT 'unread-' || n, 'default', 'unread-' || n, '{"recipient": "x"}', 'x', 'stripe',
+               'default', 1, 0, 'USD', 'account', 'normal', 'failed', 'x', now(), repeat('x', 600)
+        FROM generate_series(1, 20000) AS n
+    """
+    paybus.sql("payouts", fill)
+    request = (
+        "GET /api/v1/reports/payouts.csv?first=2000-01-01&last=2100-01-01 HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {paybus.token('viewer')}\r\n\r\n"
+    )
+    parts = urlsplit(paybus.layout.url("payouts-api"))
+    before = descriptors(paybus, "payouts")
+    try:
+        with ExitStack() as exit_:
+            unread = []
+            for _ in range(12):
+                each = exit_.enter_context(socket.socket())
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                each.settimeout(60)
+                each.connect((parts.hostname or "", parts.port or 0))
+                each.sendall(request.encode())
+                unread.append(each)
+            for each in unread:
+                assert each.recv(1, socket.MSG_PEEK), "it is being sent"
+            answer = paybus.api("GET", "payouts", "/api/v1/batches", role="viewer")
+            assert answer.status_code == 200, answer.text
+            assert descriptors(paybus, "payouts") >= before + len(unread)
+            until(
+                lambda: descriptors(paybus, "payouts") < before + len(unread),
+                what="they are let go of",
+            )
+    finally:
+        paybus.sql("payouts", "DELETE FROM payouts WHERE id LIKE 'unread-%%'")
 
 
 @pytest.mark.parametrize("service", _SERVICES)
@@ -129,6 +176,36 @@ def test_what_never_ends_is_ended(paybus: Paybus, begun: bytes, seconds: float) 
         answer_of(connection)
         # Generous to a busy machine; what is not bounded takes 75 s or for ever.
         assert seconds / 2 < time.monotonic() - started < seconds * 4
+
+
+def test_large_bodies_are_not_all_held_at_once(paybus: Paybus) -> None:
+    begun = b"POST /console/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    almost = begun % MOST_BODY_BYTES + b"x" * (MOST_BODY_BYTES - 1)
+    before = resident(paybus, "operations")
+    with ExitStack() as open_:
+        refused = 0
+        for _ in range(3 * MOST_HELD_BYTES // MOST_BODY_BYTES):
+            connection = open_.enter_context(connect(paybus, "operations"))
+            try:
+                connection.sendall(almost)
+                connection.settimeout(0.01)
+                refused += connection.recv(12) == b"HTTP/1.1 503"
+            except TimeoutError:
+                pass  # it waits for the last byte
+            except ConnectionError:
+                refused += 1  # closed while it was sending
+        assert refused
+        small = open_.enter_context(connect(paybus, "operations"))
+        small.sendall(begun % 1000 + b"x" * 1000)
+        assert small.recv(12) == b"HTTP/1.1 404"
+    assert resident(paybus, "operations") - before < 2 * MOST_HELD_BYTES
+
+    def one_more() -> bool:
+        with connect(paybus, "operations") as connection:
+            connection.sendall(almost + b"x")
+            return connection.recv(12) == b"HTTP/1.1 404"
+
+    until(one_more, what="room for a large body")
 
 
 def test_only_a_few_requests_wait_on_one_connection(paybus: Paybus) -> None:
@@ -213,7 +290,7 @@ def test_another_tenant_is_not_told_of_the_audit_log(paybus: Paybus) -> None:
     assert set(ours) - set(theirs) == {"audit_head"}
 
 
-@pytest.mark.parametrize("module", ["operations.cli", "payouts.cli"])
+@pytest.mark.parametrize("module", ["operations.cli", "payouts.cli.main"])
 @pytest.mark.parametrize("token", ["a b", "a\nb: c", "t\u00f6k"])
 def test_the_command_line_prints_no_token(paybus: Paybus, module: str, token: str) -> None:
     env = os.environ | {
@@ -264,10 +341,10 @@ def test_payers_are_sent_back_to_the_public_internet_only(
 def test_a_file_that_everybody_may_write_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(service="tests", role="api", level="INFO", redact=Redactor())
+    logging.configure(service="tests", role="api", level="INFO", redact=Redactor())
     file = tmp_path / "endpoints.toml"
     file.write_text('[[endpoint]]\nprovider = "stripe"\ntenant = "default"\n')
     for mode, warned in ((0o640, False), (0o666, True)):
         file.chmod(mode)
-        accounts.read(file, "endpoint", accounts.Account)
-        assert ("everybody on this machine" in capsys.readouterr().out) is warned
+        accounts_file.read(file, "endpoint", accounts_file.Account)
+        assert ("accounts_file_world_writable" in capsys.readouterr().out) is warned

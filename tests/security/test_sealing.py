@@ -7,11 +7,11 @@ from uuid import uuid4
 
 from pydantic import SecretStr
 
-from common.crypto import Vault
+from common.security.encryption import SecretBox
 from conftest import MakePaybus
 from devstack.endpoints import ENCRYPTION_KEY
-from devstack.system import introduce_providers
-from support import banks, checkouts
+from devstack.processes.system import introduce_providers
+from support import banks, checkouts, orders
 from support.keys import migrate, new_key, rotate
 from support.operations import get, letters, replay, until_done, until_open
 from support.paybus import Paybus
@@ -21,9 +21,10 @@ _PROCESSES = [
     *("sandbox-providers", "webhook-gateway", "webhook-gateway-worker"),
     *("subscription-api", "subscription-worker"),
     *("bank-sync-api", "bank-sync-worker"),
+    *("orders-api", "orders-worker"),
     *("operations-api", "operations-worker"),
 ]
-_SEALS = ("subscription", "bank-sync", "operations")
+_SEALS = ("subscription", "orders", "bank-sync", "operations")
 _CLEAR = "what nobody but its reader may know"
 
 
@@ -33,6 +34,9 @@ def test_each_service_s_keys_are_rotated_and_nothing_lies_in_clear(make_paybus: 
         introduce_providers(paybus.layout)
         key, wanted = uuid4().hex, checkouts.order("fapshi", description=_CLEAR)
         checkout = checkouts.start(paybus, wanted, key=key)
+        shop = orders.an_order(orders.line("ama", 500))
+        shop["buyer"]["name"] = _CLEAR
+        order = orders.done(paybus, "POST", "orders", json=shop, key=key)
         item = banks.link(paybus)
         paybus.publish("subscription.billing", json.dumps({"type": "x.y", "data": _CLEAR}))
         until_open(paybus, 1)
@@ -49,6 +53,7 @@ def test_each_service_s_keys_are_rotated_and_nothing_lies_in_clear(make_paybus: 
                 spec = paybus.layout.spec(name, ENCRYPTION_KEYS=new)
                 paybus.system.start_one(spec).wait_ready()
         assert checkouts.start(paybus, wanted, key=key)["id"] == checkout["id"]
+        assert orders.done(paybus, "POST", "orders", json=shop, key=key)["id"] == order["id"]
         checkouts.settle(paybus, checkout)
         customer = checkouts.until_subscription(paybus, checkout, "active")["customer_id"]
         assert checkouts.read(paybus, "customers", customer)["email"] == "ama@example.com"
@@ -66,16 +71,19 @@ def test_what_lay_in_clear_is_sealed_by_the_migration(make_paybus: MakePaybus) -
     """Rows as the version before kept them, in tables as it had them."""
     with make_paybus() as paybus:
         _as_before(paybus)
-        for service in ("subscription", "operations"):
+        for service in ("subscription", "orders", "operations"):
             refused = migrate(paybus, service)
             assert (refused.returncode, "ENCRYPTION_KEYS is not set" in refused.stderr) == (2, True)
             done = migrate(paybus, service, ENCRYPTION_KEYS=ENCRYPTION_KEY)
             assert done.returncode == 0, done.stderr
         ((terms, payer),) = paybus.sql("subscription", "SELECT terms, payer FROM checkouts")
         assert terms == {"provider": "fapshi", "customer": {"reference": "ama"}}
-        vault = Vault([SecretStr(ENCRYPTION_KEY)])
+        vault = SecretBox([SecretStr(ENCRYPTION_KEY)])
         person = {"email": "ama@example.com", "name": "Ama", "phone": None}
-        assert json.loads(vault.open(payer)) == person | {"description": None, "return_url": "x"}
+        assert json.loads(vault.decrypt(payer)) == person | {"description": None, "return_url": "x"}
+        ((wanted, contact),) = paybus.sql("orders", "SELECT wanted, contact FROM orders")
+        assert wanted == {"reference": "o", "buyer": {"reference": "ama"}, "lines": []}
+        assert json.loads(vault.decrypt(contact)) == person
         for table, kept in (("letters", [_CLEAR]), ("items", [None, _CLEAR])):
             query = f"SELECT sealed_body FROM {table} ORDER BY sealed_body NULLS FIRST"  # noqa: S608
             found = [sealed for (sealed,) in paybus.sql("operations", query)]
@@ -98,6 +106,17 @@ def _as_before(paybus: Paybus) -> None:
         json.dumps(request),
     )
     paybus.sql("subscription", "UPDATE alembic_version SET version_num = '0013'")
+    paybus.sql("orders", "ALTER TABLE orders DROP COLUMN contact")
+    paybus.sql("orders", "ALTER TABLE orders RENAME COLUMN wanted TO request")
+    buyer = request["customer"]
+    paybus.sql(
+        "orders",
+        """INSERT INTO orders (id, tenant, reference, idempotency_key, request, buyer, state,
+                               currency, total, terms, pay_by)
+           VALUES ('o', 'default', 'o', 'k', %s, 'ama', 'placed', 'USD', 1, '{}', now())""",
+        json.dumps({"reference": "o", "buyer": buyer, "lines": []}),
+    )
+    paybus.sql("orders", "UPDATE alembic_version SET version_num = '0004'")
     for table in ("letters", "items"):
         paybus.sql("operations", f"ALTER TABLE {table} RENAME COLUMN sealed_body TO body")
     paybus.sql(
@@ -121,6 +140,7 @@ def _as_before(paybus: Paybus) -> None:
 def _clear_in(paybus: Paybus) -> list[str]:
     sealed = {
         "subscription": ("checkouts", "terms, payer"),
+        "orders": ("orders", "wanted, contact"),
         "operations": ("letters", "sealed_body"),
     }
     kept = {service: paybus.sql(service, f"SELECT {columns} FROM {table}")  # noqa: S608

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import MakePaybus
-from devstack.system import introduce
+from devstack.processes.system import introduce
 from security.test_tokens import SERVICES, described
 from support import banks, checkouts, orders, payouts
 from support.operations import until_open

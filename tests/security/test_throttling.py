@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from common.errors import TooMany
+from common.http.throttling import Throttle
 from common.settings import ThrottleSettings
-from common.throttling import Throttle
 from conftest import MakePaybus
-from devstack.redis import PrivateRedis
+from devstack.servers.redis import PrivateRedis
 from support.a_redis import a_redis
 from support.paybus import Paybus
 from support.waiting import until
@@ -83,15 +83,19 @@ async def test_a_redis_that_is_away_turns_nobody_away() -> None:
 @pytest.mark.parametrize(
     ("client", "forwarded", "expected"),
     [
-        ("203.0.113.9", "", "203.0.113.9"),
-        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # who is no proxy of ours says nothing
-        ("10.0.0.2", "198.51.100.1", "198.51.100.1"),
-        ("10.0.0.2", "1.1.1.1, 198.51.100.1, 10.0.0.9", "198.51.100.1"),
-        ("10.0.0.2", "nonsense", "nonsense"),
+        ("203.0.113.9", [], "203.0.113.9"),
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # who is no proxy of ours says nothing
+        ("10.0.0.2", ["198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.2", ["1.1.1.1, 198.51.100.1, 10.0.0.9"], "198.51.100.1"),
+        ("10.0.0.2", ["1.1.1.1", "198.51.100.1", "10.0.0.9"], "198.51.100.1"),
+        ("10.0.0.2", ["nonsense"], "nonsense"),
+        ("2001:db8::1:2:3:4", [], "2001:db8::/64"),
+        ("10.0.0.2", ["2001:db8:0:1::9"], "2001:db8:0:1::/64"),
+        ("::ffff:198.51.100.1", [], "198.51.100.1"),
     ],
 )
 def test_behind_a_proxy_the_address_is_the_one_that_it_saw(
-    client: str, forwarded: str, expected: str
+    client: str, forwarded: list[str], expected: str
 ) -> None:
     trusting = ThrottleSettings.model_validate({"trusted_proxies": ["10.0.0.0/8"]})
     assert Throttle(trusting).address(client, forwarded) == expected

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.redis import PrivateRedis, find_server
+from devstack.servers.redis import PrivateRedis, find_server
 
 
 @contextmanager

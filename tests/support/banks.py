@@ -13,8 +13,12 @@ from support.waiting import until
 
 PROCESSES = ["sandbox-providers", "webhook-gateway", "bank-sync-api", "bank-sync-worker"]
 # As in production, but nobody waits for minutes.
-QUICK = {"BANKS_PAUSE_SECONDS": "0.5", "LEASE_SECONDS": "3", "PROVIDER_TIMEOUT_SECONDS": "2"}
-OPTIONS = {"item_syncs": 10_000, "client_syncs": 100_000, "circuit_seconds": 1}
+QUICK = {
+    "BANKS_INTERVAL_SECONDS": "0.5",
+    "BANK_SYNC_LEASE_SECONDS": "3",
+    "PROVIDER_TIMEOUT_SECONDS": "2",
+}
+OPTIONS = {"item_syncs": 10_000, "client_syncs": 100_000, "circuit_reset_seconds": 1}
 
 
 def open_items(paybus: Paybus, count: int = 1, **more: Any) -> list[dict[str, str]]:

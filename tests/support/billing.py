@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import httpx
 
-from common.contracts.event import root
-from common.contracts.subscriptions import CommandDue
+from common.contracts.subscriptions import ResumeBillingCommand
+from common.messaging.events import new_event
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -20,7 +20,10 @@ PROCESSES = [
     "subscription-api",
     "subscription-worker",
 ]
-_CARD = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
+_CARD_NUMBER = "4242424242424242"
+_CARD = {"exp_month": 12, "exp_year": 2040, "cvc": "123"}
+# https://docs.stripe.com/testing#declined-payments: it is attached, and its charges fail.
+BAD_CARD = "4000000000000341"
 
 
 def offer(paybus: Paybus) -> None:
@@ -30,8 +33,8 @@ def offer(paybus: Paybus) -> None:
     stripe(paybus, "POST", "coupons", id="half", duration="once", percent_off=50)
 
 
-def offer_plan(paybus: Paybus, name: str, amount: int) -> None:
-    plan = {"id": name, "amount": amount, "currency": "usd", "interval": "month"}
+def offer_plan(paybus: Paybus, name: str, amount: int, *, interval: str = "month") -> None:
+    plan = {"id": name, "amount": amount, "currency": "usd", "interval": interval}
     stripe(paybus, "POST", "plans", **plan, **{"product[name]": name})
 
 
@@ -49,10 +52,10 @@ def move(paybus: Paybus, subscription: str, **changes: Any) -> None:
     paybus.http.put(url, json=changes).raise_for_status()
 
 
-def behave(paybus: Paybus, mode: str, *, delay: float = 0.0) -> None:
-    """`delay` is in seconds."""
+def behave(paybus: Paybus, mode: str, *, delay: float = 0.0, under: str = "/") -> None:
+    """`delay` is in seconds; `under` is where the paths begin that it is about."""
     url = f"{paybus.layout.url('sandbox-stripe')}/_config/behaviour"
-    paybus.http.put(url, json={"mode": mode, "delay": delay}).raise_for_status()
+    paybus.http.put(url, json={"mode": mode, "delay": delay, "under": under}).raise_for_status()
 
 
 def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:
@@ -66,8 +69,8 @@ def done(paybus: Paybus, method: str, path: str, **request: Any) -> Any:
     return answer.json()
 
 
-def a_card(paybus: Paybus, customer: str) -> str:
-    card = {f"card[{name}]": value for name, value in _CARD.items()}
+def a_card(paybus: Paybus, customer: str, number: str = _CARD_NUMBER) -> str:
+    card = {f"card[{name}]": value for name, value in (_CARD | {"number": number}).items()}
     method = stripe(paybus, "POST", "payment_methods", type="card", **card)["id"]
     stripe(paybus, "POST", f"payment_methods/{method}/attach", customer=customer)
     return str(method)
@@ -91,15 +94,26 @@ def a_customer(paybus: Paybus, *, seats: int = 1) -> tuple[str, str, str]:
     return made, ours, subscriptions(paybus, ours)[0]["id"]
 
 
+def an_open_invoice(paybus: Paybus) -> str:
+    """The Stripe id of an open invoice of a customer whose card is declined."""
+    made = stripe(paybus, "POST", "customers", email="kofi@example.com", name="Kofi")["id"]
+    chosen = {"invoice_settings[default_payment_method]": a_card(paybus, made, BAD_CARD)}
+    stripe(paybus, "POST", f"customers/{made}", **chosen)
+    stripe(paybus, "POST", "subscriptions", customer=made, **{"items[0][price]": "silver"})
+    (invoice,) = stripe(paybus, "GET", f"invoices?customer={made}")["data"]
+    assert invoice["status"] == "open"
+    return str(invoice["id"])
+
+
 def take_up(paybus: Paybus, command: str) -> None:
     """A command of ours, as the job orders it."""
-    event = root(
+    event = new_event(
         id=uuid4().hex,
-        type="subscription_command.due",
+        type="billing_command.resume",
         source="/subscription",
         subject=command,
         tenant="default",
-        data=CommandDue(command_id=command),
+        data=ResumeBillingCommand(command_id=command),
     )
     paybus.publish_to("subscriptions", event.type, event.encode().decode())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from devstack import debian
 from devstack.addresses import DevstackError
+from devstack.servers import debian
 
 
 def ahead(by: str) -> Mapping[str, str]:

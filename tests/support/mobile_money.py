@@ -49,7 +49,7 @@ class Checkout:
         return [
             each
             for each in self.paybus.tapped()
-            if each["subject"] == subject and each["type"] != "payment.reported"
+            if each["subject"] == subject and each["type"] != "payment.notification_received"
         ]
 
     def announce_and_ask(self) -> None:

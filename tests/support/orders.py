@@ -24,7 +24,7 @@ PROCESSES = [
     "orders-api",
     "orders-worker",
 ]
-QUICK = {"ORDERS_PAUSE_SECONDS": "1", "PAYOUTS_PAUSE_SECONDS": "0.5"}
+QUICK = {"ORDERS_INTERVAL_SECONDS": "1", "PAYOUTS_INTERVAL_SECONDS": "0.5"}
 # All of them, for what is left out stays as another test has set it.
 TERMS = {
     "currency": "USD",

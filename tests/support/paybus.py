@@ -20,14 +20,14 @@ import psycopg
 from aio_pika.abc import AbstractIncomingMessage
 
 from common.contracts import topology
-from common.messaging.connection import Broker
-from common.messaging.declare import declaring
-from common.messaging.retry import Ladder
+from common.contracts.retry_ladder import RetryLadder
+from common.messaging.connection import BrokerConnection
+from common.messaging.topology_declarer import declaring
 from devstack.addresses import with_port
 from devstack.endpoints import SECRETS
-from devstack.processes import run_once
-from devstack.stack import Stack
-from devstack.system import Layout, System, plan
+from devstack.processes.process import run_once
+from devstack.processes.stack import Stack
+from devstack.processes.system import Layout, System, plan
 from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
 from support.proxy import Proxy
@@ -210,7 +210,7 @@ class Paybus:
 
     async def _depths(self) -> dict[str, int]:
         names = [queue.name for queue in topology.QUEUES]
-        names += [rung.queue for rung in Ladder.parse(SHORT_LADDER).rungs]
+        names += [rung.queue for rung in RetryLadder.parse(SHORT_LADDER).rungs]
         connection = await aio_pika.connect(self.layout.rabbitmq_url)
         async with connection, connection.channel() as channel:
             declared = [await channel.declare_queue(name, passive=True) for name in names]
@@ -286,9 +286,9 @@ def cut(paybus: Paybus, service: str, change: str) -> None:
 
 
 @asynccontextmanager
-async def connected(url: str, name: str = "test") -> AsyncIterator[Broker]:
+async def connected(url: str, name: str = "test") -> AsyncIterator[BrokerConnection]:
     """To a broker, which has the topology then."""
-    broker = Broker(url, name=name, on_connect=declaring(Ladder.parse(SHORT_LADDER)))
+    broker = BrokerConnection(url, name=name, on_connect=declaring(RetryLadder.parse(SHORT_LADDER)))
     await broker.start()
     await broker.channel(within=60)
     try:

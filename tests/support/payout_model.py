@@ -11,16 +11,16 @@ from uuid import uuid4
 
 import httpx
 
-from common.errors import RateLimited, Upstream
-from common.outside import NoAnswer, Object, Refused
-from payouts import clients
-from payouts.clients import Listed, Order, PayoutClient, ReadOnlyClient
-from payouts.clients import square as square_client
-from payouts.clients.dwolla import Dwolla, Options
-from payouts.clients.stripe import Details
-from payouts.domain import Fate, Found
-from sandbox.payouts import DWOLLA_ACCOUNT, dwolla_object
-from sandbox.payouts import Transfer as DwollaTransfer
+from common.clients.json_api import Object
+from common.errors import ProviderRejected, ProviderTimeout, RateLimited, Upstream
+from payouts.domain import ProviderTransfer, TransferStatus
+from payouts.providers import base
+from payouts.providers import square as square_client
+from payouts.providers.base import ListedTransfer, PayoutClient, PayoutRequest, ReadOnlyClient
+from payouts.providers.dwolla import Dwolla, Options
+from payouts.providers.stripe import Details
+from sandbox.payout_providers.store import DWOLLA_ACCOUNT, dwolla_object
+from sandbox.payout_providers.store import Transfer as DwollaTransfer
 
 Answer = Literal[
     "ok", "error_before", "error_after", "lost", "not_taken", "later", "refused", "deferred",
@@ -41,7 +41,7 @@ QUIET = timedelta(minutes=1)
 class Request:
     """One that the provider will still do, or not, some time after nobody waits for it."""
 
-    order: Order
+    order: PayoutRequest
     key: str
     sent_at: timedelta
 
@@ -52,7 +52,7 @@ class Made:
 
     reference: str
     recipient: str
-    found: Found
+    found: ProviderTransfer
     at: timedelta
     leg: bool = False
 
@@ -68,7 +68,7 @@ class Provider:
     kind: Kind
     now: timedelta = timedelta()
     made: dict[str, Made] = field(default_factory=dict)
-    answers: dict[str, tuple[timedelta, Found | None]] = field(default_factory=dict)
+    answers: dict[str, tuple[timedelta, ProviderTransfer | None]] = field(default_factory=dict)
     under_way: list[Request] = field(default_factory=list)
     again: Counter[str] = field(default_factory=Counter)
 
@@ -81,12 +81,12 @@ class Provider:
         """Without legs."""
         return {id_: made for id_, made in self.made.items() if not made.leg}
 
-    def take(self, order: Order, key: str, how: Answer) -> Found | Exception:
+    def take(self, order: PayoutRequest, key: str, how: Answer) -> ProviderTransfer | Exception:
         """What the caller hears."""
         undone: dict[Answer, Exception] = {
-            "not_taken": NoAnswer("nobody there"),
-            "later": NoAnswer("gave no answer in 1 s"),
-            "refused": Refused("answers 400", 400),
+            "not_taken": ProviderTimeout("nobody there"),
+            "later": ProviderTimeout("gave no answer in 1 s"),
+            "refused": ProviderRejected("answers 400", 400),
             "deferred": RateLimited("asked too often", 1),
         }
         if how == "later":
@@ -103,8 +103,8 @@ class Provider:
             self._keep(key, None)
         said: dict[Answer, Exception] = {
             "error_after": Upstream("answers 500"),
-            "lost": NoAnswer("gave no answer in 1 s"),
-            "refused_after": Refused("answers 400", 400),
+            "lost": ProviderTimeout("gave no answer in 1 s"),
+            "refused_after": ProviderRejected("answers 400", 400),
             "deferred_after": RateLimited("asked too often", 1),
         }
         return said.get(how, found)
@@ -117,7 +117,7 @@ class Provider:
     def make_again(self, transfer_id: str) -> None:
         """By a fault of its own: nobody told it to."""
         made = self.made[transfer_id]
-        found = replace(made.found, transfer_id=_name(), fate=Fate.ACCEPTED)
+        found = replace(made.found, transfer_id=_name(), fate=TransferStatus.ACCEPTED)
         self.made[found.transfer_id] = replace(made, found=found, at=self.now)
         self.again[made.reference] += 1
 
@@ -130,7 +130,7 @@ class Provider:
                 self.land(request)
         self.now += by
 
-    def settle(self, transfer_id: str, fate: Fate) -> None:
+    def settle(self, transfer_id: str, fate: TransferStatus) -> None:
         made = self.made[transfer_id]
         made.found = replace(made.found, fate=fate)
 
@@ -149,11 +149,11 @@ class Provider:
                 sums[made.reference] = made.found.amount
         return sum(sums.values())
 
-    def listed(self, reference: str | None = None) -> list[Listed]:
+    def listed(self, reference: str | None = None) -> list[ListedTransfer]:
         """All of them, or those of one reference, legs included; with times of ours."""
         present = datetime.now(UTC)
         return [
-            Listed(
+            ListedTransfer(
                 **vars(made.found),
                 reference=made.reference,
                 created_at=present - (self.now - made.at),
@@ -163,9 +163,9 @@ class Provider:
             if reference in {None, made.reference}
         ]
 
-    def _do(self, order: Order, key: str) -> Found:
+    def _do(self, order: PayoutRequest, key: str) -> ProviderTransfer:
         to = order.details.handle
-        found = Found(_name(), Fate.ACCEPTED, order.amount, order.currency, to)
+        found = ProviderTransfer(_name(), TransferStatus.ACCEPTED, order.amount, order.currency, to)
         if self.kind == "legs":
             leg = replace(found, transfer_id=_name(), destination="our balance")
             made = Made(order.id, order.recipient_id, leg, self.now, leg=True)
@@ -174,10 +174,10 @@ class Provider:
         self._keep(key, found)
         return found
 
-    def _keep(self, key: str, answer: Found | None) -> None:
+    def _keep(self, key: str, answer: ProviderTransfer | None) -> None:
         self.answers[key] = (self.now, answer)
 
-    def _recall(self, key: str) -> Found | Exception | None:
+    def _recall(self, key: str) -> ProviderTransfer | Exception | None:
         if key not in self.answers or self.now - self.answers[key][0] > _KEYS_LIVE:
             return None
         answer = self.answers[key][1]
@@ -195,7 +195,7 @@ class ModelClient(PayoutClient):
     details_model = Details
 
     def __init__(self, provider: Provider) -> None:
-        options = clients.Options(limits={"USD": 1_000_000}, approval_above={"USD": 100_000})
+        options = base.Options(limits={"USD": 1_000_000}, approval_threshold={"USD": 100_000})
         super().__init__(options, httpx.AsyncClient())
         self.quiet = QUIET  # type: ignore[misc]
         self.keeps_keys = timedelta(hours=23) if provider.keyed else timedelta()  # type: ignore[misc]
@@ -203,19 +203,19 @@ class ModelClient(PayoutClient):
         self.answers = True
         self._reader = _Dwolla(provider) if provider.kind == "legs" else None
 
-    async def send(self, order: Order, key: str) -> Found:
+    async def send(self, order: PayoutRequest, key: str) -> ProviderTransfer:
         raise AssertionError("the test carries it to the provider")
 
-    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
+    async def find(self, order: PayoutRequest, since: datetime) -> Sequence[ListedTransfer]:
         if self._reader is not None:
             return await self._reader.find(order, since)
         return [each for each in self.provider.listed(order.id) if each.created_at >= since]
 
     async def transfers(
-        self, first: datetime, last: datetime, orders: Sequence[Order]
-    ) -> AsyncIterator[Listed]:
+        self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
+    ) -> AsyncIterator[ListedTransfer]:
         if not self.answers:
-            raise NoAnswer("gave no answer")
+            raise ProviderTimeout("gave no answer")
         if self._reader is not None:
             async for each in self._reader.transfers(first, last, orders):
                 yield each
@@ -239,8 +239,12 @@ class _Dwolla(Dwolla):
         for each in self._provider.listed(query.get("correlationId")):
             yield self._said(each)
 
-    def _said(self, listed: Listed) -> Object:
-        words: Any = {Fate.ACCEPTED: "pending", Fate.PAID: "paid", Fate.FAILED: "failed"}
+    def _said(self, listed: ListedTransfer) -> Object:
+        words: Any = {
+            TransferStatus.ACCEPTED: "pending",
+            TransferStatus.PAID: "paid",
+            TransferStatus.FAILED: "failed",
+        }
         transfer = DwollaTransfer(
             "dwolla",
             listed.transfer_id,
@@ -254,7 +258,7 @@ class _Dwolla(Dwolla):
         )
         transfer.status = words.get(listed.fate, "returned")
         said = dwolla_object(transfer)
-        if listed.fate is Fate.RETURNED:
+        if listed.fate is TransferStatus.RETURNED:
             said["status"] = "reclaimed"
         return said
 
@@ -266,27 +270,27 @@ class PayerClient(ReadOnlyClient):
     details_model = square_client.Details
 
     def __init__(self, location: str) -> None:
-        super().__init__(clients.Options(limits={"USD": 1}), httpx.AsyncClient())
+        super().__init__(base.Options(limits={"USD": 1}), httpx.AsyncClient())
         self.provider = Provider("keyless")
         self._location = location
 
     def pay(self, amount: int) -> None:
-        found = Found(_name(), Fate.PAID, amount, "USD", self._location)
+        found = ProviderTransfer(_name(), TransferStatus.PAID, amount, "USD", self._location)
         self.provider.made[found.transfer_id] = Made("", "", found, self.provider.now)
 
     @property
     def paid(self) -> int:
         return sum(made.found.amount for made in self.provider.made.values())
 
-    async def find(self, order: Order, since: datetime) -> Sequence[Listed]:
+    async def find(self, order: PayoutRequest, since: datetime) -> Sequence[ListedTransfer]:
         return [each for each in self._listed() if each.transfer_id in order.known]
 
     async def transfers(
-        self, first: datetime, last: datetime, orders: Sequence[Order]
-    ) -> AsyncIterator[Listed]:
+        self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
+    ) -> AsyncIterator[ListedTransfer]:
         for each in self._listed():
             if first <= each.created_at < last:
                 yield each
 
-    def _listed(self) -> list[Listed]:
+    def _listed(self) -> list[ListedTransfer]:
         return [replace(each, reference=None, recipient_id=None) for each in self.provider.listed()]

@@ -22,41 +22,40 @@ from hypothesis.stateful import (
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from common.contracts.event import root
-from common.contracts.payouts import PayoutDue, PayoutWork, TransferReported
+from common.contracts.payouts import PayoutWork, ProcessPayout, TransferReported
 from common.contracts.registry import decode
-from common.crypto import Vault, new_key
-from common.database import Sessions
-from common.errors import Conflict, Forbidden
-from common.gate import Gate
-from common.messaging.outbox import Work
-from common.outside import NoAnswer
-from common.redaction import Redactor
-from payouts import acting, repository
-from payouts.accounts import Account, Accounts
-from payouts.audit import Actor
-from payouts.clients import Listed
-from payouts.deciding import (
+from common.db.database import Sessions
+from common.errors import Conflict, Forbidden, ProviderTimeout
+from common.messaging.events import new_event
+from common.messaging.outbox import UnitOfWork
+from common.observability.redaction import Redactor
+from common.resilience.call_guard import CallGuard
+from common.security.encryption import SecretBox, new_key
+from payouts import operator_actions, repository
+from payouts.domain import State, TransferStatus
+from payouts.execution.executor import PayoutExecutor
+from payouts.execution.planner import (
     FRESH,
-    Answered,
-    Begin,
-    Item,
-    Look,
-    Looked,
-    Rules,
-    Send,
+    CheckStatus,
+    PayoutSent,
+    PlannerConfig,
+    PlannerInput,
+    SendPayout,
+    Start,
+    StatusChecked,
     too_late,
 )
-from payouts.details import Details
-from payouts.domain import Fate, State
+from payouts.execution.status_updates import StatusCheckDelays
 from payouts.handlers import Reports
+from payouts.ledger.audit_log import Actor
+from payouts.ledger.verification import verify
 from payouts.models import Payout, Recipient
-from payouts.ordering import Desk
-from payouts.requests import NewPayout, NewRecipient
-from payouts.settling import Times
-from payouts.submitting import Submitter
-from payouts.verifying import verify
-from payouts.working import Worker
+from payouts.payout_service import PayoutService
+from payouts.providers.base import ListedTransfer
+from payouts.providers.recipient_details import RecipientDetailsCipher
+from payouts.providers.registry import Accounts, ProviderAccount
+from payouts.reconciliation.reconciler import Reconciler
+from payouts.schemas import NewPayout, NewRecipient
 from support.payout_model import Answer, Kind, ModelClient, PayerClient, Provider
 
 T = TypeVar("T")
@@ -68,10 +67,10 @@ _HOW: tuple[Answer, ...] = get_args(Answer)
 
 
 class _Accounts:
-    def __init__(self, *accounts: Account) -> None:
+    def __init__(self, *accounts: ProviderAccount) -> None:
         self._accounts = {each.provider: each for each in accounts}
 
-    def find(self, tenant: str, provider: str, name: str) -> Account:
+    def find(self, tenant: str, provider: str, name: str) -> ProviderAccount:
         return self._accounts[provider]
 
 
@@ -87,25 +86,27 @@ class World(RuleBasedStateMachine):
         self.tenant = f"t{uuid4().hex[:12]}"
         self.provider = Provider(self.kind)
         self.client = ModelClient(self.provider)
-        gate = Gate("x", label="x", at_once=9, quota=None)
-        self.account = Account(self.tenant, "stripe", self.tenant, self.client, gate)
+        gate = CallGuard("x", label="x", max_concurrency=9, quota=None)
+        self.account = ProviderAccount(self.tenant, "stripe", self.tenant, self.client, gate)
         # A provider that pays by itself, and the location that it pays.
         self.location = f"L{uuid4().hex[:12]}"
         self.payer = PayerClient(self.location)
-        square = Account(self.tenant, "square", self.tenant, self.payer, gate)
+        square = ProviderAccount(self.tenant, "square", self.tenant, self.payer, gate)
         self.accounts = cast("Accounts", _Accounts(self.account, square))
-        self.details = Details(Vault([SecretStr(new_key())]))
-        self.times = Times(first_look=timedelta(seconds=1), first_poll=timedelta(seconds=60))
-        self.desk = Desk(self.accounts, self.details, reorder=timedelta(minutes=15))
+        self.details = RecipientDetailsCipher(SecretBox([SecretStr(new_key())]))
+        self.times = StatusCheckDelays(
+            first_look=timedelta(seconds=1), first_poll=timedelta(seconds=60)
+        )
+        self.service = PayoutService(self.accounts, self.details, reorder=timedelta(minutes=15))
         self.born: dict[int, timedelta] = {}
-        self.in_hand: list[tuple[str, Look | Send | Answered | Looked]] = []
+        self.in_hand: list[tuple[str, CheckStatus | SendPayout | PayoutSent | StatusChecked]] = []
         self.asked: list[tuple[str, NewPayout]] = []
         self.ids = [self.run(self.order(250_000 if each else 5_000)) for each in large]
 
     @property
-    def submitter(self) -> Submitter:
-        rules = Rules(self.details, _TIMEOUT, self.times, Redactor())
-        return Submitter(self.sessions, self.accounts, rules)
+    def submitter(self) -> PayoutExecutor:
+        rules = PlannerConfig(self.details, _TIMEOUT, self.times, Redactor())
+        return PayoutExecutor(self.sessions, self.accounts, rules)
 
     async def order(self, amount: int) -> str:
         reference = uuid4().hex
@@ -124,7 +125,7 @@ class World(RuleBasedStateMachine):
 
     async def add(self, recipient: NewRecipient) -> str:
         async with self.sessions.begin() as session:
-            row = await self.desk.add_recipient(session, self.tenant, CHIEF, recipient)
+            row = await self.service.add_recipient(session, self.tenant, CHIEF, recipient)
             row.account = self.tenant
             await session.flush()
             return row.id
@@ -132,7 +133,7 @@ class World(RuleBasedStateMachine):
     async def ask(self, key: str, wanted: NewPayout) -> str:
         """Again with the same key is the same payout."""
         async with self.sessions.begin() as session:
-            ordered = await self.desk.order(session, self.tenant, key, CLERK, wanted)
+            ordered = await self.service.order(session, self.tenant, key, CLERK, wanted)
             return ordered.payouts[0].id
 
     def run(self, doing: Awaitable[T]) -> T:
@@ -149,7 +150,7 @@ class World(RuleBasedStateMachine):
 
         return self.run(read())
 
-    def do(self, id_: str, item: Item) -> None:
+    def do(self, id_: str, item: PlannerInput) -> None:
         """One item through a worker's transaction; what it is to do next is in hand."""
 
         async def decide() -> Any:
@@ -171,7 +172,7 @@ class World(RuleBasedStateMachine):
 
     @rule(which=which)
     def a_worker_begins(self, which: int) -> None:
-        self.do(self.one(which), Begin(self.one(which)))
+        self.do(self.one(which), Start(self.one(which)))
 
     @rule(which=which, hows=st.lists(st.sampled_from(_HOW), min_size=3, max_size=3))
     def a_worker_works(self, which: int, hows: list[Answer]) -> None:
@@ -187,18 +188,18 @@ class World(RuleBasedStateMachine):
     def a_worker_goes_on(self, which: int, how: Answer) -> None:
         id_, task = self.in_hand.pop(which % len(self.in_hand))
         match task:
-            case Send():
+            case SendPayout():
                 suspended = self.provider.now - self.born[id(task)] > FRESH
                 answer = too_late() if suspended else self.provider.take(task.order, task.key, how)
-                self.in_hand.append((id_, Answered(id_, task.number, answer)))
-            case Look():
+                self.in_hand.append((id_, PayoutSent(id_, task.number, answer)))
+            case CheckStatus():
                 failed = how in {"error_before", "lost", "not_taken", "deferred"}
-                found = NoAnswer("no answer") if failed else self.look(task)
-                self.in_hand.append((id_, Looked(id_, task.version, found)))
+                found = ProviderTimeout("no answer") if failed else self.look(task)
+                self.in_hand.append((id_, StatusChecked(id_, task.version, found)))
             case _:
                 self.do(id_, task)
 
-    def look(self, look: Look) -> Sequence[Listed]:
+    def look(self, look: CheckStatus) -> Sequence[ListedTransfer]:
         return self.run(self.client.find(look.order, look.since))
 
     @precondition(lambda self: self.in_hand)
@@ -219,9 +220,9 @@ class World(RuleBasedStateMachine):
         ids = list(self.provider.transfers)
         id_ = ids[which % len(ids)]
         now = self.provider.transfers[id_].found.fate
-        allowed = {Fate.ACCEPTED: {"paid", "failed"}, Fate.PAID: {"returned"}}
+        allowed = {TransferStatus.ACCEPTED: {"paid", "failed"}, TransferStatus.PAID: {"returned"}}
         if fate in allowed.get(now, set()):
-            self.provider.settle(id_, Fate(fate))
+            self.provider.settle(id_, TransferStatus(fate))
 
     @precondition(lambda self: self.provider.transfers)
     @rule(which=st.integers(0, 20), old=st.booleans())
@@ -235,15 +236,19 @@ class World(RuleBasedStateMachine):
         found = made.found
         # As Dwolla's: its calls name the transfer and nothing else.
         reference = None if self.kind == "legs" else made.reference
-        before = {Fate.RETURNED: Fate.PAID, Fate.PAID: Fate.ACCEPTED, Fate.FAILED: Fate.ACCEPTED}
+        before = {
+            TransferStatus.RETURNED: TransferStatus.PAID,
+            TransferStatus.PAID: TransferStatus.ACCEPTED,
+            TransferStatus.FAILED: TransferStatus.ACCEPTED,
+        }
         fate = before.get(found.fate, found.fate) if old else found.fate
         type_ = {
-            Fate.ACCEPTED: "provider_payout.created",
-            Fate.PAID: "provider_payout.succeeded",
-            Fate.FAILED: "provider_payout.failed",
-            Fate.RETURNED: "transfer.reversed",
+            TransferStatus.ACCEPTED: "provider_payout.created",
+            TransferStatus.PAID: "provider_payout.succeeded",
+            TransferStatus.FAILED: "provider_payout.failed",
+            TransferStatus.RETURNED: "provider_transfer.reversed",
         }[fate]
-        event = root(
+        event = new_event(
             id=uuid4().hex,
             type=type_,
             source=f"/webhook-gateway/stripe/{self.tenant}",
@@ -258,7 +263,7 @@ class World(RuleBasedStateMachine):
             reports = Reports(self.times)
             async with self.sessions.begin() as session:
                 await reports.prepare(session, [event])
-                work = Work(session, "/payouts")
+                work = UnitOfWork(session, "/payouts")
                 await reports.on_report(work, event)
                 await work.flush()
 
@@ -272,7 +277,7 @@ class World(RuleBasedStateMachine):
             async with self.sessions.begin() as session:
                 row = (await repository.lock_payouts(session, [id_]))[id_]
                 more = {"accounts": self.accounts} if verb == "retry" else {}
-                await getattr(acting, verb)(session, row, CHIEF, "a test", **more)
+                await getattr(operator_actions, verb)(session, row, CHIEF, "a test", **more)
 
         with suppress(Conflict, Forbidden):
             self.run(act())
@@ -285,7 +290,7 @@ class World(RuleBasedStateMachine):
         async def act() -> None:
             async with self.sessions.begin() as session:
                 rows = await repository.lock_payouts(session, [self.one(which)])
-                await acting.approve(session, rows[self.one(which)], CLERK, None)
+                await operator_actions.approve(session, rows[self.one(which)], CLERK, None)
 
         with pytest.raises((Conflict, Forbidden)):
             self.run(act())
@@ -324,13 +329,13 @@ class World(RuleBasedStateMachine):
     def is_hinted_at(self, id_: str) -> None:
         """Somebody says that it changed: the provider is asked whatever we think."""
         before = len(self.in_hand)
-        self.do(id_, Begin(id_, ask=True))
+        self.do(id_, Start(id_, ask=True))
         while len(self.in_hand) > before:
             self.a_worker_goes_on(len(self.in_hand) - 1, "ok")
 
     def reconcile(self, days: int = 5, provider: str = "stripe") -> None:
         """The account's last days with the provider's list; what is different is asked about."""
-        worker = Worker(self.sessions, self.accounts, self.details, self.times)
+        worker = Reconciler(self.sessions, self.accounts, self.details, self.times)
         today = datetime.now(UTC).date()
         for back in range(days):
             work = PayoutWork(
@@ -339,7 +344,7 @@ class World(RuleBasedStateMachine):
                 provider=provider,
                 account=self.tenant,
             )
-            event = root(
+            event = new_event(
                 id=uuid4().hex,
                 type="payout_work.due",
                 source="/payouts",
@@ -351,14 +356,14 @@ class World(RuleBasedStateMachine):
         for due in self.run(self._ordered()):
             self.is_hinted_at(due.payout_id)
 
-    async def _ordered(self) -> list[PayoutDue]:
+    async def _ordered(self) -> list[ProcessPayout]:
         """What workers are told to ask about; nobody else takes it from the outbox here."""
         async with self.sessions.begin() as session:
             taken = text("DELETE FROM outbox RETURNING body")
             bodies = (await session.execute(taken)).scalars().all()
         events = [decode(bytes(body)) for body in bodies]
         found = [e.data for e in events if e.tenant == self.tenant]
-        return [each for each in found if isinstance(each, PayoutDue) and each.ask]
+        return [each for each in found if isinstance(each, ProcessPayout) and each.ask]
 
     def seal_anew(self) -> None:
         """As the rotation of keys does: the same details, another text."""
@@ -388,12 +393,12 @@ class World(RuleBasedStateMachine):
         for _ in range(60):
             self.time_passes(1)
             for id_ in self.ids:
-                self.do(id_, Begin(id_))
+                self.do(id_, Start(id_))
             while self.in_hand:
                 self.a_worker_goes_on(0, "ok")
             for id_, made in list(self.provider.made.items()):
-                if made.found.fate is Fate.ACCEPTED:
-                    self.provider.settle(id_, Fate.PAID)
+                if made.found.fate is TransferStatus.ACCEPTED:
+                    self.provider.settle(id_, TransferStatus.PAID)
                 self.tell(id_)
             if all(map(self.rests, self.ids)):
                 break

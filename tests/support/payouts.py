@@ -10,9 +10,10 @@ from uuid import uuid4
 
 import httpx
 
-from common.contracts.event import Event, root
-from common.contracts.payouts import EarningsReported
-from devstack.system import CALLED
+from common.contracts.event import Event
+from common.contracts.payouts import EarningsAdjustment
+from common.messaging.events import new_event
+from devstack.processes.system import CALLED
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -21,12 +22,12 @@ PROVIDERS = ("stripe", "dwolla", "fapshi")
 
 # As in production, but nobody waits for minutes.
 QUICK = {
-    "PAYOUTS_PAUSE_SECONDS": "0.5",
-    "FIRST_LOOK_SECONDS": "0.3",
-    "FIRST_POLL_SECONDS": "300",
+    "PAYOUTS_INTERVAL_SECONDS": "0.5",
+    "PAYOUT_STATUS_CHECK_DELAY_SECONDS": "0.3",
+    "PAYOUT_STATUS_POLL_DELAY_SECONDS": "300",
     "PROVIDER_TIMEOUT_SECONDS": "1",
 }
-OPTIONS = {"quiet_seconds": 0.2, "circuit_seconds": 3}
+OPTIONS = {"not_found_grace_seconds": 0.2, "circuit_reset_seconds": 3}
 
 
 def details(provider: str, **changes: Any) -> dict[str, Any]:
@@ -162,18 +163,18 @@ def earned(
     amount: int,
     key: str | None = None,
     *,
-    type_: str = "payout.requested",
-) -> Event[EarningsReported]:
+    type_: str = "earnings.credit",
+) -> Event[EarningsAdjustment]:
     """What orders report of a recipient, to be paid at once where there is no schedule; or what
-    they take back (`payout.reversal_requested`)."""
+    they take back (`earnings.reverse`)."""
     key = key or uuid4().hex
-    return root(
+    return new_event(
         id=key,
         type=type_,
         source="/orders",
         subject=key,
         tenant="default",
-        data=EarningsReported(
+        data=EarningsAdjustment(
             request_id=key,
             recipient=recipient["reference"],
             amount=amount,

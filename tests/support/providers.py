@@ -12,9 +12,9 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from common.contracts.event import Event
-from webhook_gateway.endpoints import Endpoint
-from webhook_gateway.providers import Proof, Provider
-from webhook_gateway.routes import make
+from webhook_gateway.providers.base import Authentication, Provider
+from webhook_gateway.providers.endpoint import Endpoint
+from webhook_gateway.providers.endpoint_registry import make
 
 
 def a_provider(name: str, *secrets: str, tenant: str = "default", **options: Any) -> Provider:
@@ -23,15 +23,15 @@ def a_provider(name: str, *secrets: str, tenant: str = "default", **options: Any
 
 def verify(
     provider: Provider, body: bytes, headers: Mapping[str, str] | list[tuple[str, str]]
-) -> Proof:
+) -> Authentication:
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs]
     return asyncio.run(provider.verify(Headers(raw=raw), body))
 
 
-def translate(provider: Provider, body: bytes, proof: Proof | None = None) -> Event[Any]:
+def translate(provider: Provider, body: bytes, proof: Authentication | None = None) -> Event[Any]:
     """Of a call that means one event."""
-    (event,) = provider.translate(body, proof or Proof("signature"))
+    (event,) = provider.translate(body, proof or Authentication("signature"))
     return event
 
 

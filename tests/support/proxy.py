@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 
@@ -17,6 +18,14 @@ class Line(Enum):
 
 
 _SLOW_SECONDS = 0.15
+# https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, 2.3.5: type, channel, size; payload; end.
+_FRAME_HEAD, _FRAME_END = 7, 1
+_HEARTBEAT = struct.pack("!BHIB", 8, 0, 0, 0xCE)
+_METHOD, _BASIC_ACK = 1, struct.pack("!HH", 60, 80)
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
 
 
 class Proxy:
@@ -65,7 +74,8 @@ class Proxy:
             self._writers.add(back_writer)
             try:
                 await asyncio.gather(
-                    self._pump(reader, back_writer), self._pump(back_reader, writer)
+                    self._pump(reader, back_writer, _as_it_is),
+                    self._pump(back_reader, writer, self._inward(writer)),
                 )
             finally:
                 self._writers.discard(back_writer)
@@ -80,13 +90,23 @@ class Proxy:
                 return await asyncio.open_connection("127.0.0.1", port)
         return None
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _inward(self, writer: asyncio.StreamWriter) -> Callable[[bytes], bytes]:
+        """What becomes of what goes to this caller."""
+        assert writer
+        return _as_it_is
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        passed: Callable[[bytes], bytes],
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 if self._line is Line.SLOW:
                     await asyncio.sleep(_SLOW_SECONDS)
                 await self._silence()
-                writer.write(data)
+                writer.write(passed(data))
                 await writer.drain()
         await self._silence()  # the end of a connection is not heard either
         writer.transport.abort()
@@ -94,3 +114,35 @@ class Proxy:
     async def _silence(self) -> None:
         while self._line is Line.SILENT:  # noqa: ASYNC110 - set from another thread
             await asyncio.sleep(0.05)
+
+
+class LosesConfirms(Proxy):
+    """In front of a broker that confirms nothing any more on the connections of some moment. Their
+    heartbeats go on: a broker that confirms nothing sends them instead."""
+
+    def __init__(self, targets: Sequence[int]) -> None:
+        super().__init__(targets)
+        self._mute: set[asyncio.StreamWriter] = set()
+
+    def lose(self) -> None:
+        """For all that are connected now."""
+        self._mute = set(self._writers)
+
+    def _inward(self, writer: asyncio.StreamWriter) -> Callable[[bytes], bytes]:
+        waiting = bytearray()
+
+        def passed(data: bytes) -> bytes:
+            waiting.extend(data)
+            kept = bytearray()
+            while len(waiting) >= _FRAME_HEAD:
+                kind, _, size = struct.unpack("!BHI", waiting[:_FRAME_HEAD])
+                whole = _FRAME_HEAD + size + _FRAME_END
+                if len(waiting) < whole:
+                    break
+                frame = bytes(waiting[:whole])
+                del waiting[:whole]
+                is_ack = kind == _METHOD and frame[_FRAME_HEAD:].startswith(_BASIC_ACK)
+                kept += _HEARTBEAT if is_ack and writer in self._mute else frame
+            return bytes(kept)
+
+        return passed

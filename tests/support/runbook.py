@@ -11,7 +11,7 @@ from support.paybus import Paybus
 
 RUNBOOKS = Path(__file__).parents[2] / "docs/runbooks"
 
-_MODULES = {"paybus": "operations.cli", "paybus-payouts": "payouts.cli"}
+_MODULES = {"paybus": "operations.cli", "paybus-payouts": "payouts.cli.main"}
 
 
 def run_command(

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from common.accounts import AccountsInvalid
+from common.clients.accounts_file import AccountsInvalid
 from common.errors import Invalid
-from common.redaction import Redactor
-from subscription.accounts import CLIENTS, Accounts
-from subscription.requests import NewCheckout
+from common.observability.redaction import Redactor
+from subscription.providers.registry import CLIENTS, Accounts
+from subscription.schemas.checkout import NewCheckout
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "accounts.example.toml"
 

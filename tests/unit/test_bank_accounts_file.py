@@ -7,18 +7,18 @@ from typing import cast
 
 import pytest
 
-from bank_sync.accounts import Clients
-from bank_sync.limits import Counter
-from common.accounts import AccountsInvalid
+from bank_sync.clients.rate_limiter import ProviderRateLimiter
+from bank_sync.clients.registry import Clients
+from common.clients.accounts_file import AccountsInvalid
 from common.errors import Invalid
-from common.redaction import Redactor
+from common.observability.redaction import Redactor
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "bank-accounts.example.toml"
 
 
 def read(path: Path) -> Clients:
     redact = Redactor()
-    counter = cast("Counter", None)  # nobody calls
+    counter = cast("ProviderRateLimiter", None)  # nobody calls
     return Clients(path, counter, redact, timeout=1, closing=lambda close: close())
 
 
@@ -37,7 +37,7 @@ def test_another_tenant_s_client_is_none() -> None:
     [
         ('provider = "plaid"', 'provider = "yodlee"', "there is plaid"),
         ('secret = "..."', 'password = "hunter2"', "secret: Field required"),
-        ("at_once = 16", "at_once = 0", "at_once"),
+        ("max_concurrency = 16", "max_concurrency = 0", "max_concurrency"),
         ("[[client]]", "[[account]]", r"\[\[client\]\]"),
     ],
 )

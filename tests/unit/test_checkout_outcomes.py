@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subscription.outcomes import CheckoutStatus, Outcome, of_payment
+from subscription.checkouts.status import CheckoutStatus, Outcome, of_payment
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REPORTED = ("paid", "underpaid", "failed", "expired")

@@ -13,18 +13,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.contracts import registry, topology
-from common.contracts.catalogue import queues_of
-from common.contracts.event import (
-    CONTENT_TYPE,
-    DecodeError,
-    Event,
-    derived_id,
-    event_model,
-    follow_up,
-)
-from common.contracts.payments import Contact, PaymentReported
+from common.contracts.docs import queues_of
+from common.contracts.event import CONTENT_TYPE, DecodeError, Event, derived_id, event_model
+from common.contracts.payments import Contact, PaymentOutcome
 from common.contracts.registry import EVENT_TYPES
 from common.contracts.subscriptions import CustomerChanged
+from common.messaging.events import follow_up_event
 
 SNAPSHOT = Path(__file__).parent / "contracts.json"
 
@@ -108,7 +102,7 @@ def test_the_same_cause_gives_the_same_follow_up_id() -> None:
             "sequence": 1,
             "data": an_event().data,
         }
-        return follow_up(changes.pop("cause", an_event()), **(arguments | changes)).id
+        return follow_up_event(changes.pop("cause", an_event()), **(arguments | changes)).id
 
     assert follow() == follow()
     others = [
@@ -122,7 +116,7 @@ def test_the_same_cause_gives_the_same_follow_up_id() -> None:
 
 def test_a_follow_up_keeps_the_chain() -> None:
     cause = an_event(id="evt_2", correlationid="evt_1", tenant="shop", traceparent="00-1-2-01")
-    event = follow_up(
+    event = follow_up_event(
         cause, type="customer.changed", source="/s", subject="x", data=an_event().data
     )
     assert (event.correlationid, event.causationid) == ("evt_1", "evt_2")
@@ -135,7 +129,7 @@ def test_derived_ids_keep_their_parts_apart() -> None:
 
 def test_money_is_never_a_float() -> None:
     with pytest.raises(ValidationError):
-        PaymentReported(
+        PaymentOutcome(
             provider="stripe",
             payment_id="in_1",
             customer_id=None,

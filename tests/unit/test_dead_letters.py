@@ -8,11 +8,12 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from common.contracts.topology import WEBHOOKS
 from common.messaging import dead_letter
-from common.redaction import Redactor
+from common.observability.redaction import Redactor
+from operations.dead_letters.masking import masked
+from operations.dead_letters.parser import parse
 from operations.domain import fault_of
-from operations.letters import read
-from operations.masking import masked
 
 _NOW = datetime(2026, 11, 22, tzinfo=UTC)
 _NAMES = st.sampled_from(
@@ -47,21 +48,30 @@ provisioning.clients.backend.BackendFailed: {error}
 @example(b"[" * 5000, {"x-death": [{"reason": b"delivery_limit", "time": _NOW}]})
 @example(b'{"id": "\\ud800", "source": "x", "type": "t", "time": "never"}', {})
 def test_whatever_dies_is_read(body: bytes, headers: dict[str, Any]) -> None:
-    letter = read("q", body, headers, _NOW, Redactor())
+    letter = parse("q", body, headers, _NOW, Redactor())
     assert letter.body == body
     for text in (letter.text, letter.error, letter.stack, letter.reason, letter.type):
         assert "\0" not in text
         text.encode()
     assert letter.died_at.tzinfo is not None
-    assert read("q", body, headers, _NOW, Redactor()).id == letter.id
+    assert parse("q", body, headers, _NOW, Redactor()).id == letter.id
 
 
 def test_what_the_broker_gave_up_says_so() -> None:
-    letter = read(
+    letter = parse(
         "q", b"x", {"x-death": [{"reason": b"delivery_limit", "time": _NOW}]}, _NOW, Redactor()
     )
     assert (letter.reason, letter.died_at) == ("delivery_limit", _NOW)
     assert "by the broker" in letter.error
+
+
+def test_a_webhook_that_was_not_understood_does_not_say_whose_it_is() -> None:
+    body = b'{"id": "1", "type": "t", "source": "x", "tenant": "other", "subject": "s"}'
+    headers = {dead_letter.ENDPOINT: "stripe/default"}
+    letter = parse(WEBHOOKS.name, body, headers, _NOW, Redactor())
+    assert (letter.tenant, letter.subject) == (None, None)
+    assert (letter.source, letter.event_id, letter.type) == ("stripe/default", "1", "t")
+    assert parse("q", body, headers, _NOW, Redactor()).tenant == "other"
 
 
 def stack(**values: Any) -> str:
@@ -105,3 +115,10 @@ def test_of_many_values_the_first_are_shown_and_how_many_there_are() -> None:
     shown = masked(b'{"all": [' + b"0," * 500_000 + b"0]}", Redactor())
     assert len(shown["all"]) < 6_000
     assert shown["all"][-1] == "[and more]: 500001 in all"
+
+
+def test_of_long_texts_the_first_are_shown_and_how_many_there_are() -> None:
+    texts = b",".join(b'"%s"' % (b"x" * 20_000) for _ in range(50))
+    shown = masked(b'{"all": [' + texts + b"]}", Redactor())
+    assert 10 < len(shown["all"]) < 15
+    assert shown["all"][-1] == "[and more]: 50 in all"

@@ -7,13 +7,13 @@ from typing import Any, cast
 import pytest
 from aiormq.abc import AbstractChannel
 
-from common.messaging.dead_letter import Failures
+from common.messaging.dead_letter import FailureHistory
 from common.messaging.delivery import Delivery
 
 
 def _delivery(headers: dict[str, Any]) -> Delivery:
     channel = cast(AbstractChannel, None)
-    return Delivery(channel, 1, b"", headers, Failures.of(headers))
+    return Delivery(channel, 1, b"", headers, FailureHistory.of(headers))
 
 
 @pytest.mark.parametrize(

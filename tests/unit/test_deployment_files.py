@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings
 
 from bank_sync import settings as bank_sync
 from devstack.addresses import DevstackError
-from devstack.system import Layout
+from devstack.processes.system import Layout
 from devstack.tokens import DevKeys
 from devstack.tools import tool
 from operations import settings as operations

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from common.accounts import AccountsInvalid
-from common.redaction import Redactor
-from webhook_gateway.routes import Routes
+from common.clients.accounts_file import AccountsInvalid
+from common.observability.redaction import Redactor
+from webhook_gateway.providers.endpoint_registry import EndpointRegistry
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "endpoints.example.toml"
 
 
-def routes(tmp_path: Path, text: str) -> Routes:
+def routes(tmp_path: Path, text: str) -> EndpointRegistry:
     file = tmp_path / "endpoints.toml"
     file.write_text(text)
-    return Routes(file, Redactor())
+    return EndpointRegistry(file, Redactor())
 
 
 def test_the_example_is_a_good_one_and_names_every_provider() -> None:
-    served = Routes(EXAMPLE, Redactor())
+    served = EndpointRegistry(EXAMPLE, Redactor())
     assert served.find("stripe") is served.find("stripe/default")
     assert served.find("square/paris") is not None
     assert served.find("square") is None
@@ -83,5 +83,5 @@ def test_what_the_file_says_in_secret_is_masked_from_then_on(tmp_path: Path) -> 
         'options = { client_id = "me", secret = "hunter33" }'
     )
     redact = Redactor()
-    Routes(file, redact)
+    EndpointRegistry(file, redact)
     assert redact("hunter22 hunter33 me") == "[secret] [secret] me"

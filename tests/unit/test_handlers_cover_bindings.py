@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bank_sync import handlers as bank_handlers
-from common.contracts.catalogue import queues_of
+from common.contracts.docs import queues_of
 from common.contracts.registry import EVENT_TYPES
 from operations.handlers import HANDLERS as OPERATIONS_HANDLERS
 from orders.handlers import HANDLERS as ORDERS_HANDLERS
-from payouts.earning import Earnings
+from payouts.earnings import Earnings
+from payouts.execution.status_updates import StatusCheckDelays
 from payouts.handlers import Reports
 from payouts.settings import PRIORITIES
-from payouts.settling import Times
 from provisioning.handlers import Handlers
 from subscription.handlers import HANDLERS
 from webhook_gateway.handlers import Handlers as GatewayHandlers
@@ -37,7 +37,7 @@ def test_provisioning_handles_what_its_queue_gets() -> None:
 
 
 def test_payouts_handles_what_its_queue_gets() -> None:
-    assert _types_of("payouts.reports") == set(Reports(Times()).by_event())
+    assert _types_of("payouts.reports") == set(Reports(StatusCheckDelays()).by_event())
 
 
 def test_orders_handles_what_its_queue_gets() -> None:
@@ -60,17 +60,17 @@ def test_operations_handles_what_its_queue_gets() -> None:
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_each_priority_of_payouts_has_its_own_queue(priority: str) -> None:
     work = {"payout_work.due"} if priority == "low" else set()
-    assert _types_of(f"payouts.{priority}") == {f"payout_due.{priority}", *work}
+    assert _types_of(f"payouts.{priority}") == {f"payout.process.{priority}", *work}
 
 
 def test_commands_and_jobs_reach_their_own_queue() -> None:
-    assert _types_of("provisioning.organizations") == {"organization.requested"}
-    assert _types_of("provisioning.jobs") == {"provisioning.job_due"}
-    assert _types_of("subscription.jobs") == {"subscription.job_due"}
-    assert _types_of("subscription.commands") == {"subscription_command.due"}
+    assert _types_of("provisioning.organizations") == {"organization.reconcile"}
+    assert _types_of("provisioning.jobs") == {"job.run.provisioning"}
+    assert _types_of("subscription.jobs") == {"job.run.subscription"}
+    assert _types_of("subscription.commands") == {"billing_command.resume"}
     assert _types_of("subscription.refunds") == {"refund.requested"}
-    assert _types_of("orders.jobs") == {"orders.job_due"}
-    assert _types_of("payouts.jobs") == {"payouts.job_due"}
-    assert _types_of("operations.jobs") == {"operations.job_due"}
-    assert _types_of("bank-sync.jobs") == {"bank_sync.job_due"}
-    assert _types_of("bank-sync.syncs") == {"bank_sync.due", "bank_sync.removal_due"}
+    assert _types_of("orders.jobs") == {"job.run.orders"}
+    assert _types_of("payouts.jobs") == {"job.run.payouts"}
+    assert _types_of("operations.jobs") == {"job.run.operations"}
+    assert _types_of("bank-sync.jobs") == {"job.run.bank_sync"}
+    assert _types_of("bank-sync.syncs") == {"bank_sync.run", "bank_item.remove"}

@@ -1,4 +1,4 @@
-"""What `make mutants` takes out is there to be taken out, and each promise has some."""
+"""What `make mutation-test` takes out is there to be taken out, and each promise has some."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import typer
 from deploy.observability import alerts, build, check
 
 from operations import cli as operations_cli
-from payouts import cli as payouts_cli
+from payouts.cli import main as payouts_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Conflict
-from orders.domain import SOLD, LateRule, State, Verdict, check, judge
+from orders.domain import SOLD, LateRule, PaymentDecision, State, decide_payment, require_transition
 
 _TOTAL = (1000, "XAF")
-_TAKEN = {Verdict.ACCEPTED, Verdict.REOPENED}
+_TAKEN = {PaymentDecision.ACCEPTED, PaymentDecision.REOPENED}
 
 
 @given(
@@ -25,31 +25,33 @@ _TAKEN = {Verdict.ACCEPTED, Verdict.REOPENED}
 def test_all_money_either_pays_the_order_or_goes_back(
     state: State, amount: int, currency: str, late: LateRule, by_clock: bool
 ) -> None:
-    verdict, back = judge(
+    verdict, back = decide_payment(
         state, total=_TOTAL, came=(amount, currency), late=late, by_clock=by_clock
     )
     assert amount - back == (_TOTAL[0] if verdict in _TAKEN else 0)
     if verdict in _TAKEN:
         assert currency == _TOTAL[1]
-        check(state, State.PAID)
+        require_transition(state, State.PAID)
 
 
 @pytest.mark.parametrize(
     ("state", "amount", "late", "by_clock", "verdict"),
     [
-        (State.PLACED, 1000, LateRule.REFUND, True, Verdict.ACCEPTED),
-        (State.AWAITING_PAYMENT, 999, LateRule.REFUND, True, Verdict.WRONG),
-        (State.CANCELLED, 1000, LateRule.REFUND, True, Verdict.LATE),
-        (State.CANCELLED, 1000, LateRule.REOPEN, True, Verdict.REOPENED),
-        (State.CANCELLED, 1000, LateRule.REOPEN, False, Verdict.LATE),
-        (State.PAID, 1000, LateRule.REOPEN, True, Verdict.DOUBLE),
-        (State.REFUNDED, 1000, LateRule.REOPEN, True, Verdict.DOUBLE),
+        (State.PLACED, 1000, LateRule.REFUND, True, PaymentDecision.ACCEPTED),
+        (State.AWAITING_PAYMENT, 999, LateRule.REFUND, True, PaymentDecision.WRONG),
+        (State.CANCELLED, 1000, LateRule.REFUND, True, PaymentDecision.LATE),
+        (State.CANCELLED, 1000, LateRule.REOPEN, True, PaymentDecision.REOPENED),
+        (State.CANCELLED, 1000, LateRule.REOPEN, False, PaymentDecision.LATE),
+        (State.PAID, 1000, LateRule.REOPEN, True, PaymentDecision.DOUBLE),
+        (State.REFUNDED, 1000, LateRule.REOPEN, True, PaymentDecision.DOUBLE),
     ],
 )
 def test_what_money_is_taken_for(
-    state: State, amount: int, late: LateRule, by_clock: bool, verdict: Verdict
+    state: State, amount: int, late: LateRule, by_clock: bool, verdict: PaymentDecision
 ) -> None:
-    found, _ = judge(state, total=_TOTAL, came=(amount, "XAF"), late=late, by_clock=by_clock)
+    found, _ = decide_payment(
+        state, total=_TOTAL, came=(amount, "XAF"), late=late, by_clock=by_clock
+    )
     assert found is verdict
 
 
@@ -57,7 +59,7 @@ def test_there_is_no_other_step() -> None:
     allowed = set()
     for before, after in product(State, State):
         try:
-            check(before, after)
+            require_transition(before, after)
         except Conflict:
             continue
         allowed.add((before, after))
@@ -69,19 +71,19 @@ def test_there_is_no_other_step() -> None:
 @pytest.mark.parametrize(
     ("late", "by_clock", "in_time", "verdict", "back"),
     [
-        (LateRule.REFUND, True, False, Verdict.LATE, 500),
-        (LateRule.REOPEN, True, False, Verdict.REOPENED, 0),
+        (LateRule.REFUND, True, False, PaymentDecision.LATE, 500),
+        (LateRule.REOPEN, True, False, PaymentDecision.REOPENED, 0),
         # Paid in time, heard of late: whatever the rule, the buyer did their part.
-        (LateRule.REFUND, True, True, Verdict.REOPENED, 0),
+        (LateRule.REFUND, True, True, PaymentDecision.REOPENED, 0),
         # A person has cancelled it: nothing opens it again.
-        (LateRule.REOPEN, False, False, Verdict.LATE, 500),
-        (LateRule.REOPEN, False, True, Verdict.LATE, 500),
+        (LateRule.REOPEN, False, False, PaymentDecision.LATE, 500),
+        (LateRule.REOPEN, False, True, PaymentDecision.LATE, 500),
     ],
 )
 def test_money_for_a_cancelled_order(
-    late: LateRule, by_clock: bool, in_time: bool, verdict: Verdict, back: int
+    late: LateRule, by_clock: bool, in_time: bool, verdict: PaymentDecision, back: int
 ) -> None:
-    found = judge(
+    found = decide_payment(
         State.CANCELLED,
         total=(500, "USD"),
         came=(500, "USD"),

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import gzip
+
 import httpx
 import pytest
 
-from common.errors import RateLimited, Upstream
-from common.outside import NoAnswer, NotAuthorized, Refused, call, excerpt
-from common.redaction import Redactor
-from webhook_gateway import asking
+from common.clients.json_api import LARGEST_ANSWER_BYTES, excerpt, request_json
+from common.contracts.money import minor_units
+from common.errors import NotAuthorized, ProviderRejected, ProviderTimeout, RateLimited, Upstream
+from common.observability.redaction import Redactor
+from support.providers import a_provider
+from webhook_gateway.providers import pollable
 
 
 async def answered(status: int, body: str = "{}") -> object:
     """By a server outside that answers so."""
     server = httpx.MockTransport(lambda _: httpx.Response(status, text=body))
     async with httpx.AsyncClient(transport=server) as http:
-        return await call(http, "POST", "https://provider.example")
+        return await request_json(http, "POST", "https://provider.example")
 
 
 @pytest.mark.parametrize(
     ("status", "error"),
     [
-        (400, Refused),
+        (400, ProviderRejected),
         (401, NotAuthorized),
-        (408, NoAnswer),
-        (409, Refused),
+        (408, ProviderTimeout),
+        (409, ProviderRejected),
         (429, RateLimited),
         (500, Upstream),
         # Of somebody in between: the other side may still be busy with it.
-        (502, NoAnswer),
-        (503, NoAnswer),
-        (524, NoAnswer),
+        (502, ProviderTimeout),
+        (503, ProviderTimeout),
+        (524, ProviderTimeout),
     ],
 )
 async def test_only_a_definite_no_is_a_refusal(status: int, error: type[Exception]) -> None:
@@ -46,15 +50,55 @@ async def test_an_empty_answer_is_one_and_a_404_is_nothing() -> None:
         await answered(200, "[]")
 
 
+async def test_an_answer_that_unfolds_without_end_is_not_read() -> None:
+    folded = gzip.compress(b" " * (2 * LARGEST_ANSWER_BYTES))
+    headers = {"Content-Encoding": "gzip"}
+    server = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers=headers, stream=httpx.ByteStream(folded))
+    )
+    async with httpx.AsyncClient(transport=server) as http:
+        with pytest.raises(ProviderTimeout, match="more than"):
+            await request_json(http, "GET", "https://provider.example")
+
+
+async def test_a_folded_answer_is_understood() -> None:
+    headers = {"Content-Encoding": "gzip"}
+    folded = httpx.ByteStream(gzip.compress(b'{"a": 1}'))
+    server = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=folded))
+    async with httpx.AsyncClient(transport=server) as http:
+        assert await request_json(http, "GET", "https://provider.example") == {"a": 1}
+
+
+@pytest.mark.parametrize("amount", ["1e999999", "1e16", "NaN", "Infinity", "0.5", "1e-999999"])
+def test_what_is_no_amount_is_refused_at_once(amount: str) -> None:
+    """The digits of some would take half a minute to write out."""
+    with pytest.raises(ValueError, match="not an amount of XAF"):
+        minor_units(amount, "XAF")
+
+
 async def test_a_secret_across_the_cut_is_masked() -> None:
     secret = "merchant-key-0123456789"
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ProviderRejected) as caught:
         await answered(400, "x" * 380 + secret)
     kept = excerpt(str(caught.value), Redactor([secret]))
     assert "merch" not in kept
 
 
+@pytest.mark.parametrize("as_array", [True, False])
+async def test_fapshi_s_status_is_read_in_both_forms_that_it_documents(as_array: bool) -> None:
+    """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
+    status: object = {"transId": "t1", "status": "SUCCESSFUL", "amount": 500}
+    server = httpx.MockTransport(
+        lambda _: httpx.Response(200, json=[status] if as_array else status)
+    )
+    fapshi = a_provider("fapshi", "secret", api_user="u", api_key="k")
+    assert isinstance(fapshi, pollable.PollableProvider)
+    async with httpx.AsyncClient(transport=server) as http:
+        found = await fapshi.ask(http, pollable.PaymentQuery("t1"))
+    assert (found.standing, found.amount) == ("succeeded", 500)
+
+
 def test_what_could_not_be_kept_does_not_keep_a_payment_from_being_told() -> None:
-    assert asking.contact("a\0b", {"first": "Ama"}) == asking.contact("ab", None)
-    assert asking.texts("a\0", 7, None) == ("a", "7")
+    assert pollable.contact_of("a\0b", {"first": "Ama"}) == pollable.contact_of("ab", None)
+    assert pollable.non_empty_texts("a\0", 7, None) == ("a", "7")
     assert excerpt("a\0b", Redactor()) == "ab"

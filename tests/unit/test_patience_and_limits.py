@@ -9,13 +9,13 @@ import pytest
 import pytest_asyncio
 
 from common.errors import RateLimited
-from webhook_gateway.limiter import Limiter
-from webhook_gateway.patience import Patience
+from webhook_gateway.ingress.body_timeout import BodyTimeout
+from webhook_gateway.ingress.rate_limiter import WebhookRateLimiter
 
 
 @pytest_asyncio.fixture
-async def patience() -> AsyncIterator[Patience]:
-    patience = Patience(0.05, look_seconds=0.01)
+async def patience() -> AsyncIterator[BodyTimeout]:
+    patience = BodyTimeout(0.05, look_seconds=0.01)
     running = asyncio.create_task(patience.run())
     yield patience
     patience.stop()
@@ -30,7 +30,7 @@ async def quick() -> str:
     return "done"
 
 
-async def test_what_takes_too_long_is_ended_and_its_task_goes_on(patience: Patience) -> None:
+async def test_what_takes_too_long_is_ended_and_its_task_goes_on(patience: BodyTimeout) -> None:
     with pytest.raises(TimeoutError):
         await patience.wait(never())
     task = asyncio.current_task()
@@ -39,7 +39,7 @@ async def test_what_takes_too_long_is_ended_and_its_task_goes_on(patience: Patie
     assert await patience.wait(quick()) == "done"
 
 
-async def test_whoever_else_cancels_it_is_obeyed(patience: Patience) -> None:
+async def test_whoever_else_cancels_it_is_obeyed(patience: BodyTimeout) -> None:
     task = asyncio.create_task(patience.wait(never()))
     await asyncio.sleep(0)
     task.cancel()
@@ -47,7 +47,7 @@ async def test_whoever_else_cancels_it_is_obeyed(patience: Patience) -> None:
         await task
 
 
-async def test_an_error_of_the_work_is_its_own(patience: Patience) -> None:
+async def test_an_error_of_the_work_is_its_own(patience: BodyTimeout) -> None:
     async def fail() -> None:
         raise ValueError("its own")
 
@@ -55,37 +55,37 @@ async def test_an_error_of_the_work_is_its_own(patience: Patience) -> None:
         await patience.wait(fail())
 
 
-async def test_all_that_are_late_are_ended_and_the_others_not(patience: Patience) -> None:
+async def test_all_that_are_late_are_ended_and_the_others_not(patience: BodyTimeout) -> None:
     late = [asyncio.create_task(patience.wait(never())) for _ in range(50)]
     outcomes = await asyncio.gather(*late, return_exceptions=True)
     assert all(isinstance(each, TimeoutError) for each in outcomes)
     assert await asyncio.gather(*(patience.wait(quick()) for _ in range(50))) == ["done"] * 50
 
 
-async def taken(limiter: Limiter, limit: str) -> int:
+async def taken(limiter: WebhookRateLimiter, limit: str) -> int:
     for count in range(100_000):
         try:
-            await limiter.take("stripe/default", limit)
+            await limiter.acquire("stripe/default", limit)
         except RateLimited:
             return count
     raise AssertionError("nothing was limited")
 
 
 async def test_a_small_limit_is_counted_call_by_call() -> None:
-    assert await taken(Limiter(None), "5/hour") == 5
+    assert await taken(WebhookRateLimiter(None), "5/hour") == 5
 
 
 async def test_a_large_limit_is_counted_in_steps() -> None:
-    assert await taken(Limiter(None), "25000/hour") == 25000
+    assert await taken(WebhookRateLimiter(None), "25000/hour") == 25000
 
 
 async def test_each_endpoint_has_a_limit_of_its_own() -> None:
-    limiter = Limiter(None)
+    limiter = WebhookRateLimiter(None)
     assert await taken(limiter, "5/hour") == 5
-    await limiter.take("stripe/other", "5/hour")
+    await limiter.acquire("stripe/other", "5/hour")
 
 
 async def test_what_was_paid_for_under_another_limit_does_not_count() -> None:
-    limiter = Limiter(None)
-    await limiter.take("stripe/default", "600000/minute")
+    limiter = WebhookRateLimiter(None)
+    await limiter.acquire("stripe/default", "600000/minute")
     assert await taken(limiter, "5/hour") == 5

@@ -8,11 +8,11 @@ from typing import cast
 import httpx
 import pytest
 
-from common.accounts import AccountsInvalid
-from common.database import Sessions
+from common.clients.accounts_file import AccountsInvalid
+from common.db.database import Sessions
 from common.errors import Invalid
-from common.redaction import Redactor
-from payouts.accounts import Accounts, account_of
+from common.observability.redaction import Redactor
+from payouts.providers.registry import Accounts, account_of
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "payout-accounts.example.toml"
 
@@ -48,7 +48,7 @@ def test_the_example_is_good() -> None:
 
 def test_limits_say_what_is_paid_and_what_needs_approval(tmp_path: Path) -> None:
     file = tmp_path / "accounts.toml"
-    file.write_text(FAPSHI + "limits = { XAF = 5000 }\napproval_above = { XAF = 1000 }\n")
+    file.write_text(FAPSHI + "limits = { XAF = 5000 }\napproval_threshold = { XAF = 1000 }\n")
     account = read(file).find("shop", "fapshi", "payouts")
     assert (account.limit("XAF"), account.limit("USD")) == (5000, 0)
     assert [account.needs_approval(amount, "XAF") for amount in (1000, 1001)] == [False, True]
@@ -62,8 +62,8 @@ def test_limits_say_what_is_paid_and_what_needs_approval(tmp_path: Path) -> None
         ("", "limits: Field required"),
         ("limits = {}", "limits"),
         ("limits = { xaf = 1 }", "limits"),
-        ("limits = { XAF = 1 }\napproval_above = { USD = 1 }", "approval_above has USD"),
-        ("limits = { XAF = 1 }\nper_second = 0", "per_second"),
+        ("limits = { XAF = 1 }\napproval_threshold = { USD = 1 }", "approval_threshold has USD"),
+        ("limits = { XAF = 1 }\nrate_per_second = 0", "rate_per_second"),
         ("limits = { XAF = 1 }\nspeed = 1", "speed"),
     ],
 )

@@ -13,50 +13,64 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from common.errors import Conflict
-from payouts import audit, domain, ledger
-from payouts.audit import Action, Actor, Posted
-from payouts.domain import Fate, Found, Move, Sent, State, Step
-from payouts.ledger import Account, Entry, Sum
-from payouts.ordering import next_payout
-from payouts.requests import Schedule
+from payouts import domain
+from payouts.domain import (
+    AttemptRef,
+    NextAction,
+    ProviderTransfer,
+    State,
+    TransferStatus,
+    Transition,
+)
+from payouts.execution.status_updates import PayoutHistory, transfer_to_follow
+from payouts.ledger import audit_log, entries
+from payouts.ledger.audit_log import Action, Actor, Posting
+from payouts.ledger.entries import Entry, LedgerAccount, PayoutAmount
+from payouts.models import Attempt, Payout, Transfer
+from payouts.payout_service import next_payout
+from payouts.schemas import Schedule
 
 STATES = st.sampled_from(State)
-FATES = st.sampled_from(Fate)
+FATES = st.sampled_from(TransferStatus)
 SUMS = st.builds(
-    Sum,
+    PayoutAmount,
     amount=st.integers(1, 10**12),
     fee=st.integers(0, 10**6),
     funding=st.sampled_from(["direct", "balance"]),
-) | st.builds(Sum, amount=st.integers(-(10**12), -1), fee=st.just(0), funding=st.just("direct"))
+) | st.builds(
+    PayoutAmount, amount=st.integers(-(10**12), -1), fee=st.just(0), funding=st.just("direct")
+)
 
 
 @given(st.lists(FATES, min_size=1, max_size=4))
-def test_what_was_said_of_a_transfer_does_not_depend_on_its_order(fates: list[Fate]) -> None:
+def test_what_was_said_of_a_transfer_does_not_depend_on_its_order(
+    fates: list[TransferStatus],
+) -> None:
     results = set()
     for order in permutations(fates):
         known = None
         for told in order:
-            known = domain.combined(known, told)
+            known = domain.merge_status(known, told)
         results.add(known)
     assert len(results) == 1
 
 
 @given(FATES, FATES)
-def test_what_was_said_twice_is_said_once(known: Fate, told: Fate) -> None:
-    once = domain.combined(known, told)
-    assert domain.combined(once, told) == once
+def test_what_was_said_twice_is_said_once(known: TransferStatus, told: TransferStatus) -> None:
+    once = domain.merge_status(known, told)
+    assert domain.merge_status(once, told) == once
 
 
-@given(STATES, st.sampled_from(Move))
-def test_nothing_is_sent_but_what_is_approved(state: State, move: Move) -> None:
+@given(STATES, st.sampled_from(Transition))
+def test_nothing_is_sent_but_what_is_approved(state: State, move: Transition) -> None:
     try:
-        after = domain.after(state, move)
+        after = domain.transition(state, move)
     except Conflict:
         return
     if after is State.SUBMITTING:
-        assert (state, move) == (State.APPROVED, Move.SEND)
+        assert (state, move) == (State.APPROVED, Transition.SEND)
     if after is State.APPROVED:
-        assert move in {Move.APPROVE, Move.RETRY, Move.FREE, Move.DEFER}
+        assert move in {Transition.APPROVE, Transition.RETRY, Transition.FREE, Transition.DEFER}
     assert state not in {State.PAID, State.CANCELLED}
 
 
@@ -67,19 +81,21 @@ def test_only_what_was_never_sent_is_sent_without_asking(
     step = domain.next_step(
         state, attempts=attempts, held=held, stopped=stopped, due=due, under_way=under_way
     )
-    if step is Step.SEND:
+    if step is NextAction.SEND:
         assert (state, attempts, held, stopped, due) == (State.APPROVED, 0, False, False, True)
 
 
 @given(STATES, FATES)
-def test_a_payout_that_moved_money_is_never_open_for_another(state: State, fate: Fate) -> None:
-    after = domain.after_fate(state, fate)
+def test_a_payout_that_moved_money_is_never_open_for_another(
+    state: State, fate: TransferStatus
+) -> None:
+    after = domain.status_after(state, fate)
     if fate.moves_money and state is not State.SCHEDULED:
         assert after in {State.SUBMITTED, State.PAID, State.RETURNED}
 
 
 FOUND = st.builds(
-    Found,
+    ProviderTransfer,
     transfer_id=st.sampled_from(["a", "b", "c"]),
     fate=FATES,
     amount=st.just(1),
@@ -88,80 +104,86 @@ FOUND = st.builds(
 
 
 @given(st.lists(FOUND, max_size=3, unique_by=lambda f: f.transfer_id), st.data())
-def test_a_transfer_that_moves_money_is_the_payout(found: list[Found], data: st.DataObject) -> None:
+def test_a_transfer_that_moves_money_is_the_payout(
+    found: list[ProviderTransfer], data: st.DataObject
+) -> None:
     known = st.sampled_from([None, "a", "b", "c"])
     ids = data.draw(st.lists(known, min_size=1, max_size=3))
     assume(len({*filter(None, ids)}) == len([*filter(None, ids)]))
-    attempts = [Sent(number, id_) for number, id_ in enumerate(ids, start=1)]
-    own = domain.judge(attempts, found)
+    attempts = [AttemptRef(number, id_) for number, id_ in enumerate(ids, start=1)]
+    own = domain.match_transfers(attempts, found)
     moving = [each for each in found if each.fate.moves_money]
     if moving:
         assert own in moving
-        assert own.fate is Fate.PAID or all(each.fate is not Fate.PAID for each in moving)
+        assert own.fate is TransferStatus.PAID or all(
+            each.fate is not TransferStatus.PAID for each in moving
+        )
     elif own is not None:
         assert own.transfer_id not in {each.transfer_id for each in attempts[:-1]}
 
 
 @given(st.sampled_from([State.APPROVED, State.UNKNOWN, State.FAILED]), SUMS, st.integers(1, 10**9))
 def test_a_corrected_payout_has_entries_as_if_it_had_been_so(
-    state: State, sum_: Sum, amount: int
+    state: State, sum_: PayoutAmount, amount: int
 ) -> None:
     assume(sum_.amount > 0)
-    corrected: Counter[Account] = Counter()
-    _post(corrected, ledger.opening(sum_))
-    _post(corrected, ledger.correction(state, sum_, amount))
-    at_once: Counter[Account] = Counter()
-    _post(at_once, ledger.opening(Sum(amount, sum_.fee, sum_.funding)))
+    corrected: Counter[LedgerAccount] = Counter()
+    _post(corrected, entries.opening(sum_))
+    _post(corrected, entries.correction(state, sum_, amount))
+    at_once: Counter[LedgerAccount] = Counter()
+    _post(at_once, entries.opening(PayoutAmount(amount, sum_.fee, sum_.funding)))
     assert +corrected == +at_once
     assert -corrected == -at_once
 
 
 @given(st.lists(STATES, min_size=1, max_size=12), SUMS)
-def test_entries_sum_to_zero_and_end_where_the_payout_is(states: list[State], sum_: Sum) -> None:
+def test_entries_sum_to_zero_and_end_where_the_payout_is(
+    states: list[State], sum_: PayoutAmount
+) -> None:
     """Along any way through the states, the possible ones included."""
     start = State.APPROVED
-    balance: Counter[Account] = Counter()
-    _post(balance, ledger.opening(sum_))
+    balance: Counter[LedgerAccount] = Counter()
+    _post(balance, entries.opening(sum_))
     charged = False
     for to in states:
-        left = Sum(sum_.amount, 0 if charged else sum_.fee, sum_.funding)
-        moved = ledger.entries(start, to, left)
+        left = PayoutAmount(sum_.amount, 0 if charged else sum_.fee, sum_.funding)
+        moved = entries.of_transition(start, to, left)
         assert all(each.amount > 0 and each.source is not each.target for each in moved)
         _post(balance, moved)
         charged = charged or to in {State.PAID, State.RETURNED}
         start = to
     assert sum(balance.values()) == 0
     fee = sum_.fee if charged else 0
-    assert balance[Account.FEES] == fee
-    assert balance[Account.PAID] == (sum_.amount if start is State.PAID else 0)
+    assert balance[LedgerAccount.FEES] == fee
+    assert balance[LedgerAccount.PAID] == (sum_.amount if start is State.PAID else 0)
     open_ = start not in {State.PAID, State.RETURNED, State.CANCELLED}
     still_to_charge = 0 if charged else sum_.fee
-    assert balance[Account.PENDING] == (sum_.amount + still_to_charge if open_ else 0)
+    assert balance[LedgerAccount.PENDING] == (sum_.amount + still_to_charge if open_ else 0)
 
 
 @given(SUMS, st.lists(st.integers(1, 10**9), max_size=4), STATES)
 def test_what_came_back_in_parts_is_in_no_entry_twice(
-    sum_: Sum, parts: list[int], to: State
+    sum_: PayoutAmount, parts: list[int], to: State
 ) -> None:
     assume(sum_.amount > 0)
-    balance: Counter[Account] = Counter()
-    _post(balance, ledger.opening(sum_))
-    _post(balance, ledger.entries(State.SUBMITTED, State.PAID, sum_))
+    balance: Counter[LedgerAccount] = Counter()
+    _post(balance, entries.opening(sum_))
+    _post(balance, entries.of_transition(State.SUBMITTED, State.PAID, sum_))
     at_once, paid = balance.copy(), replace(sum_, fee=0)
     for returned in sorted({part for part in parts if part < sum_.amount}):
-        _post(balance, ledger.part_returned(paid, returned))
+        _post(balance, entries.part_returned(paid, returned))
         paid = replace(paid, returned=returned)
-        assert balance[Account.PAID] == sum_.amount - returned
+        assert balance[LedgerAccount.PAID] == sum_.amount - returned
     by_other = balance.copy()
-    _post(by_other, ledger.part_paid_again(paid))
+    _post(by_other, entries.part_paid_again(paid))
     assert (+by_other, -by_other) == (+at_once, -at_once), "another transfer pays all of it"
-    _post(balance, ledger.entries(State.PAID, to, paid))
-    _post(at_once, ledger.entries(State.PAID, to, replace(sum_, fee=0)))
+    _post(balance, entries.of_transition(State.PAID, to, paid))
+    _post(at_once, entries.of_transition(State.PAID, to, replace(sum_, fee=0)))
     if to is not State.PAID:
         assert (+balance, -balance) == (+at_once, -at_once)
 
 
-def _post(balance: Counter[Account], entries: list[Entry]) -> None:
+def _post(balance: Counter[LedgerAccount], entries: list[Entry]) -> None:
     for each in entries:
         balance[each.source] -= each.amount
         balance[each.target] += each.amount
@@ -204,14 +226,14 @@ def test_an_audit_entry_s_hash_covers_everything_in_it() -> None:
         before="scheduled",
         after="approved",
         reason="checked",
-        posted=[Posted("r", "USD", Entry(Account.AVAILABLE, Account.PENDING, 5), "1")],
+        posted=[Posting("r", "USD", Entry(LedgerAccount.AVAILABLE, LedgerAccount.PENDING, 5), "1")],
     )
-    (row,) = audit.chain((0, audit.FIRST_HASH), [action])
-    assert audit.digest(audit.FIRST_HASH, row) == row["hash"]
-    assert audit.digest("1" * 64, row) != row["hash"]
+    (row,) = audit_log.chain((0, audit_log.FIRST_HASH), [action])
+    assert audit_log.digest(audit_log.FIRST_HASH, row) == row["hash"]
+    assert audit_log.digest("1" * 64, row) != row["hash"]
     for column in row.keys() - {"hash"}:
         changed = row | {column: _another(row[column])}
-        assert audit.digest(audit.FIRST_HASH, changed) != row["hash"], column
+        assert audit_log.digest(audit_log.FIRST_HASH, changed) != row["hash"], column
 
 
 def _another(value: Any) -> Any:
@@ -224,3 +246,13 @@ def _another(value: Any) -> Any:
             return value + timedelta(microseconds=1)
         case _:
             return value | {"x": 1}
+
+
+def test_a_late_report_of_an_earlier_transfer_leaves_the_newest_attempt_unknown() -> None:
+    """Its money must not become available while the newest attempt may have paid it."""
+    first = Transfer(transfer_id="t1", fate=TransferStatus.RETURNED.value)
+    row = Payout(id="p", state=State.UNKNOWN.value, transfer_id="t1")
+    only = PayoutHistory(row, [Attempt(number=1, transfer_id="t1")], [first])
+    assert transfer_to_follow(only, first, news=True) == (first, State.RETURNED)
+    only.attempts.append(Attempt(number=2, transfer_id=None))
+    assert transfer_to_follow(only, first, news=True) is None

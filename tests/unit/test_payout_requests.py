@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stripe.params import PayoutCreateParams, TransferCreateParams
 
-from payouts.clients import Order, dwolla, fapshi, stripe
+from payouts.providers import dwolla, fapshi, stripe
+from payouts.providers.base import PayoutRequest
 
 SHAPES: Mapping[str, Any] = json.loads((Path(__file__).parent / "payout_requests.json").read_text())
 
@@ -27,9 +28,9 @@ def fits(shape: str, body: Mapping[str, Any]) -> None:
     jsonschema_rs.validator_for(SHAPES[shape]["schema"]).validate(body)
 
 
-def orders(currency: str, details: Any) -> st.SearchStrategy[Order]:
+def orders(currency: str, details: Any) -> st.SearchStrategy[PayoutRequest]:
     return st.builds(
-        Order,
+        PayoutRequest,
         id=st.uuids().map(str),
         recipient_id=st.uuids().map(str),
         amount=st.integers(100, 2**53 - 1),
@@ -49,7 +50,7 @@ PHONES = st.builds(
 
 
 @given(orders("USD", CONNECTED))
-def test_a_stripe_transfer(order: Order) -> None:
+def test_a_stripe_transfer(order: PayoutRequest) -> None:
     params = stripe.transfer_params(order)
     fits("stripe.transfer", params)
     assert params.keys() <= TransferCreateParams.__annotations__.keys()
@@ -57,7 +58,7 @@ def test_a_stripe_transfer(order: Order) -> None:
 
 
 @given(orders("EUR", CONNECTED))
-def test_a_stripe_payout(order: Order) -> None:
+def test_a_stripe_payout(order: PayoutRequest) -> None:
     params = stripe.payout_params(order)
     fits("stripe.payout", params)
     assert params.keys() <= PayoutCreateParams.__annotations__.keys()
@@ -66,7 +67,7 @@ def test_a_stripe_payout(order: Order) -> None:
 
 
 @given(orders("USD", FUNDING))
-def test_a_dwolla_transfer(order: Order) -> None:
+def test_a_dwolla_transfer(order: PayoutRequest) -> None:
     source = str(UUID(int=7))
     body = dwolla.transfer_body(order, "https://api.dwolla.com/", source)
     fits("dwolla.transfer", body)
@@ -79,7 +80,7 @@ def test_a_dwolla_transfer(order: Order) -> None:
 
 
 @given(orders("XAF", PHONES))
-def test_a_fapshi_payout(order: Order) -> None:
+def test_a_fapshi_payout(order: PayoutRequest) -> None:
     body = fapshi.payout_body(order)
     fits("fapshi.payout", body)
     assert body["userId"] == order.id

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts.subscriptions import Status
-from subscription.periods import Cancellation, Payment, Term, term
+from subscription.subscriptions.terms import Cancellation, PaidTerm, Payment, term
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -40,7 +40,7 @@ payments = st.lists(
 )
 
 
-def the_term(*paid: Payment) -> Term:
+def the_term(*paid: Payment) -> PaidTerm:
     found = term(paid)
     assert found is not None
     return found

@@ -10,7 +10,7 @@ import pytest
 from pydantic_core import from_json
 
 from support.providers import a_provider, translate
-from webhook_gateway.providers import Proof, Untranslatable
+from webhook_gateway.providers.base import Authentication, UntranslatableWebhook
 
 URL = "https://pay.example.com/webhooks/square"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -58,19 +58,20 @@ PAYOUT = {"id": "po1", "amount_money": EUR, "location_id": "L", "end_to_end_id":
 TRANSFER = {"id": "tr_1", "amount": 900, "currency": "eur", "destination": "acct_1"}
 
 CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
-    ("fapshi", {"transId": "t", "status": "FAILED"}, "payment.reported", {"claim": "failed"}),
-    ("mtn-momo", {"externalId": REFERENCE, "status": "SUCCESSFUL"}, "payment.reported",
+    ("fapshi", {"transId": "t", "status": "FAILED"},
+     "payment.notification_received", {"claim": "failed"}),
+    ("mtn-momo", {"externalId": REFERENCE, "status": "SUCCESSFUL"}, "payment.notification_received",
      {"reference": REFERENCE, "claim": "succeeded", "endpoint": "default"}),
     ("mtn-momo", {"referenceId": REFERENCE, "externalId": "x", "status": "FAILED"},
-     "payment.reported", {"reference": REFERENCE}),
+     "payment.notification_received", {"reference": REFERENCE}),
     ("orange-money", {"notif_token": "token", "status": "SUCCESS", "txnid": "1"},
-     "payment.reported", {"reference": hashlib.sha256(b"token").hexdigest()}),
+     "payment.notification_received", {"reference": hashlib.sha256(b"token").hexdigest()}),
     ("flutterwave", {"event": "transfer.completed", "data": {"id": 33286, "reference": "ours",
      "amount": 50.25, "currency": "NGN", "status": "SUCCESSFUL", "complete_message": ""}},
-     "transfer.succeeded", {"transfer_id": "33286", "amount": 5025, "reason": None}),
+     "provider_transfer.succeeded", {"transfer_id": "33286", "amount": 5025, "reason": None}),
     ("flutterwave", {"id": "wbk_1", "type": "transfer.disburse", "data": {"id": "trf_1",
      "amount": {"value": 500, "currency": "XAF"}, "currency": "XAF", "status": "FAILED"}},
-     "transfer.failed", {"amount": 500, "currency": "XAF"}),
+     "provider_transfer.failed", {"amount": 500, "currency": "XAF"}),
     ("flutterwave", {"id": "wbk_2", "type": "refund.completed",
      "data": {"id": "r", "status": "succeeded"}}, "provider.flutterwave.refund.completed", {}),
     ("square", square("payment.updated", payment=PAYMENT), "payment.succeeded",
@@ -92,28 +93,30 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      "provider_payout.failed", {"amount": -1500}),
     ("square", square("customer.created", customer={"id": "c"}),
      "provider.square.customer.created", {}),
-    ("dwolla", dwolla("customer_transfer_completed"), "transfer.succeeded",
+    ("dwolla", dwolla("customer_transfer_completed"), "provider_transfer.succeeded",
      {"transfer_id": "transfer-1", "account": "https://api.dwolla.com/customers/c",
       "amount": None}),
-    ("dwolla", dwolla("transfer_reclaimed"), "transfer.reversed", {}),
+    ("dwolla", dwolla("transfer_reclaimed"), "provider_transfer.reversed", {}),
     ("dwolla", dwolla("customer_bank_transfer_failed"), "provider_payout.failed",
      {"reason": "customer_bank_transfer_failed"}),
     ("dwolla", dwolla("customer_created"), "provider.dwolla.customer_created", {}),
     ("plaid", plaid("SYNC_UPDATES_AVAILABLE", "TRANSACTIONS", initial_update_complete=True),
-     "bank_item.updated", {"item_id": "item-1", "initial_update_complete": True}),
-    ("plaid", plaid("ERROR", error={"error_code": "ITEM_LOGIN_REQUIRED"}), "bank_item.failed",
+     "provider_bank_item.updated", {"item_id": "item-1", "initial_update_complete": True}),
+    ("plaid", plaid("ERROR", error={"error_code": "ITEM_LOGIN_REQUIRED"}),
+     "provider_bank_item.failed",
      {"reason": "ITEM_LOGIN_REQUIRED"}),
     ("plaid", plaid("PENDING_EXPIRATION", consent_expiration_time="2026-12-01T00:00:00Z"),
-     "bank_item.expiring", {"until": "2026-12-01T00:00:00Z"}),
-    ("plaid", plaid("PENDING_DISCONNECT", reason="INSTITUTION_MIGRATION"), "bank_item.expiring",
+     "provider_bank_item.expiring", {"until": "2026-12-01T00:00:00Z"}),
+    ("plaid", plaid("PENDING_DISCONNECT", reason="INSTITUTION_MIGRATION"),
+     "provider_bank_item.expiring",
      {"reason": "INSTITUTION_MIGRATION", "until": None}),
-    ("plaid", plaid("LOGIN_REPAIRED"), "bank_item.repaired", {}),
-    ("plaid", plaid("USER_PERMISSION_REVOKED"), "bank_item.revoked", {}),
-    ("plaid", plaid("NEW_ACCOUNTS_AVAILABLE"), "bank_item.accounts_available", {}),
+    ("plaid", plaid("LOGIN_REPAIRED"), "provider_bank_item.repaired", {}),
+    ("plaid", plaid("USER_PERMISSION_REVOKED"), "provider_bank_item.revoked", {}),
+    ("plaid", plaid("NEW_ACCOUNTS_AVAILABLE"), "provider_bank_item.accounts_available", {}),
     ("plaid", plaid("AUTOMATICALLY_VERIFIED", "AUTH"), "provider.plaid.AUTH.AUTOMATICALLY_VERIFIED",
      {}),
     ("stripe", stripe("transfer.created", TRANSFER | {"transfer_group": "ours"}),
-     "transfer.created", {"account": "acct_1", "reference": "ours", "amount": 900}),
+     "provider_transfer.created", {"account": "acct_1", "reference": "ours", "amount": 900}),
     ("stripe", stripe("payout.paid", TRANSFER | {"amount": -1200}), "provider_payout.succeeded",
      {"amount": -1200}),
     ("stripe", stripe("payout.failed", TRANSFER | {"failure_message": "closed"}),
@@ -129,13 +132,13 @@ def test_a_call_becomes(
     provider: str, webhook: dict[str, Any], type_: str, data: dict[str, Any]
 ) -> None:
     endpoint = a_provider(provider, "secret", tenant="shop", **OPTIONS.get(provider, {}))
-    event = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", "7"))
+    event = translate(endpoint, json.dumps(webhook).encode(), Authentication("signature", "7"))
     body = json.loads(event.encode())
     assert (body["type"], body["tenant"]) == (type_, "shop")
     assert body["source"] == f"/webhook-gateway/{provider}"
     assert data.items() <= body["data"].items()
-    again = translate(endpoint, json.dumps(webhook).encode(), Proof("signature", "7"))
-    assert (again.id == event.id) == (type_ != "payment.reported"), "each hint is news"
+    again = translate(endpoint, json.dumps(webhook).encode(), Authentication("signature", "7"))
+    assert (again.id == event.id) == (type_ != "payment.notification_received"), "each hint is news"
 
 
 def test_one_call_of_square_may_say_two_things() -> None:
@@ -143,7 +146,7 @@ def test_one_call_of_square_may_say_two_things() -> None:
     webhook = square(
         "payment.updated", payment=PAYMENT | {"refunded_money": {"amount": 500, "currency": "EUR"}}
     )
-    events = endpoint.translate(json.dumps(webhook).encode(), Proof("signature"))
+    events = endpoint.translate(json.dumps(webhook).encode(), Authentication("signature"))
     assert [(each.type, each.id) for each in events] == [
         ("payment.succeeded", "e-1"),
         ("payment.refunded", "e-1/1"),
@@ -171,22 +174,22 @@ NONSENSE = [
 @pytest.mark.parametrize("provider", ["fapshi", "mtn-momo", "orange-money", "flutterwave"])
 @pytest.mark.parametrize("body", [*NONSENSE, b'{"transId": "\\u0000", "status": null}'])
 def test_nonsense_is_untranslatable_for_mobile_money(provider: str, body: bytes) -> None:
-    with pytest.raises(Untranslatable):
-        a_provider(provider, "secret").translate(body, Proof("secret"))
+    with pytest.raises(UntranslatableWebhook):
+        a_provider(provider, "secret").translate(body, Authentication("secret"))
 
 
 @pytest.mark.parametrize("provider", ["stripe", "square", "dwolla", "plaid"])
 @pytest.mark.parametrize("body", NONSENSE)
 def test_nonsense_is_untranslatable(provider: str, body: bytes) -> None:
     endpoint = a_provider(provider, "secret", **OPTIONS.get(provider, {}))
-    with pytest.raises(Untranslatable):
-        endpoint.translate(body, Proof("signature"))
+    with pytest.raises(UntranslatableWebhook):
+        endpoint.translate(body, Authentication("signature"))
 
 
 def test_a_transfer_is_not_believed_for_a_plain_secret() -> None:
     data = {"id": 1, "status": "SUCCESSFUL", "amount": 50, "currency": "NGN"}
     body = json.dumps({"event": "transfer.completed", "data": data}).encode()
-    event = translate(a_provider("flutterwave", "secret"), body, Proof("secret"))
+    event = translate(a_provider("flutterwave", "secret"), body, Authentication("secret"))
     assert (event.type, event.trust) == ("provider.flutterwave.transfer.completed", "secret")
 
 
@@ -198,8 +201,10 @@ def test_what_nobody_could_read_inside_an_envelope_is_untranslatable() -> None:
     outcomes = set()
     for depth in range(100, 260, 2):
         try:
-            (event,) = endpoint.translate(deep % (b"[" * depth, b"]" * depth), Proof("signature"))
-        except Untranslatable:
+            (event,) = endpoint.translate(
+                deep % (b"[" * depth, b"]" * depth), Authentication("signature")
+            )
+        except UntranslatableWebhook:
             outcomes.add("refused")
         else:
             from_json(event.encode())

@@ -17,8 +17,8 @@ import pytest
 from devstack.webhook import signature
 from fuzz.calls import SCHEMES, UNPROVED
 from support.providers import a_provider, base64_of, hmac_sha256, verify
-from webhook_gateway.asking import UnprovedProvider
-from webhook_gateway.providers import VerificationFailed
+from webhook_gateway.providers.base import VerificationFailed
+from webhook_gateway.providers.pollable import UnsignedProvider
 from webhook_gateway.providers.registry import PROVIDERS
 
 SECRET, ROTATED, FOREIGN = "secret_of_ours", "secret_before_it", "secret_of_another_tenant"
@@ -230,7 +230,7 @@ def test_a_charge_of_mobile_money_is_only_a_hint(name: str) -> None:
     endpoint = vector.endpoint()
     proof = verify(endpoint, vector.body, vector.headers())
     (event,) = endpoint.translate(vector.body, proof)
-    assert event.type == "payment.reported"
+    assert event.type == "payment.notification_received"
     assert event.data.reference in {"EAbcDEfg", "checkout-1"}
 
 
@@ -245,7 +245,7 @@ ELSEWHERE = {"plaid"}
 
 
 def test_every_provider_has_a_vector_unless_nobody_could_make_one() -> None:
-    unproved = {name for name, kind in PROVIDERS.items() if issubclass(kind, UnprovedProvider)}
+    unproved = {name for name, kind in PROVIDERS.items() if issubclass(kind, UnsignedProvider)}
     vectors = {vector.provider for vector in VECTORS.values()}
     assert vectors | unproved | ELSEWHERE == set(PROVIDERS)
     assert set(SCHEMES) | set(UNPROVED) | ELSEWHERE == set(PROVIDERS)

@@ -10,7 +10,7 @@ from provisioning.domain import (
     Operation,
     Organization,
     Status,
-    Subscribed,
+    SubscriptionState,
     next_operation,
     status,
     too_many_failed,
@@ -22,7 +22,7 @@ organizations = st.sampled_from(Organization)
 
 @given(st.lists(st.booleans()))
 def test_one_active_subscription_is_enough(active: list[bool]) -> None:
-    result = wanted(Subscribed(each) for each in active)
+    result = wanted(SubscriptionState(each) for each in active)
     if any(active):
         assert result is Organization.ACTIVE
     else:

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts.event import DecodeError
+from common.contracts.retry_ladder import RetryLadder
+from common.error_policy import ErrorKind, classify
 from common.errors import Busy, Permanent, RateLimited, Unavailable
 from common.messaging.connection import pause_after
-from common.messaging.retry import GiveUp, Kind, Ladder, Retry, classify, plan
+from common.messaging.retry import GiveUp, Retry, plan
 
-LADDER = Ladder.parse("5s,30s,2m,10m,1h")
+LADDER = RetryLadder.parse("5s,30s,2m,10m,1h")
 attempt_numbers = st.integers(1, 50)
 
 
@@ -24,22 +26,22 @@ def database_error(cls: type[psycopg.Error]) -> sqlalchemy.exc.DBAPIError:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (ValueError("a bug, perhaps"), Kind.TRANSIENT),
-        (Permanent("no use"), Kind.PERMANENT),
-        (DecodeError("not JSON"), Kind.PERMANENT),
-        (RateLimited("slow down", 10), Kind.RATE_LIMITED),
-        (Busy("later", 5), Kind.BUSY),
-        (Unavailable("RabbitMQ is away"), Kind.OUTAGE),
-        (database_error(psycopg.OperationalError), Kind.OUTAGE),
-        (database_error(psycopg.errors.AdminShutdown), Kind.OUTAGE),
-        (database_error(psycopg.errors.TooManyConnections), Kind.OUTAGE),
-        (database_error(psycopg.errors.DeadlockDetected), Kind.OUTAGE),
-        (database_error(psycopg.errors.QueryCanceled), Kind.TRANSIENT),
-        (database_error(psycopg.errors.UniqueViolation), Kind.TRANSIENT),
-        (database_error(psycopg.DataError), Kind.PERMANENT),
+        (ValueError("a bug, perhaps"), ErrorKind.TRANSIENT),
+        (Permanent("no use"), ErrorKind.PERMANENT),
+        (DecodeError("not JSON"), ErrorKind.PERMANENT),
+        (RateLimited("slow down", 10), ErrorKind.RATE_LIMITED),
+        (Busy("later", 5), ErrorKind.BUSY),
+        (Unavailable("RabbitMQ is away"), ErrorKind.OUTAGE),
+        (database_error(psycopg.OperationalError), ErrorKind.OUTAGE),
+        (database_error(psycopg.errors.AdminShutdown), ErrorKind.OUTAGE),
+        (database_error(psycopg.errors.TooManyConnections), ErrorKind.OUTAGE),
+        (database_error(psycopg.errors.DeadlockDetected), ErrorKind.OUTAGE),
+        (database_error(psycopg.errors.QueryCanceled), ErrorKind.TRANSIENT),
+        (database_error(psycopg.errors.UniqueViolation), ErrorKind.TRANSIENT),
+        (database_error(psycopg.DataError), ErrorKind.PERMANENT),
     ],
 )
-def test_the_table_classifies(error: BaseException, kind: Kind) -> None:
+def test_the_table_classifies(error: BaseException, kind: ErrorKind) -> None:
     assert classify(error) is kind
 
 
@@ -93,4 +95,4 @@ def test_the_pause_between_connections_is_bounded_however_long_it_takes(failures
 @pytest.mark.parametrize("text", ["", "5", "5x", "5s,,1m", "-5s", "0s", "25h"])
 def test_a_broken_ladder_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no delay"):
-        Ladder.parse(text)
+        RetryLadder.parse(text)

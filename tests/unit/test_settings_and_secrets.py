@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.redaction import Redactor
+from common.observability.redaction import Redactor
 from devstack import warm
 from devstack.endpoints import ENCRYPTION_KEY
 
@@ -96,8 +96,8 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
         (
             "webhook_gateway",
             "api",
-            {"DRAIN_SECONDS": "inf"},
-            "DRAIN_SECONDS is wrong: Input should be less than or equal to 3600.",
+            {"SHUTDOWN_GRACE_SECONDS": "inf"},
+            "SHUTDOWN_GRACE_SECONDS is wrong: Input should be less than or equal to 3600.",
         ),
     ],
 )

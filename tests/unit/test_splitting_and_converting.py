@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts.money import exponent
-from orders.converting import PARITIES, DayRates, NoRate, convert
-from orders.splitting import Share, allocate, fee
+from orders.pricing.allocation import Share, allocate, fee
+from orders.pricing.conversion import PARITIES, DayRates, NoRate, convert
 
 _DAY = date(2026, 11, 20)
 _CURRENCIES = ["EUR", "USD", "JPY", "XAF", "KWD", "NGN"]

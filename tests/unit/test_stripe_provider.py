@@ -14,14 +14,14 @@ import pytest
 from common.contracts.payments import (
     CheckoutCompleted,
     PaymentDisputed,
+    PaymentOutcome,
     PaymentRefunded,
-    PaymentReported,
     ProviderEvent,
 )
 from common.contracts.subscriptions import ProviderSubscription, Status
 from devstack.webhook import signature, subscription_created
 from support.providers import a_provider, translate, verify
-from webhook_gateway.providers import Proof, Untranslatable, VerificationFailed
+from webhook_gateway.providers.base import Authentication, UntranslatableWebhook, VerificationFailed
 from webhook_gateway.providers.stripe import TOLERANCE_SECONDS
 
 BODY = b'{"id": "evt_1"}'
@@ -136,7 +136,7 @@ def test_invoices_before_and_since_basil(
     assert (event.type, event.id, event.correlationid) == (type_, "evt_9", "evt_9")
     assert (event.source, event.trust) == ("/webhook-gateway/stripe", "signature")
     data = event.data
-    assert isinstance(data, PaymentReported)
+    assert isinstance(data, PaymentOutcome)
     assert (data.payment_id, data.subscription_id, data.customer_id) == ("in_1", "sub_1", "cus_1")
     assert (data.amount, data.currency, data.references) == (amount, "EUR", references)
     assert data.contact.email == "a@example.com"
@@ -232,7 +232,7 @@ def test_a_session_that_was_not_paid(kind: str, told: str) -> None:
     session = {"id": "cs_1", "customer": "cus_1", "amount_total": 1500, "currency": "eur"}
     event = translate(STRIPE, webhook(kind, session))
     assert event.type == told
-    assert isinstance(event.data, PaymentReported)
+    assert isinstance(event.data, PaymentOutcome)
     assert (event.data.payment_id, event.data.customer_id) == ("cs_1", None)
     assert (event.data.amount, event.data.currency) == (1500, "EUR")
 
@@ -283,7 +283,7 @@ def test_any_other_type_is_kept() -> None:
     ],
 )
 def test_what_is_no_stripe_event_is_untranslatable(body: bytes) -> None:
-    with pytest.raises(Untranslatable):
+    with pytest.raises(UntranslatableWebhook):
         translate(STRIPE, body).encode()
 
 
@@ -292,7 +292,7 @@ def test_a_price_with_a_fraction_of_the_currency_hides_nothing_else() -> None:
     event = subscription_created("isk")
     event |= {"type": "customer.subscription.deleted", "livemode": True}
     event["data"]["object"]["items"]["data"][0]["price"] |= {"currency": "isk", "unit_amount": 4010}
-    (translated,) = STRIPE.translate(json.dumps(event).encode(), Proof("signature"))
+    (translated,) = STRIPE.translate(json.dumps(event).encode(), Authentication("signature"))
     assert translated.type == "provider_subscription.deleted"
     assert translated.data.plan.amount is None
 
@@ -318,8 +318,8 @@ def test_what_the_holder_of_a_connected_account_writes_names_no_payout_of_ours()
             }
         },
     }
-    (theirs,) = STRIPE.translate(json.dumps(event).encode(), Proof("signature"))
+    (theirs,) = STRIPE.translate(json.dumps(event).encode(), Authentication("signature"))
     assert (theirs.data.transfer_id, theirs.data.reference) == ("po_1", None)
     del event["account"]
-    (ours,) = STRIPE.translate(json.dumps(event).encode(), Proof("signature"))
+    (ours,) = STRIPE.translate(json.dumps(event).encode(), Authentication("signature"))
     assert ours.data.reference == "another one's"

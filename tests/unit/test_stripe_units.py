@@ -6,12 +6,11 @@ import httpx
 import pytest
 from pydantic import HttpUrl, SecretStr
 
-from common.errors import Invalid
-from common.outside import Refused
-from common.stripe_sdk import check_amount, from_stripe, step, to_stripe
-from sandbox.stripe_api import refusal
-from subscription.clients import Return
-from subscription.clients.stripe import Options, Stripe
+from common.clients.stripe import check_amount, from_stripe, step, to_stripe
+from common.errors import Invalid, ProviderRejected
+from sandbox.stripe.api import refusal
+from subscription.providers.base import RefundRequest
+from subscription.providers.stripe import Options, Stripe
 
 _SPECIAL = ("ISK", "UGX", "MGA", "HUF", "TWD", "BHD", "JOD", "KWD", "OMR", "TND")
 _CURRENCIES = ("USD", "EUR", "JPY", "XAF", "KRW", "CLP", "RWF", *_SPECIAL)
@@ -64,9 +63,9 @@ def test_what_stripe_has_no_unit_for_is_not_rounded() -> None:
 async def test_a_refund_that_stripe_can_t_make_is_refused_before_it_is_asked_for() -> None:
     options = Options(api_key=SecretStr("sk_test_x"), base_url=HttpUrl("http://127.0.0.1:9"))
     async with httpx.AsyncClient() as http:
-        wanted = Return("r1", "cs_1", 150, "MGA", 1)
-        with pytest.raises(Refused, match="multiples of 100"):
-            await Stripe(options, http).give_back(wanted)
+        wanted = RefundRequest("r1", "cs_1", 150, "MGA", 1)
+        with pytest.raises(ProviderRejected, match="multiples of 100"):
+            await Stripe(options, http).refund(wanted)
 
 
 def test_an_amount_with_decimals_that_the_currency_lacks_is_no_amount() -> None:

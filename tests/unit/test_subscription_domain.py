@@ -16,7 +16,6 @@ from common.contracts.subscriptions import Status
 from subscription.domain import (
     Change,
     Facts,
-    Known,
     Lifecycle,
     Payment,
     PaymentReport,
@@ -24,6 +23,7 @@ from subscription.domain import (
     Policy,
     Snapshot,
     Subscription,
+    VersionedValue,
     changes,
     take_payment,
     take_snapshot,
@@ -287,8 +287,8 @@ def test_a_payment_after_the_end_does_not_bring_it_back() -> None:
 def test_the_newest_value_holds_in_any_order(
     reports: list[tuple[str | None, datetime, str]],
 ) -> None:
-    def fold(ordered: Sequence[tuple[str | None, datetime, str]]) -> Known:
-        known = Known()
+    def fold(ordered: Sequence[tuple[str | None, datetime, str]]) -> VersionedValue:
+        known = VersionedValue()
         for report in ordered:
             known = known.or_newer(*report)
         return known

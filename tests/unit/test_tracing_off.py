@@ -7,14 +7,16 @@ import sys
 
 _PROGRAM = """
 import sys
-from common import tracing
-from common.contracts.event import root
-from common.contracts.jobs import JobDue
+from common.observability import tracing
+from common.contracts.jobs import RunJob
+from common.messaging.events import new_event
 
 stop = tracing.configure("orders", "worker")
 with tracing.span("work") as span:
-    data = JobDue(job="rates", run_id="1")
-    event = root(id="1", type="orders.job_due", source="/x", subject="x", tenant="t", data=data)
+    data = RunJob(job="rates", run_id="1")
+    event = new_event(
+        id="1", type="job.run.orders", source="/x", subject="x", tenant="t", data=data
+    )
 stop()
 loaded = any(name.startswith("opentelemetry") for name in sys.modules)
 print(span, event.traceparent, loaded)

@@ -15,8 +15,8 @@ from uuid import uuid4
 from fastapi import FastAPI, Header, HTTPException, Request, Response
 from pydantic import BaseModel
 
-from sandbox import behaviour
-from sandbox.serving import serve
+from sandbox import fault_injection
+from sandbox.server import serve
 
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1)]
 
@@ -73,7 +73,7 @@ def create_app(token: str, *, seed: int = 0) -> FastAPI:
     def count(request: Request) -> None:
         books.calls[f"{request.method} {request.url.path.split('/')[-1]}"] += 1
 
-    behaviour.install(app, seed=seed, count=count)
+    fault_injection.install(app, seed=seed, count=count)
 
     @app.middleware("http")
     async def authorize(

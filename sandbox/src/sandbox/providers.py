@@ -8,12 +8,15 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 
-from sandbox import behaviour, payout_routes, plaid, plaid_routes, rates, square_dwolla
-from sandbox.mobile_money import create_router as mobile_money
-from sandbox.payments import MobileMoney
-from sandbox.payouts import Payouts
-from sandbox.plaid_bank import Bank
-from sandbox.serving import serve
+from sandbox import fault_injection, rates, square_dwolla
+from sandbox.mobile_money.routes import create_router as mobile_money
+from sandbox.mobile_money.store import MobileMoney
+from sandbox.payout_providers.routes import create_router as payout_providers
+from sandbox.payout_providers.store import Payouts
+from sandbox.plaid import keys as plaid_keys
+from sandbox.plaid import routes as plaid
+from sandbox.plaid.bank import Bank
+from sandbox.server import serve
 from sandbox.square_dwolla import Books
 
 
@@ -23,21 +26,21 @@ def create_app(
     """`secrets` are those of callbacks by provider, and Plaid's of its API; `square_url` is the
     notification URL that Square signs."""
     app = FastAPI(title="Sandbox providers")
-    behaviour.install(app, seed=seed, count=lambda _: None)
+    fault_injection.install(app, seed=seed, count=lambda _: None)
     money = MobileMoney(secrets, seed=seed)
-    keys = plaid.Keys()
-    app.include_router(plaid.create_router(keys, secrets["plaid"]))
-    bank, teller = Bank(seed), plaid_routes.Teller(keys, money.postman)
-    app.include_router(plaid_routes.create_router(bank, teller, secrets["plaid"]))
-    app.include_router(plaid_routes.create_controls(bank, teller))
-    plaid_routes.answer_faults(app)
+    keys = plaid_keys.Keys()
+    app.include_router(plaid_keys.create_router(keys, secrets["plaid"]))
+    bank, teller = Bank(seed), plaid.Teller(keys, money.postman)
+    app.include_router(plaid.create_router(bank, teller, secrets["plaid"]))
+    app.include_router(plaid.create_controls(bank, teller))
+    plaid.answer_faults(app)
     app.include_router(mobile_money(money, public_url))
     paying = Payouts(
         {**secrets} | {"stripe": secrets["stripe-payouts"], "fapshi": secrets["fapshi-payouts"]},
         postman=money.postman,
         seed=seed,
     )
-    app.include_router(payout_routes.create_router(paying))
+    app.include_router(payout_providers(paying))
     app.include_router(rates.create_router())
     app.include_router(square_dwolla.create_router(Books(money.postman, secrets, square_url)))
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Header, HTTPException
 from pydantic import BaseModel, Field
 
-from sandbox.postman import Postman
+from sandbox.webhook_sender import Postman
 
 
 class Money(BaseModel):

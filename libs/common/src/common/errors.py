@@ -1,5 +1,7 @@
 """What can go wrong, in the words of the domain. Nothing here knows of HTTP or AMQP."""
 
+from pydantic import ValidationError
+
 
 class PaybusError(Exception):
     """Base of errors whose message is meant to be read by a person."""
@@ -78,3 +80,35 @@ class NotYet(Busy):
 
 class Undecided(PaybusError):
     """It may have been done, and that could not be written down."""
+
+
+def describe(error: BaseException) -> str:
+    """An error's class and words; many connection errors have no words of their own, and those of
+    a `ValidationError` show the values that failed."""
+    if isinstance(error, ValidationError):
+        return f"ValidationError: {validation_faults(error)}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def validation_faults(error: ValidationError) -> str:
+    """A validation error's places and reasons, without the values that failed."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in each['loc']) or 'body'}: {each['msg']}"
+        for each in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
+class NotAuthorized(Upstream):
+    """The other side does not take our credentials, or not any more."""
+
+
+class ProviderTimeout(Upstream):
+    """Nobody knows whether the call was taken: the other side may still be busy with it."""
+
+
+class ProviderRejected(Upstream):
+    """The other side understood and says no; what was asked for was not done."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

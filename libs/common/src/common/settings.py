@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from common.messaging.retry import Ladder
+from common.contracts.retry_ladder import RetryLadder
 
 _AMQP: TypeAdapter[AmqpDsn] = TypeAdapter(AmqpDsn)
 
@@ -50,7 +50,7 @@ def _postgres_url(value: SecretStr) -> SecretStr:
 
 
 def _ladder(value: str) -> str:
-    Ladder.parse(value)
+    RetryLadder.parse(value)
     return value
 
 
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
 class HttpSettings(Settings):
     http_host: str = Field(default="127.0.0.1", description="where the role's HTTP server listens")
     http_port: int = Field(default=8000, ge=0, le=65535)
-    drain_seconds: float = Field(
+    shutdown_grace_seconds: float = Field(
         default=25, gt=0, le=3600, description="how long SIGTERM waits for work in hand"
     )
 
@@ -106,13 +106,13 @@ class DatabaseSettings(Settings):
 class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
     """What every worker reads."""
 
-    inbox_keep_days: int = Field(
+    inbox_retention_days: int = Field(
         default=8, ge=8, description="how long duplicates are recognised; the journal keeps 7 days"
     )
 
 
 class ScheduleSettings(Settings):
-    tenant: str = Field(
+    operator_tenant: str = Field(
         default="default", description="the tenant that runs scheduled jobs, for all tenants"
     )
 
@@ -152,7 +152,7 @@ class AuthSettings(ThrottleSettings):
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def load(model: type[SettingsT]) -> SettingsT:
+def load_or_exit(model: type[SettingsT]) -> SettingsT:
     """Read the environment, or end the process with one sentence per broken variable (status 2)."""
     try:
         return model()

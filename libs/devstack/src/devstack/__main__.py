@@ -10,9 +10,10 @@ import psycopg
 
 from devstack import run, webhook
 from devstack.addresses import DevstackError
-from devstack.demo import banks, dead_letters, orders, systems
+from devstack.demo import banks, dead_letters, orders
+from devstack.demo import main as systems
 from devstack.demo import payouts as payday
-from devstack.stack import PAYBUS
+from devstack.processes.stack import PAYBUS
 from devstack.tokens import DevKeys
 
 

@@ -22,7 +22,7 @@ SECRETS: Mapping[str, str] = {
     "fapshi-payouts": "fapshi_payouts_development_only",
 }
 # Endpoints beside a provider's first one: these are for accounts that pay out.
-_PAYING = {"stripe": {"mode": "test"}, "fapshi": {"pays_out": True}}
+_PAYING = {"stripe": {"mode": "test"}, "fapshi": {"payouts_only": True}}
 # Guards nothing either.
 ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1rZXktMzItYnl0ZXMtbG8="
 _DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"
@@ -63,8 +63,8 @@ def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:
 
 def payout_accounts(sandbox: str, **more: Any) -> list[dict[str, Any]]:
     """An account with everyone who pays out; `more` options are for all of them."""
-    dollars = {"limits": {"USD": 1_000_000}, "approval_above": {"USD": 100_000}}
-    francs = {"limits": {"XAF": 5_000_000}, "approval_above": {"XAF": 1_000_000}}
+    dollars = {"limits": {"USD": 1_000_000}, "approval_threshold": {"USD": 100_000}}
+    francs = {"limits": {"XAF": 5_000_000}, "approval_threshold": {"XAF": 1_000_000}}
     options: dict[str, dict[str, Any]] = {
         "stripe": dollars
         | {"api_key": "sk_test_payouts", "base_url": f"{sandbox}/stripe"}

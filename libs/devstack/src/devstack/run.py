@@ -8,8 +8,16 @@ import signal
 import threading
 
 from devstack.addresses import claim_preferred_ports
-from devstack.stack import PAYBUS, Stack
-from devstack.system import PROCESSES, Layout, System, create_databases, introduce, migrate, plan
+from devstack.processes.stack import PAYBUS, Stack
+from devstack.processes.system import (
+    PROCESSES,
+    Layout,
+    System,
+    create_databases,
+    introduce,
+    migrate,
+    plan,
+)
 from devstack.tokens import DevKeys
 
 _WHAT = {
@@ -41,11 +49,11 @@ _PASSED_ON = (
     "BACKEND_TIMEOUT_SECONDS",
     "CONSUMER_BATCH",
     "CONCURRENCY",
-    "EDIT_AND_REPLAY",
+    "EDIT_AND_REPLAY_ENABLED",
     "REDIS_URL",
-    "SWEEP_HOURS",
-    "LEASE_SECONDS",
-    "BALANCE_TTL_SECONDS",
+    "BANK_SYNC_MAX_AGE_HOURS",
+    "BANK_SYNC_LEASE_SECONDS",
+    "BANK_BALANCE_TTL_SECONDS",
 )
 
 

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from devstack.addresses import DevstackError
-from devstack.debian import mirror, run
-from devstack.keeper import say
-from devstack.stack import PAYBUS
+from devstack.processes.stack import PAYBUS
+from devstack.processes.supervisor import say
+from devstack.servers.debian import mirror, run
 
 _PACKAGES = {
     "kubectl": "kubectl",

@@ -13,7 +13,7 @@ import httpx
 
 from devstack.addresses import DevstackError
 from devstack.endpoints import SECRETS
-from devstack.stack import PAYBUS
+from devstack.processes.stack import PAYBUS
 
 
 def signature(body: bytes, secret: str, timestamp: int | None = None) -> str:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from bank_sync.bootstrap import api, worker
 from bank_sync.models import Item
+from bank_sync.row_security import TenantSessions
 from bank_sync.settings import ApiSettings, WorkerSettings
-from bank_sync.tenancy import Tenancy
-from common.key_rotation import SealedColumn, Sealing
-from common.service import Role, main
+from common.db.key_rotation import SealedColumn, Sealing
+from common.runtime.service import Role, main
 
 if __name__ == "__main__":
     roles = {
@@ -15,6 +15,7 @@ if __name__ == "__main__":
         "worker": Role(WorkerSettings, worker),
     }
     sealing = Sealing(
-        [SealedColumn(Item, "access_token")], begin=lambda sessions: Tenancy(sessions).begin(None)
+        [SealedColumn(Item, "access_token")],
+        begin=lambda sessions: TenantSessions(sessions).begin(None),
     )
     main("bank-sync", roles, migrations=Path(__file__).parent, sealing=sealing)

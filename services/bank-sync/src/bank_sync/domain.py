@@ -52,14 +52,14 @@ REVOKED_ERRORS = frozenset({"USER_PERMISSION_REVOKED"})
 GONE_ERRORS = frozenset({"ITEM_NOT_FOUND", "INVALID_ACCESS_TOKEN"})
 
 
-def found(code: str) -> Health | None:
+def health_of_error(code: str) -> Health | None:
     """What an error of the provider's says of an item's health; None for nothing."""
     if code in LOGIN_ERRORS or code in GONE_ERRORS:
         return Health.LOGIN_REQUIRED
     return Health.REVOKED if code in REVOKED_ERRORS else None
 
 
-def told(health: Health, news: Health, *, repaired: bool = False) -> Health:
+def merge_health(health: Health, news: Health, *, repaired: bool = False) -> Health:
     """An item's health after news of it. The worse one stands, until it is `repaired`: Link's
     update mode was passed, or the provider says that the login works again."""
     if repaired:
@@ -68,7 +68,7 @@ def told(health: Health, news: Health, *, repaired: bool = False) -> Health:
     return max(health, news, key=order.index)
 
 
-def synced(health: Health, warning: Health | None) -> Health:
+def health_after_sync(health: Health, warning: Health | None) -> Health:
     """After a sync that worked: then the login works, too. What the provider has warned of stands
     until somebody acts on it."""
     return (warning or Health.HEALTHY) if health is Health.LOGIN_REQUIRED else health
@@ -151,7 +151,7 @@ class SyncPage:
 
 
 @dataclass
-class Update:
+class SyncUpdate:
     """All pages of an update together: what is there after it, and what is not any more."""
 
     accounts: dict[str, Account] = field(default_factory=dict)

@@ -5,29 +5,30 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from bank_sync.domain import Update
+from bank_sync.domain import SyncUpdate
 from bank_sync.models import Account, Item
 from common.contracts.banking import (
     BalanceUpdated,
     BankItemChanged,
-    BankRemovalDue,
-    BankSyncDue,
+    RemoveBankItem,
+    RunBankSync,
     TransactionsSynced,
 )
-from common.contracts.event import Event, Payload, derived_id, root
+from common.contracts.event import Event, Payload, derived_id
+from common.messaging.events import new_event
 
 SOURCE = "/bank-sync"
 
 
 def sync_due(tenant: str, item: str, sync: str, now: datetime) -> Event[Any]:
     id_ = derived_id("bank_sync", sync, now.isoformat())
-    return _of(tenant, item, id_, "bank_sync.due", BankSyncDue(sync_id=sync, item=item))
+    return _of(tenant, item, id_, "bank_sync.run", RunBankSync(sync_id=sync, item=item))
 
 
 def removal_due(item: Item, now: datetime) -> Event[Any]:
     id_ = derived_id("bank_removal", item.id, now.isoformat())
-    data = BankRemovalDue(item=item.id)
-    return _of(item.tenant, item.id, id_, "bank_sync.removal_due", data)
+    data = RemoveBankItem(item=item.id)
+    return _of(item.tenant, item.id, id_, "bank_item.remove", data)
 
 
 def item_changed(item: Item, type_: str) -> Event[Any]:
@@ -60,7 +61,7 @@ def balance_updated(item: Item, account: Account, now: datetime) -> Event[Any]:
 
 
 def transactions_synced(
-    item: Item, update: Update, now: datetime, *, added: int, modified: int, removed: int
+    item: Item, update: SyncUpdate, now: datetime, *, added: int, modified: int, removed: int
 ) -> Event[Any]:
     days: list[date] = [each.date for each in update.there.values()]
     data = TransactionsSynced(
@@ -87,7 +88,7 @@ def _of(
     subject: str | None = None,
     sequence: int | None = None,
 ) -> Event[Any]:
-    return root(
+    return new_event(
         id=id_,
         type=type_,
         source=SOURCE,

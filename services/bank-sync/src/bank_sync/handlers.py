@@ -7,27 +7,27 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import domain, models, news, repository
+from bank_sync import domain, item_health, models, repository
 from bank_sync.domain import Health
-from bank_sync.tenancy import say
-from common import rows
-from common.contracts.banking import BankItemReported
+from bank_sync.row_security import set_tenant
+from common.contracts.banking import ProviderBankItem
 from common.contracts.event import Event
-from common.logs import get_logger
-from common.messaging.outbox import Work
-from common.messaging.transactional import Handler
+from common.db import tenant_rows
+from common.messaging.outbox import UnitOfWork
+from common.messaging.transactional_consumer import Handler
+from common.observability.logging import get_logger
 
 log = get_logger(__name__)
 
 _HEALTH: Mapping[str, Health] = {
-    "bank_item.repaired": Health.HEALTHY,
-    "bank_item.revoked": Health.REVOKED,
-    "bank_item.accounts_available": Health.NEW_ACCOUNTS,
+    "provider_bank_item.repaired": Health.HEALTHY,
+    "provider_bank_item.revoked": Health.REVOKED,
+    "provider_bank_item.accounts_available": Health.NEW_ACCOUNTS,
 }
-_UPDATED = "bank_item.updated"
-_EXPIRING = "bank_item.expiring"
-_FAILED = "bank_item.failed"
-_ACCOUNT_REVOKED = "bank_item.account_revoked"
+_UPDATED = "provider_bank_item.updated"
+_EXPIRING = "provider_bank_item.expiring"
+_FAILED = "provider_bank_item.failed"
+_ACCOUNT_REVOKED = "provider_bank_item.account_revoked"
 
 
 def by_event() -> Mapping[str, Handler]:
@@ -36,34 +36,38 @@ def by_event() -> Mapping[str, Handler]:
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock the items of the batch, in the order that everybody keeps."""
-    await say(session, None)
+    await set_tenant(session, None)
     ids = [models.item_id(event.tenant, event.data.item_id) for event in events]
     session.info["items"] = await repository.lock_items(session, ids)
 
 
-async def on_report(work: Work, event: Event[BankItemReported]) -> None:
+async def on_report(work: UnitOfWork, event: Event[ProviderBankItem]) -> None:
     """Webhooks of an item that wait for the same sync cause one."""
     report = event.data
     item = work.session.info["items"].get(models.item_id(event.tenant, report.item_id))
     if item is None or item.removing_at is not None:
-        log.info("of an item that is not linked here", item_id=report.item_id)
+        log.info("report_for_unknown_bank_item", item_id=report.item_id)
         return
-    now = await rows.clock(work.session)
+    now = await tenant_rows.database_now(work.session)
     if event.type == _UPDATED:
         if item.readable:
-            await repository.order_sync(work.session, item, "webhook", now)
+            await repository.request_sync(work.session, item, "webhook", now)
         return
     if event.type == _ACCOUNT_REVOKED:
         if report.account_id is not None:
             await repository.delete_account(work.session, item.id, report.account_id)
+            # What a sync has read by now would bring it back.
+            await repository.cancel_running(work.session, item.id)
+            if item.readable:
+                await repository.request_sync(work.session, item, "webhook", now)
         return
     health = _health(event.type, report)
     if health is None:  # something is wrong: a sync finds out what
         if item.readable:
-            await repository.order_sync(work.session, item, "webhook", now)
+            await repository.request_sync(work.session, item, "webhook", now)
         return
-    repaired = event.type == "bank_item.repaired"
-    await news.take(
+    repaired = event.type == "provider_bank_item.repaired"
+    await item_health.apply_health_report(
         work.session,
         item,
         health,
@@ -73,12 +77,12 @@ async def on_report(work: Work, event: Event[BankItemReported]) -> None:
         repaired=repaired,
     )
     if repaired and item.readable:
-        await repository.order_sync(work.session, item, "webhook", now)
+        await repository.request_sync(work.session, item, "webhook", now)
 
 
-def _health(type_: str, report: BankItemReported) -> Health | None:
+def _health(type_: str, report: ProviderBankItem) -> Health | None:
     if type_ == _FAILED:
-        return domain.found(report.reason or "")
+        return domain.health_of_error(report.reason or "")
     if type_ == _EXPIRING:
         disconnects = report.code == "PENDING_DISCONNECT"
         return Health.PENDING_DISCONNECT if disconnects else Health.PENDING_EXPIRATION

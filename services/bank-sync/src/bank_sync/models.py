@@ -1,5 +1,5 @@
 """The service's tables. All but messaging's and the quotas are under row-level security
-(`tenancy.py`). Money is in minor units; of unofficial currencies in hundred-millionths."""
+(`row_security.py`). Money is in minor units; of unofficial currencies in hundred-millionths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Index, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from common.contracts.event import derived_id
-from common.rows import TYPES, TenantRow
+from common.db.tenant_rows import TYPES, TenantRow
 
 
 class Base(DeclarativeBase):

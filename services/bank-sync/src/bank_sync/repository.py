@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import events, models
 from bank_sync.models import Account, InstitutionHour, Item, Sync, Transaction
-from common.arrays import is_one_of
+from common.db.bulk import equals_any
 from common.messaging import outbox
 
 
@@ -25,7 +25,7 @@ async def lock_item(session: AsyncSession, id_: str) -> Item | None:
 
 
 async def lock_items(session: AsyncSession, ids: Iterable[str]) -> dict[str, Item]:
-    query = select(Item).where(is_one_of(Item.id, sorted({*ids}))).order_by(Item.id)
+    query = select(Item).where(equals_any(Item.id, sorted({*ids}))).order_by(Item.id)
     locking = query.with_for_update().execution_options(populate_existing=True)
     return {row.id: row for row in (await session.scalars(locking)).all()}
 
@@ -36,7 +36,7 @@ async def lock_sync(session: AsyncSession, id_: str) -> Sync | None:
     return found.one_or_none()
 
 
-async def order_sync(session: AsyncSession, item: Item, cause: str, now: datetime) -> str:
+async def request_sync(session: AsyncSession, item: Item, cause: str, now: datetime) -> str:
     """Have the item synced. One that is queued already will see what this one would: its id is
     returned then."""
     queuing = (
@@ -54,32 +54,38 @@ async def order_sync(session: AsyncSession, item: Item, cause: str, now: datetim
     )
     id_ = await session.scalar(queuing)
     if id_ is not None:
-        await tell_due(session, [(item.tenant, item.id, id_)], now)
+        await enqueue_syncs(session, [(item.tenant, item.id, id_)], now)
         return str(id_)
     return str(await session.scalar(queued_of(item.id)))
 
 
-async def wake(session: AsyncSession, tenant: str, item: str, now: datetime) -> None:
+async def cancel_running(session: AsyncSession, item: str) -> None:
+    """The item's sync that is under way, if there is one, changes nothing any more."""
+    running = update(Sync).where(Sync.item == item, Sync.status == "running")
+    await session.execute(running.values(cancel_requested=True))
+
+
+async def enqueue_waiting(session: AsyncSession, tenant: str, item: str, now: datetime) -> None:
     """The item's queued sync, if there is one, was waiting for another to end."""
     waiting = (await session.scalars(queued_of(item))).all()
-    await tell_due(session, [(tenant, item, id_) for id_ in waiting], now)
+    await enqueue_syncs(session, [(tenant, item, id_) for id_ in waiting], now)
 
 
 def queued_of(item: str) -> Any:
     return select(Sync.id).where(Sync.item == item, Sync.status == "queued")
 
 
-async def tell_due(
+async def enqueue_syncs(
     session: AsyncSession, syncs: Iterable[tuple[str, str, str]], now: datetime
 ) -> None:
     """Order the syncs (tenant, item, id) from a worker, when the transaction commits."""
     due = [events.sync_due(tenant, item, id_, now) for tenant, item, id_ in syncs]
-    await outbox.write(session, due)
+    await outbox.enqueue(session, due)
 
 
 async def tell_removals(session: AsyncSession, items: Sequence[Item], now: datetime) -> None:
     """Have a worker ask the provider to let go of them, when the transaction commits."""
-    await outbox.write(session, [events.removal_due(item, now) for item in items])
+    await outbox.enqueue(session, [events.removal_due(item, now) for item in items])
 
 
 async def delete_data(session: AsyncSession, item: str) -> None:

@@ -3,7 +3,7 @@
 from pydantic import Field, FilePath, SecretStr
 
 from common import settings
-from common.crypto import EncryptionSettings
+from common.security.encryption import EncryptionSettings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
 
 
@@ -20,7 +20,7 @@ class BankSettings(EncryptionSettings, ScheduleSettings):
 
 
 class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, BankSettings):
-    balance_ttl_seconds: float = Field(
+    bank_balance_ttl_seconds: float = Field(
         default=60, ge=0, le=86_400, description="how old a balance may be before Plaid is asked"
     )
 
@@ -29,12 +29,12 @@ class WorkerSettings(settings.WorkerSettings, BankSettings):
     concurrency: int = Field(
         default=64, ge=1, le=200, description="syncs under way at once, those that wait included"
     )
-    sweep_hours: float = Field(
+    bank_sync_max_age_hours: float = Field(
         default=24, ge=0.001, description="an item that heard nothing for so long is synced"
     )
-    banks_pause_seconds: float = Field(
+    banks_interval_seconds: float = Field(
         default=30, ge=0.5, description="how often overdue syncs and items are looked for"
     )
-    lease_seconds: float = Field(
+    bank_sync_lease_seconds: float = Field(
         default=120, ge=2, description="a sync that shows no progress for so long is taken over"
     )

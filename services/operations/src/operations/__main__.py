@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from common.key_rotation import SealedColumn, Sealing
-from common.service import Role, main
+from common.db.key_rotation import SealedColumn, Sealing
+from common.runtime.service import Role, main
 from operations.bootstrap import api, worker
-from operations.models import Item, Letter
+from operations.models import DeadLetter, ReplayItem
 from operations.settings import ApiSettings, WorkerSettings
 
 if __name__ == "__main__":
@@ -13,5 +13,7 @@ if __name__ == "__main__":
         "api": Role(ApiSettings, api),
         "worker": Role(WorkerSettings, worker),
     }
-    sealing = Sealing([SealedColumn(Letter, "sealed_body"), SealedColumn(Item, "sealed_body")])
+    sealing = Sealing(
+        [SealedColumn(DeadLetter, "sealed_body"), SealedColumn(ReplayItem, "sealed_body")]
+    )
     main("operations", roles, migrations=Path(__file__).parent, sealing=sealing)

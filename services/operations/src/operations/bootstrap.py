@@ -2,94 +2,98 @@
 
 from datetime import timedelta
 
-from common import parts
-from common.api import schedules_router, secure
-from common.cache import Cache
 from common.contracts import topology
-from common.crypto import Vault
-from common.figures import figures_router
-from common.http import create_app
-from common.measuring import Meter
-from common.messaging.transactional import TransactionalConsumer
-from common.scheduler import Scheduler, job_handler
-from common.service import Context, Running, Task
-from operations import api as operations_api
-from operations import api_overview
-from operations.collecting import Collector
+from common.http.app import create_app
+from common.http.resources import secure
+from common.http.service_status import status_router
+from common.messaging.transactional_consumer import TransactionalConsumer
+from common.resilience.cache import Cache
+from common.runtime import wiring
+from common.runtime.gauge_collector import GaugeCollector
+from common.runtime.service import RoleContext, RoleProcess, Task
+from common.scheduling.api import schedules_router
+from common.scheduling.scheduler import Scheduler, job_handler
+from common.security.encryption import SecretBox
+from operations.api import dead_letters as operations_api
+from operations.api import overview
 from operations.console.forms import forms
 from operations.console.pages import pages
-from operations.desk import Desk
+from operations.dead_letters.collector import DeadLetterCollector
 from operations.handlers import HANDLERS
 from operations.jobs import SERVICE, Jobs
-from operations.journaling import Indexer
-from operations.measuring import measure
-from operations.payouts import Payouts
-from operations.replaying import Replayer
-from operations.services import Services
+from operations.monitoring.gauges import measure
+from operations.monitoring.journal_indexer import JournalIndexer
+from operations.monitoring.queue_monitor import QueueMonitor
+from operations.monitoring.service_clients import Services
+from operations.replay.payout_guard import PayoutReplayGuard
+from operations.replay.runner import ReplayRunner
+from operations.service import OperatorService
 from operations.settings import ApiSettings, WorkerSettings
-from operations.watching import Watcher
 
 _SOURCE = "/operations"
 
 
-async def api(settings: ApiSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
+async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
     app = create_app(
-        "Paybus operations", alive=parts.always_well, ready=parts.database_check(engine)
+        "Paybus operations", alive=wiring.always_healthy, ready=wiring.database_check(engine)
     )
     secure(app, settings)
-    app.state.sessions = parts.sessions(engine)
-    vault = Vault(settings.encryption_keys)
-    window = timedelta(hours=settings.payout_window_hours)
+    app.state.sessions = wiring.sessions(engine)
+    vault = SecretBox(settings.encryption_keys)
+    window = timedelta(hours=settings.payout_replay_window_hours)
     payouts_url = str(settings.payouts_url) if settings.payouts_url else None
-    app.state.desk = Desk(
-        settings.tenant,
+    app.state.operator_service = OperatorService(
+        settings.operator_tenant,
         context.redact,
         vault,
-        Payouts(payouts_url, window, vault),
-        settings.edit_and_replay,
+        PayoutReplayGuard(payouts_url, window, vault),
+        settings.edit_and_replay_enabled,
     )
     app.state.services = Services(settings.service_urls, settings.gateway_url)
     app.state.signed_out = Cache("signed-out", settings.redis_url)
     context.resources.push_async_callback(app.state.signed_out.close)
     app.state.insecure_cookies = settings.console_insecure_cookies
-    routers = (*operations_api.ROUTERS, *api_overview.ROUTERS, pages, forms)
+    routers = (*operations_api.ROUTERS, *overview.ROUTERS, pages, forms)
     for router in routers:
         app.include_router(router)
-    app.include_router(schedules_router(SERVICE, settings.tenant))
-    app.include_router(figures_router(settings.tenant))
-    return Running(app)
+    app.include_router(schedules_router(SERVICE, settings.operator_tenant))
+    app.include_router(status_router(settings.operator_tenant))
+    return RoleProcess(app)
 
 
-async def worker(settings: WorkerSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
-    messaging = await parts.messaging(settings, context, "operations-worker")
-    consuming = await parts.consuming(settings, context, messaging, "operations-worker consumers")
-    options = parts.consumer_options(messaging, consuming, engine, source=_SOURCE)
-    sessions = parts.sessions(engine)
-    vault = Vault(settings.encryption_keys)
-    schedule = Jobs(keep=timedelta(days=settings.keep_days)).schedule()
+async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
+    messaging = await wiring.messaging(settings, context, "operations-worker")
+    consuming = await wiring.consuming(settings, context, messaging, "operations-worker consumers")
+    options = wiring.consumer_options(messaging, consuming, engine, source=_SOURCE)
+    sessions = wiring.sessions(engine)
+    vault = SecretBox(settings.encryption_keys)
+    schedule = Jobs(keep=timedelta(days=settings.dead_letter_retention_days)).schedule()
     consumers = [
-        *(Collector(queue, vault, **options) for queue in (*topology.QUEUES, topology.WEBHOOKS)),
+        *(
+            DeadLetterCollector(queue, vault, **options)
+            for queue in (*topology.QUEUES, topology.WEBHOOKS)
+        ),
         TransactionalConsumer(topology.queue("operations.outcomes"), HANDLERS, batch=20, **options),
         TransactionalConsumer(
             topology.queue("operations.jobs"),
-            {f"{SERVICE}.job_due": job_handler(sessions, schedule)},
+            {f"job.run.{SERVICE}": job_handler(sessions, schedule)},
             batch=1,
             **options,
         ),
     ]
     tasks: list[Task] = [
-        Replayer(
+        ReplayRunner(
             sessions,
             consuming,
             messaging.publisher,
             vault,
             lease=timedelta(seconds=settings.replay_lease_seconds),
         ),
-        Indexer(sessions, consuming),
-        Watcher(sessions, consuming, messaging.ladder),
-        Scheduler(sessions, service=SERVICE, tenant=settings.tenant, schedule=schedule),
-        Meter(sessions, measure),
+        JournalIndexer(sessions, consuming),
+        QueueMonitor(sessions, consuming, messaging.ladder),
+        Scheduler(sessions, service=SERVICE, tenant=settings.operator_tenant, schedule=schedule),
+        GaugeCollector(sessions, measure),
     ]
-    return parts.worker("Paybus operations worker", settings, messaging, engine, consumers, tasks)
+    return wiring.worker("Paybus operations worker", settings, messaging, engine, consumers, tasks)

@@ -17,8 +17,8 @@ import typer
 from pydantic import Field, HttpUrl, SecretStr
 from rich.table import Table
 
-from common.settings import Settings, load
-from common.shell import Api, console, die, plain, print_json, print_table, progress_bar, run
+from common.cli.toolkit import Api, console, die, plain, print_json, print_table, progress_bar, run
+from common.settings import Settings, load_or_exit
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -58,7 +58,7 @@ class _Where(Settings):
 
 
 def _where() -> tuple[str, SecretStr]:
-    settings = load(_Where)
+    settings = load_or_exit(_Where)
     return str(settings.paybus_url), settings.paybus_token
 
 
@@ -265,7 +265,7 @@ def edit(
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Send one with changed data, as a new event in its place (admin, EDIT_AND_REPLAY=true).
+    """Send one with changed data, as a new event in its place (admin; EDIT_AND_REPLAY_ENABLED).
 
     Example: `paybus dead-letters edit 5f0... --changes '{"amount": 500}' --reason "it was 500"`
     """
@@ -437,7 +437,7 @@ def job(
 def token() -> None:
     """Who PAYBUS_TOKEN says you are, what you may do, and until when."""
     try:
-        said = jwt.decode(load(_Where).paybus_token.get_secret_value(), options=_UNCHECKED)
+        said = jwt.decode(load_or_exit(_Where).paybus_token.get_secret_value(), options=_UNCHECKED)
     except jwt.PyJWTError as error:
         die(f"PAYBUS_TOKEN is no JSON Web Token: {error}")
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(float(said.get("exp", 0))))

@@ -42,7 +42,7 @@ class ReplayState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Fault:
+class ErrorFingerprint:
     """What an error and its stack have in common with others: `summary` is the error without what
     differs from one message to the next, `frames` the functions it went through."""
 
@@ -64,13 +64,13 @@ _FRAME = re.compile(r'^\s*File "(?P<path>[^"]+)", line \d+, in (?P<function>\S+)
 _LONGEST_SUMMARY = 300
 
 
-def fault_of(error: str, stack: str) -> Fault:
+def fault_of(error: str, stack: str) -> ErrorFingerprint:
     """Those of two messages that failed for the same reason are equal."""
     error_class = error.partition(":")[0].strip()[:100] or "unknown"
     summary = summarize(error)
     frames = [f"{_place(each['path'])}:{each['function']}" for each in _FRAME.finditer(stack)]
     digest = hashlib.sha256("\n".join([summary, *frames]).encode(errors="replace"))
-    return Fault(error_class, summary, digest.hexdigest()[:16])
+    return ErrorFingerprint(error_class, summary, digest.hexdigest()[:16])
 
 
 def summarize(error: str) -> str:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common import rows
 from common.contracts.event import Event
-from common.contracts.operations import ReplayHandled
-from common.messaging.outbox import Work
-from common.messaging.transactional import Handler
-from operations import filing, metrics
+from common.contracts.operations import ReplayItemsCompleted
+from common.db import tenant_rows
+from common.messaging.outbox import UnitOfWork
+from common.messaging.transactional_consumer import Handler
+from operations import metrics
+from operations.dead_letters import store
 from operations.domain import ItemState
 
 _TOLD = "outcomes"
 
 
-async def handled(work: Work, event: Event[ReplayHandled]) -> None:
+async def handled(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
     """What a consumer tells of replayed messages; a batch of such events is written at once."""
     told: dict[str, ItemState] | None = work.session.info.get(_TOLD)
     if told is None:
         told = work.session.info[_TOLD] = {}
 
         async def write() -> None:
-            await filing.settle(work.session, told, await rows.clock(work.session))
+            await store.complete_items(
+                work.session, told, await tenant_rows.database_now(work.session)
+            )
 
-        work.at_end(write)
+        work.before_commit(write)
     for item in event.data.done:
         told[item] = ItemState.SUCCEEDED
     for item in event.data.duplicates:
@@ -33,4 +36,4 @@ async def handled(work: Work, event: Event[ReplayHandled]) -> None:
     metrics.outcomes.labels("duplicate").inc(len(event.data.duplicates))
 
 
-HANDLERS: Mapping[str, Handler] = {"replay.handled": handled}
+HANDLERS: Mapping[str, Handler] = {"replay.items_completed": handled}

@@ -8,12 +8,12 @@ from datetime import timedelta
 from sqlalchemy import delete, func, select, text
 
 from common.contracts.event import Event
-from common.contracts.jobs import JobDue
+from common.contracts.jobs import RunJob
 from common.contracts.topology import JOURNAL_DAYS
-from common.messaging.outbox import Work
-from common.scheduler import Cron, Schedule
+from common.messaging.outbox import UnitOfWork
+from common.scheduling.scheduler import Cron, Schedule
 from operations.domain import UNSETTLED, LetterState, ReplayState
-from operations.models import Item, JournalEntry, Letter, Note, Replay
+from operations.models import DeadLetter, DeadLetterNote, JournalEntry, Replay, ReplayItem
 
 SERVICE = "operations"
 
@@ -27,31 +27,35 @@ class Jobs:
     def schedule(self) -> Sequence[Schedule]:
         return (Schedule("clean-up", Cron("10 4 * * *"), self.clean_up),)
 
-    async def clean_up(self, work: Work, _: Event[JobDue]) -> str:
+    async def clean_up(self, work: UnitOfWork, _: Event[RunJob]) -> str:
         """Removes settled dead letters, finished replays, and journal entries whose events the
         stream has forgotten. Open ones stay for ever, and who did what."""
         await work.session.execute(text("SET LOCAL statement_timeout = '300s'"))
         old = func.now() - self._keep
         kept = (LetterState.OPEN, LetterState.REPLAYING)
         letters = await work.session.execute(
-            delete(Letter)
-            .where(Letter.state.not_in(kept), Letter.settled_at < old)
-            .returning(Letter.id)
+            delete(DeadLetter)
+            .where(DeadLetter.state.not_in(kept), DeadLetter.settled_at < old)
+            .returning(DeadLetter.id)
         )
-        await work.session.execute(delete(Note).where(Note.letter_id.not_in(select(Letter.id))))
+        await work.session.execute(
+            delete(DeadLetterNote).where(DeadLetterNote.letter_id.not_in(select(DeadLetter.id)))
+        )
         over = (ReplayState.DONE, ReplayState.CANCELLED)
         replays = await work.session.execute(
             delete(Replay)
             .where(
                 Replay.state.in_(over),
                 Replay.created_at < old,
-                ~select(Item.id)
-                .where(Item.replay_id == Replay.id, Item.state.in_(UNSETTLED))
+                ~select(ReplayItem.id)
+                .where(ReplayItem.replay_id == Replay.id, ReplayItem.state.in_(UNSETTLED))
                 .exists(),
             )
             .returning(Replay.id)
         )
-        await work.session.execute(delete(Item).where(Item.replay_id.not_in(select(Replay.id))))
+        await work.session.execute(
+            delete(ReplayItem).where(ReplayItem.replay_id.not_in(select(Replay.id)))
+        )
         forgotten = func.now() - timedelta(days=JOURNAL_DAYS + 1)
         entries = await work.session.execute(
             delete(JournalEntry).where(JournalEntry.recorded_at < forgotten)

@@ -23,7 +23,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Group(Base):
+class DeadLetterGroup(Base):
     """Dead letters of one queue and event type that failed for the same reason."""
 
     __tablename__ = "groups"
@@ -36,7 +36,7 @@ class Group(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Letter(Base):
+class DeadLetter(Base):
     """A message that a queue's service gave up: one for each queue and event.
 
     `sealed_body` (the message's, sealed) and `headers` are what is sent again. `source` to
@@ -82,7 +82,7 @@ class Letter(Base):
     )
 
 
-class Note(Base):
+class DeadLetterNote(Base):
     """What somebody wrote about a dead letter."""
 
     __tablename__ = "notes"
@@ -134,7 +134,7 @@ class Replay(Base):
     )
 
 
-class Item(Base):
+class ReplayItem(Base):
     """One message of a replay. `sealed_body` is its own when it is no dead letter. It is not sent
     after `expires_at`."""
 
@@ -170,7 +170,7 @@ class Item(Base):
     )
 
 
-class Action(Base):
+class OperatorAction(Base):
     """Who did what, when and why."""
 
     __tablename__ = "actions"
@@ -210,7 +210,7 @@ class JournalEntry(Base):
     )
 
 
-class QueueFigure(Base):
+class QueueStats(Base):
     """What the broker said of a queue when it was last asked; `since` when it is not empty."""
 
     __tablename__ = "queues"
@@ -222,7 +222,7 @@ class QueueFigure(Base):
     at: Mapped[datetime]
 
 
-class JournalMark(Base):
+class JournalCursor(Base):
     """Up to where the journal was read."""
 
     __tablename__ = "journal_mark"

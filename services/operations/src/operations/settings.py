@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, HttpUrl
 
 from common import settings
-from common.crypto import EncryptionSettings
+from common.security.encryption import EncryptionSettings
 from common.settings import (
     AuthSettings,
     CommaSeparated,
@@ -32,7 +32,7 @@ class ApiSettings(
     console_insecure_cookies: bool = Field(
         default=False, description="for a console without TLS, on a developer's machine"
     )
-    edit_and_replay: bool = Field(
+    edit_and_replay_enabled: bool = Field(
         default=False, description="whether admins may send a dead letter again with other data"
     )
     service_urls: Annotated[dict[str, HttpUrl], CommaSeparated, BeforeValidator(_by_name)] = Field(
@@ -45,7 +45,7 @@ class ApiSettings(
     payouts_url: HttpUrl | None = Field(
         default=None, description="asked before an old payout command is sent again"
     )
-    payout_window_hours: float = Field(
+    payout_replay_window_hours: float = Field(
         default=23, gt=0, description="how long providers know an idempotency key, less a margin"
     )
 
@@ -54,6 +54,6 @@ class WorkerSettings(settings.WorkerSettings, EncryptionSettings, ScheduleSettin
     replay_lease_seconds: float = Field(
         default=15, ge=2, description="a replay whose worker is silent for so long is taken over"
     )
-    keep_days: int = Field(
+    dead_letter_retention_days: int = Field(
         default=90, ge=7, description="how long what is settled stays to be seen"
     )

@@ -1,9 +1,11 @@
-"""`python -m orders api|worker|migrate`"""
+"""`python -m orders api|worker|migrate|new-key|rotate-keys`"""
 
 from pathlib import Path
 
-from common.service import Role, main
+from common.db.key_rotation import SealedColumn, Sealing
+from common.runtime.service import Role, main
 from orders import bootstrap
+from orders.models import Order
 from orders.settings import ApiSettings, WorkerSettings
 
 if __name__ == "__main__":
@@ -11,4 +13,5 @@ if __name__ == "__main__":
         "api": Role(ApiSettings, bootstrap.api),
         "worker": Role(WorkerSettings, bootstrap.worker),
     }
-    main("orders", roles, migrations=Path(__file__).parent)
+    sealing = Sealing([SealedColumn(Order, "contact")])
+    main("orders", roles, migrations=Path(__file__).parent, sealing=sealing)

@@ -32,7 +32,7 @@ _NEXT: Mapping[State, frozenset[State]] = {
 }
 
 
-def check(before: State, after: State) -> None:
+def require_transition(before: State, after: State) -> None:
     """Raises `Conflict` for a step that there is not."""
     if after not in _NEXT[before]:
         raise Conflict(f"an order that is {before} can't become {after}")
@@ -45,7 +45,7 @@ class LateRule(StrEnum):
     REOPEN = "reopen"
 
 
-class Verdict(StrEnum):
+class PaymentDecision(StrEnum):
     """Over money that came."""
 
     ACCEPTED = "accepted"  # it pays the order
@@ -55,7 +55,7 @@ class Verdict(StrEnum):
     WRONG = "wrong"  # too little, or another currency: it goes back
 
 
-def judge(
+def decide_payment(
     state: State,
     *,
     total: tuple[int, str],
@@ -63,20 +63,20 @@ def judge(
     late: LateRule,
     by_clock: bool,
     in_time: bool = False,
-) -> tuple[Verdict, int]:
+) -> tuple[PaymentDecision, int]:
     """What the money is taken for, and how much of it goes back. `total` and `came` are minor units
     and their currency; `by_clock` is whether a cancelled order was cancelled for not being paid,
     `in_time` whether it was paid before that all the same, and only heard of later."""
     amount, currency = came
     if state in SOLD or state is State.REFUNDED:
-        return Verdict.DOUBLE, amount
+        return PaymentDecision.DOUBLE, amount
     if currency != total[1] or amount < total[0]:
-        return Verdict.WRONG, amount
+        return PaymentDecision.WRONG, amount
     if state is State.CANCELLED:
         if not (by_clock and (in_time or late is LateRule.REOPEN)):
-            return Verdict.LATE, amount
-        return Verdict.REOPENED, amount - total[0]
-    return Verdict.ACCEPTED, amount - total[0]
+            return PaymentDecision.LATE, amount
+        return PaymentDecision.REOPENED, amount - total[0]
+    return PaymentDecision.ACCEPTED, amount - total[0]
 
 
 class RefundState(StrEnum):
@@ -84,4 +84,7 @@ class RefundState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"  # the provider refused it: somebody has to look
     UNKNOWN = "unknown"  # no call was answered: it may have been made
-    BY_HAND = "by_hand"  # the provider has no refunds: somebody pays it back, and confirms
+    MANUAL = "manual"  # the provider has no refunds: somebody pays it back, and confirms
+
+
+CHECKOUT_PURPOSE = "order/"

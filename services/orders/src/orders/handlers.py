@@ -8,35 +8,41 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common import rows
 from common.contracts.event import Event, derived_id
-from common.contracts.payments import CheckoutSettled, RefundSettled
+from common.contracts.payments import CheckoutStatusChanged, RefundCompleted
+from common.db import tenant_rows
 from common.errors import Permanent
-from common.logs import get_logger
-from common.messaging.outbox import Work
-from common.messaging.transactional import Handler
-from orders import metrics, ordering, repository
-from orders.changes import Changes
-from orders.domain import UNPAID, RefundState, State, Verdict, judge
+from common.messaging.outbox import UnitOfWork
+from common.messaging.transactional_consumer import Handler
+from common.observability.logging import get_logger
+from orders import metrics, order_service, repository
+from orders.domain import (
+    CHECKOUT_PURPOSE,
+    UNPAID,
+    PaymentDecision,
+    RefundState,
+    State,
+    decide_payment,
+)
 from orders.models import Order, Payment, Refund
-from orders.ordering import stored_terms
+from orders.order_service import stored_terms
+from orders.unit_of_work import OrderUnitOfWork
 
 log = get_logger(__name__)
 
-PURPOSE = "order/"
 # Providers' times may be cut to it: what is not surely in time is late.
 _WHOLE_SECOND = timedelta(seconds=1)
 # A clock that goes has long struck.
 _CLOCK_LATE = timedelta(minutes=5)
 _WHY = {
-    Verdict.LATE: "paid after the order was cancelled",
-    Verdict.DOUBLE: "the order was paid already",
-    Verdict.WRONG: "not what the order costs",
+    PaymentDecision.LATE: "paid after the order was cancelled",
+    PaymentDecision.DOUBLE: "the order was paid already",
+    PaymentDecision.WRONG: "not what the order costs",
 }
 _MORE = "more than the order costs"
 
 
-async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None:
+async def on_checkout_settled(work: UnitOfWork, event: Event[CheckoutStatusChanged]) -> None:
     report = event.data
     order = _order(work.session, event)
     if order is None:
@@ -67,24 +73,24 @@ async def on_checkout_settled(work: Work, event: Event[CheckoutSettled]) -> None
 
 
 async def _catch_up(
-    work: Work, event: Event[CheckoutSettled], order: Order, paid_at: datetime
+    work: UnitOfWork, event: Event[CheckoutStatusChanged], order: Order, paid_at: datetime
 ) -> None:
     """What was paid long after its time finds the order cancelled, also where the clock stood
     still: after a restore the payment is heard again, and it may have been given back since."""
     if order.state in UNPAID and paid_at > order.pay_by + _CLOCK_LATE:
-        changes = Changes(work.session, event)
-        now = await rows.clock(work.session)
-        await ordering.give_up(changes, order, now, by=None, reason="not paid in time")
+        changes = OrderUnitOfWork(work.session, event)
+        now = await tenant_rows.database_now(work.session)
+        await order_service.cancel_unpaid(changes, order, now, by=None, reason="not paid in time")
         await changes.close()
 
 
 async def _take(
-    work: Work, event: Event[Any], order: Order, payment: Payment, *, in_time: bool
+    work: UnitOfWork, event: Event[Any], order: Order, payment: Payment, *, in_time: bool
 ) -> None:
     assert payment.amount is not None
     assert payment.currency is not None
     terms = stored_terms(order.terms)
-    verdict, back = judge(
+    verdict, back = decide_payment(
         State(order.state),
         total=(order.total, order.currency),
         came=(payment.amount, payment.currency),
@@ -94,24 +100,24 @@ async def _take(
     )
     payment.verdict = verdict
     metrics.payments.labels(verdict).inc()
-    changes = Changes(work.session, event)
-    if verdict in {Verdict.ACCEPTED, Verdict.REOPENED}:
+    changes = OrderUnitOfWork(work.session, event)
+    if verdict in {PaymentDecision.ACCEPTED, PaymentDecision.REOPENED}:
         shares = await repository.shares(work.session, order.id)
         changes.move(order, State.PAID)
         order.paid_by, order.paid_at = payment.id, event.time
         order.cancelled_at = None
         order.release_at = event.time + timedelta(seconds=terms.holding_seconds)
         order.due_at = order.release_at
-        if verdict is Verdict.REOPENED:
-            changes.tell(order, "reopened", shares)
-        changes.tell(order, "paid", shares)
+        if verdict is PaymentDecision.REOPENED:
+            changes.publish(order, "reopened", shares)
+        changes.publish(order, "paid", shares)
     if back:
         why = _WHY.get(verdict, _MORE)
-        await ordering.give_back(changes, order, payment, back, why)
+        await order_service.refund_payment(changes, order, payment, back, why)
     await changes.close()
 
 
-async def on_refund_settled(work: Work, event: Event[RefundSettled]) -> None:
+async def on_refund_settled(work: UnitOfWork, event: Event[RefundCompleted]) -> None:
     report = event.data
     refund = await work.session.get(Refund, report.refund_id)  # locked, by `prepare`
     if refund is None or refund.tenant != event.tenant:
@@ -125,18 +131,18 @@ async def on_refund_settled(work: Work, event: Event[RefundSettled]) -> None:
     )
     if refund.state == RefundState.SUCCEEDED and not failed_later:
         if report.status == "succeeded" and refund.provider_refund_id is None:
-            log.error("a refund that was paid back by hand was made, too", refund=refund.id)
+            log.error("refund_made_twice", refund=refund.id)
         return
     refund.state = RefundState(report.status)
     refund.provider_refund_id, refund.error = report.provider_refund_id, report.reason
     refund.settled_at = event.time
     if refund.state in {RefundState.FAILED, RefundState.UNKNOWN}:
-        log.error("a refund has to be seen to", refund=refund.id, state=refund.state)
+        log.error("refund_needs_attention", refund=refund.id, state=refund.state)
 
 
 HANDLERS: Mapping[str, Handler] = {
-    "checkout.settled": on_checkout_settled,
-    "refund.settled": on_refund_settled,
+    "checkout.status_changed": on_checkout_settled,
+    "refund.completed": on_refund_settled,
 }
 
 
@@ -145,11 +151,11 @@ async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     wanted = [_named(event) for event in events]
     orders = await repository.locked_orders(session, [id_ for id_ in wanted if id_])
     session.info["orders"] = {order.id: order for order in orders}
-    refunds = [event.data.refund_id for event in events if isinstance(event.data, RefundSettled)]
-    rows.hold(session, await repository.locked_refunds(session, refunds))
+    refunds = [event.data.refund_id for event in events if isinstance(event.data, RefundCompleted)]
+    tenant_rows.pin(session, await repository.locked_refunds(session, refunds))
 
 
-def _order(session: AsyncSession, event: Event[CheckoutSettled]) -> Order | None:
+def _order(session: AsyncSession, event: Event[CheckoutStatusChanged]) -> Order | None:
     id_ = _named(event)
     if id_ is None:
         return None
@@ -161,6 +167,6 @@ def _order(session: AsyncSession, event: Event[CheckoutSettled]) -> Order | None
 
 def _named(event: Event[Any]) -> str | None:
     data = event.data
-    if isinstance(data, CheckoutSettled) and data.purpose.startswith(PURPOSE):
-        return data.purpose.removeprefix(PURPOSE)
+    if isinstance(data, CheckoutStatusChanged) and data.purpose.startswith(CHECKOUT_PURPOSE):
+        return data.purpose.removeprefix(CHECKOUT_PURPOSE)
     return None

@@ -8,20 +8,19 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
-from common import rows
 from common.contracts.event import Event
-from common.contracts.jobs import JobDue
-from common.errors import Upstream
-from common.logs import get_logger
-from common.messaging.connection import describe
-from common.messaging.outbox import Work
-from common.scheduler import Cron, Every, Schedule, order_run
-from orders import metrics, ordering, repository
-from orders.changes import Changes
-from orders.clients.rates import RateSource
+from common.contracts.jobs import RunJob
+from common.db import tenant_rows
+from common.errors import Upstream, describe
+from common.messaging.outbox import UnitOfWork
+from common.observability.logging import get_logger
+from common.scheduling.scheduler import Cron, Every, Schedule, enqueue_run
+from orders import metrics, order_service, repository
 from orders.domain import SOLD, UNPAID
 from orders.models import Order
-from orders.ordering import stored_terms
+from orders.order_service import stored_terms
+from orders.pricing.rate_feeds import RateSource
+from orders.unit_of_work import OrderUnitOfWork
 
 log = get_logger(__name__)
 
@@ -43,14 +42,14 @@ class Jobs:
             Schedule("rates", Cron("30 16 * * *", "Europe/Berlin"), self.rates),
         )
 
-    async def rates(self, work: Work, _: Event[JobDue]) -> str:
+    async def rates(self, work: UnitOfWork, _: Event[RunJob]) -> str:
         """Every source's newest day; one that fails holds up no other."""
         told, failed = [], 0
         for source in self._sources:
             try:
                 found = await source.fetch()
             except Upstream as error:
-                log.warning("no rates", source=source.name, error=str(error))
+                log.warning("exchange_rates_fetch_failed", source=source.name, error=str(error))
                 told.append(f"{source.name}: {error}")
                 failed += 1
                 continue
@@ -63,42 +62,44 @@ class Jobs:
         return "; ".join(told) or "no source of rates is set"
 
 
-async def due_orders(work: Work, event: Event[JobDue]) -> str:
+async def due_orders(work: UnitOfWork, event: Event[RunJob]) -> str:
     """Every order whose clock has struck: reminded, cancelled, or its sellers' payouts released."""
-    now = await rows.clock(work.session)
+    now = await tenant_rows.database_now(work.session)
     due = await repository.due_orders(work.session, now, _MOST)
     failed = 0
     for order in due:
         id_ = order.id  # which can't be asked of a row that was rolled back
         try:
-            async with work.alone():
+            async with work.savepoint():
                 await _look(work, event, order, now)
         except DBAPIError:
             raise
         except Exception as error:  # noqa: BLE001 - one that can't be read holds up nobody
-            log.error("an order is looked at again later", order=id_, error=describe(error))
+            log.error("order_job_deferred", order=id_, error=describe(error))
             failed += 1
             await work.session.refresh(order)
             order.due_at = now + _POSTPONED
     if len(due) == _MOST:  # there may be more: not only at the next tick
-        await order_run(
+        await enqueue_run(
             work.session, service=SERVICE, tenant=event.tenant, job=_DUE, at=now, goes_on=event
         )
     return f"{len(due)} orders were due" + (f", {failed} failed" if failed else "")
 
 
-async def _look(work: Work, event: Event[JobDue], order: Order, now: datetime) -> None:
-    changes = Changes(work.session, event)
+async def _look(work: UnitOfWork, event: Event[RunJob], order: Order, now: datetime) -> None:
+    changes = OrderUnitOfWork(work.session, event)
     if order.state in UNPAID and now >= order.pay_by:
-        await ordering.give_up(changes, order, now, by=None, reason="not paid in time")
+        await order_service.cancel_unpaid(changes, order, now, by=None, reason="not paid in time")
     elif order.state in UNPAID:
         order.reminded_at, order.due_at = now, order.pay_by
         shares = await repository.shares(work.session, order.id)
-        until = ordering.remind_at(stored_terms(order.terms), order.pay_by)
+        until = order_service.reminder_at(stored_terms(order.terms), order.pay_by)
         if until is not None:
-            changes.tell(order, "payment_due", shares, f"pay by {order.pay_by:%Y-%m-%d %H:%M} UTC")
+            changes.publish(
+                order, "payment_due", shares, f"pay by {order.pay_by:%Y-%m-%d %H:%M} UTC"
+            )
     elif order.state in SOLD and order.released_at is None:
-        await ordering.release(changes, order, now)
+        await order_service.release(changes, order, now)
     else:
         order.due_at = None
     await changes.close()

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from common.contracts.event import derived_id
-from common.rows import TYPES, TenantRow
+from common.db.tenant_rows import TYPES, TenantRow
 
 
 class Base(DeclarativeBase):
@@ -29,14 +29,16 @@ class Row(TenantRow, Base):
 
 
 class Order(Row):
-    """`terms` are those of the tenant when it was placed. `refunded` is what goes back of the
+    """`wanted` is what was asked for, `contact` how the buyer is reached, sealed (`buyers.py`).
+    `terms` are those of the tenant when it was placed. `refunded` is what goes back of the
     payment that was accepted (`paid_by`, a payment's id); `due_at` when its clock strikes next."""
 
     __tablename__ = "orders"
 
     reference: Mapped[str]
     idempotency_key: Mapped[str]
-    request: Mapped[dict[str, Any]]
+    wanted: Mapped[dict[str, Any]]
+    contact: Mapped[str]
     buyer: Mapped[str]
     state: Mapped[str]
     currency: Mapped[str]

@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.arrays import is_one_of
+from common.db.bulk import equals_any
 from common.errors import NotFound
-from orders.converting import DayRates
 from orders.models import Line, Order, Payment, Rate, Refund, Share, Terms
+from orders.pricing.conversion import DayRates
 
 
 async def terms(session: AsyncSession, tenant: str) -> Mapping[str, Any]:
@@ -39,7 +39,7 @@ async def locked_orders(session: AsyncSession, ids: Sequence[str]) -> Sequence[O
     """In the order of their ids, so that nobody waits in a circle."""
     query = (
         select(Order)
-        .where(is_one_of(Order.id, sorted({*ids})))
+        .where(equals_any(Order.id, sorted({*ids})))
         .order_by(Order.id)
         .with_for_update()
         .execution_options(populate_existing=True)
@@ -71,7 +71,7 @@ async def locked_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[
     """In the order of their ids."""
     query = (
         select(Refund)
-        .where(is_one_of(Refund.id, sorted({*ids})))
+        .where(equals_any(Refund.id, sorted({*ids})))
         .order_by(Refund.id)
         .with_for_update()
         .execution_options(populate_existing=True)

@@ -3,12 +3,15 @@
 from pydantic import Field, HttpUrl
 
 from common import settings
+from common.security.encryption import EncryptionSettings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
 
 ECB = HttpUrl("https://www.ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml")
 
 
-class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
+class ApiSettings(
+    HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings, EncryptionSettings
+):
     subscription_url: HttpUrl | None = Field(
         default=None, description="the subscription service's API, where checkouts are started"
     )
@@ -18,7 +21,7 @@ class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings
 
 
 class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
-    orders_pause_seconds: float = Field(
+    orders_interval_seconds: float = Field(
         default=3600, ge=1, description="how often due orders are looked for"
     )
     rates_ecb_url: HttpUrl | None = Field(

@@ -4,98 +4,104 @@ from datetime import timedelta
 
 import httpx
 
-from common import parts
-from common.accounts import AccountsInvalid
-from common.api import schedules_router, secure
-from common.circuits import Circuits
+from common.clients.accounts_file import AccountsInvalid
 from common.contracts import topology
 from common.contracts.event import Event
-from common.crypto import Vault
-from common.database import Sessions
-from common.figures import figures_router
-from common.http import create_app
-from common.logs import get_logger
-from common.measuring import Meter
+from common.db.database import Sessions
+from common.http.app import create_app
+from common.http.resources import secure
+from common.http.service_status import status_router
 from common.messaging.consumer import Consumer
-from common.messaging.effectful import EffectfulConsumer
-from common.messaging.transactional import TransactionalConsumer
-from common.scheduler import Scheduler, job_handler
-from common.service import Context, Running, Task, refuse
-from payouts import api as payouts_api
-from payouts import api_reports, metrics
-from payouts.accounts import Accounts
-from payouts.books import SOURCE
-from payouts.deciding import Rules
-from payouts.details import Details
-from payouts.earning import Earnings
+from common.messaging.effect_consumer import EffectfulConsumer
+from common.messaging.transactional_consumer import TransactionalConsumer
+from common.observability.logging import get_logger
+from common.resilience.circuit_store import Circuits
+from common.runtime import wiring
+from common.runtime.gauge_collector import GaugeCollector
+from common.runtime.service import RoleContext, RoleProcess, Task, exit_with_error
+from common.scheduling.api import schedules_router
+from common.scheduling.scheduler import Scheduler, job_handler
+from common.security.encryption import SecretBox
+from payouts import metrics
+from payouts.api import payouts as payouts_api
+from payouts.api import reports as reports_api
+from payouts.earnings import Earnings
+from payouts.execution.executor import PayoutExecutor
+from payouts.execution.planner import PlannerConfig
+from payouts.execution.status_updates import StatusCheckDelays
+from payouts.gauges import measure
 from payouts.handlers import Reports
 from payouts.jobs import Jobs
-from payouts.measuring import measure
-from payouts.ordering import Desk
+from payouts.ledger.unit_of_work import SOURCE
+from payouts.payout_service import PayoutService
+from payouts.providers.recipient_details import RecipientDetailsCipher
+from payouts.providers.registry import Accounts
+from payouts.reconciliation.reconciler import Reconciler
 from payouts.settings import ApiSettings, PayoutSettings, WorkerSettings, concurrency_of
-from payouts.settling import Times
-from payouts.submitting import Submitter
-from payouts.working import Worker
 
 log = get_logger(__name__)
 
 _REORDER = timedelta(minutes=15)
 
 
-async def api(settings: ApiSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
-    sessions = parts.sessions(engine)
+async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
+    sessions = wiring.sessions(engine)
     accounts = await _accounts(settings, context, sessions)
-    app = create_app("Paybus payouts", alive=parts.always_well, ready=parts.database_check(engine))
+    app = create_app(
+        "Paybus payouts", alive=wiring.always_healthy, ready=wiring.database_check(engine)
+    )
     secure(app, settings)
-    app.state.operating_tenant = settings.tenant
+    app.state.operating_tenant = settings.operator_tenant
     app.state.large_bodies = {payouts_api.BATCHES}
     app.state.sessions = sessions
     app.state.accounts = accounts
-    app.state.desk = Desk(accounts, _details(settings), reorder=_REORDER)
-    for router in (*payouts_api.ROUTERS, api_reports.reports):
+    app.state.service = PayoutService(accounts, _details(settings), reorder=_REORDER)
+    for router in (*payouts_api.ROUTERS, reports_api.reports):
         app.include_router(router)
-    app.include_router(schedules_router("payouts", settings.tenant))
-    app.include_router(figures_router(settings.tenant, circuits=True))
-    return Running(app)
+    app.include_router(schedules_router("payouts", settings.operator_tenant))
+    app.include_router(status_router(settings.operator_tenant, circuits=True))
+    return RoleProcess(app)
 
 
-async def worker(settings: WorkerSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
-    messaging = await parts.messaging(settings, context, "payouts-worker")
-    consuming = await parts.consuming(settings, context, messaging, "payouts-worker consumers")
-    options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
-    sessions = parts.sessions(engine)
+async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
+    messaging = await wiring.messaging(settings, context, "payouts-worker")
+    consuming = await wiring.consuming(settings, context, messaging, "payouts-worker consumers")
+    options = wiring.consumer_options(messaging, consuming, engine, source=SOURCE)
+    sessions = wiring.sessions(engine)
     accounts = await _accounts(settings, context, sessions, Circuits(sessions))
     for account in accounts:
         metrics.doubled.labels(account.provider)  # from 0 on, or its first increase is not seen
         for state in ("submitted", "paid", "failed"):
             metrics.moves.labels(account.provider, state)
     details = _details(settings)
-    reorder = timedelta(seconds=settings.reorder_seconds)
-    times = Times(
-        first_look=timedelta(seconds=settings.first_look_seconds),
-        first_poll=timedelta(seconds=settings.first_poll_seconds),
+    reorder = timedelta(seconds=settings.payout_requeue_after_seconds)
+    times = StatusCheckDelays(
+        first_look=timedelta(seconds=settings.payout_status_check_delay_seconds),
+        first_poll=timedelta(seconds=settings.payout_status_poll_delay_seconds),
     )
     timeout = timedelta(seconds=settings.provider_timeout_seconds)
-    submitter = Submitter(sessions, accounts, Rules(details, timeout, times, context.redact))
+    submitter = PayoutExecutor(
+        sessions, accounts, PlannerConfig(details, timeout, times, context.redact)
+    )
     await submitter.start()
     context.resources.push_async_callback(submitter.stop)
-    work = Worker(sessions, accounts, details, times)
-    desk = Desk(accounts, details, reorder=reorder)
+    work = Reconciler(sessions, accounts, details, times)
+    service = PayoutService(accounts, details, reorder=reorder)
     jobs = Jobs(
         accounts,
-        desk,
-        pause=timedelta(seconds=settings.payouts_pause_seconds),
+        service,
+        pause=timedelta(seconds=settings.payouts_interval_seconds),
         reorder=reorder,
     )
     schedule = jobs.schedule()
 
     async def take(event: Event) -> None:  # type: ignore[type-arg]
-        await (work.do(event) if event.type == "payout_work.due" else submitter.go_on(event))
+        await (work.do(event) if event.type == "payout_work.due" else submitter.process(event))
 
     reports = Reports(times)
-    earnings = Earnings(desk)
+    earnings = Earnings(service)
     consumers: list[Consumer] = [
         EffectfulConsumer(
             topology.queue(f"payouts.{priority}"),
@@ -122,21 +128,21 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         ),
         TransactionalConsumer(
             topology.queue("payouts.jobs"),
-            {"payouts.job_due": job_handler(sessions, schedule)},
+            {"job.run.payouts": job_handler(sessions, schedule)},
             batch=1,
             **options,
         ),
     ]
     tasks: list[Task] = [
-        Scheduler(sessions, service="payouts", tenant=settings.tenant, schedule=schedule),
-        Meter(sessions, measure),
+        Scheduler(sessions, service="payouts", tenant=settings.operator_tenant, schedule=schedule),
+        GaugeCollector(sessions, measure),
     ]
-    return parts.worker("Paybus payouts worker", settings, messaging, engine, consumers, tasks)
+    return wiring.worker("Paybus payouts worker", settings, messaging, engine, consumers, tasks)
 
 
 async def _accounts(
     settings: PayoutSettings,
-    context: Context,
+    context: RoleContext,
     sessions: Sessions,
     circuits: Circuits | None = None,
 ) -> Accounts:
@@ -149,8 +155,8 @@ async def _accounts(
     try:
         return Accounts(path, http, sessions, context.redact, circuits=circuits)
     except AccountsInvalid as error:
-        refuse(f"PAYOUT_ACCOUNTS_FILE is wrong: {error}")
+        exit_with_error(f"PAYOUT_ACCOUNTS_FILE is wrong: {error}")
 
 
-def _details(settings: PayoutSettings) -> Details:
-    return Details(Vault(settings.encryption_keys))
+def _details(settings: PayoutSettings) -> RecipientDetailsCipher:
+    return RecipientDetailsCipher(SecretBox(settings.encryption_keys))

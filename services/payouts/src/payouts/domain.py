@@ -30,7 +30,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Fate(StrEnum):
+class TransferStatus(StrEnum):
     """What a provider says of one transfer."""
 
     ACCEPTED = "accepted"
@@ -41,11 +41,11 @@ class Fate(StrEnum):
     @property
     def moves_money(self) -> bool:
         """Whether the recipient has the money or may still get it."""
-        return self in {Fate.ACCEPTED, Fate.PAID}
+        return self in {TransferStatus.ACCEPTED, TransferStatus.PAID}
 
 
-class Move(StrEnum):
-    """What Paybus or a person does; what a provider says is a `Fate`."""
+class Transition(StrEnum):
+    """What Paybus or a person does; what a provider says is a `TransferStatus`."""
 
     APPROVE = "approve"
     RECONSIDER = "reconsider"  # where it goes was changed since it was approved
@@ -58,20 +58,20 @@ class Move(StrEnum):
     FREE = "free"  # the provider was asked and knows nothing of it
 
 
-_MOVES: Mapping[Move, Mapping[State, State]] = {
-    Move.APPROVE: {State.SCHEDULED: State.APPROVED},
-    Move.RECONSIDER: {State.APPROVED: State.SCHEDULED},
-    Move.CANCEL: {
+_MOVES: Mapping[Transition, Mapping[State, State]] = {
+    Transition.APPROVE: {State.SCHEDULED: State.APPROVED},
+    Transition.RECONSIDER: {State.APPROVED: State.SCHEDULED},
+    Transition.CANCEL: {
         State.SCHEDULED: State.CANCELLED,
         State.APPROVED: State.CANCELLED,
         State.FAILED: State.CANCELLED,
     },
-    Move.RETRY: {State.FAILED: State.APPROVED, State.RETURNED: State.APPROVED},
-    Move.SEND: {State.APPROVED: State.SUBMITTING},
-    Move.DEFER: {State.SUBMITTING: State.APPROVED},
-    Move.REFUSE: {State.SUBMITTING: State.FAILED},
-    Move.LOSE: {State.SUBMITTING: State.UNKNOWN},
-    Move.FREE: {State.UNKNOWN: State.APPROVED},
+    Transition.RETRY: {State.FAILED: State.APPROVED, State.RETURNED: State.APPROVED},
+    Transition.SEND: {State.APPROVED: State.SUBMITTING},
+    Transition.DEFER: {State.SUBMITTING: State.APPROVED},
+    Transition.REFUSE: {State.SUBMITTING: State.FAILED},
+    Transition.LOSE: {State.SUBMITTING: State.UNKNOWN},
+    Transition.FREE: {State.UNKNOWN: State.APPROVED},
 }
 
 # Where the last attempt's fate, all that was ever said of it together, takes the payout.
@@ -79,17 +79,17 @@ _OPEN = frozenset({State.SUBMITTING, State.UNKNOWN, State.SUBMITTED})
 # What is not sent, as far as we know.
 _UNSENT = frozenset({State.SCHEDULED, State.APPROVED})
 # A payout that came back may be paid by another transfer of its own: a transfer that came back is
-# never paid again itself (`combined`).
+# never paid again itself (`merge_status`).
 _ENDED_UNPAID = frozenset({State.FAILED, State.CANCELLED, State.RETURNED})
-_FATES: Mapping[Fate, tuple[frozenset[State], State]] = {
-    Fate.ACCEPTED: (_OPEN | _UNSENT | _ENDED_UNPAID, State.SUBMITTED),
-    Fate.PAID: (_OPEN | _UNSENT | _ENDED_UNPAID, State.PAID),
-    Fate.FAILED: (_OPEN | {State.APPROVED}, State.FAILED),
-    Fate.RETURNED: (_OPEN | _UNSENT | {State.FAILED, State.PAID}, State.RETURNED),
+_FATES: Mapping[TransferStatus, tuple[frozenset[State], State]] = {
+    TransferStatus.ACCEPTED: (_OPEN | _UNSENT | _ENDED_UNPAID, State.SUBMITTED),
+    TransferStatus.PAID: (_OPEN | _UNSENT | _ENDED_UNPAID, State.PAID),
+    TransferStatus.FAILED: (_OPEN | {State.APPROVED}, State.FAILED),
+    TransferStatus.RETURNED: (_OPEN | _UNSENT | {State.FAILED, State.PAID}, State.RETURNED),
 }
 
 
-def after(state: State, move: Move) -> State:
+def transition(state: State, move: Transition) -> State:
     """Raises `Conflict` for a move that the state does not allow."""
     try:
         return _MOVES[move][state]
@@ -99,44 +99,47 @@ def after(state: State, move: Move) -> State:
         ) from None
 
 
-_REASONS: Mapping[tuple[Move, State], str] = {
-    (Move.RETRY, State.PAID): "it is paid: trying it again would pay twice",
-    (Move.RETRY, State.UNKNOWN): "its outcome is unknown: the provider is being asked, and it is "
+_REASONS: Mapping[tuple[Transition, State], str] = {
+    (Transition.RETRY, State.PAID): "it is paid: trying it again would pay twice",
+    (
+        Transition.RETRY,
+        State.UNKNOWN,
+    ): "its outcome is unknown: the provider is being asked, and it is "
     "sent again by itself when the provider knows nothing of it",
     (
-        Move.CANCEL,
+        Transition.CANCEL,
         State.UNKNOWN,
     ): "its outcome is unknown: hold it, and cancel it when the provider was asked",
-    (Move.CANCEL, State.SUBMITTING): "it is being sent",
-    (Move.CANCEL, State.SUBMITTED): "the provider has it already",
-    (Move.CANCEL, State.PAID): "it is paid",
-    (Move.APPROVE, State.APPROVED): "it is approved already",
+    (Transition.CANCEL, State.SUBMITTING): "it is being sent",
+    (Transition.CANCEL, State.SUBMITTED): "the provider has it already",
+    (Transition.CANCEL, State.PAID): "it is paid",
+    (Transition.APPROVE, State.APPROVED): "it is approved already",
 }
 
 
-def holdable(state: State) -> bool:
+def can_hold(state: State) -> bool:
     """What can be held was not handed over yet; of the unknown, that it is not sent again."""
     return state in {State.SCHEDULED, State.APPROVED, State.FAILED, State.UNKNOWN}
 
 
-def combined(known: Fate | None, told: Fate) -> Fate:
+def merge_status(known: TransferStatus | None, told: TransferStatus) -> TransferStatus:
     """All that was said of one transfer, in whatever order it came: a payment that also failed came
     back."""
-    told_before = known or Fate.ACCEPTED
-    if {told_before, told} == {Fate.PAID, Fate.FAILED}:
-        return Fate.RETURNED
-    return max(told_before, told, key=list(Fate).index)
+    told_before = known or TransferStatus.ACCEPTED
+    if {told_before, told} == {TransferStatus.PAID, TransferStatus.FAILED}:
+        return TransferStatus.RETURNED
+    return max(told_before, told, key=list(TransferStatus).index)
 
 
-def now_known(known: Fate | None, told: Fate) -> Fate:
+def merge_queried_status(known: TransferStatus | None, told: TransferStatus) -> TransferStatus:
     """The same, when the provider was asked, and so says what is so now: what is paid now is paid,
     also when a failure was heard of before."""
-    if told is Fate.PAID and known in {Fate.FAILED, Fate.ACCEPTED}:
+    if told is TransferStatus.PAID and known in {TransferStatus.FAILED, TransferStatus.ACCEPTED}:
         return told
-    return combined(known, told)
+    return merge_status(known, told)
 
 
-def after_fate(state: State, fate: Fate) -> State:
+def status_after(state: State, fate: TransferStatus) -> State:
     """Where the fate of its last attempt takes a payout; the same state when it says no news.
 
     The provider is believed whatever we thought: a payout that was cancelled and is paid, is paid.
@@ -145,15 +148,15 @@ def after_fate(state: State, fate: Fate) -> State:
     return to if state in from_ else state
 
 
-def after_other(state: State, fate: Fate) -> State:
+def after_other(state: State, fate: TransferStatus) -> State:
     """The same for a payout whose own transfer moves no money any more, while another one of its
     transfers, of this fate, does."""
-    if state is State.PAID and fate is Fate.ACCEPTED:
+    if state is State.PAID and fate is TransferStatus.ACCEPTED:
         return State.SUBMITTED
-    return after_fate(state, fate)
+    return status_after(state, fate)
 
 
-class Step(StrEnum):
+class NextAction(StrEnum):
     NOTHING = "nothing"
     LOOK = "look"  # ask the provider
     SEND = "send"
@@ -168,31 +171,31 @@ def next_step(
     due: bool,
     under_way: bool,
     asked_for: bool = False,
-) -> Step:
+) -> NextAction:
     """What to do about a payout now. `attempts` is how often it was sent, `under_way` whether a
     process may still be waiting for the answer, `asked_for` whether somebody says that it changed.
 
     Only what was never sent is sent without asking.
     """
     if state is State.SUBMITTING:
-        return Step.NOTHING if under_way else Step.LOOK
+        return NextAction.NOTHING if under_way else NextAction.LOOK
     if asked_for and attempts:
-        return Step.LOOK
+        return NextAction.LOOK
     if state in {State.UNKNOWN, State.SUBMITTED}:
-        return Step.LOOK
+        return NextAction.LOOK
     if state is State.APPROVED and due and not held and not stopped:
-        return Step.LOOK if attempts else Step.SEND
-    return Step.NOTHING
+        return NextAction.LOOK if attempts else NextAction.SEND
+    return NextAction.NOTHING
 
 
 @dataclass(frozen=True)
-class Found:
+class ProviderTransfer:
     """A transfer that the provider lists under our reference. `amount` is in minor units, and so is
     `amount_returned`, which came back of one that is paid; `destination` is the provider's name of
     where it went, if it says so."""
 
     transfer_id: str
-    fate: Fate
+    fate: TransferStatus
     amount: int
     currency: str
     destination: str | None = None
@@ -200,19 +203,21 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Sent:
+class AttemptRef:
     """An attempt of ours. Without an answer its `transfer_id` is not known."""
 
     number: int
     transfer_id: str | None
 
 
-def judge(attempts: list[Sent], found: list[Found]) -> Found | None:
+def match_transfers(
+    attempts: list[AttemptRef], found: list[ProviderTransfer]
+) -> ProviderTransfer | None:
     """Which of the transfers that a look-up found is the payout's own, if any. One that moves money
     is, whichever attempt made it; one that does not belongs to the attempt that it is known by."""
     moving = [each for each in found if each.fate.moves_money]
     if moving:
-        return next((each for each in moving if each.fate is Fate.PAID), moving[0])
+        return next((each for each in moving if each.fate is TransferStatus.PAID), moving[0])
     last = attempts[-1] if attempts else None
     earlier = {each.transfer_id for each in attempts[:-1]}
     mine = [
@@ -236,7 +241,7 @@ def retry_after(failures: int) -> timedelta | None:
     return timedelta(hours=_RETRY_HOURS[failures - 1])
 
 
-def look_after(looks: int, first: timedelta, longest: timedelta) -> timedelta:
+def status_check_delay(looks: int, first: timedelta, longest: timedelta) -> timedelta:
     """The wait before look number `looks` (from 0): twice as long each time."""
     wait = first * (1 << min(looks, 16))
     return min(longest, wait)

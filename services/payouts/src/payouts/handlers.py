@@ -7,30 +7,34 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common import rows
 from common.contracts.event import Event
 from common.contracts.payouts import TransferReported
-from common.messaging.outbox import Work
-from common.messaging.transactional import Handler
-from payouts import repository, settling
-from payouts.accounts import READ_ONLY, account_of
-from payouts.adoption import adopt
-from payouts.audit import Actor
-from payouts.books import Books
-from payouts.domain import Fate, combined
+from common.db import tenant_rows
+from common.messaging.outbox import UnitOfWork
+from common.messaging.transactional_consumer import Handler
+from common.observability.logging import get_logger
+from payouts import repository
+from payouts.domain import TransferStatus, merge_status
+from payouts.execution import status_updates
+from payouts.execution.status_updates import PayoutHistory, StatusCheckDelays
+from payouts.ledger.audit_log import Actor
+from payouts.ledger.unit_of_work import PayoutUnitOfWork
 from payouts.models import Recipient, Transfer, payout_id, square_key
+from payouts.providers.registry import READ_ONLY, account_of
+from payouts.reconciliation.adoption import adopt
 from payouts.repository import TransferKey
-from payouts.settling import File, Times
 
-_FATES: Mapping[str, Fate | None] = {
-    "transfer.created": Fate.ACCEPTED,
-    "transfer.succeeded": Fate.PAID,
-    "transfer.failed": Fate.FAILED,
-    "transfer.reversed": Fate.RETURNED,
-    "provider_payout.created": Fate.ACCEPTED,
-    "provider_payout.succeeded": Fate.PAID,
-    "provider_payout.failed": Fate.FAILED,
-    "provider_payout.reported": None,
+log = get_logger(__name__)
+
+_FATES: Mapping[str, TransferStatus | None] = {
+    "provider_transfer.created": TransferStatus.ACCEPTED,
+    "provider_transfer.succeeded": TransferStatus.PAID,
+    "provider_transfer.failed": TransferStatus.FAILED,
+    "provider_transfer.reversed": TransferStatus.RETURNED,
+    "provider_payout.created": TransferStatus.ACCEPTED,
+    "provider_payout.succeeded": TransferStatus.PAID,
+    "provider_payout.failed": TransferStatus.FAILED,
+    "provider_payout.notification_received": None,
 }
 _PROVED = {"signature", "requery"}
 
@@ -38,7 +42,7 @@ _PROVED = {"signature", "requery"}
 class Reports:
     """Handles what providers say; what a batch needs lives in its session."""
 
-    def __init__(self, times: Times) -> None:
+    def __init__(self, times: StatusCheckDelays) -> None:
         self._times = times
 
     def by_event(self) -> Mapping[str, Handler]:
@@ -55,16 +59,16 @@ class Reports:
         recipients = await repository.recipients_by_handle(
             session, "square", list(filter(None, locations))
         )
-        session.info["reports"] = _Batch(
-            Books(session, await rows.clock(session)),
+        session.info["reports"] = ReportBatch(
+            PayoutUnitOfWork(session, await tenant_rows.database_now(session)),
             transfers,
-            {id_: File(row, attempts[id_], made[id_]) for id_, row in found.items()},
+            {id_: PayoutHistory(row, attempts[id_], made[id_]) for id_, row in found.items()},
             recipients,
         )
 
-    async def on_report(self, work: Work, event: Event[TransferReported]) -> None:
-        batch: _Batch = work.session.info["reports"]
-        work.at_end(batch.books.close)
+    async def on_report(self, work: UnitOfWork, event: Event[TransferReported]) -> None:
+        batch: ReportBatch = work.session.info["reports"]
+        work.before_commit(batch.books.flush)
         report = event.data
         transfer = batch.transfers[_key(event)]
         file = batch.file_of(event, transfer)
@@ -72,25 +76,32 @@ class Reports:
         if file is None and report.provider == "square":
             file = batch.open_square(event)
         if fate is not None:
-            known = Fate(transfer.fate) if transfer.fate else None
-            whole = combined(known, fate)
+            known = TransferStatus(transfer.fate) if transfer.fate else None
+            whole = merge_status(known, fate)
         if file is None:
             if fate is not None:  # an answer that was lost, or nothing of ours: who asks will see
                 transfer.fate = whole
+            if fate in {TransferStatus.FAILED, TransferStatus.RETURNED}:
+                log.warning(
+                    "unknown_transfer_failed",
+                    provider=report.provider,
+                    transfer=report.transfer_id,
+                    status=str(fate),
+                )
             return
         actor = Actor(report.provider, "provider")
         if fate is None:
-            batch.books.order(file.row, ask=True)
-        elif whole is Fate.RETURNED and report.provider not in READ_ONLY:
+            batch.books.enqueue(file.row, ask=True)
+        elif whole is TransferStatus.RETURNED and report.provider not in READ_ONLY:
             # Another transfer of the payout may stand, of which nobody knows: money that is owed
             # again is paid again, so the provider says first what there is.
             transfer.fate = whole
             file.take(transfer)
-            batch.books.order(file.row, ask=True)
+            batch.books.enqueue(file.row, ask=True)
         else:
             if _came_back_in_part(report):
-                batch.books.order(file.row, ask=True)
-            settling.settle(
+                batch.books.enqueue(file.row, ask=True)
+            status_updates.apply_status(
                 batch.books,
                 file,
                 transfer,
@@ -102,12 +113,12 @@ class Reports:
             )
 
 
-class _Batch:
+class ReportBatch:
     def __init__(
         self,
-        books: Books,
+        books: PayoutUnitOfWork,
         transfers: Mapping[TransferKey, Transfer],
-        files: dict[str, File],
+        files: dict[str, PayoutHistory],
         recipients: Mapping[tuple[str, str], Recipient],
     ) -> None:
         self.books = books
@@ -115,7 +126,7 @@ class _Batch:
         self.files = files
         self._recipients = recipients
 
-    def file_of(self, event: Event[TransferReported], transfer: Transfer) -> File | None:
+    def file_of(self, event: Event[TransferReported], transfer: Transfer) -> PayoutHistory | None:
         """The payout that the report is about: another tenant's is none."""
         for id_ in (transfer.payout_id, event.data.reference):
             file = self.files.get(id_) if id_ else None
@@ -127,7 +138,7 @@ class _Batch:
                 return file
         return None
 
-    def open_square(self, event: Event[TransferReported]) -> File | None:
+    def open_square(self, event: Event[TransferReported]) -> PayoutHistory | None:
         """Square pays by itself: its payouts are written down when it reports them."""
         report = event.data
         recipient = self._recipients.get((event.tenant, report.account or ""))
@@ -149,13 +160,13 @@ class _Batch:
         return file
 
 
-def _fate(event: Event[TransferReported]) -> Fate | None:
+def _fate(event: Event[TransferReported]) -> TransferStatus | None:
     """None where the provider has to be asked."""
     report = event.data
-    if report.provider == "stripe" and event.type == "transfer.created":
-        return Fate.PAID  # it is in the connected account's balance
-    if event.type == "transfer.reversed" and _came_back_in_part(report):
-        return Fate.PAID
+    if report.provider == "stripe" and event.type == "provider_transfer.created":
+        return TransferStatus.PAID  # it is in the connected account's balance
+    if event.type == "provider_transfer.reversed" and _came_back_in_part(report):
+        return TransferStatus.PAID
     return _FATES[event.type]
 
 

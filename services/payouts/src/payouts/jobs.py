@@ -8,19 +8,20 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common import rows
-from common.contracts.event import Event, derived_id, root
-from common.contracts.jobs import JobDue
+from common.contracts.event import Event, derived_id
+from common.contracts.jobs import RunJob
 from common.contracts.payouts import PayoutWork
-from common.logs import get_logger
+from common.db import tenant_rows
 from common.messaging import outbox
-from common.messaging.outbox import Work
-from common.scheduler import Cron, Every, Schedule, order_run
-from payouts import domain, ordering, repository, requests
-from payouts.accounts import Account, Accounts
-from payouts.books import SOURCE, Books
-from payouts.domain import Move, State
+from common.messaging.events import new_event
+from common.messaging.outbox import UnitOfWork
+from common.observability.logging import get_logger
+from common.scheduling.scheduler import Cron, Every, Schedule, enqueue_run
+from payouts import domain, payout_service, repository, schemas
+from payouts.domain import State, Transition
+from payouts.ledger.unit_of_work import SOURCE, PayoutUnitOfWork
 from payouts.models import Payout, Recipient, Recovery, Transfer
+from payouts.providers.registry import Accounts, ProviderAccount
 
 log = get_logger(__name__)
 
@@ -36,10 +37,15 @@ class Jobs:
     is ordered again."""
 
     def __init__(
-        self, accounts: Accounts, desk: ordering.Desk, *, pause: timedelta, reorder: timedelta
+        self,
+        accounts: Accounts,
+        service: payout_service.PayoutService,
+        *,
+        pause: timedelta,
+        reorder: timedelta,
     ) -> None:
         self._accounts = accounts
-        self._desk = desk
+        self._service = service
         self._pause = pause
         self._reorder = reorder
 
@@ -55,44 +61,46 @@ class Jobs:
             Schedule("clean-up", Cron("50 3 * * *"), clean_up),
         )
 
-    async def due_payouts(self, work: Work, event: Event[JobDue]) -> str:
+    async def due_payouts(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """What is approved and due is ordered."""
         count = await self._order(work, event, [State.APPROVED])
         return f"{count} payouts ordered"
 
-    async def look_ups(self, work: Work, event: Event[JobDue]) -> str:
+    async def look_ups(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """Whose outcome is open is asked about: the unknown, those whose process died, and those
         that the provider has had for long without a webhook."""
         count = await self._order(work, event, [State.SUBMITTING, State.UNKNOWN, State.SUBMITTED])
         return f"{count} look-ups ordered"
 
-    async def retry_failed(self, work: Work, event: Event[JobDue]) -> str:
+    async def retry_failed(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """Hourly: what failed and is due again is approved again."""
-        books = Books(work.session, await rows.clock(work.session))
+        books = PayoutUnitOfWork(work.session, await tenant_rows.database_now(work.session))
         found = await self._due(work.session, [State.FAILED], books.now)
         for row in found:
-            to = domain.after(State(row.state), Move.RETRY)
+            to = domain.transition(State(row.state), Transition.RETRY)
             row.next_at = books.now + self._reorder
-            books.move(row, to, action=Move.RETRY, reason=f"after failure {row.failures}")
-            books.order(row, "default")
-        await books.close()
+            books.transition(
+                row, to, action=Transition.RETRY, reason=f"after failure {row.failures}"
+            )
+            books.enqueue(row, "default")
+        await books.flush()
         await self._go_on(work, event, found)
         return f"{len(found)} payouts tried again"
 
-    async def pay_balances(self, work: Work, event: Event[JobDue]) -> str:
+    async def pay_balances(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """What recipients' schedules want paid out of what is available."""
-        now = await rows.clock(work.session)
+        now = await tenant_rows.database_now(work.session)
         found = await repository.recipients_due(work.session, now, _MOST)
         due: list[tuple[Recipient, str | None]] = []
         for recipient in found:
-            schedule = requests.Schedule.model_validate(recipient.schedule, extra="ignore")
+            schedule = schemas.Schedule.model_validate(recipient.schedule, extra="ignore")
             due.append((recipient, None))
-            recipient.next_payout_at = ordering.next_payout(schedule, now)
-        paid = await self._desk.pay_balances(work.session, due)
+            recipient.next_payout_at = payout_service.next_payout(schedule, now)
+        paid = await self._service.pay_balances(work.session, due)
         await self._go_on(work, event, found)
         return f"{paid} of {len(found)} recipients due are paid"
 
-    async def daily_report(self, work: Work, event: Event[JobDue]) -> str:
+    async def daily_report(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """Of yesterday (UTC), for each tenant that has payouts."""
         day = event.time.date() - timedelta(days=1)
         tenants = (await work.session.scalars(select(Payout.tenant).distinct())).all()
@@ -100,7 +108,7 @@ class Jobs:
             await _order_work(work.session, event, tenant, PayoutWork(kind="report", day=day))
         return f"reports of {day} ordered for {len(tenants)} tenants"
 
-    async def reconcile(self, work: Work, event: Event[JobDue]) -> str:
+    async def reconcile(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """Yesterday (UTC) at each account is compared with the ledger, and earlier days again: what
         was paid then may have come back since."""
         days = [event.time.date() - timedelta(days=back) for back in _DAYS_BACK]
@@ -112,43 +120,43 @@ class Jobs:
                 )
         return f"reconciliation of {len(days)} days ordered for {len(accounts)} accounts"
 
-    async def _order(self, work: Work, event: Event[JobDue], states: Sequence[State]) -> int:
-        books = Books(work.session, await rows.clock(work.session))
+    async def _order(self, work: UnitOfWork, event: Event[RunJob], states: Sequence[State]) -> int:
+        books = PayoutUnitOfWork(work.session, await tenant_rows.database_now(work.session))
         found = await self._due(work.session, states, books.now)
         for row in found:
-            books.order(row)
+            books.enqueue(row)
             row.next_at = books.now + self._reorder
-        await books.close()
+        await books.flush()
         await self._go_on(work, event, found)
         return len(found)
 
     async def _due(
         self, session: AsyncSession, states: Sequence[State], now: datetime
     ) -> Sequence[Payout]:
-        return (await session.scalars(repository.due(states, now, _MOST))).all()
+        return (await session.scalars(repository.select_due(states, now, _MOST))).all()
 
-    async def _go_on(self, work: Work, event: Event[JobDue], found: Sequence[object]) -> None:
+    async def _go_on(self, work: UnitOfWork, event: Event[RunJob], found: Sequence[object]) -> None:
         if len(found) == _MOST:  # there may be more: not only at the next tick
-            await order_run(
+            await enqueue_run(
                 work.session,
                 service="payouts",
                 tenant=event.tenant,
                 job=event.data.job,
-                at=await rows.clock(work.session),
+                at=await tenant_rows.database_now(work.session),
                 goes_on=event,
             )
 
 
-async def recover(work: Work, event: Event[JobDue]) -> str:
+async def recover(work: UnitOfWork, event: Event[RunJob]) -> str:
     """After a restore: days that are not settled are compared again."""
-    before = await rows.clock(work.session) - _ORDER_AGAIN
+    before = await tenant_rows.database_now(work.session) - _ORDER_AGAIN
     found = await repository.recoveries_due(work.session, before, _MOST)
     await order_recoveries(work.session, event, found)
     return f"{len(found)} days of a restored database are compared again"
 
 
 def forgotten_days(
-    accounts: Sequence[Account], since: datetime, now: datetime
+    accounts: Sequence[ProviderAccount], since: datetime, now: datetime
 ) -> Sequence[Recovery]:
     """Each day (UTC) of each account that a restored database may have forgotten something of."""
     days = (now.date() - since.date()).days + 1
@@ -166,9 +174,9 @@ def forgotten_days(
 
 
 async def order_recoveries(
-    session: AsyncSession, cause: Event[JobDue] | None, found: Sequence[Recovery]
+    session: AsyncSession, cause: Event[RunJob] | None, found: Sequence[Recovery]
 ) -> None:
-    now = await rows.clock(session)
+    now = await tenant_rows.database_now(session)
     for each in found:
         each.ordered_at = now
         await order_reconciliation(
@@ -176,7 +184,7 @@ async def order_recoveries(
         )
 
 
-async def clean_up(work: Work, _: Event[JobDue]) -> str:
+async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
     """What nobody asks for any more: transfers that never were ours. Payouts, ledger and audit log
     stay for good."""
     old = func.now() - _KEEP_TRANSFERS
@@ -190,7 +198,7 @@ async def clean_up(work: Work, _: Event[JobDue]) -> str:
 
 async def order_reconciliation(
     session: AsyncSession,
-    cause: Event[JobDue] | None,
+    cause: Event[RunJob] | None,
     tenant: str,
     day: date,
     provider: str,
@@ -201,11 +209,11 @@ async def order_reconciliation(
 
 
 async def _order_work(
-    session: AsyncSession, cause: Event[JobDue] | None, tenant: str, work: PayoutWork
+    session: AsyncSession, cause: Event[RunJob] | None, tenant: str, work: PayoutWork
 ) -> None:
     occasion = cause.id if cause else datetime.now(UTC).isoformat()
     parts = (tenant, work.kind, str(work.day), work.provider or "", work.account or "", occasion)
-    event = root(
+    event = new_event(
         id=derived_id("payout_work", *parts),
         type="payout_work.due",
         source=SOURCE,
@@ -213,4 +221,4 @@ async def _order_work(
         tenant=tenant,
         data=work,
     )
-    await outbox.write(session, [event])
+    await outbox.enqueue(session, [event])

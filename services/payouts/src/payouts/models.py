@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from common.contracts.event import derived_id
-from common.rows import TYPES, TenantRow
+from common.db.tenant_rows import TYPES, TenantRow
 
 
 class Base(DeclarativeBase):
@@ -241,7 +241,7 @@ class AuditHead(Base):
     hash: Mapped[str]
 
 
-class Control(Base):
+class TenantControl(Base):
     """A tenant's emergency stop; and until when even what was never sent, as far as we know, is
     asked about before it is: after a backup was restored."""
 
@@ -270,7 +270,7 @@ class Recovery(Base):
     fault: Mapped[str | None]
 
 
-class DayReport(Base):
+class DailyReport(Base):
     """A tenant's day (UTC): what was paid, what failed, and how the books stood at its end."""
 
     __tablename__ = "day_reports"
@@ -281,7 +281,7 @@ class DayReport(Base):
     written_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class Difference(TenantRow, Base):
+class Discrepancy(TenantRow, Base):
     """Something that the provider and we say differently of a day (UTC). `resolved_at` is when both
     said the same again, or when the person `resolved_by` had dealt with it."""
 

@@ -1,4 +1,4 @@
-"""All SQL of the payouts service that reads; `books.py` writes."""
+"""All SQL of the payouts service that reads; `ledger/unit_of_work.py` writes."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, t
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common import rows
-from common.arrays import arrays, insert_rows, is_one_of
-from payouts.audit import NOBODY, PAYBUS
+from common.db import tenant_rows
+from common.db.bulk import columns_of, equals_any, insert_rows
 from payouts.domain import State
-from payouts.ledger import Account
+from payouts.ledger.audit_log import NOBODY, PAYBUS
+from payouts.ledger.entries import LedgerAccount
 from payouts.models import (
     Attempt,
     AuditEntry,
     Balance,
-    Control,
     LedgerEntry,
     Payout,
     Recipient,
     Recovery,
+    TenantControl,
     Transfer,
 )
 
 
 async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Payout]:
     """In the order of their ids, as everywhere."""
-    query = select(Payout).where(is_one_of(Payout.id, sorted({*ids}))).order_by(Payout.id)
+    query = select(Payout).where(equals_any(Payout.id, sorted({*ids}))).order_by(Payout.id)
     # As it is now, also where the session has read it before it had the lock.
     fresh = query.with_for_update().execution_options(populate_existing=True)
     return {row.id: row for row in (await session.scalars(fresh)).all()}
@@ -39,7 +39,7 @@ async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str
 
 async def payouts(session: AsyncSession, ids: Iterable[str]) -> Mapping[str, Payout]:
     """Not locked, and of whatever tenant."""
-    query = select(Payout).where(is_one_of(Payout.id, sorted({*ids})))
+    query = select(Payout).where(equals_any(Payout.id, sorted({*ids})))
     return {row.id: row for row in (await session.scalars(query)).all()}
 
 
@@ -50,20 +50,20 @@ async def owners_of(
     query = select(Transfer.transfer_id, Transfer.payout_id).where(
         Transfer.provider == provider,
         Transfer.payout_id.is_not(None),
-        is_one_of(Transfer.transfer_id, sorted({*transfer_ids})),
+        equals_any(Transfer.transfer_id, sorted({*transfer_ids})),
     )
     return {id_: payout for id_, payout in (await session.execute(query)).all() if payout}
 
 
 async def recipients(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Recipient]:
-    found = await session.scalars(select(Recipient).where(is_one_of(Recipient.id, sorted({*ids}))))
+    found = await session.scalars(select(Recipient).where(equals_any(Recipient.id, sorted({*ids}))))
     return {row.id: row for row in found.all()}
 
 
 async def lock_recipients(session: AsyncSession, ids: Sequence[str]) -> None:
-    query = select(Recipient).where(is_one_of(Recipient.id, sorted({*ids}))).order_by(Recipient.id)
+    query = select(Recipient).where(equals_any(Recipient.id, sorted({*ids}))).order_by(Recipient.id)
     locking = query.with_for_update().execution_options(populate_existing=True)
-    rows.hold(session, (await session.scalars(locking)).all())
+    tenant_rows.pin(session, (await session.scalars(locking)).all())
 
 
 async def hold_recipient(session: AsyncSession, id_: str) -> None:
@@ -74,7 +74,7 @@ async def hold_recipient(session: AsyncSession, id_: str) -> None:
 
 async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Attempt]]:
     """By payout, the first one first."""
-    query = select(Attempt).where(is_one_of(Attempt.payout_id, sorted({*ids})))
+    query = select(Attempt).where(equals_any(Attempt.payout_id, sorted({*ids})))
     by_payout: dict[str, list[Attempt]] = {id_: [] for id_ in ids}
     for attempt in (await session.scalars(query.order_by(Attempt.number))).all():
         by_payout[attempt.payout_id].append(attempt)
@@ -83,7 +83,7 @@ async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str,
 
 async def transfers_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Transfer]]:
     """By (locked) payout, all that are known to be its: they change under its lock only."""
-    query = select(Transfer).where(is_one_of(Transfer.payout_id, sorted({*ids})))
+    query = select(Transfer).where(equals_any(Transfer.payout_id, sorted({*ids})))
     fresh = query.order_by(Transfer.seen_at, Transfer.transfer_id)
     by_payout: dict[str, list[Transfer]] = {id_: [] for id_ in ids}
     for transfer in (await session.scalars(fresh)).all():
@@ -91,17 +91,19 @@ async def transfers_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str
     return by_payout
 
 
-async def controls(session: AsyncSession, tenants: Sequence[str]) -> Mapping[str, Control]:
+async def lock_controls(
+    session: AsyncSession, tenants: Sequence[str]
+) -> Mapping[str, TenantControl]:
     """Held until the commit: whoever pulls the emergency stop waits for those who looked before,
     and nobody begins after that."""
-    query = select(Control).where(is_one_of(Control.tenant, sorted({*tenants})))
+    query = select(TenantControl).where(equals_any(TenantControl.tenant, sorted({*tenants})))
     found = await session.scalars(query.with_for_update(read=True))
     return {row.tenant: row for row in found.all()}
 
 
-async def introduce_tenant(session: AsyncSession, tenant: str) -> None:
-    """So that there is a row that `controls` can hold."""
-    await session.execute(insert(Control).values(tenant=tenant).on_conflict_do_nothing())
+async def ensure_tenant(session: AsyncSession, tenant: str) -> None:
+    """So that there is a row that `lock_controls` can hold."""
+    await session.execute(insert(TenantControl).values(tenant=tenant).on_conflict_do_nothing())
 
 
 AccountKey = tuple[str, str, str]
@@ -138,7 +140,7 @@ async def settle_recovery(
     """The day was compared: it is settled, unless there is a fault. Whether it was the tenant's
     last one."""
     tenant, provider, name = account
-    await one_at_a_time(session, f"recoveries/{tenant}")
+    await serialize_on(session, f"recoveries/{tenant}")
     this = and_(
         Recovery.tenant == tenant,
         Recovery.provider == provider,
@@ -183,11 +185,11 @@ def _reconciled(table: type[Payout | Recipient]) -> ColumnElement[bool]:
     return ~of_account.exists()
 
 
-def due(states: Sequence[State], now: datetime, limit: int) -> Select[Payout]:
+def select_due(states: Sequence[State], now: datetime, limit: int) -> Select[Payout]:
     """Payouts that somebody has to look at, the longest waiting first. Those in use are skipped,
     and those that would be sent, of tenants whose emergency stop is pulled and of accounts that
     are not reconciled after a restore."""
-    halted = select(Control.tenant).where(Control.paused)
+    halted = select(TenantControl.tenant).where(TenantControl.paused)
     sends = [str(State.APPROVED), str(State.FAILED)]
     may_send = and_(Payout.tenant.not_in(halted), _reconciled(Payout))
     return (
@@ -200,19 +202,21 @@ def due(states: Sequence[State], now: datetime, limit: int) -> Select[Payout]:
     )
 
 
-async def one_at_a_time(session: AsyncSession, id_: str) -> None:
+async def serialize_on(session: AsyncSession, id_: str) -> None:
     """Whoever orders the same thing at the same moment waits until the first one is done."""
     await session.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": id_}
     )
 
 
-async def available(session: AsyncSession, ids: Sequence[str]) -> Mapping[tuple[str, str], int]:
+async def available_balances(
+    session: AsyncSession, ids: Sequence[str]
+) -> Mapping[tuple[str, str], int]:
     """What these recipients could be paid, in minor units, by recipient and currency: 0 where
     nothing is known. Their balances are locked, all at once and in the order of their ids."""
     query = (
         select(Balance)
-        .where(is_one_of(Balance.recipient_id, sorted({*ids})))
+        .where(equals_any(Balance.recipient_id, sorted({*ids})))
         .order_by(Balance.recipient_id, Balance.currency)
         .with_for_update()
         .execution_options(populate_existing=True)
@@ -226,7 +230,7 @@ async def lock_unsent(session: AsyncSession, recipients: Sequence[str]) -> Seque
     query = (
         select(Payout)
         .where(
-            is_one_of(Payout.recipient_id, recipients),
+            equals_any(Payout.recipient_id, recipients),
             Payout.state.in_((State.SCHEDULED, State.APPROVED)),
             Payout.attempts == 0,
             Payout.funding == "balance",
@@ -254,7 +258,7 @@ async def lock_transfers(
         set_={"transfer_id": _INSERT_TRANSFERS.excluded.transfer_id},
     ).returning(Transfer)
     statement = select(Transfer).from_statement(locking)
-    found = await session.scalars(statement, arrays(values, _TRANSFER_COLUMNS))
+    found = await session.scalars(statement, columns_of(values, _TRANSFER_COLUMNS))
     return {(row.tenant, row.provider, row.account, row.transfer_id): row for row in found.all()}
 
 
@@ -284,7 +288,7 @@ async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Se
         select(Recipient)
         .where(or_(Recipient.next_payout_at <= now, at_threshold), ~Recipient.blocked)
         .where(_reconciled(Recipient))
-        .where(Recipient.tenant.not_in(select(Control.tenant).where(Control.paused)))
+        .where(Recipient.tenant.not_in(select(TenantControl.tenant).where(TenantControl.paused)))
         .order_by(Recipient.next_payout_at, Recipient.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -297,7 +301,7 @@ async def recipients_by_handle(
 ) -> Mapping[tuple[str, str], Recipient]:
     """By tenant and handle."""
     query = select(Recipient).where(
-        Recipient.provider == provider, is_one_of(Recipient.handle, sorted({*handles}))
+        Recipient.provider == provider, equals_any(Recipient.handle, sorted({*handles}))
     )
     return {(row.tenant, row.handle): row for row in (await session.scalars(query)).all()}
 
@@ -322,7 +326,7 @@ async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> 
     whoever credited or ordered a payout that gave back counts. Rather too many are named than too
     few.
     """
-    ledger, available = LedgerEntry, Account.AVAILABLE
+    ledger, available = LedgerEntry, LedgerAccount.AVAILABLE
     moved = (
         select(ledger.amount, ledger.target, AuditEntry.actor, AuditEntry.role, Payout)
         .join(AuditEntry, AuditEntry.position == ledger.audit_position)
@@ -377,12 +381,12 @@ async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> 
 
 async def set_control(
     session: AsyncSession, tenant: str, by: str, reason: str, values: Mapping[str, Any]
-) -> Control:
-    await introduce_tenant(session, tenant)
+) -> TenantControl:
+    await ensure_tenant(session, tenant)
     changed = await session.scalars(
-        update(Control)
-        .where(Control.tenant == tenant)
+        update(TenantControl)
+        .where(TenantControl.tenant == tenant)
         .values(**values, by=by, reason=reason, changed_at=func.clock_timestamp())
-        .returning(Control)
+        .returning(TenantControl)
     )
     return changed.one()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, FilePath, model_validator
 
 from common import settings
-from common.crypto import EncryptionSettings
+from common.security.encryption import EncryptionSettings
 from common.settings import (
     AuthSettings,
     CommaSeparated,
@@ -39,16 +39,16 @@ class WorkerSettings(settings.WorkerSettings, PayoutSettings):
     concurrency: int = Field(
         default=64, ge=4, le=500, description="payouts under way at once, over all priorities"
     )
-    payouts_pause_seconds: float = Field(
+    payouts_interval_seconds: float = Field(
         default=5, ge=0.5, description="how often due payouts and unknown outcomes are looked for"
     )
-    first_look_seconds: float = Field(
+    payout_status_check_delay_seconds: float = Field(
         default=5, ge=0.1, description="how long after an unknown outcome the provider is asked"
     )
-    first_poll_seconds: float = Field(
+    payout_status_poll_delay_seconds: float = Field(
         default=600, ge=0.1, description="how long a submitted payout waits for a webhook"
     )
-    reorder_seconds: float = Field(
+    payout_requeue_after_seconds: float = Field(
         default=900,
         ge=1,
         description="after so long a due payout that nobody took is ordered again",

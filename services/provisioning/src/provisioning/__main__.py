@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.service import Role, main
+from common.runtime.service import Role, main
 from provisioning import bootstrap
 from provisioning.settings import ApiSettings, WorkerSettings
 

@@ -2,22 +2,26 @@
 
 import httpx
 
-from common import parts
-from common.api import schedules_router, secure
-from common.circuits import Circuits
 from common.contracts import topology
-from common.database import Sessions
-from common.figures import figures_router
-from common.gate import Gate
-from common.http import create_app
-from common.messaging.effectful import EffectfulConsumer
-from common.messaging.transactional import TransactionalConsumer
-from common.scheduler import Scheduler, job_handler
-from common.service import Context, Running
+from common.db.database import Sessions
+from common.http.app import create_app
+from common.http.resources import secure
+from common.http.service_status import status_router
+from common.messaging.effect_consumer import EffectfulConsumer
+from common.messaging.transactional_consumer import TransactionalConsumer
+from common.resilience.call_guard import CallGuard
+from common.resilience.circuit_store import Circuits
+from common.runtime import wiring
+from common.runtime.gauge_collector import GaugeCollector
+from common.runtime.service import RoleContext, RoleProcess
+from common.scheduling.api import schedules_router
+from common.scheduling.scheduler import Scheduler, job_handler
 from provisioning import handlers
-from provisioning.api import router
+from provisioning.api.integrations import router
 from provisioning.clients.backend import Backend, BackendBusy
+from provisioning.gauges import measure
 from provisioning.handlers import Handlers
+from provisioning.jobs import Jobs
 from provisioning.provisioner import SOURCE, Provisioner
 from provisioning.settings import ApiSettings, BackendSettings, WorkerSettings
 
@@ -25,30 +29,34 @@ _ATTEMPTS = 5
 _AT_ONCE = 500  # as many operations as CONCURRENCY may be
 
 
-async def api(settings: ApiSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
-    sessions = parts.sessions(engine)
+async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
+    sessions = wiring.sessions(engine)
     app = create_app(
-        "Paybus provisioning", alive=parts.always_well, ready=parts.database_check(engine)
+        "Paybus provisioning", alive=wiring.always_healthy, ready=wiring.database_check(engine)
     )
     secure(app, settings)
     app.state.sessions = sessions
-    app.state.provisioner = await _provisioner(settings, context, sessions, settings.tenant)
+    app.state.provisioner = await _provisioner(
+        settings, context, sessions, settings.operator_tenant
+    )
     app.include_router(router)
-    app.include_router(schedules_router("provisioning", settings.tenant))
-    app.include_router(figures_router(settings.tenant, circuits=True))
-    return Running(app)
+    app.include_router(schedules_router("provisioning", settings.operator_tenant))
+    app.include_router(status_router(settings.operator_tenant, circuits=True))
+    return RoleProcess(app)
 
 
-async def worker(settings: WorkerSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
-    messaging = await parts.messaging(settings, context, "provisioning-worker")
-    consuming = await parts.consuming(settings, context, messaging, "provisioning-worker consumers")
-    options = parts.consumer_options(messaging, consuming, engine, source=SOURCE)
-    sessions = parts.sessions(engine)
-    provisioner = await _provisioner(settings, context, sessions, settings.tenant)
+async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
+    messaging = await wiring.messaging(settings, context, "provisioning-worker")
+    consuming = await wiring.consuming(
+        settings, context, messaging, "provisioning-worker consumers"
+    )
+    options = wiring.consumer_options(messaging, consuming, engine, source=SOURCE)
+    sessions = wiring.sessions(engine)
+    provisioner = await _provisioner(settings, context, sessions, settings.operator_tenant)
     ours = Handlers(provisioner)
-    schedule = ours.schedule()
+    schedule = Jobs(provisioner).schedule()
     consumers = [
         TransactionalConsumer(
             topology.queue("provisioning.subscriptions"),
@@ -58,7 +66,7 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         ),
         TransactionalConsumer(
             topology.queue("provisioning.jobs"),
-            {"provisioning.job_due": job_handler(sessions, schedule)},
+            {"job.run.provisioning": job_handler(sessions, schedule)},
             batch=1,
             **options,
         ),
@@ -72,15 +80,20 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         ),
     ]
     scheduler = Scheduler(
-        sessions, service="provisioning", tenant=settings.tenant, schedule=schedule
+        sessions, service="provisioning", tenant=settings.operator_tenant, schedule=schedule
     )
-    return parts.worker(
-        "Paybus provisioning worker", settings, messaging, engine, consumers, tasks=[scheduler]
+    return wiring.worker(
+        "Paybus provisioning worker",
+        settings,
+        messaging,
+        engine,
+        consumers,
+        tasks=[scheduler, GaugeCollector(sessions, measure)],
     )
 
 
 async def _provisioner(
-    settings: BackendSettings, context: Context, sessions: Sessions, tenant: str
+    settings: BackendSettings, context: RoleContext, sessions: Sessions, tenant: str
 ) -> Provisioner:
     client = await context.resources.enter_async_context(
         httpx.AsyncClient(
@@ -90,10 +103,10 @@ async def _provisioner(
             limits=httpx.Limits(max_connections=_AT_ONCE),
         )
     )
-    gate = Gate(
+    gate = CallGuard(
         "the back end",
         label="backend",
-        at_once=_AT_ONCE,
+        max_concurrency=_AT_ONCE,
         quota=None,
         failures=settings.backend_circuit_failures,
         answers=[BackendBusy],

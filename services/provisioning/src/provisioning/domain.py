@@ -38,13 +38,13 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Subscribed:
+class SubscriptionState:
     """One subscription of the customer."""
 
     active: bool
 
 
-def wanted(subscriptions: Iterable[Subscribed]) -> Organization:
+def wanted(subscriptions: Iterable[SubscriptionState]) -> Organization:
     """One active subscription is enough; a customer has one organization however many there are."""
     all_ = list(subscriptions)
     if any(each.active for each in all_):

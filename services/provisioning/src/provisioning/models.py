@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Identity, Index, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from common.contracts.event import derived_id
-from common.rows import TYPES, TenantRow
+from common.db.tenant_rows import TYPES, TenantRow
 
 
 class Base(DeclarativeBase):

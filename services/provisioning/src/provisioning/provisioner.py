@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import Event
 from common.contracts.provisioning import OrganizationChanged
-from common.database import Sessions
+from common.db.database import Sessions
 from common.errors import Busy
-from common.gate import CircuitOpen, Gate
-from common.messaging.outbox import Work
-from common.redaction import Redactor
+from common.messaging.outbox import UnitOfWork
+from common.observability.redaction import Redactor
+from common.resilience.call_guard import CallGuard, CircuitOpen
 from provisioning import domain, metrics, repository
 from provisioning.clients.backend import Backend, BackendFailed
 from provisioning.domain import Operation, Organization, Status
@@ -62,7 +62,7 @@ class Provisioner:
         self,
         sessions: Sessions,
         backend: Backend,
-        gate: Gate,
+        gate: CallGuard,
         *,
         enabled: bool,
         look_first: bool,
@@ -77,7 +77,7 @@ class Provisioner:
         self.timeout = timeout
         self._redact = redact
 
-    async def bring_up_to_date(self, integration_id: str, cause: Event[Any]) -> None:
+    async def reconcile(self, integration_id: str, cause: Event[Any]) -> None:
         """Do what is due, until nothing is: what is wanted may change meanwhile.
 
         Raises `Busy` while another process does it, `CircuitOpen` while the back end is not
@@ -88,7 +88,7 @@ class Provisioner:
 
     async def _one_operation(self, integration_id: str, cause: Event[Any]) -> bool:
         """Whether there was one to do."""
-        async with self._gate.place():
+        async with self._gate.admit():
             intent = await self._begin(integration_id)
             if intent is None:
                 return False
@@ -110,7 +110,7 @@ class Provisioner:
             await self._succeeded(intent, organization_id, cause)
             return True
 
-    async def give_up(self, work: Work, cause: Event[Any], error: BaseException) -> None:
+    async def give_up(self, work: UnitOfWork, cause: Event[Any], error: BaseException) -> None:
         """All attempts are used up: show it, tell it. Running it twice is the same as once."""
         row = await repository.lock_integration(work.session, cause.data.integration_id)
         if operation_of(row) is None:  # somebody else has done it meanwhile
@@ -139,7 +139,7 @@ class Provisioner:
             # Both only now, for the lock may have been waited for; and by the database's clock,
             # which all workers share.
             deadline = asyncio.get_running_loop().time() + self.timeout
-            now = await repository.clock(session)
+            now = await repository.database_now(session)
             row.status = status_of(row, enabled=self.enabled)
             if row.status != Status.PENDING:
                 return None
@@ -218,7 +218,7 @@ class Provisioner:
                 return
             suspended = intent.operation is Operation.SUSPEND
             row.admin_created |= not suspended
-            work = Work(session, SOURCE)
+            work = UnitOfWork(session, SOURCE)
             kind = "organization.suspended" if suspended else "organization.provisioned"
             _announce(work, row, kind, cause)
             await work.flush()
@@ -264,7 +264,7 @@ def status_of(row: Integration, *, enabled: bool) -> Status:
 
 
 def _announce(
-    work: Work, row: Integration, type_: str, cause: Event[Any], error: str | None = None
+    work: UnitOfWork, row: Integration, type_: str, cause: Event[Any], error: str | None = None
 ) -> None:
     row.version += 1
     work.emit(

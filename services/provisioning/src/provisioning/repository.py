@@ -9,9 +9,11 @@ from sqlalchemy import Select, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
+from common.db import tenant_rows
 from common.errors import Permanent
 from provisioning.domain import Status
 from provisioning.models import Attempt, Integration
+from provisioning.schemas import IntegrationFilter
 
 
 async def lock_integration(session: AsyncSession, id_: str) -> Integration:
@@ -28,7 +30,7 @@ async def load_subscriptions(session: AsyncSession, integrations: Iterable[str])
     (await session.scalars(query.options(selectinload(Integration.subscriptions)))).all()
 
 
-async def clock(session: AsyncSession) -> datetime:
+async def database_now(session: AsyncSession) -> datetime:
     """The database's time, not the transaction's: it may have waited for a lock."""
     now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return now
@@ -89,3 +91,12 @@ async def lock_some(
     """Lock up to `limit` of the query's rows, the longest unchanged first; skip those in use."""
     query = query.order_by(Integration.updated_at).limit(limit).with_for_update(skip_locked=True)
     return (await session.scalars(query)).all()
+
+
+def matching(wanted: IntegrationFilter, tenant: str) -> Select[Integration]:
+    query = tenant_rows.filtered(
+        Integration, tenant, {"status": wanted.status, "customer_id": wanted.customer_id}
+    )
+    if wanted.error is not None:
+        query = query.where(Integration.error.contains(wanted.error, autoescape=True))
+    return query

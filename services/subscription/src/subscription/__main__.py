@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from common.key_rotation import SealedColumn, Sealing
-from common.service import Role, main
+from common.db.key_rotation import SealedColumn, Sealing
+from common.runtime.service import Role, main
 from subscription import bootstrap
 from subscription.models import Checkout
 from subscription.settings import ApiSettings, WorkerSettings

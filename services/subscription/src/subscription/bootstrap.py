@@ -6,73 +6,75 @@ from typing import Any
 
 import httpx
 
-from common import parts
-from common.accounts import AccountsInvalid
-from common.api import schedules_router, secure
-from common.cache import Cache
-from common.circuits import Circuits
+from common.clients.accounts_file import AccountsInvalid
 from common.contracts import topology
-from common.crypto import EncryptionSettings, Vault
-from common.figures import figures_router
-from common.http import create_app
-from common.messaging.effectful import EffectfulConsumer
-from common.messaging.transactional import TransactionalConsumer
-from common.scheduler import Every, Schedule, Scheduler, job_handler
-from common.service import Context, Running, refuse
-from subscription import api_billing, commands, handlers, renewals
-from subscription.accounts import Accounts
-from subscription.api import router
-from subscription.checkouts import Checkouts
-from subscription.commands import Commands
-from subscription.entitlements import Entitling
-from subscription.payers import Payers
-from subscription.refunds import Refunder
+from common.http.app import create_app
+from common.http.resources import secure
+from common.http.service_status import status_router
+from common.messaging.effect_consumer import EffectfulConsumer
+from common.messaging.transactional_consumer import TransactionalConsumer
+from common.resilience.cache import Cache
+from common.resilience.circuit_store import Circuits
+from common.runtime import wiring
+from common.runtime.service import RoleContext, RoleProcess, exit_with_error
+from common.scheduling.api import schedules_router
+from common.scheduling.scheduler import Scheduler, job_handler
+from common.security.encryption import EncryptionSettings, SecretBox
+from subscription import handlers, jobs
+from subscription.api import billing
+from subscription.api.subscriptions import router
+from subscription.billing.commands import BillingCommands
+from subscription.checkouts.payers import Payers
+from subscription.checkouts.refunds import RefundService
+from subscription.checkouts.service import CheckoutService
+from subscription.providers.registry import Accounts
 from subscription.settings import AccountsSettings, ApiSettings, WorkerSettings
+from subscription.subscriptions.entitlements import EntitlementService
 
 
-async def api(settings: ApiSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
+async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
     app = create_app(
-        "Paybus subscription", alive=parts.always_well, ready=parts.database_check(engine)
+        "Paybus subscription", alive=wiring.always_healthy, ready=wiring.database_check(engine)
     )
     secure(app, settings)
-    sessions = parts.sessions(engine)
+    sessions = wiring.sessions(engine)
     app.state.sessions = sessions
     app.state.accounts = await _accounts(settings, context, Circuits(sessions))
     calling: dict[str, Any] = {
         "timeout": settings.provider_timeout_seconds,
         "redact": context.redact,
     }
-    app.state.checkouts = Checkouts(sessions, app.state.accounts, _payers(settings), **calling)
+    app.state.checkouts = CheckoutService(
+        sessions, app.state.accounts, _payers(settings), **calling
+    )
     quiet = settings.billing_quiet_seconds
-    app.state.commands = Commands(sessions, app.state.accounts, quiet=quiet, **calling)
+    app.state.commands = BillingCommands(sessions, app.state.accounts, quiet=quiet, **calling)
     cache = Cache("entitlements", settings.redis_url)
     context.resources.push_async_callback(cache.close)
-    app.state.entitling = Entitling(sessions, cache)
+    app.state.entitling = EntitlementService(sessions, cache)
     app.include_router(router)
-    app.include_router(api_billing.router)
-    app.include_router(schedules_router("subscription", settings.tenant))
-    app.include_router(figures_router(settings.tenant, circuits=True))
-    return Running(app)
+    app.include_router(billing.router)
+    app.include_router(schedules_router("subscription", settings.operator_tenant))
+    app.include_router(status_router(settings.operator_tenant, circuits=True))
+    return RoleProcess(app)
 
 
-async def worker(settings: WorkerSettings, context: Context) -> Running:
-    engine = await parts.database_engine(settings, context)
-    messaging = await parts.messaging(settings, context, "subscription-worker")
-    consuming = await parts.consuming(settings, context, messaging, "subscription-worker consumers")
-    options = parts.consumer_options(messaging, consuming, engine, source="/subscription")
-    sessions = parts.sessions(engine)
+async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
+    engine = await wiring.database_engine(settings, context)
+    messaging = await wiring.messaging(settings, context, "subscription-worker")
+    consuming = await wiring.consuming(
+        settings, context, messaging, "subscription-worker consumers"
+    )
+    options = wiring.consumer_options(messaging, consuming, engine, source="/subscription")
+    sessions = wiring.sessions(engine)
     accounts = await _accounts(settings, context, Circuits(sessions))
     calling: dict[str, Any] = {
         "timeout": settings.provider_timeout_seconds,
         "redact": context.redact,
     }
-    refunder = Refunder(sessions, accounts, **calling)
-    pause = timedelta(seconds=settings.renewals_pause_seconds)
-    schedule = [
-        *renewals.schedule(pause),
-        Schedule("open-commands", Every(pause), commands.run_job),
-    ]
+    refunder = RefundService(sessions, accounts, **calling)
+    schedule = jobs.schedule(timedelta(seconds=settings.renewals_interval_seconds))
     consumers = [
         TransactionalConsumer(
             topology.queue("subscription.billing"),
@@ -90,34 +92,38 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
         ),
         EffectfulConsumer(
             topology.queue("subscription.commands"),
-            Commands(sessions, accounts, quiet=settings.billing_quiet_seconds, **calling).take_up,
+            BillingCommands(
+                sessions, accounts, quiet=settings.billing_quiet_seconds, **calling
+            ).resume_event,
             concurrency=settings.concurrency,
             **options,
         ),
         TransactionalConsumer(
             topology.queue("subscription.jobs"),
-            {"subscription.job_due": job_handler(sessions, schedule)},
+            {"job.run.subscription": job_handler(sessions, schedule)},
             batch=1,
             **options,
         ),
     ]
     scheduler = Scheduler(
-        sessions, service="subscription", tenant=settings.tenant, schedule=schedule
+        sessions, service="subscription", tenant=settings.operator_tenant, schedule=schedule
     )
-    return parts.worker(
+    return wiring.worker(
         "Paybus subscription worker", settings, messaging, engine, consumers, tasks=[scheduler]
     )
 
 
 def _payers(settings: EncryptionSettings) -> Payers:
-    return Payers(Vault(settings.encryption_keys))
+    return Payers(SecretBox(settings.encryption_keys))
 
 
-async def _accounts(settings: AccountsSettings, context: Context, circuits: Circuits) -> Accounts:
+async def _accounts(
+    settings: AccountsSettings, context: RoleContext, circuits: Circuits
+) -> Accounts:
     http = await context.resources.enter_async_context(
         httpx.AsyncClient(timeout=settings.provider_timeout_seconds)
     )
     try:
         return Accounts(settings.accounts_file, http, context.redact, circuits=circuits)
     except AccountsInvalid as error:
-        refuse(f"ACCOUNTS_FILE is wrong: {error}")
+        exit_with_error(f"ACCOUNTS_FILE is wrong: {error}")

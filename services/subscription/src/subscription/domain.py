@@ -378,18 +378,18 @@ def _sold(facts: Facts, other: Facts) -> Counter[tuple[str | None, int | None]]:
 
 
 @dataclass(frozen=True)
-class Known:
+class VersionedValue:
     """A value and the report that it came with; the newest report's value holds."""
 
     value: str | None = None
     at: datetime = _NEVER
     event_id: str = ""
 
-    def or_newer(self, value: str | None, at: datetime, event_id: str) -> Known:
+    def or_newer(self, value: str | None, at: datetime, event_id: str) -> VersionedValue:
         """A report without a value says nothing."""
         if value is None or (at, event_id) <= (self.at, self.event_id):
             return self
-        return Known(value, at, event_id)
+        return VersionedValue(value, at, event_id)
 
 
 @dataclass(frozen=True)

@@ -7,119 +7,142 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common import rows
 from common.contracts.event import Event
 from common.contracts.payments import (
     CheckoutCompleted,
     Contact,
     PaymentDisputed,
+    PaymentOutcome,
     PaymentRefunded,
-    PaymentReported,
     RefundReported,
 )
 from common.contracts.subscriptions import PlanSnapshot, PreviousSubscription, ProviderSubscription
-from common.logs import get_logger
-from common.messaging.outbox import Work
-from common.messaging.transactional import Handler
-from subscription import commands, domain, metrics, models, recording, refunds, repository, settling
+from common.db import tenant_rows
+from common.errors import NotFound
+from common.messaging.outbox import UnitOfWork
+from common.messaging.transactional_consumer import Handler
+from common.observability.logging import get_logger
+from subscription import domain, metrics, models, repository
+from subscription.billing import commands
+from subscription.checkouts import outcomes, refunds
+from subscription.checkouts.payers import Payers
+from subscription.checkouts.status import CheckoutStatus, Outcome
 from subscription.domain import Facts, Item, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
-from subscription.outcomes import CheckoutStatus, Outcome
-from subscription.payers import Payers
+from subscription.subscriptions import store
 
 log = get_logger(__name__)
 
 
-async def on_checkout_completed(work: Work, event: Event[CheckoutCompleted]) -> None:
+async def on_checkout_completed(work: UnitOfWork, event: Event[CheckoutCompleted]) -> None:
     report = event.data
-    checkout = settling.checkout_of(work.session, event)
+    checkout = outcomes.find_checkout(work.session, event)
+    ours = report.metadata.get(models.CHECKOUT_IN_METADATA)
+    if checkout is None and ours is not None and report.paid:
+        # Of a single payment nothing else tells, and of a plan nothing else whose it is. After a
+        # restore the checkout is unknown until its caller repeats it, and then has another session
+        # if Stripe has forgotten the first request.
+        raise NotFound(
+            f"session {report.checkout_id} was paid for checkout {ours}, which is unknown here or "
+            "has another session: have its caller repeat it with its Idempotency-Key, then "
+            "replay this; or refund it at Stripe"
+        )
     if checkout is not None and report.paid:
+        # The answer that would have said it may have been lost with a backup: refunds go by it.
+        checkout.reference = checkout.reference or report.checkout_id
         if report.customer_id is not None:
             checkout.customer_id = _id(models.Customer, event, report.customer_id)
         if report.subscription_id is not None:
             checkout.subscription_id = _id(models.Subscription, event, report.subscription_id)
         known = report.amount is not None and report.currency is not None
         paid = (report.amount or 0, report.currency or "") if known else None
-        await settling.settle_payment(work, event, checkout, paid, report.contact)
+        await outcomes.apply_payment(work, event, checkout, paid, report.contact)
     if report.customer_id is None:
         return  # a guest's single payment: neither customer nor subscription of ours
-    await recording.update_contact(
+    await store.update_contact(
         work, event, _id(models.Customer, event, report.customer_id), report.contact
     )
     if report.subscription_id is not None and report.paid:
         await _report_payment(work, event, report.subscription_id, report.customer_id, paid=True)
 
 
-async def on_payment(work: Work, event: Event[PaymentReported]) -> None:
+async def on_payment(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
     report = event.data
     paid = event.type == "payment.succeeded"
-    await recording.keep_payment(work.session, event, paid=paid)
-    checkout = settling.checkout_of(work.session, event)
+    await store.keep_payment(work.session, event, paid=paid)
+    checkout = outcomes.find_checkout(work.session, event)
     if checkout is None and report.customer_id is None and paid:
-        # After a restore there may be money for a checkout that the database has forgotten.
-        metrics.unclaimed.labels(report.provider).inc()
-        log.warning(
-            "money came that no checkout here has asked for: it is kept as a payment",
-            tenant=event.tenant,
-            source=event.source,
-            payment=report.payment_id,
-        )
+        _count_unclaimed(event)
     if checkout is not None and paid:
         amount = (report.amount, report.currency)
-        await settling.settle_payment(work, event, checkout, amount, report.contact)
+        await outcomes.apply_payment(work, event, checkout, amount, report.contact)
     elif checkout is not None:
         expired = event.type == "payment.expired"
         status = CheckoutStatus.EXPIRED if expired else CheckoutStatus.FAILED
         outcome = Outcome(status, event.time, event.id)
-        await settling.settle(work, event, checkout, outcome, report.contact)
+        await outcomes.settle(work, event, checkout, outcome, report.contact)
     if report.customer_id is None:
         return
-    await recording.update_contact(
+    await store.update_contact(
         work, event, _id(models.Customer, event, report.customer_id), report.contact
     )
     if report.subscription_id is not None:
         await _report_payment(work, event, report.subscription_id, report.customer_id, paid=paid)
 
 
-async def on_payment_duplicated(work: Work, event: Event[PaymentReported]) -> None:
-    await recording.keep_payment(work.session, event, paid=True)
-    checkout = settling.checkout_of(work.session, event)
-    if checkout is not None:  # else the gateway has said so, and the payment is kept
-        await settling.settle_further_charge(work, event, checkout)
+def _count_unclaimed(event: Event[PaymentOutcome]) -> None:
+    """After a restore there may be money for a checkout that the database has forgotten."""
+    metrics.unclaimed.labels(event.data.provider).inc()
+    log.warning(
+        "payment_without_checkout",
+        hint="it is saved as a payment; see docs/runbooks/payments.md",
+        tenant=event.tenant,
+        source=event.source,
+        payment=event.data.payment_id,
+    )
 
 
-async def on_payment_refunded(work: Work, event: Event[PaymentRefunded]) -> None:
+async def on_payment_duplicated(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
+    await store.keep_payment(work.session, event, paid=True)
+    checkout = outcomes.find_checkout(work.session, event)
+    if checkout is None:
+        _count_unclaimed(event)
+    else:
+        await outcomes.settle_further_charge(work, event, checkout)
+
+
+async def on_payment_refunded(work: UnitOfWork, event: Event[PaymentRefunded]) -> None:
     report = event.data
-    await recording.keep_reversal(
+    await store.keep_reversal(
         work.session, event, "refund", report.refund_of, report.amount_refunded, None
     )
 
 
-async def on_payment_disputed(work: Work, event: Event[PaymentDisputed]) -> None:
+async def on_payment_disputed(work: UnitOfWork, event: Event[PaymentDisputed]) -> None:
     report = event.data
-    await recording.keep_reversal(
+    await store.keep_reversal(
         work.session, event, "dispute", report.dispute_id, report.amount, report.reason
     )
 
 
-async def on_refund_reported(work: Work, event: Event[RefundReported]) -> None:
+async def on_refund_reported(work: UnitOfWork, event: Event[RefundReported]) -> None:
     report = event.data
     if report.status == "failed":
-        await recording.keep_reversal(
+        await store.keep_reversal(
             work.session, event, "refund_failed", report.refund_id, report.amount, report.reason
         )
     await refunds.take_report(work, event)
 
 
-async def on_provider_subscription(work: Work, event: Event[ProviderSubscription]) -> None:
+async def on_provider_subscription(work: UnitOfWork, event: Event[ProviderSubscription]) -> None:
     report = event.data
     said = report.metadata
     contact = Contact(email=said.get("email"), name=said.get("organization") or said.get("name"))
-    await recording.update_contact(
+    await store.update_contact(
         work, event, _id(models.Customer, event, report.customer_id), contact
     )
     for plan in _plans(report):
-        await recording.keep_plan(work.session, event, report.provider, plan)
+        await store.keep_plan(work.session, event, report.provider, plan)
     was = report.previous
     snapshot = Snapshot(
         at=event.time,
@@ -130,8 +153,8 @@ async def on_provider_subscription(work: Work, event: Event[ProviderSubscription
         recorded_at=event.recordedtime or event.time,
     )
     row = await _subscription(work.session, event, report.subscription_id)
-    before = recording.read(row)
-    await recording.write(work, event, row, before, domain.take_snapshot(before, snapshot))
+    before = store.to_domain(row)
+    await store.save_changes(work, event, row, before, domain.take_snapshot(before, snapshot))
     commands.confirm(work.session, event)
 
 
@@ -152,7 +175,7 @@ HANDLERS: Mapping[str, Handler] = {
 
 async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock, in one go per table and always in the same order, every row that the batch touches."""
-    await settling.lock_checkouts(session, events, payers)
+    await outcomes.lock_checkouts(session, events, payers)
     await commands.lock(session, events)
     customers: dict[str, dict[str, Any]] = {}
     subscriptions: dict[str, dict[str, Any]] = {}
@@ -172,13 +195,13 @@ async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[
                 "provider_subscription_id": subscription,
                 "customer_id": customer_id,
             }
-        checkout = settling.checkout_of(session, event)
+        checkout = outcomes.find_checkout(session, event)
         if checkout is not None and checkout.provider != "stripe":
-            ours, ours_subscribed = settling.owned_rows(checkout)
+            ours, ours_subscribed = outcomes.rows_to_lock(checkout)
             customers |= ours
             subscriptions |= ours_subscribed
             customer_id, subscription_id = checkout.customer_id, checkout.subscription_id
-        if isinstance(data, PaymentReported):
+        if isinstance(data, PaymentOutcome):
             payments[_id(models.Payment, event, data.payment_id)] = owner | {
                 "provider_payment_id": data.payment_id,
                 "customer_id": customer_id,
@@ -186,20 +209,20 @@ async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[
             }
         if isinstance(data, ProviderSubscription):
             plans += [_id(models.Plan, event, each.plan_id) for each in _plans(data)]
-    await rows.lock(session, models.Customer, customers)
-    await rows.lock(session, models.Subscription, subscriptions)
-    await rows.lock(session, models.Payment, payments)
+    await tenant_rows.lock_or_insert(session, models.Customer, customers)
+    await tenant_rows.lock_or_insert(session, models.Subscription, subscriptions)
+    await tenant_rows.lock_or_insert(session, models.Payment, payments)
     if plans:
-        rows.hold(session, await repository.plans(session, plans))
+        tenant_rows.pin(session, await repository.plans(session, plans))
 
 
 async def _report_payment(
-    work: Work, event: Event[Any], subscription: str, customer: str, *, paid: bool
+    work: UnitOfWork, event: Event[Any], subscription: str, customer: str, *, paid: bool
 ) -> None:
     row = await _subscription(work.session, event, subscription)
-    before = recording.read(row)
+    before = store.to_domain(row)
     report = PaymentReport(at=event.time, event_id=event.id, paid=paid)
-    await recording.write(work, event, row, before, domain.take_payment(before, report))
+    await store.save_changes(work, event, row, before, domain.take_payment(before, report))
 
 
 async def _subscription(

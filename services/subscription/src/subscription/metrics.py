@@ -14,4 +14,14 @@ unclaimed = Counter(
     ["provider"],
 )
 
+to_return = Counter(
+    "paybus_payments_to_return_total",
+    "Payments for plans that buy nothing, of which only a person can give the money back.",
+    ["provider"],
+)
+
+for _provider in ("fapshi", "flutterwave", "mtn-momo", "orange-money"):
+    to_return.labels(_provider)  # an increase is one only of what was 0
+    unclaimed.labels(_provider)
+
 commands = Counter("paybus_billing_commands_total", "Commands by outcome.", ["kind", "outcome"])

@@ -11,9 +11,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from common.contracts.event import derived_id
-from common.rows import TYPES, TenantRow
+from common.db.tenant_rows import TYPES, TenantRow
 from subscription.domain import ENTITLING
-from subscription.requests import NewCheckout
+from subscription.schemas.checkout import NewCheckout
 
 # The provider of customers, plans and subscriptions that no provider keeps.
 OURS: Final = "paybus"

@@ -10,16 +10,16 @@ from sqlalchemy import and_, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.arrays import is_one_of
 from common.contracts.subscriptions import Status
+from common.db.bulk import equals_any
 from subscription import models
 from subscription.models import Checkout, Payment, Plan, Refund, Reversal, Subscription
-from subscription.requests import EntitlementPolicy
+from subscription.schemas.checkout import EntitlementPolicy
 
 
 async def plans(session: AsyncSession, ids: Iterable[str]) -> Sequence[Plan]:
     """Not locked, for they are shared by all subscriptions."""
-    return (await session.scalars(select(Plan).where(is_one_of(Plan.id, sorted(set(ids)))))).all()
+    return (await session.scalars(select(Plan).where(equals_any(Plan.id, sorted(set(ids)))))).all()
 
 
 async def policy(session: AsyncSession, tenant: str) -> tuple[EntitlementPolicy, int]:
@@ -120,7 +120,7 @@ async def locked_checkout(session: AsyncSession, id_: str) -> Checkout:
 
 async def checkouts_named(session: AsyncSession, names: Sequence[str]) -> Sequence[Checkout]:
     """By their own ids or the providers' references; locked, in the order of their ids."""
-    named = or_(is_one_of(Checkout.id, names), is_one_of(Checkout.reference, names))
+    named = or_(equals_any(Checkout.id, names), equals_any(Checkout.reference, names))
     locking = select(Checkout).where(named).order_by(Checkout.id).with_for_update()
     return (await session.scalars(locking)).all()
 
@@ -132,7 +132,7 @@ async def paid_checkouts(
     found: dict[str, list[Checkout]] = {id_: [] for id_ in subscriptions}
     paid = (
         select(Checkout)
-        .where(is_one_of(Checkout.subscription_id, subscriptions), Checkout.paid_at.is_not(None))
+        .where(equals_any(Checkout.subscription_id, subscriptions), Checkout.paid_at.is_not(None))
         .order_by(Checkout.paid_at, Checkout.id)
     )
     for checkout in await session.scalars(paid):

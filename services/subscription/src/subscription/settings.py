@@ -3,7 +3,7 @@
 from pydantic import Field, FilePath
 
 from common import settings
-from common.crypto import EncryptionSettings
+from common.security.encryption import EncryptionSettings
 from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
 
 
@@ -31,6 +31,6 @@ class WorkerSettings(AccountsSettings, settings.WorkerSettings, ScheduleSettings
     consumer_batch: int = Field(
         default=250, ge=1, le=1000, description="messages in one transaction, at the most"
     )
-    renewals_pause_seconds: float = Field(
+    renewals_interval_seconds: float = Field(
         default=60, ge=1, description="how often due subscriptions are looked for"
     )

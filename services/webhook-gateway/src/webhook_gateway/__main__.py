@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.service import Role, main
+from common.runtime.service import Role, main
 from webhook_gateway import bootstrap
 from webhook_gateway.settings import ApiSettings, WorkerSettings
 

@@ -3,80 +3,81 @@
 import sqlite3
 from datetime import timedelta
 
-from common import parts
-from common.accounts import AccountsInvalid
+from common.clients.accounts_file import AccountsInvalid
 from common.contracts import topology
-from common.http import create_app
-from common.messaging.transactional import TransactionalConsumer
-from common.service import Context, Running, refuse
-from webhook_gateway.api import Gateway
-from webhook_gateway.asker import Asker
+from common.http.app import create_app
+from common.messaging.transactional_consumer import TransactionalConsumer
+from common.runtime import wiring
+from common.runtime.service import RoleContext, RoleProcess, exit_with_error
+from webhook_gateway.delivery.durable_publisher import DurablePublisher
+from webhook_gateway.delivery.spool import Spool
 from webhook_gateway.handlers import Handlers
-from webhook_gateway.health import Record, create_router, create_worker_router
-from webhook_gateway.limiter import Limiter
-from webhook_gateway.outlet import Outlet
-from webhook_gateway.routes import Routes
+from webhook_gateway.ingress.app import WebhookApp
+from webhook_gateway.ingress.health import EndpointStats, create_router
+from webhook_gateway.ingress.rate_limiter import WebhookRateLimiter
+from webhook_gateway.polling.health import create_worker_router
+from webhook_gateway.polling.poller import PaymentPoller
+from webhook_gateway.polling.stripe_backfill import StripeBackfill
+from webhook_gateway.providers.endpoint_registry import EndpointRegistry
 from webhook_gateway.settings import ApiSettings, EndpointsSettings, WorkerSettings
-from webhook_gateway.spool import Spool
-from webhook_gateway.stripe_healer import StripeHealer
 
 
-async def api(settings: ApiSettings, context: Context) -> Running:
+async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
     routes = _routes(settings, context)
-    messaging = await parts.messaging(settings, context, "webhook-gateway")
+    messaging = await wiring.messaging(settings, context, "webhook-gateway")
     spool = await _spool(settings, context)
-    outlet = Outlet(messaging.broker, messaging.publisher, spool)
+    outlet = DurablePublisher(messaging.broker, messaging.publisher, spool)
     app = create_app(
         "Paybus webhook gateway",
-        alive=parts.broker_alive(messaging.broker),
+        alive=wiring.broker_alive(messaging.broker),
         ready=outlet.check,
     )
-    record = Record()
+    record = EndpointStats()
     app.include_router(create_router(routes, outlet, record))
     redis = settings.redis_url
-    gateway = Gateway(
+    gateway = WebhookApp(
         routes,
         outlet,
-        Limiter(redis.get_secret_value() if redis else None),
+        WebhookRateLimiter(redis.get_secret_value() if redis else None),
         record,
         redact=messaging.redact,
         max_body_bytes=settings.max_body_bytes,
         otherwise=app,
     )
-    return Running(gateway, tasks=[routes, gateway.patience], relays=[outlet])
+    return RoleProcess(gateway, tasks=[routes, gateway.patience], relays=[outlet])
 
 
-async def worker(settings: WorkerSettings, context: Context) -> Running:
+async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
     routes = _routes(settings, context)
-    engine = await parts.database_engine(settings, context)
-    messaging = await parts.messaging(settings, context, "webhook-gateway-worker")
-    consuming = await parts.consuming(
+    engine = await wiring.database_engine(settings, context)
+    messaging = await wiring.messaging(settings, context, "webhook-gateway-worker")
+    consuming = await wiring.consuming(
         settings, context, messaging, "webhook-gateway-worker consumers"
     )
-    asker = Asker(
-        parts.sessions(engine),
+    asker = PaymentPoller(
+        wiring.sessions(engine),
         routes,
         redact=context.redact,
-        per_second=settings.questions_per_second,
-        burst=settings.questions_burst,
-        at_once=settings.concurrency,
-        timeout=settings.question_timeout_seconds,
+        rate_per_second=settings.payment_polls_per_second,
+        burst=settings.payment_poll_burst,
+        max_concurrency=settings.concurrency,
+        timeout=settings.payment_poll_timeout_seconds,
     )
-    healer = StripeHealer(
-        parts.sessions(engine),
+    healer = StripeBackfill(
+        wiring.sessions(engine),
         routes,
         consuming,
         messaging.publisher,
         redact=context.redact,
-        grace=timedelta(seconds=settings.stripe_grace_seconds),
-        pause=timedelta(seconds=settings.stripe_pause_seconds),
+        grace=timedelta(seconds=settings.stripe_backfill_delay_seconds),
+        pause=timedelta(seconds=settings.stripe_backfill_interval_seconds),
     )
     payments = TransactionalConsumer(
         topology.queue("webhook-gateway.payments"),
         Handlers(asker.wake).by_event(),
-        **parts.consumer_options(messaging, consuming, engine, source="/webhook-gateway/worker"),
+        **wiring.consumer_options(messaging, consuming, engine, source="/webhook-gateway/worker"),
     )
-    return parts.worker(
+    return wiring.worker(
         "Paybus webhook gateway worker",
         settings,
         messaging,
@@ -87,20 +88,20 @@ async def worker(settings: WorkerSettings, context: Context) -> Running:
     )
 
 
-async def _spool(settings: ApiSettings, context: Context) -> Spool | None:
-    if settings.gateway_spool_dir is None:
+async def _spool(settings: ApiSettings, context: RoleContext) -> Spool | None:
+    if settings.webhook_spool_dir is None:
         return None
-    spool = Spool(settings.gateway_spool_dir, most_bytes=settings.gateway_spool_max_bytes)
+    spool = Spool(settings.webhook_spool_dir, most_bytes=settings.gateway_spool_max_bytes)
     try:
         await spool.open()
     except (sqlite3.Error, OSError) as error:
-        refuse(f"GATEWAY_SPOOL_DIR is wrong: {settings.gateway_spool_dir}: {error}")
+        exit_with_error(f"WEBHOOK_SPOOL_DIR is wrong: {settings.webhook_spool_dir}: {error}")
     context.resources.push_async_callback(spool.close)
     return spool
 
 
-def _routes(settings: EndpointsSettings, context: Context) -> Routes:
+def _routes(settings: EndpointsSettings, context: RoleContext) -> EndpointRegistry:
     try:
-        return Routes(settings.endpoints_file, context.redact)
+        return EndpointRegistry(settings.endpoints_file, context.redact)
     except AccountsInvalid as error:
-        refuse(f"ENDPOINTS_FILE is wrong: {error}")
+        exit_with_error(f"ENDPOINTS_FILE is wrong: {error}")

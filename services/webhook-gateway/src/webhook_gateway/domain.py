@@ -20,11 +20,12 @@ _SILENCE = timedelta(days=7)
 _QUESTIONS_FOR_A_HINT = 6
 
 
+_LATE_PAUSE = timedelta(hours=6)
 # Money may have come so long before anybody told us of the payment.
 _UNHEARD = timedelta(days=1)
 
 
-class Standing(StrEnum):
+class PaymentStatus(StrEnum):
     PENDING = "pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -33,24 +34,24 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Watch:
+class PollState:
     """A payment that is watched. `announced` is whether a checkout of ours started it."""
 
     announced: bool
     expires_at: datetime
     asked: int
-    told: Standing = Standing.PENDING
+    told: PaymentStatus = PaymentStatus.PENDING
 
 
 @dataclass(frozen=True)
 class Step:
     """`tell` is what others are told now, if anything; `ask_at` when to ask again, if ever."""
 
-    tell: Standing | None
+    tell: PaymentStatus | None
     ask_at: datetime | None
 
 
-def pause(asked: int, *, announced: bool) -> timedelta:
+def poll_interval(asked: int, *, announced: bool) -> timedelta:
     """After so many questions: longer each time, up to ten minutes."""
     first = FIRST_ASK if announced else timedelta(seconds=5)
     return min(_LONGEST_PAUSE, first * 1.5 ** min(asked, 20))
@@ -65,46 +66,55 @@ def paid_at(said: datetime | None, known_since: datetime, now: datetime) -> date
     return said
 
 
-def look_again(watch: Watch, now: datetime) -> datetime | None:
+def look_again(watch: PollState, now: datetime) -> datetime | None:
     """When to see whether what is paid was paid once more, without a hint: once, when nobody can
-    pay any more."""
+    pay any more; at once where that is long over and the payment was heard of only now."""
     over = watch.expires_at + _AFTERMATH_PAUSE
-    return over if now < over else None
+    if now < over:
+        return over
+    return now if watch.told is not PaymentStatus.SUCCEEDED else None
 
 
-def step(watch: Watch, answer: Standing, now: datetime, *, failure_is_final: bool) -> Step:
+def on_result(
+    watch: PollState, answer: PaymentStatus, now: datetime, *, failure_is_final: bool
+) -> Step:
     """What follows from an answer.
 
     Success is final. A failure or an expiry is told once, and watched on while the payment can
     still be made: a payer may try a link again.
     """
-    if watch.told is Standing.SUCCEEDED:
+    if watch.told is PaymentStatus.SUCCEEDED:
         return Step(None, None)
-    if answer is Standing.SUCCEEDED:
+    if answer is PaymentStatus.SUCCEEDED:
         return Step(answer, None)
-    again = next_question(watch, now)
-    if answer is Standing.FAILED:
+    again = next_poll_at(watch, now)
+    if answer is PaymentStatus.PENDING and again is None and watch.announced:
+        # It may still be paid, so it is checked less often, but not forgotten yet.
+        again = now + _LATE_PAUSE if now < watch.expires_at + _SILENCE else None
+    if answer is PaymentStatus.FAILED:
         failed = answer if watch.told is not answer else None
         return Step(failed, None if failure_is_final else again)
-    expired = answer is Standing.EXPIRED or (watch.announced and now >= watch.expires_at)
-    tell = Standing.EXPIRED if expired and watch.told is Standing.PENDING else None
-    return Step(tell, None if answer is Standing.EXPIRED else again)
+    expired = answer is PaymentStatus.EXPIRED or (watch.announced and now >= watch.expires_at)
+    tell = PaymentStatus.EXPIRED if expired and watch.told is PaymentStatus.PENDING else None
+    return Step(tell, None if answer is PaymentStatus.EXPIRED else again)
 
 
-def unanswered(watch: Watch, now: datetime) -> Step:
+def on_no_result(watch: PollState, now: datetime) -> Step:
     """What follows from no answer, or none that can be read. It says nothing of the payment, so an
-    announced one is asked about for days; only then it is called expired."""
-    again = next_question(watch, now)
-    if again is None and watch.announced and now < watch.expires_at + _SILENCE:
+    announced one is asked about for days; only then it is called expired. Of one that succeeded
+    further charges are looked for, and it may have been heard of as late as that."""
+    again = next_poll_at(watch, now)
+    silence = 2 * _SILENCE if watch.told is PaymentStatus.SUCCEEDED else _SILENCE
+    if again is None and watch.announced and now < watch.expires_at + silence:
         again = now + _AFTERMATH_PAUSE
-    over = again is None and watch.announced and watch.told is Standing.PENDING
-    return Step(Standing.EXPIRED if over else None, again)
+    over = again is None and watch.announced and watch.told is PaymentStatus.PENDING
+    return Step(PaymentStatus.EXPIRED if over else None, again)
 
 
-def next_question(watch: Watch, now: datetime) -> datetime | None:
+def next_poll_at(watch: PollState, now: datetime) -> datetime | None:
     """When to ask again, whatever the last answer was, or that there was none; None is never."""
     if not watch.announced and (watch.asked >= _QUESTIONS_FOR_A_HINT or now >= watch.expires_at):
         return None
     if now < watch.expires_at:
-        return now + pause(watch.asked, announced=watch.announced)
+        return now + poll_interval(watch.asked, announced=watch.announced)
     return now + _AFTERMATH_PAUSE if now < watch.expires_at + AFTERMATH else None

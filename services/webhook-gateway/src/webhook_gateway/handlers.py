@@ -7,21 +7,21 @@ from datetime import timedelta
 from typing import Any
 
 from common.contracts.event import Event
-from common.contracts.payments import CheckoutStarted, PaymentHint
-from common.logs import get_logger
-from common.messaging.outbox import Work
-from common.messaging.transactional import Handler
+from common.contracts.payments import CheckoutStarted, UnverifiedPaymentNotification
+from common.messaging.outbox import UnitOfWork
+from common.messaging.transactional_consumer import Handler
+from common.observability.logging import get_logger
 from webhook_gateway import repository
-from webhook_gateway.asking import AskedProvider
 from webhook_gateway.domain import FIRST_ASK
 from webhook_gateway.models import payment_id
+from webhook_gateway.providers.pollable import PollableProvider
 from webhook_gateway.providers.registry import PROVIDERS
 
 log = get_logger(__name__)
 
 # A hint that nobody announced is asked about a few times only, see domain.step.
 _HINT_EXPIRES = timedelta(hours=1)
-_ASKED = {name: kind for name, kind in PROVIDERS.items() if issubclass(kind, AskedProvider)}
+_ASKED = {name: kind for name, kind in PROVIDERS.items() if issubclass(kind, PollableProvider)}
 _HINTS_BY_SECRET = frozenset(name for name, kind in _ASKED.items() if kind.hints_by_secret)
 _CHARGE_AGAIN = frozenset(name for name, kind in _ASKED.items() if kind.charges_again)
 
@@ -32,11 +32,11 @@ class Handlers:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 
-    async def on_checkout_started(self, work: Work, event: Event[CheckoutStarted]) -> None:
+    async def on_checkout_started(self, work: UnitOfWork, event: Event[CheckoutStarted]) -> None:
         started = event.data
         if started.provider == "stripe":
             return  # has an event list, which is read instead
-        await repository.announce(
+        await repository.watch_payment(
             work.session,
             {
                 "id": _id(event, started.provider, started.endpoint, started.reference),
@@ -55,16 +55,16 @@ class Handlers:
             },
         )
 
-    async def on_hint(self, work: Work, event: Event[PaymentHint]) -> None:
+    async def on_hint(self, work: UnitOfWork, event: Event[UnverifiedPaymentNotification]) -> None:
         hint = event.data
         if hint.provider in _HINTS_BY_SECRET:
-            known = await repository.hint_by(
+            known = await repository.record_notification_by_secret(
                 work.session, event.tenant, hint.provider, hint.endpoint, hint.reference
             )
             if not known:
-                log.info("a hint about no payment of ours", provider=hint.provider)
+                log.info("notification_for_unknown_payment", provider=hint.provider)
         else:
-            await repository.hint(
+            await repository.record_notification(
                 work.session,
                 {
                     "id": _id(event, hint.provider, hint.endpoint, hint.reference),
@@ -83,7 +83,7 @@ class Handlers:
     def by_event(self) -> Mapping[str, Handler]:
         return {
             "checkout.started": self.on_checkout_started,
-            "payment.reported": self.on_hint,
+            "payment.notification_received": self.on_hint,
         }
 
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from prometheus_client import Counter, Gauge, Histogram
 
 _webhooks = Histogram(
-    "paybus_webhook_seconds",
+    "paybus_webhook_duration_seconds",
     "Time to answer a webhook, by outcome: published, spooled, dead_lettered, refused, limited, "
     "unavailable, error.",
     ["provider", "outcome"],
@@ -30,19 +30,19 @@ ready = Gauge(
 )
 
 endpoints_fault = Gauge(
-    "paybus_endpoints_fault",
+    "paybus_endpoints_config_invalid",
     "1 while the endpoints file can't be used and the one before it stays in force.",
 )
 
 questions = Counter(
-    "paybus_provider_questions",
+    "paybus_payment_polls_total",
     "Questions about a payment, by what was answered: a standing, charges (of what is paid), or "
     "failed.",
     ["provider", "outcome"],
 )
 
 healed = Counter(
-    "paybus_payments_healed",
+    "paybus_payments_recovered_total",
     "Payments that were found to have succeeded although no webhook had come.",
     ["provider"],
 )
@@ -55,19 +55,21 @@ duplicated = Counter(
 duplicated.labels("flutterwave")  # an increase is one only of what was 0
 
 watched = Gauge(
-    "paybus_watched_payments",
+    "paybus_pending_payments",
     "Payments whose outcome is still asked for.",
     ["provider"],
 )
 
 unaskable = Gauge(
-    "paybus_unaskable_payments",
+    "paybus_unpollable_payments",
     "Payments whose outcome nobody asks for: the endpoints file lacks their endpoint, or its "
     "credentials.",
     ["provider"],
 )
 
-spooled = Gauge("paybus_spooled_events", "Messages that wait in the local spool for the broker.")
+spooled = Gauge(
+    "paybus_spool_pending_messages", "Messages that wait in the local spool for the broker."
+)
 
 spools_damaged = Gauge(
     "paybus_spools_damaged",
@@ -75,7 +77,8 @@ spools_damaged = Gauge(
 )
 
 spool_oldest_seconds = Gauge(
-    "paybus_spool_oldest_seconds", "How long the oldest message in the local spool has waited."
+    "paybus_spool_oldest_message_age_seconds",
+    "How long the oldest message in the local spool has waited.",
 )
 
-rate_limited = Counter("paybus_webhooks_rate_limited", "Calls answered 429.", ["provider"])
+rate_limited = Counter("paybus_webhooks_rate_limited_total", "Calls answered 429.", ["provider"])

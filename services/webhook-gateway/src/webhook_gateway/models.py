@@ -10,14 +10,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from common.contracts.event import derived_id
-from common.rows import TYPES, TenantRow
+from common.db.tenant_rows import TYPES, TenantRow
 
 
 class Base(DeclarativeBase):
     type_annotation_map = TYPES | {dict[str, Any]: JSONB}
 
 
-class WatchedPayment(TenantRow, Base):
+class PendingPayment(TenantRow, Base):
     """`ask_at` is null when there is nothing more to ask. `told` is the last standing that was
     published, `charges` the provider's ids of the charges that were, where there can be several;
     `hinted_at` when the provider first spoke of it by itself."""
@@ -68,7 +68,7 @@ class AskBudget(Base):
     filled_at: Mapped[datetime]
 
 
-class EventCursor(Base):
+class StripeEventCursor(Base):
     """Up to when (the provider's time stamps) an endpoint's event list was read."""
 
     __tablename__ = "event_cursors"

@@ -12,7 +12,7 @@ class EndpointsSettings(HttpSettings, BrokerSettings):
 
 class ApiSettings(EndpointsSettings):
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
-    gateway_spool_dir: DirectoryPath | None = Field(
+    webhook_spool_dir: DirectoryPath | None = Field(
         default=None, description="where webhooks wait while the broker does not confirm"
     )
     redis_url: SecretStr | None = Field(
@@ -22,13 +22,13 @@ class ApiSettings(EndpointsSettings):
 
 
 class WorkerSettings(EndpointsSettings, settings.WorkerSettings):
-    questions_per_second: float = Field(
+    payment_polls_per_second: float = Field(
         default=5, gt=0, description="to one endpoint's provider, by all workers together"
     )
-    questions_burst: int = Field(default=20, ge=1)
-    question_timeout_seconds: float = Field(default=10, ge=0.1, le=60)
+    payment_poll_burst: int = Field(default=20, ge=1)
+    payment_poll_timeout_seconds: float = Field(default=10, ge=0.1, le=60)
     concurrency: int = Field(default=16, ge=1, description="questions to one provider at once")
-    stripe_grace_seconds: float = Field(
+    stripe_backfill_delay_seconds: float = Field(
         default=120, ge=1, description="how long a webhook of Stripe may take before it is missed"
     )
-    stripe_pause_seconds: float = Field(default=60, ge=1)
+    stripe_backfill_interval_seconds: float = Field(default=60, ge=1)

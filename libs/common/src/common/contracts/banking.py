@@ -9,7 +9,7 @@ from pydantic import AwareDatetime
 from common.contracts.event import Id, Payload
 
 
-class BankItemReported(Payload):
+class ProviderBankItem(Payload):
     """News of one item (a customer's login at one bank). The event's type says what kind, `code` in
     the provider's own word.
 
@@ -27,14 +27,14 @@ class BankItemReported(Payload):
     historical_update_complete: bool | None = None
 
 
-class BankSyncDue(Payload):
+class RunBankSync(Payload):
     """A command: do this sync now. Doing it twice is doing it once."""
 
     sync_id: Id
     item: Id
 
 
-class BankRemovalDue(Payload):
+class RemoveBankItem(Payload):
     """A command: have the provider let go of this item. Doing it twice is doing it once."""
 
     item: Id

@@ -6,7 +6,6 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from uuid import NAMESPACE_URL, uuid5
@@ -14,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from common import tracing
+from common.errors import validation_faults
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 
@@ -97,85 +96,13 @@ def decode(body: bytes, model_of: Callable[[str], type[Payload]]) -> Event[Any]:
     except ValidationError as error:
         kinds = {each["type"] for each in error.errors(include_input=False, include_url=False)}
         fault = Unheard if kinds <= {"enum", "literal_error"} else DecodeError
-        raise fault(f"{raw['type']}: {faults(error)}") from None
+        raise fault(f"{raw['type']}: {validation_faults(error)}") from None
 
 
 @lru_cache(maxsize=256)
 def event_model(payload: type[PayloadT]) -> type[Event[PayloadT]]:
     """`Event` with this payload; made once per type, pydantic's own look-up is slower."""
     return Event[payload]  # type: ignore[valid-type]
-
-
-def faults(error: ValidationError) -> str:
-    """A validation error's places and reasons, without the values that failed."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in each['loc']) or 'body'}: {each['msg']}"
-        for each in error.errors(include_input=False, include_url=False, include_context=False)
-    )
-
-
-def follow_up(
-    cause: Event[Any],
-    *,
-    type: str,
-    source: str,
-    subject: str,
-    data: PayloadT,
-    sequence: int | None = None,
-    tenant: str | None = None,
-) -> Event[PayloadT]:
-    """The event that a service emits while it handles `cause`.
-
-    The id is derived from the cause, so that handling `cause` again emits the same event; the
-    sequence keeps apart two events of one type and subject with the same cause.
-    """
-    now = datetime.now(UTC)
-    return event_model(data.__class__)(
-        id=derived_id(cause.source, cause.id, type, subject, str(sequence)),
-        source=source,
-        type=type,
-        subject=subject,
-        time=now,
-        recordedtime=now,
-        tenant=tenant or cause.tenant,
-        correlationid=cause.correlationid,
-        causationid=cause.id,
-        traceparent=tracing.traceparent() or cause.traceparent,
-        trust=cause.trust,
-        sequence=sequence,
-        data=data,
-    )
-
-
-def root(
-    *,
-    id: str,
-    type: str,
-    source: str,
-    subject: str,
-    tenant: str,
-    data: PayloadT,
-    correlationid: str | None = None,
-    sequence: int | None = None,
-    time: datetime | None = None,
-    trust: Trust = "signature",
-) -> Event[PayloadT]:
-    """An event of our own that no other event caused: somebody called an API, a clock struck."""
-    now = datetime.now(UTC)
-    return event_model(data.__class__)(
-        id=id,
-        source=source,
-        type=type,
-        subject=subject,
-        time=time or now,
-        recordedtime=now,
-        tenant=tenant,
-        correlationid=correlationid or id,
-        traceparent=tracing.traceparent(),
-        trust=trust,
-        sequence=sequence,
-        data=data,
-    )
 
 
 def derived_id(*parts: str) -> str:

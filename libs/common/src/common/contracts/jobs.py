@@ -5,7 +5,7 @@ from pydantic import AwareDatetime
 from common.contracts.event import Id, Payload
 
 
-class JobDue(Payload):
+class RunJob(Payload):
     """A tick of the scheduler: run this job once. `run_id` names the run.
 
     A run that leaves the rest to another one hands on when the first was ordered (UTC): who cancels

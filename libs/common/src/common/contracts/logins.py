@@ -26,53 +26,55 @@ DECLARES: Final = "operations"
 PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "webhook-gateway": {
         "payments": (
-            r"payment\.[a-z]+",
+            r"payment\.[a-z_]+",
             r"refund\.reported",
             r"checkout\.completed",
             r"provider\..+",
         ),
         "subscriptions": (r"provider_subscription\.[a-z]+",),
-        "payouts": (r"transfer\.[a-z]+", r"provider_payout\.[a-z]+"),
+        "payouts": (r"provider_transfer\.[a-z]+", r"provider_payout\.[a-z_]+"),
         "banking": (
-            r"bank_item\.(updated|failed|repaired|expiring|revoked|account_revoked)",
-            r"bank_item\.accounts_available",
+            r"provider_bank_item\.(updated|failed|repaired|expiring|revoked|account_revoked)",
+            r"provider_bank_item\.accounts_available",
         ),
     },
     "subscription": {
-        "payments": (r"checkout\.(started|settled)", r"refund\.settled"),
+        "payments": (r"checkout\.(started|status_changed)", r"refund\.completed"),
         "subscriptions": (
             r"subscription\.[a-z_]+",
-            r"subscription_command\.due",
+            r"billing_command\.resume",
+            r"job\.run\.subscription",
             r"customer\.changed",
         ),
     },
-    "provisioning": {"provisioning": (r"organization\.[a-z]+", r"provisioning\.job_due")},
+    "provisioning": {"provisioning": (r"organization\.[a-z]+", r"job\.run\.provisioning")},
     "payouts": {
         "payouts": (
             r"payout\.(submitted|paid|failed|returned|cancelled)",
-            r"payout_due\.[a-z]+",
+            r"payout\.process\.[a-z]+",
             r"payout_work\.due",
-            r"payouts\.job_due",
+            r"job\.run\.payouts",
         )
     },
     "bank-sync": {
         "banking": (
-            r"bank_item\.(linked|health_changed|removed)",
-            r"bank_sync\.[a-z_]+",
+            r"bank_item\.(linked|health_changed|removed|remove)",
+            r"bank_sync\.run",
+            r"job\.run\.bank_sync",
             r"transactions\.synced",
             r"balance\.updated",
         )
     },
     "orders": {
-        "orders": (r"order\.[a-z_]+", r"orders\.job_due"),
+        "orders": (r"order\.[a-z_]+", r"job\.run\.orders"),
         "payments": (r"refund\.requested",),
-        "payouts": (r"payout\.(requested|reversal_requested)",),
+        "payouts": (r"earnings\.(credit|reverse)",),
     },
-    "operations": {"operations": (r"operations\.job_due",)},
+    "operations": {"operations": (r"job\.run\.operations",)},
 }
 # What every consumer says of a message that was replayed, and where it reads the journal to.
 _OF_ALL: Final[Mapping[str, Sequence[str]]] = {
-    "operations": (r"replay\.handled",),
+    "operations": (r"replay\.items_completed",),
     MARKS: (JOURNAL,),
 }
 

@@ -12,6 +12,8 @@ MinorUnits = Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)]
 SignedMinorUnits = Annotated[int, Field(ge=1 - 2**53, le=2**53 - 1, strict=True)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
+_MOST_DIGITS = 16  # those of `MinorUnits`
+
 # ISO 4217, as of 2024: currencies whose minor unit is not a hundredth.
 _NONE = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
 _THOUSANDTHS = "BHD IQD JOD KWD LYD OMR TND"
@@ -26,10 +28,13 @@ def exponent(currency: str) -> int:
 def minor_units(amount: Decimal | str | int, currency: str) -> int:
     """`amount` in major units, as some providers write it, in minor units: 15.5 EUR is 1550.
 
-    Raises `ValueError` for what is no amount of this currency: 0.5 XAF, NaN.
+    Raises `ValueError` for what is no amount of this currency: 0.5 XAF, NaN, 1e999999.
     """
     scaled = Decimal(amount).scaleb(exponent(currency))
-    if not scaled.is_finite() or scaled != scaled.to_integral_value():
+    # The digits of 1e999999 would take half a minute to write out.
+    if not scaled.is_finite() or scaled.adjusted() >= _MOST_DIGITS:
+        raise ValueError(f"not an amount of {currency}")
+    if scaled != scaled.to_integral_value():
         raise ValueError(f"not an amount of {currency}")
     return int(scaled)
 

@@ -5,7 +5,7 @@ from pydantic import Field
 from common.contracts.event import Id, Payload
 
 
-class ReplayHandled(Payload):
+class ReplayItemsCompleted(Payload):
     """Messages that an operator had sent again were handled by the service of `queue`; each is
     named by its item of the replay. Those in `duplicates` it had taken in already: by an earlier
     delivery, or by this one before its worker died."""

@@ -33,7 +33,7 @@ class CheckoutStarted(Payload):
     lookup: dict[str, str] = Field(default_factory=dict)
 
 
-class CheckoutSettled(Payload):
+class CheckoutStatusChanged(Payload):
     """What became of a checkout that somebody else had started, for a `purpose` that they named.
 
     `amount` is what came, of a paid or an underpaid one, and `paid_at` (UTC) when; one that failed
@@ -64,13 +64,13 @@ class RefundRequested(Payload):
     again: bool = False
 
 
-class RefundSettled(Payload):
-    """What became of it. `by_hand` is where the provider has no refunds: somebody has to pay it
+class RefundCompleted(Payload):
+    """What became of it. `manual` is where the provider has no refunds: somebody has to pay it
     back. `unknown` is where no call was answered: it may have been made."""
 
     refund_id: Id
     checkout_id: Id
-    status: Literal["succeeded", "failed", "by_hand", "unknown"]
+    status: Literal["succeeded", "failed", "manual", "unknown"]
     amount: MinorUnits
     currency: Currency
     provider_refund_id: str | None = None
@@ -93,7 +93,7 @@ class CheckoutCompleted(Payload):
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
-class PaymentHint(Payload):
+class UnverifiedPaymentNotification(Payload):
     """Somebody says that a payment changed. It proves nothing: the provider has to be asked.
 
     `reference` is what `endpoint`'s provider is asked for; `claim` is for people who read it.
@@ -105,7 +105,7 @@ class PaymentHint(Payload):
     claim: str
 
 
-class PaymentReported(Payload):
+class PaymentOutcome(Payload):
     """One attempt to pay, successful or not.
 
     `payment_id` is the provider's name of what was paid (an invoice); `references` are the other

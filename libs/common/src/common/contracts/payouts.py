@@ -27,7 +27,7 @@ class TransferReported(Payload):
     reason: str | None = None
 
 
-class EarningsReported(Payload):
+class EarningsAdjustment(Payload):
     """A command: the recipient has earned this much more, or less, once for each `request_id`.
     `recipient` is who ordered it calls them."""
 
@@ -38,7 +38,7 @@ class EarningsReported(Payload):
     reason: str
 
 
-class PayoutDue(Payload):
+class ProcessPayout(Payload):
     """A command: do what this payout's state asks for now. Doing it twice is doing it once.
 
     `ask` has the provider asked about it whatever its state: somebody says that it changed.

@@ -3,7 +3,7 @@
 from common.contracts.event import Id, Payload
 
 
-class OrganizationRequested(Payload):
+class ReconcileOrganization(Payload):
     """A command: bring the integration's organization to the state that is wanted now."""
 
     integration_id: Id

@@ -8,40 +8,40 @@ from common.contracts import event
 from common.contracts.banking import (
     BalanceUpdated,
     BankItemChanged,
-    BankItemReported,
-    BankRemovalDue,
-    BankSyncDue,
+    ProviderBankItem,
+    RemoveBankItem,
+    RunBankSync,
     TransactionsSynced,
 )
 from common.contracts.event import Event, Payload
-from common.contracts.jobs import JobDue
-from common.contracts.operations import ReplayHandled
+from common.contracts.jobs import RunJob
+from common.contracts.operations import ReplayItemsCompleted
 from common.contracts.orders import OrderChanged
 from common.contracts.payments import (
     CheckoutCompleted,
-    CheckoutSettled,
     CheckoutStarted,
+    CheckoutStatusChanged,
     PaymentDisputed,
-    PaymentHint,
+    PaymentOutcome,
     PaymentRefunded,
-    PaymentReported,
     ProviderEvent,
+    RefundCompleted,
     RefundReported,
     RefundRequested,
-    RefundSettled,
+    UnverifiedPaymentNotification,
 )
 from common.contracts.payouts import (
-    EarningsReported,
+    EarningsAdjustment,
     PayoutChanged,
-    PayoutDue,
     PayoutWork,
+    ProcessPayout,
     TransferReported,
 )
-from common.contracts.provisioning import OrganizationChanged, OrganizationRequested
+from common.contracts.provisioning import OrganizationChanged, ReconcileOrganization
 from common.contracts.subscriptions import (
-    CommandDue,
     CustomerChanged,
     ProviderSubscription,
+    ResumeBillingCommand,
     SubscriptionChanged,
 )
 
@@ -62,25 +62,27 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "checkout.completed": EventType(
         "payments", CheckoutCompleted, "A customer finished a provider's checkout page."
     ),
-    "checkout.settled": EventType(
-        "payments", CheckoutSettled, "A checkout for somebody's purpose was paid, or was not."
+    "checkout.status_changed": EventType(
+        "payments", CheckoutStatusChanged, "A checkout for somebody's purpose was paid, or was not."
     ),
     "refund.requested": EventType("payments", RefundRequested, "Command: give a payer money back."),
-    "refund.settled": EventType(
-        "payments", RefundSettled, "Money was given back, or could not be."
+    "refund.completed": EventType(
+        "payments", RefundCompleted, "Money was given back, or could not be."
     ),
-    "payment.succeeded": EventType("payments", PaymentReported, "A payment arrived."),
-    "payment.failed": EventType("payments", PaymentReported, "An attempt to pay failed."),
+    "payment.succeeded": EventType("payments", PaymentOutcome, "A payment arrived."),
+    "payment.failed": EventType("payments", PaymentOutcome, "An attempt to pay failed."),
     "payment.expired": EventType(
-        "payments", PaymentReported, "The time to pay is over, and nothing was paid."
+        "payments", PaymentOutcome, "The time to pay is over, and nothing was paid."
     ),
     "payment.duplicated": EventType(
         "payments",
-        PaymentReported,
+        PaymentOutcome,
         "What is paid was paid once more: the second charge has to go back.",
     ),
-    "payment.reported": EventType(
-        "payments", PaymentHint, "A hint that a payment changed; nobody may act on it unasked."
+    "payment.notification_received": EventType(
+        "payments",
+        UnverifiedPaymentNotification,
+        "A hint that a payment changed; nobody may act on it unasked.",
     ),
     "payment.refunded": EventType("payments", PaymentRefunded, "Money went back to the payer."),
     "refund.reported": EventType(
@@ -130,16 +132,20 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "subscription.cancelled": EventType(
         "subscriptions", SubscriptionChanged, "The subscription ended."
     ),
-    "subscription_command.due": EventType(
-        "subscriptions", CommandDue, "Command: go on with one whose process died."
+    "billing_command.resume": EventType(
+        "subscriptions", ResumeBillingCommand, "Command: go on with one whose process died."
     ),
-    "subscription.job_due": EventType(
-        "subscriptions", JobDue, "A scheduled job of the subscription service is due."
+    "job.run.subscription": EventType(
+        "subscriptions", RunJob, "A scheduled job of the subscription service is due."
     ),
-    "transfer.created": EventType("payouts", TransferReported, "A transfer was accepted."),
-    "transfer.succeeded": EventType("payouts", TransferReported, "A transfer arrived."),
-    "transfer.failed": EventType("payouts", TransferReported, "A transfer will not arrive."),
-    "transfer.reversed": EventType("payouts", TransferReported, "A transfer was taken back."),
+    "provider_transfer.created": EventType("payouts", TransferReported, "A transfer was accepted."),
+    "provider_transfer.succeeded": EventType("payouts", TransferReported, "A transfer arrived."),
+    "provider_transfer.failed": EventType(
+        "payouts", TransferReported, "A transfer will not arrive."
+    ),
+    "provider_transfer.reversed": EventType(
+        "payouts", TransferReported, "A transfer was taken back."
+    ),
     "provider_payout.created": EventType(
         "payouts", TransferReported, "A payout is on its way to a bank."
     ),
@@ -147,27 +153,31 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "payouts", TransferReported, "A payout arrived at the bank."
     ),
     "provider_payout.failed": EventType("payouts", TransferReported, "A payout will not arrive."),
-    "provider_payout.reported": EventType(
+    "provider_payout.notification_received": EventType(
         "payouts", TransferReported, "A hint that a payout changed; the provider has to be asked."
     ),
-    "payout_due.critical": EventType("payouts", PayoutDue, "Command: go on with an urgent payout."),
-    "payout_due.direct": EventType(
-        "payouts", PayoutDue, "Command: go on with a payout that somebody ordered just now."
+    "payout.process.critical": EventType(
+        "payouts", ProcessPayout, "Command: go on with an urgent payout."
     ),
-    "payout_due.default": EventType(
-        "payouts", PayoutDue, "Command: go on with a payout whose time came."
+    "payout.process.direct": EventType(
+        "payouts", ProcessPayout, "Command: go on with a payout that somebody ordered just now."
     ),
-    "payout_due.low": EventType(
-        "payouts", PayoutDue, "Command: go on with a payout that may wait for all others."
+    "payout.process.default": EventType(
+        "payouts", ProcessPayout, "Command: go on with a payout whose time came."
+    ),
+    "payout.process.low": EventType(
+        "payouts", ProcessPayout, "Command: go on with a payout that may wait for all others."
     ),
     "payout_work.due": EventType(
         "payouts", PayoutWork, "Command: write a report or a reconciliation."
     ),
-    "payout.requested": EventType(
-        "payouts", EarningsReported, "Command: pay a recipient what they earned."
+    "earnings.credit": EventType(
+        "payouts", EarningsAdjustment, "Command: pay a recipient what they earned."
     ),
-    "payout.reversal_requested": EventType(
-        "payouts", EarningsReported, "Command: take back what a recipient has not earned after all."
+    "earnings.reverse": EventType(
+        "payouts",
+        EarningsAdjustment,
+        "Command: take back what a recipient has not earned after all.",
     ),
     "payout.submitted": EventType("payouts", PayoutChanged, "The provider accepted a payout."),
     "payout.paid": EventType("payouts", PayoutChanged, "The recipient has the money."),
@@ -178,8 +188,8 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "payouts", PayoutChanged, "The money came back; it is owed to the recipient again."
     ),
     "payout.cancelled": EventType("payouts", PayoutChanged, "A payout was given up unsent."),
-    "payouts.job_due": EventType(
-        "payouts", JobDue, "A scheduled job of the payouts service is due."
+    "job.run.payouts": EventType(
+        "payouts", RunJob, "A scheduled job of the payouts service is due."
     ),
     "order.placed": EventType("orders", OrderChanged, "An order was placed."),
     "order.payment_due": EventType(
@@ -199,25 +209,27 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "order.refunded": EventType(
         "orders", OrderChanged, "Money of an order's payment goes back to the buyer."
     ),
-    "orders.job_due": EventType("orders", JobDue, "A scheduled job of the orders service is due."),
-    "bank_item.updated": EventType("banking", BankItemReported, "There are new transactions."),
-    "bank_item.failed": EventType(
-        "banking", BankItemReported, "The link stopped working; the customer has to log in again."
+    "job.run.orders": EventType("orders", RunJob, "A scheduled job of the orders service is due."),
+    "provider_bank_item.updated": EventType(
+        "banking", ProviderBankItem, "There are new transactions."
     ),
-    "bank_item.repaired": EventType("banking", BankItemReported, "The link works again."),
-    "bank_item.expiring": EventType(
-        "banking", BankItemReported, "The link ends soon unless the customer renews it."
+    "provider_bank_item.failed": EventType(
+        "banking", ProviderBankItem, "The link stopped working; the customer has to log in again."
     ),
-    "bank_item.revoked": EventType(
-        "banking", BankItemReported, "The customer took the permission back: delete the data."
+    "provider_bank_item.repaired": EventType("banking", ProviderBankItem, "The link works again."),
+    "provider_bank_item.expiring": EventType(
+        "banking", ProviderBankItem, "The link ends soon unless the customer renews it."
     ),
-    "bank_item.account_revoked": EventType(
+    "provider_bank_item.revoked": EventType(
+        "banking", ProviderBankItem, "The customer took the permission back: delete the data."
+    ),
+    "provider_bank_item.account_revoked": EventType(
         "banking",
-        BankItemReported,
+        ProviderBankItem,
         "The customer took the permission for one account back: delete its data.",
     ),
-    "bank_item.accounts_available": EventType(
-        "banking", BankItemReported, "The customer has accounts that are not shared yet."
+    "provider_bank_item.accounts_available": EventType(
+        "banking", ProviderBankItem, "The customer has accounts that are not shared yet."
     ),
     "bank_item.linked": EventType("banking", BankItemChanged, "A customer linked a bank."),
     "bank_item.health_changed": EventType(
@@ -226,11 +238,11 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "bank_item.removed": EventType(
         "banking", BankItemChanged, "The link and all of its data are gone."
     ),
-    "bank_sync.due": EventType("banking", BankSyncDue, "A command: do this sync now."),
-    "bank_sync.removal_due": EventType(
-        "banking", BankRemovalDue, "A command: have the provider let go of a removed item."
+    "bank_sync.run": EventType("banking", RunBankSync, "A command: do this sync now."),
+    "bank_item.remove": EventType(
+        "banking", RemoveBankItem, "A command: have the provider let go of a removed item."
     ),
-    "bank_sync.job_due": EventType("banking", JobDue, "A scheduled job is to run now."),
+    "job.run.bank_sync": EventType("banking", RunJob, "A scheduled job is to run now."),
     "transactions.synced": EventType(
         "banking", TransactionsSynced, "An item's transactions changed; they are all there."
     ),
@@ -238,8 +250,8 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "customer.changed": EventType(
         "subscriptions", CustomerChanged, "A customer's e-mail address or name changed."
     ),
-    "organization.requested": EventType(
-        "provisioning", OrganizationRequested, "Command: bring one organization up to date."
+    "organization.reconcile": EventType(
+        "provisioning", ReconcileOrganization, "Command: bring one organization up to date."
     ),
     "organization.provisioned": EventType(
         "provisioning", OrganizationChanged, "The organization exists and is usable."
@@ -252,14 +264,14 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "organization.suspended": EventType(
         "provisioning", OrganizationChanged, "The organization was suspended in the back end."
     ),
-    "replay.handled": EventType(
-        "operations", ReplayHandled, "A message that an operator had sent again was handled."
+    "replay.items_completed": EventType(
+        "operations", ReplayItemsCompleted, "A message that an operator had sent again was handled."
     ),
-    "operations.job_due": EventType(
-        "operations", JobDue, "A scheduled job of the operations service is due."
+    "job.run.operations": EventType(
+        "operations", RunJob, "A scheduled job of the operations service is due."
     ),
-    "provisioning.job_due": EventType(
-        "provisioning", JobDue, "A scheduled job of the provisioning service is due."
+    "job.run.provisioning": EventType(
+        "provisioning", RunJob, "A scheduled job of the provisioning service is due."
     ),
 }
 

@@ -72,7 +72,7 @@ class ProviderSubscription(Payload):
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
-class CommandDue(Payload):
+class ResumeBillingCommand(Payload):
     """A command: go on with what somebody wants done at the provider. Twice is once."""
 
     command_id: Id

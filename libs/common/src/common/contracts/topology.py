@@ -93,7 +93,7 @@ QUEUES: Final = (
     Queue(
         "webhook-gateway.payments",
         (
-            Binding("payments", "payment.reported"),
+            Binding("payments", "payment.notification_received"),
             Binding("payments", "checkout.started"),
         ),
     ),
@@ -112,8 +112,8 @@ QUEUES: Final = (
         ),
     ),
     Queue("subscription.refunds", (Binding("payments", "refund.requested"),)),
-    Queue("subscription.commands", (Binding("subscriptions", "subscription_command.due"),)),
-    Queue("subscription.jobs", (Binding("subscriptions", "subscription.job_due"),)),
+    Queue("subscription.commands", (Binding("subscriptions", "billing_command.resume"),)),
+    Queue("subscription.jobs", (Binding("subscriptions", "job.run.subscription"),)),
     Queue(
         "provisioning.subscriptions",
         (
@@ -123,51 +123,52 @@ QUEUES: Final = (
             Binding("subscriptions", "customer.changed"),
         ),
     ),
-    Queue("provisioning.organizations", (Binding("provisioning", "organization.requested"),)),
-    Queue("provisioning.jobs", (Binding("provisioning", "provisioning.job_due"),)),
+    Queue("provisioning.organizations", (Binding("provisioning", "organization.reconcile"),)),
+    Queue("provisioning.jobs", (Binding("provisioning", "job.run.provisioning"),)),
     # One queue a priority, each with consumers of its own: nothing waits behind what may wait.
-    Queue("payouts.critical", (Binding("payouts", "payout_due.critical"),)),
-    Queue("payouts.direct", (Binding("payouts", "payout_due.direct"),)),
-    Queue("payouts.default", (Binding("payouts", "payout_due.default"),)),
+    Queue("payouts.critical", (Binding("payouts", "payout.process.critical"),)),
+    Queue("payouts.direct", (Binding("payouts", "payout.process.direct"),)),
+    Queue("payouts.default", (Binding("payouts", "payout.process.default"),)),
     Queue(
-        "payouts.low", (Binding("payouts", "payout_due.low"), Binding("payouts", "payout_work.due"))
+        "payouts.low",
+        (Binding("payouts", "payout.process.low"), Binding("payouts", "payout_work.due")),
     ),
     Queue(
         "payouts.reports",
-        (Binding("payouts", "transfer.*"), Binding("payouts", "provider_payout.*")),
+        (Binding("payouts", "provider_transfer.*"), Binding("payouts", "provider_payout.*")),
     ),
     Queue(
         "payouts.requests",
         (
-            Binding("payouts", "payout.requested"),
-            Binding("payouts", "payout.reversal_requested"),
+            Binding("payouts", "earnings.credit"),
+            Binding("payouts", "earnings.reverse"),
         ),
     ),
-    Queue("payouts.jobs", (Binding("payouts", "payouts.job_due"),)),
+    Queue("payouts.jobs", (Binding("payouts", "job.run.payouts"),)),
     Queue(
         "bank-sync.items",
         (
-            Binding("banking", "bank_item.updated"),
-            Binding("banking", "bank_item.failed"),
-            Binding("banking", "bank_item.repaired"),
-            Binding("banking", "bank_item.expiring"),
-            Binding("banking", "bank_item.revoked"),
-            Binding("banking", "bank_item.account_revoked"),
-            Binding("banking", "bank_item.accounts_available"),
+            Binding("banking", "provider_bank_item.updated"),
+            Binding("banking", "provider_bank_item.failed"),
+            Binding("banking", "provider_bank_item.repaired"),
+            Binding("banking", "provider_bank_item.expiring"),
+            Binding("banking", "provider_bank_item.revoked"),
+            Binding("banking", "provider_bank_item.account_revoked"),
+            Binding("banking", "provider_bank_item.accounts_available"),
         ),
     ),
     Queue(
         "bank-sync.syncs",
-        (Binding("banking", "bank_sync.due"), Binding("banking", "bank_sync.removal_due")),
+        (Binding("banking", "bank_sync.run"), Binding("banking", "bank_item.remove")),
     ),
-    Queue("bank-sync.jobs", (Binding("banking", "bank_sync.job_due"),)),
+    Queue("bank-sync.jobs", (Binding("banking", "job.run.bank_sync"),)),
     Queue(
         "orders.payments",
-        (Binding("payments", "checkout.settled"), Binding("payments", "refund.settled")),
+        (Binding("payments", "checkout.status_changed"), Binding("payments", "refund.completed")),
     ),
-    Queue("orders.jobs", (Binding("orders", "orders.job_due"),)),
-    Queue("operations.outcomes", (Binding("operations", "replay.handled"),)),
-    Queue("operations.jobs", (Binding("operations", "operations.job_due"),)),
+    Queue("orders.jobs", (Binding("orders", "job.run.orders"),)),
+    Queue("operations.outcomes", (Binding("operations", "replay.items_completed"),)),
+    Queue("operations.jobs", (Binding("operations", "job.run.operations"),)),
 )
 
 # Bindings of earlier versions, which a broker keeps until they are taken away.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from common.errors import Unavailable
-from common.logs import get_logger
 from common.messaging.publisher import NotTaken, Unroutable
+from common.observability.logging import get_logger
 
 log = get_logger(__name__)
 
@@ -63,7 +63,7 @@ class DestinationBackoff:
             self._states[destination] = _State(now - age, now + _FIRST_SECONDS)
             exchange, routing_key = destination
             log.warning(
-                "a destination rejects messages: they wait, and all others go on",
+                "destination_rejects_messages",
                 what=self._what,
                 exchange=exchange,
                 routing_key=routing_key,
@@ -86,7 +86,7 @@ class DestinationBackoff:
         for exchange, routing_key in released:
             del self._states[exchange, routing_key]
             log.info(
-                "a destination takes messages again",
+                "destination_accepts_messages",
                 what=self._what,
                 exchange=exchange,
                 routing_key=routing_key,

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from pydantic import ValidationError
 
-from common.contracts.event import faults
-from common.errors import Unavailable
-from common.logs import get_logger
-from common.messaging import confirms
-from common.messaging.confirms import ConfirmChannel
+from common.errors import Unavailable, describe
+from common.messaging import confirm_channel
+from common.messaging.confirm_channel import ConfirmChannel
+from common.observability.logging import get_logger
 
 log = get_logger(__name__)
 
@@ -53,7 +51,7 @@ def broker_errors(what: str) -> Iterator[None]:
         raise Unavailable(f"{what}: {describe(error)}") from error
 
 
-class Broker:
+class BrokerConnection:
     """Keeps one connection open; hands out channels on it.
 
     aio-pika's robust connection restores channels and consumers behind the caller's back. Here a
@@ -133,7 +131,20 @@ class Broker:
         with broker_errors("no channel to RabbitMQ"):
             await self._connected.wait()
             assert self._connection is not None
-            return await confirms.open_on(self._connection)
+            return await confirm_channel.open_on(self._connection)
+
+    async def drop(self, channel: ConfirmChannel) -> None:
+        """Close the channel's connection so that it is re-established, unless it already was."""
+        connection = self._connection
+        transport = connection.transport if connection is not None else None
+        if (
+            connection is None
+            or transport is None
+            or transport.connection is not channel.connection
+        ):
+            return
+        log.error("broker_confirms_stopped", name=self._name)
+        await _close(connection)
 
     async def _keep_connected(self) -> None:
         failures = 0
@@ -158,16 +169,16 @@ class Broker:
                 if connection is not None:
                     await _close(connection)
                 if failures in (1, 10) or failures % 60 == 0:
-                    log.warning("RabbitMQ can't be used, trying again", error=describe(error))
+                    log.warning("broker_connection_failed", error=describe(error))
                 await asyncio.sleep(self._pause(failures))
                 continue
             self._connection = connection
             self._connected.set()
-            log.info("connected to RabbitMQ", after_failures=failures)
+            log.info("broker_connected", after_failures=failures)
             failures = 0
             await lost.wait()
             self._connected.clear()
-            log.warning("the connection to RabbitMQ was lost")
+            log.warning("broker_connection_lost")
             await _close(connection)
 
 
@@ -183,12 +194,4 @@ async def _close(connection: AbstractConnection) -> None:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await connection.close()
     except Unavailable as error:
-        log.debug("a broken connection did not close in order", error=str(error))
-
-
-def describe(error: BaseException) -> str:
-    """An error's class and words; many connection errors have no words of their own, and those of
-    a `ValidationError` show the values that failed."""
-    if isinstance(error, ValidationError):
-        return f"ValidationError: {faults(error)}"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        log.debug("broken_connection_close_failed", error=str(error))

@@ -1,8 +1,8 @@
 """Taking messages from a queue.
 
-`TransactionalConsumer` (transactional.py) is for effects that are rows, `EffectfulConsumer`
-(effectful.py) for effects outside. Both acknowledge a message only when its effect is safe, or when
-it is safe elsewhere because it failed (failing.py).
+`TransactionalConsumer` is for effects that are rows, `EffectfulConsumer` for effects outside. Both
+acknowledge a message only when its effect is safe, or when it failed and is safe elsewhere
+(failure_handler.py).
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from typing import Any
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 
-from common import database, metrics
 from common.contracts.event import DecodeError, Event
-from common.contracts.operations import ReplayHandled
+from common.contracts.operations import ReplayItemsCompleted
+from common.contracts.retry_ladder import RetryLadder
 from common.contracts.topology import Queue
-from common.database import Sessions
-from common.errors import Unavailable
-from common.logs import get_logger
-from common.messaging import refill, replay
-from common.messaging.connection import Broker, broker_errors, describe
+from common.db import database
+from common.db.database import Sessions
+from common.error_policy import ErrorKind, classify
+from common.errors import Unavailable, describe
+from common.messaging import queue_recovery, replay_marker
+from common.messaging.connection import BrokerConnection, broker_errors
 from common.messaging.delivery import Delivery
-from common.messaging.failing import FailureHandler, OnGiveUp
+from common.messaging.failure_handler import FailureHandler, OnGiveUp
 from common.messaging.publisher import BATCH_BYTES, Publisher
-from common.messaging.retry import Kind, Ladder, classify
-from common.redaction import Redactor
+from common.observability import metrics
+from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
 
 log = get_logger(__name__)
 
@@ -47,7 +49,7 @@ class RefillFailed(Exception):
     """A queue that was lost could not be refilled from the journal now."""
 
 
-class Stop(Exception):
+class ConsumerStopped(Exception):
     """The consumer is stopping or lost its channel: leave what is unfinished to redelivery."""
 
 
@@ -59,10 +61,10 @@ class Consumer(ABC):
         self,
         queue: Queue,
         *,
-        broker: Broker,
+        broker: BrokerConnection,
         publisher: Publisher,
         sessions: Sessions,
-        ladder: Ladder,
+        ladder: RetryLadder,
         redact: Redactor,
         source: str,
         prefetch: int,
@@ -115,10 +117,10 @@ class Consumer(ABC):
             try:
                 with broker_errors("consuming"):
                     await self._consume()
-            except Stop:
+            except ConsumerStopped:
                 await asyncio.sleep(_RECONSUME_PAUSE_SECONDS)
             except Unavailable as error:
-                log.debug("not consuming", queue=self.queue.name, error=str(error))
+                log.debug("consumer_not_running", queue=self.queue.name, error=str(error))
                 await self._recover(error)
             finally:
                 self._channel = None
@@ -131,7 +133,7 @@ class Consumer(ABC):
         while not self._stopping and (fault := await database.fault(self._sessions)) is not None:
             if not self.waits_for_database:
                 log.warning(
-                    "not consuming, the database is away", fault=fault, queue=self.queue.name
+                    "consumer_paused_database_unavailable", fault=fault, queue=self.queue.name
                 )
             self.waits_for_database = True
             await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
@@ -141,26 +143,29 @@ class Consumer(ABC):
         while self._order_refill and not self._stopping:
             try:
                 await self._publisher.publish(
-                    refill.rung(self._ladder).exchange, self.queue.name, b"", headers=refill.order()
+                    queue_recovery.recovery_delay(self._ladder).exchange,
+                    self.queue.name,
+                    b"",
+                    headers=queue_recovery.recovery_headers(),
                 )
                 self._order_refill = False
             except Unavailable as error:
-                log.warning("no refill ordered yet", queue=self.queue.name, error=str(error))
+                log.warning("queue_recovery_not_requested", queue=self.queue.name, error=str(error))
                 await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
 
     async def _recover(self, error: Unavailable) -> None:
         await asyncio.sleep(_RECONSUME_PAUSE_SECONDS)
         if not isinstance(error.__cause__, ChannelNotFoundEntity):
             return
-        log.error("the queue is gone, declaring it again", queue=self.queue.name)
+        log.error("queue_missing_declaring", queue=self.queue.name)
         try:
             await self.broker.declare()
         except Unavailable as again:
-            log.warning("not declared", queue=self.queue.name, error=str(again))
+            log.warning("topology_declaration_failed", queue=self.queue.name, error=str(again))
 
     @abstractmethod
     async def _work(self) -> None:
-        """Handle deliveries until `_stopping`; raise `Stop` when the channel is gone."""
+        """Handle deliveries until `_stopping`; raise `ConsumerStopped` when the channel is gone."""
 
     async def _consume(self) -> None:
         channel = await self.broker.channel(confirms=False, within=1.0)
@@ -173,7 +178,7 @@ class Consumer(ABC):
             consuming = await underlay.basic_consume(
                 self.queue.name, partial(self._arrive, underlay)
             )
-            log.info("consuming", queue=self.queue.name)
+            log.info("consumer_started", queue=self.queue.name)
             await self._work()
             if consuming.consumer_tag is not None:
                 await underlay.basic_cancel(consuming.consumer_tag)
@@ -225,7 +230,7 @@ class Consumer(ABC):
 
     async def _refill(self, delivery: Delivery) -> None:
         try:
-            await refill.refill(
+            await queue_recovery.recover_queue(
                 self.queue,
                 delivery.headers,
                 broker=self.broker,
@@ -237,14 +242,16 @@ class Consumer(ABC):
             failed.__cause__ = error
             await self._fail(delivery, failed)
             return
-        if (item := replay.marked(delivery.headers)) is not None:
-            await self._tell(replay.handled(self.queue.name, self._source, None, done=[item]))
+        if (item := replay_marker.replay_item_of(delivery.headers)) is not None:
+            await self._tell(
+                replay_marker.replay_completed(self.queue.name, self._source, None, done=[item])
+            )
 
-    async def _tell(self, told: Event[ReplayHandled]) -> None:
-        await self._through_outages(partial(replay.tell, self._publisher, told))
+    async def _tell(self, told: Event[ReplayItemsCompleted]) -> None:
+        await self._through_outages(partial(replay_marker.publish_completed, self._publisher, told))
 
     async def _arrivals(self) -> None:
-        """Wait until there is something to do. Raises `Stop` when the channel is gone."""
+        """Wait for something to do. Raises `ConsumerStopped` when the channel is gone."""
         while not self._arrived and not self._stopping and self._channel is not None:
             self._wake.clear()
             await self._wake.wait()
@@ -252,7 +259,7 @@ class Consumer(ABC):
 
     def _check_channel(self) -> None:
         if self._channel is None:
-            raise Stop
+            raise ConsumerStopped
 
     async def _acknowledge(self, delivery: Delivery, *, multiple: bool = False) -> None:
         # On the channel it came by: tags of another channel would name other messages.
@@ -274,14 +281,14 @@ class Consumer(ABC):
             try:
                 await action()
             except Exception as error:
-                if classify(error) is not Kind.OUTAGE:
+                if classify(error) is not ErrorKind.OUTAGE:
                     raise
-                log.warning("waiting out an outage", queue=self.queue.name, error=describe(error))
+                log.warning("outage_waiting", queue=self.queue.name, error=describe(error))
             else:
                 return
             await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
             if self._stopping:
-                raise Stop
+                raise ConsumerStopped
             self._check_channel()
 
     async def _fail(self, delivery: Delivery, error: BaseException) -> None:

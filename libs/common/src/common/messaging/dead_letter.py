@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from common.messaging.connection import describe
-from common.redaction import Redactor
+from common.errors import describe
+from common.observability.redaction import Redactor
 
 ATTEMPT: Final = "x-paybus-attempt"
 HISTORY: Final = "x-paybus-history"
@@ -19,6 +19,8 @@ REASON: Final = "x-paybus-reason"
 ERROR: Final = "x-paybus-error"
 STACK: Final = "x-paybus-stack"
 DEAD_SINCE: Final = "x-paybus-dead-since"
+# Of a webhook that was not understood: where it came.
+ENDPOINT: Final = "x-paybus-endpoint"
 
 # In bytes, as they are encoded: all headers share one AMQP frame of 128 KiB, and the broker closes
 # the connection at a larger one.
@@ -30,14 +32,14 @@ _LARGEST_ATTEMPT = 1_000
 
 
 @dataclass(frozen=True)
-class Failures:
+class FailureHistory:
     """The attempts so far: `history` has one `{"attempt", "at", "error"}` each, `at` in UTC."""
 
     attempt: int
     history: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def of(cls, headers: Mapping[str, Any]) -> Failures:
+    def of(cls, headers: Mapping[str, Any]) -> FailureHistory:
         """Read from a message's headers; broken ones count as none, so that it is still handled."""
         try:
             history = json.loads(_text(headers.get(HISTORY, "[]")))
@@ -46,13 +48,13 @@ class Failures:
         except Exception:  # noqa: BLE001 - anyone may have written them
             return cls(1, ())
 
-    def with_error(self, error: BaseException, redact: Redactor) -> Failures:
+    def with_error(self, error: BaseException, redact: Redactor) -> FailureHistory:
         entry = {
             "attempt": self.attempt,
             "at": datetime.now(UTC).isoformat(),
             "error": _beginning(redact.beginning(describe(error), _LONGEST_ERROR)),
         }
-        return Failures(self.attempt, (*self.history, entry)[-_MOST_ATTEMPTS_TOLD:])
+        return FailureHistory(self.attempt, (*self.history, entry)[-_MOST_ATTEMPTS_TOLD:])
 
     def headers(self, *, attempt: int) -> dict[str, Any]:
         """The oldest attempts are left out where all of them would be too long."""
@@ -63,7 +65,7 @@ class Failures:
 
 
 def headers(
-    failures: Failures, *, queue: str, reason: str, error: BaseException, redact: Redactor
+    failures: FailureHistory, *, queue: str, reason: str, error: BaseException, redact: Redactor
 ) -> dict[str, Any]:
     """For publishing to the dead-letter exchange; `failures` includes `error` already."""
     stack = "".join(traceback.format_exception(error))

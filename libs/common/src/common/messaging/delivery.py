@@ -14,9 +14,9 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from common.contracts import registry
 from common.contracts.event import DecodeError, Event
-from common.messaging import refill, replay
-from common.messaging.connection import describe
-from common.messaging.dead_letter import Failures
+from common.errors import describe
+from common.messaging import queue_recovery, replay_marker
+from common.messaging.dead_letter import FailureHistory
 
 # A quorum queue's own header: how often it was given back or its consumer was lost.
 _RETURNS = "x-delivery-count"
@@ -25,7 +25,7 @@ _LADDER = "x-death"
 _SUSPECT_RETURNS = 2
 # Of an envelope, in which it comes before the data.
 _RECORDED = re.compile(rb'"recordedtime":\s*"([^"]{1,40})"')
-_KEPT = frozenset({refill.ORDER, replay.MARK})
+_KEPT = frozenset({queue_recovery.ORDER, replay_marker.MARK})
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Delivery:
     tag: int
     body: bytes
     headers: Mapping[str, Any]
-    failures: Failures
+    failures: FailureHistory
 
     @classmethod
     def of(cls, channel: AbstractChannel, message: DeliveredMessage) -> Self:
         """Never fails: a message that did not arrive would be skipped over."""
         headers = message.header.properties.headers or {}
         assert message.delivery_tag is not None
-        return cls(channel, message.delivery_tag, message.body, headers, Failures.of(headers))
+        return cls(channel, message.delivery_tag, message.body, headers, FailureHistory.of(headers))
 
     @property
     def event(self) -> Event[Any] | None:
@@ -68,7 +68,7 @@ class Delivery:
     def alone(self) -> bool:
         """Whether to run it with no other: an order to refill, or a message that came back more
         than once without an outcome, so that it or a neighbour may be killing the process."""
-        if refill.ordered(self.headers):
+        if queue_recovery.is_recovery(self.headers):
             return True
         returns = self.headers.get(_RETURNS, 0)
         return isinstance(returns, int) and returns >= _SUSPECT_RETURNS
@@ -78,7 +78,7 @@ class Delivery:
         """When it came to the queue, as far as can be told, in seconds since 1970: an event's
         record for its first delivery, and now for what waited on the ladder or is sent again."""
         recorded = _RECORDED.search(self.body)
-        if recorded is None or _LADDER in self.headers or replay.MARK in self.headers:
+        if recorded is None or _LADDER in self.headers or replay_marker.MARK in self.headers:
             return time.time()
         try:
             return datetime.fromisoformat(recorded[1].decode()).timestamp()

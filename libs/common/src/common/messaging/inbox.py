@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.arrays import arrays, insert_rows
 from common.contracts.event import Event
+from common.db.bulk import columns_of, insert_rows
 from common.messaging.tables import inbox
 
 _COLUMNS = ("queue", "source", "id")
@@ -29,7 +29,7 @@ async def claim(
     by_key = {(event.source, event.id): event for event in reversed(events)}
     # Sorted: two workers with the same duplicates then never wait for each other in a circle.
     rows = [{"queue": queue, "source": source, "id": id_} for source, id_ in sorted(by_key)]
-    found = await session.execute(_CLAIM, arrays(rows, _COLUMNS))
+    found = await session.execute(_CLAIM, columns_of(rows, _COLUMNS))
     claimed = {(row.source, row.id) for row in found}
     return [
         event
@@ -38,7 +38,7 @@ async def claim(
     ]
 
 
-async def known(
+async def already_processed(
     session: AsyncSession, queue: str, keys: Sequence[tuple[str, str]]
 ) -> set[tuple[str, str]]:
     """Those of the (source, id) that were taken in already."""

@@ -15,7 +15,7 @@ from uuid import uuid4
 from aiormq.abc import DeliveredMessage
 
 from common.contracts.topology import JOURNAL, MARKS
-from common.messaging.connection import Broker, broker_errors
+from common.messaging.connection import BrokerConnection, broker_errors
 from common.messaging.publisher import Publisher
 
 _PREFETCH: Final = 100
@@ -43,7 +43,7 @@ class Entry:
 
 
 async def read_to_now(
-    broker: Broker, publisher: Publisher, *, start: int | datetime, stream: str = JOURNAL
+    broker: BrokerConnection, publisher: Publisher, *, start: int | datetime, stream: str = JOURNAL
 ) -> AsyncGenerator[Entry]:
     """Everything from `start` on that was published before this call: an offset, or a time (UTC) by
     whatever clock, from which on nothing is left out, and something earlier comes along.
@@ -65,7 +65,7 @@ async def read_to_now(
 
 
 async def follow(
-    broker: Broker,
+    broker: BrokerConnection,
     *,
     start: int | str | datetime,
     stream: str = JOURNAL,

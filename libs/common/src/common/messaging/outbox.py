@@ -9,10 +9,11 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.arrays import arrays, insert_rows
-from common.contracts.event import Event, Payload, follow_up
+from common.contracts.event import Event, Payload
 from common.contracts.registry import lookup
+from common.db.bulk import columns_of, insert_rows
 from common.errors import Permanent
+from common.messaging.events import follow_up_event
 from common.messaging.publisher import LARGEST_BODY
 from common.messaging.tables import outbox
 
@@ -22,7 +23,7 @@ _COLUMNS = ("exchange", "routing_key", "body")
 _WRITE = insert_rows(outbox, _COLUMNS)
 
 
-async def write(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+async def enqueue(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Publish the events if, and only if, the session's transaction commits. Wakes a relay then.
 
     Raises `Permanent` for an event that is larger than the broker takes.
@@ -43,11 +44,11 @@ async def write(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
                 f"an event {row['routing_key']} of {len(row['body'])} bytes is larger than "
                 f"RabbitMQ takes, {LARGEST_BODY}"
             )
-    await session.execute(_WRITE, arrays(rows, _COLUMNS))
+    await session.execute(_WRITE, columns_of(rows, _COLUMNS))
     await session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
 
 
-class Work:
+class UnitOfWork:
     """What a handler gets: the open transaction, and a way to emit events with it."""
 
     def __init__(self, session: AsyncSession, source: str) -> None:
@@ -74,7 +75,7 @@ class Work:
         if not isinstance(data, expected):
             raise TypeError(f"{type_} carries {expected.__name__}, not {type(data).__name__}")
         self._emitted.append(
-            follow_up(
+            follow_up_event(
                 cause,
                 type=type_,
                 source=self._source,
@@ -86,7 +87,7 @@ class Work:
         )
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def savepoint(self) -> AsyncIterator[None]:
         """A part that may fail by itself: its rows and events are undone then, not the others'."""
         before = len(self._emitted)
         try:
@@ -96,7 +97,7 @@ class Work:
             del self._emitted[before:]
             raise
 
-    def at_end(self, act: Callable[[], Awaitable[None]]) -> None:
+    def before_commit(self, act: Callable[[], Awaitable[None]]) -> None:
         """Do this once, after all handlers of the transaction: what they collected is written."""
         if act not in self._at_end:
             self._at_end.append(act)
@@ -106,4 +107,4 @@ class Work:
         for act in self._at_end:
             await act()
         emitted, self._emitted = self._emitted, []
-        await write(self.session, emitted)
+        await enqueue(self.session, emitted)

@@ -10,13 +10,13 @@ from typing import Any
 from aiormq import spec
 from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
-from common import metrics
 from common.contracts.event import CONTENT_TYPE, Event
 from common.contracts.registry import lookup
-from common.errors import Unavailable
-from common.logs import get_logger
-from common.messaging.confirms import ConfirmChannel
-from common.messaging.connection import Broker, broker_errors, describe
+from common.errors import Unavailable, describe
+from common.messaging.confirm_channel import ConfirmChannel
+from common.messaging.connection import BrokerConnection, broker_errors
+from common.observability import metrics
+from common.observability.logging import get_logger
 
 log = get_logger(__name__)
 
@@ -28,6 +28,9 @@ Properties = spec.Basic.Properties
 Message = tuple[str, str, bytes]
 
 _NOT_CONFIRMED = "RabbitMQ did not confirm"
+# Seen on RabbitMQ 4.3.6: after a partition, channels that were open on the isolated node get no
+# confirms any more, while new ones do (docs/adr/0027).
+_LONGEST_SILENCE_SECONDS = 10.0
 
 
 # What RabbitMQ 4 takes of one message, less the frames around it: `max_message_size`,
@@ -60,12 +63,13 @@ class Publisher:
     piles up in this process.
     """
 
-    def __init__(self, broker: Broker, *, timeout: float = 2.0) -> None:
+    def __init__(self, broker: BrokerConnection, *, timeout: float = 2.0) -> None:
         self._broker = broker
         self._timeout = timeout
         self._channel: ConfirmChannel | None = None
         self._opening = asyncio.Lock()
         self._mending: asyncio.Task[None] | None = None
+        self._dropping: asyncio.Task[None] | None = None
 
     async def publish_event(self, event: Event[Any]) -> None:
         """Publish to the exchange of the event's type. Raises as `publish` does."""
@@ -116,7 +120,10 @@ class Publisher:
         except Unavailable as error:  # what was handed over before it may be confirmed
             handed_over += [error] * (len(messages) - len(handed_over))
         if confirms := [each for each in handed_over if isinstance(each, asyncio.Future)]:
-            await asyncio.wait(confirms, timeout=deadline - asyncio.get_running_loop().time())
+            left = deadline - asyncio.get_running_loop().time()
+            _, unconfirmed = await asyncio.wait(confirms, timeout=left)
+            if unconfirmed:
+                self._look_for_silence(channel)
         return [
             each if isinstance(each, Unavailable) else self._outcome(message, each)
             for message, each in zip(messages, handed_over, strict=True)
@@ -142,8 +149,17 @@ class Publisher:
             try:
                 async with asyncio.timeout_at(deadline):
                     await channel.publish(body, exchange, routing_key, properties)
+            except TimeoutError:
+                self._look_for_silence(channel)
+                raise
             except DeliveryError as error:  # and PublishError, which is one
                 raise _failure(error, exchange, routing_key) from error
+
+    def _look_for_silence(self, channel: ConfirmChannel) -> None:
+        if channel.silent_seconds < _LONGEST_SILENCE_SECONDS:
+            return
+        if self._dropping is None or self._dropping.done():
+            self._dropping = asyncio.create_task(self._broker.drop(channel))
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._timeout
@@ -170,14 +186,14 @@ class Publisher:
     def _mend_topology(self) -> None:
         """Something was deleted from the broker: declare it again, beside our callers."""
         if self._mending is None or self._mending.done():
-            log.error("an exchange or a queue is gone, declaring the topology again")
+            log.error("topology_missing_declaring")
             self._mending = asyncio.create_task(self._declare())
 
     async def _declare(self) -> None:
         try:
             await self._broker.declare()
         except Unavailable as error:
-            log.warning("not declared", error=str(error))
+            log.warning("topology_declaration_failed", error=str(error))
 
     async def _open_channel(self) -> ConfirmChannel:
         async with self._opening:

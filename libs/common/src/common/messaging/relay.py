@@ -16,16 +16,15 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 from sqlalchemy import Select, case, delete, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from common import metrics
-from common.arrays import is_one_of
-from common.database import Sessions, connect_directly, sessions_of
-from common.errors import Unavailable
-from common.logs import get_logger
+from common.db.bulk import equals_any
+from common.db.database import Sessions, connect_directly, sessions_of
+from common.errors import Unavailable, describe
 from common.messaging.backoff import REJECTIONS, DestinationBackoff
-from common.messaging.connection import describe
 from common.messaging.outbox import NOTIFY_CHANNEL
 from common.messaging.publisher import BATCH_BYTES, Impossible, NotTaken, Publisher
 from common.messaging.tables import outbox
+from common.observability import metrics
+from common.observability.logging import get_logger
 
 log = get_logger(__name__)
 
@@ -95,7 +94,7 @@ class Relay:
             while (batch := await self.publish_batch()).more and not batch.away:
                 pass
         except sqlalchemy.exc.SQLAlchemyError as error:
-            log.warning("the outbox can't be read", error=describe(error))
+            log.warning("outbox_read_failed", error=describe(error))
             return False
         return not batch.away
 
@@ -150,12 +149,12 @@ class Relay:
             else:
                 self._backoff.not_tried(destination)
                 away = True
-        gone = is_one_of(outbox.c.position, confirmed)
+        gone = equals_any(outbox.c.position, confirmed)
         await session.execute(delete(outbox).where(gone))
         metrics.relayed.inc(len(confirmed))
         if away:
             error = next(each for each in outcomes if each is not None)
-            log.warning("the outbox waits", rows=len(rows) - len(confirmed), error=str(error))
+            log.warning("outbox_publish_blocked", rows=len(rows) - len(confirmed), error=str(error))
         if len(confirmed) == len(rows):
             self._scan.published(rows[-1].position)
         more = rows[0].found == _BATCH or rows[0].found > len(rows)
@@ -203,7 +202,7 @@ class Relay:
                             self._wake.set()
                         await connection.execute("SELECT true")  # or silence would mean nothing
             except psycopg.Error as error:
-                log.warning("not listening to the outbox, polling it", error=describe(error))
+                log.warning("outbox_listen_failed_polling", error=describe(error))
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
 
 
@@ -290,7 +289,7 @@ async def _count(session: AsyncSession) -> None:
 
 async def _set_aside(session: AsyncSession, row: Any, error: Unavailable) -> None:
     log.error(
-        "a row of the outbox is set aside: no broker takes it",
+        "outbox_row_set_aside",
         position=row.position,
         exchange=row.exchange,
         routing_key=row.routing_key[:255],

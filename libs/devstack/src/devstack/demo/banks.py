@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from devstack.demo.base import everything
+from devstack.demo.environment import kill_workers, scene
 from devstack.demo.report import Bars, Check, table_of_checks
-from devstack.demo.scene import kill_workers, scene
-from devstack.demo.stage import everything
 from devstack.endpoints import PLAID_CLIENT
-from devstack.system import System, introduce_providers
+from devstack.processes.system import System, introduce_providers
 from devstack.tokens import DevKeys
 
 _PROCESSES = ("sandbox-providers", "webhook-gateway", "bank-sync-api", "bank-sync-worker")
@@ -34,9 +34,9 @@ _PATIENCE_SECONDS = 300
 _SEED = 50
 # A day in ten seconds, so that the sweep heals what no webhook told.
 _ENVIRONMENT = {
-    "SWEEP_HOURS": str(10 / 3600),
-    "BANKS_PAUSE_SECONDS": "1",
-    "LEASE_SECONDS": "5",
+    "BANK_SYNC_MAX_AGE_HOURS": str(10 / 3600),
+    "BANKS_INTERVAL_SECONDS": "1",
+    "BANK_SYNC_LEASE_SECONDS": "5",
     "RETRY_LADDER": "1s,2s,5s,10s,20s",
 }
 
@@ -63,7 +63,7 @@ def main(items: int, transactions: int) -> int:
         replicas={"bank-sync-worker": 2},
         extra_env=_ENVIRONMENT,
         # More than the sandbox allows, so that it has to say no.
-        bank_options={"item_syncs": 60, "circuit_seconds": 2},
+        bank_options={"item_syncs": 60, "circuit_reset_seconds": 2},
     ) as (system, keys):
         return asyncio.run(_play(Banks(system, keys), console, items, transactions))
 

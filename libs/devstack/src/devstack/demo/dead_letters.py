@@ -15,18 +15,19 @@ import httpx
 import psycopg
 from rich.console import Console
 
-from common.contracts.event import Event, root
-from common.contracts.payments import PaymentReported
+from common.contracts.event import Event
+from common.contracts.payments import PaymentOutcome
+from common.contracts.retry_ladder import RetryLadder
 from common.contracts.topology import DEAD_LETTER_EXCHANGE
 from common.messaging import dead_letter
-from common.messaging.connection import Broker
-from common.messaging.declare import declaring
+from common.messaging.connection import BrokerConnection
+from common.messaging.events import new_event
 from common.messaging.publisher import Publisher
-from common.messaging.retry import Ladder
+from common.messaging.topology_declarer import declaring
 from devstack.addresses import DevstackError
+from devstack.demo.environment import kill_workers, scene
 from devstack.demo.report import Bars, Check, table_of_checks
-from devstack.demo.scene import kill_workers, scene
-from devstack.system import Layout, System
+from devstack.processes.system import Layout, System
 from devstack.tokens import DevKeys
 
 _QUEUE = "subscription.billing"
@@ -112,8 +113,10 @@ class Cemetery:
             headers={"Authorization": f"Bearer {token}"},
             timeout=60,
         )
-        ladder = Ladder.parse(_LADDER)
-        self._broker = Broker(self._layout.rabbitmq_url, name="demo", on_connect=declaring(ladder))
+        ladder = RetryLadder.parse(_LADDER)
+        self._broker = BrokerConnection(
+            self._layout.rabbitmq_url, name="demo", on_connect=declaring(ladder)
+        )
         self._publisher = Publisher(self._broker, timeout=60)
 
     async def __aenter__(self) -> Cemetery:
@@ -235,22 +238,22 @@ class Cemetery:
         return (await self._http.get(f"/v1/{path}")).raise_for_status().json()
 
 
-def _payments(prefix: str, count: int) -> Sequence[Event[PaymentReported]]:
+def _payments(prefix: str, count: int) -> Sequence[Event[PaymentOutcome]]:
     return [
         _payment(f"{prefix}-{n}", reason="\0" if n % _BAD_ONE_IN == 0 else None)
         for n in range(1, count + 1)
     ]
 
 
-def _payment(id_: str, reason: str | None = None) -> Event[PaymentReported]:
+def _payment(id_: str, reason: str | None = None) -> Event[PaymentOutcome]:
     """PostgreSQL stores no NUL: with one as its reason it can't be written."""
-    return root(
+    return new_event(
         id=id_,
         type="payment.failed",
         source="/demo",
         subject=id_,
         tenant="default",
-        data=PaymentReported(
+        data=PaymentOutcome(
             provider="stripe",
             payment_id=id_,
             customer_id=f"cus_{id_}",
@@ -262,7 +265,7 @@ def _payment(id_: str, reason: str | None = None) -> Event[PaymentReported]:
 
 
 def _duplicates(metrics: str) -> int:
-    name = f'paybus_consumed_total{{outcome="duplicate",queue="{_QUEUE}"}}'
+    name = f'paybus_messages_consumed_total{{outcome="duplicate",queue="{_QUEUE}"}}'
     return sum(
         int(float(line.rsplit(" ", 1)[1])) for line in metrics.splitlines() if line.startswith(name)
     )

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.table import Table
 
 from common.contracts.event import Event
+from devstack.demo.base import Part, Stage, everything, insist
 from devstack.demo.report import Check, table_of_checks
-from devstack.demo.stage import Part, Stage, everything, insist
 
 PROVIDERS = ("fapshi", "mtn-momo", "orange-money", "flutterwave")
 _DROPPED, _DOUBLED, _FORGED, _FAILED, _IGNORED = 0.3, 0.2, 0.1, 0.1, 0.1
@@ -174,7 +174,7 @@ class MobileMoneyShop(Part):
             sample.labels["provider"]: int(sample.value)
             for family in text_string_to_metric_families(answer.text)
             for sample in family.samples
-            if sample.name == "paybus_payments_healed_total"
+            if sample.name == "paybus_payments_recovered_total"
         }
 
     async def _books(self, process: str) -> dict[str, Any]:

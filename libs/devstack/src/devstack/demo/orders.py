@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from devstack.demo.base import everything
+from devstack.demo.environment import kill_workers, scene
 from devstack.demo.report import Bars, Check, table_of_checks
-from devstack.demo.scene import kill_workers, scene
-from devstack.demo.stage import everything
-from devstack.system import Layout, introduce
+from devstack.processes.system import Layout, introduce
 from devstack.tokens import DevKeys
 
 PROCESSES = (
@@ -27,13 +27,13 @@ PROCESSES = (
     "orders-worker",
 )  # fmt: skip
 ENVIRONMENT: Mapping[str, str] = {
-    "ORDERS_PAUSE_SECONDS": "2",
-    "QUESTIONS_PER_SECOND": "500",
-    "QUESTIONS_BURST": "500",
+    "ORDERS_INTERVAL_SECONDS": "2",
+    "PAYMENT_POLLS_PER_SECOND": "500",
+    "PAYMENT_POLL_BURST": "500",
     "RETRY_LADDER": "1s,2s,5s,10s,30s",
-    "PAYOUTS_PAUSE_SECONDS": "1",
-    "FIRST_LOOK_SECONDS": "1",
-    "FIRST_POLL_SECONDS": "5",
+    "PAYOUTS_INTERVAL_SECONDS": "1",
+    "PAYOUT_STATUS_CHECK_DELAY_SECONDS": "1",
+    "PAYOUT_STATUS_POLL_DELAY_SECONDS": "5",
 }
 _NEVER, _LATE, _PARTLY, _WHOLLY = 0.33, 0.01, 0.02, 0.01
 _AT_ONCE = 12
@@ -353,7 +353,7 @@ def main(count: int) -> int:
         console,
         replicas={"orders-worker": 2, "subscription-worker": 2, "payouts-worker": 2},
         extra_env=ENVIRONMENT,
-        payout_options={"quiet_seconds": 2, "per_second": 500},
+        payout_options={"not_found_grace_seconds": 2, "rate_per_second": 500},
     ) as (system, keys):
         market = Marketplace(system.layout, keys, count, grace=60, holding=20)
         return asyncio.run(_play(market, system, console))

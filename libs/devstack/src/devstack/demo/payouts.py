@@ -13,11 +13,11 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from devstack.demo.environment import kill_workers, scene
+from devstack.demo.payout_load import ENVIRONMENT, OPTIONS, PROVIDERS, Payday, Tally
 from devstack.demo.report import Bars, Check, table_of_checks
-from devstack.demo.scene import kill_workers, scene
-from devstack.payday import ENVIRONMENT, OPTIONS, PROVIDERS, Payday, Tally
-from devstack.rabbitmq import PrivateNode, broker_of_our_own
-from devstack.system import System
+from devstack.processes.system import System
+from devstack.servers.rabbitmq import PrivateNode, broker_of_our_own
 
 _PROCESSES = ("sandbox-providers", "webhook-gateway", "payouts-api", "payouts-worker")
 _PATIENCE_SECONDS = 600
@@ -123,7 +123,7 @@ def _by_provider(payday: Payday, tally: Tally, calls: object) -> Table:
 
 def _verify(system: System) -> bool:
     """As an operator does it."""
-    command = [sys.executable, "-m", "payouts.cli", "verify-audit"]
+    command = [sys.executable, "-m", "payouts.cli.main", "verify-audit"]
     env = {**os.environ, "DATABASE_URL": system.layout.databases["payouts"]}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     print(done.stdout + done.stderr, end="")

@@ -35,19 +35,25 @@ from plaid.model.transactions_sync_request_options import TransactionsSyncReques
 from pydantic import AfterValidator, BaseModel, HttpUrl, SecretStr, ValidationError
 
 from bank_sync import domain
-from bank_sync.clients import (
-    InstitutionFault,
+from bank_sync.clients.base import (
+    InstitutionError,
     InstitutionInfo,
-    ItemFault,
-    Linked,
+    ItemError,
+    LinkedItem,
     LinkToken,
-    LinkWish,
-    Mutated,
+    LinkTokenRequest,
+    PaginationMutated,
 )
 from bank_sync.domain import SyncPage, money
-from common.contracts.event import faults
-from common.errors import RateLimited, Upstream
-from common.outside import NoAnswer, NotAuthorized, Refused, plain
+from common.clients.json_api import strip_nul
+from common.errors import (
+    NotAuthorized,
+    ProviderRejected,
+    ProviderTimeout,
+    RateLimited,
+    Upstream,
+    validation_faults,
+)
 
 API = HttpUrl("https://production.plaid.com")
 PAGE = 500
@@ -65,20 +71,26 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Plaid:
-    """`at_once` calls run in as many threads: the SDK waits for each answer."""
+    """`max_concurrency` calls run in as many threads: the SDK waits for each answer."""
 
     def __init__(
-        self, client_id: str, secret: SecretStr, base_url: HttpUrl, *, timeout: float, at_once: int
+        self,
+        client_id: str,
+        secret: SecretStr,
+        base_url: HttpUrl,
+        *,
+        timeout: float,
+        max_concurrency: int,
     ) -> None:
         configuration = plaid.Configuration(
             host=str(base_url).rstrip("/"),
             api_key={"clientId": client_id, "secret": secret.get_secret_value()},
         )
         configuration.retries = urllib3.Retry(0)  # who tries again, and when, is decided here
-        configuration.connection_pool_maxsize = at_once
+        configuration.connection_pool_maxsize = max_concurrency
         self._api = PlaidApi(_Texts(configuration))
         self._timeout = timeout
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="plaid")
+        self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="plaid")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -97,7 +109,7 @@ class Plaid:
         found = await self._call(self._api.accounts_balance_get, request, _Accounts)
         return [_account(each) for each in found.accounts]
 
-    async def link_token(self, wish: LinkWish) -> LinkToken:
+    async def link_token(self, wish: LinkTokenRequest) -> LinkToken:
         body: dict[str, Any] = {
             "client_name": "Paybus",
             "language": wish.language,
@@ -121,10 +133,10 @@ class Plaid:
         )
         return LinkToken(made.link_token, made.expiration)
 
-    async def exchange(self, public_token: str) -> Linked:
+    async def exchange(self, public_token: str) -> LinkedItem:
         request = ItemPublicTokenExchangeRequest(public_token=public_token)
         made = await self._call(self._api.item_public_token_exchange, request, _Exchanged)
-        return Linked(made.access_token.get_secret_value(), made.item_id)
+        return LinkedItem(made.access_token.get_secret_value(), made.item_id)
 
     async def institution_of(self, access_token: str) -> str | None:
         request = ItemGetRequest(access_token=access_token)
@@ -146,7 +158,7 @@ class Plaid:
                 ItemRemoveRequest(access_token=access_token),
                 _Nothing,
             )
-        except ItemFault as fault:
+        except ItemError as fault:
             if fault.code not in domain.GONE_ERRORS:
                 raise
 
@@ -163,11 +175,11 @@ class Plaid:
         except plaid.ApiException as error:
             raise _fault(error) from None  # whose text shows what was answered
         except urllib3.exceptions.HTTPError as error:
-            raise NoAnswer(f"Plaid gave no answer ({type(error).__name__})") from None
+            raise ProviderTimeout(f"Plaid gave no answer ({type(error).__name__})") from None
         try:
             return model.model_validate(_exactly(said))
         except ValidationError as error:
-            raise Upstream(f"Plaid answers something strange: {faults(error)}") from None
+            raise Upstream(f"Plaid answers something strange: {validation_faults(error)}") from None
         except ValueError:
             raise Upstream("Plaid answers something that is no JSON") from None
 
@@ -187,25 +199,25 @@ def _fault(error: plaid.ApiException) -> Exception:
         code, kind = str(body["error_code"])[:_LONGEST_CODE], str(body["error_type"])
     except (ValueError, TypeError, LookupError):
         code, kind = "", ""
-    said = plain(f"Plaid answers {status} {code}".strip())
+    said = strip_nul(f"Plaid answers {status} {code}".strip())
     if status == HTTPStatus.TOO_MANY_REQUESTS or kind == "RATE_LIMIT_EXCEEDED":
         return RateLimited(f"{said}: asked too often", _retry_after(error))
     if code in {"INVALID_API_KEYS", "UNAUTHORIZED_ENVIRONMENT", "INVALID_ENVIRONMENT"}:
         return NotAuthorized(f"{said}: check client_id, secret and base_url")
     if code == "TRANSACTIONS_SYNC_MUTATION_DURING_PAGINATION":
-        return Mutated(said, status)
+        return PaginationMutated(said, status)
     return _refusal(code, kind, said, status)
 
 
 def _refusal(code: str, kind: str, said: str, status: int) -> Exception:
     if kind == "INSTITUTION_ERROR" and code not in _FOR_GOOD:
-        return InstitutionFault(said, status)
+        return InstitutionError(said, status)
     later = kind == "API_ERROR" or code == "PRODUCT_NOT_READY"
     if later or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Upstream(said)
     if code:
-        return ItemFault(code, said, status)
-    return Refused(said, status) if status else NoAnswer("Plaid gave no answer")
+        return ItemError(code, said, status)
+    return ProviderRejected(said, status) if status else ProviderTimeout("Plaid gave no answer")
 
 
 def _retry_after(error: plaid.ApiException) -> float:
@@ -215,7 +227,7 @@ def _retry_after(error: plaid.ApiException) -> float:
         return _RETRY_AFTER_SECONDS
 
 
-Text = Annotated[str, AfterValidator(plain)]
+Text = Annotated[str, AfterValidator(strip_nul)]
 
 
 class _Balances(BaseModel):

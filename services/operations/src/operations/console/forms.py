@@ -8,11 +8,11 @@ from typing import TypeVar
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from common.api import Session
-from common.auth import Role
-from common.contracts.event import faults
-from common.errors import Invalid, NotFound
-from operations import audit, ordering
+from common.errors import Invalid, NotFound, validation_faults
+from common.http.auth import Role
+from common.http.resources import Session
+from operations import action_log
+from operations.api.requests import DeadLetterSelection, Edit, JournalReplayBody, ReplayBody
 from operations.console.rendering import Route, go_to, page
 from operations.console.session import (
     Form,
@@ -25,14 +25,14 @@ from operations.console.session import (
     sign_out,
     visit,
 )
-from operations.desk import Desk
 from operations.domain import LetterState, ReplayState
-from operations.requests import Edit, ReplayWish, Selection, WindowWish
-from operations.services import ACTIONS, Services
+from operations.monitoring.service_clients import ACTIONS, Services
+from operations.replay import planner
+from operations.service import OperatorService
 
 forms = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
 
-WishT = TypeVar("WishT", Selection, ReplayWish, WindowWish, Edit)
+WishT = TypeVar("WishT", DeadLetterSelection, ReplayBody, JournalReplayBody, Edit)
 
 _MOVES = {
     "archive": LetterState.ARCHIVED,
@@ -78,21 +78,21 @@ async def act(request: Request, visitor: SignedIn, session: Session) -> Response
     form = await read_form(request)
     check(visitor, form)
     visitor.require(Role.OPERATOR)
-    desk: Desk = request.app.state.desk
+    operator_service: OperatorService = request.app.state.operator_service
     action = first(form, "action")
     chosen = _chosen(form)
     if action in {"replay", "forecast"}:
-        wish = _parsed(ReplayWish, chosen | _pace(form)).wish()
+        wish = _parsed(ReplayBody, chosen | _pace(form)).wish()
         if action == "forecast":
-            found = await desk.forecast(session, visitor.caller, wish, visitor.header)
+            found = await operator_service.forecast(session, visitor.caller, wish, visitor.header)
             return page("forecast.html", visitor, forecast=found, form=form, chosen=chosen)
-        made = await desk.replay(session, visitor.caller, wish, visitor.header)
+        made = await operator_service.replay(session, visitor.caller, wish, visitor.header)
         return go_to(f"/console/replays/{made.id}")
     if action not in _MOVES:
         raise Invalid("choose what is to be done")
     async with session.begin():
-        wish = _parsed(Selection, chosen).wish()
-        await desk.move(session, visitor.caller, wish, _MOVES[action])
+        wish = _parsed(DeadLetterSelection, chosen).wish()
+        await operator_service.set_state(session, visitor.caller, wish, _MOVES[action])
     return go_to("/console/letters" if "group" not in form else "/console/groups")
 
 
@@ -103,11 +103,11 @@ async def edit(request: Request, visitor: SignedIn, session: Session, id_: str) 
     visitor.require(Role.ADMIN)
     try:
         changes = json.loads(first(form, "changes"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(f"the changes are no JSON: {error}") from None
     wanted = _parsed(Edit, {"changes": changes, "reason": first(form, "reason")})
-    desk: Desk = request.app.state.desk
-    made = await desk.edit(session, visitor.caller, id_, wanted.changes, wanted.reason)
+    operator_service: OperatorService = request.app.state.operator_service
+    made = await operator_service.edit(session, visitor.caller, id_, wanted.changes, wanted.reason)
     return go_to(f"/console/replays/{made.id}")
 
 
@@ -119,9 +119,9 @@ async def note(request: Request, visitor: SignedIn, session: Session, id_: str) 
     text = first(form, "text")[:10_000]
     if not text:
         raise Invalid("write something")
-    desk: Desk = request.app.state.desk
+    operator_service: OperatorService = request.app.state.operator_service
     async with session.begin():
-        await desk.write_note(session, visitor.caller, id_, text)
+        await operator_service.write_note(session, visitor.caller, id_, text)
     return go_to(f"/console/letters/{id_}")
 
 
@@ -139,9 +139,11 @@ async def replay_window(request: Request, visitor: SignedIn, session: Session) -
     }
     if type_ := first(form, "type"):
         window["types"] = [type_]
-    wish = _parsed(WindowWish, {"window": window, "reason": first(form, "reason"), **_pace(form)})
-    desk: Desk = request.app.state.desk
-    made = await desk.replay_window(
+    wish = _parsed(
+        JournalReplayBody, {"window": window, "reason": first(form, "reason"), **_pace(form)}
+    )
+    operator_service: OperatorService = request.app.state.operator_service
+    made = await operator_service.replay_window(
         session, visitor.caller, wish.window, wish.reason, wish.rate, wish.concurrency
     )
     return go_to(f"/console/replays/{made.id}")
@@ -156,11 +158,11 @@ async def change(
     visitor.require(Role.OPERATOR)
     if action not in _CHANGES:
         raise NotFound("a replay can be paused, resumed or cancelled")
-    desk: Desk = request.app.state.desk
+    operator_service: OperatorService = request.app.state.operator_service
     async with session.begin():
-        await desk.find_replay(session, visitor.caller, id_)
+        await operator_service.find_replay(session, visitor.caller, id_)
         reason = first(form, "reason") or None
-        await ordering.change(session, id_, visitor.caller, _CHANGES[action], reason)
+        await planner.set_state(session, id_, visitor.caller, _CHANGES[action], reason)
     return go_to(f"/console/replays/{id_}")
 
 
@@ -170,14 +172,14 @@ async def job(
 ) -> Response:
     check(visitor, await read_form(request))
     visitor.require(Role.OPERATOR)
-    desk: Desk = request.app.state.desk
-    desk.only_operating(visitor.caller)
+    operator_service: OperatorService = request.app.state.operator_service
+    operator_service.only_operating(visitor.caller)
     if action not in ACTIONS:
         raise NotFound(f"a job can be told to {', '.join(sorted(ACTIONS))}")
     services: Services = request.app.state.services
     await services.act(service, name, action, visitor.header)
     async with session.begin():
-        audit.note(session, visitor.caller, f"job {action}", f"job/{service}/{name}", None)
+        action_log.note(session, visitor.caller, f"job {action}", f"job/{service}/{name}", None)
     return go_to("/console/jobs")
 
 
@@ -202,4 +204,4 @@ def _parsed(model: type[WishT], values: object) -> WishT:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise Invalid(faults(error)) from None
+        raise Invalid(validation_faults(error)) from None

@@ -12,22 +12,22 @@ from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from sqlalchemy import select
 
-from common.api import Session
 from common.contracts import topology
-from common.contracts.event import faults
-from common.errors import Invalid
-from common.http import encode_cursor
-from operations import api_overview, selecting
-from operations.api import list_actions, list_replays, search_journal
+from common.db.pagination import encode_cursor
+from common.errors import Invalid, validation_faults
+from common.http.resources import Session
+from operations.api.dead_letters import list_actions, list_replays, search_journal
+from operations.api.overview import overview_of
 from operations.console.forms import FILTERS
 from operations.console.rendering import Route, given, go_to, page
 from operations.console.session import SignedIn
-from operations.desk import Desk
+from operations.dead_letters import filters
+from operations.dead_letters.filters import Filter
 from operations.domain import ItemState, LetterState
-from operations.models import Item
-from operations.selecting import Filter
-from operations.services import Services
-from operations.views import ItemView
+from operations.models import ReplayItem
+from operations.monitoring.service_clients import Services
+from operations.schemas import ItemView, shown
+from operations.service import OperatorService
 
 pages = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
 
@@ -37,9 +37,9 @@ _TIMES: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
 _REFRESH_SECONDS = 2
 
 
-def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.desk
-    return desk
+def _operator_service(request: Request) -> OperatorService:
+    operator_service: OperatorService = request.app.state.operator_service
+    return operator_service
 
 
 @pages.get("/style.css")
@@ -61,14 +61,14 @@ async def login() -> HTMLResponse:
 async def overview(visitor: SignedIn, request: Request, session: Session) -> Response:
     if not visitor.operating:
         return go_to("/console/groups")
-    found = await api_overview.overview_of(visitor.caller, request, session, visitor.header)
-    groups = await _desk(request).groups(session, visitor.caller, Filter())
+    found = await overview_of(visitor.caller, request, session, visitor.header)
+    groups = await _operator_service(request).groups(session, visitor.caller, Filter())
     return page("overview.html", visitor, found=found, groups=groups[:5], refresh=10)
 
 
 @pages.get("/groups")
 async def groups(visitor: SignedIn, request: Request, session: Session) -> Response:
-    found = await _desk(request).groups(session, visitor.caller, Filter())
+    found = await _operator_service(request).groups(session, visitor.caller, Filter())
     return page("groups.html", visitor, groups=found)
 
 
@@ -80,13 +80,15 @@ async def letters(
     state: str = "open",
     cursor: str | None = None,
 ) -> Response:
-    desk = _desk(request)
+    operator_service = _operator_service(request)
     wanted = given(**{name: request.query_params.get(name) for name in FILTERS}) | {"state": state}
     try:
         filter_ = Filter.model_validate(wanted)
     except ValidationError as error:
-        raise Invalid(faults(error)) from None
-    found, more = await selecting.page(session, filter_, desk.scope(visitor.caller), cursor, _LIMIT)
+        raise Invalid(validation_faults(error)) from None
+    found, more = await filters.page(
+        session, filter_, operator_service.scope(visitor.caller), cursor, _LIMIT
+    )
     following = None
     if more:
         last = encode_cursor(found[-1].died_at.isoformat(), found[-1].id)
@@ -94,7 +96,7 @@ async def letters(
     return page(
         "letters.html",
         visitor,
-        letters=[desk.line(each) for each in found],
+        letters=await operator_service.lines(found),
         wanted=wanted,
         filters=FILTERS,
         states=[*LetterState, "any"],
@@ -104,32 +106,34 @@ async def letters(
 
 @pages.get("/letters/{id_}")
 async def letter(visitor: SignedIn, request: Request, session: Session, id_: str) -> Response:
-    desk = _desk(request)
-    found = await desk.detail(session, visitor.caller, id_)
-    return page("letter.html", visitor, letter=found, editing=desk.editing)
+    operator_service = _operator_service(request)
+    found = await operator_service.detail(session, visitor.caller, id_)
+    return page("letter.html", visitor, letter=found, editing=operator_service.editing)
 
 
 @pages.get("/replays")
 async def replays(
     visitor: SignedIn, request: Request, session: Session, cursor: str | None = None
 ) -> Response:
-    found = await list_replays(visitor.caller, session, _desk(request), cursor, _LIMIT)
+    found = await list_replays(visitor.caller, session, _operator_service(request), cursor, _LIMIT)
     return page("replays.html", visitor, replays=found.items, following=found.next_cursor)
 
 
 @pages.get("/replays/{id_}")
 async def replay(visitor: SignedIn, request: Request, session: Session, id_: str) -> Response:
-    desk = _desk(request)
-    shown = await desk.show_replay(session, await desk.find_replay(session, visitor.caller, id_))
+    operator_service = _operator_service(request)
+    found = await operator_service.show_replay(
+        session, await operator_service.find_replay(session, visitor.caller, id_)
+    )
     bad = (ItemState.FAILED_AGAIN, ItemState.SKIPPED)
-    query = select(Item).where(Item.replay_id == id_, Item.state.in_(bad))
-    items = (await session.scalars(query.order_by(Item.position).limit(_LIMIT))).all()
-    over = shown.state in {"done", "cancelled"} and shown.settled == shown.total
+    query = select(ReplayItem).where(ReplayItem.replay_id == id_, ReplayItem.state.in_(bad))
+    items = (await session.scalars(query.order_by(ReplayItem.position).limit(_LIMIT))).all()
+    over = found.state in {"done", "cancelled"} and found.settled == found.total
     return page(
         "replay.html",
         visitor,
-        replay=shown,
-        items=[ItemView.model_validate(each) for each in items],
+        replay=found,
+        items=await shown(ItemView, items),
         refresh=None if over else _REFRESH_SECONDS,
     )
 
@@ -158,7 +162,7 @@ async def journal(
     found = await search_journal(
         visitor.caller,
         session,
-        _desk(request),
+        _operator_service(request),
         type_ or None,
         tenant or None,
         subject or None,
@@ -185,13 +189,13 @@ async def journal(
 async def trace(
     visitor: SignedIn, request: Request, session: Session, correlation_id: str
 ) -> Response:
-    found = await _desk(request).trace(session, visitor.caller, correlation_id)
+    found = await _operator_service(request).trace(session, visitor.caller, correlation_id)
     return page("trace.html", visitor, trace=found)
 
 
 @pages.get("/jobs")
 async def jobs(visitor: SignedIn, request: Request) -> Response:
-    _desk(request).only_operating(visitor.caller)
+    _operator_service(request).only_operating(visitor.caller)
     services: Services = request.app.state.services
     return page("jobs.html", visitor, jobs=await services.jobs(visitor.header))
 
@@ -200,7 +204,7 @@ async def jobs(visitor: SignedIn, request: Request) -> Response:
 async def actions(
     visitor: SignedIn, request: Request, session: Session, cursor: str | None = None
 ) -> Response:
-    found = await list_actions(visitor.caller, session, _desk(request), cursor, _LIMIT)
+    found = await list_actions(visitor.caller, session, _operator_service(request), cursor, _LIMIT)
     return page("actions.html", visitor, actions=found.items, following=found.next_cursor)
 
 

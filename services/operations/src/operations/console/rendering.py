@@ -14,8 +14,8 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.errors import PaybusError, Unauthenticated
-from common.problems import answer_to
-from operations.console.session import Visitor
+from common.http.problems import problem_response
+from operations.console.session import ConsoleSession
 
 # Nothing but our own style sheet, forms that lead back here, and no frame around it.
 _HEADERS = {
@@ -48,7 +48,9 @@ _templates = Environment(
 _templates.filters |= {"moment": _moment, "pretty": _pretty}
 
 
-def page(name: str, visitor: Visitor | None, *, status: int = 200, **values: Any) -> HTMLResponse:
+def page(
+    name: str, visitor: ConsoleSession | None, *, status: int = 200, **values: Any
+) -> HTMLResponse:
     text = _templates.get_template(name).render(visitor=visitor, **{"refresh": None} | values)
     return HTMLResponse(text, status, headers=_HEADERS)
 
@@ -72,7 +74,7 @@ class Route(APIRoute):
                     return go_to("/console/login")
                 return page("login.html", None, status=HTTPStatus.UNAUTHORIZED, error=str(error))
             except PaybusError as error:
-                status = answer_to(error).status_code
+                status = problem_response(error).status_code
                 return page("error.html", None, status=status, error=str(error))
 
         return with_pages

@@ -12,18 +12,17 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Depends, Request, Response
 
-from common.auth import Authenticator, Caller, Role
-from common.cache import Cache
 from common.errors import Forbidden, Invalid, TooLarge, Unauthenticated
+from common.http.auth import LONGEST_LIFE, Authenticator, Caller, Role
+from common.http.middleware import MOST_VALUES
+from common.resilience.cache import Cache
 
 COOKIE = "paybus_console"
 _LARGEST_FORM = 500_000  # ten thousand chosen letters
-# Longer than tokens live.
-_LONGEST_SESSION_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
-class Visitor:
+class ConsoleSession:
     """`csrf` is what forms of this session carry: others can't know it. `operating` is whether the
     visitor's tenant is the one that operates Paybus."""
 
@@ -45,7 +44,7 @@ class Visitor:
             raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
 
 
-async def visit(request: Request, token: str) -> Visitor:
+async def visit(request: Request, token: str) -> ConsoleSession:
     """Raises `Unauthenticated`."""
     authenticator: Authenticator = request.app.state.authenticator
     caller = await authenticator.authenticate(f"Bearer {token}")
@@ -53,28 +52,32 @@ async def visit(request: Request, token: str) -> Visitor:
     if await cache.get(caller.tenant, _digest(token)):
         raise Unauthenticated("this session was ended: sign in again, with another token")
     csrf = hashlib.sha256(b"paybus console form" + token.encode()).hexdigest()
-    return Visitor(caller, token, csrf, caller.tenant == request.app.state.desk.tenant)
+    return ConsoleSession(
+        caller, token, csrf, caller.tenant == request.app.state.operator_service.tenant
+    )
 
 
-async def _visitor(request: Request) -> Visitor:
+async def _visitor(request: Request) -> ConsoleSession:
     token = request.cookies.get(COOKIE)
     if not token:
         raise Unauthenticated("sign in first")
     return await visit(request, token)
 
 
-async def end(request: Request, visitor: Visitor) -> None:
+async def end(request: Request, visitor: ConsoleSession) -> None:
     """The token is of no more use here, whoever has a copy of it."""
     cache: Cache = request.app.state.signed_out
     key = _digest(visitor.token)
-    await cache.set(visitor.caller.tenant, key, True, seconds=_LONGEST_SESSION_SECONDS)
+    await cache.set(visitor.caller.tenant, key, True, seconds=LONGEST_LIFE.total_seconds())
 
 
 def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    # Of what is signed: a signature may be written in several ways, RFC 4648, 3.5.
+    signed = token.rpartition(".")[0]
+    return hashlib.sha256(signed.encode()).hexdigest()
 
 
-SignedIn = Annotated[Visitor, Depends(_visitor)]
+SignedIn = Annotated[ConsoleSession, Depends(_visitor)]
 
 
 def sign_in(response: Response, token: str, *, secure: bool) -> None:
@@ -103,12 +106,12 @@ async def read_form(request: Request) -> Form:
     if len(body) > _LARGEST_FORM:
         raise TooLarge("the form is too large")
     try:
-        return parse_qs(body.decode(), keep_blank_values=False, max_num_fields=20_000)
+        return parse_qs(body.decode(), keep_blank_values=False, max_num_fields=MOST_VALUES)
     except ValueError as error:
         raise Invalid("this is no form") from error
 
 
-def check(visitor: Visitor, form: Form) -> None:
+def check(visitor: ConsoleSession, form: Form) -> None:
     """Raises `Forbidden` unless the form is one that this session was shown."""
     if not hmac.compare_digest(first(form, "csrf").encode(), visitor.csrf.encode()):
         raise Forbidden("this form is not of your session: load the page again")

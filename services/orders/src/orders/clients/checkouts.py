@@ -7,8 +7,7 @@ from typing import Any
 import httpx
 from pydantic import HttpUrl
 
-from common.errors import Invalid, RateLimited, Upstream
-from common.outside import Refused
+from common.errors import Invalid, ProviderRejected, RateLimited, Upstream
 
 _AGAIN = "send the same request with the same Idempotency-Key again"
 _BUSY_SECONDS = 5.0
@@ -41,7 +40,7 @@ class CheckoutStarter:
             case 400:
                 raise Invalid(detail)
             case 422:
-                raise Refused(detail, 422)
+                raise ProviderRejected(detail, 422)
             case 503:
                 raise RateLimited(detail, _BUSY_SECONDS)
             case status:

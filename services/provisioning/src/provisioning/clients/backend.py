@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 
+from common.clients.json_api import bounded
 from common.contracts.event import derived_id
-from common.errors import Permanent, RateLimited, Upstream
+from common.errors import Permanent, ProviderTimeout, RateLimited, Upstream
 
 _DEFAULT_RETRY_AFTER_SECONDS = 30.0
 _LONGEST_EXCERPT = 500
@@ -72,8 +73,8 @@ class Backend:
         headers = {"Idempotency-Key": key} if key else {}
         what = f"{method} {path}"
         try:
-            response = await self._client.request(method, path, headers=headers, **request)
-        except httpx.TransportError as error:
+            response = await bounded(self._client, method, path, headers=headers, **request)
+        except (httpx.RequestError, ProviderTimeout) as error:
             raise BackendFailed(
                 f"{what}: no answer from the back end ({type(error).__name__}: {error})"
             ) from error

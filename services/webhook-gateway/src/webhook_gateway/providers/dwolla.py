@@ -14,17 +14,17 @@ from starlette.datastructures import Headers
 
 from common.contracts.event import Event
 from common.contracts.payouts import TransferReported
-from webhook_gateway.providers import Proof, Provider
-from webhook_gateway.providers.authentic import check_any, hex_hmac, the_header
-from webhook_gateway.times import parse
+from webhook_gateway.providers.base import Authentication, Provider
+from webhook_gateway.providers.signatures import hex_hmac, require_single_header, verify_any_secret
+from webhook_gateway.providers.timestamps import parse
 
 # https://developers.dwolla.com/docs/webhook-events; the same with `customer_` in front.
 _TOPICS = {
-    "transfer_created": "transfer.created",
-    "transfer_completed": "transfer.succeeded",
-    "transfer_failed": "transfer.failed",
-    "transfer_cancelled": "transfer.failed",
-    "transfer_reclaimed": "transfer.reversed",
+    "transfer_created": "provider_transfer.created",
+    "transfer_completed": "provider_transfer.succeeded",
+    "transfer_failed": "provider_transfer.failed",
+    "transfer_cancelled": "provider_transfer.failed",
+    "transfer_reclaimed": "provider_transfer.reversed",
     "bank_transfer_created": "provider_payout.created",
     "bank_transfer_completed": "provider_payout.succeeded",
     "bank_transfer_failed": "provider_payout.failed",
@@ -36,17 +36,19 @@ _TOPICS = {
 class Dwolla(Provider):
     name = "dwolla"
 
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
-        given = the_header(headers, "x-request-signature-sha-256")
-        check_any(given, self.secrets, lambda s: hex_hmac(s, body), what="the signature")
-        return Proof("signature")
+    async def verify(self, headers: Headers, body: bytes) -> Authentication:
+        given = require_single_header(headers, "x-request-signature-sha-256")
+        verify_any_secret(given, self.secrets, lambda s: hex_hmac(s, body), what="the signature")
+        return Authentication("signature")
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         topic: str = webhook["topic"]
         time = parse(webhook["timestamp"])
         type_ = _TOPICS.get(topic.removeprefix("customer_"))
         if type_ is None:
-            return [self.untranslated(topic, webhook, id_=webhook["id"], proof=proof, time=time)]
+            return [
+                self.passthrough_event(topic, webhook, id_=webhook["id"], proof=proof, time=time)
+            ]
         links = webhook["_links"]
         report = TransferReported(
             provider="dwolla",

@@ -15,48 +15,48 @@ import httpx
 from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
+from common.clients.json_api import join_url, request
 from common.contracts.event import Event
 from common.contracts.money import minor_units
 from common.contracts.payouts import TransferReported
-from common.outside import call, url
-from webhook_gateway import asking, providers, times
-from webhook_gateway.asking import Answer, AskedProvider, Question
-from webhook_gateway.domain import Standing
-from webhook_gateway.providers import Proof
-from webhook_gateway.providers.authentic import check_any, the_header
+from webhook_gateway.domain import PaymentStatus
+from webhook_gateway.providers import base, pollable, timestamps
+from webhook_gateway.providers.base import Authentication
+from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult, PollableProvider
+from webhook_gateway.providers.signatures import require_single_header, verify_any_secret
 
 
-class Options(providers.Options):
+class Options(base.Options):
     """The API's credentials. Without them hints can't be asked about.
 
-    A service of Fapshi's that pays out takes no payments: `pays_out` says that this is one, and
+    A service of Fapshi's that pays out takes no payments: `payouts_only` says that this is one, and
     its payouts are asked about by the payouts service.
     """
 
-    pays_out: bool = False
+    payouts_only: bool = False
 
     api_user: str = ""
     api_key: SecretStr = SecretStr("")
     base_url: HttpUrl = HttpUrl("https://live.fapshi.com")
 
 
-class Fapshi(AskedProvider):
+class Fapshi(PollableProvider):
     name = "fapshi"
     options_model = Options
     options: Options
 
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
-        given = the_header(headers, "x-wh-secret")
-        check_any(given, self.secrets, lambda secret: secret, what="the secret")
-        return Proof("secret")
+    async def verify(self, headers: Headers, body: bytes) -> Authentication:
+        given = require_single_header(headers, "x-wh-secret")
+        verify_any_secret(given, self.secrets, lambda secret: secret, what="the secret")
+        return Authentication("secret")
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         webhook = _one(webhook)
-        if self.options.pays_out:
+        if self.options.payouts_only:
             return [self._payout_hint(webhook, proof)]
         return [self.hint(webhook["transId"], webhook["status"], proof)]
 
-    def _payout_hint(self, webhook: Any, proof: Proof) -> Event[Any]:
+    def _payout_hint(self, webhook: Any, proof: Authentication) -> Event[Any]:
         """Each is news, as with payments. The payouts service writes the payout's id and the
         recipient's into `externalId`."""
         reference, _, _ = (webhook.get("externalId") or "").partition("_")
@@ -66,7 +66,7 @@ class Fapshi(AskedProvider):
             reference=reference or None,
         )
         return self.event(
-            "provider_payout.reported",
+            "provider_payout.notification_received",
             report,
             id_=str(uuid4()),
             subject=webhook["transId"],
@@ -77,29 +77,29 @@ class Fapshi(AskedProvider):
     def can_be_asked(self) -> bool:
         return bool(self.options.api_user and self.options.api_key.get_secret_value())
 
-    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+    async def ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
         """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
-        payment = await call(
+        answered = await request(
             http,
             "GET",
-            url(self.options.base_url, "payment-status", question.reference),
+            join_url(self.options.base_url, "payment-status", question.reference),
             headers={
                 "apiuser": self.options.api_user,
                 "apikey": self.options.api_key.get_secret_value(),
             },
         )
-        if payment is None:
-            return Answer(Standing.UNKNOWN)
-        payment = _one(payment)
-        asking.expect(question, payment["transId"])
-        return Answer(
+        if answered is None:
+            return PaymentStatusResult(PaymentStatus.UNKNOWN)
+        payment = _one(answered.json())
+        pollable.require_same_payment(question, payment["transId"])
+        return PaymentStatusResult(
             _STANDINGS[payment["status"]],
             amount=minor_units(str(payment["amount"]), "XAF"),
             currency="XAF",
-            references=asking.texts(payment.get("externalId")),
-            contact=asking.contact(payment.get("email"), payment.get("payerName")),
+            references=pollable.non_empty_texts(payment.get("externalId")),
+            contact=pollable.contact_of(payment.get("email"), payment.get("payerName")),
             reason=payment.get("reason"),
-            at=times.said(payment.get("dateConfirmed")),
+            at=timestamps.said(payment.get("dateConfirmed")),
         )
 
 
@@ -111,9 +111,9 @@ def _one(said: Any) -> Any:
 
 
 _STANDINGS = {
-    "CREATED": Standing.PENDING,
-    "PENDING": Standing.PENDING,
-    "SUCCESSFUL": Standing.SUCCEEDED,
-    "FAILED": Standing.FAILED,
-    "EXPIRED": Standing.EXPIRED,
+    "CREATED": PaymentStatus.PENDING,
+    "PENDING": PaymentStatus.PENDING,
+    "SUCCESSFUL": PaymentStatus.SUCCEEDED,
+    "FAILED": PaymentStatus.FAILED,
+    "EXPIRED": PaymentStatus.EXPIRED,
 }

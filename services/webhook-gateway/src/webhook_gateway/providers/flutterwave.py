@@ -9,6 +9,7 @@ charges are hints whatever the scheme.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -16,48 +17,54 @@ import httpx
 from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
+from common.clients.json_api import join_url, request_json
 from common.contracts.event import Event, derived_id
 from common.contracts.money import minor_units
 from common.contracts.payouts import TransferReported
-from common.errors import Upstream
-from common.outside import Refused, call, url
-from webhook_gateway import asking, providers, times
-from webhook_gateway.asking import Answer, AskedProvider, Question
-from webhook_gateway.domain import Standing
-from webhook_gateway.providers import Object, Proof
-from webhook_gateway.providers.authentic import base64_hmac, check_any, the_header
+from common.errors import ProviderRejected, Upstream
+from webhook_gateway.domain import PaymentStatus
+from webhook_gateway.providers import base, pollable, timestamps
+from webhook_gateway.providers.base import Authentication, Object
+from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult, PollableProvider
+from webhook_gateway.providers.signatures import (
+    base64_hmac,
+    require_single_header,
+    verify_any_secret,
+)
 
 _TRANSFERS = {
-    "successful": "transfer.succeeded",
-    "succeeded": "transfer.succeeded",
-    "failed": "transfer.failed",
-    "reversed": "transfer.reversed",
+    "successful": "provider_transfer.succeeded",
+    "succeeded": "provider_transfer.succeeded",
+    "failed": "provider_transfer.failed",
+    "reversed": "provider_transfer.reversed",
 }
 
 
-class Options(providers.Options):
+class Options(base.Options):
     """`secret_key` is v3's, for its API. Without it hints can't be asked about."""
 
     secret_key: SecretStr = SecretStr("")
     base_url: HttpUrl = HttpUrl("https://api.flutterwave.com/v3")
 
 
-class Flutterwave(AskedProvider):
+class Flutterwave(PollableProvider):
     name = "flutterwave"
     options_model = Options
     options: Options
     charges_again = True  # a page can be paid again, and every charge has its `tx_ref`
 
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
+    async def verify(self, headers: Headers, body: bytes) -> Authentication:
         if "flutterwave-signature" in headers:
-            given = the_header(headers, "flutterwave-signature")
-            check_any(given, self.secrets, lambda s: base64_hmac(s, body), what="the signature")
-            return Proof("signature")
-        given = the_header(headers, "verif-hash")
-        check_any(given, self.secrets, lambda secret: secret, what="the secret hash")
-        return Proof("secret")
+            given = require_single_header(headers, "flutterwave-signature")
+            verify_any_secret(
+                given, self.secrets, lambda s: base64_hmac(s, body), what="the signature"
+            )
+            return Authentication("signature")
+        given = require_single_header(headers, "verif-hash")
+        verify_any_secret(given, self.secrets, lambda secret: secret, what="the secret hash")
+        return Authentication("secret")
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         type_ = webhook.get("type") or webhook["event"]
         data = webhook["data"]
         if type_.startswith("charge."):
@@ -76,37 +83,46 @@ class Flutterwave(AskedProvider):
                     proof=proof,
                 )
             ]
-        return [self.untranslated(type_, webhook, id_=id_, proof=proof)]
+        return [self.passthrough_event(type_, webhook, id_=id_, proof=proof)]
 
     @property
     def can_be_asked(self) -> bool:
         return bool(self.options.secret_key.get_secret_value())
 
-    async def ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
-        """https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref"""
+    async def ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
+        """https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref and, of
+        further attempts, https://developer.flutterwave.com/docs/collecting-payments/standard"""
         try:
-            answer = await call(
+            answer = await request_json(
                 http,
                 "GET",
-                url(self.options.base_url, "transactions", "verify_by_reference"),
+                join_url(self.options.base_url, "transactions", "verify_by_reference"),
                 params={"tx_ref": question.reference},
                 headers=self._headers(),
             )
-        except Refused as error:
+        except ProviderRejected as error:
             if "no transaction was found" not in str(error).lower():
                 raise
             answer = None  # a page that nobody has used is no transaction yet
         if answer is None:
-            return Answer(Standing.UNKNOWN)
-        asking.expect(question, answer["data"]["tx_ref"])
-        return _answer(answer["data"])
+            return PaymentStatusResult(PaymentStatus.UNKNOWN)
+        pollable.require_same_payment(question, answer["data"]["tx_ref"])
+        found = _answer(answer["data"])
+        if found.standing is not PaymentStatus.SUCCEEDED:
+            # Who failed, or did not confirm, may try again on the same page (`max_retry_attempt`),
+            # and it is not said which attempt this call shows.
+            paid = await self.charges(http, question)
+            return min(paid, key=_when, default=found)
+        return found
 
-    async def charges(self, http: httpx.AsyncClient, question: Question) -> Sequence[Answer]:
+    async def charges(
+        self, http: httpx.AsyncClient, question: PaymentQuery
+    ) -> Sequence[PaymentStatusResult]:
         """https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
-        listed = await call(
+        listed = await request_json(
             http,
             "GET",
-            url(self.options.base_url, "transactions"),
+            join_url(self.options.base_url, "transactions"),
             params={"tx_ref": question.reference, "status": "successful"},
             headers=self._headers(),
         )
@@ -114,31 +130,36 @@ class Flutterwave(AskedProvider):
             raise Upstream("answers 404 to a list of transactions")
         mine = [each for each in listed["data"] if each["tx_ref"] == question.reference]
         answers = [_answer(each) for each in mine]
-        return [each for each in answers if each.standing is Standing.SUCCEEDED]
+        return [each for each in answers if each.standing is PaymentStatus.SUCCEEDED]
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"}
 
 
-def _answer(charge: Object) -> Answer:
+def _when(charge: PaymentStatusResult) -> tuple[datetime, str]:
+    return charge.at or datetime.max.replace(tzinfo=UTC), charge.charge or ""
+
+
+def _answer(charge: Object) -> PaymentStatusResult:
     """`created_at` is when the payer began to pay: of when it was confirmed v3 says nothing."""
     customer = charge.get("customer") or {}
-    return Answer(
-        _STANDINGS[charge["status"].lower()],
+    return PaymentStatusResult(
+        # Of a word that is not known nothing follows, and it is asked again.
+        _STANDINGS.get(charge["status"].lower(), PaymentStatus.PENDING),
         amount=minor_units(str(charge["amount"]), charge["currency"]),
         currency=charge["currency"],
-        references=asking.texts(charge.get("flw_ref"), charge["id"]),
-        contact=asking.contact(customer.get("email"), customer.get("name")),
+        references=pollable.non_empty_texts(charge.get("flw_ref"), charge["id"]),
+        contact=pollable.contact_of(customer.get("email"), customer.get("name")),
         reason=charge.get("processor_response"),
-        at=times.said(charge.get("created_at")),
+        at=timestamps.said(charge.get("created_at")),
         charge=str(charge["id"]),
     )
 
 
 _STANDINGS = {
-    "pending": Standing.PENDING,
-    "successful": Standing.SUCCEEDED,
-    "failed": Standing.FAILED,
+    "pending": PaymentStatus.PENDING,
+    "successful": PaymentStatus.SUCCEEDED,
+    "failed": PaymentStatus.FAILED,
 }
 
 

@@ -14,16 +14,17 @@ from uuid import UUID
 import httpx
 from pydantic import HttpUrl, SecretStr
 
+from common.clients.json_api import join_url, request_json
 from common.contracts.event import Event
 from common.contracts.money import minor_units
-from common.outside import call, url
-from webhook_gateway import asking, providers
-from webhook_gateway.asking import Answer, Question, UnprovedProvider
-from webhook_gateway.domain import Standing
-from webhook_gateway.providers import Proof
+from webhook_gateway.domain import PaymentStatus
+from webhook_gateway.providers import pollable
+from webhook_gateway.providers.base import Authentication
+from webhook_gateway.providers.base import Options as CommonOptions
+from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult, UnsignedProvider
 
 
-class Options(providers.Options):
+class Options(CommonOptions):
     """The API's credentials. Without them hints can't be asked about."""
 
     subscription_key: SecretStr = SecretStr("")
@@ -33,14 +34,14 @@ class Options(providers.Options):
     base_url: HttpUrl = HttpUrl("https://proxy.momoapi.mtn.com")
 
 
-class MtnMomo(UnprovedProvider):
+class MtnMomo(UnsignedProvider):
     name = "mtn-momo"
     methods = frozenset({"POST", "PUT"})
     failure_is_final = True  # a request to pay is one attempt
     options_model = Options
     options: Options
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         reference = str(UUID(webhook.get("referenceId") or webhook["externalId"]))
         return [self.hint(reference, webhook["status"], proof)]
 
@@ -48,20 +49,20 @@ class MtnMomo(UnprovedProvider):
     def can_be_asked(self) -> bool:
         return bool(self.options.api_user and self.options.subscription_key.get_secret_value())
 
-    async def _ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+    async def _ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
         """https://momodeveloper.mtn.com/API-collections#api=collection, requesttopay status"""
         key = {"Ocp-Apim-Subscription-Key": self.options.subscription_key.get_secret_value()}
         base = self.options.base_url
         login = (self.options.api_user, self.options.api_key.get_secret_value())
         token = await self._token.get(
-            lambda: call(
-                http, "POST", url(base, "collection", "token", ""), auth=login, headers=key
+            lambda: request_json(
+                http, "POST", join_url(base, "collection", "token", ""), auth=login, headers=key
             )
         )
-        payment = await call(
+        payment = await request_json(
             http,
             "GET",
-            url(base, "collection", "v1_0", "requesttopay", question.reference),
+            join_url(base, "collection", "v1_0", "requesttopay", question.reference),
             headers=key
             | {
                 "Authorization": f"Bearer {token}",
@@ -69,13 +70,13 @@ class MtnMomo(UnprovedProvider):
             },
         )
         if payment is None:
-            return Answer(Standing.UNKNOWN)
+            return PaymentStatusResult(PaymentStatus.UNKNOWN)
         reason = payment.get("reason")
-        return Answer(
+        return PaymentStatusResult(
             _STANDINGS[payment["status"]],
             amount=minor_units(str(payment["amount"]), payment["currency"]),
             currency=payment["currency"],
-            references=asking.texts(
+            references=pollable.non_empty_texts(
                 payment.get("externalId"), payment.get("financialTransactionId")
             ),
             reason=reason.get("code") if isinstance(reason, dict) else reason,
@@ -83,8 +84,8 @@ class MtnMomo(UnprovedProvider):
 
 
 _STANDINGS = {
-    "CREATED": Standing.PENDING,
-    "PENDING": Standing.PENDING,
-    "SUCCESSFUL": Standing.SUCCEEDED,
-    "FAILED": Standing.FAILED,
+    "CREATED": PaymentStatus.PENDING,
+    "PENDING": PaymentStatus.PENDING,
+    "SUCCESSFUL": PaymentStatus.SUCCEEDED,
+    "FAILED": PaymentStatus.FAILED,
 }

@@ -15,16 +15,17 @@ from typing import Any
 import httpx
 from pydantic import HttpUrl, SecretStr
 
+from common.clients.json_api import join_url, request_json
 from common.contracts.event import Event
 from common.contracts.money import minor_units
-from common.outside import call, url
-from webhook_gateway import asking, providers
-from webhook_gateway.asking import Answer, Question, UnprovedProvider
-from webhook_gateway.domain import Standing
-from webhook_gateway.providers import Proof, digest
+from webhook_gateway.domain import PaymentStatus
+from webhook_gateway.providers import pollable
+from webhook_gateway.providers.base import Authentication, digest
+from webhook_gateway.providers.base import Options as CommonOptions
+from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult, UnsignedProvider
 
 
-class Options(providers.Options):
+class Options(CommonOptions):
     """The API's credentials. Without them hints can't be asked about."""
 
     client_id: str = ""
@@ -33,13 +34,13 @@ class Options(providers.Options):
     base_url: HttpUrl = HttpUrl("https://api.orange.com")
 
 
-class OrangeMoney(UnprovedProvider):
+class OrangeMoney(UnsignedProvider):
     name = "orange-money"
     hints_by_secret = True
     options_model = Options
     options: Options
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         reference = digest(webhook["notif_token"].encode())
         return [self.hint(reference, webhook["status"], proof)]
 
@@ -47,24 +48,24 @@ class OrangeMoney(UnprovedProvider):
     def can_be_asked(self) -> bool:
         return bool(self.options.client_id and self.options.client_secret.get_secret_value())
 
-    async def _ask(self, http: httpx.AsyncClient, question: Question) -> Answer:
+    async def _ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
         """The transaction status of a web payment, by order, amount and pay token."""
         base = self.options.base_url
         login = (self.options.client_id, self.options.client_secret.get_secret_value())
         token = await self._token.get(
-            lambda: call(
+            lambda: request_json(
                 http,
                 "POST",
-                url(base, "oauth", "v3", "token"),
+                join_url(base, "oauth", "v3", "token"),
                 auth=login,
                 data={"grant_type": "client_credentials"},
             )
         )
         asked = question.lookup
-        payment = await call(
+        payment = await request_json(
             http,
             "POST",
-            url(base, "orange-money-webpay", self.options.country, "v1", "transactionstatus"),
+            join_url(base, "orange-money-webpay", self.options.country, "v1", "transactionstatus"),
             headers={"Authorization": f"Bearer {token}"},
             json={
                 "order_id": asked["order_id"],
@@ -73,20 +74,22 @@ class OrangeMoney(UnprovedProvider):
             },
         )
         if payment is None:
-            return Answer(Standing.UNKNOWN)
-        asking.expect(replace(question, reference=asked["order_id"]), payment["order_id"])
-        return Answer(
+            return PaymentStatusResult(PaymentStatus.UNKNOWN)
+        pollable.require_same_payment(
+            replace(question, reference=asked["order_id"]), payment["order_id"]
+        )
+        return PaymentStatusResult(
             _STANDINGS[payment["status"]],
             amount=minor_units(asked["amount"], asked["currency"]),
             currency=asked["currency"],
-            references=asking.texts(asked["order_id"], payment.get("txnid")),
+            references=pollable.non_empty_texts(asked["order_id"], payment.get("txnid")),
         )
 
 
 _STANDINGS = {
-    "INITIATED": Standing.PENDING,
-    "PENDING": Standing.PENDING,
-    "SUCCESS": Standing.SUCCEEDED,
-    "FAILED": Standing.FAILED,
-    "EXPIRED": Standing.EXPIRED,
+    "INITIATED": PaymentStatus.PENDING,
+    "PENDING": PaymentStatus.PENDING,
+    "SUCCESS": PaymentStatus.SUCCEEDED,
+    "FAILED": PaymentStatus.FAILED,
+    "EXPIRED": PaymentStatus.EXPIRED,
 }

@@ -25,14 +25,21 @@ import jwt
 from pydantic import HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
-from common.contracts.banking import BankItemReported
+from common.clients.json_api import bounded
+from common.contracts.banking import ProviderBankItem
 from common.contracts.event import Event, derived_id
-from common.errors import Unavailable
-from webhook_gateway import providers
-from webhook_gateway.endpoints import Endpoint
-from webhook_gateway.providers import Object, Proof, Provider, VerificationFailed, digest
-from webhook_gateway.providers.authentic import the_header
-from webhook_gateway.times import parse
+from common.errors import ProviderTimeout, Unavailable
+from webhook_gateway.providers import base
+from webhook_gateway.providers.base import (
+    Authentication,
+    Object,
+    Provider,
+    VerificationFailed,
+    digest,
+)
+from webhook_gateway.providers.endpoint import Endpoint
+from webhook_gateway.providers.signatures import require_single_header
+from webhook_gateway.providers.timestamps import parse
 
 TOLERANCE_SECONDS: Final = 300
 
@@ -41,20 +48,22 @@ _REFUSED_SECONDS = 60
 _MOST_REFUSED = 1000
 _ASKS_PER_MINUTE = 30
 _ASK_SECONDS = 5
+# Plaid's are UUIDs: https://plaid.com/docs/api/webhooks/webhook-verification/
+_LONGEST_KEY_ID = 64
 _NOT_VOUCHED = "Plaid does not vouch for the key of Plaid-Verification"
 
 _ITEM_CODES: Mapping[str, str] = {
-    "ERROR": "bank_item.failed",
-    "LOGIN_REPAIRED": "bank_item.repaired",
-    "PENDING_DISCONNECT": "bank_item.expiring",
-    "PENDING_EXPIRATION": "bank_item.expiring",
-    "USER_PERMISSION_REVOKED": "bank_item.revoked",
-    "USER_ACCOUNT_REVOKED": "bank_item.account_revoked",
-    "NEW_ACCOUNTS_AVAILABLE": "bank_item.accounts_available",
+    "ERROR": "provider_bank_item.failed",
+    "LOGIN_REPAIRED": "provider_bank_item.repaired",
+    "PENDING_DISCONNECT": "provider_bank_item.expiring",
+    "PENDING_EXPIRATION": "provider_bank_item.expiring",
+    "USER_PERMISSION_REVOKED": "provider_bank_item.revoked",
+    "USER_ACCOUNT_REVOKED": "provider_bank_item.account_revoked",
+    "NEW_ACCOUNTS_AVAILABLE": "provider_bank_item.accounts_available",
 }
 
 
-class Options(providers.Options):
+class Options(base.Options):
     """`secret` is the API's, with which keys are asked for; webhooks have no secret of ours."""
 
     client_id: str
@@ -68,19 +77,21 @@ class Plaid(Provider):
     options_model = Options
     options: Options
 
-    def __init__(self, endpoint: Endpoint, options: providers.Options) -> None:
+    def __init__(self, endpoint: Endpoint, options: base.Options) -> None:
         super().__init__(endpoint, options)
         self._keys = Keys(self.options)
 
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
-        token = the_header(headers, "plaid-verification")
+    async def verify(self, headers: Headers, body: bytes) -> Authentication:
+        token = require_single_header(headers, "plaid-verification")
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
             raise VerificationFailed("Plaid-Verification is no JSON Web Token") from None
-        if header.get("alg") != "ES256" or not isinstance(header.get("kid"), str):
+        key_id = header.get("kid")
+        is_id = isinstance(key_id, str) and 0 < len(key_id) <= _LONGEST_KEY_ID
+        if header.get("alg") != "ES256" or not is_id:
             raise VerificationFailed("Plaid-Verification is not signed by ES256 with a key's id")
-        key = await self._keys.get(header["kid"])
+        key = await self._keys.get(str(key_id))
         try:
             claims = jwt.decode(
                 token,
@@ -96,27 +107,27 @@ class Plaid(Provider):
         said = str(claims["request_body_sha256"]).encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(said, digest(body).encode()):
             raise VerificationFailed("Plaid-Verification is of another body")
-        return Proof("signature", occasion=token)
+        return Authentication("signature", occasion=token)
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         kind, code = webhook["webhook_type"], webhook["webhook_code"]
         type_ = _ITEM_CODES.get(code) if kind == "ITEM" else None
         if (kind, code) == ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE"):
-            type_ = "bank_item.updated"
+            type_ = "provider_bank_item.updated"
         # There is no event id, and the same words mean something new another time, be it in the
         # same second. A token is made for one call.
         id_ = derived_id(self.source, str(proof.occasion), json.dumps(webhook, sort_keys=True))
         if type_ is None:
-            return [self.untranslated(f"{kind}.{code}", webhook, id_=id_, proof=proof)]
+            return [self.passthrough_event(f"{kind}.{code}", webhook, id_=id_, proof=proof)]
         return [
             self.event(type_, _report(webhook), id_=id_, subject=webhook["item_id"], proof=proof)
         ]
 
 
-def _report(webhook: Object) -> BankItemReported:
+def _report(webhook: Object) -> ProviderBankItem:
     error = webhook.get("error") or {}
     until = webhook.get("disconnect_time") or webhook.get("consent_expiration_time")
-    return BankItemReported(
+    return ProviderBankItem(
         provider="plaid",
         item_id=webhook["item_id"],
         account_id=webhook.get("account_id"),
@@ -140,14 +151,20 @@ class Keys:
         self._good: dict[str, _Good] = {}
         self._refused: dict[str, float] = {}  # until when not to ask again
         self._asked: deque[float] = deque(maxlen=_ASKS_PER_MINUTE)
-        self._one_at_a_time = asyncio.Lock()
+        # One request at a time each, so that known keys do not wait for invented ones.
+        self._renewing, self._learning = asyncio.Lock(), asyncio.Lock()
 
     async def get(self, key_id: str) -> jwt.PyJWK:
         """Raises `VerificationFailed` for a key that Plaid does not know or that has expired, and
         `Unavailable` when Plaid can't be asked now."""
         if (key := self._fresh(key_id)) is None:
-            async with self._one_at_a_time:
-                key = self._fresh(key_id) or await self._ask(key_id)
+            turn = self._renewing if key_id in self._good else self._learning
+            try:
+                # Includes the wait for the lock: invented ids must not make callers pile up.
+                async with asyncio.timeout(_ASK_SECONDS), turn:
+                    key = self._fresh(key_id) or await self._ask(key_id)
+            except TimeoutError:
+                raise Unavailable("Plaid did not say its key in time") from None
         return key
 
     def _fresh(self, key_id: str) -> jwt.PyJWK | None:
@@ -184,7 +201,9 @@ class Keys:
     async def _call(self, key_id: str) -> httpx.Response:
         try:
             async with httpx.AsyncClient(timeout=_ASK_SECONDS) as http:
-                return await http.post(
+                return await bounded(
+                    http,
+                    "POST",
                     f"{str(self._options.base_url).rstrip('/')}/webhook_verification_key/get",
                     json={
                         "client_id": self._options.client_id,
@@ -192,7 +211,7 @@ class Keys:
                         "key_id": key_id,
                     },
                 )
-        except httpx.TransportError as error:
+        except (httpx.RequestError, ProviderTimeout) as error:
             raise Unavailable(f"Plaid can't be asked for its key: {type(error).__name__}") from None
 
 

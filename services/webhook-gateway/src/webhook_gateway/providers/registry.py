@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from webhook_gateway.providers import Provider
+from webhook_gateway.providers.base import Provider
 from webhook_gateway.providers.dwolla import Dwolla
 from webhook_gateway.providers.fapshi import Fapshi
 from webhook_gateway.providers.flutterwave import Flutterwave

@@ -17,14 +17,18 @@ from common.contracts.event import Event, Payload
 from common.contracts.payments import (
     Contact,
     PaymentDisputed,
+    PaymentOutcome,
     PaymentRefunded,
-    PaymentReported,
 )
 from common.contracts.payouts import TransferReported
-from webhook_gateway import providers
-from webhook_gateway.providers import Object, Proof, Provider
-from webhook_gateway.providers.authentic import base64_hmac, check_any, the_header
-from webhook_gateway.times import parse
+from webhook_gateway.providers import base
+from webhook_gateway.providers.base import Authentication, Object, Provider
+from webhook_gateway.providers.signatures import (
+    base64_hmac,
+    require_single_header,
+    verify_any_secret,
+)
+from webhook_gateway.providers.timestamps import parse
 
 _PAYMENTS: Mapping[str, str] = {
     "COMPLETED": "payment.succeeded",
@@ -38,7 +42,7 @@ _PAYOUTS: Mapping[str, str] = {
 }
 
 
-class Options(providers.Options):
+class Options(base.Options):
     notification_url: str = Field(pattern=r"^https?://")
 
 
@@ -47,19 +51,21 @@ class Square(Provider):
     options_model = Options
     options: Options
 
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
-        given = the_header(headers, "x-square-hmacsha256-signature")
+    async def verify(self, headers: Headers, body: bytes) -> Authentication:
+        given = require_single_header(headers, "x-square-hmacsha256-signature")
         url = self.options.notification_url.encode()
-        check_any(given, self.secrets, lambda s: base64_hmac(s, url, body), what="the signature")
-        return Proof("signature")
+        verify_any_secret(
+            given, self.secrets, lambda s: base64_hmac(s, url, body), what="the signature"
+        )
+        return Authentication("signature")
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         found = _translate(webhook["type"], webhook["data"]["object"])
         if not found:
             body = {key: webhook[key] for key in ("event_id", "type", "created_at", "data")}
             time = parse(webhook["created_at"])
             return [
-                self.untranslated(
+                self.passthrough_event(
                     webhook["type"], body, id_=webhook["event_id"], proof=proof, time=time
                 )
             ]
@@ -92,7 +98,7 @@ def _payment(payment: Object) -> list[tuple[str, Payload]]:
     references = sorted(filter(None, {payment.get("order_id"), payment.get("reference_id")}))
     if payment["status"] in _PAYMENTS:
         errors = payment.get("card_details", {}).get("errors") or [{}]
-        report = PaymentReported(
+        report = PaymentOutcome(
             provider="square",
             payment_id=payment["id"],
             references=references,

@@ -16,14 +16,15 @@ import stripe
 from pydantic import Field, HttpUrl, SecretStr
 from starlette.datastructures import Headers
 
+from common.clients.stripe import from_stripe
 from common.contracts.event import Event, Payload
 from common.contracts.payments import (
     REFUND_IN_METADATA,
     CheckoutCompleted,
     Contact,
     PaymentDisputed,
+    PaymentOutcome,
     PaymentRefunded,
-    PaymentReported,
     RefundReported,
 )
 from common.contracts.payouts import TransferReported
@@ -34,20 +35,20 @@ from common.contracts.subscriptions import (
     Status,
     SubscriptionItem,
 )
-from common.stripe_sdk import from_stripe
-from webhook_gateway import metrics, providers
-from webhook_gateway.providers import Object, Proof, Provider, VerificationFailed
-from webhook_gateway.providers.authentic import the_header
-from webhook_gateway.times import from_seconds, parse
+from webhook_gateway import metrics
+from webhook_gateway.providers import base
+from webhook_gateway.providers.base import Authentication, Object, Provider, VerificationFailed
+from webhook_gateway.providers.signatures import require_single_header
+from webhook_gateway.providers.timestamps import from_seconds, parse
 
 TOLERANCE_SECONDS = 300
 
 _MALFORMED = "the Stripe-Signature header is not of the form t=...,v1=..."
 
-_SIGNED = Proof("signature")
+_SIGNED = Authentication("signature")
 
 
-class Options(providers.Options):
+class Options(base.Options):
     """`api_key` (a restricted one that reads events will do) is for reading the event list. Without
     it, what Stripe could not deliver stays undelivered.
 
@@ -73,8 +74,8 @@ class Stripe(Provider):
     options_model = Options
     options: Options
 
-    async def verify(self, headers: Headers, body: bytes) -> Proof:
-        header = the_header(headers, "stripe-signature")
+    async def verify(self, headers: Headers, body: bytes) -> Authentication:
+        header = require_single_header(headers, "stripe-signature")
         if not header.isascii():  # the SDK's constant-time comparison takes ASCII only
             raise VerificationFailed(_MALFORMED)
         try:
@@ -92,18 +93,20 @@ class Stripe(Provider):
                 return _SIGNED
         raise VerificationFailed(refusal)
 
-    def _events(self, webhook: Any, proof: Proof) -> Sequence[Event[Any]]:
+    def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         provider_type: str = webhook["type"]
         if webhook.get("object") == "v2.core.event":  # thin: it names an object and shows none
             time = parse(webhook["created"])
             return [
-                self.untranslated(provider_type, webhook, id_=webhook["id"], proof=proof, time=time)
+                self.passthrough_event(
+                    provider_type, webhook, id_=webhook["id"], proof=proof, time=time
+                )
             ]
         time = from_seconds(webhook["created"])
         not_served = self._not_served(webhook)
         if provider_type not in _TRANSLATIONS or not_served is not None:
             return [
-                self.untranslated(
+                self.passthrough_event(
                     provider_type,
                     webhook,
                     id_=webhook["id"],
@@ -197,10 +200,10 @@ def _checkout(session: Object) -> CheckoutCompleted:
     )
 
 
-def _unpaid_checkout(session: Object) -> PaymentReported:
+def _unpaid_checkout(session: Object) -> PaymentOutcome:
     """Of a page that nobody completed, or whose slow payment failed. The session stands for the
     payment, and says less of the customer than whoever opened it knows."""
-    return PaymentReported(
+    return PaymentOutcome(
         provider="stripe",
         payment_id=session["id"],
         references=[],
@@ -210,17 +213,17 @@ def _unpaid_checkout(session: Object) -> PaymentReported:
     )
 
 
-def _invoice(amount: str) -> Callable[[Object], PaymentReported]:
+def _invoice(amount: str) -> Callable[[Object], PaymentOutcome]:
     """`amount` names the field that says how much this attempt was about."""
 
-    def translate(invoice: Object) -> PaymentReported:
+    def translate(invoice: Object) -> PaymentOutcome:
         parent = (invoice.get("parent") or {}).get("subscription_details") or {}
         references = [_id(invoice.get("payment_intent")), _id(invoice.get("charge"))]
         for payment in (invoice.get("payments") or {}).get("data", []):
             references.append(_id(payment["payment"].get("payment_intent")))
             references.append(_id(payment["payment"].get("charge")))
         failure = invoice.get("last_finalization_error") or {}
-        return PaymentReported(
+        return PaymentOutcome(
             provider="stripe",
             payment_id=invoice["id"],
             references=sorted({each for each in references if each}),
@@ -421,8 +424,8 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "refund.failed": ("refund.reported", _refund_report),
     "charge.refund.updated": ("refund.reported", _refund_report),
     "charge.dispute.created": ("payment.disputed", _dispute),
-    "transfer.created": ("transfer.created", _transfer),
-    "transfer.reversed": ("transfer.reversed", _transfer),
+    "transfer.created": ("provider_transfer.created", _transfer),
+    "transfer.reversed": ("provider_transfer.reversed", _transfer),
     "payout.created": ("provider_payout.created", _payout),
     "payout.paid": ("provider_payout.succeeded", _payout),
     "payout.failed": ("provider_payout.failed", _payout),

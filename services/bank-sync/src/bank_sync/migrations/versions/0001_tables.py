@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from common.migrations import (
+from common.db.migrations import (
     add_schedule_cancellation,
     create_messaging_tables,
     create_quota_table,

@@ -3,7 +3,7 @@ sealed."""
 
 from alembic import op
 
-from common.migrations import seal_rows
+from common.db.migrations import seal_rows
 
 revision = "0004"
 down_revision = "0003"

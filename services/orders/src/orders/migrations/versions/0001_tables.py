@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-from common.migrations import (
+from common.db.migrations import (
     add_schedule_cancellation,
     create_messaging_tables,
     index_inbox_by_age,

@@ -1,6 +1,6 @@
 """Versions that run side by side leave each other's jobs alone; rows that no broker takes."""
 
-from common.migrations import add_outbox_set_aside, add_schedule_registration
+from common.db.migrations import add_outbox_set_aside, add_schedule_registration
 
 revision = "0003"
 down_revision = "0002"

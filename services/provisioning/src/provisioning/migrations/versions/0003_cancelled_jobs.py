@@ -1,6 +1,6 @@
 """Jobs can be cancelled."""
 
-from common.migrations import add_schedule_cancellation
+from common.db.migrations import add_schedule_cancellation
 
 revision = "0003"
 down_revision = "0002"

@@ -1,6 +1,6 @@
 """What the workers' circuits do."""
 
-from common.migrations import create_circuits_table
+from common.db.migrations import create_circuits_table
 
 revision = "0004"
 down_revision = "0003"

@@ -1,6 +1,6 @@
 """Housekeeping of the inbox."""
 
-from common.migrations import index_inbox_by_age
+from common.db.migrations import index_inbox_by_age
 
 revision = "0002"
 down_revision = "0001"

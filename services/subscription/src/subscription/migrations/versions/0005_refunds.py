@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from common.migrations import create_circuits_table
+from common.db.migrations import create_circuits_table
 
 revision = "0005"
 down_revision = "0004"

@@ -8,17 +8,17 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-from common.crypto import Vault
-from common.migrations import seal_rows
-from subscription import payers
+from common.db.migrations import seal_rows
+from common.security.encryption import SecretBox
+from subscription.checkouts import payers
 
 revision = "0014"
 down_revision = "0013"
 
 
-def _sealed(vault: Vault, row: sa.RowMapping) -> dict[str, Any]:
+def _sealed(vault: SecretBox, row: sa.RowMapping) -> dict[str, Any]:
     terms, payer = payers.split(row["terms"])
-    return {"terms": sa.cast(terms, JSONB), "payer": vault.seal(json.dumps(payer))}
+    return {"terms": sa.cast(terms, JSONB), "payer": vault.encrypt(json.dumps(payer))}
 
 
 def upgrade() -> None:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-from common.migrations import create_messaging_tables, index_inbox_by_age
+from common.db.migrations import create_messaging_tables, index_inbox_by_age
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,83 @@
+"""Files that list a tenant's accounts with providers, as TOML: one table for each account."""
+
+from __future__ import annotations
+
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.errors import PaybusError, validation_faults
+from common.observability.logging import get_logger
+
+log = get_logger(__name__)
+
+_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+DEFAULT = "default"
+
+
+class AccountsInvalid(PaybusError):
+    """A file of accounts can't be used. The message names places and reasons, and no secret."""
+
+
+class Account(BaseModel):
+    """One account with a provider; `name` tells apart several with the same one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: str = Field(pattern=_NAME)
+    name: str = Field(default=DEFAULT, pattern=_NAME)
+    tenant: str = Field(pattern=_NAME)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"{self.provider}/{self.name}"
+
+
+def gateway_source(provider: str, name: str) -> str:
+    """The source of the events that the gateway tells of an account. It names the endpoint, for
+    whoever holds another tenant's secret could otherwise send events that pass for duplicates of
+    this one's."""
+    return f"/webhook-gateway/{provider}" + ("" if name == DEFAULT else f"/{name}")
+
+
+AccountT = TypeVar("AccountT", bound=Account)
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
+    """The file's `[[table]]`s. Raises `AccountsInvalid`."""
+    accounts: TypeAdapter[dict[str, list[AccountT]]] = TypeAdapter(dict[str, list[model]])  # type: ignore[valid-type]
+    try:
+        file = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise AccountsInvalid(f"{path} can't be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise AccountsInvalid(f"{path} is no TOML: {error}") from None
+    if file.keys() != {table} or not file[table]:
+        raise AccountsInvalid(f"{path} must have [[{table}]] tables, and nothing else")
+    try:
+        found = accounts.validate_python(file)[table]
+    except ValidationError as error:
+        raise AccountsInvalid(f"{path}: {validation_faults(error)}") from None
+    if path.stat().st_mode & stat.S_IWOTH:
+        log.warning(
+            "accounts_file_world_writable",
+            hint="anybody on this machine may change it: chmod o-w",
+            path=str(path),
+        )
+    paths = [each.path for each in found]
+    if twice := {each for each in paths if paths.count(each) > 1}:
+        raise AccountsInvalid(f"{path}: more than one {table} is {', '.join(sorted(twice))}")
+    return found
+
+
+def options_of(account: Account, model: type[OptionsT]) -> OptionsT:
+    """Raises `AccountsInvalid`."""
+    try:
+        return model.model_validate(account.options)
+    except ValidationError as error:
+        raise AccountsInvalid(f"{account.path}: options: {validation_faults(error)}") from None

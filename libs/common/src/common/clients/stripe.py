@@ -1,0 +1,127 @@
+"""The official Stripe SDK as every service calls it: one try, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import stripe
+from pydantic import HttpUrl, SecretStr
+
+from common.errors import (
+    Invalid,
+    NotAuthorized,
+    ProviderRejected,
+    ProviderTimeout,
+    RateLimited,
+    Upstream,
+)
+
+API = HttpUrl("https://api.stripe.com")
+# https://docs.stripe.com/currencies#special-cases
+_IN_HUNDREDTHS = frozenset({"ISK", "UGX"})  # that these do not have: they are always 00
+_IN_WHOLES = frozenset({"MGA"})
+_IN_TENS = frozenset({"BHD", "JOD", "KWD", "OMR", "TND"})
+_PAID_OUT_IN_WHOLES = frozenset({"HUF", "TWD"})
+
+_RETRY_AFTER_SECONDS = 5.0
+
+
+def step(currency: str, *, payout: bool = False) -> int:
+    """What every amount has to be a multiple of, in minor units of ISO 4217. `payout` is whether it
+    goes to a bank."""
+    if currency in _IN_WHOLES or (payout and currency in _PAID_OUT_IN_WHOLES):
+        return 100
+    return 10 if currency in _IN_TENS else 1
+
+
+def check_amount(amount: int, currency: str, *, payout: bool = False) -> None:
+    """Raises `Invalid` for an amount (minor units) that Stripe can't move."""
+    multiple = step(currency, payout=payout)
+    if amount % multiple:
+        what = "pays out" if payout else "takes"
+        raise Invalid(f"stripe {what} {currency} in multiples of {multiple} (minor units)")
+
+
+def to_stripe(amount: int, currency: str) -> int:
+    """Minor units of ISO 4217 as Stripe counts them, which for a few currencies is otherwise.
+
+    Raises `ValueError` for what Stripe has no unit for (`check_amount`).
+    """
+    if currency in _IN_WHOLES:
+        if amount % 100:
+            raise ValueError(f"stripe has no {amount} {currency}")
+        return amount // 100
+    return amount * 100 if currency in _IN_HUNDREDTHS else amount
+
+
+def from_stripe(amount: int, currency: str) -> int:
+    """The other way round. Raises `ValueError` for what is no amount of the currency."""
+    if currency in _IN_WHOLES:
+        return amount * 100
+    if currency not in _IN_HUNDREDTHS:
+        return amount
+    if amount % 100:
+        raise ValueError(f"not an amount of {currency}")
+    return amount // 100
+
+
+def stripe_client(api_key: SecretStr, base_url: HttpUrl, *, timeout: Any) -> stripe.StripeClient:
+    """It never tries again by itself: whoever calls knows what a second call would do. `timeout` is
+    what httpx takes, in seconds."""
+    return stripe.StripeClient(
+        api_key.get_secret_value(),
+        base_addresses={"api": str(base_url).rstrip("/")},
+        http_client=stripe.HTTPXClient(timeout=timeout),
+        max_network_retries=0,
+    )
+
+
+class IdempotencyKeyConsumed(Upstream):
+    """A 500 to a call with an idempotency key: Stripe would repeat it for the same key. `partly` is
+    whether a call before it changed something."""
+
+    partly = False
+
+
+@contextmanager
+def with_key() -> Iterator[None]:
+    """Around one call that has an idempotency key. Raises `IdempotencyKeyConsumed`, and what
+    `stripe_answers` raises of errors after which the same key is right."""
+    try:
+        with stripe_answers():
+            yield
+    except (ProviderTimeout, NotAuthorized, ProviderRejected):
+        raise
+    except Upstream as error:
+        raise IdempotencyKeyConsumed(*error.args) from error
+
+
+@contextmanager
+def stripe_answers() -> Iterator[None]:
+    """Raises what `common.clients.json_api.call` raises."""
+    try:
+        yield
+    except stripe.RateLimitError as error:
+        raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
+    except stripe.PermissionError as error:
+        code = error.error.code if error.error else None  # the SDK sets `code` of some errors only
+        if code == "account_invalid":  # a connected account that has taken our access away
+            raise ProviderRejected(f"answers 403: {code} {error.user_message}", 403) from error
+        raise NotAuthorized(f"answers 403: check what the api_key may do ({code})") from error
+    except stripe.AuthenticationError as error:
+        raise NotAuthorized(f"answers {error.http_status}: check the api_key") from error
+    except (stripe.InvalidRequestError, stripe.CardError) as error:
+        said = f"{error.code or ''} {error.user_message}".strip()
+        raise ProviderRejected(
+            f"answers {error.http_status}: {said}", error.http_status or 400
+        ) from error
+    except stripe.APIConnectionError as error:
+        raise ProviderTimeout("gave no answer (APIConnectionError)") from error
+    except stripe.StripeError as error:
+        said = f"answers {error.http_status} ({type(error).__name__})"
+        if error.http_status == httpx.codes.INTERNAL_SERVER_ERROR:
+            raise Upstream(said) from error
+        raise ProviderTimeout(said) from error  # the key is busy, or somebody in between gave up

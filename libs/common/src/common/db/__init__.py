@@ -1,0 +1,1 @@
+"""PostgreSQL: engine, sessions, rows, bulk statements, migrations."""

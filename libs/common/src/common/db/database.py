@@ -1,0 +1,130 @@
+"""The database engine, with every wait bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import ExceptionContext, QueuePool, event, text
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+
+from common.error_policy import READ_ONLY
+from common.observability import metrics
+from common.settings import DatabaseSettings
+
+Sessions = async_sessionmaker[AsyncSession]
+
+# Seconds, but for tcp_user_timeout (milliseconds): a server that went silent is noticed. One that
+# takes no changes is none of ours: after a failover a name may still lead to the old primary.
+CONNECT_ARGUMENTS = {
+    "target_session_attrs": "read-write",
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "options": "-c statement_timeout=20s -c lock_timeout=10s "
+    "-c idle_in_transaction_session_timeout=30s -c timezone=UTC",
+}
+
+_TAKES_CHANGES = text("SELECT NOT current_setting('transaction_read_only')::boolean")
+
+# More than the server's own limit of a statement: it only matters when no answer gets through.
+_ANSWER_SECONDS = 25
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """Gives up a server that does not answer at all.
+
+    The socket options above notice a host that is gone. A network that swallows packets behind a
+    proxy or a load balancer, which goes on acknowledging them, they do not.
+    """
+
+    async def wait(self, *args: Any, **options: Any) -> Any:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await super().wait(*args, **options)
+        except TimeoutError as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"PostgreSQL did not answer within {_ANSWER_SECONDS} s"
+            ) from error
+
+
+@asynccontextmanager
+async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
+    created = create_async_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={"async_creator_fn": Connection.connect, **CONNECT_ARGUMENTS},
+        hide_parameters=True,  # values may be personal data; errors reach logs and dead letters
+    )
+    event.listen(created.sync_engine, "handle_error", _drop_read_only)
+    pool = created.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    metrics.pool_size.set(settings.database_pool_size)
+    metrics.pool_in_use.set_function(pool.checkedout)
+    try:
+        yield created
+    finally:
+        await created.dispose()
+
+
+async def connect_directly(bound: AsyncEngine) -> Connection:
+    """A connection beside the pool, to what its URL names: SQLAlchemy reads it, for hosts in a list
+    and passwords with blanks mean other things in libpq's own form of it."""
+    _, named = bound.dialect.create_connect_args(bound.url)
+    arguments: dict[str, Any] = {**named, **CONNECT_ARGUMENTS}
+    return await Connection.connect(autocommit=True, **arguments)
+
+
+def _drop_read_only(context: ExceptionContext) -> None:
+    """The server behind the connection became a standby, which a ping does not see. Every other
+    connection of the pool goes, too: it was made before as well."""
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
+
+
+def sessions_of(bound: AsyncEngine) -> Sessions:
+    # No autoflush: a batch's changes are written together, at the commit.
+    return async_sessionmaker(bound, expire_on_commit=False, autoflush=False)
+
+
+async def unfit(bound: AsyncEngine) -> str | None:
+    """Why the server can't be used at all; None also while it is away."""
+    try:
+        async with asyncio.timeout(_FIRST_SECONDS), bound.connect() as connection:
+            limit = await connection.scalar(text("SHOW statement_timeout"))
+    except Exception as error:  # noqa: BLE001 - whatever the reason
+        return _POOLER if "startup parameter" in str(error) else None
+    return None if limit == "20s" else _POOLER
+
+
+# A process begins without its database, too.
+_FIRST_SECONDS = 3
+
+_POOLER = (
+    "it leads to a pooler such as PgBouncer, which keeps neither a connection's time limits nor "
+    "its LISTEN; name PostgreSQL itself: each process has a pool of its own (DATABASE_POOL_SIZE)"
+)
+
+
+async def fault(sessions: Sessions) -> str | None:
+    """Why the database can't be used now; None when it answers, and takes changes."""
+    try:
+        async with sessions() as session:
+            takes_changes = await session.scalar(_TAKES_CHANGES)
+    except Exception as error:  # noqa: BLE001 - whatever the reason
+        return f"the database does not answer: {type(error).__name__}"
+    return None if takes_changes else "the database takes no changes: it is read-only"

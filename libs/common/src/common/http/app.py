@@ -1,0 +1,128 @@
+"""What every HTTP API shares: its errors, cursors, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy.exc
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.telemetry import TelemetryConfig
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from common.error_policy import ErrorKind, classify
+from common.errors import Invalid, PaybusError, Unavailable, describe
+from common.http.middleware import Guard
+from common.http.problems import internal_error_response, problem, problem_response
+from common.observability import tracing
+from common.observability.logging import get_logger
+
+log = get_logger(__name__)
+
+_MOST_FAULTS = 100
+
+_SILENT: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
+Check = Callable[[], Awaitable[str | None]]
+"""Returns None when well, else a sentence about what is wrong."""
+
+
+def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> FastAPI:
+    """An application with `/healthz`, `/readyz`, `/metrics` and errors as problem documents.
+
+    `alive` fails only when a restart would help; a broker or database that is away makes a process
+    not ready, and restarting it would not bring them back.
+    """
+    # No pages of documentation: they load scripts from elsewhere. No telemetry of FastAPI's own:
+    # its spans have queries in them, its logs the values that failed; ours is
+    # common/observability/tracing.py.
+    app = FastAPI(title=title, openapi_url=None, telemetry=_SILENT, **options)
+    app.add_middleware(Guard)
+    if tracing.wanted():
+        app.add_middleware(tracing.Traced)
+    app.add_exception_handler(PaybusError, _on_paybus_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(sqlalchemy.exc.SQLAlchemyError, _on_database_error)
+    app.add_exception_handler(OverflowError, _on_overflow)
+    app.add_exception_handler(Exception, _on_bug)
+
+    async def healthz() -> Response:
+        return _verdict(await alive())
+
+    async def readyz() -> Response:
+        return _verdict(await ready())
+
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def description() -> Response:
+        # Made once, beside the event loop: it takes some tenths of a second.
+        return JSONResponse(await asyncio.to_thread(app.openapi))
+
+    for path, endpoint in (
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+        ("/metrics", metrics),
+        ("/openapi.json", description),
+    ):
+        app.add_api_route(path, endpoint, include_in_schema=False)
+    return app
+
+
+def _verdict(fault: str | None) -> Response:
+    if fault is None:
+        return JSONResponse({"status": "ok"})
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, fault)
+
+
+async def _on_paybus_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PaybusError)
+    return problem_response(error)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    faults = [
+        {"in": ".".join(map(str, each["loc"])), "problem": each["msg"]}
+        for each in found[:_MOST_FAULTS]
+    ]
+    if len(found) > _MOST_FAULTS:
+        faults.append({"in": "", "problem": f"and {len(found) - _MOST_FAULTS} faults more"})
+    detail = "; ".join(f"{fault['in']}: {fault['problem']}" for fault in faults)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=faults)
+
+
+async def _on_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return problem(HTTPStatus(error.status_code), str(error.detail), error.headers)
+
+
+async def _on_database_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, sqlalchemy.exc.DataError):  # such as NUL in a text
+        return await _on_paybus_error(_, Invalid("a value that can't be stored or looked for"))
+    if classify(error) is ErrorKind.OUTAGE:
+        log.warning("database_unavailable", error=describe(error))
+        return await _on_paybus_error(_, Unavailable("the database can't be reached now"))
+    return await _on_bug(_, error)
+
+
+async def _on_overflow(_: Request, __: Exception) -> Response:
+    """Such as of the year 1, less a day."""
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a date or a number that is out of all range")
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    return internal_error_response(error)

@@ -1,0 +1,81 @@
+"""What the `/v1` APIs of all services have in common: the session, pages, schedules."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, FastAPI, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.db import pagination, tenant_rows
+from common.db.pagination import encode_cursor
+from common.db.tenant_rows import RowT
+from common.http.auth import Authenticator
+from common.http.throttling import Throttle
+from common.settings import AuthSettings
+
+
+async def _session(request: Request) -> AsyncIterator[AsyncSession]:
+    async with request.app.state.sessions() as session:
+        yield session
+
+
+# Closed before the response is sent: a caller who does not read it holds no pooled connection.
+Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
+Limit = Annotated[int, Query(ge=1, le=200)]
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="of the caller's choice; the same request with the same key is done once",
+    ),
+]
+
+
+def secure(app: FastAPI, settings: AuthSettings) -> None:
+    """Who may call it, and how often; the middleware of every app does it."""
+    app.state.authenticator = Authenticator(settings)
+    app.state.throttle = Throttle(settings)
+
+
+class View(BaseModel):
+    """A row as callers see it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    created_at: datetime = Field(description="when Paybus first heard of it, UTC")
+
+
+ViewT = TypeVar("ViewT", bound=View)
+
+
+class Page(BaseModel, Generic[ViewT]):
+    """`next_cursor` is null on the last page."""
+
+    items: list[ViewT]
+    next_cursor: str | None
+
+
+async def page(
+    session: AsyncSession,
+    table: type[RowT],
+    view: type[ViewT],
+    tenant: str,
+    filters: Mapping[str, Any],
+    cursor: str | None,
+    limit: int,
+) -> Page[ViewT]:
+    query = tenant_rows.filtered(table, tenant, filters)
+    found, more = await pagination.page(session, query, table, cursor=cursor, limit=limit)
+    return as_page([view.model_validate(row) for row in found], more)
+
+
+def as_page(views: list[ViewT], more: bool) -> Page[ViewT]:
+    last = encode_cursor(views[-1].created_at.isoformat(), views[-1].id) if more else None
+    return Page[ViewT](items=views, next_cursor=last)

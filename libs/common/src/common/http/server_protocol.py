@@ -1,0 +1,125 @@
+"""The HTTP server's protocol, with bounds on requests' heads, on answers that are not read and on
+connections that uvicorn does not have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS = 10.0
+# How long nothing of an answer may be read, once the buffers to the caller are full.
+UNREAD_SECONDS = 30.0
+_MOST_HEAD_BYTES = 64 * 1024
+# What a header takes beside its text.
+_HEADER_BYTES = 32
+# Of requests that wait for the answers to those before them on the same connection.
+_MOST_PIPELINED = 8
+# All may end at the same moment, and the event loop does nothing else while they do.
+MOST_CONNECTIONS = 4_000
+
+
+class _TooMuch(Exception):
+    """Raised in a parser's callback: the connection is answered 400 and closed."""
+
+
+class BoundedHeads(HttpToolsProtocol):
+    """Closes a connection on which nothing comes at first, or whose request's head takes too long
+    or is too large, what stands behind a body included, or that has too many requests waiting, or
+    whose answers nobody reads, and, where there are too many connections, the one that has been
+    without a request for longest. Between requests uvicorn's own bound holds."""
+
+    _without_request: ClassVar[dict[BoundedHeads, None]] = {}
+    """Of this process, the longest first."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_bytes = self._headers_bytes = 0
+        self._head_ends: asyncio.TimerHandle | None = None
+        self._reading_ends: asyncio.TimerHandle | None = None
+        self._await_head(self.timeout_keep_alive)
+        self._without_request[self] = None
+        if len(self.connections) > MOST_CONNECTIONS:
+            longest = next(iter(self._without_request))
+            del self._without_request[longest]
+            longest.leave()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_idle() and self._head_ends is None:
+            self._await_head(HEAD_SECONDS)
+        super().data_received(data)
+        if self._head_ends is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MOST_HEAD_BYTES:
+                self._give_up()
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self.pipeline.clear()
+            raise _TooMuch
+        super().on_message_begin()
+        self._headers_bytes = 0
+        self._await_head(HEAD_SECONDS)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers_bytes += len(name) + len(value) + _HEADER_BYTES
+        if self._headers_bytes > _MOST_HEAD_BYTES:
+            raise _TooMuch
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._head_is_there()
+        self._without_request.pop(self, None)
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_idle() and not self.transport.is_closing():
+            self._without_request[self] = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading_ends = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Closing alone would wait until the caller has read what is still to be sent."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_read()
+        self._head_is_there()
+        self._without_request.pop(self, None)
+        super().connection_lost(exc)
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self, seconds: float) -> None:
+        self._head_is_there()
+        self._head_ends = self.loop.call_later(seconds, self._give_up)
+
+    def _head_is_there(self) -> None:
+        self._head_bytes = 0
+        if self._head_ends is not None:
+            self._head_ends.cancel()
+            self._head_ends = None
+
+    def _is_read(self) -> None:
+        if self._reading_ends is not None:
+            self._reading_ends.cancel()
+            self._reading_ends = None
+
+    def _give_up(self) -> None:
+        self._head_is_there()
+        self.leave()

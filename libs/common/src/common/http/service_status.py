@@ -1,0 +1,41 @@
+"""What a service's database says of how it is: for the operators' overview."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from sqlalchemy import func, select
+
+from common.errors import Forbidden
+from common.http.auth import Caller, Viewer
+from common.http.resources import Session
+from common.messaging.tables import outbox
+from common.resilience.circuit_store import CircuitView, not_closed
+
+
+class ServiceStatus(BaseModel):
+    outbox: int = Field(description="events that are committed and not yet with the broker")
+    outbox_since: datetime | None = Field(description="since when the oldest of them waits, UTC")
+    circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
+
+
+def status_router(tenant: str, *, circuits: bool = False) -> APIRouter:
+    """`GET /v1/status`, for callers of `tenant`, the one that operates Paybus. `circuits` is
+    whether the service keeps them."""
+    router = APIRouter(prefix="/v1/status", tags=["status"])
+
+    def check(caller: Caller) -> None:
+        if caller.tenant != tenant:
+            raise Forbidden("figures are of all tenants: only the one that operates Paybus may")
+
+    @router.get("")
+    async def figures(caller: Viewer, session: Session) -> ServiceStatus:
+        check(caller)
+        waiting = await session.execute(select(func.count(), func.min(outbox.c.created_at)))
+        count, since = waiting.one()
+        found = await not_closed(session) if circuits else []
+        return ServiceStatus(outbox=count, outbox_since=since, circuits=found)
+
+    return router

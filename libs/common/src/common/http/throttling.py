@@ -1,0 +1,106 @@
+"""How often the APIs may be called: by each caller, and from each address.
+
+Counted by the `throttled` library, in Redis for all replicas where there is one, else in each
+process. A Redis that is away lets everything pass: who has a good token is not turned away for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+from prometheus_client import Counter
+from throttled.asyncio import MemoryStore, RateLimitResult, RedisStore, Throttled, per_min
+from throttled.exceptions import StoreUnavailableError
+
+from common.errors import TooMany
+from common.observability.logging import get_logger
+from common.resilience.redis import RedisAway, RedisCircuit, time_limits
+from common.settings import ThrottleSettings
+
+log = get_logger(__name__)
+
+_MOST_KEPT = 100_000
+_ALGORITHMS = {
+    "fixed-window": "fixed_window",
+    "sliding-window": "sliding_window",
+    "token-bucket": "token_bucket",
+}
+
+throttled = Counter(
+    "paybus_api_throttled_total", "Calls answered 429, by what was counted.", ["kind"]
+)
+
+
+class Throttle:
+    """A minute's calls may all come at once; then they come as fast as the limit lets them."""
+
+    def __init__(self, settings: ThrottleSettings) -> None:
+        url = settings.redis_url.get_secret_value() if settings.redis_url is not None else None
+        self._circuit = RedisCircuit()
+        self._trusted: Sequence[IPv4Network | IPv6Network] = settings.trusted_proxies
+        store = (
+            RedisStore(server=url, options=_in_capitals(time_limits(url)))
+            if url is not None
+            else MemoryStore(options={"MAX_SIZE": _MOST_KEPT})
+        )
+        self._limits = {
+            by: Throttled(
+                using=_ALGORITHMS[settings.rate_limit_strategy],
+                quota=per_min(most),
+                store=store,
+                key_prefix=f"paybus-api-{by}",
+            )
+            for by, most in (
+                ("token", settings.calls_per_minute_per_token),
+                ("address", settings.calls_per_minute_per_address),
+                ("sign-in", settings.sign_ins_per_minute),
+            )
+        }
+
+    async def take(self, by: str, key: str) -> None:
+        """Count a call by its `token`, its `address`, or as a `sign-in`. Raises `TooMany`."""
+        try:
+            result = await self._circuit.ask(partial(self._count, by, key))
+        except RedisAway as error:
+            log.warning("redis_unavailable_rate_limits_off", error=str(error))
+            return
+        if result.limited:
+            throttled.labels(by).inc()
+            raise TooMany(f"too many calls, counted by {by}", max(1.0, result.state.retry_after))
+
+    async def _count(self, by: str, key: str) -> RateLimitResult:
+        try:
+            return await self._limits[by].limit(key)
+        except StoreUnavailableError as error:  # no relative of the errors that it is made of
+            raise ConnectionError(str(error.__cause__ or error)) from error
+
+    def address(self, client: str, forwarded_for: Sequence[str]) -> str:
+        """Whose call it is: of a proxy of ours, the last address that is none of them, of all its
+        X-Forwarded-For headers. Of IPv6 it is the network, which one household has."""
+        forwarded = [each.strip() for each in ",".join(forwarded_for).split(",")]
+        hops = [client, *(each for each in reversed(forwarded) if each)]
+        return _counted(next((each for each in hops if not self._is_trusted(each)), hops[-1]))
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            return any(ip_address(address) in network for network in self._trusted)
+        except ValueError:
+            return False
+
+
+def _counted(address: str) -> str:
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address
+    if known.version == 4:
+        return address
+    return str(known.ipv4_mapped or IPv6Network((known, 64), strict=False))
+
+
+def _in_capitals(options: Mapping[str, Any]) -> dict[str, Any]:
+    """As the library names them."""
+    return {name.upper(): value for name, value in options.items()}

@@ -1,0 +1,1 @@
+"""Logs, metrics, traces, and the masking of secrets in them."""

@@ -1,0 +1,163 @@
+"""Traces, by OpenTelemetry: from a webhook over the outbox to the last consumer of what it caused.
+
+An event carries its `traceparent` (https://www.w3.org/TR/trace-context/), so a trace goes on in
+whichever process takes the event, however much later. Off, unless `OTEL_TRACES_EXPORTER` or an
+`OTEL_EXPORTER_OTLP_ENDPOINT` is set: then the SDK is configured by its own environment variables
+(https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from common.observability.redaction import Redactor
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from common.contracts.event import Event
+
+_redact = Redactor()
+
+_ON = "OTEL_TRACES_EXPORTER"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def wanted() -> bool:
+    exporter = os.environ.get(_ON)
+    if exporter is not None:
+        return exporter not in {"", "none"}
+    return any(os.environ.get(name) for name in _ENDPOINTS)
+
+
+def configure(service: str, role: str) -> Callable[[], None]:
+    """Begin to trace, if that is wanted; returns what sends the last spans at the end.
+
+    The SDK is loaded only then. Raises `ValueError` for an exporter other than `otlp`, the one
+    that is installed, and `console`.
+    """
+    if not wanted():
+        return lambda: None
+    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import (  # noqa: PLC0415
+        BatchSpanProcessor,
+        ConsoleSpanExporter,
+        SpanExporter,
+    )
+
+    chosen = os.environ.get(_ON, "otlp")
+    exporter: SpanExporter
+    if chosen == "otlp":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+            OTLPSpanExporter,
+        )
+
+        exporter = OTLPSpanExporter()
+    elif chosen == "console":
+        exporter = ConsoleSpanExporter()
+    else:
+        raise ValueError(f"{_ON} is {chosen!r}: there are otlp, console and none")
+    named = {"service.name": f"paybus-{service}", "paybus.role": role}
+    if "OTEL_SERVICE_NAME" in os.environ:
+        del named["service.name"]
+    provider = TracerProvider(resource=Resource.create(named))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+_tracing = wanted()  # asked once: with tracing off, a span costs this look
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    kind: str = "internal",
+    parent: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Iterator[Span | None]:
+    """Around a piece of work; `parent` is a `traceparent`, else the span that is open here. `kind`
+    is `server`, `consumer`, `producer`, `client` or `internal`. None when nothing is traced.
+
+    An error that passes is noted by its type alone: its message may be somebody's data.
+    """
+    if not _tracing:
+        yield None
+        return
+    from opentelemetry import context, trace  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    above = context.get_current()
+    if parent is not None:
+        above = TraceContextTextMapPropagator().extract({"traceparent": parent})
+    with trace.get_tracer("paybus").start_as_current_span(
+        name,
+        context=above,
+        kind=trace.SpanKind[kind.upper()],
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as opened:
+        try:
+            yield opened
+        except BaseException as error:
+            opened.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            opened.set_attribute("error.type", type(error).__name__)
+            raise
+
+
+def consuming(queue: str, event: Event[Any]) -> AbstractContextManager[Span | None]:
+    """Around the handling of an event: it goes on with the trace that the event is of."""
+    if not _tracing:
+        return nullcontext()
+    return span(
+        f"{queue} {event.type}",
+        kind="consumer",
+        parent=event.traceparent,
+        attributes={
+            "messaging.system": "rabbitmq",
+            "messaging.destination.name": queue,
+            # Whoever names a thing may name it by an e-mail address or the number of a card.
+            "messaging.message.id": _redact(event.id),
+            "messaging.message.conversation_id": _redact(event.correlationid),
+        },
+    )
+
+
+class Traced:
+    """An ASGI application whose requests are traced. What a caller sends as `traceparent` is not
+    taken up: it would be anybody's say which traces are kept."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        with span(scope["method"], kind="server") as opened:
+            await self._app(scope, receive, send)
+            route = getattr(scope.get("route"), "path", None)
+            if opened is not None and route is not None:
+                opened.update_name(f"{scope['method']} {route}")
+
+
+def traceparent() -> str | None:
+    """Of the span that is open here; None when nothing is traced."""
+    if not _tracing:
+        return None
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent")

@@ -1,0 +1,1 @@
+"""Limits, circuit breakers and caches around calls to other systems."""

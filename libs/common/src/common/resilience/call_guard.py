@@ -1,0 +1,147 @@
+"""What stands before every call of an outside system: how many at once, how often, and whether at
+all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from prometheus_client import Gauge
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.messages.events import ContextChanged
+from purgatory.domain.model import OpenedState
+
+from common.errors import Permanent, ProviderRejected, ProviderTimeout, RateLimited, Upstream
+from common.observability.logging import get_logger
+from common.resilience.rate_limiter import RateLimiter
+
+log = get_logger(__name__)
+
+circuit_open = Gauge(
+    "paybus_circuit_open",
+    "Whether calls are let through: 0 yes, 0.5 on trial, 1 no.",
+    ["system"],
+)
+
+CLOSED = "closed"
+_VALUES = {CLOSED: 0.0, "half-opened": 0.5, "opened": 1.0}
+
+OnChange = Callable[[str], None]
+
+
+def ignore(_: str) -> None:
+    """Nobody wants to hear of it."""
+
+
+class CircuitOpen(RateLimited):
+    """Too many calls in a row had no answer; nothing is called for a while."""
+
+
+class CallGuard:
+    """Guards the calls to one account of one system. While the circuit is open nothing is called.
+
+    `max_concurrency` bounds calls in this process, `quota` those of all replicas. `failures` calls
+    in a row without an answer open the circuit for `open_seconds`; then calls are let through on
+    trial, and the first that fails opens it again. `answers` are further errors that count as
+    answers. `on_change` receives the circuit's new state.
+    """
+
+    def __init__(
+        self,
+        system: str,
+        *,
+        label: str,
+        max_concurrency: int,
+        quota: RateLimiter | None,
+        failures: int = 10,
+        answers: Sequence[type[Exception]] = (),
+        open_seconds: float = 30,
+        wait_seconds: float = 2,
+        on_change: OnChange = ignore,
+    ) -> None:
+        self.system = system
+        self._label = label
+        self._places = asyncio.Semaphore(max_concurrency)
+        self._quota = quota
+        self._open_seconds = open_seconds
+        self._wait_seconds = wait_seconds
+        self._on_change = on_change
+        # What the other side says is an answer; only silence and server errors count.
+        self._circuits = AsyncCircuitBreakerFactory(
+            default_threshold=failures,
+            default_ttl=open_seconds,
+            exclude=[
+                ProviderRejected,
+                Permanent,
+                RateLimited,
+                *answers,
+                (Exception, lambda e: not isinstance(e, Upstream)),
+            ],
+        )
+        self._circuits.add_listener(self._changed)
+        self._state, self._since = CLOSED, time.monotonic()
+        circuit_open.labels(label).set_function(self._openness)
+
+    @asynccontextmanager
+    async def admit(self) -> AsyncIterator[None]:
+        """For one piece of work, which may make several calls; each goes through `call`.
+
+        Raises `RateLimited` when there is no place in time, `CircuitOpen` while nothing is called.
+        """
+        circuit = await self._circuits.get_breaker(self.system)
+        try:
+            circuit.context.handle_new_request()
+        except OpenedState:
+            raise CircuitOpen(
+                f"{self.system} fails or does not answer: nothing is sent to it for "
+                f"{self._open_seconds:g} s",
+                self._open_seconds,
+            ) from None
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise RateLimited(f"{self.system} is busy with our calls", self._wait_seconds) from None
+        try:
+            if self._quota is not None:
+                wait = await self._quota.acquire(most_seconds=self._wait_seconds)
+                await asyncio.sleep(wait)
+            yield
+        finally:
+            self._places.release()
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        """Around one call: what it raises is counted. Raises `CircuitOpen` too."""
+        circuit = await self._circuits.get_breaker(self.system)
+        try:
+            await circuit.__aenter__()
+        except OpenedState:
+            raise CircuitOpen(
+                f"{self.system} fails or does not answer", self._open_seconds
+            ) from None
+        try:
+            yield
+        except BaseException as error:
+            # Who is cancelled was not waited for any longer: that is silence, too.
+            counted = (
+                error if isinstance(error, Exception) else ProviderTimeout("gave no answer in time")
+            )
+            await circuit.__aexit__(type(counted), counted, None)
+            raise
+        else:
+            await circuit.__aexit__(None, None, None)
+
+    def _openness(self) -> float:
+        """For the metric: an open circuit is on trial when its time is up, called or not."""
+        if self._state == "opened" and time.monotonic() - self._since >= self._open_seconds:
+            return _VALUES["half-opened"]
+        return _VALUES[self._state]
+
+    def _changed(self, _: str, kind: str, event: object) -> None:
+        if kind == "state_changed" and isinstance(event, ContextChanged):
+            self._state, self._since = event.state, time.monotonic()
+            log.warning("circuit_state_changed", system=self.system, state=event.state)
+            self._on_change(event.state)

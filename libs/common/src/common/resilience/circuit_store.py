@@ -1,0 +1,93 @@
+"""What a service's workers last said of their circuits: kept for people, `Gate` decides without."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Column, DateTime, MetaData, Row, Table, Text, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.db.database import Sessions
+from common.observability.logging import get_logger
+from common.resilience.call_guard import CLOSED, OnChange
+
+log = get_logger(__name__)
+
+# What a worker said that has been gone for so long says nothing any more.
+_KEEP = timedelta(days=7)
+
+metadata = MetaData()
+
+circuits = Table(
+    "circuits",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("worker", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+
+class CircuitView(BaseModel):
+    """`name` is the account's, as `stripe/default`; `state` is `opened` or `half-opened`."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    worker: str
+    state: str
+    changed_at: datetime
+
+
+class Circuits:
+    """Writes down what this worker's circuits do."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._worker = socket.gethostname()
+        self._latest: dict[tuple[str, str], str] = {}
+        self._writing: asyncio.Task[None] | None = None
+
+    def listener(self, tenant: str, name: str) -> OnChange:
+        """For the `Gate` of a tenant's account."""
+        return lambda state: self._changed(tenant, name, state)
+
+    def _changed(self, tenant: str, name: str, state: str) -> None:
+        self._latest[tenant, name] = state
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(), name="circuits")
+
+    async def _write(self) -> None:
+        """One after the other: the state that was last is the one that stays."""
+        while self._latest:
+            (tenant, name), state = self._latest.popitem()
+            row = insert(circuits).values(
+                tenant=tenant, name=name, worker=self._worker, state=state
+            )
+            kept = row.on_conflict_do_update(
+                index_elements=["tenant", "name", "worker"],
+                set_={"state": state, "changed_at": func.now()},
+            )
+            old = delete(circuits).where(circuits.c.changed_at < func.now() - _KEEP)
+            try:
+                async with self._sessions.begin() as session:
+                    await session.execute(kept)
+                    await session.execute(old)
+            except Exception:
+                log.exception("circuit_state_save_failed", circuit=name, state=state)
+
+
+async def not_closed(session: AsyncSession, tenant: str | None = None) -> list[CircuitView]:
+    """Of one tenant, or of all: where nothing is sent just now."""
+    query = select(circuits).where(circuits.c.state != CLOSED)
+    if tenant is not None:
+        query = query.where(circuits.c.tenant == tenant)
+    found: Sequence[Row[Any]] = (await session.execute(query.order_by(circuits.c.name))).all()
+    return [CircuitView.model_validate(each) for each in found]

@@ -1,0 +1,94 @@
+"""So many a second, counted for all replicas together in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import Column, DateTime, MetaData, Table, Text, text
+
+from common.db.database import Sessions
+from common.errors import RateLimited
+
+metadata = MetaData()
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("full_at", DateTime(timezone=True), nullable=False),
+)
+
+# The generic cell rate algorithm (ITU-T I.371): `full_at` is when all that was granted is used up.
+_TAKE = text(
+    """
+    INSERT INTO quotas AS q (name, full_at)
+    VALUES (:name, clock_timestamp() + :cost * interval '1 second')
+    ON CONFLICT (name) DO UPDATE
+       SET full_at = greatest(q.full_at, clock_timestamp()) + :cost * interval '1 second'
+     WHERE q.full_at <= clock_timestamp() + :latest * interval '1 second'
+    RETURNING extract(epoch FROM full_at - clock_timestamp())::float8
+    """
+)
+
+
+class RateLimiter:
+    """`rate_per_second` on average, `burst` at once. `name` is what all replicas call it.
+
+    Whoever asks at the same moment shares one transaction.
+    """
+
+    def __init__(self, name: str, rate_per_second: float, burst: int, sessions: Sessions) -> None:
+        self._name = name
+        self._per_second = rate_per_second
+        self._step = 1 / rate_per_second
+        self._burst = burst
+        self._sessions = sessions
+        self._turn = asyncio.Lock()
+        self._asking: list[asyncio.Future[float]] = []
+
+    async def acquire(self, *, most_seconds: float) -> float:
+        """A place in the line: how many seconds to wait for it.
+
+        Raises `RateLimited` when that would be more than `most_seconds`; nothing is taken then.
+        """
+        place: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._asking.append(place)
+        async with self._turn:  # who comes first asks for all that came meanwhile
+            if not place.done():
+                asking, self._asking = self._asking[: self._burst], self._asking[self._burst :]
+                try:
+                    await self._take(asking, most_seconds)
+                except asyncio.CancelledError:  # only who asked for them all is cancelled
+                    _tell(asking, RateLimited("whoever asked was stopped", 1))
+                    raise
+                except Exception as error:  # noqa: BLE001 - each of them is told
+                    _tell(asking, error)
+        return await place
+
+    async def _take(self, asking: list[asyncio.Future[float]], most_seconds: float) -> None:
+        count = len(asking)
+        slack = self._burst * self._step
+        values = {
+            "name": self._name,
+            "cost": count * self._step,
+            "latest": slack - count * self._step + most_seconds,
+        }
+        async with self._sessions.begin() as session:
+            full_in: float | None = await session.scalar(_TAKE, values)
+        if full_in is not None:
+            for place, each in enumerate(asking):
+                later = (count - 1 - place) * self._step
+                if not each.done():
+                    each.set_result(max(0.0, full_in - slack - later))
+        elif count == 1:
+            limit = f"the limit of {self._per_second:g} a second is used up"
+            _tell(asking, RateLimited(limit, most_seconds))
+        else:  # not for all of them
+            await self._take(asking[: count // 2], most_seconds)
+            await self._take(asking[count // 2 :], most_seconds)
+
+
+def _tell(waiting: list[asyncio.Future[float]], error: Exception) -> None:
+    for each in waiting:
+        if not each.done():
+            each.set_exception(error)

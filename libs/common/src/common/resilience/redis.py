@@ -1,0 +1,52 @@
+"""How Redis is asked: shortly, and not at all for a while when it does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import OpenedState
+from redis.exceptions import RedisError
+
+from common.errors import describe
+
+_ANSWER_SECONDS = 0.2
+# TLS takes several round trips and reckoning on both sides, once per connection.
+_TLS_CONNECT_SECONDS = 2.0
+_FAILURES = 3
+_OPEN_SECONDS = 5.0
+
+ValueT = TypeVar("ValueT")
+
+
+class RedisAway(Exception):
+    """Redis does not answer, or has not lately; `str()` says how."""
+
+
+def time_limits(url: str) -> dict[str, Any]:
+    """Keyword arguments for a client of that URL (`redis://` or `rediss://`), in seconds."""
+    by_tls = url.startswith("rediss://")
+    return {
+        "socket_timeout": _ANSWER_SECONDS,
+        "socket_connect_timeout": _TLS_CONNECT_SECONDS if by_tls else _ANSWER_SECONDS,
+    }
+
+
+class RedisCircuit:
+    """After three errors in a row Redis is not asked for five seconds."""
+
+    def __init__(self) -> None:
+        self._circuits = AsyncCircuitBreakerFactory(
+            default_threshold=_FAILURES, default_ttl=_OPEN_SECONDS
+        )
+
+    async def ask(self, call: Callable[[], Awaitable[ValueT]]) -> ValueT:
+        """Raises `RedisAway`."""
+        try:
+            async with await self._circuits.get_breaker("redis"):
+                return await call()
+        except OpenedState:
+            raise RedisAway("it did not answer lately") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            raise RedisAway(describe(error)) from error

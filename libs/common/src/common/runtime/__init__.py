@@ -1,0 +1,1 @@
+"""What runs a service's processes: roles, wiring, gauges."""

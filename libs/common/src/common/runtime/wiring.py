@@ -1,0 +1,191 @@
+"""The parts that every service's `bootstrap.py` puts together, and their health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from common.contracts.retry_ladder import RetryLadder
+from common.db import database
+from common.db.database import Sessions
+from common.http.app import Check, create_app
+from common.messaging.connection import BrokerConnection, OnConnect
+from common.messaging.consumer import Consumer
+from common.messaging.inbox_cleanup import Housekeeper
+from common.messaging.publisher import Publisher
+from common.messaging.relay import Relay
+from common.messaging.topology_declarer import declaring
+from common.observability import metrics
+from common.observability.redaction import Redactor
+from common.runtime import gauges
+from common.runtime.gauge_collector import GaugeCollector
+from common.runtime.service import RoleContext, RoleProcess, Task, exit_with_error
+from common.settings import BrokerSettings, DatabaseSettings, WorkerSettings
+
+# Longer than a reconnect and a redeclaration take; a consumer gone for longer will not come back.
+_CONSUMER_GRACE_SECONDS = 60
+
+_GIVEN_UP = "nothing tries to connect to RabbitMQ any more"
+
+
+@dataclass(frozen=True)
+class Messaging:
+    broker: BrokerConnection
+    declare: OnConnect
+    publisher: Publisher
+    ladder: RetryLadder
+    redact: Redactor
+
+
+async def messaging(settings: BrokerSettings, context: RoleContext, name: str) -> Messaging:
+    """Begin to connect to the broker; the topology is declared whenever that succeeds."""
+    ladder = RetryLadder.parse(settings.retry_ladder)
+    declare = declaring(ladder)
+    broker = await _connect(settings, context, name, declare, purpose="publishing")
+    return Messaging(broker, declare, Publisher(broker), ladder, context.redact)
+
+
+async def consuming(
+    settings: BrokerSettings, context: RoleContext, parts: Messaging, name: str
+) -> BrokerConnection:
+    """A connection for consumers only.
+
+    A broker in a memory or disk alarm reads nothing from a connection that has published, not even
+    its acknowledgements; consumers go on, and what they take away ends the alarm.
+    """
+    return await _connect(settings, context, name, parts.declare, purpose="consuming")
+
+
+async def _connect(
+    settings: BrokerSettings, context: RoleContext, name: str, declare: OnConnect, *, purpose: str
+) -> BrokerConnection:
+    broker = BrokerConnection(
+        settings.rabbitmq_url.get_secret_value(), name=name, on_connect=declare
+    )
+    metrics.broker_connected.labels(purpose).set_function(lambda: float(broker.connected))
+    await broker.start()
+    context.resources.push_async_callback(broker.close)
+    return broker
+
+
+async def database_engine(settings: DatabaseSettings, context: RoleContext) -> AsyncEngine:
+    """Ends the process when the URL leads to what would not keep what is relied on."""
+    engine = await context.resources.enter_async_context(database.engine(settings))
+    if (wrong := await database.unfit(engine)) is not None:
+        exit_with_error(f"DATABASE_URL is wrong: {wrong}")
+    return engine
+
+
+def worker(
+    title: str,
+    settings: WorkerSettings,
+    parts: Messaging,
+    engine: AsyncEngine,
+    consumers: Sequence[Consumer],
+    tasks: Sequence[Task] = (),
+    routers: Sequence[APIRouter] = (),
+) -> RoleProcess:
+    """A worker: the consumers, an outbox relay, further tasks, and their health over HTTP, where
+    `routers` add what else there is to see."""
+    relay = Relay(engine, parts.publisher)
+    housekeeper = Housekeeper(sessions(engine), keep_days=settings.inbox_retention_days)
+    watchdog = Watchdog([parts.broker, *(each.broker for each in consumers)], consumers)
+    ready = all_checks(
+        broker_check(parts.broker), database_check(engine), consumers_check(consumers)
+    )
+    app = create_app(title, alive=watchdog.check, ready=ready)
+    for router in routers:
+        app.include_router(router)
+    meter = GaugeCollector(sessions(engine), gauges.measure)
+    return RoleProcess(app, [*consumers, housekeeper, meter, *tasks], [relay])
+
+
+def consumer_options(
+    parts: Messaging, consuming: BrokerConnection, engine: AsyncEngine, *, source: str
+) -> dict[str, Any]:
+    """What every consumer of a worker is given."""
+    return {
+        "broker": consuming,
+        "publisher": parts.publisher,
+        "sessions": sessions(engine),
+        "ladder": parts.ladder,
+        "redact": parts.redact,
+        "source": source,
+    }
+
+
+def sessions(engine: AsyncEngine) -> Sessions:
+    return database.sessions_of(engine)
+
+
+@dataclass
+class Watchdog:
+    """Liveness of a worker: a consumer that stays away although the broker is there is a fault.
+
+    A broker or a database that is away is not: restarting would not bring it back.
+    """
+
+    brokers: Sequence[BrokerConnection]
+    consumers: Sequence[Consumer]
+    _missing_since: dict[str, float] = field(default_factory=dict)
+
+    async def check(self) -> str | None:
+        if any(broker.given_up for broker in self.brokers):
+            return _GIVEN_UP
+        for consumer in self.consumers:
+            name = consumer.queue.name
+            away = consumer.waits_for_database or not consumer.broker.connected
+            if consumer.consuming or away:
+                self._missing_since.pop(name, None)
+                continue
+            since = self._missing_since.setdefault(name, time.monotonic())
+            if time.monotonic() - since > _CONSUMER_GRACE_SECONDS:
+                return f"nothing consumes {name} although RabbitMQ is connected"
+        return None
+
+
+def broker_alive(broker: BrokerConnection) -> Check:
+    async def check() -> str | None:
+        return _GIVEN_UP if broker.given_up else None
+
+    return check
+
+
+def broker_check(broker: BrokerConnection) -> Check:
+    async def check() -> str | None:
+        return None if broker.connected else "RabbitMQ is not connected"
+
+    return check
+
+
+def consumers_check(consumers: Sequence[Consumer]) -> Check:
+    async def check() -> str | None:
+        absent = [each.queue.name for each in consumers if not each.consuming]
+        return f"not consuming {', '.join(absent)}" if absent else None
+
+    return check
+
+
+def database_check(engine: AsyncEngine) -> Check:
+    return partial(database.fault, sessions(engine))
+
+
+def all_checks(*checks: Check) -> Check:
+    async def check() -> str | None:
+        for each in checks:
+            if (fault := await each()) is not None:
+                return fault
+        return None
+
+    return check
+
+
+async def always_healthy() -> str | None:
+    """For processes whose being there to answer is all that liveness asks."""
+    return None

@@ -1,0 +1,1 @@
+"""Jobs that run on a schedule, once for all replicas."""

@@ -1,0 +1,1 @@
+"""The processes that run on a developer's machine."""

@@ -1,0 +1,1 @@
+"""Servers that Paybus needs, started on this machine."""

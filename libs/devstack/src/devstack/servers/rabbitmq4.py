@@ -1,0 +1,81 @@
+"""Debian 14's RabbitMQ 4.3 beside another system's own, from a debootstrap tree.
+
+`python -m devstack.servers.rabbitmq4` makes the tree under `.paybus/` if it is not there yet and
+prints the start script, for PAYBUS_RABBITMQ_SERVER. It needs Debian or Ubuntu, and root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from devstack.addresses import DevstackError
+from devstack.processes.stack import PAYBUS
+from devstack.processes.supervisor import say
+from devstack.servers import debian
+from devstack.servers.debian import mirror, run
+
+_RELEASE = "forky"
+# Older debootstraps know no script of that name; all of them have the one that it is a link to.
+_SCRIPT = "/usr/share/debootstrap/scripts/sid"
+
+# Runs a program of the tree in a mount namespace of its own, in which it sees our state folder
+# (its HOME). Nothing stays mounted when the program ends, and its pid is the one we started.
+_WRAPPER = """#!/bin/sh
+exec unshare --mount sh -c '
+    set -e
+    for folder in "$HOME" /proc /dev; do
+        mkdir -p "{tree}$folder"
+        mount --rbind "$folder" "{tree}$folder"
+    done
+    exec chroot "{tree}" "$0" "$@"
+' {program} "$@"
+"""
+
+_PROGRAMS = {
+    "rabbitmq-server": "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    "rabbitmqctl": "/usr/lib/rabbitmq/bin/rabbitmqctl",
+    "epmd": "/usr/bin/epmd",
+}
+
+
+def server() -> Path:
+    """The start script. Raises `DevstackError` with one sentence where it can't be had."""
+    root = PAYBUS / "debian14"
+    tree, programs = root / "tree", root / "bin"
+    if not (root / "complete").exists():
+        _make(tree)
+        (root / "complete").touch()
+    programs.mkdir(exist_ok=True)
+    for name, program in _PROGRAMS.items():
+        script = programs / name
+        script.write_text(_WRAPPER.format(tree=tree, program=program))
+        script.chmod(0o755)
+    return programs / "rabbitmq-server"
+
+
+def _make(tree: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None or sys.platform != "linux":
+        raise DevstackError(
+            "RabbitMQ 4 can't be had here: it needs root on Debian or Ubuntu for a Debian 14 tree. "
+            "Use a broker of your own: make test RABBITMQ_URL=... RABBITMQ_MANAGEMENT_URL=..."
+        )
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.which("debootstrap") is None:
+        say("installing debootstrap ...")
+        debian.install("debootstrap", otherwise="debootstrap is missing, and can't be installed.")
+    say(f"making a Debian 14 tree with rabbitmq-server in {tree} (some minutes) ...")
+    include = "--include=rabbitmq-server"
+    run(["debootstrap", "--variant=minbase", include, _RELEASE, str(tree), mirror(), _SCRIPT])
+    # Debian 14's installer writes it, its packages don't; Erlang's nodes find each other by it.
+    (tree / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
+
+
+if __name__ == "__main__":
+    try:
+        print(server())
+    except DevstackError as error:
+        sys.exit(str(error))

@@ -1,0 +1,1 @@
+"""Stand-ins for Fapshi, MTN MoMo, Orange Money and Flutterwave."""

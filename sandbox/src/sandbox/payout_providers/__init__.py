@@ -1,0 +1,1 @@
+"""Stand-ins for the payout APIs of Stripe, Square, Dwolla and Fapshi."""

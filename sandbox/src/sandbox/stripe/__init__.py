@@ -1,0 +1,1 @@
+"""A stand-in for Stripe's billing and checkout API."""

@@ -1,0 +1,30 @@
+"""localstripe, a Stripe emulator that others wrote, as a process that listens on loopback only.
+
+Its own command listens on every interface and writes its whole store to one file in /tmp after each
+call, which two copies would share and which slows it down with every object.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from aiohttp import web
+from localstripe.resources import store
+from localstripe.server import app
+
+from sandbox.stripe import billing, checkout, objects
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sandbox.stripe.app")
+    parser.add_argument("--port", type=int, default=8420)
+    options = parser.parse_args()
+    store.dump_to_disk = lambda: None
+    objects.install()
+    billing.install(app)
+    checkout.install(app)
+    web.run_app(app, host="127.0.0.1", port=options.port, print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The HTTP API of bank items, balances and transactions."""

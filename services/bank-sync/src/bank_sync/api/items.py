@@ -1,0 +1,278 @@
+"""The API: items are linked, seen, synced and removed; all of the caller's tenant. Every query is
+scoped by it, and PostgreSQL shows no other tenant's rows even to one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync import repository
+from bank_sync.api.responses import (
+    PROBLEMS,
+    AccountView,
+    Balances,
+    HourView,
+    InstitutionView,
+    ItemView,
+    LinkTokenView,
+    SyncView,
+)
+from bank_sync.domain import Health
+from bank_sync.item_service import ItemService
+from bank_sync.models import Account, Institution, InstitutionHour, Item, Sync
+from bank_sync.row_security import TenantSessions
+from bank_sync.schemas import NewItem, NewLinkToken, UpdateLinkToken
+from common.db import tenant_rows
+from common.errors import Conflict, NotFound
+from common.http.auth import Caller, Operator, Viewer
+from common.http.resources import Cursor, Limit, Page, page
+
+items = APIRouter(prefix="/v1", tags=["items"], responses=PROBLEMS)
+accounts = APIRouter(prefix="/v1", tags=["accounts"], responses=PROBLEMS)
+syncs = APIRouter(prefix="/v1", tags=["syncs"], responses=PROBLEMS)
+institutions = APIRouter(prefix="/v1", tags=["institutions"], responses=PROBLEMS)
+SyncStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+
+ROUTERS = (items, accounts, syncs, institutions)
+
+
+async def _session(caller: Viewer, request: Request) -> AsyncIterator[AsyncSession]:
+    tenancy: TenantSessions = request.app.state.tenancy
+    async with tenancy.session(caller.tenant) as session:
+        yield session
+
+
+Session = Annotated[AsyncSession, Depends(_session, scope="function")]
+
+
+@items.post("/link-tokens", status_code=201)
+async def create_link_token(
+    caller: Operator, request: Request, wanted: NewLinkToken
+) -> LinkTokenView:
+    """For Plaid's Link in the user's browser."""
+    made = await _service(request).link_token(caller.tenant, wanted)
+    return LinkTokenView.model_validate(made)
+
+
+@items.post("/items/{id_}/link-token", status_code=201)
+async def create_update_token(
+    caller: Operator,
+    request: Request,
+    session: Session,
+    id_: str,
+    wanted: UpdateLinkToken | None = None,
+) -> LinkTokenView:
+    """For Link in update mode, which mends the item."""
+    item = await _item(session, caller, id_)
+    made = await _service(request).update_token(item, wanted or UpdateLinkToken())
+    return LinkTokenView.model_validate(made)
+
+
+@items.post("/items", status_code=201)
+async def link_item(caller: Operator, request: Request, wanted: NewItem) -> ItemView:
+    """Exchange what Link gave; the first sync begins at once."""
+    item = await _service(request).link(caller.tenant, wanted)
+    return ItemView.model_validate(item)
+
+
+@items.get("/items")
+async def list_items(
+    caller: Viewer,
+    session: Session,
+    user: str | None = None,
+    health: Health | None = None,
+    institution_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[ItemView]:
+    filters = {"user": user, "health": health, "institution_id": institution_id}
+    return await page(session, Item, ItemView, caller.tenant, filters, cursor, limit)
+
+
+@items.get("/items/{id_}")
+async def get_item(caller: Viewer, session: Session, id_: str) -> ItemView:
+    return ItemView.model_validate(
+        await tenant_rows.get_for_tenant(session, Item, caller.tenant, id_)
+    )
+
+
+@items.post("/items/{id_}/repaired", status_code=202)
+async def repaired(caller: Operator, request: Request, session: Session, id_: str) -> SyncView:
+    """The user has passed Link's update mode: what was to do is done, and the item is synced."""
+    item = await _item(session, caller, id_)
+    sync = await _service(request).confirm_repaired(item)
+    return SyncView.model_validate(
+        await tenant_rows.get_for_tenant(session, Sync, caller.tenant, sync)
+    )
+
+
+@items.delete(
+    "/items/{id_}",
+    status_code=204,
+    responses={202: {"description": "the data is gone; the provider is asked again"}},
+)
+async def remove_item(
+    caller: Operator, request: Request, session: Session, response: Response, id_: str
+) -> None:
+    """Its data is deleted at once. 204 when the provider has let go of it too; 202 when it could
+    not be asked, which is then done again until it has."""
+    item = await _apart(session, caller, id_)
+    if not await _service(request).remove(item):
+        response.status_code = 202
+
+
+@items.post("/items/{id_}/sync", status_code=202)
+async def sync_item(caller: Operator, session: Session, id_: str) -> SyncView:
+    """One that is queued already is returned: it will see what a further one would."""
+    await _item(session, caller, id_)
+    async with session.begin():
+        item = await repository.lock_item(session, id_)
+        if item is None or not item.readable:
+            raise Conflict("the item is revoked, or on its way out")
+        now = await tenant_rows.database_now(session)
+        sync = await repository.request_sync(session, item, "asked", now)
+        return SyncView.model_validate(
+            await tenant_rows.get_for_tenant(session, Sync, caller.tenant, sync)
+        )
+
+
+@accounts.get("/items/{id_}/balances")
+async def get_balances(
+    caller: Viewer,
+    request: Request,
+    session: Session,
+    id_: str,
+    max_age_seconds: Annotated[float | None, Query(ge=0, le=86_400)] = None,
+) -> Balances:
+    """The bank's balances, at most so old (default: BANK_BALANCE_TTL_SECONDS). When it can't be
+    asked, the last known ones, and `fresh` is false."""
+    item = await _item(session, caller, id_)
+    ttl: float = request.app.state.balance_ttl
+    age = timedelta(seconds=ttl if max_age_seconds is None else max_age_seconds)
+    fresh = await _service(request).balances(item, age)
+    query = tenant_rows.filtered(Account, caller.tenant, {"item": id_}).order_by(
+        Account.name, Account.id
+    )
+    found = (await session.scalars(query)).all()
+    return Balances(fresh=fresh, accounts=[AccountView.model_validate(each) for each in found])
+
+
+@accounts.get("/accounts")
+async def list_accounts(
+    caller: Viewer,
+    session: Session,
+    item: str | None = None,
+    type: str | None = None,
+    closed: bool | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[AccountView]:
+    filters = {"item": item, "type": type, "closed": closed}
+    return await page(session, Account, AccountView, caller.tenant, filters, cursor, limit)
+
+
+@accounts.get("/accounts/{id_}")
+async def get_account(caller: Viewer, session: Session, id_: str) -> AccountView:
+    return AccountView.model_validate(
+        await tenant_rows.get_for_tenant(session, Account, caller.tenant, id_)
+    )
+
+
+@syncs.get("/syncs")
+async def list_syncs(
+    caller: Viewer,
+    session: Session,
+    item: str | None = None,
+    status: SyncStatus | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[SyncView]:
+    filters = {"item": item, "status": status}
+    return await page(session, Sync, SyncView, caller.tenant, filters, cursor, limit)
+
+
+@syncs.get("/syncs/{id_}")
+async def get_sync(caller: Viewer, session: Session, id_: str) -> SyncView:
+    """How far it is."""
+    return SyncView.model_validate(
+        await tenant_rows.get_for_tenant(session, Sync, caller.tenant, id_)
+    )
+
+
+@syncs.post("/syncs/{id_}/cancel")
+async def cancel_sync(caller: Operator, session: Session, id_: str) -> SyncView:
+    """One that runs ends before its next page, and changes nothing."""
+    await tenant_rows.get_for_tenant(session, Sync, caller.tenant, id_)
+    await session.rollback()
+    async with session.begin():
+        sync = await repository.lock_sync(session, id_)
+        if sync is None or sync.status not in {"queued", "running"}:
+            raise Conflict("it is over")
+        now = await tenant_rows.database_now(session)
+        # One that runs, unless it waits for another attempt, is ended by who runs it.
+        held = sync.lease_until is not None and sync.lease_until > now
+        if sync.status == "queued" or not held:
+            sync.status, sync.finished_at = "cancelled", now
+            await session.flush()
+            await repository.enqueue_waiting(session, sync.tenant, sync.item, now)
+        sync.cancel_requested = True
+        await session.flush()
+        return SyncView.model_validate(sync)
+
+
+@institutions.get("/institutions")
+async def list_institutions(
+    caller: Viewer, session: Session, cursor: Cursor = None, limit: Limit = 50
+) -> Page[InstitutionView]:
+    return await page(session, Institution, InstitutionView, caller.tenant, {}, cursor, limit)
+
+
+@institutions.get("/institutions/{institution_id}/health")
+async def institution_health(
+    caller: Viewer,
+    session: Session,
+    institution_id: str,
+    hours: Annotated[int, Query(ge=1, le=24 * 90)] = 24,
+) -> list[HourView]:
+    """How attempts to sync went there, by the hour, the newest first. `institution_id` is the
+    provider's."""
+    known = {"institution_id": institution_id}
+    if await session.scalar(tenant_rows.filtered(Institution, caller.tenant, known)) is None:
+        raise NotFound(f"no institution has the provider's id {institution_id!r}")
+    since = datetime.now(UTC) - timedelta(hours=hours)
+    query = (
+        select(InstitutionHour)
+        .where(
+            InstitutionHour.tenant == caller.tenant,
+            InstitutionHour.institution_id == institution_id,
+            InstitutionHour.hour > since,
+        )
+        .order_by(InstitutionHour.hour.desc())
+    )
+    return [HourView.model_validate(each) for each in (await session.scalars(query)).all()]
+
+
+async def _apart(session: AsyncSession, caller: Caller, id_: str) -> Item:
+    """Ends the session's transaction: the provider may take long."""
+    item = await tenant_rows.get_for_tenant(session, Item, caller.tenant, id_)
+    session.expunge(item)
+    await session.rollback()
+    return item
+
+
+async def _item(session: AsyncSession, caller: Caller, id_: str) -> Item:
+    """One that can be asked about."""
+    item = await _apart(session, caller, id_)
+    if item.removing_at is not None:
+        raise Conflict("the item is on its way out")
+    return item
+
+
+def _service(request: Request) -> ItemService:
+    service: ItemService = request.app.state.service
+    return service

@@ -1,0 +1,171 @@
+"""The API: transactions, and what was spent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import date
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from sqlalchemy import Select, Text, cast, func, select, tuple_
+from starlette.responses import Response
+
+from bank_sync.api.items import Session
+from bank_sync.api.responses import PROBLEMS, Spent, TransactionView
+from bank_sync.models import Transaction
+from bank_sync.row_security import TenantSessions
+from common.db import pagination, tenant_rows
+from common.db.pagination import decode_cursor, encode_cursor
+from common.errors import Invalid
+from common.http.auth import Viewer
+from common.http.csv import line, prefetch
+from common.http.resources import Cursor, Limit, Page
+
+transactions = APIRouter(prefix="/v1", tags=["transactions"], responses=PROBLEMS)
+
+_NO_CATEGORY = "UNCATEGORIZED"
+
+
+@transactions.get("/transactions")
+async def list_transactions(
+    caller: Viewer,
+    session: Session,
+    item: str | None = None,
+    account: str | None = None,
+    category: str | None = None,
+    pending: bool | None = None,
+    currency: str | None = None,
+    first: date | None = None,
+    last: date | None = None,
+    at_least: Annotated[int | None, Query(description="amount, minor units")] = None,
+    at_most: Annotated[int | None, Query(description="amount, minor units")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[TransactionView]:
+    """Those from `first` to `last`, both included; the newest first."""
+    filters = {
+        "item": item,
+        "account": account,
+        "category": category,
+        "pending": pending,
+        "currency": currency,
+    }
+    query = _between(tenant_rows.filtered(Transaction, caller.tenant, filters), first, last)
+    if at_least is not None:
+        query = query.where(Transaction.amount >= at_least)
+    if at_most is not None:
+        query = query.where(Transaction.amount <= at_most)
+    if cursor is not None:
+        day, id_ = decode_cursor(cursor, 2)
+        query = query.where(tuple_(Transaction.date, Transaction.id) < tuple_(_day(day), id_))
+    query = query.order_by(Transaction.date.desc(), Transaction.id.desc()).limit(limit + 1)
+    found = (await session.scalars(query)).all()
+    views = [TransactionView.model_validate(each) for each in found[:limit]]
+    more = len(found) > limit
+    next_cursor = encode_cursor(views[-1].date.isoformat(), views[-1].id) if more else None
+    return Page[TransactionView](items=views, next_cursor=next_cursor)
+
+
+@transactions.get(
+    "/transactions.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
+)
+async def export(
+    caller: Viewer,
+    request: Request,
+    first: date,
+    last: date,
+    item: str | None = None,
+    account: str | None = None,
+    category: str | None = None,
+    currency: str | None = None,
+    pending: bool | None = None,
+) -> Response:
+    """Every transaction from `first` to `last`, both included; the oldest first."""
+    filters = {
+        "item": item,
+        "account": account,
+        "category": category,
+        "currency": currency,
+        "pending": pending,
+    }
+    query = _between(tenant_rows.filtered(Transaction, caller.tenant, filters), first, last)
+    tenancy: TenantSessions = request.app.state.tenancy
+    return StreamingResponse(
+        await prefetch(_csv(tenancy, caller.tenant, query)),
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="transactions-{first}-{last}.csv"'},
+    )
+
+
+@transactions.get("/transactions/{id_}")
+async def get_transaction(caller: Viewer, session: Session, id_: str) -> TransactionView:
+    found = await tenant_rows.get_for_tenant(session, Transaction, caller.tenant, id_)
+    return TransactionView.model_validate(found)
+
+
+@transactions.get("/spending")
+async def spending(
+    caller: Viewer,
+    session: Session,
+    first: date | None = None,
+    last: date | None = None,
+    item: str | None = None,
+    account: str | None = None,
+    currency: str | None = None,
+) -> list[Spent]:
+    """What left the accounts, by month and category; what is pending is not counted yet."""
+    month = func.to_char(Transaction.date, cast("YYYY-MM", Text))
+    category = func.coalesce(Transaction.category, cast(_NO_CATEGORY, Text))
+    query = _between(
+        select(
+            month.label("month"),
+            category.label("category"),
+            Transaction.currency,
+            Transaction.unofficial_currency,
+            func.sum(Transaction.amount).label("amount"),
+            func.count().label("transactions"),
+        ).where(Transaction.tenant == caller.tenant, Transaction.amount > 0, ~Transaction.pending),
+        first,
+        last,
+    )
+    chosen = {"item": item, "account": account, "currency": currency}
+    for name, value in chosen.items():
+        if value is not None:
+            query = query.where(getattr(Transaction, name) == value)
+    kinds = (Transaction.currency, Transaction.unofficial_currency)
+    query = query.group_by(month, category, *kinds)
+    found = await session.execute(query.order_by(month, category, *kinds))
+    return [Spent.model_validate(dict(row)) for row in found.mappings()]
+
+
+_CSV_COLUMNS = (
+    "id", "date", "account", "amount", "currency", "unofficial_currency", "rounded", "name",
+    "merchant", "category", "category_detailed", "pending", "authorized_date", "channel", "item",
+    "transaction_id",
+)  # fmt: skip
+
+
+async def _csv(tenancy: TenantSessions, tenant: str, query: Select[Any]) -> AsyncIterator[str]:
+    yield line(_CSV_COLUMNS)
+    session = partial(tenancy.session, tenant)
+    async for chunk in pagination.in_chunks(session, query, Transaction.date, Transaction.id):
+        yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
+
+
+def _between(query: Select[Any], first: date | None, last: date | None) -> Select[Any]:
+    if first is not None and last is not None and last < first:
+        raise Invalid("last is before first")
+    if first is not None:
+        query = query.where(Transaction.date >= first)
+    if last is not None:
+        query = query.where(Transaction.date <= last)
+    return query
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise Invalid("the cursor is not one that this endpoint gave out") from None

@@ -1,0 +1,50 @@
+"""What becomes of an item when something is told of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync import domain, events, repository
+from bank_sync.domain import Health
+from bank_sync.models import Item
+from common.messaging import outbox
+
+
+async def apply_health_report(
+    session: AsyncSession,
+    item: Item,
+    news: Health,
+    at: datetime,
+    reason: str | None,
+    *,
+    until: datetime | None = None,
+    repaired: bool = False,
+) -> None:
+    """Of a (locked) item. `at` is when it was told: what is older than what is known says nothing,
+    nor does a broken login that has worked since."""
+    if at < item.health_at:
+        return
+    if news is Health.LOGIN_REQUIRED and item.read_at is not None and at < item.read_at:
+        return
+    if repaired:
+        item.warning = item.warned_until = None
+    elif news in {Health.PENDING_EXPIRATION, Health.PENDING_DISCONNECT}:
+        item.warning, item.warned_until = news, until or item.warned_until
+        until = item.warned_until
+    item.health_at = max(at, item.health_at)
+    before = Health(item.health)
+    now = domain.merge_health(before, news, repaired=repaired)
+    if now is before and (now is not news or until == item.health_until):
+        return
+    item.health = now
+    item.health_reason = None if now is Health.HEALTHY else reason
+    item.health_until = until
+    item.version += 1
+    if now is Health.REVOKED:
+        # The token stays: Link's update mode restores the item, and its removal needs it.
+        item.cursor, item.complete = "", False
+        item.next_sync_at = None
+        await repository.delete_data(session, item.id)
+    await outbox.enqueue(session, [events.item_changed(item, "bank_item.health_changed")])

@@ -1,0 +1,273 @@
+"""Items come and go: link tokens, the exchange of public tokens, balances on demand, removal."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync import domain, events, item_health, models, repository, sync_writer
+from bank_sync.clients.base import ItemError, LinkToken, LinkTokenRequest
+from bank_sync.clients.registry import BALANCE, OTHER, Client, Clients
+from bank_sync.domain import Health
+from bank_sync.models import Account, Institution, Item
+from bank_sync.row_security import TenantSessions
+from bank_sync.schemas import NewItem, NewLinkToken, UpdateLinkToken
+from common.db import tenant_rows
+from common.errors import Conflict, Invalid, PaybusError, RateLimited, Upstream, describe
+from common.messaging import outbox
+from common.observability.logging import get_logger
+from common.security.encryption import SecretBox
+
+log = get_logger(__name__)
+
+# Should the first sync not come to pass.
+_FIRST_SWEEP = timedelta(hours=1)
+
+
+class ItemService:
+    """No transaction is open while the provider is called."""
+
+    def __init__(self, tenancy: TenantSessions, clients: Clients, vault: SecretBox) -> None:
+        self._tenancy = tenancy
+        self._clients = clients
+        self._vault = vault
+
+    async def link_token(self, tenant: str, wanted: NewLinkToken) -> LinkToken:
+        client = self._clients.find(tenant, wanted.client)
+        wish = LinkTokenRequest(
+            user=wanted.user,
+            webhook=_text(client.options.webhook),
+            language=wanted.language,
+            countries=wanted.countries,
+            redirect_uri=_text(wanted.redirect_uri),
+        )
+        return await _link(client, wish)
+
+    async def update_token(self, item: Item, wanted: UpdateLinkToken) -> LinkToken:
+        client = self._clients.find(item.tenant, item.client)
+        wish = LinkTokenRequest(
+            user=item.user,
+            webhook=_text(client.options.webhook),
+            language=wanted.language,
+            countries=wanted.countries,
+            redirect_uri=_text(wanted.redirect_uri),
+            access_token=self._token(item),
+            choose_accounts=wanted.choose_accounts,
+        )
+        return await _link(client, wish)
+
+    async def link(self, tenant: str, wanted: NewItem) -> Item:
+        """Exchange the public token and sync for the first time.
+
+        The access token is kept before anything else is asked: nobody could ask for it again.
+        """
+        client = self._clients.find(tenant, wanted.client)
+        try:
+            async with client.calling(OTHER):
+                linked = await client.api.exchange(wanted.public_token.get_secret_value())
+        except ItemError as fault:
+            raise Invalid(f"{fault}: a public token is good once, for 30 minutes") from None
+        sealed = self._vault.encrypt(linked.access_token)
+        async with self._tenancy.begin(tenant) as session:
+            id_ = models.item_id(tenant, linked.item_id)
+            now = await tenant_rows.database_now(session)
+            adding = insert(Item).values(
+                id=id_,
+                tenant=tenant,
+                client=wanted.client,
+                item_id=linked.item_id,
+                user=wanted.user,
+                access_token=sealed,
+                health_at=now,
+                next_sync_at=now + _FIRST_SWEEP,
+            )
+            # The same login, linked again: its token is another one now, and what was deleted of it
+            # is read from the beginning.
+            await session.execute(
+                adding.on_conflict_do_update(
+                    index_elements=[Item.id],
+                    set_={
+                        "access_token": sealed,
+                        "client": wanted.client,
+                        "user": wanted.user,
+                        "health": "healthy",
+                        "health_reason": None,
+                        "health_until": None,
+                        "health_at": now,
+                        "warning": None,
+                        "warned_until": None,
+                        "version": Item.version + 1,
+                        "next_sync_at": now + _FIRST_SWEEP,
+                        "removing_at": None,
+                    },
+                )
+            )
+            item = await repository.lock_item(session, id_)
+            assert item is not None
+            await outbox.enqueue(session, [events.item_changed(item, "bank_item.linked")])
+            await repository.request_sync(session, item, "linked", now)
+        await self._learn_institution(client, item, linked.access_token, wanted.countries)
+        return item
+
+    async def _learn_institution(
+        self, client: Client, item: Item, access_token: str, countries: list[str]
+    ) -> None:
+        """Worth having, and nothing fails without it."""
+        try:
+            async with client.calling(OTHER, item.id):
+                institution_id = await client.api.institution_of(access_token)
+            if institution_id is None:
+                return
+            async with client.calling(OTHER):
+                found = await client.api.institution(institution_id, countries)
+        except PaybusError as error:
+            log.warning("institution_lookup_failed", item=item.id, error=describe(error))
+            return
+        async with self._tenancy.begin(item.tenant) as session:
+            values = {
+                "id": models.institution_id(item.tenant, institution_id),
+                "tenant": item.tenant,
+                "institution_id": institution_id,
+                "name": found.name,
+                "url": found.url,
+                "oauth": found.oauth,
+            }
+            row = insert(Institution).values(values)
+            await session.execute(
+                row.on_conflict_do_update(
+                    index_elements=[Institution.id],
+                    set_={"name": found.name, "url": found.url, "oauth": found.oauth},
+                )
+            )
+            locked = await repository.lock_item(session, item.id)
+            if locked is not None:
+                locked.institution_id = institution_id
+        item.institution_id = institution_id
+
+    async def balances(self, item: Item, ttl: timedelta) -> bool:
+        """Have the item's balances read from the bank, unless they are fresh. Returns whether they
+        are as fresh as was asked for: when the bank can't be asked, the last known ones stand."""
+        async with self._tenancy.begin(item.tenant) as session:
+            if await self._are_fresh(session, item, ttl):
+                return True
+            begun = await tenant_rows.database_now(session)
+            before = await self._accounts(session, item)
+        if not item.readable:
+            return False
+        client = self._clients.find(item.tenant, item.client)
+        token = self._token(item)
+        try:
+            async with client.calling(BALANCE, item.id):
+                said = await client.api.balances(token)
+        except ItemError as fault:
+            await self._told(item, token, fault.code, begun)
+            return False
+        except (RateLimited, Upstream) as error:
+            log.warning("bank_balance_refresh_failed", item=item.id, error=describe(error))
+            return False
+        async with self._tenancy.begin(item.tenant) as session:
+            locked = await repository.lock_item(session, item.id)
+            if locked is None or not locked.readable:
+                return False
+            now = await tenant_rows.database_now(session)
+            # Meanwhile the user may have taken back an account, which is deleted then.
+            revoked = before - await self._accounts(session, item)
+            by_id = {models.account_id(item.id, each.account_id): each for each in said}
+            kept = [each for id_, each in by_id.items() if id_ not in revoked]
+            changed = await sync_writer.write_accounts(session, locked, kept, now, live=True)
+            there = await session.scalars(select(Account).where(Account.item == item.id))
+            for row in there.all():
+                row.closed = row.id not in by_id
+            told = [events.balance_updated(locked, each, now) for each in changed]
+            await outbox.enqueue(session, told)
+        return True
+
+    async def _accounts(self, session: AsyncSession, item: Item) -> set[str]:
+        return set((await session.scalars(select(Account.id).where(Account.item == item.id))).all())
+
+    async def _are_fresh(self, session: AsyncSession, item: Item, ttl: timedelta) -> bool:
+        now = await tenant_rows.database_now(session)
+        query = select(Account.live_at).where(Account.item == item.id, ~Account.closed)
+        read_at = (await session.scalars(query)).all()
+        return bool(read_at) and all(at is not None and at > now - ttl for at in read_at)
+
+    async def _told(self, item: Item, token: str, code: str, at: datetime) -> None:
+        """What the provider said of the item when it was asked by this token."""
+        if (health := domain.health_of_error(code)) is None:
+            return
+        async with self._tenancy.begin(item.tenant) as session:
+            locked = await repository.lock_item(session, item.id)
+            if locked is not None and self._vault.decrypt(locked.access_token) == token:
+                await item_health.apply_health_report(session, locked, health, at, code)
+
+    async def confirm_repaired(self, item: Item) -> str:
+        """The user has passed Link's update mode. Returns the id of the sync that follows."""
+        async with self._tenancy.begin(item.tenant) as session:
+            locked = await repository.lock_item(session, item.id)
+            if locked is None or locked.removing_at is not None:
+                raise Conflict("the item is gone")
+            now = await tenant_rows.database_now(session)
+            await item_health.apply_health_report(
+                session, locked, Health.HEALTHY, now, None, repaired=True
+            )
+            return await repository.request_sync(session, locked, "repaired", now)
+
+    async def remove(self, item: Item) -> bool:
+        """Its data is gone at once. Returns whether the provider has let go of it, too; if not, it
+        is asked again by the clock."""
+        async with self._tenancy.begin(item.tenant) as session:
+            locked = await repository.lock_item(session, item.id)
+            if locked is not None:
+                locked.removing_at = locked.removing_at or await tenant_rows.database_now(session)
+                locked.next_sync_at = None
+                locked.cursor, locked.complete = "", False
+                await repository.delete_data(session, item.id)
+        return await self.remove_at_provider(item.tenant, item.id)
+
+    async def remove_at_provider(self, tenant: str, id_: str) -> bool:
+        async with self._tenancy.begin(tenant) as session:
+            item = await session.get(Item, id_)
+        if item is None or item.removing_at is None:
+            return True
+        token = ""
+        try:
+            if item.access_token:
+                token = self._token(item)
+                client = self._clients.find(tenant, item.client)
+                async with client.calling(OTHER, item.id):
+                    await client.api.remove(token)
+        except PaybusError as error:
+            log.warning("bank_item_removal_failed", item=id_, error=describe(error))
+            return False
+        async with self._tenancy.begin(tenant) as session:
+            locked = await repository.lock_item(session, id_)
+            linked_again = locked is not None and (
+                locked.removing_at is None
+                or (bool(token) and self._vault.decrypt(locked.access_token) != token)
+            )
+            if locked is not None and not linked_again:
+                locked.version += 1
+                await outbox.enqueue(session, [events.item_changed(locked, "bank_item.removed")])
+                await repository.delete_data(session, id_)
+                await session.delete(locked)
+        return True
+
+    def _token(self, item: Item) -> str:
+        if not item.access_token:
+            raise Conflict("its access token is gone: link the bank anew")
+        return self._vault.decrypt(item.access_token)
+
+
+async def _link(client: Client, wish: LinkTokenRequest) -> LinkToken:
+    try:
+        async with client.calling(OTHER):
+            return await client.api.link_token(wish)
+    except ItemError as fault:
+        raise Invalid(str(fault)) from None
+
+
+def _text(url: object) -> str | None:
+    return None if url is None else str(url)

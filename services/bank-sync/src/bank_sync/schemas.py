@@ -1,0 +1,48 @@
+"""What callers ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from common.clients.accounts_file import DEFAULT
+from common.http.return_urls import ReturnUrl
+
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+User = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+ClientName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewLinkToken(_Request):
+    """For Plaid's Link in the user's browser. `user` is what the tenant calls the user: no e-mail
+    address, no phone number."""
+
+    user: User
+    client: ClientName = DEFAULT
+    language: str = Field(default="en", pattern=r"^[a-z]{2}$")
+    countries: list[Country] = Field(default=["US"], min_length=1, max_length=30)
+    redirect_uri: ReturnUrl | None = None
+
+
+class UpdateLinkToken(_Request):
+    """For Link in update mode, which mends an item; with `choose_accounts` the user may share
+    others."""
+
+    language: str = Field(default="en", pattern=r"^[a-z]{2}$")
+    countries: list[Country] = Field(default=["US"], min_length=1, max_length=30)
+    redirect_uri: ReturnUrl | None = None
+    choose_accounts: bool = False
+
+
+class NewItem(_Request):
+    """`public_token` is what Link gave; it lives 30 minutes and is good for one exchange."""
+
+    public_token: SecretStr = Field(min_length=1, max_length=500)
+    user: User
+    client: ClientName = DEFAULT
+    countries: list[Country] = Field(default=["US"], min_length=1, max_length=30)

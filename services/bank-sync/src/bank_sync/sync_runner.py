@@ -1,0 +1,333 @@
+"""Brings one item up to date with its provider.
+
+No transaction is open while the provider is called. What all pages of an update say is written in
+one transaction with the cursor after it, so that a process may die anywhere: the update is read
+again from where the last one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync import domain, events, item_health, metrics, repository, sync_writer
+from bank_sync.clients.base import ItemError, PaginationMutated
+from bank_sync.clients.registry import SYNC, Client, Clients
+from bank_sync.domain import Health, SyncPage, SyncUpdate
+from bank_sync.models import Item, Sync
+from bank_sync.row_security import TenantSessions, set_tenant
+from common.contracts.banking import RunBankSync
+from common.contracts.event import Event
+from common.db import tenant_rows
+from common.errors import Busy, Invalid, ProviderRejected, RateLimited, Upstream, describe
+from common.messaging import outbox
+from common.messaging.outbox import UnitOfWork
+from common.observability.logging import get_logger
+from common.security.encryption import SecretBox
+
+log = get_logger(__name__)
+
+# The data keeps changing while it is read: later it may be quiet.
+_MOST_RESTARTS = 10
+_RESTARTED_TOO_OFTEN_SECONDS = 30.0
+_LONGEST_WAIT_SECONDS = 900.0
+_SHORTEST_PAUSE_SECONDS = 1.0  # between two attempts at a page
+_MOST_FAILURES = 2  # of one page, before the whole is read again later
+_SHORTEST_WAIT_SECONDS = 15.0  # before a sync that could not begin is taken up again
+_AFTER_FAILURES = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class SyncLease:
+    """A sync that this worker holds by its `lease`."""
+
+    id: str
+    tenant: str
+    item: str
+    lease: str
+    client: str
+    access_token: str
+    cursor: str
+    begun: datetime
+
+
+class Cancelled(Exception):
+    """The sync is not ours to go on with."""
+
+
+class Syncer:
+    """`lease` is how long a sync may show no progress before another worker takes it over, `sweep`
+    after how long an item is synced that nobody has spoken of."""
+
+    def __init__(
+        self,
+        tenancy: TenantSessions,
+        clients: Clients,
+        vault: SecretBox,
+        *,
+        lease: timedelta,
+        sweep: timedelta,
+    ) -> None:
+        self._tenancy = tenancy
+        self._clients = clients
+        self._vault = vault
+        self._lease = lease
+        self._sweep = sweep
+
+    async def do(self, event: Event[RunBankSync]) -> None:
+        """Safe to run for the same sync, and the same item, from several places at once."""
+        running = await self._begin(event)
+        if running is None:
+            return
+        try:
+            client = self._clients.find(running.tenant, running.client)
+            await self._apply(running, await self._read(client, running))
+        except Cancelled:
+            await self._end(running, "cancelled", None)
+        except ItemError as fault:
+            await self._fail(running, fault)
+        except Invalid as error:  # the accounts file does not name the client
+            await self._let_go(running, str(error))
+            raise Upstream(f"the sync waits: {error}") from error
+        except RateLimited as error:  # by the provider, or by ourselves: no failure of the bank's
+            await self._let_go(running, describe(error), failed=False)
+            # Not all at once again: there are more than may be asked about now.
+            seconds = max(error.retry_after, _SHORTEST_WAIT_SECONDS) * random.uniform(1, 3)  # noqa: S311
+            raise Busy(f"the sync waits: {error}", seconds) from error
+        except Exception as error:
+            await self._let_go(running, describe(error), failed=isinstance(error, Upstream))
+            raise
+
+    async def give_up(
+        self, work: UnitOfWork, event: Event[RunBankSync], error: BaseException
+    ) -> None:
+        """Its attempts are used up: the next one is for the clock, or for whoever asks."""
+        session = work.session
+        await set_tenant(session, event.tenant)
+        item = await repository.lock_item(session, event.data.item)
+        sync = await repository.lock_sync(session, event.data.sync_id)
+        if item is None or sync is None or sync.status not in {"queued", "running"}:
+            return
+        now = await tenant_rows.database_now(session)
+        if sync.status == "running" and sync.lease_until is not None and sync.lease_until > now:
+            return  # another message's worker is at it
+        await self._finish(session, item, sync, now, "failed", describe(error))
+        item.next_sync_at = now + min(self._sweep, _AFTER_FAILURES * random.uniform(0.5, 1.5))  # noqa: S311
+
+    async def _begin(self, event: Event[RunBankSync]) -> SyncLease | None:
+        """The sync, if it is this worker's from now on."""
+        async with self._tenancy.begin(event.tenant) as session:
+            item = await repository.lock_item(session, event.data.item)
+            sync = await repository.lock_sync(session, event.data.sync_id)
+            if item is None or sync is None:
+                return None
+            now = await tenant_rows.database_now(session)
+            if sync.status == "running":
+                if sync.lease_until is not None and sync.lease_until > now:
+                    left = (sync.lease_until - now).total_seconds()
+                    raise Busy("another worker is at it", left + 1)
+            elif sync.status != "queued":
+                return None
+            elif not await self._clear_the_way(session, item, now):
+                return None  # whoever syncs the item orders this one at the end
+            if not item.readable:
+                sync.status, sync.finished_at = "cancelled", now
+                return None
+            if sync.cancel_requested:  # while it waited for another attempt
+                await self._finish(session, item, sync, now, "cancelled", None)
+                return None
+            sync.status = "running"
+            sync.lease = uuid4().hex
+            sync.lease_until = now + self._lease
+            sync.started_at = sync.started_at or now
+            sync.attempts += 1
+            sync.error = None
+            sync.pages = 0
+            token = self._vault.decrypt(item.access_token)
+            return SyncLease(
+                sync.id, item.tenant, item.id, sync.lease, item.client, token, item.cursor, now
+            )
+
+    async def _clear_the_way(self, session: AsyncSession, item: Item, now: datetime) -> bool:
+        """Whether no other sync of the item is under way; one whose worker died is ended."""
+        query = select(Sync).where(Sync.item == item.id, Sync.status == "running")
+        other = (await session.scalars(query.with_for_update())).one_or_none()
+        if other is None:
+            return True
+        if other.lease_until is not None and other.lease_until > now:
+            return False
+        other.status, other.finished_at = "failed", now
+        other.error = f"{other.error or 'its worker died'}; the next one took over"
+        await session.flush()
+        return True
+
+    async def _read(self, client: Client, running: SyncLease) -> SyncUpdate:
+        """All pages; from the first one again when the data changes meanwhile."""
+        for restarts in range(_MOST_RESTARTS + 1):
+            update, cursor = SyncUpdate(), running.cursor
+            try:
+                while True:
+                    page = await self._page(client, running, cursor, update, restarts)
+                    update.take(page)
+                    cursor = page.next_cursor
+                    if not page.has_more:
+                        update.cursor = cursor
+                        return update
+                    await self._progress(running, update, restarts)
+            except PaginationMutated:
+                metrics.restarts.inc()
+                await self._progress(running, update, restarts + 1)
+        raise RateLimited("the data changes while it is read", _RESTARTED_TOO_OFTEN_SECONDS)
+
+    async def _page(
+        self, client: Client, running: SyncLease, cursor: str, update: SyncUpdate, restarts: int
+    ) -> SyncPage:
+        """What was read already is not given away because the next page has to wait, or fails once
+        or twice."""
+        waited, failures = 0.0, 0
+        while True:
+            try:
+                async with client.calling(SYNC, running.item):
+                    return await client.api.sync(running.access_token, cursor)
+            except (RateLimited, Upstream) as error:
+                if (
+                    not update.pages
+                    or waited > _LONGEST_WAIT_SECONDS
+                    or isinstance(error, ProviderRejected)
+                ):
+                    raise
+                soon = _SHORTEST_PAUSE_SECONDS
+                if isinstance(error, RateLimited):
+                    soon = max(error.retry_after, soon)
+                elif (failures := failures + 1) > _MOST_FAILURES:
+                    raise
+                seconds = min(soon, self._lease.total_seconds() / 2)
+                await self._progress(running, update, restarts)
+                await asyncio.sleep(seconds)
+                waited += seconds
+
+    async def _progress(self, running: SyncLease, update_: SyncUpdate, restarts: int) -> None:
+        """Raises `Cancelled` when somebody wants it to end, or it is another worker's by now."""
+        async with self._tenancy.begin(running.tenant) as session:
+            telling = (
+                update(Sync)
+                .where(Sync.id == running.id, Sync.lease == running.lease, Sync.status == "running")
+                .values(
+                    lease_until=func.clock_timestamp() + self._lease,
+                    pages=update_.pages,
+                    added=update_.added,
+                    modified=update_.modified,
+                    removed=update_.removed,
+                    restarts=restarts,
+                )
+                .returning(Sync.cancel_requested)
+            )
+            cancel = (await session.execute(telling)).scalar_one_or_none()
+        if cancel is None or cancel:
+            raise Cancelled
+
+    async def _apply(self, running: SyncLease, update_: SyncUpdate) -> None:
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is None:
+                return
+            item, sync = held
+            now = await tenant_rows.database_now(session)
+            if sync.cancel_requested:
+                await self._finish(session, item, sync, now, "cancelled", None)
+                return
+            applied = await sync_writer.apply(session, item, update_, now, read_at=running.begun)
+            item.cursor = update_.cursor
+            item.complete = update_.complete
+            item.synced_at, item.read_at = now, running.begun
+            sync.pages, sync.added = update_.pages, applied.added
+            sync.modified, sync.removed = applied.modified, applied.removed
+            told = list(applied.events)
+            # What was told while it was read is newer.
+            warning = Health(item.warning) if item.warning is not None else None
+            health = domain.health_after_sync(Health(item.health), warning)
+            if health is not Health(item.health) and item.health_at <= running.begun:
+                item.health, item.health_reason = health, None
+                item.health_until = item.warned_until
+                item.version += 1
+                told.append(events.item_changed(item, "bank_item.health_changed"))
+            await outbox.enqueue(session, told)
+            await self._finish(session, item, sync, now, "done", None)
+        metrics.transactions.labels("added").inc(applied.added)
+        metrics.transactions.labels("modified").inc(applied.modified)
+        metrics.transactions.labels("removed").inc(applied.removed)
+
+    async def _fail(self, running: SyncLease, fault: ItemError) -> None:
+        """The provider says that something is wrong with the item: trying again mends nothing."""
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is None:
+                return
+            item, sync = held
+            now = await tenant_rows.database_now(session)
+            await self._finish(session, item, sync, now, "failed", str(fault))
+            health = domain.health_of_error(fault.code)
+            # Linked again meanwhile, it is by another token that it would have been said.
+            if (
+                health is not None
+                and self._vault.decrypt(item.access_token) == running.access_token
+            ):
+                await item_health.apply_health_report(
+                    session, item, health, running.begun, fault.code
+                )
+
+    async def _end(self, running: SyncLease, status: str, error: str | None) -> None:
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is not None:
+                item, sync = held
+                now = await tenant_rows.database_now(session)
+                await self._finish(session, item, sync, now, status, error)
+
+    async def _let_go(self, running: SyncLease, error: str, *, failed: bool = True) -> None:
+        """It is tried again later, by whoever gets the message."""
+        async with self._tenancy.begin(running.tenant) as session:
+            held = await self._held(session, running)
+            if held is not None:
+                item, sync = held
+                now = await tenant_rows.database_now(session)
+                sync.lease_until = sync.ordered_at = now
+                sync.error = error
+                if failed:
+                    await repository.count_outcome(session, item, now, error)
+
+    async def _held(self, session: AsyncSession, running: SyncLease) -> tuple[Item, Sync] | None:
+        """Both rows, locked, as long as the sync is this worker's."""
+        item = await repository.lock_item(session, running.item)
+        sync = await repository.lock_sync(session, running.id)
+        if item is None or sync is None:
+            return None
+        if sync.lease != running.lease or sync.status != "running":
+            log.info("replay_taken_over", sync=running.id)
+            return None
+        return item, sync
+
+    async def _finish(
+        self,
+        session: AsyncSession,
+        item: Item,
+        sync: Sync,
+        now: datetime,
+        status: str,
+        error: str | None,
+    ) -> None:
+        sync.status, sync.error, sync.finished_at, sync.lease = status, error, now, None
+        if status != "done":  # what was read was not written
+            sync.added = sync.modified = sync.removed = 0
+        if status != "cancelled":
+            item.next_sync_at = now + self._sweep
+            await repository.count_outcome(session, item, now, error)
+        metrics.syncs.labels(status).inc()
+        await session.flush()
+        await repository.enqueue_waiting(session, item.tenant, item.id, now)

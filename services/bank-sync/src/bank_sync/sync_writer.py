@@ -1,0 +1,150 @@
+"""Writes what an update says: accounts with their balances, and transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Boolean, delete, func, literal_column, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from bank_sync import domain, events, models
+from bank_sync.domain import SyncUpdate
+from bank_sync.models import Account, Item, Transaction
+from common.contracts.event import Event, derived_id
+from common.db.bulk import columns_of, equals_any, insert_rows
+
+_MOST_ROWS = 2000
+
+_COLUMNS = (
+    "id", "tenant", "item", "account", "transaction_id", "amount", "currency",
+    "unofficial_currency", "rounded", "date", "authorized_date", "at", "name", "merchant",
+    "pending", "pending_transaction_id", "channel", "category", "category_detailed",
+)  # fmt: skip
+_INSERT = insert_rows(Transaction.__table__, _COLUMNS)  # type: ignore[arg-type]
+_UPSERT = _INSERT.on_conflict_do_update(
+    index_elements=["id"], set_={name: _INSERT.excluded[name] for name in _COLUMNS[3:]}
+).returning(literal_column("xmax = 0", Boolean).label("new"))
+_WRITTEN = _UPSERT.cte("written")
+_WRITE = select(
+    func.count().filter(_WRITTEN.c.new), func.count().filter(~_WRITTEN.c.new)
+).select_from(_WRITTEN)
+
+
+@dataclass
+class SyncWriteResult:
+    """How many transactions were new, changed and taken away, and what others are told."""
+
+    added: int = 0
+    modified: int = 0
+    removed: int = 0
+    events: list[Event[Any]] = field(default_factory=list)
+
+
+async def apply(
+    session: AsyncSession, item: Item, update: SyncUpdate, now: datetime, *, read_at: datetime
+) -> SyncWriteResult:
+    """In the (locked) item's transaction. `read_at` is when the reading of it began."""
+    applied = SyncWriteResult()
+    changed = await write_accounts(session, item, update.accounts.values(), read_at)
+    applied.events += [events.balance_updated(item, each, now) for each in changed]
+    gone = [_id(item, each) for each in update.gone]
+    for some in _parts(gone):
+        deleted = await session.execute(
+            delete(Transaction).where(equals_any(Transaction.id, some)).returning(Transaction.id)
+        )
+        applied.removed += len(deleted.all())
+    accounts = {id_: models.account_id(item.id, id_) for id_ in _accounts_of(update)}
+    for some in _parts(sorted(update.there)):
+        values = [_row(item, update.there[id_], accounts) for id_ in some]
+        new, old = (await session.execute(_WRITE, columns_of(values, _COLUMNS))).one()
+        applied.added += new
+        applied.modified += old
+    first_complete = update.complete and not item.complete
+    if applied.added or applied.modified or applied.removed or first_complete:
+        told = events.transactions_synced(
+            item,
+            update,
+            now,
+            added=applied.added,
+            modified=applied.modified,
+            removed=applied.removed,
+        )
+        applied.events.append(told)
+    return applied
+
+
+async def write_accounts(
+    session: AsyncSession,
+    item: Item,
+    said: Iterable[domain.Account],
+    read_at: datetime,
+    *,
+    live: bool = False,
+) -> list[Account]:
+    """Returns those whose balance is another one than before. `live` is whether the bank was asked
+    for it: a figure that was asked for later stands."""
+    by_id = {models.account_id(item.id, each.account_id): each for each in said}
+    found = await session.scalars(select(Account).where(equals_any(Account.id, sorted(by_id))))
+    there = {row.id: row for row in found.all()}
+    changed = []
+    for id_, each in sorted(by_id.items()):
+        row = there.get(id_)
+        if row is None:
+            row = Account(id=id_, tenant=item.tenant, item=item.id, account_id=each.account_id)
+            session.add(row)
+        row.name, row.official_name, row.mask = each.name, each.official_name, each.mask
+        row.type, row.subtype, row.closed = each.type, each.subtype, False
+        if row.live_at is not None and row.live_at > read_at:
+            continue
+        before = (row.available, row.current, row.limit, row.currency) if id_ in there else None
+        row.available, row.current, row.limit = each.available, each.current, each.limit
+        row.currency, row.unofficial_currency = each.currency, each.unofficial
+        row.balance_at = read_at
+        if live:
+            row.live_at = read_at
+        if (row.available, row.current, row.limit, row.currency) != before:
+            changed.append(row)
+            if not live:
+                row.live_at = None  # what the bank itself said is not what is shown any more
+    await session.flush()
+    return changed
+
+
+def _row(item: Item, said: domain.Transaction, accounts: dict[str, str]) -> dict[str, Any]:
+    return {
+        "id": _id(item, said.transaction_id),
+        "tenant": item.tenant,
+        "item": item.id,
+        "account": accounts[said.account_id],
+        "transaction_id": said.transaction_id,
+        "amount": said.money.amount,
+        "currency": said.money.currency,
+        "unofficial_currency": said.money.unofficial,
+        "rounded": said.money.rounded,
+        "date": said.date,
+        "authorized_date": said.authorized_date,
+        "at": said.at,
+        "name": said.name,
+        "merchant": said.merchant,
+        "pending": said.pending,
+        "pending_transaction_id": said.pending_transaction_id,
+        "channel": said.channel,
+        "category": said.category,
+        "category_detailed": said.category_detailed,
+    }
+
+
+def _id(item: Item, transaction_id: str) -> str:
+    return derived_id("bank transactions", item.id, transaction_id)
+
+
+def _accounts_of(update: SyncUpdate) -> set[str]:
+    return {each.account_id for each in update.there.values()}
+
+
+def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    for start in range(0, len(ids), _MOST_ROWS):
+        yield ids[start : start + _MOST_ROWS]

@@ -1,0 +1,144 @@
+"""How everything is, and the clock's jobs of all services."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, computed_field
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.retry_ladder import QUEUE_PREFIX
+from common.errors import NotFound
+from common.http.auth import Caller, Operator, Viewer
+from common.http.resources import Session
+from operations import action_log
+from operations.dead_letters import filters
+from operations.domain import LetterState
+from operations.models import DeadLetter, JournalCursor, JournalEntry, QueueStats
+from operations.monitoring.service_clients import ACTIONS, WELL, ProviderView, Services, ServiceView
+from operations.service import OperatorService
+
+overview = APIRouter(tags=["overview"])
+_FRESH = timedelta(seconds=20)
+
+jobs = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+ROUTERS = (overview, jobs)
+
+
+class QueueView(BaseModel):
+    """`messages` wait, and have done so since `since`; `at` is when the broker said so."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    messages: int
+    consumers: int
+    since: datetime | None
+    at: datetime
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def unconsumed(self) -> bool:
+        """Nobody takes from it who should: the retry ladder's are for the clock alone."""
+        return not self.consumers and not self.retries
+
+    @property
+    def retries(self) -> bool:
+        return self.name.startswith(QUEUE_PREFIX)
+
+
+class Overview(BaseModel):
+    """`services` and their outboxes by name; `broker` is `ok`, or since when its figures are not
+    renewed; `gateway` is its state, `providers` what it heard from
+    each. `dead_letters` are the open ones by queue, `died` how many died in the last hour, the hour
+    before and the last day; `retries_waiting` messages are in the ladder. `journal_at` is when the
+    newest indexed event was recorded, `journal_missed` how many the stream forgot before that."""
+
+    services: dict[str, ServiceView]
+    broker: str
+    gateway: str | None
+    providers: list[ProviderView]
+    queues: list[QueueView]
+    retries_waiting: int
+    dead_letters: dict[str, int]
+    died: dict[str, int]
+    journal_at: datetime | None
+    journal_missed: int
+
+
+@overview.get("/health/detailed")
+async def detailed(caller: Viewer, request: Request, session: Session) -> Overview:
+    """From the broker's and the services' own figures."""
+    return await overview_of(caller, request, session, request.headers.get("authorization", ""))
+
+
+async def overview_of(
+    caller: Caller, request: Request, session: AsyncSession, token: str
+) -> Overview:
+    """The other services are asked with `token`."""
+    operator_service: OperatorService = request.app.state.operator_service
+    operator_service.only_operating(caller)
+    services: Services = request.app.state.services
+    health, (gateway, providers) = await asyncio.gather(
+        services.health(token), services.providers()
+    )
+    figures = await session.scalars(select(QueueStats).order_by(QueueStats.name))
+    queues = [QueueView.model_validate(each) for each in figures]
+    seen_at = max((each.at for each in queues), default=None)
+    now: datetime = (await session.execute(select(func.now()))).scalar_one()
+    counting = select(DeadLetter.queue, func.count()).where(DeadLetter.state == LetterState.OPEN)
+    counted = await session.execute(counting.group_by(DeadLetter.queue).order_by(DeadLetter.queue))
+    day = DeadLetter.died_at >= func.now() - func.make_interval(0, 0, 0, 1)
+    lately = select(*filters.died_lately(), func.count().filter(day).label("last_day"))
+    died = (await session.execute(lately)).mappings().one()
+    mark = await session.get(JournalCursor, 1)
+    newest = select(JournalEntry.recorded_at).order_by(JournalEntry.offset.desc()).limit(1)
+    return Overview(
+        services=health,
+        broker=_broker(seen_at, now),
+        gateway=gateway,
+        providers=providers,
+        queues=queues,
+        retries_waiting=sum(each.messages for each in queues if each.retries),
+        dead_letters={row[0]: row[1] for row in counted},
+        died=dict(died),
+        journal_at=await session.scalar(newest),
+        journal_missed=mark.missed if mark is not None else 0,
+    )
+
+
+def _broker(seen_at: datetime | None, now: datetime) -> str:
+    if seen_at is not None and now - seen_at < _FRESH:
+        return WELL
+    since = f"since {seen_at:%Y-%m-%d %H:%M:%S} UTC" if seen_at is not None else "yet"
+    return f"not looked at {since}: RabbitMQ does not answer, or operations' worker does not run"
+
+
+@jobs.get("")
+async def list_jobs(caller: Viewer, request: Request) -> list[dict[str, Any]]:
+    """The scheduled jobs of all services: last run, next, duration, result."""
+    operator_service: OperatorService = request.app.state.operator_service
+    operator_service.only_operating(caller)
+    services: Services = request.app.state.services
+    return await services.jobs(request.headers.get("authorization", ""))
+
+
+@jobs.post("/{service}/{name}/{action}")
+async def act(
+    caller: Operator, request: Request, session: Session, service: str, name: str, action: str
+) -> Any:
+    """`run`, `pause`, `resume` or `cancel`."""
+    operator_service: OperatorService = request.app.state.operator_service
+    operator_service.only_operating(caller)
+    if action not in ACTIONS:
+        raise NotFound(f"a job can be told to {', '.join(sorted(ACTIONS))}")
+    services: Services = request.app.state.services
+    said = await services.act(service, name, action, request.headers.get("authorization", ""))
+    async with session.begin():
+        action_log.note(session, caller, f"job {action}", f"job/{service}/{name}", None)
+    return said

@@ -1,0 +1,79 @@
+"""What operators ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from operations.dead_letters.filters import Filter
+from operations.replay.journal_window import JournalWindow
+from operations.replay.planner import ReplayRequest
+
+Reason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
+    Field(description="kept with who and when"),
+]
+Rate = Annotated[int | None, Field(ge=1, le=100_000, description="messages a second; null: all")]
+Concurrency = Annotated[int, Field(ge=1, le=100_000, description="with their consumers at once")]
+
+
+# Beyond them a filter says which.
+_MOST_IDS = 5_000
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DeadLetterSelection(_Request):
+    """Which dead letters: these `ids`, or all that fit the `filter`; `{}` fits all that are
+    open."""
+
+    ids: Annotated[list[str], Field(min_length=1, max_length=_MOST_IDS)] | None = None
+    filter: Filter | None = None
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("say which: either ids or a filter")
+        return self
+
+    def wish(self) -> ReplayRequest:
+        return ReplayRequest(self.filter or Filter(), self.ids, self.reason, None, 1)
+
+
+class ReplayBody(DeadLetterSelection):
+    rate: Rate = None
+    concurrency: Concurrency = 1000
+    dry_run: bool = False
+
+    def wish(self) -> ReplayRequest:
+        return ReplayRequest(
+            self.filter or Filter(), self.ids, self.reason, self.rate, self.concurrency
+        )
+
+
+class JournalReplayBody(_Request):
+    window: JournalWindow
+    reason: Reason
+    rate: Rate = None
+    concurrency: Concurrency = 1000
+
+
+class ReasonBody(_Request):
+    reason: Reason
+
+
+class NewNote(_Request):
+    text: Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class Edit(_Request):
+    """What is other in the event's `data`: a JSON merge patch (RFC 7396). What is left out stays,
+    null takes a field away."""
+
+    changes: dict[str, Any] = Field(min_length=1)
+    reason: Reason

@@ -1,0 +1,1 @@
+"""What operations knows of queues, services and the journal."""

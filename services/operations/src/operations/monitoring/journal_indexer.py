@@ -1,0 +1,124 @@
+"""Keeps an index of the journal, so that it can be searched. The events stay in the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+
+from common.db.database import Sessions
+from common.errors import describe
+from common.messaging.connection import BrokerConnection
+from common.messaging.journal import Entry, follow
+from common.messaging.publisher import BATCH_BYTES
+from common.observability.logging import get_logger
+from operations.dead_letters.parser import text_field, timestamp_field
+from operations.models import JournalCursor, JournalEntry
+
+log = get_logger(__name__)
+
+_BATCH = 500
+_AHEAD = 50
+_LINGER_SECONDS = 0.2
+_PAUSE_SECONDS = 2.0
+_NOT_KEPT = frozenset({"replay.items_completed"})  # what a replay's own items say
+
+
+class JournalIndexer:
+    """One runs in every worker. All read everything; who is later finds it written."""
+
+    def __init__(self, sessions: Sessions, broker: BrokerConnection) -> None:
+        self._sessions = sessions
+        self._broker = broker
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        stopped = asyncio.create_task(self._stop.wait())
+        while not self._stop.is_set():
+            following = asyncio.create_task(self._follow())
+            await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                try:
+                    await following
+                except Exception as error:  # noqa: BLE001 - an outage or a bug: it goes on later
+                    log.warning("journal_index_failed", error=describe(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _PAUSE_SECONDS)
+
+    async def _follow(self) -> None:
+        mark = await self._mark()
+        arrived: asyncio.Queue[Entry] = asyncio.Queue(maxsize=_AHEAD)
+
+        async def read() -> None:
+            entries = follow(self._broker, start=mark + 1 if mark >= 0 else "first")
+            async with aclosing(entries):
+                async for entry in entries:
+                    await arrived.put(entry)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            while True:
+                batch = [await arrived.get()]
+                size = len(batch[0].body)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LINGER_SECONDS):
+                        while len(batch) < _BATCH and size < BATCH_BYTES:
+                            batch.append(await arrived.get())
+                            size += len(batch[-1].body)
+                await self._write(batch)
+
+    async def _mark(self) -> int:
+        async with self._sessions.begin() as session:
+            first = insert(JournalCursor).values(id=1, offset=-1).on_conflict_do_nothing()
+            await session.execute(first)
+            found = await session.scalar(select(JournalCursor.offset).where(JournalCursor.id == 1))
+            return -1 if found is None else found
+
+    async def _write(self, batch: Sequence[Entry]) -> None:
+        async with self._sessions.begin() as session:
+            query = select(JournalCursor).where(JournalCursor.id == 1).with_for_update()
+            mark = (await session.scalars(query)).one()
+            new = [entry for entry in batch if entry.offset > mark.offset]
+            if not new:
+                return
+            if mark.offset >= 0 and (gap := new[0].offset - mark.offset - 1) > 0:
+                log.error("journal_events_lost_before_index", count=gap)
+                mark.missed += gap
+            rows = [row for entry in new if (row := _row(entry)) is not None]
+            if rows:
+                await session.execute(insert(JournalEntry).on_conflict_do_nothing(), rows)
+            mark.offset = new[-1].offset
+
+
+def _row(entry: Entry) -> dict[str, Any] | None:
+    """None for what is no event, or of no interest."""
+    if entry.routing_key in _NOT_KEPT:
+        return None
+    try:
+        event = json.loads(entry.body)
+        row = {
+            "offset": entry.offset,
+            "exchange": entry.exchange,
+            "type": text_field(event, "type"),
+            "source": text_field(event, "source"),
+            "event_id": text_field(event, "id"),
+            "tenant": text_field(event, "tenant"),
+            "subject": text_field(event, "subject"),
+            "correlation_id": text_field(event, "correlationid"),
+            "time": timestamp_field(event.get("time")),
+            "recorded_at": timestamp_field(event.get("recordedtime")),
+        }
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    if None in row.values():
+        return None
+    return row | {"causation_id": text_field(event, "causationid")}

@@ -1,0 +1,99 @@
+"""Asks the broker now and then what waits in its queues, and who takes it; and declares what is not
+there, for other services' logins may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sqlalchemy.exc
+from aiormq.exceptions import ChannelNotFoundEntity
+from sqlalchemy import case, delete, func
+from sqlalchemy.dialects.postgresql import insert
+
+from common.background import PeriodicTask
+from common.contracts import topology
+from common.contracts.retry_ladder import RetryLadder
+from common.db.database import Sessions
+from common.errors import Unavailable, describe
+from common.messaging.connection import BrokerConnection, broker_errors
+from common.observability.logging import get_logger
+from operations import metrics
+from operations.models import QueueStats
+
+log = get_logger(__name__)
+
+_PAUSE_SECONDS = 5.0
+_WITHIN_SECONDS = 5.0
+
+
+class QueueMonitor(PeriodicTask):
+    """One runs in every worker; what all write is the same."""
+
+    def __init__(self, sessions: Sessions, broker: BrokerConnection, ladder: RetryLadder) -> None:
+        self._sessions = sessions
+        self._broker = broker
+        self._names = [
+            *(name for each in topology.QUEUES for name in (each.name, each.dead)),
+            topology.WEBHOOKS.dead,
+            *(rung.queue for rung in ladder.rungs),
+        ]
+        super().__init__(_PAUSE_SECONDS)
+
+    async def step(self) -> bool:
+        try:
+            await self._broker.declare(missing=False)
+            await self._keep(await self._ask())
+        except (Unavailable, sqlalchemy.exc.SQLAlchemyError) as error:
+            log.info("queue_stats_failed", error=describe(error))
+            metrics.queue_messages.clear()  # what was so is not what is
+            metrics.queue_consumers.clear()
+        return False
+
+    async def _ask(self) -> Mapping[str, tuple[int, int]]:
+        """Messages that wait, and consumers; a queue that is gone is left out."""
+        found = {}
+        channel = await self._broker.channel(confirms=False, within=_WITHIN_SECONDS)
+        try:
+            for name in self._names:
+                with broker_errors("a queue can't be looked at"):
+                    underlay = await channel.get_underlay_channel()
+                    try:
+                        said = await underlay.queue_declare(name, passive=True)
+                    except ChannelNotFoundEntity:
+                        await channel.close()
+                        channel = await self._broker.channel(confirms=False, within=1)
+                        continue
+                found[name] = (said.message_count or 0, said.consumer_count or 0)
+        finally:
+            await channel.close()
+        return found
+
+    async def _keep(self, found: Mapping[str, tuple[int, int]]) -> None:
+        now = func.clock_timestamp()
+        async with self._sessions.begin() as session:
+            await session.execute(delete(QueueStats).where(QueueStats.name.not_in(found)))
+            for name, (messages, consumers) in sorted(found.items()):
+                metrics.queue_messages.labels(name).set(messages)
+                metrics.queue_consumers.labels(name).set(consumers)
+                row = insert(QueueStats).values(
+                    name=name,
+                    messages=messages,
+                    consumers=consumers,
+                    since=now if messages else None,
+                    at=now,
+                )
+                since = case(
+                    (row.excluded.messages == 0, None),
+                    else_=func.coalesce(QueueStats.since, row.excluded.since),
+                )
+                await session.execute(
+                    row.on_conflict_do_update(
+                        index_elements=[QueueStats.name],
+                        set_={
+                            "messages": row.excluded.messages,
+                            "consumers": row.excluded.consumers,
+                            "since": since,
+                            "at": row.excluded.at,
+                        },
+                    )
+                )

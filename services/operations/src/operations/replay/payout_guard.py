@@ -1,0 +1,81 @@
+"""Whether an old payout command may be sent again.
+
+A provider knows an idempotency key for a day or so. A command that is older is refused, unless the
+payouts service says of the payout that it was never begun, or that it is settled: then a look at
+the payout decides, and no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import DecodeError
+from common.contracts.registry import decode
+from common.security.encryption import SecretBox
+from operations.models import DeadLetter
+from operations.replay.planner import PAYOUT_COMMANDS
+
+_MOST = 200
+_HARMLESS = frozenset({"scheduled", "approved", "paid", "failed", "returned", "cancelled"})
+_TIMEOUT_SECONDS = 5
+
+
+class PayoutReplayGuard:
+    """Without a `url` every old command is refused."""
+
+    def __init__(self, url: str | None, window: timedelta, vault: SecretBox) -> None:
+        self._url = url
+        self._vault = vault
+        self.window = window
+
+    async def refused(
+        self, session: AsyncSession, conditions: Sequence[Any], token: str
+    ) -> Mapping[str, str]:
+        """Why not, by the letter's id, of those letters that fit the conditions. `token` is whose
+        word counts at payouts: `Bearer ...`. The session's transaction is over then."""
+        old = (
+            select(DeadLetter.id, DeadLetter.sealed_body)
+            .where(
+                *conditions,
+                DeadLetter.type.like(PAYOUT_COMMANDS),
+                DeadLetter.time < func.clock_timestamp() - self.window,
+            )
+            .order_by(DeadLetter.id)
+        )
+        found = (await session.execute(old)).all()
+        await session.rollback()
+        if not found:
+            return {}
+        hours = f"{self.window.total_seconds() / 3600:g} h"
+        past = f"a payout command of more than {hours} ago: its idempotency key may be forgotten"
+        if self._url is None:
+            return {each.id: f"{past}; set PAYOUTS_URL to have payouts asked" for each in found}
+        if len(found) > _MOST:
+            return {each.id: f"{past}; replay at most {_MOST} of them at once" for each in found}
+        headers = {"Authorization": token}
+        refused = {}
+        async with httpx.AsyncClient(
+            base_url=self._url, headers=headers, timeout=_TIMEOUT_SECONDS
+        ) as http:
+            for letter in found:
+                state = await _state(http, self._vault.open_bytes(letter.sealed_body))
+                if state not in _HARMLESS:
+                    refused[letter.id] = f"{past}; payouts says {state}"
+        return refused
+
+
+async def _state(http: httpx.AsyncClient, body: bytes) -> str:
+    try:
+        payout = decode(body).data.payout_id
+        answer = await http.get(f"/api/v1/payout-jobs/jobs/{payout}")
+        if not answer.is_success:
+            return f"nothing: it answers {answer.status_code}"
+        return str(answer.json()["state"])
+    except (DecodeError, AttributeError, httpx.HTTPError, ValueError, LookupError) as error:
+        return f"nothing: {type(error).__name__}"

@@ -1,0 +1,371 @@
+"""Sends what replays consist of. Any number of workers; each replay is run by one at a time.
+
+Before messages are published they are marked as `sending`, and they stay so until their outcome is
+told. When a worker dies, whoever takes the replay over reads from the stream `replays`, which gets
+a copy of every publish, which of them were sent: none is sent twice, none is forgotten. (A worker
+that was held up between the mark and the publish for longer than its lease may still send some; to
+their consumers those are duplicates.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.topology import REPLAYS
+from common.db.bulk import equals_any
+from common.db.database import Sessions
+from common.errors import describe
+from common.messaging import replay_marker as mark
+from common.messaging.connection import BrokerConnection
+from common.messaging.journal import read_to_now
+from common.messaging.publisher import BATCH_BYTES, Publisher
+from common.observability.logging import get_logger
+from common.security.encryption import SecretBox
+from operations import metrics
+from operations.domain import IN_FLIGHT, ItemState, LetterState, ReplayState
+from operations.models import DeadLetter, Replay, ReplayItem
+from operations.replay import planner
+from operations.replay.journal_window import JournalWindow
+
+log = get_logger(__name__)
+
+_BATCH = 500
+_IDLE_SECONDS = 0.5
+_BUSY_SECONDS = 0.05
+_AT_ONCE = 8
+_DEAD = "it is a dead letter of this queue: replay that, or leave it"
+_AFTER_FAILURE = timedelta(seconds=3)
+# Two workers' clocks, and the broker's, may differ by so much.
+_CLOCKS_DIFFER = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class _Message:
+    item: str
+    position: int
+    queue: str
+    body: bytes
+    headers: dict[str, Any]
+
+
+class _Lost(Exception):
+    """The replay is another worker's by now, or somebody paused or cancelled it."""
+
+
+class ReplayRunner:
+    """Runs replays, several at once. `lease` is how long it may be silent before another worker
+    takes a replay over."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        broker: BrokerConnection,
+        publisher: Publisher,
+        vault: SecretBox,
+        *,
+        lease: timedelta,
+    ) -> None:
+        self._sessions = sessions
+        self._vault = vault
+        self._broker = broker
+        self._publisher = publisher
+        self._lease = lease
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        running: set[asyncio.Task[None]] = set()
+        while not self._stop.is_set():
+            try:
+                found = await self._take() if len(running) < _AT_ONCE else None
+                if found is not None:
+                    task = asyncio.create_task(self._run(*found))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                    continue
+            except Exception as error:  # noqa: BLE001 - whatever it is, the replays stay to be run
+                log.warning("replay_claim_failed", error=describe(error))
+            await self._pause(_IDLE_SECONDS)
+        await asyncio.gather(*running)
+
+    async def _take(self) -> tuple[str, str] | None:
+        """The oldest replay that nobody runs, as ours: its id and our lease. One that was paused or
+        cancelled, too, if a worker died that had not told yet what it sent."""
+        lease = uuid4().hex
+        runs = Replay.state.in_((ReplayState.PREPARING, ReplayState.RUNNING))
+        unknown = Replay.state.in_((ReplayState.PAUSED, ReplayState.CANCELLED)) & (
+            select(ReplayItem.id)
+            .where(ReplayItem.replay_id == Replay.id, ReplayItem.state == ItemState.SENDING)
+            .exists()
+        )
+        async with self._sessions.begin() as session:
+            free = (
+                select(Replay.id)
+                .where(
+                    runs | unknown,
+                    Replay.lease_until.is_(None) | (Replay.lease_until < func.clock_timestamp()),
+                )
+                .order_by(Replay.created_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            taking = (
+                update(Replay)
+                .where(Replay.id.in_(free.scalar_subquery()))
+                .values(
+                    lease=lease,
+                    lease_until=func.clock_timestamp() + self._lease,
+                    started_at=func.coalesce(Replay.started_at, func.clock_timestamp()),
+                )
+                .returning(Replay.id)
+            )
+            id_ = await session.scalar(taking)
+        return (id_, lease) if id_ is not None else None
+
+    async def _run(self, id_: str, lease: str) -> None:
+        log.info("replay_started", replay=id_)
+        try:
+            await self._prepare(id_, lease)
+            await self._resolve(id_, lease)
+            confirmed = None
+            while not self._stop.is_set():
+                confirmed, over = await self._step(id_, lease, confirmed)
+                if over:
+                    log.info("replay_completed", replay=id_)
+                    return
+        except _Lost:
+            log.info("replay_lease_not_held", replay=id_)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the replay stays to be run
+            log.warning("replay_interrupted", replay=id_, error=describe(error))
+            with suppress(Exception):
+                await self._let_go(id_, lease, describe(error), after=_AFTER_FAILURE)
+        finally:
+            with suppress(Exception):  # then the lease ends by itself
+                await self._let_go(id_, lease)
+
+    async def _step(self, id_: str, lease: str, confirmed: int | None) -> tuple[int | None, bool]:
+        """Send as many as may be sent now. Returns up to which position the broker has confirmed
+        all, for the next step to write down, and whether the replay is over."""
+        started = time.monotonic()
+        async with self._sessions.begin() as session:
+            replay = await self._hold(session, id_, lease)
+            if replay.state != ReplayState.RUNNING:
+                raise _Lost
+            replay.error = None
+            if confirmed is not None:
+                replay.sent_up_to = confirmed
+            waiting, flying = await _left(session, id_)
+            if not waiting and not flying:
+                replay.state, replay.finished_at = ReplayState.DONE, func.now()
+                return confirmed, True
+            rate, most = replay.rate, min(_BATCH, replay.concurrency - flying)
+            if rate is not None:
+                most = min(most, max(1, rate // 10))
+            messages = await _claim(session, id_, most, self._vault) if waiting and most > 0 else []
+        if messages:
+            await self._send(messages)
+            confirmed = messages[-1].position
+        enough = len(messages) / rate if rate is not None else 0.0
+        if not messages:
+            enough = _BUSY_SECONDS
+        await self._pause(max(0.0, enough - (time.monotonic() - started)))
+        return confirmed, False
+
+    async def _hold(self, session: AsyncSession, id_: str, lease: str) -> Replay:
+        """Locked, and ours for another while."""
+        mine = select(Replay).where(Replay.id == id_, Replay.lease == lease)
+        replay = (await session.scalars(mine.with_for_update())).one_or_none()
+        if replay is None:
+            raise _Lost
+        replay.lease_until = func.clock_timestamp() + self._lease
+        return replay
+
+    async def _send(self, messages: Sequence[_Message]) -> None:
+        failures = await self._publisher.publish_all(
+            [(REPLAYS, each.queue, each.body) for each in messages],
+            headers=[each.headers for each in messages],
+        )
+        failed = [each for each in failures if each is not None]
+        metrics.replayed.inc(len(messages) - len(failed))
+        if failed:
+            raise failed[0]  # which of them were sent all the same, the stream knows
+
+    async def _prepare(self, id_: str, lease: str) -> None:
+        """Write down which events of the journal it is about, if it is about any."""
+        async with self._sessions.begin() as session:
+            replay = await self._hold(session, id_, lease)
+            if replay.state != ReplayState.PREPARING:
+                return
+            window = JournalWindow.model_validate(replay.journal)
+        batch: list[dict[str, Any]] = []
+
+        async def write(state: ReplayState) -> None:
+            async with self._sessions.begin() as session:
+                replay = await self._hold(session, id_, lease)
+                if replay.state != ReplayState.PREPARING:
+                    raise _Lost
+                if batch:
+                    rows = await _without_dead_letters(session, batch)
+                    await session.execute(insert(ReplayItem).on_conflict_do_nothing(), rows)
+                replay.state = state
+            batch.clear()
+
+        renewed, size = time.monotonic(), 0
+        entries = read_to_now(self._broker, self._publisher, start=window.since)
+        async with aclosing(entries):
+            async for entry in entries:
+                renewed = await self._renew(id_, lease, renewed)
+                if window.has(entry):
+                    batch.append(window.item(id_, entry, self._vault))
+                    size += len(entry.body)
+                if len(batch) == _BATCH or size > BATCH_BYTES:
+                    size = 0
+                    await write(ReplayState.PREPARING)
+        await write(ReplayState.RUNNING)
+
+    async def _resolve(self, id_: str, lease: str) -> None:
+        """Find out what became of messages that were about to be sent when their worker died."""
+        async with self._sessions.begin() as session:
+            replay = await self._hold(session, id_, lease)
+            open_ = (
+                (ReplayItem.replay_id == id_)
+                & (ReplayItem.state == ItemState.SENDING)
+                & (ReplayItem.position > replay.sent_up_to)
+            )
+            since = await session.scalar(select(func.min(ReplayItem.sending_at)).where(open_))
+            if since is None:  # all was confirmed: who takes it over need not look again
+                await session.execute(
+                    update(ReplayItem)
+                    .where(ReplayItem.replay_id == id_, ReplayItem.state == ItemState.SENDING)
+                    .values(state=ItemState.SENT)
+                )
+        if since is None:
+            return
+        sent: set[str] = set()
+        start, renewed = since - _CLOCKS_DIFFER, time.monotonic()
+        entries = read_to_now(self._broker, self._publisher, start=start, stream=REPLAYS)
+        async with aclosing(entries):
+            async for entry in entries:
+                if (item := mark.replay_item_of(entry.headers)) is not None:
+                    sent.add(item)
+                renewed = await self._renew(id_, lease, renewed)
+        async with self._sessions.begin() as session:
+            replay = await self._hold(session, id_, lease)
+            await session.execute(
+                update(ReplayItem)
+                .where(open_, equals_any(ReplayItem.id, sorted(sent)))
+                .values(state=ItemState.SENT)
+            )
+            await session.execute(
+                update(ReplayItem).where(open_).values(state=ItemState.WAITING, sending_at=None)
+            )
+            if replay.state == ReplayState.CANCELLED:
+                await planner.release_items(session, id_)
+
+    async def _renew(self, id_: str, lease: str, renewed: float) -> float:
+        """While something long is read. Raises `_Lost`."""
+        if time.monotonic() - renewed < self._lease.total_seconds() / 3:
+            return renewed
+        async with self._sessions.begin() as session:
+            await self._hold(session, id_, lease)
+        return time.monotonic()
+
+    async def _let_go(
+        self, id_: str, lease: str, error: str | None = None, *, after: timedelta = timedelta()
+    ) -> None:
+        """For another worker, or for us again, `after` a while."""
+        async with self._sessions.begin() as session:
+            await session.execute(
+                update(Replay)
+                .where(Replay.id == id_, Replay.lease == lease)
+                .values(lease=None, lease_until=func.clock_timestamp() + after, error=error)
+            )
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+
+async def _left(session: AsyncSession, replay: str) -> tuple[bool, int]:
+    """Whether messages wait to be sent, and how many are with their consumers."""
+    of = ReplayItem.replay_id == replay
+    query = select(
+        select(ReplayItem.id).where(of, ReplayItem.state == ItemState.WAITING).exists(),
+        select(func.count()).where(of, ReplayItem.state.in_(IN_FLIGHT)).scalar_subquery(),
+    )
+    waiting, flying = (await session.execute(query)).one()
+    return waiting, flying
+
+
+async def _claim(session: AsyncSession, replay: str, most: int, vault: SecretBox) -> list[_Message]:
+    await planner.expire_items(session, replay)
+    chosen = (
+        select(ReplayItem.id)
+        .where(ReplayItem.replay_id == replay, ReplayItem.state == ItemState.WAITING)
+        .order_by(ReplayItem.position)
+        .limit(most)
+    )
+    claiming = (
+        update(ReplayItem)
+        .where(ReplayItem.id.in_(chosen.scalar_subquery()))
+        .values(state=ItemState.SENDING, sending_at=func.clock_timestamp())
+        .returning(
+            ReplayItem.id,
+            ReplayItem.queue,
+            ReplayItem.position,
+            ReplayItem.sealed_body,
+            ReplayItem.letter_id,
+        )
+        .cte("claimed")
+    )
+    query = (
+        select(
+            claiming.c.id,
+            claiming.c.position,
+            claiming.c.queue,
+            func.coalesce(claiming.c.sealed_body, DeadLetter.sealed_body),
+            DeadLetter.headers,
+        )
+        .join_from(claiming, DeadLetter, DeadLetter.id == claiming.c.letter_id, isouter=True)
+        .order_by(claiming.c.position)
+    )
+    return [
+        _Message(
+            id_,
+            position,
+            queue,
+            vault.open_bytes(sealed),
+            {**(headers or {}), **mark.replay_headers(id_)},
+        )
+        for id_, position, queue, sealed, headers in (await session.execute(query)).all()
+    ]
+
+
+async def _without_dead_letters(
+    session: AsyncSession, items: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Events of the journal whose dead letter is open, or was given up, are left out: somebody
+    decides of that one by itself."""
+    ids = sorted({each["letter_id"] for each in items})
+    query = select(DeadLetter.id).where(
+        equals_any(DeadLetter.id, ids), DeadLetter.state != LetterState.SUCCEEDED
+    )
+    held = {*(await session.scalars(query)).all()}
+    left_out = {"state": ItemState.SKIPPED.value, "detail": _DEAD, "sealed_body": None}
+    return [
+        {**each, **(left_out if each["letter_id"] in held else {"letter_id": None})}
+        for each in items
+    ]

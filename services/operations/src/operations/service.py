@@ -1,0 +1,382 @@
+"""What operators do: one engine behind the API, the command line and the console.
+
+Whoever belongs to the tenant that operates Paybus sees and does everything; others only what is of
+their own tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts import topology
+from common.db.pagination import decode_cursor
+from common.errors import Conflict, Forbidden, Invalid, NotFound
+from common.http.auth import Caller, Role
+from common.messaging.journal import CLOCKS_DIFFER
+from common.observability.redaction import Redactor
+from common.security.encryption import SecretBox
+from operations import action_log
+from operations.dead_letters import filters, masking
+from operations.dead_letters.filters import Filter
+from operations.domain import UNSETTLED, LetterState, ReplayState
+from operations.models import DeadLetter, DeadLetterNote, JournalEntry, Replay
+from operations.replay import planner
+from operations.replay.journal_window import JournalWindow
+from operations.replay.payout_guard import PayoutReplayGuard
+from operations.replay.planner import DryRunResult, ReplayRequest
+from operations.schemas import (
+    EntryView,
+    GroupView,
+    LetterDetail,
+    LetterView,
+    NoteView,
+    ReplayView,
+    Step,
+    Trace,
+    shown,
+)
+
+_MOVES_MONEY = (
+    "earnings.",
+    "payout.",
+    "refund.",
+    "checkout.",
+    "provider_transfer.",
+    "provider_payout.",
+    "payment.succeeded",
+    "payment.duplicated",
+)
+# What they have is about money that a provider may have been told to send already.
+_OF_PAYOUT_COMMANDS = frozenset(
+    queue.name
+    for queue in topology.QUEUES
+    if any(binding.pattern.startswith("payout.process.") for binding in queue.bindings)
+)
+_NEIGHBOURS = 20
+_MOST_NOTES = 200
+_LONGEST_TRACE = 1000
+_FIRST_YEAR = 2020
+_CLOSED = {
+    LetterState.ARCHIVED: (LetterState.OPEN,),
+    LetterState.DISCARDED: (LetterState.OPEN, LetterState.ARCHIVED),
+    LetterState.OPEN: (LetterState.ARCHIVED, LetterState.DISCARDED),
+}
+_VERBS = {
+    LetterState.ARCHIVED: "archive",
+    LetterState.DISCARDED: "discard",
+    LetterState.OPEN: "restore",
+}
+
+
+@dataclass(frozen=True)
+class OperatorService:
+    """`tenant` operates Paybus."""
+
+    tenant: str
+    redact: Redactor
+    vault: SecretBox
+    payouts: PayoutReplayGuard
+    editing: bool
+
+    def scope(self, caller: Caller) -> str | None:
+        """The tenant to whose rows the caller is limited; None for no limit."""
+        return None if caller.tenant == self.tenant else caller.tenant
+
+    def only_operating(self, caller: Caller) -> None:
+        if caller.tenant != self.tenant:
+            raise Forbidden("this is about all tenants: only the one that operates Paybus may")
+
+    async def letter(self, session: AsyncSession, caller: Caller, id_: str) -> DeadLetter:
+        """Raises `NotFound`, also for another tenant's."""
+        letter = await session.get(DeadLetter, id_)
+        scope = self.scope(caller)
+        if letter is None or (scope is not None and letter.tenant != scope):
+            raise NotFound(f"no dead letter has the id {id_!r}")
+        return letter
+
+    async def lines(self, letters: Sequence[DeadLetter]) -> list[LetterView]:
+        """As a list shows them. What is long takes a while to mask: beside the event loop."""
+        return await asyncio.to_thread(lambda: [self._line(each) for each in letters])
+
+    def _line(self, letter: DeadLetter) -> LetterView:
+        view = LetterView.model_validate(letter)
+        return view.model_copy(update={"error": self._masked(letter.error)})
+
+    async def groups(
+        self, session: AsyncSession, caller: Caller, wanted: Filter
+    ) -> list[GroupView]:
+        found = await filters.groups(session, wanted, self.scope(caller))
+        return await asyncio.to_thread(
+            lambda: [
+                each.model_copy(update={"summary": self._masked(each.summary)}) for each in found
+            ]
+        )
+
+    def _masked(self, text: str) -> str:
+        return masking.masked_text(text, self.redact)
+
+    async def detail(self, session: AsyncSession, caller: Caller, id_: str) -> LetterDetail:
+        letter = await self.letter(session, caller, id_)
+        written = (
+            select(DeadLetterNote)
+            .where(DeadLetterNote.letter_id == id_)
+            .order_by(DeadLetterNote.at)
+        )
+        notes = await session.scalars(written.limit(_MOST_NOTES))
+        neighbours: Sequence[JournalEntry] = ()
+        if letter.subject is not None:
+            query = select(JournalEntry).where(
+                JournalEntry.subject == letter.subject, JournalEntry.tenant == letter.tenant
+            )
+            last = query.order_by(JournalEntry.offset.desc()).limit(_NEIGHBOURS)
+            neighbours = (await session.scalars(last)).all()
+        shown_notes = [NoteView.model_validate(each) for each in notes]
+        return await asyncio.to_thread(self._detail, letter, shown_notes, neighbours)
+
+    def _detail(
+        self, letter: DeadLetter, notes: list[NoteView], neighbours: Sequence[JournalEntry]
+    ) -> LetterDetail:
+        body = self.vault.open_bytes(letter.sealed_body)
+        return LetterDetail(
+            **self._line(letter).model_dump(),
+            event_id=letter.event_id,
+            source=letter.source,
+            time=letter.time,
+            recorded_at=letter.recorded_at,
+            stored_at=letter.stored_at,
+            payload=masking.masked(body, self.redact),
+            history=[self._attempt(each) for each in letter.history],
+            stack=masking.masked_text(letter.stack, self.redact),
+            settled_at=letter.settled_at,
+            settled_by=letter.settled_by,
+            settled_reason=letter.settled_reason,
+            notes=notes,
+            neighbours=[EntryView.model_validate(each) for each in neighbours],
+        )
+
+    def _attempt(self, entry: Mapping[str, str]) -> dict[str, str]:
+        return {name: masking.masked_text(value, self.redact) for name, value in entry.items()}
+
+    async def write_note(
+        self, session: AsyncSession, caller: Caller, id_: str, text: str
+    ) -> NoteView:
+        await self.letter(session, caller, id_)
+        count = (
+            select(func.count()).select_from(DeadLetterNote).where(DeadLetterNote.letter_id == id_)
+        )
+        if (await session.scalar(count) or 0) >= _MOST_NOTES:
+            raise Conflict(f"a dead letter can have up to {_MOST_NOTES} notes")
+        note = DeadLetterNote(id=uuid4().hex, letter_id=id_, by=caller.subject, text=text)
+        session.add(note)
+        await session.flush()
+        await session.refresh(note)
+        return NoteView.model_validate(note)
+
+    async def set_state(
+        self, session: AsyncSession, caller: Caller, wish: ReplayRequest, to: LetterState
+    ) -> int:
+        """Archive, discard or restore; returns how many. What is being replayed is left alone."""
+        scope = self.scope(caller)
+        if to is LetterState.OPEN and wish.ids is not None:
+            mine = select(DeadLetter.id).where(*_meant(wish, scope))
+            await planner.abandon_items(session, (await session.scalars(mine)).all())
+        moving = (
+            update(DeadLetter)
+            .where(*_meant(wish, scope), DeadLetter.state.in_(_CLOSED[to]))
+            .values(
+                state=to,
+                settled_at=None if to is LetterState.OPEN else func.now(),
+                settled_by=None if to is LetterState.OPEN else caller.subject,
+                settled_reason=None if to is LetterState.OPEN else wish.reason,
+            )
+            .returning(DeadLetter.id)
+        )
+        moved = (await session.scalars(moving)).all()
+        if not moved and wish.ids is not None and to is LetterState.OPEN:
+            still = select(func.count()).where(*_meant(wish, scope), DeadLetter.state == to)
+            if await session.scalar(still):
+                return len(wish.ids)  # given up just now
+        if not moved:
+            raise Conflict(f"there is nothing to {_VERBS[to]}: no such dead letter can be")
+        subject = f"letter/{moved[0]}" if len(moved) == 1 else f"{len(moved)} letters"
+        action_log.note(session, caller, _VERBS[to], subject, wish.reason)
+        return len(moved)
+
+    async def blocked_letters(
+        self, session: AsyncSession, caller: Caller, wish: ReplayRequest, token: str
+    ) -> Mapping[str, str]:
+        """Which of the letters must not be sent again, and why; ends the session's transaction."""
+        return await self.payouts.refused(
+            session, planner.conditions(wish, self.scope(caller)), token
+        )
+
+    async def forecast(
+        self, session: AsyncSession, caller: Caller, wish: ReplayRequest, token: str
+    ) -> DryRunResult:
+        refused = await self.blocked_letters(session, caller, wish, token)
+        return await planner.dry_run(session, wish, self.scope(caller), refused)
+
+    async def replay(
+        self, session: AsyncSession, caller: Caller, wish: ReplayRequest, token: str
+    ) -> ReplayView:
+        refused = await self.blocked_letters(session, caller, wish, token)
+        async with session.begin():
+            replay = await planner.create_replay(
+                session, wish, caller, self.scope(caller), refused, window=self.payouts.window
+            )
+            return await self.show_replay(session, replay)
+
+    async def edit(
+        self,
+        session: AsyncSession,
+        caller: Caller,
+        id_: str,
+        changes: Mapping[str, Any],
+        reason: str,
+    ) -> ReplayView:
+        """Raises `Forbidden` where editing is off, `Conflict` unless the letter is an open event,
+        `Invalid` when the data are none of its type."""
+        if not self.editing:
+            raise Forbidden("editing is off: EDIT_AND_REPLAY_ENABLED=true allows it to admins")
+        async with session.begin():
+            letter = await self.letter(session, caller, id_)
+            if letter.type.startswith(_MOVES_MONEY):
+                raise Forbidden(
+                    "what moves money is not edited, for that takes two persons: order the payout "
+                    "or the refund anew"
+                )
+            replay = await planner.order_edited(session, caller, id_, changes, reason, self.vault)
+            return await self.show_replay(session, replay)
+
+    async def replay_window(
+        self,
+        session: AsyncSession,
+        caller: Caller,
+        window: JournalWindow,
+        reason: str,
+        rate: int | None,
+        concurrency: int,
+    ) -> ReplayView:
+        """Raises `Invalid` for what is no queue, or a window that ends before it begins."""
+        self.only_operating(caller)
+        if window.queue not in {each.name for each in topology.QUEUES}:
+            raise Invalid(f"{window.queue!r} is no queue")
+        if window.until <= window.since:
+            raise Invalid("until is not after since")
+        old = datetime.now(UTC) - self.payouts.window
+        if window.queue in _OF_PAYOUT_COMMANDS and window.since < old:
+            hours = self.payouts.window.total_seconds() / 3600
+            raise Invalid(f"payout commands are not sent again after {hours:g} h (since)")
+        if window.new_ids and caller.role < Role.ADMIN:
+            raise Forbidden("new ids make effects happen again: this needs the role `admin`")
+        if window.since.year < _FIRST_YEAR:
+            raise Invalid("since is before there was a journal")
+        # The set is frozen now, also where it is asked for until later; whoever recorded the events
+        # may have another clock.
+        latest = datetime.now(UTC) + CLOCKS_DIFFER
+        window = window.model_copy(update={"until": min(window.until, latest)})
+        what = f"journal to {window.queue}, {window.since:%Y-%m-%d %H:%M:%S} to "
+        what += f"{window.until:%Y-%m-%d %H:%M:%S} UTC{', with new ids' if window.new_ids else ''}"
+        replay = Replay(
+            id=uuid4().hex,
+            state=ReplayState.PREPARING,
+            what=what,
+            reason=reason,
+            tenant=caller.tenant,
+            ordered_by=caller.subject,
+            rate=rate,
+            concurrency=concurrency,
+            journal=window.model_dump(mode="json"),
+        )
+        async with session.begin():
+            session.add(replay)
+            action_log.note(session, caller, "replay journal", f"replay/{replay.id}", reason)
+            await session.flush()
+            await session.refresh(replay)
+            return await self.show_replay(session, replay)
+
+    async def find_replay(self, session: AsyncSession, caller: Caller, id_: str) -> Replay:
+        replay = await session.get(Replay, id_, populate_existing=True)
+        scope = self.scope(caller)
+        if replay is None or (scope is not None and replay.tenant != scope):
+            raise NotFound(f"no replay has the id {id_!r}")
+        return replay
+
+    async def show_replay(self, session: AsyncSession, replay: Replay) -> ReplayView:
+        counts = await planner.counts(session, replay.id)
+        total = sum(counts.values())
+        settled = total - sum(counts.get(state, 0) for state in UNSETTLED)
+        remaining = None
+        if replay.state == ReplayState.RUNNING and replay.started_at is not None and settled:
+            now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+            spent = (now - replay.started_at).total_seconds()
+            remaining = round(spent / settled * (total - settled), 1)
+        fields = {name: getattr(replay, name) for name in ReplayView.model_fields if name in _OWN}
+        fields["what"] = masking.masked_text(replay.what, self.redact)
+        return ReplayView(
+            **fields, counts=counts, total=total, settled=settled, remaining_seconds=remaining
+        )
+
+    async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
+        """Raises `NotFound` when neither journal nor dead letters know of it."""
+        if filters.is_masked(id_):
+            raise NotFound("what is masked where it is shown can't be looked for")
+        scope = self.scope(caller)
+        query = select(JournalEntry).where(JournalEntry.correlation_id == id_)
+        dead = filters.listed().where(DeadLetter.correlation_id == id_)
+        if scope is not None:
+            query, dead = (
+                query.where(JournalEntry.tenant == scope),
+                dead.where(DeadLetter.tenant == scope),
+            )
+        ordered = query.order_by(JournalEntry.recorded_at, JournalEntry.offset)
+        entries = (await session.scalars(ordered.limit(_LONGEST_TRACE))).all()
+        letters = (await session.scalars(dead.order_by(DeadLetter.died_at).limit(200))).all()
+        if not entries and not letters:
+            raise NotFound(f"nothing has the correlation id {id_!r}")
+        first = entries[0].recorded_at if entries else None
+        steps = [
+            Step(
+                after_seconds=round((each.recorded_at - first).total_seconds(), 3) if first else 0,
+                entry=each,
+            )
+            for each in await shown(EntryView, entries)
+        ]
+        return Trace(correlation_id=id_, steps=steps, dead_letters=await self.lines(letters))
+
+
+_OWN = frozenset(
+    {
+        "id", "state", "what", "reason", "ordered_by", "created_at", "started_at", "finished_at",
+        "rate", "concurrency", "error",
+    }
+)  # fmt: skip
+
+
+def _meant(wish: ReplayRequest, scope: str | None) -> list[Any]:
+    if wish.ids is None:
+        return wish.filter.conditions(scope)
+    chosen = [DeadLetter.id.in_(list(wish.ids))]
+    return chosen if scope is None else [*chosen, DeadLetter.tenant == scope]
+
+
+async def keyset(
+    session: AsyncSession, query: Select[Any], at: Any, id_: Any, cursor: str | None, limit: int
+) -> tuple[Sequence[Any], bool]:
+    """The newest first, by a time and an id."""
+    if cursor is not None:
+        moment, last = decode_cursor(cursor, 2)
+        try:
+            query = query.where(tuple_(at, id_) < tuple_(datetime.fromisoformat(moment), last))
+        except ValueError:
+            raise Invalid("the cursor is not one that this endpoint gave out") from None
+    found = (await session.scalars(query.order_by(at.desc(), id_.desc()).limit(limit + 1))).all()
+    return found[:limit], len(found) > limit

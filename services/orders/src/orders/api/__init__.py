@@ -1,0 +1,1 @@
+"""The HTTP API of orders and exchange rates."""

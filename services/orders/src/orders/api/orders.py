@@ -1,0 +1,256 @@
+"""The API: orders are placed, paid for, fulfilled, refunded and read; all of the caller's
+tenant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import derived_id
+from common.db import tenant_rows
+from common.errors import Conflict
+from common.http.auth import Admin, Operator, Viewer
+from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, page
+from orders import order_service, repository
+from orders.api.responses import (
+    LineView,
+    OrderDetail,
+    OrderView,
+    PaymentView,
+    RefundView,
+    ShareView,
+)
+from orders.buyers import Buyers
+from orders.clients.checkouts import CheckoutStarter
+from orders.domain import CHECKOUT_PURPOSE, UNPAID, RefundState, State
+from orders.models import Order, Payment, Refund, Share
+from orders.order_service import RefundOrder
+from orders.pricing import allocation
+from orders.pricing.rate_sources import SOURCES
+from orders.schemas import Buyer, NewOrder, NewPayment, NewRefund, ReasonBody, Terms
+
+orders = APIRouter(prefix="/v1/orders", tags=["orders"])
+refunds = APIRouter(prefix="/v1/refunds", tags=["refunds"])
+terms = APIRouter(prefix="/v1/terms", tags=["terms"])
+
+ROUTERS = (orders, refunds, terms)
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "it can't be done so: change it"},
+    404: {"description": "there is no such thing"},
+    409: {"description": "its state does not allow it, or the key was used for something else"},
+}
+
+
+def _buyers(request: Request) -> Buyers:
+    buyers: Buyers = request.app.state.buyers
+    return buyers
+
+
+Sealed = Annotated[Buyers, Depends(_buyers)]
+
+
+@orders.post("", status_code=201, responses=_PROBLEMS)
+async def place_order(
+    caller: Operator,
+    session: Session,
+    buyers: Sealed,
+    wanted: NewOrder,
+    idempotency_key: IdempotencyKey,
+) -> OrderDetail:
+    async with session.begin():
+        order = await order_service.place(
+            session, caller.tenant, idempotency_key, wanted, SOURCES, buyers
+        )
+        return await _detail(session, order)
+
+
+@orders.get("")
+async def list_orders(
+    caller: Viewer,
+    session: Session,
+    state: State | None = None,
+    reference: str | None = None,
+    buyer: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[OrderView]:
+    filters = {"state": state, "reference": reference, "buyer": buyer}
+    return await page(session, Order, OrderView, caller.tenant, filters, cursor, limit)
+
+
+@orders.get("/{id_}", responses=_PROBLEMS)
+async def get_order(caller: Viewer, session: Session, id_: str) -> OrderDetail:
+    return await _detail(
+        session, await tenant_rows.get_for_tenant(session, Order, caller.tenant, id_)
+    )
+
+
+@orders.post("/{id_}/payments", status_code=201, responses=_PROBLEMS)
+async def start_payment(
+    caller: Operator,
+    request: Request,
+    session: Session,
+    buyers: Sealed,
+    id_: str,
+    wanted: NewPayment,
+    idempotency_key: IdempotencyKey,
+) -> PaymentView:
+    """Start a checkout with a provider. The same request with the same key is one checkout, also
+    when the answer to it was lost."""
+    async with session.begin():
+        order = await repository.locked_order(session, caller.tenant, id_)
+        if order.state not in UNPAID:
+            raise Conflict(f"an order that is {order.state} is not paid for")
+        order.state = State.AWAITING_PAYMENT
+        checkout = _checkout(order, buyers.request(order).buyer, wanted)
+    starter: CheckoutStarter = request.app.state.checkouts
+    started = await starter.start(
+        request.headers.get("authorization", ""),
+        derived_id("order checkout", id_, idempotency_key),
+        checkout,
+    )
+    async with session.begin():
+        await repository.locked_order(session, caller.tenant, id_)
+        values = {
+            "id": started["id"],
+            "checkout_id": started["id"],
+            "tenant": caller.tenant,
+            "order_id": id_,
+            "provider": wanted.provider,
+            "account": wanted.account,
+            "status": started["status"],
+        }
+        payment = await repository.keep_payment(session, values)
+        payment.url = started["url"]
+        return PaymentView.model_validate(payment)
+
+
+@orders.post("/{id_}/fulfil", responses=_PROBLEMS)
+async def fulfil_order(caller: Operator, session: Session, id_: str) -> OrderView:
+    async with session.begin():
+        return await _shown(session, await order_service.fulfil(session, caller.tenant, id_))
+
+
+@orders.post("/{id_}/cancel", responses=_PROBLEMS)
+async def cancel_order(caller: Operator, session: Session, id_: str, why: ReasonBody) -> OrderView:
+    """One that is not paid; a payment that arrives all the same goes back."""
+    async with session.begin():
+        order = await order_service.cancel(session, caller.tenant, id_, caller.subject, why.reason)
+        return await _shown(session, order)
+
+
+@orders.post("/{id_}/refunds", status_code=202, responses=_PROBLEMS)
+async def refund_order(
+    caller: Operator,
+    session: Session,
+    id_: str,
+    wanted: NewRefund,
+    idempotency_key: IdempotencyKey,
+) -> RefundView:
+    """In full or in part; sellers' payouts are reduced, or taken back if they were made."""
+    async with session.begin():
+        ordered = RefundOrder(idempotency_key, caller.subject, wanted)
+        row = await order_service.refund(session, caller.tenant, id_, ordered)
+        return RefundView.model_validate(row)
+
+
+@refunds.get("")
+async def list_refunds(
+    caller: Viewer,
+    session: Session,
+    state: RefundState | None = None,
+    order_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[RefundView]:
+    filters = {"state": state, "order_id": order_id}
+    return await page(session, Refund, RefundView, caller.tenant, filters, cursor, limit)
+
+
+@refunds.post("/{id_}/retry", status_code=202, responses=_PROBLEMS)
+async def retry_refund(caller: Operator, session: Session, id_: str) -> RefundView:
+    """One that failed, or of which nobody knows; what was given back after all is found first."""
+    async with session.begin():
+        row = await order_service.retry_refund(session, caller.tenant, id_)
+        return RefundView.model_validate(row)
+
+
+@refunds.post("/{id_}/confirm", responses=_PROBLEMS)
+async def confirm_refund(caller: Operator, session: Session, id_: str) -> RefundView:
+    """Somebody paid it back by hand. Not of one that may have been made: that is tried again."""
+    async with session.begin():
+        await tenant_rows.get_for_tenant(session, Refund, caller.tenant, id_)
+        row = await session.get_one(Refund, id_, with_for_update=True, populate_existing=True)
+        if row.state not in {RefundState.MANUAL, RefundState.FAILED}:
+            raise Conflict(f"a refund that is {row.state} is not confirmed by hand")
+        row.state, row.settled_at = RefundState.SUCCEEDED, await tenant_rows.database_now(session)
+        row.error = f"paid back by hand: {caller.subject}"
+        row.provider_refund_id = None  # one that failed is not what gave it back
+        return RefundView.model_validate(row)
+
+
+@terms.get("")
+async def get_terms(caller: Viewer, session: Session) -> Terms:
+    return await order_service.terms_of(session, caller.tenant)
+
+
+@terms.put("")
+async def set_terms(caller: Admin, session: Session, wanted: Terms) -> Terms:
+    """For orders that are placed from now on. What is left out stays as it is."""
+    async with session.begin():
+        before = await order_service.terms_of(session, caller.tenant)
+        after = before.model_copy(update=wanted.model_dump(exclude_unset=True))
+        values = after.model_dump(mode="json")
+        await repository.set_terms(session, caller.tenant, values, caller.subject)
+    return after
+
+
+def _checkout(order: Order, buyer: Buyer, wanted: NewPayment) -> dict[str, Any]:
+    """What the subscription service is asked for."""
+    contact = {"email": buyer.email, "name": buyer.name, "phone": wanted.phone or buyer.phone}
+    return {
+        "provider": wanted.provider,
+        "account": wanted.account,
+        "amount": order.total,
+        "currency": order.currency,
+        "customer": {"reference": order.buyer, **contact},
+        "description": f"Order {order.reference}",
+        "return_url": str(wanted.return_url) if wanted.return_url else None,
+        "purpose": f"{CHECKOUT_PURPOSE}{order.id}",
+    }
+
+
+async def _shown(session: AsyncSession, order: Order) -> OrderView:
+    await session.flush()
+    await session.refresh(order)
+    return OrderView.model_validate(order)
+
+
+async def _detail(session: AsyncSession, order: Order) -> OrderDetail:
+    shown = (await _shown(session, order)).model_dump()
+    lines = await repository.lines(session, order.id)
+    shares = await repository.shares(session, order.id)
+    paid: list[Payment] = [*await repository.payments(session, order.id)]
+    back: list[Refund] = [*await repository.refunds(session, order.id)]
+    return OrderDetail(
+        **shown,
+        lines=[LineView.model_validate(each) for each in lines],
+        shares=[_share(each) for each in shares],
+        payments=[PaymentView.model_validate(each) for each in paid],
+        refunds=[RefundView.model_validate(each) for each in back],
+    )
+
+
+def _share(row: Share) -> ShareView:
+    part = allocation.Share(row.gross, row.refunded, row.fee_basis_points)
+    return ShareView(
+        seller=row.seller,
+        gross=row.gross,
+        refunded=row.refunded,
+        fee=part.fee,
+        owed=part.owed,
+        requested=row.requested,
+    )

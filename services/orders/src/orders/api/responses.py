@@ -1,0 +1,129 @@
+"""What callers see of orders. Amounts are minor units, times UTC."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.http.resources import View
+from orders.domain import RefundState, State
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class OrderView(View):
+    reference: str
+    buyer: str
+    state: State
+    currency: str
+    total: int
+    refunded: int = Field(description="what goes back of the payment that was accepted")
+    pay_by: datetime
+    paid_at: datetime | None
+    cancelled_at: datetime | None
+    cancelled_by: str | None = Field(description="null when the clock did")
+    fulfilled_at: datetime | None
+    release_at: datetime | None = Field(description="when its sellers' payouts are requested")
+    released_at: datetime | None
+    version: int = Field(description="the `sequence` of its last event")
+
+
+class LineView(_Part):
+    seller: str
+    description: str
+    quantity: int
+    original_amount: int
+    original_currency: str
+    rate: Decimal = Field(description="units of the order's currency for one of the original's")
+    rate_day: date | None
+    rate_source: str | None
+    amount: int
+
+
+class ShareView(_Part):
+    """`owed` is what the seller is to have in the end, `requested` what payouts was told so far."""
+
+    seller: str
+    gross: int
+    refunded: int
+    fee: int
+    owed: int
+    requested: int
+
+
+class PaymentView(View):
+    order_id: str
+    checkout_id: str | None
+    charge: str | None = Field(
+        description="the provider's name of a further charge for the same checkout"
+    )
+    provider: str
+    account: str
+    status: str
+    url: str | None = Field(description="where to send the payer; null when the phone is asked")
+    amount: int | None = Field(description="what came")
+    currency: str | None
+    verdict: str | None = Field(
+        description="what the money was taken for: `accepted` or `reopened`; `late`, `double` and "
+        "`wrong` go back"
+    )
+    settled_at: datetime | None
+
+
+class RefundView(View):
+    order_id: str
+    payment_id: str
+    amount: int
+    currency: str
+    reason: str
+    parts: dict[str, int] = Field(description="from whose share it is taken, by seller")
+    state: RefundState
+    ordered_by: str | None
+    provider_refund_id: str | None
+    error: str | None
+    settled_at: datetime | None
+
+
+class OrderDetail(OrderView):
+    lines: list[LineView]
+    shares: list[ShareView]
+    payments: list[PaymentView]
+    refunds: list[RefundView]
+
+
+class Converted(BaseModel):
+    """`rate` is units of the target for one unit of the original; `day` and `source` say whose it
+    was, null where the currencies are the same or have a fixed parity."""
+
+    amount: int
+    currency: str
+    rate: Decimal
+    day: date | None
+    source: str | None
+
+
+class RatesView(BaseModel):
+    """Units of each currency for one `base`."""
+
+    base: str
+    day: date
+    source: str
+    rates: dict[str, Decimal]
+
+
+class SellerReport(BaseModel):
+    """A seller's orders that were paid in the time, in `currency` by the rates of `day`; without
+    `currency` each stays in the order's own."""
+
+    seller: str
+    currency: str
+    orders: int
+    gross: int
+    refunded: int
+    fees: int
+    owed: int
+    requested: int

@@ -1,0 +1,339 @@
+"""What people do with orders: place, cancel, fulfil, refund. Each in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import derived_id
+from common.db import tenant_rows
+from common.errors import Conflict, Invalid, NotFound
+from orders import repository
+from orders.buyers import Buyers
+from orders.domain import SOLD, RefundState, State
+from orders.models import Line, Order, Payment, Refund, Share, order_id, share_id
+from orders.pricing import allocation
+from orders.pricing.conversion import Conversion, convert
+from orders.schemas import NewOrder, NewRefund, Terms
+from orders.unit_of_work import OrderUnitOfWork
+
+
+async def terms_of(session: AsyncSession, tenant: str) -> Terms:
+    return stored_terms(dict(await repository.terms(session, tenant)))
+
+
+def stored_terms(values: dict[str, Any]) -> Terms:
+    """As they were written down, perhaps by a version that knew others."""
+    return Terms.model_validate(values, extra="ignore")
+
+
+async def place(
+    session: AsyncSession,
+    tenant: str,
+    key: str,
+    wanted: NewOrder,
+    sources: Sequence[str],
+    buyers: Buyers,
+) -> Order:
+    """Raises `Conflict` when the key was used for another order, `NoRate` when a price can't be
+    converted."""
+    known = await session.get(Order, order_id(tenant, key))
+    if known is not None:
+        return _same(buyers, known, wanted)
+    now = await tenant_rows.database_now(session)
+    terms = await terms_of(session, tenant)
+    priced = await _priced(session, terms, wanted, now, sources)
+    pay_by = now + timedelta(seconds=terms.grace_seconds)
+    order = {
+        "id": order_id(tenant, key),
+        "tenant": tenant,
+        "created_at": now,
+        "reference": wanted.reference,
+        "idempotency_key": key,
+        **buyers.columns(wanted),
+        "buyer": wanted.buyer.reference,
+        "state": State.PLACED.value,
+        "currency": terms.currency,
+        "total": sum(each.amount for each in priced),
+        "terms": terms.model_dump(mode="json"),
+        "pay_by": pay_by,
+        "due_at": reminder_at(terms, pay_by) or pay_by,
+    }
+    if not order["total"]:
+        raise Invalid("the order comes to nothing")
+    adding = insert(Order).values(order).on_conflict_do_nothing().returning(Order.id)
+    added = await session.scalar(adding) is not None
+    row = await session.get_one(Order, order["id"])
+    if not added:
+        return _same(buyers, row, wanted)
+    session.add_all(_lines(row, wanted, priced))
+    shares = _shares(row, wanted, priced, terms)
+    session.add_all(shares)
+    changes = OrderUnitOfWork(session)
+    changes.publish(row, "placed", shares)
+    await changes.close()
+    return row
+
+
+async def cancel(session: AsyncSession, tenant: str, id_: str, by: str, reason: str) -> Order:
+    """Raises `Conflict` for one that is paid: that one is refunded."""
+    order = await repository.locked_order(session, tenant, id_)
+    if order.state in SOLD:
+        raise Conflict(f"the order is {order.state}: refund it")
+    if order.state == State.CANCELLED:
+        # The answer to the first call was lost; or the clock was first, and now a person says so.
+        order.cancelled_by = order.cancelled_by or by
+        return order
+    changes = OrderUnitOfWork(session)
+    await cancel_unpaid(
+        changes, order, await tenant_rows.database_now(session), by=by, reason=reason
+    )
+    await changes.close()
+    return order
+
+
+async def cancel_unpaid(
+    changes: OrderUnitOfWork, order: Order, now: datetime, *, by: str | None, reason: str
+) -> None:
+    """`by` is None for the clock."""
+    changes.move(order, State.CANCELLED)
+    order.cancelled_at, order.cancelled_by, order.due_at = now, by, None
+    shares = await repository.shares(changes.session, order.id)
+    changes.publish(order, "cancelled", shares, reason)
+
+
+async def fulfil(session: AsyncSession, tenant: str, id_: str) -> Order:
+    order = await repository.locked_order(session, tenant, id_)
+    if order.state in {State.FULFILLED, State.COMPLETED}:
+        return order  # the answer to the first call was lost
+    changes = OrderUnitOfWork(session)
+    changes.move(order, State.FULFILLED)
+    order.fulfilled_at = await tenant_rows.database_now(session)
+    shares = await repository.shares(session, id_)
+    changes.publish(order, "fulfilled", shares)
+    if order.released_at is not None:
+        complete(changes, order, shares)
+    await changes.close()
+    return order
+
+
+def complete(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) -> None:
+    changes.move(order, State.COMPLETED)
+    changes.publish(order, "completed", shares)
+
+
+async def release(changes: OrderUnitOfWork, order: Order, now: datetime) -> None:
+    """The holding period is over: payouts are told what the sellers are to have."""
+    shares = await repository.shares(changes.session, order.id)
+    order.released_at, order.due_at = now, None
+    settle(changes, order, shares)
+    if order.state == State.FULFILLED:
+        complete(changes, order, shares)
+
+
+def settle(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) -> None:
+    changes.publish_earnings(order, shares, [_part(each).owed for each in shares])
+
+
+@dataclass(frozen=True)
+class RefundOrder:
+    """Who wants what refunded, by which key."""
+
+    key: str
+    by: str
+    wanted: NewRefund
+
+
+async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOrder) -> Refund:
+    """Of what was paid for the order, from its sellers' parts in proportion, or from one's.
+
+    Raises `Conflict` when there is not so much left, or the key was used for another refund.
+    """
+    order = await repository.locked_order(session, tenant, id_)
+    wanted = ordered.wanted
+    refund_id = derived_id("refunds", id_, ordered.key)
+    known = await session.get(Refund, refund_id)
+    if known is not None:
+        same = (
+            known.reason == wanted.reason
+            and wanted.amount in {None, known.amount}
+            and (wanted.seller is None or known.parts.keys() == {wanted.seller})
+        )
+        if not same:
+            raise Conflict("this Idempotency-Key was used for another refund")
+        return known
+    if order.state not in SOLD or order.paid_by is None:
+        raise Conflict(f"an order that is {order.state} has nothing to refund")
+    payment = await session.get_one(Payment, order.paid_by)
+    shares = await repository.shares(session, id_)
+    chosen = [each for each in shares if wanted.seller in {None, each.seller}]
+    if not chosen:
+        raise NotFound(f"the order has nothing of {wanted.seller}")
+    left = [_part(each).remaining for each in chosen]
+    amount = wanted.amount if wanted.amount is not None else sum(left)
+    if not 0 < amount <= sum(left):
+        raise Conflict(f"{sum(left)} {order.currency} (minor units) are left to refund")
+    parts = allocation.allocate(amount, left)
+    for share, part in zip(chosen, parts, strict=True):
+        share.refunded += part
+    order.refunded += amount
+    row = Refund(
+        id=refund_id,
+        tenant=tenant,
+        order_id=id_,
+        payment_id=payment.id,
+        checkout_id=payment.checkout_id,
+        amount=amount,
+        currency=order.currency,
+        reason=wanted.reason,
+        parts={each.seller: part for each, part in zip(chosen, parts, strict=True)},
+        state=RefundState.REQUESTED,
+        requests=1,
+        ordered_by=ordered.by,
+    )
+    session.add(row)
+    changes = OrderUnitOfWork(session)
+    changes.request_refund(order, row)
+    if order.refunded == order.total:
+        changes.move(order, State.REFUNDED)
+    changes.publish(order, "refunded", shares, wanted.reason)
+    if order.released_at is not None:
+        settle(changes, order, shares)
+    elif order.state == State.REFUNDED:
+        order.due_at = None
+    await changes.close()
+    await session.flush()
+    await session.refresh(row)
+    return row
+
+
+# Longer than a message waits between its attempts, all together.
+_REQUEST_LOST_AFTER = timedelta(hours=2)
+
+
+async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
+    """Request again a refund that failed, whose outcome is unknown, or whose request may be lost:
+    an earlier attempt is looked for first."""
+    row = await tenant_rows.get_for_tenant(session, Refund, tenant, id_)
+    order = await repository.locked_order(session, tenant, row.order_id)
+    (locked,) = await repository.locked_refunds(session, [id_])
+    if locked.state not in {RefundState.REQUESTED, RefundState.FAILED, RefundState.UNKNOWN}:
+        raise Conflict(f"a refund that is {locked.state} is not tried again")
+    now = await tenant_rows.database_now(session)
+    if locked.state == RefundState.REQUESTED and locked.created_at > now - _REQUEST_LOST_AFTER:
+        raise Conflict("the refund is under way: a lost request is repeated after two hours")
+    locked.state, locked.requests = RefundState.REQUESTED, locked.requests + 1
+    changes = OrderUnitOfWork(session)
+    changes.request_refund(order, locked, again=True)
+    await changes.close()
+    return locked
+
+
+async def refund_payment(
+    changes: OrderUnitOfWork, order: Order, payment: Payment, amount: int, reason: str
+) -> None:
+    """Money that never was the order's, or that is more than it costs."""
+    row = Refund(
+        id=derived_id("refunds", payment.id, "back"),
+        tenant=order.tenant,
+        order_id=order.id,
+        payment_id=payment.id,
+        checkout_id=payment.checkout_id,
+        amount=amount,
+        currency=payment.currency or order.currency,
+        reason=reason,
+        parts={},
+        state=RefundState.REQUESTED,
+        requests=1,
+    )
+    changes.session.add(row)
+    changes.request_refund(order, row)
+    shares = await repository.shares(changes.session, order.id)
+    changes.publish(order, "refunded", shares, reason)
+
+
+def reminder_at(terms: Terms, pay_by: datetime) -> datetime | None:
+    """Not before half of the time to pay is over; None for never."""
+    if not terms.reminder_seconds:
+        return None
+    return pay_by - timedelta(seconds=min(terms.reminder_seconds, terms.grace_seconds / 2))
+
+
+def _same(buyers: Buyers, order: Order, wanted: NewOrder) -> Order:
+    if buyers.request(order) != wanted:
+        raise Conflict("this Idempotency-Key was used for another order")
+    return order
+
+
+def _part(share: Share) -> allocation.Share:
+    return allocation.Share(share.gross, share.refunded, share.fee_basis_points)
+
+
+async def _priced(
+    session: AsyncSession,
+    terms: Terms,
+    wanted: NewOrder,
+    now: datetime,
+    sources: Sequence[str],
+) -> list[Conversion]:
+    most_days = terms.oldest_rate_days
+    known = await repository.rates(session, on=now.date(), most_days=most_days, sources=sources)
+    return [
+        convert(
+            line.quantity * line.unit_price,
+            line.currency or terms.currency,
+            terms.currency,
+            known,
+            on=now.date(),
+            most_days=most_days,
+        )
+        for line in wanted.lines
+    ]
+
+
+def _lines(order: Order, wanted: NewOrder, priced: Sequence[Conversion]) -> list[Line]:
+    return [
+        Line(
+            id=derived_id("lines", order.id, str(number)),
+            tenant=order.tenant,
+            order_id=order.id,
+            number=number,
+            seller=line.seller,
+            description=line.description,
+            quantity=line.quantity,
+            original_amount=line.quantity * line.unit_price,
+            original_currency=line.currency or order.currency,
+            rate=price.rate,
+            rate_day=price.day,
+            rate_source=price.source,
+            amount=price.amount,
+        )
+        for number, (line, price) in enumerate(zip(wanted.lines, priced, strict=True), start=1)
+    ]
+
+
+def _shares(
+    order: Order, wanted: NewOrder, priced: Sequence[Conversion], terms: Terms
+) -> list[Share]:
+    gross: dict[str, int] = {}
+    for line, price in zip(wanted.lines, priced, strict=True):
+        gross[line.seller] = gross.get(line.seller, 0) + price.amount
+    return [
+        Share(
+            id=share_id(order.id, seller),
+            tenant=order.tenant,
+            order_id=order.id,
+            seller=seller,
+            gross=amount,
+            fee_basis_points=terms.fee_basis_points,
+            refunded=0,
+            requested=0,
+            requests=0,
+        )
+        for seller, amount in sorted(gross.items())
+    ]

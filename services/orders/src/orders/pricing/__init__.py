@@ -1,0 +1,1 @@
+"""Shares, fees and exchange rates."""

@@ -1,0 +1,24 @@
+"""The sources of exchange rates, the preferred one first."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httpx
+from pydantic import HttpUrl
+
+from orders.pricing.rate_feeds import Ecb, Json, RateSource
+
+SOURCES: Final = (Ecb.name, Json.name)
+
+
+def sources(
+    ecb: HttpUrl | None, json: HttpUrl | None, http: httpx.AsyncClient, *, seconds: float
+) -> list[RateSource]:
+    """Those that have an address; `seconds` is how long each may take."""
+    found: list[RateSource] = []
+    if ecb is not None:
+        found.append(Ecb(ecb, http, seconds=seconds))
+    if json is not None:
+        found.append(Json(json, http, seconds=seconds))
+    return found

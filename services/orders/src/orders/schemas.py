@@ -1,0 +1,100 @@
+"""What a caller may ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from common.clients.accounts_file import DEFAULT
+from common.contracts.money import Currency
+from common.http.return_urls import ReturnUrl
+from orders.domain import LateRule
+
+# The caller's own name for somebody or something.
+Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,100}$")]
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+# Of one line; an order of the most lines still fits into what JSON keeps exactly.
+Amount = Annotated[int, Field(gt=0, le=10**12, strict=True, description="minor units")]
+
+_DAY = 24 * 3600
+_YEAR = 366 * _DAY
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Terms(_Part):
+    """What holds for a tenant's orders from the time that they are placed."""
+
+    currency: Currency = Field(default="EUR", description="in which buyers pay")
+    grace_seconds: int = Field(
+        default=3 * _DAY, ge=1, le=_YEAR, description="unpaid for so long, an order is cancelled"
+    )
+    reminder_seconds: int = Field(
+        default=_DAY, ge=0, le=_YEAR, description="the buyer is reminded so long before; 0: never"
+    )
+    holding_seconds: int = Field(
+        default=7 * _DAY, ge=0, le=_YEAR, description="sellers are paid so long after the payment"
+    )
+    fee_basis_points: int = Field(
+        default=1000, ge=0, le=10_000, description="the platform's part: 250 is 2.5 %"
+    )
+    late_payment: LateRule = LateRule.REFUND
+    oldest_rate_days: int = Field(
+        default=4, ge=0, le=31, description="an older exchange rate is not used"
+    )
+
+
+class NewLine(_Part):
+    seller: Reference = Field(description="a recipient of the payouts service")
+    description: Text
+    quantity: int = Field(default=1, ge=1, le=1_000_000, strict=True)
+    unit_price: Amount
+    currency: Currency | None = Field(
+        default=None, description="of the price; converted into the order's if it is another one"
+    )
+
+
+class Buyer(_Part):
+    reference: Reference
+    email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)
+    name: Text | None = None
+    phone: str | None = Field(default=None, pattern=r"^\+?[0-9]{8,15}$")
+
+
+class NewOrder(_Part):
+    """`reference` is the shop's own name for the order."""
+
+    reference: Reference
+    buyer: Buyer
+    lines: list[NewLine] = Field(min_length=1, max_length=500)
+
+    @model_validator(mode="after")
+    def _countable(self) -> Self:
+        if any(line.quantity * line.unit_price > 10**12 for line in self.lines):
+            raise ValueError("a line comes to more than 10^12 minor units")
+        return self
+
+
+class NewPayment(_Part):
+    """How the buyer pays. What is left out of contact data is taken from the order's buyer."""
+
+    provider: Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterwave"]
+    account: str = Field(default=DEFAULT, pattern=r"^[a-z0-9_-]{1,64}$")
+    phone: str | None = Field(default=None, pattern=r"^\+?[0-9]{8,15}$")
+    return_url: ReturnUrl | None = None
+
+
+class NewRefund(_Part):
+    """All that is left when there is no `amount`; of all sellers' parts when there is no
+    `seller`."""
+
+    amount: Amount | None = None
+    seller: Reference | None = None
+    reason: Text
+
+
+class ReasonBody(_Part):
+    reason: Text

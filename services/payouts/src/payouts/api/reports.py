@@ -1,0 +1,160 @@
+"""The API of reports: days, differences, the audit log, and the export."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy import select
+
+from common.db import pagination, tenant_rows
+from common.db.pagination import decode_cursor, encode_cursor
+from common.errors import Invalid
+from common.http.auth import Approver, Operator, Viewer
+from common.http.csv import line, prefetch
+from common.http.resources import Cursor, Limit, Page, Session, page
+from payouts import jobs, operator_actions
+from payouts.api.responses import PROBLEMS, AuditDetail, AuditPage, DifferenceView
+from payouts.models import (
+    AuditEntry,
+    DailyReport,
+    Discrepancy,
+    Payout,
+)
+from payouts.operator_actions import actor
+from payouts.providers.registry import Accounts
+from payouts.reconciliation.daily_report import day_report
+from payouts.schemas import ReasonBody
+
+reports = APIRouter(prefix="/api/v1/reports", tags=["reports"], responses=PROBLEMS)
+
+
+@reports.get("/daily")
+async def daily_report(
+    request: Request, caller: Viewer, session: Session, day: date | None = None
+) -> dict[str, Any]:
+    """As it was written; of a day that has none yet, as it would be now. The default is today
+    (UTC)."""
+    wanted = _not_in_future(day or datetime.now(UTC).date())
+    kept = await session.get(DailyReport, (caller.tenant, wanted))
+    if kept is not None:
+        report = kept.report | {"written_at": kept.written_at.isoformat()}
+    else:
+        found = await day_report(session, caller.tenant, wanted)
+        report = found | {"written_at": None}
+    if caller.tenant != request.app.state.operating_tenant:
+        del report["audit_head"]  # the log is all tenants'
+    return report
+
+
+@reports.get("/audit")
+async def audit_log(
+    caller: Viewer,
+    session: Session,
+    subject: Annotated[
+        str | None,
+        Query(description="`payout/<id>`, `recipient/<id>`, `credit/<id>`, `tenant/<name>`"),
+    ] = None,
+    actor: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> AuditPage:
+    """Every action of the tenant, the newest first."""
+    query = select(AuditEntry).where(AuditEntry.tenant == caller.tenant)
+    if subject is not None:
+        query = query.where(AuditEntry.subject == subject)
+    if actor is not None:
+        query = query.where(AuditEntry.actor == actor)
+    if cursor is not None:
+        (before,) = decode_cursor(cursor, 1)
+        if not before.isdecimal():
+            raise Invalid("the cursor is not one that this endpoint gave out")
+        query = query.where(AuditEntry.position < int(before[:18]))
+    found = await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit + 1))
+    items = [AuditDetail.model_validate(each) for each in found.all()]
+    more = encode_cursor(str(items[limit - 1].position)) if len(items) > limit else None
+    return AuditPage(items=items[:limit], next_cursor=more)
+
+
+@reports.get("/differences")
+async def list_differences(
+    caller: Viewer,
+    session: Session,
+    day: date | None = None,
+    kind: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[DifferenceView]:
+    """What providers and the ledger say differently."""
+    filters = {"day": day, "kind": kind}
+    return await page(session, Discrepancy, DifferenceView, caller.tenant, filters, cursor, limit)
+
+
+@reports.post("/differences/{id_}/resolve")
+async def resolve(caller: Approver, session: Session, id_: str, why: ReasonBody) -> DifferenceView:
+    """A person has dealt with it; `doubled` ones are never resolved otherwise."""
+    async with session.begin():
+        await tenant_rows.get_for_tenant(session, Discrepancy, caller.tenant, id_)
+        row = await operator_actions.resolve(session, id_, actor(caller), why.reason)
+    return DifferenceView.model_validate(row)
+
+
+@reports.post("/reconciliation", status_code=202)
+async def reconcile(
+    caller: Operator, request: Request, session: Session, day: date
+) -> dict[str, int]:
+    """Compare a day (UTC) again, at every account of the tenant."""
+    _not_in_future(day)
+    accounts: Accounts = request.app.state.accounts
+    mine = [each for each in accounts if each.tenant == caller.tenant]
+    async with session.begin():
+        for each in mine:
+            await jobs.order_reconciliation(
+                session, None, each.tenant, day, each.provider, each.name
+            )
+    return {"accounts": len(mine)}
+
+
+@reports.get(
+    "/payouts.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
+)
+async def export(caller: Viewer, request: Request, first: date, last: date) -> Response:
+    """Every payout ordered from `first` to `last` (UTC, both included), the oldest first."""
+    if last < first:
+        raise Invalid("last is before first")
+    since = datetime.combine(first, time(), UTC)
+    until = datetime.combine(last, time(), UTC) + timedelta(days=1)
+    name = f"payouts-{first}-{last}.csv"
+    return StreamingResponse(
+        await prefetch(_csv(request, caller.tenant, since, until)),
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+_CSV_COLUMNS = (
+    "id", "created_at", "recipient", "provider", "account", "amount", "fee", "currency", "state",
+    "held", "priority", "created_by", "approved_by", "due_at", "submitted_at", "paid_at",
+    "attempts", "transfer_id", "batch_id", "error",
+)  # fmt: skip
+
+
+async def _csv(
+    request: Request, tenant: str, since: datetime, until: datetime
+) -> AsyncIterator[str]:
+    yield line(_CSV_COLUMNS)
+    query = select(Payout).where(
+        Payout.tenant == tenant, Payout.created_at >= since, Payout.created_at < until
+    )
+    sessions = request.app.state.sessions
+    async for chunk in pagination.in_chunks(sessions, query, Payout.created_at, Payout.id):
+        yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
+
+
+def _not_in_future(day: date) -> date:
+    if day > datetime.now(UTC).date():
+        raise Invalid(f"{day} is to come (UTC)")
+    return day

@@ -1,0 +1,231 @@
+"""What callers see of recipients, payouts, batches and reports."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.http.resources import View
+from common.resilience.circuit_store import CircuitView
+from payouts.domain import State
+from payouts.ledger.entries import Funding
+from payouts.schemas import Schedule
+from payouts.settings import Priority
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "it can't be done so: change it"},
+    401: {"description": "no token, or one that is not valid"},
+    403: {"description": "the role does not allow it, or a second person has to"},
+    404: {"description": "there is no such thing"},
+    409: {"description": "its state does not allow it, or the key was used for something else"},
+}
+
+
+class RecipientView(View):
+    reference: str
+    name: str
+    provider: str
+    account: str
+    currency: str
+    shown: str = Field(description="where the money goes, for people: the rest is encrypted")
+    blocked: bool
+    schedule: Schedule
+    next_payout_at: datetime | None
+
+
+class BalanceView(BaseModel):
+    """Minor units. What the platform put in is the others' sum, negative."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    currency: str
+    platform: int
+    available: int
+    pending: int
+    paid: int
+    fees: int
+
+
+class LedgerEntryView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    at: datetime
+    source: str
+    target: str
+    amount: int = Field(description="minor units")
+    currency: str
+    payout_id: str | None
+
+
+class RecipientDetail(RecipientView):
+    balances: list[BalanceView] = Field(default_factory=list)
+    ledger: list[LedgerEntryView] = Field(default_factory=list, description="the newest 50")
+
+
+class PayoutView(View):
+    recipient_id: str
+    recipient: str = Field(description="its reference")
+    description: str | None
+    batch_id: str | None
+    provider: str
+    account: str
+    amount: int = Field(description="minor units, what the recipient gets")
+    amount_returned: int = Field(description="minor units, what came back of it while it is paid")
+    fee: int = Field(description="minor units")
+    currency: str
+    funding: Funding
+    priority: Priority
+    state: State
+    held: bool
+    created_by: str
+    credited_by: list[str] = Field(
+        description="of one that needs approval: who credited what it pays, and can't approve it"
+    )
+    approved_by: str | None
+    adopted: bool = Field(description="found at the provider: a restored database had forgotten it")
+    due_at: datetime
+    next_at: datetime | None = Field(description="when it is looked at next; null when never")
+    attempts: int
+    failures: int
+    transfer_id: str | None = Field(description="the provider's name of it")
+    error: str | None
+    submitted_at: datetime | None
+    paid_at: datetime | None
+    updated_at: datetime
+
+
+class AttemptView(BaseModel):
+    """`outcome` is null while it runs, and for good when the process died in it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    idempotency_key: str
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    transfer_id: str | None
+    fate: str | None = Field(description="all that the provider ever said of its transfer")
+    error: str | None
+
+
+class AuditView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    position: int
+    at: datetime
+    actor: str
+    role: str
+    action: str
+    before: str | None
+    after: str | None
+    reason: str | None
+    hash: str
+
+
+class AuditDetail(AuditView):
+    subject: str
+    data: dict[str, Any] = Field(description="what the action posted and changed")
+
+
+class PayoutDetail(PayoutView):
+    tries: list[AttemptView] = Field(default_factory=list, description="every attempt")
+    audit: list[AuditView] = Field(default_factory=list, description="the newest 100")
+
+
+class BatchView(View):
+    name: str
+    payouts: int
+    created_by: str
+
+
+class BatchDetail(BatchView):
+    states: dict[str, int] = Field(default_factory=dict, description="payouts by state")
+
+
+class ControlView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    paused: bool
+    ask_first_until: datetime | None = Field(
+        default=None, description="until then the provider is asked before anything is sent"
+    )
+    by: str | None = None
+    reason: str | None = None
+    changed_at: datetime | None = None
+
+
+class AccountView(BaseModel):
+    """Limits are in minor units by currency, `rate_per_second` is of all workers,
+    `max_concurrency` of one."""
+
+    path: str
+    pays: bool = Field(description="false: it pays by itself, and is only compared")
+    limits: dict[str, int]
+    approval_threshold: dict[str, int]
+    rate_per_second: float
+    max_concurrency: int
+
+
+class RecoveryView(BaseModel):
+    """A day (UTC) of an account that was not compared since the database was restored: until it is,
+    nothing is sent from the account, and nothing ordered there."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    provider: str
+    account: str
+    day: date
+    ordered_at: datetime
+    fault: str | None = Field(description="why the last comparison did not settle it")
+
+
+class Status(BaseModel):
+    control: ControlView
+    states: dict[str, int] = Field(description="payouts by state")
+    held: int
+    oldest_due_at: datetime | None = Field(description="of those that are approved and due")
+    circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
+    accounts: list[AccountView] = Field(description="of the payout accounts file")
+    open_differences: int
+    unreconciled: list[RecoveryView] = Field(description="after a restore; usually empty")
+
+
+class Volume(BaseModel):
+    currency: str
+    count: int
+    amount: int = Field(description="minor units")
+
+
+class Metrics(BaseModel):
+    """Of the payouts ordered within the time range."""
+
+    since: datetime
+    states: dict[str, int]
+    success_rate: float | None = Field(description="paid of all that are settled; null if none")
+    seconds_to_paid_p50: float | None
+    seconds_to_paid_p95: float | None
+    paid: list[Volume]
+
+
+class DifferenceView(View):
+    day: date
+    provider: str
+    account: str
+    kind: str
+    payout_id: str | None
+    transfer_id: str | None
+    ours: str | None
+    theirs: str | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+
+
+class AuditPage(BaseModel):
+    """`next_cursor` is null on the last page."""
+
+    items: list[AuditDetail]
+    next_cursor: str | None

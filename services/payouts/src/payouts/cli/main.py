@@ -1,0 +1,462 @@
+"""`paybus-payouts`: the API from a shell, and what needs the database itself.
+
+Commands that call the API want PAYOUTS_URL and PAYBUS_TOKEN; `verify-audit` wants
+DATABASE_URL. Status: 0 well, 1 something is wrong, 2 wrongly called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from common.cli.toolkit import (
+    console,
+    die,
+    new_call_key,
+    print_json,
+    print_table,
+    progress_bar,
+    refused,
+    run,
+)
+from payouts.cli.api_client import API, call, listed
+
+# Commands load the database's packages by themselves: the others start in half the time.
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+Reason = Annotated[str, typer.Option(help="kept in the audit log")]
+AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
+Id = Annotated[str, typer.Argument(help="the payout's id")]
+Key = Annotated[
+    str | None,
+    typer.Option(help="Idempotency-Key: say the same one again and nothing is ordered twice"),
+]
+
+_SETTLED = frozenset({"paid", "failed", "returned", "cancelled"})
+
+
+def main() -> None:
+    run(app)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What waits, whether all is paused, and which providers are not called."""
+    found = call("GET", "payout-jobs/status")
+    if as_json:
+        print_json(found)
+        return
+    control = found["control"]
+    if control["paused"]:
+        console.print(f"PAUSED by {control['by']}: {control['reason']}", style="bold red")
+    until = control["ask_first_until"]
+    if until and datetime.fromisoformat(until) > datetime.now(UTC):
+        console.print(f"until {control['ask_first_until']} providers are asked before all")
+    table = Table("state", "payouts")
+    for state, count in sorted(found["states"].items()):
+        table.add_row(state, str(count))
+    console.print(table)
+    console.print(f"held: {found['held']}; open differences: {found['open_differences']}")
+    for circuit in found["circuits"]:
+        console.print(f"circuit {circuit['name']} is {circuit['state']}", style="red")
+    for line in _unreconciled(found):
+        console.print(line, style="red")
+
+
+@app.command("list")
+def list_(
+    state: str | None = None,
+    recipient_id: str | None = None,
+    batch_id: str | None = None,
+    provider: str | None = None,
+    currency: str | None = None,
+    held: bool | None = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Payouts, the newest first."""
+    filters = {
+        "state": state,
+        "recipient_id": recipient_id,
+        "batch_id": batch_id,
+        "provider": provider,
+        "currency": currency,
+        "held": held,
+    }
+    found = listed("payout-jobs/jobs", filters, limit)
+    columns = ("id", "state", "recipient", "amount", "currency", "provider", "attempts", "error")
+    print_table(found, columns, as_json)
+
+
+@app.command()
+def show(id_: Id) -> None:
+    """A payout with its attempts and everything that was done to it."""
+    print_json(call("GET", f"payout-jobs/jobs/{id_}"))
+
+
+@app.command()
+def order(
+    recipient: Annotated[str, typer.Argument(help="its reference")],
+    amount: Annotated[int, typer.Argument(help="minor units")],
+    currency: str,
+    fee: Annotated[int, typer.Option(help="minor units, charged beside it")] = 0,
+    funding: Annotated[str, typer.Option(help="direct or balance")] = "direct",
+    priority: Annotated[str, typer.Option(help="critical, direct, default or low")] = "direct",
+    due_at: Annotated[str | None, typer.Option(help="not before, RFC 3339")] = None,
+    key: Key = None,
+) -> None:
+    """Order one payout."""
+    wanted = {
+        "recipient": recipient,
+        "amount": amount,
+        "currency": currency,
+        "fee": fee,
+        "funding": funding,
+        "priority": priority,
+        "due_at": due_at,
+    }
+    made = call("POST", "payouts", json=wanted, headers=new_call_key(key))
+    console.print(f"{made['id']} {made['state']}")
+
+
+@app.command()
+def batch(
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV: recipient,amount,currency[,fee]", exists=True, dir_okay=False),
+    ],
+    name: str | None = None,
+    key: Key = None,
+    wait: Annotated[bool, typer.Option(help="until all are settled")] = True,
+) -> None:
+    """Order all of a file's payouts or none, and watch them."""
+    wanted = {"name": name or file.name, "payouts": list(_payouts_in(file))}
+    made = call("POST", "batches", json=wanted, headers=new_call_key(key), timeout=300)
+    console.print(f"batch {made['id']}: {made['payouts']} payouts ordered")
+    if wait:
+        _watch(made["id"], made["payouts"])
+
+
+@app.command()
+def approve(id_: Id, reason: Reason) -> None:
+    """Approve a payout that somebody else ordered."""
+    _act("approve", id_, reason)
+
+
+@app.command()
+def hold(id_: Id, reason: Reason) -> None:
+    """Keep it from being sent until it is released."""
+    _act("hold", id_, reason)
+
+
+@app.command()
+def release(id_: Id, reason: Reason) -> None:
+    """Let a held payout go on."""
+    _act("release", id_, reason)
+
+
+@app.command()
+def cancel(id_: Id, reason: Reason) -> None:
+    """Give up a payout that was not submitted."""
+    _act("cancel", id_, reason)
+
+
+@app.command()
+def retry(id_: Id, reason: Reason) -> None:
+    """Try a failed or returned payout again; the provider is asked first."""
+    _act("retry", id_, reason)
+
+
+@app.command()
+def pause(reason: Reason) -> None:
+    """The emergency stop: nothing begins to be sent."""
+    call("POST", "payout-jobs/pause", json={"reason": reason})
+    console.print("paused: nothing begins to be sent until `paybus-payouts resume`")
+
+
+@app.command()
+def resume(reason: Reason) -> None:
+    """End the emergency stop."""
+    call("POST", "payout-jobs/resume", json={"reason": reason})
+    console.print("resumed")
+
+
+@app.command("ask-first")
+def ask_first(
+    reason: Reason,
+    days: Annotated[int, typer.Option(min=0, max=365, help="0 ends it")] = 30,
+    since: Annotated[
+        str | None, typer.Option(help="when the backup was made, RFC 3339; a week ago")
+    ] = None,
+) -> None:
+    """After a backup was restored: reconcile every account since then before anything is sent, and
+    ask the provider before each payout."""
+    body = {"reason": reason, "days": days, "since": since}
+    call("POST", "payout-jobs/ask-first", json=body)
+    if days:
+        console.print(f"for {days} days the provider is asked before anything is sent")
+        console.print("nothing is sent or ordered before `paybus-payouts wait-reconciled` ends")
+    else:
+        console.print("providers are asked only about what was sent")
+
+
+@app.command("wait-reconciled")
+def wait_reconciled(
+    seconds: Annotated[float, typer.Option(min=0, help="then end with 1")] = 3600,
+) -> None:
+    """After `ask-first`: until every account is reconciled since the backup."""
+    until = time.monotonic() + seconds
+    with progress_bar("days reconciled") as (progress, task):
+        whole = 0
+        while (waiting := call("GET", "payout-jobs/status")["unreconciled"]) and (
+            time.monotonic() < until
+        ):
+            whole = max(whole, len(waiting))
+            progress.update(task, completed=whole - len(waiting), total=whole)
+            time.sleep(1)
+    for line in _unreconciled({"unreconciled": waiting}):
+        typer.echo(line, err=True)
+    if waiting:
+        die("not reconciled: nothing is sent from these accounts, or ordered there")
+    console.print("reconciled: what was forgotten is in the books again")
+
+
+@app.command()
+def report(day: Annotated[str | None, typer.Option(help="YYYY-MM-DD, UTC; today")] = None) -> None:
+    """A day's report."""
+    print_json(call("GET", "reports/daily", params={"day": day} if day else {}))
+
+
+@app.command()
+def differences(day: str | None = None, as_json: AsJson = False) -> None:
+    """What providers and the ledger say differently."""
+    found = listed("reports/differences", {"day": day}, 100_000)
+    columns = ("id", "day", "kind", "payout_id", "transfer_id", "ours", "theirs", "resolved_at")
+    print_table(found, columns, as_json)
+
+
+@app.command()
+def resolve(
+    id_: Annotated[str, typer.Argument(help="the difference's id")], reason: Reason
+) -> None:
+    """A person has dealt with a difference."""
+    call("POST", f"reports/differences/{id_}/resolve", json={"reason": reason})
+    console.print(f"{id_} resolved")
+
+
+@app.command()
+def reconcile(day: Annotated[str, typer.Argument(help="YYYY-MM-DD, UTC")]) -> None:
+    """Compare a day again, at every account."""
+    ordered = call("POST", "reports/reconciliation", params={"day": day})
+    console.print(f"ordered for {ordered['accounts']} accounts; see `paybus-payouts differences`")
+
+
+@app.command()
+def metrics(time_range: Annotated[str, typer.Option(help="such as 24h or 7d")] = "24h") -> None:
+    """Counts, success rate, times to paid and volumes."""
+    print_json(call("GET", "payout-jobs/metrics", params={"time_range": time_range}))
+
+
+@app.command()
+def audit(
+    subject: Annotated[str | None, typer.Option(help="payout/<id>, recipient/<id>, ...")] = None,
+    actor: str | None = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Who did what, when and why; the newest first."""
+    found = listed("reports/audit", {"subject": subject, "actor": actor}, limit)
+    columns = ("position", "at", "actor", "role", "action", "subject", "before", "after", "reason")
+    print_table(found, columns, as_json)
+
+
+@app.command()
+def recipients(reference: str | None = None, as_json: AsJson = False) -> None:
+    """Who is paid."""
+    found = listed("recipients", {"reference": reference}, 100_000)
+    columns = ("id", "reference", "name", "provider", "account", "currency", "shown", "blocked")
+    print_table(found, columns, as_json)
+
+
+@app.command("add-recipient")
+def add_recipient(
+    file: Annotated[Path, typer.Argument(help="JSON, as the API takes it", dir_okay=False)],
+) -> None:
+    """Add one."""
+    try:
+        wanted = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        die(f"{file}: {error}")
+    made = call("POST", "recipients", json=wanted)
+    console.print(f"{made['id']} {made['reference']}")
+
+
+@app.command()
+def block(
+    id_: Annotated[str, typer.Argument(help="the recipient's id")],
+    reason: Reason,
+    undo: Annotated[bool, typer.Option("--undo", help="pay it again")] = False,
+) -> None:
+    """Pay a recipient no more."""
+    change = {"blocked": not undo, "reason": reason}
+    done = call("PATCH", f"recipients/{id_}", json=change)
+    console.print(f"{done['reference']} {'blocked' if done['blocked'] else 'not blocked'}")
+
+
+@app.command()
+def credit(
+    id_: Annotated[str, typer.Argument(help="the recipient's id")],
+    amount: Annotated[int, typer.Argument(help="minor units")],
+    currency: str,
+    reason: Reason,
+    key: Key = None,
+) -> None:
+    """Money that a recipient has earned becomes available."""
+    body = {"amount": amount, "currency": currency, "reason": reason}
+    balance = call("POST", f"recipients/{id_}/credits", json=body, headers=new_call_key(key))
+    console.print(f"{balance['available']} {balance['currency']} available (minor units)")
+
+
+@app.command()
+def batches(as_json: AsJson = False) -> None:
+    """Batches, the newest first."""
+    columns = ("id", "name", "payouts", "created_by", "created_at")
+    print_table(listed("batches", {}, 1000), columns, as_json)
+
+
+@app.command()
+def schedules(as_json: AsJson = False) -> None:
+    """The clock's jobs: last run, result, next run."""
+    found = call("GET", "/v1/schedules")
+    columns = ("name", "expression", "paused", "next_run_at", "last_outcome", "last_result")
+    print_table(found, columns, as_json)
+
+
+@app.command()
+def job(
+    name: Annotated[str, typer.Argument(help="as `schedules` has it")],
+    what: Annotated[str, typer.Argument(help="run, pause, resume or cancel")],
+) -> None:
+    """Run a job now, pause or resume its schedule, or cancel what is ordered and has not begun."""
+    if what not in {"run", "pause", "resume", "cancel"}:
+        die("run, pause, resume or cancel", 2)
+    print_json(call("POST", f"/v1/schedules/{name}/{what}"))
+
+
+@app.command()
+def export(first: str, last: str) -> None:
+    """Payouts ordered from one day to another (UTC, both included), as CSV."""
+    params = {"first": first, "last": last}
+    with (
+        API.client() as http,
+        http.stream("GET", API.path("reports/payouts.csv"), params=params) as answer,
+    ):
+        if not answer.is_success:
+            answer.read()
+            refused(answer)
+        for chunk in answer.iter_text():
+            sys.stdout.write(chunk)
+
+
+@app.command("verify-audit")
+def verify_audit(
+    expect: Annotated[
+        str | None, typer.Option(help="POSITION:HASH of a head that was kept elsewhere")
+    ] = None,
+) -> None:
+    """Whether the audit log, the ledger and the balances are as they were written."""
+    from payouts.cli import maintenance  # noqa: PLC0415
+
+    known = None
+    if expect is not None:
+        position, _, hash_ = expect.partition(":")
+        if not position.isdecimal() or len(hash_) != 64:
+            die("--expect must look like 1234:<64 hex digits>", 2)
+        known = (int(position), hash_)
+    with progress_bar("entries") as (progress, task):
+
+        def show(done: int, whole: int) -> None:
+            progress.update(task, completed=done, total=whole)
+
+        verdict = asyncio.run(maintenance.verify_books(known, show))
+    head = ":".join(map(str, verdict.head))
+    for fault in verdict.faults:
+        typer.echo(f"WRONG: {fault}", err=True)
+    typer.echo(
+        f"{verdict.entries} audit entries, {verdict.ledger_entries} ledger entries, head {head}"
+    )
+    if verdict.faults:
+        die("the books were changed: see docs/runbooks/payouts-restore.md")
+    typer.echo("whole: nothing was changed, taken out or added")
+
+
+_BATCH_COLUMNS = frozenset({"recipient", "amount", "currency", "fee"})
+
+
+def _payouts_in(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # as Excel writes it, too
+    except UnicodeDecodeError:
+        die(f"{file} is no UTF-8")
+    reader = csv.DictReader(io.StringIO(text))
+    if not {"recipient", "amount", "currency"} <= {*(reader.fieldnames or ())}:
+        die(f"{file}:1: wants a first line with recipient,amount,currency[,fee]")
+    if unknown := {*(reader.fieldnames or ())} - _BATCH_COLUMNS:
+        # Left out, they would change what is paid: `funding` or `due_at`, or a report's `state`.
+        die(f"{file}:1: takes no column {', '.join(sorted(unknown))}: order those payouts singly")
+    for number, line in enumerate(reader, start=2):
+        try:
+            yield {
+                "recipient": line["recipient"],
+                "amount": int(line["amount"]),
+                "fee": int(line.get("fee") or 0),
+                "currency": line["currency"],
+            }
+        except (KeyError, TypeError, ValueError):
+            die(f"{file}:{number}: wants recipient, amount (an integer, minor units), currency")
+
+
+def _watch(id_: str, whole: int) -> None:
+    with progress_bar("settled") as (progress, task):
+        while True:
+            states: dict[str, int] = call("GET", f"batches/{id_}")["states"]
+            settled = sum(count for state, count in states.items() if state in _SETTLED)
+            progress.update(task, completed=settled, total=whole)
+            waiting = states.get("scheduled", 0)
+            if settled + waiting == whole:
+                break
+            time.sleep(1)
+    if waiting:
+        console.print(f"{waiting} wait for a second person: `paybus-payouts approve`")
+    console.print(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+    if states.get("paid", 0) < whole:
+        raise typer.Exit(1)
+
+
+def _unreconciled(status: dict[str, Any]) -> Iterator[str]:
+    for each in status["unreconciled"]:
+        fault = each["fault"] or "it is under way, or no worker runs"
+        yield f"{each['provider']}/{each['account']} is not reconciled for {each['day']}: {fault}"
+
+
+def _act(verb: str, id_: str, reason: str) -> None:
+    done = call("POST", f"payout-jobs/{verb}/{id_}", json={"reason": reason})
+    held = ", held" if done["held"] else ""
+    console.print(f"{id_} {done['state']}{held}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,443 @@
+"""What is to be done about a payout, and what came of it: decided in a transaction, with the rows
+locked. `executor.py` carries it out in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from common.clients.json_api import excerpt
+from common.errors import (
+    NotAuthorized,
+    PaybusError,
+    ProviderRejected,
+    ProviderTimeout,
+    RateLimited,
+    Upstream,
+)
+from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
+from payouts import domain
+from payouts.domain import NextAction, ProviderTransfer, State, Transition
+from payouts.execution import status_updates
+from payouts.execution.status_updates import PayoutHistory, StatusCheckDelays
+from payouts.ledger.unit_of_work import PayoutUnitOfWork
+from payouts.models import Attempt, Payout, Recipient, TenantControl, Transfer
+from payouts.providers.base import PayoutRequest
+from payouts.providers.recipient_details import RecipientDetailsCipher
+from payouts.providers.registry import ProviderAccount
+from payouts.repository import AccountKey, TransferKey
+
+log = get_logger(__name__)
+
+# An intent that is so old is not acted upon, so that the call, which is bounded, is over when
+# another process may look: a process that was suspended in between must not send after that.
+FRESH = timedelta(seconds=5)
+_NOT_AUTHORIZED_SECONDS = 300.0
+_BLOCKED = timedelta(hours=1)
+# A restored database may have forgotten so much; look-ups go no further back.
+FORGOTTEN = timedelta(days=90)
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Start:
+    """See what is to be done about the payout; `ask` is whether to ask about it in any case."""
+
+    payout_id: str
+    ask: bool = False
+
+
+@dataclass(frozen=True)
+class CheckStatus:
+    """The provider is to be asked. `version` is the payout's, by which a change meanwhile shows."""
+
+    order: PayoutRequest
+    version: int
+    since: datetime
+
+
+@dataclass(frozen=True)
+class StatusChecked:
+    payout_id: str
+    version: int
+    found: Sequence[ProviderTransfer] | Exception
+
+
+def elapsed() -> float:
+    """Seconds since this machine was started; a machine that is suspended meanwhile counts on."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@dataclass(frozen=True)
+class SendPayout:
+    """The provider is to be called: the intent is committed. `before` is the latest moment for it,
+    by `elapsed`."""
+
+    order: PayoutRequest
+    number: int
+    key: str
+    before: float
+
+
+@dataclass(frozen=True)
+class PayoutSent:
+    payout_id: str
+    number: int
+    answer: ProviderTransfer | Exception
+
+
+@dataclass(frozen=True)
+class Defer:
+    payout_id: str
+    seconds: float
+    error: str
+
+
+PlannerInput = Start | StatusChecked | PayoutSent | Defer
+PlannerAction = CheckStatus | SendPayout | None
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """`timeout` bounds each call of a provider."""
+
+    details: RecipientDetailsCipher
+    timeout: timedelta
+    times: StatusCheckDelays
+    redact: Redactor
+
+    def text(self, error: Exception) -> str:
+        return excerpt(str(error), self.redact)
+
+
+class PayoutPlanner:
+    """Decides about one payout after the other, of one transaction."""
+
+    account: ProviderAccount
+    recipient: Recipient
+
+    def __init__(
+        self,
+        rules: PlannerConfig,
+        books: PayoutUnitOfWork,
+        controls: Mapping[str, TenantControl],
+        unreconciled: Collection[AccountKey],
+        before: float,
+    ) -> None:
+        """`unreconciled` are the accounts of which nobody has compared what a restored database
+        may have forgotten: nothing is sent there."""
+        self._unreconciled = unreconciled
+        self._rules = rules
+        self._times = rules.times
+        self._timeout = rules.timeout
+        self._books = books
+        self._now = books.now
+        self._controls = controls
+        self._before = before
+
+    def start(self, file: PayoutHistory, *, ask: bool) -> PlannerAction:
+        row, last = file.row, file.last
+        if self._is_void(row):
+            self._move(
+                row, Transition.RECONSIDER, "where it goes was changed since it was approved"
+            )
+            row.approved_by = row.approved_at = row.next_at = None
+            return None
+        step = self._step(file, ask=ask)
+        if step is NextAction.SEND:
+            return self._intend(file)
+        if step is NextAction.LOOK:
+            if row.state == State.SUBMITTING:
+                self._lose(file, "the process that sent it died", answered=False)
+            if row.state == State.UNKNOWN or self._waits(row):
+                row.next_at = self._now + self._timeout + FRESH  # should we die, too
+            sealed = last.details if last is not None else self.recipient.details
+            order = replace(self._order(row, sealed), destinations=self._destinations(file))
+            return CheckStatus(order, row.version, self._first_sent(file) - _CLOCKS_DIFFER)
+        if row.state == State.APPROVED:
+            self._wait(row)
+        elif row.state == State.SUBMITTING and last is not None:
+            row.next_at = last.deadline  # whoever sends it may die
+        return None
+
+    def _first_sent(self, file: PayoutHistory) -> datetime:
+        """Before this no transfer of the payout was made."""
+        first = file.attempts[0].started_at if file.attempts else self._now
+        known = file.attempts and not self._forgetful(file.row)
+        return first if known else min(first, self._now - FORGOTTEN)
+
+    def on_status_checked(
+        self, file: PayoutHistory, item: StatusChecked, transfers: Mapping[TransferKey, Transfer]
+    ) -> PlannerAction | PaybusError:
+        row = file.row
+        if row.version != item.version:  # somebody knew more meanwhile, but perhaps not the newest
+            if not self._waits(row):
+                self._books.enqueue(row, ask=True)
+            return None
+        if isinstance(item.found, Exception):
+            error = self._rules.text(item.found)
+            if not self._waits(row):  # no clock would bring it back: who asked does
+                return Upstream(f"the look-up of payout {row.id} failed: {error}")
+            status_updates.schedule_status_check(self._books, row, self._times, f"look-up: {error}")
+            return None
+        before = row.version
+        moves = self._settle_found(file, item.found, transfers)
+        if moves or row.version != before:
+            if row.version == before and row.state == State.SUBMITTED:
+                status_updates.schedule_status_check(self._books, row, self._times, None)
+            return None
+        return self._free(file)
+
+    def _settle_found(
+        self,
+        file: PayoutHistory,
+        found: Sequence[ProviderTransfer],
+        transfers: Mapping[TransferKey, Transfer],
+    ) -> bool:
+        """Let the payout follow all that the provider lists of it; whether any of it moves money.
+
+        The payout's own transfer comes first, then whatever else moves money, so that this shows as
+        doubled; last those that moved money once, so that the payout can follow another one.
+        """
+        row = file.row
+        own = domain.match_transfers(status_updates.attempt_refs(file.attempts), list(found))
+        if own is not None and file.last is None:
+            status_updates.remember(self._books, file, own, details=self.recipient.details)
+        moving = [each for each in found if each.fate.moves_money and each is not own]
+        current = [
+            each
+            for each in found
+            if each not in moving and each is not own and each.transfer_id == row.transfer_id
+        ]
+        for each in [*([own] if own else []), *moving, *current]:
+            if each.fate.moves_money:
+                self._compare(file, each)
+            status_updates.apply_status(
+                self._books,
+                file,
+                transfers[self._key(each)],
+                each.fate,
+                times=self._times,
+                asked=True,
+                reason=f"asked, {self.account.provider} says {each.fate}",
+                amount_returned=status_updates.part_returned(row, each),
+            )
+        return bool(moving) or (own is not None and own.fate.moves_money)
+
+    def _compare(self, file: PayoutHistory, found: ProviderTransfer) -> None:
+        destinations = self._destinations(file) if found.destination is not None else None
+        status_updates.compare_amounts(self._books, file.row, found, destinations)
+
+    def _free(self, file: PayoutHistory) -> PlannerAction:
+        """The provider has nothing of the last attempt that moves money."""
+        row, last = file.row, file.last
+        if row.state == State.SUBMITTED:
+            status_updates.schedule_status_check(
+                self._books, row, self._times, "the provider does not list it"
+            )
+            return None
+        if row.state not in {State.UNKNOWN, State.APPROVED}:
+            return None
+        if last is not None:
+            # The question may have begun a time-out ago.
+            proved_at = (last.finished_at or last.deadline) + self._quiet + self._timeout
+            if self._now < proved_at:
+                status_updates.schedule_status_check(self._books, row, self._times, None)
+                row.next_at = max(row.next_at or proved_at, proved_at)
+                return None
+        if row.state == State.UNKNOWN:
+            self._move(row, Transition.FREE, "the provider was asked and knows nothing of it")
+        row.looks = 0
+        if self._may_send(row):
+            return self._intend(file)
+        self._wait(row)
+        return None
+
+    def on_sent(
+        self, file: PayoutHistory, item: PayoutSent, transfers: Mapping[TransferKey, Transfer]
+    ) -> None:
+        row, books = file.row, self._books
+        attempt = file.attempts[item.number - 1]
+        attempt.finished_at = self._now
+        if isinstance(item.answer, ProviderTransfer):
+            attempt.outcome, attempt.answered = "accepted", True
+            self._compare(file, item.answer)
+            transfer = transfers[self._key(item.answer)]
+            status_updates.apply_status(books, file, transfer, item.answer.fate, times=self._times)
+            if row.state == State.SUBMITTING and attempt is file.last:
+                self._lose(file, "the provider repeats an answer of before", answered=True)
+            return
+        error = item.answer
+        attempt.outcome = outcome_of(error)
+        attempt.error = self._rules.text(error)
+        # Whether the key has its answer, which would be repeated; "asked too often" is none.
+        attempt.answered = attempt.outcome != "deferred" and not isinstance(error, ProviderTimeout)
+        if row.state != State.SUBMITTING or attempt is not file.last:
+            return  # a webhook, or whoever took it over, knew more
+        match attempt.outcome:
+            case "refused":
+                told = status_updates.record_failure(books, row, attempt.error)
+                self._move(row, Transition.REFUSE, attempt.error, told=told)
+            case "deferred":
+                row.error = attempt.error
+                after = getattr(error, "retry_after", _NOT_AUTHORIZED_SECONDS)
+                row.next_at = self._now + timedelta(seconds=after)
+                self._move(row, Transition.DEFER, attempt.error)
+            case _:
+                self._lose(file, attempt.error, answered=attempt.answered)
+
+    def defer(self, file: PayoutHistory, item: Defer) -> None:
+        row = file.row
+        if self._waits(row):
+            row.next_at = self._now + timedelta(seconds=item.seconds)
+            if row.state == State.APPROVED or row.error is None:
+                row.error = item.error
+
+    def _waits(self, row: Payout) -> bool:
+        """Whether the clock brings it back for a look; a failed one has its own hour."""
+        return row.next_at is not None and row.state != State.FAILED
+
+    def _step(self, file: PayoutHistory, *, ask: bool) -> NextAction:
+        row, last = file.row, file.last
+        return domain.next_step(
+            State(row.state),
+            attempts=row.attempts + self._forgetful(row),
+            held=row.held or self.recipient.blocked,
+            stopped=self._stopped(row),
+            due=row.due_at <= self._now,
+            under_way=last is not None and last.outcome is None and last.deadline > self._now,
+            asked_for=ask,
+        )
+
+    def _may_send(self, row: Payout) -> bool:
+        held = row.held or self.recipient.blocked or self._stopped(row)
+        approved = (
+            row.state == State.APPROVED and row.due_at <= self._now and not self._is_void(row)
+        )
+        return approved and not held and self.account.pays
+
+    def _is_void(self, row: Payout) -> bool:
+        """Whether a person approved something else: the recipient's details were changed since. Of
+        a payout that a restored database knows from its provider alone the approval is forgotten.
+        """
+        changed_at = self.recipient.details_changed_at
+        if row.state != State.APPROVED or changed_at is None:
+            return False
+        if row.approved_at is not None:
+            return changed_at > row.approved_at
+        needs = self.account.needs_approval(row.amount, row.currency)
+        return needs and changed_at > row.created_at
+
+    def _stopped(self, row: Payout) -> bool:
+        control = self._controls.get(row.tenant)
+        unreconciled = (row.tenant, row.provider, row.account) in self._unreconciled
+        return unreconciled or (control is not None and control.paused)
+
+    def _forgetful(self, row: Payout) -> bool:
+        """Whether it may have been sent although no attempt says so."""
+        control = self._controls.get(row.tenant)
+        until = control.ask_first_until if control else None
+        return until is not None and self._now < until
+
+    def _wait(self, row: Payout) -> None:
+        """Until it is due, released, unblocked or resumed."""
+        if row.held:
+            row.next_at = None
+        else:
+            row.next_at = max(row.due_at, self._now + _BLOCKED * self.recipient.blocked)
+
+    def _intend(self, file: PayoutHistory) -> SendPayout:
+        row = file.row
+        number = row.attempts + 1
+        details = self.recipient.details
+        key = self._key_again(file, details) or f"{row.id}.{number}"
+        deadline = self._now + self._timeout + FRESH
+        attempt = Attempt(
+            payout_id=row.id,
+            number=number,
+            idempotency_key=key,
+            started_at=self._now,
+            deadline=deadline,
+            answered=False,
+            details=details,
+        )
+        self._books.session.add(attempt)
+        file.attempts.append(attempt)
+        row.attempts = number
+        row.next_at = deadline
+        self._move(row, Transition.SEND, f"attempt {number}")
+        return SendPayout(self._order(row, details), number, key, self._before)
+
+    def _key_again(self, file: PayoutHistory, details: str) -> str | None:
+        """The last attempt's key, as long as the provider would recognise it: should that call be
+        under way there after all, it is not done twice. Not after an answer: Stripe would repeat
+        it, failures too. Nor with other details, which are another request."""
+        last = file.last
+        if last is None or not self._same(file.row.provider, last.details, details):
+            return None
+        same = [e for e in file.attempts if e.idempotency_key == last.idempotency_key]
+        if any(each.answered or each.transfer_id or each.fate for each in same):
+            return None
+        fresh = self._now - same[0].started_at < self.account.client.keeps_keys
+        return last.idempotency_key if fresh else None
+
+    def _same(self, provider: str, sealed: str, other: str) -> bool:
+        """Sealed anew they are other texts."""
+        open_ = self._rules.details.open
+        return sealed == other or open_(provider, sealed) == open_(provider, other)
+
+    def _lose(self, file: PayoutHistory, error: str, *, answered: bool) -> None:
+        assert file.last is not None
+        file.last.outcome = "unknown"
+        file.last.answered = answered
+        file.row.error = error
+        file.row.looks = 0
+        self._move(file.row, Transition.LOSE, error)
+        status_updates.schedule_status_check(self._books, file.row, self._times, error)
+
+    def _move(self, row: Payout, move: Transition, reason: str, *, told: bool = True) -> None:
+        to = domain.transition(State(row.state), move)
+        self._books.transition(row, to, action=move, reason=reason, told=told)
+
+    def _order(self, row: Payout, sealed: str) -> PayoutRequest:
+        details = self._rules.details.open(row.provider, sealed)
+        known = (row.transfer_id,) if row.transfer_id else ()
+        return PayoutRequest(
+            row.id,
+            row.recipient_id,
+            row.amount,
+            row.currency,
+            details,
+            row.description,
+            known,
+        )
+
+    def _destinations(self, file: PayoutHistory) -> frozenset[str]:
+        """The provider's names of where the payout was or will be sent."""
+        sealed = {self.recipient.details, *(each.details for each in file.attempts)}
+        open_ = self._rules.details.open
+        return frozenset(open_(file.row.provider, each).handle for each in sealed) - {""}
+
+    def _key(self, found: ProviderTransfer) -> TransferKey:
+        return self.account.transfer_key(found.transfer_id)
+
+    @property
+    def _quiet(self) -> timedelta:
+        seconds = self.account.client.options.not_found_grace_seconds
+        return self.account.client.quiet if seconds is None else timedelta(seconds=seconds)
+
+
+def too_late() -> Exception:
+    """Instead of an answer: nothing was sent."""
+    return RateLimited("this process was too slow to send it", 1)
+
+
+def outcome_of(error: Exception) -> str:
+    if isinstance(error, ProviderRejected):
+        return "refused"
+    if isinstance(error, RateLimited | NotAuthorized):
+        return "deferred"
+    return "unknown"

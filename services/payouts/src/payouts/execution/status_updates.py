@@ -1,0 +1,298 @@
+"""What an answer, a look-up or a webhook means for a payout's rows. No I/O: rows are locked before,
+and written when the books are closed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from common.contracts.event import Event
+from common.observability.logging import get_logger
+from payouts import domain, metrics
+from payouts.domain import ProviderTransfer, State, TransferStatus
+from payouts.ledger import discrepancies
+from payouts.ledger.audit_log import PAYBUS, Actor
+from payouts.ledger.unit_of_work import PayoutUnitOfWork
+from payouts.models import Attempt, Payout, Transfer
+from payouts.providers.base import last_four
+from payouts.providers.registry import READ_ONLY
+
+log = get_logger(__name__)
+
+# For webhooks that never come.
+_LONGEST_POLL = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class StatusCheckDelays:
+    """`first_look` after an unknown outcome, `first_poll` after a submission."""
+
+    first_look: timedelta = timedelta(seconds=5)
+    longest_look: timedelta = timedelta(hours=1)
+    first_poll: timedelta = timedelta(minutes=10)
+
+
+@dataclass
+class PayoutHistory:
+    """A payout with all of its attempts, the first one first, and every transfer known as its."""
+
+    row: Payout
+    attempts: list[Attempt] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
+
+    @property
+    def last(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    def attempt_of(self, transfer_id: str) -> Attempt | None:
+        """The one that made the transfer; else the newest of which it is not known what it made."""
+        newest_first = self.attempts[::-1]
+        known = next((each for each in newest_first if each.transfer_id == transfer_id), None)
+        return known or next((each for each in newest_first if each.transfer_id is None), None)
+
+    def take(self, transfer: Transfer) -> None:
+        """The transfer is this payout's."""
+        transfer.payout_id = self.row.id
+        if transfer not in self.transfers:
+            self.transfers.append(transfer)
+
+    def standing(self, but: Transfer) -> Transfer | None:
+        """Another transfer of the payout that moves money; a paid one rather than an accepted."""
+        moving = [
+            each
+            for each in self.transfers
+            if each is not but and each.fate is not None and TransferStatus(each.fate).moves_money
+        ]
+        return max(moving, key=lambda each: each.fate == TransferStatus.PAID, default=None)
+
+
+def apply_status(
+    books: PayoutUnitOfWork,
+    file: PayoutHistory,
+    transfer: Transfer,
+    fate: TransferStatus,
+    *,
+    times: StatusCheckDelays,
+    asked: bool = False,
+    actor: Actor = PAYBUS,
+    reason: str | None = None,
+    cause: Event[Any] | None = None,
+    amount_returned: int = 0,
+) -> None:
+    """The provider reports the transfer's fate: keep it, and let the payout follow. `asked` is
+    whether it is what the provider answered just now, `amount_returned` how much of a paid one
+    came back.
+
+    Of several transfers of a payout those that move money count: one that comes back takes the
+    payout with it only when no other one stands.
+    """
+    _follow(
+        books,
+        file,
+        transfer,
+        fate,
+        times=times,
+        asked=asked,
+        actor=actor,
+        reason=reason,
+        cause=cause,
+    )
+    row = file.row
+    is_what_pays = row.state == State.PAID and row.transfer_id == transfer.transfer_id
+    if is_what_pays and amount_returned > row.amount_returned:
+        books.return_part(row, amount_returned, actor)
+
+
+def _follow(
+    books: PayoutUnitOfWork,
+    file: PayoutHistory,
+    transfer: Transfer,
+    fate: TransferStatus,
+    *,
+    times: StatusCheckDelays,
+    asked: bool,
+    actor: Actor,
+    reason: str | None,
+    cause: Event[Any] | None,
+) -> None:
+    row = file.row
+    news = _learn(file, transfer, fate, asked=asked)
+    if (
+        news
+        and TransferStatus(transfer.fate or "").moves_money
+        and file.standing(transfer) is not None
+    ):
+        record_duplicate(books, row, transfer.transfer_id)
+    followed = transfer_to_follow(file, transfer, news=news)
+    if followed is None:
+        return
+    transfer, to = followed
+    if to is State(row.state):
+        if row.transfer_id != transfer.transfer_id:
+            books.pay_by_other(row, transfer.transfer_id, actor, f"told {fate}")
+        return
+    row.transfer_id = transfer.transfer_id
+    row.looks = 0
+    told = True
+    match to:
+        case State.SUBMITTED:
+            row.submitted_at = books.now
+            row.paid_at = None
+            row.next_at = books.now + times.first_poll
+            row.error = None
+        case State.PAID:
+            row.submitted_at = row.submitted_at or books.now
+            row.paid_at = books.now
+            row.next_at = None
+            row.error = None
+        case State.FAILED:
+            told = record_failure(books, row, reason or "the provider says that it failed")
+        case _:
+            row.next_at = None
+            row.error = reason or "the money came back"
+    books.transition(
+        row, to, action=f"told {fate}", actor=actor, reason=reason, cause=cause, told=told
+    )
+
+
+def _learn(file: PayoutHistory, transfer: Transfer, fate: TransferStatus, *, asked: bool) -> bool:
+    """Keep what the provider says of the transfer; whether that is news."""
+    known = transfer.fate
+    joined = domain.merge_queried_status if asked else domain.merge_status
+    transfer.fate = joined(TransferStatus(known) if known else None, fate)
+    file.take(transfer)
+    attempt = file.attempt_of(transfer.transfer_id)
+    if attempt is not None:
+        known = attempt.fate
+        attempt.transfer_id = transfer.transfer_id
+        attempt.fate = transfer.fate
+    return known != transfer.fate
+
+
+def transfer_to_follow(
+    file: PayoutHistory, transfer: Transfer, *, news: bool
+) -> tuple[Transfer, State] | None:
+    """Which of its transfers the payout follows after a report of this one, and to which state;
+    None when the report is not about the payout's present."""
+    row, fate, other = file.row, TransferStatus(transfer.fate or ""), file.standing(transfer)
+    state = State(row.state)
+    if fate.moves_money:
+        if other is not None and (
+            fate is not TransferStatus.PAID or other.fate == TransferStatus.PAID
+        ):
+            return None
+        return transfer, domain.status_after(state, fate)
+    current = state in {State.SUBMITTED, State.PAID} and row.transfer_id == transfer.transfer_id
+    if not news and not current:  # a person may have it tried again since
+        return None
+    if other is not None:
+        return other, domain.after_other(state, TransferStatus(other.fate or ""))
+    last = file.last is not None and file.last.transfer_id == transfer.transfer_id
+    unanswered = state in {State.SUBMITTING, State.UNKNOWN} and (
+        file.last is not None and file.last.transfer_id is None
+    )
+    if not last and (unanswered or row.transfer_id != transfer.transfer_id):
+        return None  # of an earlier attempt, after which another was begun
+    to = domain.status_after(state, fate)
+    return None if to is state else (transfer, to)
+
+
+def record_failure(books: PayoutUnitOfWork, row: Payout, error: str) -> bool:
+    """Of a payout that is about to be failed: when it is tried again by itself; whether never."""
+    row.failures += 1
+    row.error = error
+    wait = None if row.provider in READ_ONLY else domain.retry_after(row.failures)
+    row.next_at = books.now + wait if wait is not None else None
+    return wait is None
+
+
+def schedule_status_check(
+    books: PayoutUnitOfWork, row: Payout, times: StatusCheckDelays, error: str | None
+) -> None:
+    submitted = row.state == State.SUBMITTED
+    first, longest = (
+        (times.first_poll, _LONGEST_POLL) if submitted else (times.first_look, times.longest_look)
+    )
+    row.next_at = books.now + domain.status_check_delay(row.looks, first, longest)
+    row.looks += 1
+    if error is not None:
+        row.error = error
+
+
+def compare_amounts(
+    books: PayoutUnitOfWork,
+    row: Payout,
+    found: ProviderTransfer,
+    destinations: Collection[str] | None = None,
+) -> None:
+    """That the provider made what was ordered; `destinations` are the providers' names of where it
+    was sent, by each of its attempts."""
+    ours, theirs = f"{row.amount} {row.currency}", f"{found.amount} {found.currency}"
+    if ours != theirs:
+        record_discrepancy(books, row, "amount", found.transfer_id, ours, theirs)
+    if destinations and found.destination is not None and found.destination not in destinations:
+        # By their last characters: a difference is seen by everybody who may see payouts.
+        ours, theirs = (last_four(each) for each in (max(destinations), found.destination))
+        record_discrepancy(books, row, discrepancies.DESTINATION, found.transfer_id, ours, theirs)
+
+
+def part_returned(row: Payout, found: ProviderTransfer) -> int:
+    """How much of the payout came back, in all (minor units). What a transfer was too large by, and
+    was recovered of it, is nobody's."""
+    if not found.amount_returned:
+        return 0
+    return max(0, row.amount - (found.amount - found.amount_returned))
+
+
+def remember(
+    books: PayoutUnitOfWork, file: PayoutHistory, found: ProviderTransfer, *, details: str
+) -> None:
+    """An attempt that the database has forgotten, to the (sealed) `details`. What it sent is what
+    the payout is: a schedule pays what is available, which was another sum then."""
+    row = file.row
+    if found.fate.moves_money and found.currency == row.currency:
+        if row.funding == "direct":  # of which the caller says how much
+            compare_amounts(books, row, found)
+        books.correct(row, found.amount)
+    row.attempts = 1
+    attempt = Attempt(
+        payout_id=row.id,
+        number=1,
+        idempotency_key=f"{row.id}.1",
+        started_at=books.now,
+        deadline=books.now,
+        finished_at=books.now,
+        outcome="found",
+        answered=True,
+        details=details,
+    )
+    books.session.add(attempt)
+    file.attempts.append(attempt)
+
+
+def record_discrepancy(
+    books: PayoutUnitOfWork, row: Payout, kind: str, transfer_id: str | None, ours: str, theirs: str
+) -> None:
+    """They say differently."""
+    log.error(
+        "payout_discrepancy_found",
+        payout=row.id,
+        kind=kind,
+        transfer=transfer_id,
+        ours=ours,
+        theirs=theirs,
+    )
+    day = books.now.date()
+    books.add_discrepancy(discrepancies.of_payout(row, day, kind, transfer_id, ours, theirs))
+
+
+def record_duplicate(books: PayoutUnitOfWork, row: Payout, transfer_id: str) -> None:
+    """More than one transfer of a payout moves money."""
+    metrics.doubled.labels(row.provider).inc()
+    record_discrepancy(books, row, discrepancies.DOUBLED, transfer_id, "once", "once more")
+
+
+def attempt_refs(attempts: Sequence[Attempt]) -> list[domain.AttemptRef]:
+    return [domain.AttemptRef(each.number, each.transfer_id) for each in attempts]

@@ -1,0 +1,1 @@
+"""The ledger: entries, balances, audit log, discrepancies."""

@@ -1,0 +1,109 @@
+"""What a provider and the ledger say differently: kept once, and open until both say the same again
+or a person has dealt with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import date, datetime
+
+from sqlalchemy import and_, case, func, null, or_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import derived_id
+from payouts.models import Discrepancy, Payout
+from payouts.providers.registry import ProviderAccount
+
+DOUBLED = "doubled"
+"""More than one transfer of a payout moves money: only a person resolves that."""
+DESTINATION = "destination"
+"""A payout's transfer went elsewhere than it was sent: likewise."""
+
+_COLUMNS = (
+    "id", "tenant", "day", "provider", "account", "kind", "payout_id", "transfer_id", "ours",
+    "theirs",
+)  # fmt: skip
+
+
+def of_payout(
+    row: Payout, day: date, kind: str, transfer_id: str | None, ours: str, theirs: str
+) -> Discrepancy:
+    return Discrepancy(
+        id=derived_id("differences", row.id, kind, transfer_id or ""),
+        tenant=row.tenant,
+        day=day,
+        provider=row.provider,
+        account=row.account,
+        kind=kind,
+        payout_id=row.id,
+        transfer_id=transfer_id,
+        ours=ours,
+        theirs=theirs,
+    )
+
+
+def not_ours(account: ProviderAccount, day: date, transfer_id: str, theirs: str) -> Discrepancy:
+    """A transfer at the provider that no payout of ours made."""
+    kind = "unknown_transfer"
+    return Discrepancy(
+        id=derived_id("differences", account.path, kind, transfer_id),
+        tenant=account.tenant,
+        day=day,
+        provider=account.provider,
+        account=account.name,
+        kind=kind,
+        payout_id=None,
+        transfer_id=transfer_id,
+        ours="none",
+        theirs=theirs,
+    )
+
+
+async def keep(session: AsyncSession, found: Iterable[Discrepancy]) -> None:
+    """Those that are there already are open again, but for what a person has resolved and of which
+    both sides still say the same."""
+    for each in sorted(found, key=lambda difference: difference.id):
+        row = insert(Discrepancy).values({name: getattr(each, name) for name in _COLUMNS})
+        dealt_with = and_(
+            Discrepancy.resolved_by.is_not(None),
+            Discrepancy.ours == row.excluded.ours,
+            Discrepancy.theirs == row.excluded.theirs,
+        )
+        await session.execute(
+            row.on_conflict_do_update(
+                index_elements=[Discrepancy.id],
+                set_={
+                    "ours": row.excluded.ours,
+                    "theirs": row.excluded.theirs,
+                    "resolved_at": case((dealt_with, Discrepancy.resolved_at), else_=null()),
+                    "resolved_by": case((dealt_with, Discrepancy.resolved_by), else_=null()),
+                },
+            )
+        )
+
+
+async def resolve_others(
+    session: AsyncSession,
+    account: ProviderAccount,
+    day: date,
+    found: Collection[Discrepancy],
+    *,
+    checked: Collection[str],
+    now: datetime,
+) -> None:
+    """Those of the day that were not found any more, of a payout that was `checked` or of none;
+    should one come back, it is open again, whoever had dealt with it."""
+    await session.execute(
+        update(Discrepancy)
+        .where(
+            Discrepancy.tenant == account.tenant,
+            Discrepancy.day == day,
+            Discrepancy.provider == account.provider,
+            Discrepancy.account == account.name,
+            or_(Discrepancy.resolved_at.is_(None), Discrepancy.resolved_by.is_not(None)),
+            Discrepancy.kind.not_in([DOUBLED, DESTINATION]),
+            or_(Discrepancy.payout_id.is_(None), Discrepancy.payout_id.in_(list(checked))),
+            Discrepancy.id.not_in([each.id for each in found]),
+        )
+        .values(resolved_at=func.coalesce(Discrepancy.resolved_at, now), resolved_by=None)
+    )

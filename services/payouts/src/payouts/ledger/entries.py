@@ -1,0 +1,147 @@
+"""Which entries of the ledger a change of a payout makes. Pure.
+
+An entry moves an amount from one account to another, so no entry can be unbalanced: over all
+accounts of a recipient and currency the balances sum to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from payouts.domain import State
+
+
+class LedgerAccount(StrEnum):
+    PLATFORM = "platform"  # what the platform has put in; negative, the sum of all others
+    AVAILABLE = "available"  # owed to the recipient, and in no payout
+    PENDING = "pending"  # in a payout that is not settled
+    PAID = "paid"
+    FEES = "fees"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`amount` is in minor units, more than zero."""
+
+    source: LedgerAccount
+    target: LedgerAccount
+    amount: int
+
+
+Funding = Literal["direct", "balance"]
+"""A `direct` payout is owed by being ordered; one from the `balance` takes what is available."""
+
+
+@dataclass(frozen=True)
+class PayoutAmount:
+    """Of one payout. `amount` is negative where the provider takes it from the recipient's bank;
+    `fee` is what is still to be charged: none once it was. `returned` came back of it before."""
+
+    amount: int
+    fee: int
+    funding: Funding
+    returned: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.amount + self.fee
+
+
+def opening(sum_: PayoutAmount) -> list[Entry]:
+    """Of a new payout."""
+    if sum_.total < 0:
+        return _turned(opening(PayoutAmount(-sum_.amount, -sum_.fee, sum_.funding)))
+    entries = [Entry(LedgerAccount.AVAILABLE, LedgerAccount.PENDING, sum_.total)]
+    if sum_.funding == "direct":
+        entries.insert(0, Entry(LedgerAccount.PLATFORM, LedgerAccount.AVAILABLE, sum_.total))
+    return entries
+
+
+def correction(state: State, sum_: PayoutAmount, amount: int) -> list[Entry]:
+    """Of a payout that is of another amount than was thought, and not settled."""
+    if _place(state) is not LedgerAccount.PENDING:
+        return []
+    return opening(PayoutAmount(amount - sum_.amount, 0, sum_.funding))
+
+
+def of_transition(before: State, after: State, sum_: PayoutAmount) -> list[Entry]:
+    """Of a payout that changes its state."""
+    if _place(before) is _place(after):
+        return []
+    if sum_.total < 0:
+        return _turned(
+            of_transition(before, after, PayoutAmount(-sum_.amount, -sum_.fee, sum_.funding))
+        )
+    found = [*_leave(before, sum_), *_enter(after, sum_)]
+    return [each for each in _shortened(found) if each.amount]
+
+
+def part_returned(sum_: PayoutAmount, returned: int) -> list[Entry]:
+    """Of a paid payout of which so much came back, in all."""
+    return [Entry(LedgerAccount.PAID, LedgerAccount.AVAILABLE, returned - sum_.returned)]
+
+
+def part_paid_again(sum_: PayoutAmount) -> list[Entry]:
+    """Of a paid payout that another transfer pays, of which nothing came back."""
+    return (
+        [Entry(LedgerAccount.AVAILABLE, LedgerAccount.PAID, sum_.returned)] if sum_.returned else []
+    )
+
+
+def is_pending(state: State) -> bool:
+    """Whether the payout's money is set aside and not with the recipient."""
+    return _place(state) is LedgerAccount.PENDING
+
+
+def _turned(entries: list[Entry]) -> list[Entry]:
+    """What a payout of a negative amount moves, it moves the other way."""
+    return [Entry(each.target, each.source, each.amount) for each in reversed(entries)]
+
+
+def _place(state: State) -> LedgerAccount | None:
+    """Where a payout's money is; None where the platform took it back."""
+    match state:
+        case State.PAID:
+            return LedgerAccount.PAID
+        case State.RETURNED:
+            return LedgerAccount.AVAILABLE
+        case State.CANCELLED:
+            return None
+        case _:
+            return LedgerAccount.PENDING
+
+
+def _leave(state: State, sum_: PayoutAmount) -> Iterator[Entry]:
+    match _place(state):
+        case LedgerAccount.PENDING:
+            yield Entry(LedgerAccount.PENDING, LedgerAccount.AVAILABLE, sum_.total)
+        case LedgerAccount.PAID:
+            yield Entry(LedgerAccount.PAID, LedgerAccount.AVAILABLE, sum_.amount - sum_.returned)
+        case None if sum_.funding == "direct":
+            yield Entry(LedgerAccount.PLATFORM, LedgerAccount.AVAILABLE, sum_.total)
+
+
+def _enter(state: State, sum_: PayoutAmount) -> Iterator[Entry]:
+    match _place(state):
+        case LedgerAccount.PENDING:
+            yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.PENDING, sum_.total)
+        case LedgerAccount.PAID:
+            yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.PAID, sum_.amount)
+            yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.FEES, sum_.fee)
+        case LedgerAccount.AVAILABLE:
+            # What came back was paid, whether or not we heard of that first.
+            yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.FEES, sum_.fee)
+        case None if sum_.funding == "direct":
+            yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.PLATFORM, sum_.total)
+
+
+def _shortened(path: list[Entry]) -> list[Entry]:
+    """What passes through `available` without staying there moves directly."""
+    first, rest = (path[0], path[1:]) if path else (None, [])
+    through = sum(each.amount for each in rest)
+    if first and rest and first.target is LedgerAccount.AVAILABLE and through == first.amount:
+        return [Entry(first.source, each.target, each.amount) for each in rest]
+    return path

@@ -1,0 +1,297 @@
+"""What one transaction does to payouts: states, ledger, balances, audit log and events, together.
+
+Rows are locked in one order everywhere: tenants, recipients, transfers, payouts, differences,
+balances, audit head.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event, derived_id
+from common.contracts.payouts import PayoutChanged, ProcessPayout
+from common.db.bulk import columns_of, insert_rows
+from common.messaging import outbox
+from common.messaging.events import follow_up_event, new_event
+from payouts import metrics
+from payouts.domain import State
+from payouts.ledger import audit_log, discrepancies, entries
+from payouts.ledger.audit_log import PAYBUS, Action, Actor, Posting
+from payouts.ledger.entries import Entry, LedgerAccount, PayoutAmount
+from payouts.models import AuditEntry, AuditHead, Discrepancy, LedgerEntry, Payout
+
+SOURCE = "/payouts"
+
+_TOLD = {State.SUBMITTED, State.PAID, State.FAILED, State.RETURNED, State.CANCELLED}
+_AUDIT_COLUMNS = (
+    "position", "at", "tenant", "actor", "role", "action", "subject", "before", "after", "reason",
+    "data", "hash",
+)  # fmt: skip
+_LEDGER_COLUMNS = (
+    "tenant", "recipient_id", "payout_id", "currency", "source", "target", "amount",
+    "audit_position", "at",
+)  # fmt: skip
+_BALANCES = text(
+    """
+    INSERT INTO balances AS b
+           (recipient_id, currency, tenant, platform, available, pending, paid, fees)
+    SELECT * FROM unnest(
+           cast(:recipient_id AS text[]), cast(:currency AS text[]), cast(:tenant AS text[]),
+           cast(:platform AS bigint[]), cast(:available AS bigint[]), cast(:pending AS bigint[]),
+           cast(:paid AS bigint[]), cast(:fees AS bigint[]))
+    ON CONFLICT (recipient_id, currency) DO UPDATE
+       SET platform = b.platform + excluded.platform, available = b.available + excluded.available,
+           pending = b.pending + excluded.pending, paid = b.paid + excluded.paid,
+           fees = b.fees + excluded.fees
+    """
+)
+
+
+class PayoutUnitOfWork:
+    """Collects what is done in the session's transaction; `close` writes it, as its last act.
+
+    `now` is the database's time (UTC).
+    """
+
+    def __init__(self, session: AsyncSession, now: datetime) -> None:
+        self.session = session
+        self.now = now
+        self._actions: list[Action] = []
+        self._events: list[Event[Any]] = []
+        self._differences: dict[str, Discrepancy] = {}
+        self._moves: Counter[tuple[str, str]] = Counter()
+
+    def create(self, row: Payout, actor: Actor, *, reason: str | None = None) -> None:
+        """Of a new payout."""
+        posted = self._posted(row, entries.opening(sum_of(row)))
+        self._note(row, actor, "create", None, reason, posted)
+        self._moves[row.provider, row.state] += 1
+
+    def transition(
+        self,
+        row: Payout,
+        to: State,
+        *,
+        action: str,
+        actor: Actor = PAYBUS,
+        reason: str | None = None,
+        cause: Event[Any] | None = None,
+        told: bool = True,
+    ) -> None:
+        """Change the (locked) payout's state. `told` is whether others hear of it."""
+        before = State(row.state)
+        sum_ = sum_of(row)
+        posted = self._posted(row, entries.of_transition(before, to, sum_))
+        if to in {State.PAID, State.RETURNED}:
+            row.fee_charged = True
+        row.state = to
+        row.amount_returned = 0
+        row.version += 1
+        self._note(row, actor, action, before, reason, posted)
+        self._moves[row.provider, to] += 1
+        if told and to in _TOLD:
+            self._tell(row, to, cause)
+
+    def correct(self, row: Payout, amount: int) -> None:
+        """A payout that the provider made before the database was restored is of the amount that
+        the provider made it of."""
+        if amount == row.amount:
+            return
+        before = row.amount
+        posted = self._posted(row, entries.correction(State(row.state), sum_of(row), amount))
+        row.amount = amount
+        row.version += 1
+        reason = f"the provider made it of {amount} {row.currency}, not of {before}"
+        self._note(row, PAYBUS, "correct", State(row.state), reason, posted)
+
+    def return_part(self, row: Payout, returned: int, actor: Actor) -> None:
+        """Of a paid payout `returned` came back, in all (minor units): it is owed again."""
+        returning = entries.part_returned(sum_of(row), returned)
+        row.amount_returned = returned
+        reason = f"{returned} of {row.amount} {row.currency} came back, in all"
+        self.annotate(row, actor, "return a part", reason, returning)
+
+    def pay_by_other(self, row: Payout, transfer_id: str, actor: Actor, action: str) -> None:
+        """A payout that is paid is paid by another transfer than was thought."""
+        returning = entries.part_paid_again(sum_of(row))
+        row.transfer_id, row.amount_returned = transfer_id, 0
+        self.annotate(row, actor, action, f"it is paid by {transfer_id}", returning)
+
+    def annotate(
+        self,
+        row: Payout,
+        actor: Actor,
+        action: str,
+        reason: str | None,
+        entries: Sequence[Entry] = (),
+    ) -> None:
+        """An action that leaves the state as it is."""
+        row.version += 1
+        self._note(row, actor, action, State(row.state), reason, self._posted(row, entries))
+
+    def audit(self, action: Action) -> None:
+        """An action on something else than a payout."""
+        self._actions.append(action)
+
+    def enqueue(self, row: Payout, priority: str | None = None, *, ask: bool = False) -> None:
+        """Have a worker look at the payout as soon as the transaction commits; with `ask`, have it
+        ask the provider whatever the payout's state is."""
+        id_ = derived_id("payout_due", row.id, str(row.version), str(ask), self.now.isoformat())
+        self._events.append(
+            new_event(
+                id=id_,
+                type=f"payout.process.{priority or row.priority}",
+                source=SOURCE,
+                subject=row.id,
+                tenant=row.tenant,
+                correlationid=row.id,
+                data=ProcessPayout(
+                    payout_id=row.id, provider=row.provider, account=row.account, ask=ask
+                ),
+            )
+        )
+
+    def add_discrepancy(self, difference: Discrepancy) -> None:
+        """Keep it, once."""
+        self._differences[difference.id] = difference
+
+    async def flush(self) -> None:
+        await self.session.flush()
+        await discrepancies.keep(self.session, self._differences.values())
+        if self._actions:
+            await self._post()
+            await self._append()
+        await outbox.enqueue(self.session, self._events)
+        for (provider, state), count in self._moves.items():
+            metrics.moves.labels(provider, state).inc(count)
+        self._actions, self._events, self._differences = [], [], {}
+        self._moves.clear()
+
+    def _posted(self, row: Payout, entries: Sequence[Entry]) -> list[Posting]:
+        return [Posting(row.recipient_id, row.currency, each, row.id) for each in entries]
+
+    def _note(
+        self,
+        row: Payout,
+        actor: Actor,
+        action: str,
+        before: State | None,
+        reason: str | None,
+        posted: Sequence[Posting],
+    ) -> None:
+        self._actions.append(
+            Action(
+                at=self.now,
+                tenant=row.tenant,
+                actor=actor,
+                action=action,
+                subject=f"payout/{row.id}",
+                before=before,
+                after=row.state,
+                reason=reason,
+                posted=posted,
+            )
+        )
+
+    def _tell(self, row: Payout, state: State, cause: Event[Any] | None) -> None:
+        changed = PayoutChanged(
+            payout_id=row.id,
+            recipient_id=row.recipient_id,
+            recipient=row.recipient,
+            provider=row.provider,
+            account=row.account,
+            amount=row.amount,
+            fee=row.fee,
+            currency=row.currency,
+            transfer_id=row.transfer_id,
+            batch_id=row.batch_id,
+            error=row.error if state is State.FAILED else None,
+        )
+        if cause is not None:
+            event = follow_up_event(
+                cause,
+                type=f"payout.{state}",
+                source=SOURCE,
+                subject=row.id,
+                data=changed,
+                sequence=row.version,
+                tenant=row.tenant,
+            )
+        else:
+            event = new_event(
+                id=derived_id("payout", row.id, str(row.version)),
+                type=f"payout.{state}",
+                source=SOURCE,
+                subject=row.id,
+                data=changed,
+                sequence=row.version,
+                tenant=row.tenant,
+                correlationid=row.id,
+            )
+        self._events.append(event)
+
+    async def _post(self) -> None:
+        sums: dict[tuple[str, str], Counter[str]] = {}
+        tenants: dict[tuple[str, str], str] = {}
+        for action in self._actions:
+            for posted in action.posted:
+                key = (posted.recipient_id, posted.currency)
+                tenants[key] = action.tenant
+                counter = sums.setdefault(key, Counter())
+                counter[posted.entry.source] -= posted.entry.amount
+                counter[posted.entry.target] += posted.entry.amount
+        if not sums:
+            return
+        keys = sorted(sums)  # two workers with the same recipients never wait in a circle
+        columns: dict[str, list[Any]] = {
+            "recipient_id": [recipient for recipient, _ in keys],
+            "currency": [currency for _, currency in keys],
+            "tenant": [tenants[key] for key in keys],
+        }
+        columns |= {str(account): [sums[key][account] for key in keys] for account in LedgerAccount}
+        await self.session.execute(_BALANCES, columns)
+
+    async def _append(self) -> None:
+        """Last: from here to the commit everyone else who appends waits."""
+        head = (await self.session.execute(_LOCK_HEAD)).one()
+        found = list(audit_log.chain((head.position, head.hash), self._actions))
+        await self.session.execute(_INSERT_AUDIT, columns_of(found, _AUDIT_COLUMNS))
+        entries = [
+            {
+                "tenant": action.tenant,
+                "recipient_id": posted.recipient_id,
+                "payout_id": posted.payout_id,
+                "currency": posted.currency,
+                "source": str(posted.entry.source),
+                "target": str(posted.entry.target),
+                "amount": posted.entry.amount,
+                "audit_position": row["position"],
+                "at": action.at,
+            }
+            for action, row in zip(self._actions, found, strict=True)
+            for posted in action.posted
+        ]
+        if entries:
+            await self.session.execute(_INSERT_LEDGER, columns_of(entries, _LEDGER_COLUMNS))
+        last = found[-1]
+        await self.session.execute(
+            update(AuditHead).values(position=last["position"], hash=last["hash"])
+        )
+
+
+_LOCK_HEAD = select(AuditHead.position, AuditHead.hash).with_for_update()
+_INSERT_AUDIT = insert_rows(AuditEntry.__table__, _AUDIT_COLUMNS)  # type: ignore[arg-type]
+_INSERT_LEDGER = insert_rows(LedgerEntry.__table__, _LEDGER_COLUMNS)  # type: ignore[arg-type]
+
+
+def sum_of(row: Payout) -> PayoutAmount:
+    fee = 0 if row.fee_charged else row.fee
+    # What was paid or came back once is the recipient's: given up later, it stays owed.
+    funding = "balance" if row.fee_charged else row.funding
+    return PayoutAmount(row.amount, fee, funding, row.amount_returned)  # type: ignore[arg-type]

@@ -1,0 +1,158 @@
+"""Whether anybody changed the books: the audit log's chain, the ledger, the balances."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from payouts.ledger import audit_log
+from payouts.ledger.entries import LedgerAccount
+from payouts.models import AuditEntry, AuditHead, Balance, LedgerEntry
+
+_PAGE = 2_000
+
+Sums = Counter[tuple[str, str, str]]
+"""By recipient, currency and account."""
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """`faults` are sentences, the oldest entry's first; none means that the books are whole."""
+
+    entries: int
+    ledger_entries: int
+    head: tuple[int, str]
+    faults: list[str]
+
+
+async def verify(
+    session: AsyncSession,
+    *,
+    expect: tuple[int, str] | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    most_faults: int = 20,
+) -> VerificationResult:
+    """Read everything, in one snapshot. `expect` is the position and hash of a head that was kept
+    elsewhere, such as a daily report's: it must be in the chain."""
+    head = (await session.execute(select(AuditHead.position, AuditHead.hash))).one()
+    faults: list[str] = []
+    sums: Sums = Counter()
+    position, previous, entries = 0, audit_log.FIRST_HASH, 0
+    async for page in _pages(session):
+        posted = await _ledger(session, page[0].position, page[-1].position)
+        for row in page:
+            position += 1
+            if row.position != position:
+                faults.append(f"audit {position}: missing, or the one before was added")
+                position = row.position
+            content = {name: getattr(row, name) for name in _CONTENT}
+            if audit_log.digest(previous, content) != row.hash:
+                faults.append(
+                    f"audit {position} ({row.action} {row.subject}): does not fit its hash"
+                )
+            previous = row.hash  # as it stands: one fault is told once
+            found = posted.pop(position, [])
+            if found != row.data.get("ledger", []):
+                faults.append(
+                    f"ledger of audit {position} ({row.action} {row.subject}): "
+                    f"has {found}, the log says {row.data.get('ledger', [])}"
+                )
+            _add(sums, found)
+            entries += len(found)
+            if expect is not None and position == expect[0] and row.hash != expect[1]:
+                faults.append(f"audit {position}: its hash is {row.hash}, not the expected one")
+        faults += [f"ledger of audit {at}: nobody did that" for at in sorted(posted)]
+        progress(position, head.position)
+        if len(faults) >= most_faults:
+            break
+    else:
+        faults += _ends(head.position, head.hash, position, previous, expect)
+        faults += [
+            f"ledger of audit {at}: nobody did that" for at in await _beyond(session, position)
+        ]
+        faults += await _balances(session, sums)
+    return VerificationResult(position, entries, (head.position, head.hash), faults[:most_faults])
+
+
+_CONTENT = (
+    "position", "at", "tenant", "actor", "role", "action", "subject", "before", "after", "reason",
+    "data",
+)  # fmt: skip
+
+
+async def _pages(session: AsyncSession) -> AsyncIterator[list[AuditEntry]]:
+    after = -1
+    while True:
+        query = select(AuditEntry).where(AuditEntry.position > after)
+        page = list((await session.scalars(query.order_by(AuditEntry.position).limit(_PAGE))).all())
+        if page:
+            after = page[-1].position
+            yield page
+            session.expunge_all()
+        if len(page) < _PAGE:
+            return
+
+
+async def _ledger(session: AsyncSession, first: int, last: int) -> dict[int, list[list[object]]]:
+    """The entries as the log has them, by the position that they name."""
+    query = (
+        select(LedgerEntry)
+        .where(LedgerEntry.audit_position >= first, LedgerEntry.audit_position <= last)
+        .order_by(LedgerEntry.id)
+    )
+    found: dict[int, list[list[object]]] = {}
+    for row in (await session.scalars(query)).all():
+        found.setdefault(row.audit_position, []).append(
+            [row.recipient_id, row.payout_id, row.currency, row.source, row.target, row.amount]
+        )
+    return found
+
+
+async def _beyond(session: AsyncSession, position: int) -> list[int]:
+    query = select(LedgerEntry.audit_position).where(
+        (LedgerEntry.audit_position > position) | (LedgerEntry.audit_position < 1)
+    )
+    return sorted(set((await session.scalars(query.limit(20))).all()))
+
+
+def _add(sums: Sums, entries: list[list[object]]) -> None:
+    for recipient, _, currency, source, target, amount in entries:
+        assert isinstance(amount, int)
+        sums[str(recipient), str(currency), str(source)] -= amount
+        sums[str(recipient), str(currency), str(target)] += amount
+
+
+def _ends(
+    head_position: int, head_hash: str, position: int, last: str, expect: tuple[int, str] | None
+) -> list[str]:
+    faults = []
+    if (head_position, head_hash) != (position, last):
+        faults.append(f"the log ends at {position}, and its head says {head_position}: cut off?")
+    if expect is not None and expect[0] > position:
+        faults.append(f"the log ends at {position}, before the expected {expect[0]}: cut off?")
+    return faults
+
+
+async def _balances(session: AsyncSession, sums: Sums) -> list[str]:
+    faults = []
+    seen = set()
+    async for row in await session.stream_scalars(select(Balance).order_by(Balance.recipient_id)):
+        seen.add((row.recipient_id, row.currency))
+        for account in LedgerAccount:
+            kept = getattr(row, account)
+            summed = sums[row.recipient_id, row.currency, account]
+            if kept != summed:
+                faults.append(
+                    f"balance {account} of recipient {row.recipient_id}: {kept} {row.currency}, "
+                    f"the ledger's sum is {summed}"
+                )
+    missing = {(recipient, currency) for recipient, currency, _ in sums} - seen
+    faults += [
+        f"balance of recipient {recipient} in {currency}: missing"
+        for recipient, currency in sorted(missing)
+    ]
+    return faults

@@ -1,0 +1,211 @@
+"""What a person does to a payout, and to all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.db import tenant_rows
+from common.errors import Conflict, Forbidden
+from common.http.auth import Caller
+from payouts import domain, repository
+from payouts.domain import State, Transition
+from payouts.execution import planner
+from payouts.ledger.audit_log import PAYBUS, Action, Actor
+from payouts.ledger.unit_of_work import PayoutUnitOfWork
+from payouts.models import Discrepancy, Payout, Recipient, Recovery, TenantControl
+from payouts.payout_service import check_reconciled
+from payouts.providers.registry import READ_ONLY, Accounts
+
+
+def actor(caller: Caller) -> Actor:
+    """Raises `Forbidden` for a person who is called like Paybus itself."""
+    if caller.subject == PAYBUS.name:
+        raise Forbidden(f"nobody may be called {PAYBUS.name!r} here: it stands for no person")
+    return Actor(caller.subject, caller.role.name.lower())
+
+
+async def approve(session: AsyncSession, row: Payout, by: Actor, reason: str | None) -> None:
+    """Raises `Forbidden` for who ordered it, credited what it pays, or has changed since it was
+    ordered where it goes: over all of that there are two persons."""
+    if row.state == State.SCHEDULED:
+        recipient = await session.get_one(Recipient, row.recipient_id, populate_existing=True)
+        _second_person(row, recipient, by)
+    books = await _books(session)
+    to = domain.transition(State(row.state), Transition.APPROVE)
+    row.approved_by, row.approved_at = by.name, books.now
+    row.next_at = None if row.held else max(row.due_at, books.now)
+    books.transition(row, to, action=Transition.APPROVE, actor=by, reason=reason)
+    await _close(books, row)
+
+
+def _second_person(row: Payout, recipient: Recipient, by: Actor) -> None:
+    if row.created_by == by.name:
+        raise Forbidden("who ordered a payout can't approve it: a second person has to")
+    if by.name in row.credited_by:
+        raise Forbidden("who credited what a payout pays can't approve it: a second person has to")
+    changed_at = recipient.details_changed_at
+    # Whoever orders a payout has seen where it goes; a schedule or an event has not.
+    unseen = row.created_by == PAYBUS.name or (changed_at and changed_at > row.created_at)
+    if recipient.details_changed_by == by.name and unseen:
+        raise Forbidden(
+            "who said last where a payout goes can't approve it, unless another person ordered it "
+            "since: a second person has to"
+        )
+
+
+async def hold(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
+    """It is not sent until it is released. Holding it twice is holding it."""
+    if not domain.can_hold(State(row.state)):
+        raise Conflict(f"it is {row.state}: too late to hold it")
+    if row.held:
+        return
+    books = await _books(session)
+    row.held = True
+    if row.state != State.UNKNOWN:  # which goes on to be asked about
+        row.next_at = None
+    books.annotate(row, by, "hold", reason)
+    await _close(books, row)
+
+
+async def release(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
+    if not row.held:
+        raise Conflict("it is not held")
+    books = await _books(session)
+    row.held = False
+    if row.state == State.APPROVED:
+        row.next_at = max(row.due_at, books.now)
+    elif row.state == State.FAILED:
+        wait = None if row.provider in READ_ONLY else domain.retry_after(row.failures)
+        row.next_at = books.now + wait if wait is not None else None
+    books.annotate(row, by, "release", reason)
+    await _close(books, row)
+
+
+async def cancel(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
+    books = await _books(session)
+    to = domain.transition(State(row.state), Transition.CANCEL)
+    row.next_at = None
+    row.held = False
+    books.transition(row, to, action=Transition.CANCEL, actor=by, reason=reason)
+    await _close(books, row)
+
+
+async def retry(
+    session: AsyncSession, row: Payout, by: Actor, reason: str, *, accounts: Accounts
+) -> None:
+    """Of a failed or returned one: the provider is asked first. What came back is paid with other
+    money now, so that its approval is void, and who retries it is among those who ask for it.
+
+    Raises `Conflict` for one in another state, `NotYet` while a restored database may have
+    forgotten what was paid since.
+    """
+    if row.provider in READ_ONLY:
+        raise Conflict(f"{row.provider} pays by itself: there is nothing to try again")
+    books = await _books(session)
+    to = domain.transition(State(row.state), Transition.RETRY)
+    row.held = False
+    row.next_at = books.now
+    if row.state == State.RETURNED:
+        recipient = await session.get_one(Recipient, row.recipient_id)
+        # The schedule may have paid what came back, by a payout that is forgotten.
+        check_reconciled(recipient, await repository.unreconciled(session))
+        needed, there = await _take_from_balance(session, row)
+        account = accounts.find(row.tenant, row.provider, row.account)
+        if account.needs_approval(needed, row.currency):
+            to = State.SCHEDULED
+            credited_by = await repository.creditors(session, recipient, there)
+            row.credited_by = sorted({*credited_by, by.name})
+            row.approved_by = row.approved_at = row.next_at = None
+    books.transition(row, to, action=Transition.RETRY, actor=by, reason=reason)
+    await _close(books, row)
+
+
+async def _take_from_balance(session: AsyncSession, row: Payout) -> tuple[int, int]:
+    """What it takes, and what is available: what came back may be in another payout by now. Raises
+    `Conflict`."""
+    available = await repository.available_balances(session, [row.recipient_id])
+    there = available[row.recipient_id, row.currency]
+    needed = row.amount + (0 if row.fee_charged else row.fee)
+    if there < needed:
+        raise Conflict(f"{there} {row.currency} are available (minor units), not {needed}")
+    return needed, there
+
+
+async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Discrepancy:
+    """Of a difference: open again only when one side says something else. Raises `Conflict` when it
+    is resolved already."""
+    row = await session.get_one(Discrepancy, id_, with_for_update=True, populate_existing=True)
+    if row.resolved_at is not None:
+        raise Conflict("it is resolved already")
+    books = await _books(session)
+    row.resolved_at, row.resolved_by = books.now, by.name
+    books.audit(Action(books.now, row.tenant, by, "resolve", f"difference/{row.id}", reason=reason))
+    await books.flush()
+    return row
+
+
+async def pause(
+    session: AsyncSession, tenant: str, by: Actor, reason: str, *, paused: bool
+) -> TenantControl:
+    """The emergency stop: once this is committed, nothing of the tenant's begins to be sent."""
+    action = "pause" if paused else "resume"
+    return await _control(session, tenant, by, action, reason, {"paused": paused})
+
+
+async def require_status_check_until(
+    session: AsyncSession,
+    tenant: str,
+    by: Actor,
+    reason: str,
+    *,
+    until: datetime,
+    unreconciled: Sequence[Recovery],
+) -> TenantControl:
+    """A database that was restored has forgotten what it did since its backup. Until then (UTC) the
+    provider is asked even about what was never sent, as far as we know; and nothing is sent from
+    the unreconciled accounts, or ordered there, before these days are compared."""
+    await repository.set_recoveries(session, tenant, unreconciled)
+    return await _control(session, tenant, by, "ask first", reason, {"ask_first_until": until})
+
+
+async def until_nothing_begins(session: AsyncSession, tenant: str) -> None:
+    """After the emergency stop was pulled: until what was about to be sent is sent, or will not be.
+    An intent is acted upon within seconds, or never."""
+    oldest = planner.FRESH + _CLOCKS_DIFFER
+    while await repository.is_about_to_send(session, tenant, oldest):
+        await session.rollback()  # no transaction is held open meanwhile
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+_CLOCKS_DIFFER = timedelta(seconds=1)
+_LOOK_SECONDS = 0.1
+
+
+async def _control(
+    session: AsyncSession, tenant: str, by: Actor, action: str, reason: str, values: dict[str, Any]
+) -> TenantControl:
+    control = await repository.set_control(session, tenant, by.name, reason, values)
+    books = await _books(session)
+    subject = f"tenant/{tenant}"
+    books.audit(Action(books.now, tenant, by, action, subject, reason=reason))
+    await books.flush()
+    return control
+
+
+async def _books(session: AsyncSession) -> PayoutUnitOfWork:
+    return PayoutUnitOfWork(session, await tenant_rows.database_now(session))
+
+
+async def _close(books: PayoutUnitOfWork, row: Payout) -> None:
+    if row.state == State.APPROVED and row.next_at is not None and row.next_at <= books.now:
+        books.enqueue(row)
+        row.next_at = books.now + _REORDER
+    await books.flush()
+
+
+_REORDER = timedelta(minutes=15)

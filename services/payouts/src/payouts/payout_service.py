@@ -1,0 +1,540 @@
+"""What people ask for: recipients, credits, payouts and batches of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import derived_id
+from common.db import tenant_rows
+from common.errors import Conflict, Invalid, NotFound, NotYet, PaybusError
+from common.observability.logging import get_logger
+from common.scheduling.scheduler import Cron
+from payouts import repository
+from payouts.domain import State
+from payouts.ledger import audit_log, entries
+from payouts.ledger.audit_log import Action, Actor, Posting
+from payouts.ledger.entries import Entry
+from payouts.ledger.entries import LedgerAccount as Ledger
+from payouts.ledger.unit_of_work import PayoutUnitOfWork
+from payouts.models import Batch, Payout, Recipient, payout_id, recipient_id
+from payouts.providers.base import PayoutRequest, read_details
+from payouts.providers.recipient_details import RecipientDetailsCipher
+from payouts.providers.registry import READ_ONLY, Accounts, ProviderAccount
+from payouts.repository import AccountKey
+from payouts.schemas import (
+    Credit,
+    NewBatch,
+    NewPayout,
+    NewRecipient,
+    RecipientChange,
+    Schedule,
+    as_stored,
+    moment,
+    stored,
+)
+
+log = get_logger(__name__)
+
+_TRY_AGAIN = timedelta(hours=1)
+_UNRECONCILED_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """`new` are those that this request made; the others were there already."""
+
+    payouts: Sequence[Payout]
+    new: int
+
+
+# Of what schedules and batches order, and of what a provider paid by itself.
+_OUR_KEYS = ("schedule:", "batch:", "square:")
+
+
+class PayoutService:
+    """Everything runs in the caller's transaction."""
+
+    def __init__(
+        self, accounts: Accounts, details: RecipientDetailsCipher, *, reorder: timedelta
+    ) -> None:
+        self.accounts = accounts
+        self._details = details
+        self._reorder = reorder
+
+    async def add_recipient(
+        self, session: AsyncSession, tenant: str, by: Actor, wanted: NewRecipient
+    ) -> Recipient:
+        """Raises `Conflict` when the reference is another recipient's already."""
+        account = self.accounts.find(tenant, wanted.provider, wanted.account)
+        details = read_details(account.client.details_model, wanted.details)
+        if account.pays and not account.limit(wanted.currency):
+            raise Invalid(f"{account.path} pays nothing in {wanted.currency}")
+        now = await tenant_rows.database_now(session)
+        values = {
+            "id": recipient_id(tenant, wanted.reference),
+            "tenant": tenant,
+            "reference": wanted.reference,
+            "name": wanted.name,
+            "provider": wanted.provider,
+            "account": wanted.account,
+            "currency": wanted.currency,
+            "details": self._details.seal(details),
+            "shown": details.shown,
+            "handle": details.handle,
+            "schedule": wanted.schedule.model_dump(mode="json"),
+            "next_payout_at": next_payout(wanted.schedule, now),
+            "details_changed_at": now,
+            "details_changed_by": by.name,
+        }
+        adding = insert(Recipient).values(values).on_conflict_do_nothing().returning(Recipient.id)
+        if await session.scalar(adding) is None:
+            row = await session.get_one(Recipient, values["id"])
+            self._same_recipient(row, wanted, details)
+            return row
+        row = await session.get_one(Recipient, values["id"])
+        await self._note(session, row, by, "add", None)
+        return row
+
+    async def change_recipient(
+        self, session: AsyncSession, tenant: str, id_: str, by: Actor, change: RecipientChange
+    ) -> Recipient:
+        await tenant_rows.get_for_tenant(session, Recipient, tenant, id_)
+        row = await session.get_one(Recipient, id_, with_for_update=True, populate_existing=True)
+        now = await tenant_rows.database_now(session)
+        if change.name is not None:
+            row.name = change.name
+        if change.details is not None:
+            account = self.accounts.find(tenant, row.provider, row.account)
+            details = read_details(account.client.details_model, change.details)
+            row.details, row.shown = self._details.seal(details), details.shown
+            row.handle = details.handle
+            row.details_changed_at, row.details_changed_by = now, by.name
+        if change.blocked is not None:
+            row.blocked = change.blocked
+        if change.schedule is not None:
+            row.schedule = change.schedule.model_dump(mode="json")
+            row.next_payout_at = next_payout(change.schedule, now)
+        changed = sorted(change.model_dump(exclude={"reason"}, exclude_none=True))
+        await self._note(session, row, by, f"change {', '.join(changed)}", change.reason)
+        return row
+
+    async def credit(
+        self, session: AsyncSession, tenant: str, id_: str, key: str, by: Actor, credit: Credit
+    ) -> bool:
+        """Whether it is new: the same key credits once.
+
+        Raises `Conflict` when the key was used for another credit.
+        """
+        await tenant_rows.get_for_tenant(session, Recipient, tenant, id_)
+        # Whoever credits the same recipient waits here, and then sees what the first one did.
+        recipient = await session.get_one(
+            Recipient, id_, with_for_update=True, populate_existing=True
+        )
+        return await self.post(
+            session,
+            recipient,
+            by,
+            subject=f"credit/{derived_id('credits', tenant, id_, key)}",
+            action="credit",
+            entry=Entry(Ledger.PLATFORM, Ledger.AVAILABLE, credit.amount),
+            currency=credit.currency,
+            reason=credit.reason,
+        )
+
+    async def post(
+        self,
+        session: AsyncSession,
+        recipient: Recipient,
+        by: Actor,
+        *,
+        subject: str,
+        action: str,
+        entry: Entry,
+        currency: str,
+        reason: str,
+    ) -> bool:
+        """An entry between a (locked) recipient and the platform, once for each subject; and
+        whether it is new.
+
+        Raises `Conflict` when the subject stands for another one, `Invalid` for what the recipient
+        can't have.
+        """
+        if recipient.provider in READ_ONLY:
+            raise Invalid(f"{recipient.provider} pays {recipient.reference} by itself")
+        if currency != recipient.currency:
+            raise Invalid(f"{recipient.reference} is paid in {recipient.currency}")
+        content = [entry.amount, currency, reason]
+        for before in await repository.audit_of(session, subject, 1):
+            if before.data[action] != content:
+                raise Conflict("this Idempotency-Key was used for another credit")
+            return False
+        books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
+        books.audit(
+            Action(
+                at=books.now,
+                tenant=recipient.tenant,
+                actor=by,
+                action=action,
+                subject=subject,
+                reason=reason,
+                posted=[Posting(recipient.id, currency, entry)],
+                data={action: content},
+            )
+        )
+        await books.flush()
+        return True
+
+    async def order(
+        self, session: AsyncSession, tenant: str, key: str, by: Actor, wanted: NewPayout
+    ) -> Ordered:
+        """Raises `Conflict` when the key was used for another payout, `NotFound` for an unknown
+        recipient, `Invalid` for what can't be paid and a key that is one of ours."""
+        if key.startswith(_OUR_KEYS):
+            raise Invalid(f"an Idempotency-Key does not begin with {', '.join(_OUR_KEYS)}")
+        await repository.serialize_on(session, payout_id(tenant, key))
+        return await self._order(session, tenant, [(key, wanted)], by)
+
+    async def order_batch(
+        self, session: AsyncSession, tenant: str, key: str, by: Actor, wanted: NewBatch
+    ) -> tuple[Batch, bool]:
+        """All of it or nothing, and whether it is new."""
+        id_ = derived_id("batches", tenant, key)
+        content = json.dumps(wanted.model_dump(mode="json"), sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        values = {
+            "id": id_,
+            "tenant": tenant,
+            "idempotency_key": key,
+            "name": wanted.name,
+            "digest": digest,
+            "payouts": len(wanted.payouts),
+            "created_by": by.name,
+        }
+        adding = insert(Batch).values(values).on_conflict_do_nothing().returning(Batch.id)
+        new = await session.scalar(adding) is not None
+        row = await session.get_one(Batch, id_)
+        if row.digest != digest:
+            raise Conflict("this Idempotency-Key was used for another batch")
+        if new:
+            items = [(f"batch:{id_}:{n}", each) for n, each in enumerate(wanted.payouts)]
+            await self._order(session, tenant, items, by, batch_id=id_)
+        return row, new
+
+    async def pay_balances(
+        self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
+    ) -> int:
+        """What these (locked) recipients' schedules want paid out of what is available, of whatever
+        tenants; each with what names the occasion, or none for the next of its schedule's. Returns
+        how many are paid.
+
+        A schedule numbers its payouts. So one that a restored database has forgotten has the name
+        of the next one that the schedule makes, and is found at the provider before that is sent.
+        """
+        for tenant in sorted({recipient.tenant for recipient, _ in due}):
+            await repository.ensure_tenant(session, tenant)
+        by_id = await self._next_occasions(session, due)
+        available = await repository.available_balances(
+            session, [recipient.id for recipient, _ in due]
+        )
+        books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
+        made: list[Payout] = []
+        for id_, (key, recipient) in by_id.items():
+            there = available[recipient.id, recipient.currency]
+            if there < _minimum(recipient):
+                continue
+            try:
+                payout = self._of_balance(books.now, id_, key, recipient, there)
+            except PaybusError as error:
+                log.error("scheduled_payout_failed", recipient=recipient.id, error=str(error))
+                # One that waits for enough would be found again at once.
+                recipient.next_payout_at = recipient.next_payout_at or books.now + _TRY_AGAIN
+                continue
+            if payout.state == State.SCHEDULED:
+                payout.credited_by = await repository.creditors(session, recipient, there)
+            made.append(payout)
+        self._open(books, made, audit_log.PAYBUS)
+        await books.flush()
+        return len(made)
+
+    async def has_paid(self, session: AsyncSession, recipient: Recipient, occasion: str) -> bool:
+        """Whether there is a payout of this occasion."""
+        id_ = payout_id(recipient.tenant, f"schedule:{recipient.id}:{occasion}")
+        return id_ in await repository.payouts(session, {id_})
+
+    async def _next_occasions(
+        self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
+    ) -> Mapping[str, tuple[str, Recipient]]:
+        """The ids, keys and recipients of the payouts that are not made yet."""
+        found: dict[str, tuple[str, Recipient]] = {}
+        waiting = list(due)
+        while waiting:
+            by_id: dict[str, tuple[str, Recipient, str | None]] = {}
+            for recipient, occasion in waiting:
+                key = f"schedule:{recipient.id}:{occasion or recipient.scheduled + 1}"
+                by_id[payout_id(recipient.tenant, key)] = key, recipient, occasion
+            known = await repository.lock_payouts(session, list(by_id))
+            waiting = []
+            for id_, (key, recipient, occasion) in by_id.items():
+                if id_ not in known:
+                    found[id_] = key, recipient
+                elif occasion is None:
+                    recipient.scheduled += 1
+                    waiting.append((recipient, None))
+        return found
+
+    def _of_balance(
+        self, now: datetime, id_: str, key: str, recipient: Recipient, there: int
+    ) -> Payout:
+        """Raises what `_check` raises."""
+        account = self.accounts.find(recipient.tenant, recipient.provider, recipient.account)
+        if not account.limit(recipient.currency):
+            raise Invalid(f"{account.path} pays nothing in {recipient.currency}")
+        details = self._details.open(recipient.provider, recipient.details)
+        step = account.client.step(recipient.currency, details)
+        # What is more than one payout may be, or less than the provider can pay, stays for the
+        # next time.
+        amount = min(there, account.limit(recipient.currency)) // step * step
+        if not amount:
+            raise Invalid(f"{recipient.provider} pays multiples of {step} {recipient.currency}")
+        wanted = NewPayout(
+            recipient=recipient.reference,
+            amount=amount,
+            currency=recipient.currency,
+            funding="balance",
+            priority="default",
+        )
+        self._check(account, recipient, id_, wanted)
+        return _row(now, id_, key, wanted, recipient, account, audit_log.PAYBUS, None)
+
+    async def _order(
+        self,
+        session: AsyncSession,
+        tenant: str,
+        wanted: Sequence[tuple[str, NewPayout]],
+        by: Actor,
+        *,
+        batch_id: str | None = None,
+    ) -> Ordered:
+        await repository.ensure_tenant(session, tenant)
+        by_id = {payout_id(tenant, key): (key, each) for key, each in wanted}
+        known = await repository.lock_payouts(session, list(by_id))
+        books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
+        claimed = [row for row in known.values() if row.adopted]
+        for id_, row in known.items():
+            key, each = by_id[id_]
+            if row.adopted:
+                _claim(books, row, key, each, by)
+                row.batch_id = batch_id
+            if stored(row.request) != each:
+                raise Conflict("this Idempotency-Key was used for another payout")
+        fresh = {id_: each for id_, each in by_id.items() if id_ not in known}
+        if not fresh:
+            await books.flush()
+            for row in claimed:
+                await session.refresh(row)
+            return Ordered([known[id_] for id_ in by_id], new=0)
+        recipients = await self._recipients(session, tenant, [each for _, each in fresh.values()])
+        unreconciled = await repository.unreconciled(session)
+        made: dict[str, Payout] = {}
+        for id_, (key, each) in fresh.items():
+            recipient = recipients[each.recipient]
+            account = self.accounts.find(tenant, recipient.provider, recipient.account)
+            check_reconciled(recipient, unreconciled)
+            try:
+                self._check(account, recipient, id_, each)
+            except Invalid as error:
+                if batch_id is None:
+                    raise
+                number = int(key.rpartition(":")[2]) + 1
+                raise Invalid(f"payout {number} of the batch: {error}") from error
+            made[id_] = _row(books.now, id_, key, each, recipient, account, by, batch_id)
+        await _check_balances(session, list(made.values()), recipients)
+        self._open(books, list(made.values()), by)
+        await books.flush()
+        return Ordered([known.get(id_) or made[id_] for id_ in by_id], new=len(made))
+
+    def _open(self, books: PayoutUnitOfWork, made: Sequence[Payout], by: Actor) -> None:
+        books.session.add_all(made)
+        for row in made:
+            books.create(row, by)
+            if row.state == State.APPROVED and row.due_at <= books.now:
+                row.next_at = books.now + self._reorder
+                books.enqueue(row)
+
+    async def _recipients(
+        self, session: AsyncSession, tenant: str, wanted: Sequence[NewPayout]
+    ) -> Mapping[str, Recipient]:
+        by_id = {recipient_id(tenant, each.recipient): each.recipient for each in wanted}
+        found = await repository.recipients(session, list(by_id))
+        if missing := [by_id[id_] for id_ in by_id if id_ not in found]:
+            raise NotFound(f"no recipient is called {', '.join(sorted(missing)[:5])}")
+        return {row.reference: row for row in found.values()}
+
+    def _check(
+        self, account: ProviderAccount, recipient: Recipient, id_: str, wanted: NewPayout
+    ) -> None:
+        """Raises `Invalid`."""
+        who = recipient.reference
+        if not account.pays:
+            raise Invalid(
+                f"{recipient.provider} pays {who} by itself: its payouts are only compared"
+            )
+        if recipient.blocked:
+            raise Invalid(f"{who} is blocked")
+        if wanted.currency != recipient.currency:
+            raise Invalid(f"{who} is paid in {recipient.currency}, not in {wanted.currency}")
+        limit = account.limit(wanted.currency)
+        if wanted.amount > limit:
+            raise Invalid(
+                f"{account.path} pays at most {limit} {wanted.currency} at once (minor units; "
+                "`limits` in the file that PAYOUT_ACCOUNTS_FILE names)"
+            )
+        details = self._details.open(recipient.provider, recipient.details)
+        amount, currency = wanted.amount, wanted.currency
+        order = PayoutRequest(id_, recipient.id, amount, currency, details, wanted.description)
+        account.client.check(order)
+
+    def _same_recipient(self, row: Recipient, wanted: NewRecipient, details: Any) -> None:
+        same = (
+            row.name == wanted.name
+            and (row.provider, row.account, row.currency)
+            == (wanted.provider, wanted.account, wanted.currency)
+            and self._details.open(row.provider, row.details) == details
+        )
+        if not same:
+            raise Conflict(f"the recipient {row.reference} is there already, and is another one")
+
+    async def _note(
+        self, session: AsyncSession, row: Recipient, by: Actor, action: str, reason: str | None
+    ) -> None:
+        books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
+        # Details are no part of it: neither sealed nor open do they belong in a log.
+        data = {"shown": row.shown, "blocked": row.blocked, "schedule": row.schedule}
+        books.audit(
+            Action(
+                at=books.now,
+                tenant=row.tenant,
+                actor=by,
+                action=action,
+                subject=f"recipient/{row.id}",
+                reason=reason,
+                data=data,
+            )
+        )
+        await books.flush()
+
+
+def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey]) -> None:
+    """Raises `NotYet` while a restored database may have forgotten what was paid to the
+    recipient."""
+    if (recipient.tenant, recipient.provider, recipient.account) in unreconciled:
+        raise NotYet(
+            f"the database was restored, and {recipient.provider}/{recipient.account} is not "
+            "reconciled yet: what was paid since the backup may be forgotten "
+            "(payout-jobs/status says how far it is)",
+            _UNRECONCILED_SECONDS,
+        )
+
+
+def _claim(books: PayoutUnitOfWork, row: Payout, key: str, wanted: NewPayout, by: Actor) -> None:
+    """A payout that the database had forgotten is ordered again, with the key that it had: from now
+    on it is as it was ordered. Raises `Conflict` when it is another one."""
+    asked = (wanted.recipient, wanted.currency, wanted.amount)
+    if asked != (row.recipient, row.currency, row.amount):
+        raise Conflict("this Idempotency-Key was used for another payout")
+    posted = []
+    given_up = row.state == State.CANCELLED and not row.fee_charged
+    # It was taken from what is available, which was not right, and is not what was given up.
+    if wanted.funding == "direct" and not given_up:
+        posted.append(Entry(Ledger.PLATFORM, Ledger.AVAILABLE, row.amount + wanted.fee))
+    if wanted.fee and row.fee_charged:
+        posted.append(Entry(Ledger.AVAILABLE, Ledger.FEES, wanted.fee))
+    elif wanted.fee and entries.is_pending(State(row.state)):
+        posted.append(Entry(Ledger.AVAILABLE, Ledger.PENDING, wanted.fee))
+    row.fee, row.funding, row.priority = wanted.fee, wanted.funding, wanted.priority
+    row.idempotency_key, row.request, row.created_by = key, as_stored(wanted), by.name
+    row.adopted = False
+    books.annotate(row, by, "claim", "ordered again after a restore", posted)
+
+
+async def _check_balances(
+    session: AsyncSession, made: Sequence[Payout], recipients: Mapping[str, Recipient]
+) -> None:
+    """Raises `Conflict` when more is wanted from a balance than is available."""
+    wanted: Counter[tuple[str, str]] = Counter()
+    for row in made:
+        if row.funding == "balance":
+            wanted[row.recipient_id, row.currency] += row.amount + row.fee
+    available = await repository.available_balances(session, [recipient for recipient, _ in wanted])
+    for (recipient, currency), amount in wanted.items():
+        if amount > (there := available[recipient, currency]):
+            raise Conflict(f"{there} {currency} are available (minor units), not {amount}")
+    for row in made:
+        if row.funding == "balance" and row.state == State.SCHEDULED:
+            owner = recipients[row.recipient]
+            there = available[row.recipient_id, row.currency]
+            row.credited_by = await repository.creditors(session, owner, there)
+
+
+def _minimum(recipient: Recipient) -> int:
+    return Schedule.model_validate(recipient.schedule, extra="ignore").minimum
+
+
+def _row(
+    now: datetime,
+    id_: str,
+    key: str,
+    wanted: NewPayout,
+    recipient: Recipient,
+    account: ProviderAccount,
+    by: Actor,
+    batch_id: str | None,
+) -> Payout:
+    # A fee is taken from what is the recipient's, too.
+    taken = wanted.amount + (wanted.fee if wanted.funding == "balance" else 0)
+    waits = account.needs_approval(taken, wanted.currency)
+    due_at = moment(wanted, now)
+    return Payout(
+        id=id_,
+        tenant=recipient.tenant,
+        created_at=now,
+        idempotency_key=key,
+        request=as_stored(wanted),
+        recipient_id=recipient.id,
+        batch_id=batch_id,
+        provider=recipient.provider,
+        account=recipient.account,
+        amount=wanted.amount,
+        fee=wanted.fee,
+        fee_charged=False,
+        amount_returned=0,
+        currency=wanted.currency,
+        funding=wanted.funding,
+        priority=wanted.priority,
+        state=State.SCHEDULED if waits else State.APPROVED,
+        held=False,
+        created_by=by.name,
+        due_at=due_at,
+        next_at=None if waits else due_at,
+        attempts=0,
+        failures=0,
+        looks=0,
+        version=0,
+        updated_at=now,
+    )
+
+
+def next_payout(schedule: Schedule, after: datetime) -> datetime | None:
+    """When the schedule pays next, UTC; for a threshold, whenever something was credited."""
+    if schedule.kind in {"manual", "threshold"}:
+        return None
+    return Cron(schedule.expression, schedule.zone).next_after(after.astimezone(UTC))

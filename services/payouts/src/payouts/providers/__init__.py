@@ -1,0 +1,1 @@
+"""Payout providers: clients, accounts file, recipients' details."""

@@ -1,0 +1,1 @@
+"""Comparison of the ledger with the providers' lists."""

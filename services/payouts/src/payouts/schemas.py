@@ -1,0 +1,133 @@
+"""What a caller may ask for."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from common.clients.accounts_file import DEFAULT
+from common.contracts.money import Currency
+from payouts.ledger.entries import Funding
+from payouts.settings import Priority
+
+MOST_IN_A_BATCH = 10_000
+
+# The caller's own name for somebody.
+Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,100}$")]
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+# A double-precision number of JSON is exact up to there.
+Amount = Annotated[int, Field(gt=0, le=2**53 - 1, strict=True)]
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no time zone such as Africa/Douala") from None
+    return name
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(_Part):
+    """When what is available is paid out by itself: at an hour of each day or one day a week, or
+    as soon as it reaches `minimum` (minor units)."""
+
+    kind: Literal["manual", "daily", "weekly", "threshold"] = "manual"
+    hour: int = Field(default=6, ge=0, le=23, description="in the time zone")
+    weekday: int = Field(default=1, ge=1, le=7, description="1 is Monday (ISO 8601)")
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    minimum: int = Field(default=1, ge=1, strict=True, description="less than that is not paid out")
+
+    @property
+    def expression(self) -> str:
+        """As cron has it; there is none for `manual` and `threshold`."""
+        return f"0 {self.hour} * * {self.weekday % 7 if self.kind == 'weekly' else '*'}"
+
+
+class NewRecipient(_Part):
+    """`details` are what the provider wants to know of where the money goes (docs/payouts.md)."""
+
+    reference: Reference
+    name: Text
+    provider: Literal["stripe", "dwolla", "fapshi", "square"]
+    account: str = Field(
+        default=DEFAULT, pattern=r"^[a-z0-9_-]{1,64}$", description="of the payout accounts file"
+    )
+    currency: Currency
+    details: dict[str, Any]
+    schedule: Schedule = Schedule()
+
+
+class RecipientChange(_Part):
+    """What is left out stays."""
+
+    name: Text | None = None
+    details: dict[str, Any] | None = None
+    schedule: Schedule | None = None
+    blocked: bool | None = Field(default=None, description="nothing is sent to whom is blocked")
+    reason: Text
+
+
+class NewPayout(_Part):
+    recipient: Reference
+    amount: Amount = Field(description="minor units, what the recipient gets")
+    fee: int = Field(
+        default=0, ge=0, le=2**53 - 1, strict=True, description="minor units, charged beside it"
+    )
+    currency: Currency
+    funding: Funding = Field(
+        default="direct",
+        description="`direct`: owed by being ordered; `balance`: taken from what is available",
+    )
+    priority: Priority = "direct"
+    due_at: AwareDatetime | None = Field(default=None, description="not sent before; now if null")
+    description: str | None = Field(default=None, max_length=140, pattern=r"^[^\x00]*$")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.amount + self.fee > 2**53 - 1:
+            raise ValueError("amount and fee together are too large")
+        return self
+
+
+class NewBatch(_Part):
+    name: Text
+    payouts: list[NewPayout] = Field(min_length=1, max_length=MOST_IN_A_BATCH, fail_fast=True)
+
+
+class Credit(_Part):
+    """Money that a recipient has earned: from now on it is available for payouts."""
+
+    amount: Amount = Field(description="minor units")
+    currency: Currency
+    reason: Text
+
+
+class ReasonBody(_Part):
+    reason: Text
+
+
+class Period(_Part):
+    """Days of UTC, both included."""
+
+    first: date
+    last: date
+
+
+def stored(request: dict[str, Any]) -> NewPayout:
+    """A request as it was written down, perhaps by a version that knew more fields."""
+    return NewPayout.model_validate(request, extra="ignore")
+
+
+def as_stored(wanted: NewPayout) -> dict[str, Any]:
+    return wanted.model_dump(mode="json")
+
+
+def moment(wanted: NewPayout, now: datetime) -> datetime:
+    return max(now, wanted.due_at) if wanted.due_at else now

@@ -1,0 +1,43 @@
+"""What the API answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.http.resources import View
+from provisioning.domain import Status
+
+
+class IntegrationView(View):
+    customer_id: str
+    email: str | None
+    name: str | None
+    status: Status
+    wanted: str
+    actual: str
+    organization_id: str | None
+    error: str | None = Field(description="the last failure, whole, until the next success")
+    updated_at: datetime
+
+
+class AttemptView(BaseModel):
+    """`outcome` is null while it runs, and for good when the process died in it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    operation: str
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    error: str | None
+
+
+class IntegrationDetail(IntegrationView):
+    attempts: list[AttemptView] = Field(default_factory=list, description="the newest 50")
+
+
+class Requested(BaseModel):
+    requested: int = Field(description="how many integrations are tried again")
+    more: bool = Field(description="whether more match; call again to go on")

@@ -1,0 +1,266 @@
+"""The API: checkouts are started, plans, customers, payments and subscriptions read; all of the
+caller's tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.subscriptions import Status
+from common.db import pagination, tenant_rows
+from common.http.auth import Admin, Operator, Viewer
+from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, View, as_page, page
+from subscription import models, repository
+from subscription.checkouts.service import CheckoutService
+from subscription.checkouts.status import CheckoutStatus
+from subscription.schemas.checkout import EntitlementPolicy, NewCheckout, ProviderName
+from subscription.subscriptions.entitlements import Entitlements, EntitlementService
+
+router = APIRouter(prefix="/v1", tags=["subscription"])
+
+
+class ProviderView(View):
+    provider: str
+
+
+class PlanView(ProviderView):
+    provider_plan_id: str
+    name: str | None
+    amount: int | None = Field(description="minor units; null when the price is not a fixed one")
+    currency: str | None
+    interval: str | None
+
+
+class CustomerView(ProviderView):
+    provider_customer_id: str
+    email: str | None
+    name: str | None
+
+
+class ReversalView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: str = Field(description="`refund` or `dispute`")
+    amount: int = Field(description="minor units, the total so far")
+    currency: str
+    reason: str | None
+    reported_at: datetime
+
+
+class PaymentView(ProviderView):
+    provider_payment_id: str
+    customer_id: str | None
+    subscription_id: str | None
+    paid: bool
+    amount: int = Field(description="minor units")
+    currency: str
+    reason: str | None = Field(description="why the last attempt failed, if none succeeded")
+    reported_at: datetime
+    reversals: list[ReversalView] = Field(default_factory=list)
+
+
+class ItemView(BaseModel):
+    """One plan of several, of a provider's subscription."""
+
+    plan_id: str
+    quantity: int | None = Field(description="null where it is metered")
+    current_period_end: datetime | None
+
+
+class SubscriptionView(ProviderView):
+    provider_subscription_id: str
+    customer_id: str
+    status: Status
+    plan_id: str | None = Field(description="that of the first item")
+    items: list[ItemView]
+    entitles: bool = Field(description="whether its customer may use the plan, by the policy")
+    current_period_end: datetime | None
+    cancel_at_period_end: bool
+    cancel_at: datetime | None = Field(description="when it ends, if that is decided")
+    version: int = Field(description="the `sequence` of its last event")
+    updated_at: datetime
+
+
+class CheckoutView(ProviderView):
+    account: str
+    status: CheckoutStatus
+    url: str | None = Field(
+        description="where to send the payer; null while it is starting, and when the provider "
+        "asks the payer's phone"
+    )
+    amount: int | None = Field(description="minor units")
+    currency: str | None
+    reference: str | None = Field(description="the provider's name for the payment")
+    customer_id: str | None
+    subscription_id: str | None = Field(
+        description="what it prolongs; there from the first report on"
+    )
+    expires_at: datetime | None
+    paid_at: datetime | None
+    error: str | None = Field(description="why it was refused, or what was paid instead")
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "it can't be started so: change it"},
+    409: {"description": "the key was used for another request"},
+    422: {
+        "description": "not a request for a checkout, or the provider refuses it: take another key"
+    },
+    502: {"description": "what became of it is not known: send it again with the same key"},
+    503: {"description": "not now: send it again with the same key"},
+}
+
+
+@router.post("/checkouts", status_code=201, responses=PROBLEMS)
+async def start_checkout(
+    caller: Operator, request: Request, wanted: NewCheckout, idempotency_key: IdempotencyKey
+) -> CheckoutView:
+    checkouts: CheckoutService = request.app.state.checkouts
+    row = await checkouts.start(caller.tenant, idempotency_key, wanted)
+    return CheckoutView.model_validate(row)
+
+
+@router.get("/checkouts")
+async def list_checkouts(
+    caller: Viewer,
+    session: Session,
+    status: CheckoutStatus | None = None,
+    provider: ProviderName | None = None,
+    customer_id: str | None = None,
+    subscription_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[CheckoutView]:
+    filters = {
+        "status": status,
+        "provider": provider,
+        "customer_id": customer_id,
+        "subscription_id": subscription_id,
+    }
+    return await page(session, models.Checkout, CheckoutView, caller.tenant, filters, cursor, limit)
+
+
+@router.get("/checkouts/{id_}")
+async def get_checkout(caller: Viewer, session: Session, id_: str) -> CheckoutView:
+    row = await tenant_rows.get_for_tenant(session, models.Checkout, caller.tenant, id_)
+    return CheckoutView.model_validate(row)
+
+
+@router.get("/plans")
+async def list_plans(
+    caller: Viewer, session: Session, cursor: Cursor = None, limit: Limit = 50
+) -> Page[PlanView]:
+    return await page(session, models.Plan, PlanView, caller.tenant, {}, cursor, limit)
+
+
+@router.get("/customers")
+async def list_customers(
+    caller: Viewer,
+    session: Session,
+    email: str | None = None,
+    provider_customer_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[CustomerView]:
+    filters = {"email": email, "provider_customer_id": provider_customer_id}
+    return await page(session, models.Customer, CustomerView, caller.tenant, filters, cursor, limit)
+
+
+@router.get("/customers/{id_}")
+async def get_customer(caller: Viewer, session: Session, id_: str) -> CustomerView:
+    row = await tenant_rows.get_for_tenant(session, models.Customer, caller.tenant, id_)
+    return CustomerView.model_validate(row)
+
+
+@router.get("/entitlements/{customer:path}")
+async def get_entitlements(caller: Viewer, request: Request, customer: str) -> Entitlements:
+    """What the customer may use now; at most a second old, and the last known when nothing newer
+    can be known. `customer` is the id here, or the name that the provider or the shop gave."""
+    entitling: EntitlementService = request.app.state.entitling
+    return await entitling.get(caller.tenant, customer)
+
+
+@router.get("/entitlement-policy")
+async def get_policy(caller: Viewer, session: Session) -> EntitlementPolicy:
+    """What the tenant's customers may use while they don't pay."""
+    policy, _ = await repository.policy(session, caller.tenant)
+    return policy
+
+
+@router.put("/entitlement-policy")
+async def set_policy(
+    caller: Admin, session: Session, wanted: EntitlementPolicy
+) -> EntitlementPolicy:
+    """What is left out stays as it is. Subscriptions follow within `RENEWALS_INTERVAL_SECONDS`."""
+    async with session.begin():
+        before, _ = await repository.policy(session, caller.tenant)
+        after = before.model_copy(update=wanted.model_dump(exclude_unset=True))
+        await repository.set_policy(session, caller.tenant, after, caller.subject)
+    return after
+
+
+@router.get("/payments")
+async def list_payments(
+    caller: Viewer,
+    session: Session,
+    paid: bool | None = None,
+    customer_id: str | None = None,
+    subscription_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[PaymentView]:
+    filters = {"paid": paid, "customer_id": customer_id, "subscription_id": subscription_id}
+    query = tenant_rows.filtered(models.Payment, caller.tenant, filters)
+    found, more = await pagination.page(session, query, models.Payment, cursor=cursor, limit=limit)
+    return as_page(await _payment_views(session, found), more)
+
+
+@router.get("/payments/{id_}")
+async def get_payment(caller: Viewer, session: Session, id_: str) -> PaymentView:
+    row = await tenant_rows.get_for_tenant(session, models.Payment, caller.tenant, id_)
+    return (await _payment_views(session, [row]))[0]
+
+
+@router.get("/subscriptions")
+async def list_subscriptions(
+    caller: Viewer,
+    session: Session,
+    status: Status | None = None,
+    customer_id: str | None = None,
+    plan_id: str | None = None,
+    provider_subscription_id: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[SubscriptionView]:
+    filters = {
+        "status": status,
+        "customer_id": customer_id,
+        "plan_id": plan_id,
+        "provider_subscription_id": provider_subscription_id,
+    }
+    return await page(
+        session, models.Subscription, SubscriptionView, caller.tenant, filters, cursor, limit
+    )
+
+
+@router.get("/subscriptions/{id_}")
+async def get_subscription(caller: Viewer, session: Session, id_: str) -> SubscriptionView:
+    row = await tenant_rows.get_for_tenant(session, models.Subscription, caller.tenant, id_)
+    return SubscriptionView.model_validate(row)
+
+
+async def _payment_views(
+    session: AsyncSession, payments: Sequence[models.Payment]
+) -> list[PaymentView]:
+    reversals = await repository.reversals_of(session, payments)
+    return [
+        PaymentView.model_validate(row).model_copy(
+            update={"reversals": [ReversalView.model_validate(each) for each in reversals[row.id]]}
+        )
+        for row in payments
+    ]

@@ -1,0 +1,1 @@
+"""Billing commands at Stripe."""

@@ -1,0 +1,444 @@
+"""Commands about subscriptions and customers at Stripe: written down, done, confirmed by a webhook.
+
+What the subscription is stays what webhooks say, so it does not matter which comes first, the
+command's answer or its webhook. A caller is told that a command is done; or that it is accepted,
+and then it is done once, by the job if need be; or that it is not done, and then it never is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+from typing import Any
+
+import sqlalchemy.exc
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
+
+from common.clients.json_api import excerpt
+from common.clients.stripe import IdempotencyKeyConsumed
+from common.contracts.event import Event, derived_id
+from common.contracts.jobs import RunJob
+from common.contracts.subscriptions import ProviderSubscription, ResumeBillingCommand
+from common.db import tenant_rows
+from common.db.bulk import equals_any
+from common.db.database import Sessions
+from common.errors import Conflict, NotYet, ProviderRejected, RateLimited, Undecided, Upstream
+from common.messaging import outbox
+from common.messaging.events import new_event
+from common.messaging.outbox import UnitOfWork
+from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
+from subscription import metrics
+from subscription.models import COMMAND_IN_METADATA, Command
+from subscription.providers.registry import Accounts
+from subscription.schemas import billing
+from subscription.schemas.billing import UNFINISHED, Attempt, CommandStatus, NewSetupIntent, Wanted
+
+log = get_logger(__name__)
+
+_NOTHING_DONE = "nothing was done, and nothing will be unless it is sent again"
+_ANOTHER_AT_IT = "another command about the same is under way"
+_TURN_SECONDS = 0.1
+_AGAIN_SECONDS = 5
+_LEFT_ALONE = timedelta(seconds=60)
+# What was accepted and can't be done for so long is given up.
+_LONGEST = timedelta(hours=24)
+# Stripe's time is in whole seconds, and its own.
+_CLOCKS_DIFFER = timedelta(seconds=3)
+_MOST = 500
+
+
+class _Turn(Enum):
+    NOW = auto()
+    LATER = auto()
+    NEVER = auto()
+
+
+class BillingCommands:
+    """`timeout` (seconds) is how long Stripe may take to answer, `quiet` how much longer it may
+    be at work on what it has not answered."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        accounts: Accounts,
+        *,
+        timeout: float,
+        quiet: float,
+        redact: Redactor,
+    ) -> None:
+        self._quiet = timedelta(seconds=quiet)
+        self._sessions = sessions
+        self._accounts = accounts
+        self._timeout = timeout
+        self._redact = redact
+
+    async def execute(
+        self, tenant: str, account: str, key: str, subject: str, wanted: Wanted
+    ) -> Command:
+        """The command as it is then: `done`, or `accepted` when it is not known what became of it,
+        and it will be done once.
+
+        Raises `Conflict` when the key was used for another command, `Invalid` for an account
+        that there is not, `Refused`; and `NotYet` when it was not done, and never will be unless
+        the same request comes again.
+        """
+        self._accounts.billing(tenant, account)
+        intended = CommandIntent(tenant, "stripe", account, key, subject, wanted)
+        async with self._sessions.begin() as session:
+            row = await record_intent(session, intended)
+            if row.status == CommandStatus.WITHDRAWN:
+                row.status, row.error = CommandStatus.OPEN, None
+        row = await self._do(row.id)
+        if row.status == CommandStatus.REFUSED:
+            raise ProviderRejected(row.error or "refused", 0)
+        if row.status == CommandStatus.WITHDRAWN:
+            raise NotYet(f"{row.error}; {_NOTHING_DONE}", _AGAIN_SECONDS)
+        return row
+
+    async def resume_event(self, event: Event[ResumeBillingCommand]) -> None:
+        """One that was accepted, or whose process died; what can't be done now the job orders
+        again."""
+        id_ = event.data.command_id
+        async with self._sessions() as session:
+            row = await session.get_one(Command, id_)
+            now = await tenant_rows.database_now(session)
+        if row.status not in UNFINISHED:
+            return
+        if row.accepted_at is not None and row.accepted_at > now - _LONGEST:
+            row = await self._do(id_)
+        elif row.begun:
+            row = await self._resolve(row, seen=row.begun)
+        else:
+            row = await self._put_off(id_, "its process died before it was sent", seen=0)
+        if row.status not in {CommandStatus.DONE, CommandStatus.ACCEPTED}:
+            log.warning("billing_command_not_done", command=id_, status=row.status, error=row.error)
+
+    async def _do(self, id_: str) -> Command:
+        """Do it, unless it is done; the row, as it is then."""
+        async with self._sessions() as session:
+            row = await session.get_one(Command, id_)
+        wanted = billing.stored(row.request)
+        # What a browser needs of it is a secret, and not kept: Stripe answers the same key again.
+        shown_again = row.status == CommandStatus.DONE and isinstance(wanted, NewSetupIntent)
+        if row.status not in UNFINISHED and not shown_again:
+            return row
+        client = self._accounts.billing(row.tenant, row.account)
+        attempt = Attempt(row.id, row.subject, wanted, row.attempts)
+        turn, began = _Turn.LATER, False
+        patience = time.monotonic() + self._timeout
+        try:
+            while turn is _Turn.LATER:
+                async with client.gate.admit():
+                    turn = await self._begin(id_)
+                    if began := turn is _Turn.NOW:
+                        async with asyncio.timeout(self._timeout), client.gate.call():
+                            result = await client.api.do(attempt)
+                if turn is _Turn.LATER:
+                    if time.monotonic() > patience:
+                        return await self._put_off(id_, _ANOTHER_AT_IT)
+                    await asyncio.sleep(_TURN_SECONDS)
+        except (RateLimited, Upstream, TimeoutError) as error:
+            with _written_down(began=began):
+                return await self._not_done(row, attempt, error, began=began)
+        if turn is _Turn.NEVER:
+            async with self._sessions() as session:
+                return await session.get_one(Command, id_)
+        secret = result.pop("client_secret", None)
+        with _written_down(began=began):
+            row = await self._finish(id_, CommandStatus.DONE, result, None)
+        if secret is not None:
+            row.result = {**(row.result or {}), "client_secret": secret}
+        return row
+
+    async def _not_done(
+        self, row: Command, attempt: Attempt, error: Exception, *, began: bool
+    ) -> Command:
+        if isinstance(error, ProviderRejected):
+            return await self._finish(row.id, CommandStatus.REFUSED, None, self._said(error))
+        if isinstance(error, RateLimited):  # it was not taken
+            metrics.commands.labels(row.kind, "put_off").inc()
+            return await self._put_off(row.id, f"stripe: {error}", began=began)
+        metrics.commands.labels(row.kind, "unknown").inc()
+        if isinstance(error, IdempotencyKeyConsumed):
+            await self._next_key(attempt)
+            if error.partly:
+                return await self._accept(row.id, self._said(error))
+            return await self._resolve(row, self._said(error))
+        if isinstance(error, TimeoutError):
+            return await self._accept(row.id, f"stripe gave no answer in {self._timeout:g} s")
+        return await self._accept(row.id, self._said(error))
+
+    async def _resolve(
+        self, row: Command, error: str | None = None, *, seen: int | None = None
+    ) -> Command:
+        """Its call is over, and what became of it is not known: Stripe is asked. `seen` as for
+        `_put_off`."""
+        client = self._accounts.billing(row.tenant, row.account)
+        attempt = Attempt(row.id, row.subject, billing.stored(row.request), row.attempts)
+        try:
+            async with client.gate.admit(), asyncio.timeout(self._timeout), client.gate.call():
+                found = await client.api.find(attempt)
+        except ProviderRejected as refused:
+            return await self._finish(row.id, CommandStatus.REFUSED, None, self._said(refused))
+        except (RateLimited, Upstream, TimeoutError) as unknown:
+            return await self._accept(row.id, error or self._said(unknown))
+        if found is not None:
+            return await self._finish(row.id, CommandStatus.DONE, found, None)
+        error = error or "stripe was asked, and has not done it"
+        return await self._put_off(row.id, error, began=seen is None, seen=seen)
+
+    async def _begin(self, id_: str) -> _Turn:
+        """Write down that a call begins: whoever gives the command up must know of it.
+
+        Of what is wanted of one subject the last command that is done holds. So a command is done
+        when no other one is under way, and not after a later one.
+        """
+        async with self._locked(id_, alone=True) as row:
+            if row.status == CommandStatus.WITHDRAWN:
+                raise NotYet("another request with the same key gave it up", _AGAIN_SECONDS)
+            if row.status == CommandStatus.REFUSED:
+                return _Turn.NEVER
+            if row.status in UNFINISHED:
+                turn = await self._turn(row)
+                if turn is _Turn.NEVER and row.confirmed_at is not None:
+                    row.status, row.error = CommandStatus.DONE, None
+                elif turn is _Turn.NEVER:
+                    row.status, row.error = CommandStatus.REFUSED, _SUPERSEDED
+                if turn is not _Turn.NOW:
+                    return turn
+            row.begun += 1
+        return _Turn.NOW
+
+    async def _turn(self, row: Command) -> _Turn:
+        session = async_object_session(row)
+        assert session is not None
+        kinds = next((each for each in billing.SUPERSEDING if row.kind in each), ())
+        bounded = timedelta(seconds=self._timeout) + _CLOCKS_DIFFER
+        under_way = or_(
+            and_(
+                Command.begun > Command.ended,
+                Command.status.in_(UNFINISHED),
+                Command.updated_at > func.now() - bounded,
+            ),
+            # Stripe may still be at work on what it did not answer.
+            Command.unanswered_at > func.now() - self._quiet,
+        )
+        others = select(Command.status, Command.created_at, under_way).where(
+            Command.tenant == row.tenant,
+            Command.subject == row.subject,
+            Command.kind.in_(kinds),
+            Command.id != row.id,
+        )
+        turn = _Turn.NOW
+        for status, created_at, is_under_way in await session.execute(others):
+            later = created_at > row.created_at
+            if later and status == CommandStatus.DONE:
+                return _Turn.NEVER
+            if is_under_way or (later and status == CommandStatus.ACCEPTED):
+                turn = _Turn.LATER
+        return turn
+
+    async def _put_off(
+        self, id_: str, error: str, *, began: bool = False, seen: int | None = None
+    ) -> Command:
+        """It was not done. Its caller is told so, and then it never is; unless the caller was told
+        before that it will be, or another request with the same key is at it.
+
+        `seen` is how many calls had begun when whoever gives it up looked: those are over.
+        """
+        async with self._locked(id_) as row:
+            row.ended += began
+            alone = row.begun == (row.ended if seen is None else seen)
+            if row.status in UNFINISHED and seen is not None and alone:
+                row.status = CommandStatus.WITHDRAWN
+                metrics.commands.labels(row.kind, CommandStatus.WITHDRAWN).inc()
+            elif row.status == CommandStatus.OPEN and seen is None:
+                row.status = CommandStatus.WITHDRAWN if alone else CommandStatus.ACCEPTED
+                row.accepted_at = None if alone else func.clock_timestamp()
+                metrics.commands.labels(row.kind, row.status).inc()
+            row.error = error
+        return row
+
+    async def _accept(self, id_: str, error: str) -> Command:
+        """What became of it is not known: it will be done once."""
+        async with self._locked(id_) as row:
+            row.ended += 1
+            row.unanswered_at = func.clock_timestamp()
+            if row.status in {CommandStatus.OPEN, CommandStatus.WITHDRAWN}:
+                row.status, row.accepted_at = CommandStatus.ACCEPTED, func.clock_timestamp()
+                metrics.commands.labels(row.kind, CommandStatus.ACCEPTED).inc()
+            row.error = error
+        return row
+
+    async def _finish(
+        self, id_: str, status: CommandStatus, result: dict[str, Any] | None, error: str | None
+    ) -> Command:
+        async with self._locked(id_) as row:
+            row.ended += 1
+            known = row.status in {CommandStatus.DONE, status}
+            # What was done is done, also when another request had given it up.
+            if not known and (row.status in UNFINISHED or status == CommandStatus.DONE):
+                row.status, row.result, row.error = status, result, error
+                metrics.commands.labels(row.kind, status).inc()
+        return row
+
+    async def _next_key(self, attempt: Attempt) -> None:
+        async with self._locked(attempt.id) as row:
+            row.attempts = max(row.attempts, attempt.number + 1)
+
+    @asynccontextmanager
+    async def _locked(self, id_: str, *, alone: bool = False) -> AsyncIterator[Command]:
+        """The row, locked, in a transaction of its own; as it is afterwards it can be read on.
+        `alone` is whether nobody may look at other commands of its subject meanwhile."""
+        async with self._sessions.begin() as session:
+            if alone:
+                subject = select(Command.tenant + "/" + Command.subject).where(Command.id == id_)
+                key = func.hashtextextended(subject.scalar_subquery(), 0)
+                await session.execute(select(func.pg_advisory_xact_lock(key)))
+            row = await session.get_one(Command, id_, with_for_update=True)
+            yield row
+            await session.flush()
+            await session.refresh(row)
+            session.expunge(row)
+
+    def _said(self, error: Exception) -> str:
+        return excerpt(f"stripe {error}", self._redact)
+
+
+@contextmanager
+def _written_down(*, began: bool) -> Iterator[None]:
+    """Raises `Undecided` when the database is away, after a call that Stripe may have carried out:
+    nobody may be told that it is not done."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        if not began:
+            raise
+        raise Undecided(
+            "what became of it could not be written down: ask with the same Idempotency-Key"
+        ) from error
+
+
+@dataclass(frozen=True)
+class CommandIntent:
+    """A command of a caller's, by the caller's key."""
+
+    tenant: str
+    provider: str
+    account: str
+    key: str
+    subject: str
+    wanted: Wanted
+
+
+async def record_intent(session: AsyncSession, intended: CommandIntent) -> Command:
+    """Write the command down, unless it is there; the row is locked. Raises `Conflict` when the
+    key was used for another one."""
+    values = {
+        "id": derived_id(Command.__tablename__, intended.tenant, intended.key),
+        "tenant": intended.tenant,
+        "provider": intended.provider,
+        "account": intended.account,
+        "idempotency_key": intended.key,
+        "kind": intended.wanted.kind,
+        "subject": intended.subject,
+        "request": intended.wanted.model_dump(mode="json"),
+        "status": CommandStatus.OPEN.value,
+    }
+    await session.execute(insert(Command).values(values).on_conflict_do_nothing())
+    row = await session.get_one(Command, values["id"], with_for_update=True)
+    same = ("subject", "account", "provider", "request")
+    if any(getattr(row, name) != values[name] for name in same):
+        raise Conflict("this Idempotency-Key was used for another command")
+    return row
+
+
+_SUPERSEDED = "a later command took its place"
+
+
+async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
+    """Lock the commands that the events may confirm, for `confirm`."""
+    reports = [each.data for each in events if isinstance(each.data, ProviderSubscription)]
+    named = {name for each in reports if (name := each.metadata.get(COMMAND_IN_METADATA))}
+    waiting: Sequence[Command] = ()
+    if reports:
+        query = select(Command).where(
+            equals_any(Command.tenant, sorted({each.tenant for each in events})),
+            or_(
+                equals_any(Command.subject, sorted({each.subscription_id for each in reports})),
+                equals_any(Command.id, sorted(named)),
+            ),
+            Command.kind.in_(billing.CONFIRMED),
+            Command.confirmed_at.is_(None),
+            Command.status.in_((*UNFINISHED, CommandStatus.DONE)),
+        )
+        waiting = (await session.scalars(query.order_by(Command.id).with_for_update())).all()
+    session.info["commands"] = waiting
+
+
+def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
+    """The commands that this report shows to be done. One that is open stays so: whoever takes it
+    up looks at the provider for itself."""
+    report = event.data
+    named = report.metadata.get(COMMAND_IN_METADATA)
+    waiting: Sequence[Command] = session.info["commands"]
+    for row in waiting:
+        if row.tenant != event.tenant or row.confirmed_at is not None:
+            continue
+        if named != row.id and event.time < row.created_at - _CLOCKS_DIFFER:
+            continue  # what was so before says nothing of the command
+        if named != row.id and row.subject != report.subscription_id:
+            continue
+        shows = row.id == named or billing.confirmed(
+            billing.stored(row.request),
+            status=report.status,
+            plan=report.plan.plan_id if report.plan and not report.more_plans else None,
+            ends=report.cancel_at_period_end or report.cancel_at is not None,
+        )
+        if shows:
+            row.confirmed_at = event.time
+            metrics.commands.labels(row.kind, "confirmed").inc()
+
+
+async def run_job(work: UnitOfWork, event: Event[RunJob]) -> str:
+    """The job: what nobody has finished for a minute is taken up."""
+    due = (
+        update(Command)
+        .where(
+            Command.id.in_(
+                select(Command.id)
+                .where(
+                    Command.status.in_(UNFINISHED),
+                    Command.updated_at < func.now() - _LEFT_ALONE,
+                )
+                .limit(_MOST)
+                .with_for_update(skip_locked=True)
+            )
+        )
+        .values(updated_at=func.now())
+        .returning(Command.id, Command.tenant)
+    )
+    found: Sequence[Any] = (await work.session.execute(due)).all()
+    await outbox.enqueue(
+        work.session,
+        [
+            new_event(
+                id=derived_id("command due", row.id, event.id),
+                type="billing_command.resume",
+                source="/subscription",
+                subject=row.id,
+                tenant=row.tenant,
+                data=ResumeBillingCommand(command_id=row.id),
+            )
+            for row in found
+        ],
+    )
+    return f"{len(found)} commands taken up"

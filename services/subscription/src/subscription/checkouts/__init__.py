@@ -1,0 +1,1 @@
+"""Checkouts, their payments and refunds."""

@@ -1,0 +1,240 @@
+"""Giving a payer money back: the intent is written down, the provider asked, the answer told.
+
+Safe to run for the same refund from several places at once: all use the same key at the provider,
+and whoever begins again looks first whether an earlier call got through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.clients.accounts_file import gateway_source
+from common.clients.json_api import excerpt
+from common.clients.stripe import IdempotencyKeyConsumed
+from common.contracts.event import Event
+from common.contracts.payments import RefundCompleted, RefundReported, RefundRequested
+from common.db.database import Sessions
+from common.errors import (
+    Busy,
+    Invalid,
+    Permanent,
+    ProviderRejected,
+    ProviderTimeout,
+    RateLimited,
+    Upstream,
+)
+from common.messaging.outbox import UnitOfWork
+from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
+from common.resilience.call_guard import CallGuard
+from subscription import metrics, repository
+from subscription.models import Checkout, Refund
+from subscription.providers.base import CheckoutClient, RefundRequest, RefundResult
+from subscription.providers.registry import Accounts
+from subscription.schemas.checkout import stored
+
+log = get_logger(__name__)
+
+SOURCE = "/subscription"
+_OPEN, _FAILED, _UNKNOWN = "requested", "failed", "unknown"
+
+
+class RefundService:
+    """`timeout` (seconds) is how long a provider may take to answer."""
+
+    def __init__(
+        self, sessions: Sessions, accounts: Accounts, *, timeout: float, redact: Redactor
+    ) -> None:
+        self._sessions = sessions
+        self._accounts = accounts
+        self._timeout = timeout
+        self._redact = redact
+
+    async def do(self, event: Event[RefundRequested]) -> None:
+        """Raises `Permanent` for what never can be refunded, `Busy` when it is not the time, and
+        what the provider's client raises when it may be tried again."""
+        client, gate, wanted = await self._intend(event)
+        if wanted is None:
+            return
+        try:
+            async with gate.admit(), asyncio.timeout(self._timeout), gate.call():
+                returned = await client.refund(wanted)
+        except ProviderRejected as error:
+            returned = RefundResult("", accepted=False, reason=self._said(error))
+        except RateLimited as error:  # uses up no attempt: it is not over because they are busy
+            raise Busy(str(error), error.retry_after) from error
+        except IdempotencyKeyConsumed:
+            await self._next_key(wanted)
+            raise
+        except TimeoutError as error:
+            raise ProviderTimeout(f"no answer in {self._timeout:g} s") from error
+        await self._settle(event, returned)
+
+    async def give_up(
+        self, work: UnitOfWork, event: Event[RefundRequested], error: BaseException
+    ) -> None:
+        """All attempts are used up: nobody knows whether one of them got through. Where not even
+        the intent was written down none did, and what failed is not paid when it comes again."""
+        report = event.data
+        checkout = await work.session.get(Checkout, report.checkout_id)
+        mine = checkout is not None and checkout.tenant == event.tenant
+        never_begun = {
+            "id": report.refund_id,
+            "tenant": event.tenant,
+            "provider": checkout.provider if checkout is not None and mine else "unknown",
+            "checkout_id": report.checkout_id,
+            "amount": report.amount,
+            "currency": report.currency,
+            "reason": report.reason,
+            "status": _FAILED,
+            "requests": event.sequence or 1,
+            "error": self._said(error),
+        }
+        fresh = insert(Refund).values(never_begun).on_conflict_do_nothing().returning(Refund.id)
+        begun = await work.session.scalar(fresh) is None
+        row = await work.session.get_one(Refund, report.refund_id, with_for_update=True)
+        same = (row.tenant, row.checkout_id, row.amount)
+        if same != (event.tenant, report.checkout_id, report.amount):
+            return  # another refund has this name
+        newer = (event.sequence or 1) > row.requests
+        if begun and row.status != _OPEN and not (row.status == _FAILED and newer):
+            return
+        if begun and row.status == _OPEN:
+            row.status = _UNKNOWN
+        row.requests, row.error = max(row.requests, event.sequence or 1), self._said(error)
+        metrics.refunds.labels(row.provider, row.status).inc()
+        row.reports += 1
+        _tell(work, event, row)
+
+    def _said(self, error: BaseException) -> str:
+        return excerpt(str(error), self._redact)
+
+    async def _intend(
+        self, event: Event[RefundRequested]
+    ) -> tuple[CheckoutClient, CallGuard, RefundRequest | None]:
+        report = event.data
+        async with self._sessions.begin() as session:
+            checkout = await session.get(Checkout, report.checkout_id)
+            if checkout is None or checkout.tenant != event.tenant or checkout.reference is None:
+                raise Permanent(f"there is no checkout {report.checkout_id!r} to refund")
+            values = {
+                "id": report.refund_id,
+                "tenant": event.tenant,
+                "provider": checkout.provider,
+                "checkout_id": checkout.id,
+                "amount": report.amount,
+                "currency": report.currency,
+                "reason": report.reason,
+                "status": _OPEN,
+                "requests": event.sequence or 1,
+            }
+            await session.execute(insert(Refund).values(values).on_conflict_do_nothing())
+            row = await session.get_one(Refund, report.refund_id, with_for_update=True)
+            if (row.checkout_id, row.amount) != (checkout.id, report.amount):
+                raise Permanent(f"the refund {row.id!r} is another one already")
+            if row.status == _UNKNOWN:
+                row.status, row.requests = _OPEN, max(row.requests, event.sequence or 1)
+            elif row.status == _FAILED and report.again and (event.sequence or 0) > row.requests:
+                # Whoever asked may have paid by hand since: the same request is not honoured twice.
+                row.status, row.requests = _OPEN, event.sequence or 0
+                row.attempts += 1  # for the same key the refusal would be repeated
+            elif row.status == _OPEN:
+                # Should this attempt be refused, an earlier request must not count as a new one.
+                row.requests = max(row.requests, event.sequence or 1)
+            elif report.again and (event.sequence or 0) > row.requests:
+                row.requests = event.sequence or 0
+                await _tell_again(session, event, row)
+            wanted = RefundRequest(
+                row.id, checkout.reference, row.amount, row.currency, row.attempts
+            )
+            open_ = row.status == _OPEN
+        request = stored(checkout.terms)
+        try:
+            client = self._accounts.find(event.tenant, request)
+        except Invalid as error:
+            raise Upstream(str(error)) from error  # mended in the accounts file
+        gate = self._accounts.gate(event.tenant, request)
+        return client, gate, wanted if open_ else None
+
+    async def _next_key(self, wanted: RefundRequest) -> None:
+        """A 500 would be repeated for the same key."""
+        async with self._sessions.begin() as session:
+            row = await session.get_one(Refund, wanted.id, with_for_update=True)
+            row.attempts = max(row.attempts, wanted.attempt + 1)
+
+    async def _settle(self, event: Event[RefundRequested], returned: RefundResult | None) -> None:
+        async with self._sessions.begin() as session:
+            row = await session.get_one(Refund, event.data.refund_id, with_for_update=True)
+            made = returned is not None and returned.accepted
+            if returned is not None and row.provider_refund_id == returned.refund_id != "":
+                return  # it is known of it already that it failed later
+            if row.status not in {_OPEN, _UNKNOWN} and not (made and row.status == _FAILED):
+                return
+            if returned is None:
+                row.status, row.error = "manual", "the provider has no refunds"
+            else:
+                row.status = "succeeded" if made else _FAILED
+                row.provider_refund_id, row.error = returned.refund_id or None, returned.reason
+            row.reports += 1
+            metrics.refunds.labels(row.provider, row.status).inc()
+            work = UnitOfWork(session, SOURCE)
+            _tell(work, event, row)
+            await work.flush()
+
+
+async def take_report(work: UnitOfWork, event: Event[RefundReported]) -> None:
+    """A refund that the provider had made may fail all the same: it has the money back then, and
+    whoever asked for it is told so."""
+    report = event.data
+    if report.status != _FAILED:
+        return
+    row = await repository.refund_reported(
+        work.session, event.tenant, report.reference, report.refund_id
+    )
+    if row is None:
+        return  # nobody asked for it here
+    known = row.provider_refund_id == report.refund_id
+    if known and row.status in {_OPEN, _FAILED}:
+        return  # of an attempt that is known to have failed; another may be under way
+    if not known and row.provider_refund_id and row.status != _OPEN:
+        return  # it was followed by another attempt, whose outcome is known
+    checkout = await work.session.get_one(Checkout, row.checkout_id)
+    if gateway_source(checkout.provider, checkout.account) != event.source:
+        return
+    row.status, row.provider_refund_id = _FAILED, report.refund_id
+    row.error = f"it failed after it was made: {report.reason or 'no reason given'}"
+    row.reports += 1
+    metrics.refunds.labels(row.provider, row.status).inc()
+    log.error("refund_failed_after_success", refund=row.id, reason=report.reason)
+    _tell(work, event, row)
+
+
+async def _tell_again(session: AsyncSession, event: Event[RefundRequested], row: Refund) -> None:
+    """Its outcome is known here, and who asks again has not received it."""
+    row.reports += 1
+    work = UnitOfWork(session, SOURCE)
+    _tell(work, event, row)
+    await work.flush()
+
+
+def _tell(work: UnitOfWork, event: Event[Any], row: Refund) -> None:
+    work.emit(
+        "refund.completed",
+        RefundCompleted(
+            refund_id=row.id,
+            checkout_id=row.checkout_id,
+            status=row.status,
+            amount=row.amount,
+            currency=row.currency,
+            provider_refund_id=row.provider_refund_id,
+            reason=row.error,
+        ),
+        subject=row.id,
+        # What the same command is told twice are two events.
+        sequence=row.reports,
+        cause=event,
+    )

@@ -1,0 +1,237 @@
+"""Starting a checkout: write it down, ask the provider, write down the answer.
+
+The row with its idempotency key is committed before the provider is called, and no transaction is
+open meanwhile. Whoever sends the same request again continues where the last attempt ended; of two
+at once both are given the payment that was written down first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.clients.json_api import excerpt
+from common.contracts.event import derived_id
+from common.contracts.payments import CheckoutStarted
+from common.db.database import Sessions
+from common.errors import Conflict, Invalid, ProviderRejected, RateLimited, Upstream
+from common.http.return_urls import check_return_url
+from common.messaging import outbox
+from common.messaging.events import new_event
+from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
+from common.resilience.call_guard import CallGuard
+from subscription import metrics, models, repository
+from subscription.checkouts.payers import Payers
+from subscription.checkouts.status import CheckoutStatus
+from subscription.models import OURS, Checkout, row_id
+from subscription.providers.base import CheckoutClient, CheckoutRequest, Started
+from subscription.providers.registry import Accounts
+from subscription.schemas.checkout import NewCheckout
+
+log = get_logger(__name__)
+
+_AGAIN = "send the same request with the same Idempotency-Key again"
+
+
+class CheckoutService:
+    """`timeout` (seconds) is how long a provider may take to answer."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        accounts: Accounts,
+        payers: Payers,
+        *,
+        timeout: float,
+        redact: Redactor,
+    ) -> None:
+        self._sessions = sessions
+        self._payers = payers
+        self._accounts = accounts
+        self._timeout = timeout
+        self._redact = redact
+
+    async def start(self, tenant: str, key: str, wanted: NewCheckout) -> Checkout:
+        """Raises `Invalid`; `Conflict` when the key was used for another request; `Refused`; and
+        `Upstream` or `RateLimited` when the same request may be sent again."""
+        known = await self._known(tenant, key, wanted)
+        if known is not None and known.status != CheckoutStatus.STARTING:
+            return _answer(known)
+        try:
+            client = self._accounts.find(tenant, wanted)
+            client.check(wanted)
+            # Not a part of the request's model: what was accepted once is read from the database.
+            check_return_url(wanted.return_url)
+        except Invalid as error:
+            if known is None or known.reference is None:
+                raise
+            raise Upstream(
+                f"the payer may have been asked; mend this, then {_AGAIN}: {error}"
+            ) from error
+        gate = self._accounts.gate(tenant, wanted)
+        async with AsyncExitStack() as place:
+            try:
+                # Before the attempt is written down: one that is not made reached nobody.
+                await place.enter_async_context(gate.admit())
+            except RateLimited as error:
+                raise RateLimited(f"{error}; {_AGAIN}", error.retry_after) from error
+            checkout, order = await self._intend(client, tenant, key, wanted)
+            if order is None:
+                return _answer(checkout)
+            try:
+                started, payload = await self._ask(client, gate, order)
+            except ProviderRejected as error:
+                return _answer(await self._refuse(client, order, error))
+        return _answer(await self._record(order, started, payload))
+
+    async def _known(self, tenant: str, key: str, wanted: NewCheckout) -> Checkout | None:
+        async with self._sessions() as session:
+            checkout = await repository.checkout(session, _id(tenant, key))
+        if checkout is not None:
+            self._check_same(checkout, wanted)
+        return checkout
+
+    async def _intend(
+        self, client: CheckoutClient, tenant: str, key: str, wanted: NewCheckout
+    ) -> tuple[Checkout, CheckoutRequest | None]:
+        """The checkout, and the order that is to be sent now, if any."""
+        async with self._sessions.begin() as session:
+            checkout = await repository.intend_checkout(session, self._row(tenant, key, wanted))
+            self._check_same(checkout, wanted)
+            if checkout.status != CheckoutStatus.STARTING:
+                return checkout, None
+            checkout.attempts += 1
+            name = checkout.reference or client.reference(checkout.id, checkout.attempts)
+            order = CheckoutRequest(checkout.id, name, wanted)
+            if client.asks_the_payer:  # every attempt, for each gives the payer its time
+                started = client.started(order, name, None)
+                await _announce(session, checkout, started, _payload(order, started))
+        return checkout, order
+
+    async def _ask(
+        self, client: CheckoutClient, gate: CallGuard, order: CheckoutRequest
+    ) -> tuple[Started, CheckoutStarted]:
+        provider = order.wanted.provider
+        try:
+            async with asyncio.timeout(self._timeout), gate.call():
+                started = await client.start(order)
+            return started, _payload(order, started)
+        except ProviderRejected as error:
+            raise ProviderRejected(self._said(f"{provider} {error}"), error.status) from error
+        except RateLimited as error:
+            raise RateLimited(f"{provider} {error}: {_AGAIN}", error.retry_after) from error
+        except Upstream as error:
+            raise Upstream(f"{self._said(f'{provider} {error}')}; {_AGAIN}") from error
+        except TimeoutError as error:
+            raise Upstream(f"{provider} gave no answer in {self._timeout:g} s; {_AGAIN}") from error
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            log.warning("provider_response_invalid", provider=provider, error=type(error).__name__)
+            raise Upstream(f"{provider} answers something strange; {_AGAIN}") from error
+
+    def _check_same(self, checkout: Checkout, wanted: NewCheckout) -> None:
+        if self._payers.request(checkout) != wanted:
+            raise Conflict("this Idempotency-Key was used for another request")
+
+    def _row(self, tenant: str, key: str, wanted: NewCheckout) -> dict[str, Any]:
+        ours = wanted.provider != "stripe"  # which says itself who the customer is
+        customer, subscription = wanted.customer.reference, models.our_subscription(wanted)
+        return {
+            "id": _id(tenant, key),
+            "tenant": tenant,
+            "provider": wanted.provider,
+            "account": wanted.account,
+            "idempotency_key": key,
+            **self._payers.columns(wanted),
+            "status": CheckoutStatus.STARTING,
+            "amount": wanted.amount,
+            "currency": wanted.currency,
+            "customer_id": row_id(models.Customer, tenant, OURS, customer) if ours else None,
+            "subscription_id": row_id(models.Subscription, tenant, OURS, subscription)
+            if ours and subscription
+            else None,
+        }
+
+    def _said(self, text: str) -> str:
+        return excerpt(text, self._redact)
+
+    async def _refuse(
+        self, client: CheckoutClient, order: CheckoutRequest, refused: ProviderRejected
+    ) -> Checkout:
+        async with self._sessions.begin() as session:
+            checkout = await repository.locked_checkout(session, order.id)
+            if checkout.status != CheckoutStatus.STARTING:
+                return checkout  # another attempt fared better
+            checkout.error = str(refused)
+            unsure = client.asks_the_payer and checkout.attempts > 1
+            if not unsure:
+                checkout.status = CheckoutStatus.REFUSED
+        if unsure:
+            raise Upstream(f"{refused}; an earlier attempt may have reached the payer: {_AGAIN}")
+        metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.REFUSED).inc()
+        return checkout
+
+    async def _record(
+        self, order: CheckoutRequest, started: Started, payload: CheckoutStarted
+    ) -> Checkout:
+        async with self._sessions.begin() as session:
+            checkout = await repository.locked_checkout(session, order.id)
+            if checkout.status not in {CheckoutStatus.STARTING, CheckoutStatus.REFUSED}:
+                return checkout  # another request was quicker, or the payer was
+            checkout.status = CheckoutStatus.PENDING
+            checkout.error = None
+            await _announce(session, checkout, started, payload)
+        metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.PENDING).inc()
+        return checkout
+
+
+def _id(tenant: str, key: str) -> str:
+    return derived_id(models.Checkout.__tablename__, tenant, key)
+
+
+def _answer(checkout: Checkout) -> Checkout:
+    if checkout.status == CheckoutStatus.REFUSED:
+        raise ProviderRejected(checkout.error or "refused", 0)
+    return checkout
+
+
+def _payload(order: CheckoutRequest, started: Started) -> CheckoutStarted:
+    """Raises `ValidationError` for what a provider could not mean."""
+    return CheckoutStarted(
+        provider=order.wanted.provider,
+        endpoint=order.wanted.account,
+        reference=started.reference,
+        checkout_id=order.id,
+        amount=started.amount,
+        currency=started.currency,
+        expires_at=started.expires_at,
+        hint_reference=started.hint_reference,
+        lookup=dict(started.lookup),
+    )
+
+
+async def _announce(
+    session: AsyncSession, checkout: Checkout, started: Started, payload: CheckoutStarted
+) -> None:
+    checkout.reference = started.reference
+    checkout.url = started.url
+    checkout.expires_at = started.expires_at
+    if checkout.provider == "stripe":
+        checkout.amount, checkout.currency = started.amount, started.currency
+    # A later attempt at the same payment is news: it may be paid for longer.
+    id_ = derived_id(
+        "checkout.started", checkout.id, started.reference, started.expires_at.isoformat()
+    )
+    event = new_event(
+        id=id_,
+        source="/subscription",
+        type="checkout.started",
+        subject=checkout.id,
+        tenant=checkout.tenant,
+        correlationid=checkout.id,
+        data=payload,
+    )
+    await outbox.enqueue(session, [event])

@@ -1,0 +1,1 @@
+"""Payment providers: clients of checkouts, refunds and billing."""

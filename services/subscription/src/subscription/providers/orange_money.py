@@ -1,0 +1,96 @@
+"""Orange Money Web Payment: a payment page. https://developer.orange.com/apis/om-webpay"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from uuid import UUID
+
+from pydantic import HttpUrl, SecretStr
+
+from common.clients.json_api import Object, join_url, request_json
+from common.errors import Invalid
+from subscription.providers import base
+from subscription.providers.base import (
+    CheckoutRequest,
+    Started,
+    TokenClient,
+    require_field,
+    require_found,
+    require_whole_units,
+)
+from subscription.schemas.checkout import NewCheckout
+
+_DIGITS_OF_ID = 26  # of an order's 30 characters
+
+
+class Options(base.Options):
+    """`callback_url` is the gateway's endpoint."""
+
+    client_id: str
+    client_secret: SecretStr
+    merchant_key: SecretStr
+    callback_url: HttpUrl
+    country: str = "cm"
+    language: str = "fr"
+    base_url: HttpUrl = HttpUrl("https://api.orange.com")
+
+
+class OrangeMoney(TokenClient):
+    options_model = Options
+    options: Options
+    lifetime = timedelta(hours=1)
+
+    def check(self, wanted: NewCheckout) -> None:
+        require_field(wanted, wanted.return_url, "return_url")
+        require_whole_units(wanted)
+
+    def reference(self, checkout_id: str, attempt: int) -> str:
+        """An order's name has 30 characters at the most, and is taken once."""
+        if attempt > 999:
+            raise Invalid("tried too often: start another checkout")
+        return f"{UUID(checkout_id).hex[:_DIGITS_OF_ID]}.{attempt}"
+
+    async def _fetch_token(self) -> Object | None:
+        return await request_json(
+            self.http,
+            "POST",
+            join_url(self.options.base_url, "oauth", "v3", "token"),
+            auth=(self.options.client_id, self.options.client_secret.get_secret_value()),
+            data={"grant_type": "client_credentials"},
+        )
+
+    async def _start(self, order: CheckoutRequest, token: str) -> Started:
+        back = str(order.wanted.return_url)
+        pages = (self.options.country, "v1", "webpayment")
+        answer = await request_json(
+            self.http,
+            "POST",
+            join_url(self.options.base_url, "orange-money-webpay", *pages),
+            headers={"Authorization": f"Bearer {token}"},
+            json={
+                "merchant_key": self.options.merchant_key.get_secret_value(),
+                "currency": order.currency,
+                "order_id": order.reference,
+                "amount": int(order.major_amount),
+                "return_url": back,
+                "cancel_url": back,
+                "notif_url": str(self.options.callback_url),
+                "lang": self.options.language,
+                "reference": order.label[:30],
+            },
+        )
+        page = require_found(answer)
+        return self.started(
+            order,
+            order.reference,
+            page["payment_url"],
+            # Whoever knows the token may speak for the payment: only its hash is told to others.
+            hint_reference=hashlib.sha256(page["notif_token"].encode()).hexdigest(),
+            lookup={
+                "order_id": order.reference,
+                "amount": str(int(order.major_amount)),
+                "currency": order.currency,
+                "pay_token": page["pay_token"],
+            },
+        )

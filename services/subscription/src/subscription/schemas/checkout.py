@@ -1,0 +1,115 @@
+"""What a caller may ask to be paid for."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
+
+from common.clients.accounts_file import DEFAULT
+from common.contracts.money import Currency, MinorUnits
+from subscription.domain import Policy
+
+ProviderName = Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterwave"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EntitlementPolicy(_Part):
+    """What a tenant's customers may use while they don't pay. By default who is past due is served
+    for thirty days; who is `unpaid` (Stripe has given up collecting) or `paused` (a trial ended
+    without a payment method) is not, until that changes."""
+
+    past_due: bool = Field(default=True, description="whether who is past due is entitled")
+    past_due_grace_days: int | None = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="for so long since then, at Stripe; null: as long as Stripe says `past_due`",
+    )
+    unpaid: bool = Field(default=False, description="whether who is unpaid is entitled")
+    paused: bool = Field(default=False, description="whether who is paused is entitled")
+
+    def as_rules(self) -> Policy:
+        days = self.past_due_grace_days
+        return Policy(
+            past_due=self.past_due,
+            past_due_grace=timedelta(days=days) if days is not None else None,
+            unpaid=self.unpaid,
+            paused=self.paused,
+        )
+
+
+class Buyer(_Part):
+    """`reference` is the caller's own name for the customer."""
+
+    reference: str = Field(pattern=r"^[A-Za-z0-9._:@-]{1,100}$")
+    email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)
+    name: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00]+$")
+    phone: str | None = Field(
+        default=None,
+        pattern=r"^\+?[0-9]{8,15}$",
+        description="with country code (E.164); the plus may be left out",
+    )
+
+
+class PlanTerms(_Part):
+    """What is subscribed to, for how long at a time, and what happens around the end.
+
+    With Stripe `plan_id` is a price of Stripe's, which has its own terms.
+    """
+
+    plan_id: str = Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")
+    name: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00]+$")
+    interval: Literal["day", "week", "month", "year"] = "month"
+    grace_days: int = Field(
+        default=3, ge=0, le=90, description="past due for so long, before it expires"
+    )
+    reminder_days: int = Field(
+        default=3, ge=0, le=90, description="told so long before the end, but not before half of it"
+    )
+
+
+class NewCheckout(_Part):
+    """One payment: for a plan's next period, or for something else if there is no plan."""
+
+    provider: ProviderName
+    account: str = Field(
+        default=DEFAULT, pattern=r"^[a-z0-9_-]{1,64}$", description="of the accounts file"
+    )
+    amount: MinorUnits | None = Field(
+        default=None, gt=0, description="minor units; left out for a plan of Stripe's"
+    )
+    currency: Currency | None = None
+    customer: Buyer
+    plan: PlanTerms | None = None
+    description: str | None = Field(default=None, max_length=150, pattern=r"^[^\x00]*$")
+    return_url: HttpUrl | None = Field(
+        default=None, description="where the payer's browser goes afterwards"
+    )
+    purpose: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._:/-]{1,200}$",
+        description="another service's name for what is paid; `checkout.status_changed` has it",
+    )
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if (self.amount is None) != (self.currency is None):
+            raise ValueError("amount and currency belong together")
+        priced_by_stripe = self.provider == "stripe" and self.plan is not None
+        if priced_by_stripe == (self.amount is not None):
+            raise ValueError(
+                "a plan of Stripe's has its price there: leave out amount and currency"
+                if priced_by_stripe
+                else "amount and currency are missing"
+            )
+        return self
+
+
+def stored(request: dict[str, Any]) -> NewCheckout:
+    """A request as it was written down, perhaps by a version that knew more fields."""
+    return NewCheckout.model_validate(request, extra="ignore")

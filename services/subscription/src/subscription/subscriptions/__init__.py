@@ -1,0 +1,1 @@
+"""Subscriptions: stored, renewed, cancelled, and what they entitle to."""

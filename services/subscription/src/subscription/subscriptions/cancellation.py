@@ -1,0 +1,69 @@
+"""Subscriptions of our own are cancelled, and cancellations taken back: nobody outside is asked, so
+the command and what it does are one transaction."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import derived_id
+from common.contracts.subscriptions import ResumeBillingCommand, Status
+from common.db import tenant_rows
+from common.errors import Conflict
+from common.messaging.events import new_event
+from common.messaging.outbox import UnitOfWork
+from subscription import repository
+from subscription.billing.commands import CommandIntent, record_intent
+from subscription.models import OURS, Command, Subscription
+from subscription.schemas.billing import Cancel, CommandStatus, Resume
+from subscription.subscriptions import renewals
+
+SOURCE = "/subscription"
+_IN_USE = frozenset({Status.ACTIVE, Status.PAST_DUE})
+
+
+async def run(
+    session: AsyncSession, row: Subscription, key: str, wanted: Cancel | Resume
+) -> Command:
+    """In the caller's transaction. Raises `Conflict` for a subscription that is over, or when the
+    key was used for another command."""
+    intended = CommandIntent(row.tenant, OURS, "", key, row.provider_subscription_id, wanted)
+    command = await record_intent(session, intended)
+    if command.status == CommandStatus.OPEN:
+        await _do(session, command, row, wanted)
+        await session.flush()
+        await session.refresh(command)
+    return command
+
+
+async def _do(
+    session: AsyncSession, command: Command, row: Subscription, wanted: Cancel | Resume
+) -> None:
+    await session.refresh(row, with_for_update=True)
+    now = await tenant_rows.database_now(session)
+    cause = new_event(
+        id=derived_id("command done", command.id),
+        type="billing_command.resume",
+        source=SOURCE,
+        subject=command.id,
+        tenant=row.tenant,
+        data=ResumeBillingCommand(command_id=command.id),
+    )
+    work = UnitOfWork(session, SOURCE)
+    paid = (await repository.paid_checkouts(session, [row.id]))[row.id]
+    await renewals.renew(work, cause, row, paid, now)  # the clock may have struck since
+    if row.status not in _IN_USE:
+        raise Conflict(f"the subscription is {row.status}: start a checkout, POST /v1/checkouts")
+    if isinstance(wanted, Cancel):
+        row.cancel_when, row.cancel_wanted_at = wanted.when, now
+        if wanted.when == "now":
+            row.gave_up_at = now
+    else:
+        row.cancel_when = row.cancel_wanted_at = None
+    await renewals.renew(work, cause, row, paid, now)
+    await work.flush()
+    command.status, command.confirmed_at = CommandStatus.DONE, now
+    command.result = {
+        "id": row.id,
+        "status": row.status,
+        "cancel_at_period_end": row.cancel_at_period_end,
+    }

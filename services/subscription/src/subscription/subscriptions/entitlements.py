@@ -1,0 +1,135 @@
+"""What a customer may use now: asked often, answered quickly, also when the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy.exc
+from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.subscriptions import Status
+from common.db.database import Sessions
+from common.errors import NotFound, Unavailable, describe
+from common.observability.logging import get_logger
+from common.resilience.cache import Cache
+from subscription.domain import ENTITLING, Item
+from subscription.models import Checkout, Customer, Plan, Subscription
+from subscription.subscriptions import store
+
+log = get_logger(__name__)
+
+# An answer is at most so old, so that it is right within a second of the event.
+_FRESH_SECONDS: Final = 0.8
+# What was answered last is told for so long when nothing newer can be known.
+_LAST_KNOWN_SECONDS: Final = 24 * 3600
+_PATIENCE_SECONDS: Final = 2.0
+
+
+class Entitlement(BaseModel):
+    """A subscription that entitles its customer to a plan, by the tenant's policy; one of several
+    plans is told once for each. `until` is what is paid for so far, or when it ends before that."""
+
+    subscription_id: str
+    plan_id: str | None
+    quantity: int | None = Field(
+        description="of a provider's subscription: how many; null where it is metered"
+    )
+    plan: str | None = Field(description="the provider's or the shop's name of the plan")
+    name: str | None
+    status: Status
+    until: datetime | None
+    ends: bool = Field(description="it is not renewed after `until`")
+
+
+class Entitlements(BaseModel):
+    """`stale` is whether it is the last known answer because the database can't be asked; `as_of`
+    (UTC) says of when it is."""
+
+    customer: str
+    entitled: bool
+    plans: list[Entitlement]
+    as_of: datetime
+    stale: bool = False
+
+
+class EntitlementService:
+    def __init__(self, sessions: Sessions, cache: Cache) -> None:
+        self._sessions = sessions
+        self._cache = cache
+
+    async def get(self, tenant: str, customer: str) -> Entitlements:
+        """`customer` is our id, the provider's or the shop's reference. Raises `NotFound`; and
+        `Unavailable` when the database is away and nothing is known."""
+        known = _known(await self._cache.get(tenant, customer))
+        if known is not None and 0 <= _age(known) < _FRESH_SECONDS:
+            return known
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS), self._sessions() as session:
+                found = await _read(session, tenant, customer)
+        except (sqlalchemy.exc.SQLAlchemyError, TimeoutError, OSError) as error:
+            if known is None:
+                raise Unavailable("the database does not answer, and nothing is known") from error
+            log.warning("entitlements_served_stale", error=describe(error))
+            return known.model_copy(update={"stale": True})
+        value = found.model_dump(mode="json")
+        await self._cache.set(tenant, customer, value, seconds=_LAST_KNOWN_SECONDS)
+        return found
+
+
+def _known(kept: Any) -> Entitlements | None:
+    """None also for what another version has kept."""
+    try:
+        return Entitlements.model_validate(kept) if kept is not None else None
+    except ValidationError:
+        return None
+
+
+def _age(known: Entitlements) -> float:
+    return (datetime.now(UTC) - known.as_of).total_seconds()
+
+
+async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlements:
+    as_of = datetime.now(UTC)
+    named_so = or_(Customer.id == customer, Customer.provider_customer_id == customer)
+    meant = select(Customer.id).where(Customer.tenant == tenant, named_so)
+    # Stripe names its customers itself; the checkout that they came by has the shop's reference.
+    payer = Checkout.terms[("customer", "reference")].astext == customer
+    came_by = select(Checkout.customer_id).where(
+        Checkout.tenant == tenant, payer, Checkout.customer_id.is_not(None)
+    )
+    ids = {*await session.scalars(meant), *await session.scalars(came_by)}
+    if not ids:
+        raise NotFound(f"no customer is called {customer!r}")
+    query = (
+        select(Subscription)
+        .where(
+            Subscription.tenant == tenant,
+            Subscription.customer_id.in_(ids),
+            Subscription.phase.in_(ENTITLING),
+        )
+        .order_by(Subscription.created_at, Subscription.id)
+    )
+    found = (await session.scalars(query)).all()
+    items = [(row, item) for row in found for item in store.items_of(row)]
+    named = Plan.id.in_({item.plan_id for _, item in items})
+    named_plans = {plan.id: plan for plan in await session.scalars(select(Plan).where(named))}
+    plans = [_entitlement(row, item, named_plans.get(item.plan_id)) for row, item in items]
+    return Entitlements(customer=customer, entitled=bool(plans), plans=plans, as_of=as_of)
+
+
+def _entitlement(row: Subscription, item: Item, plan: Plan | None) -> Entitlement:
+    ends = (item.current_period_end or row.current_period_end, row.cancel_at)
+    return Entitlement(
+        subscription_id=row.id,
+        plan_id=item.plan_id or None,
+        quantity=item.quantity,
+        plan=plan.provider_plan_id if plan else None,
+        name=plan.name if plan else None,
+        status=Status(row.status),
+        until=min(filter(None, ends), default=None),
+        ends=row.cancel_at_period_end or row.cancel_at is not None,
+    )

@@ -1,0 +1,242 @@
+"""Writes what events say into the rows, and tells what changed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from common.contracts.event import Event
+from common.contracts.payments import (
+    Contact,
+    PaymentDisputed,
+    PaymentOutcome,
+    PaymentRefunded,
+    RefundReported,
+)
+from common.contracts.subscriptions import (
+    CustomerChanged,
+    PlanSnapshot,
+    SubscriptionChanged,
+    SubscriptionItem,
+)
+from common.db import tenant_rows
+from common.messaging.outbox import UnitOfWork
+from subscription import domain, models, repository
+from subscription.domain import (
+    Change,
+    Item,
+    PaymentReport,
+    Phase,
+    Policy,
+    Seen,
+    Snapshot,
+    VersionedValue,
+)
+from subscription.models import OURS, row_id
+
+
+async def update_contact(
+    work: UnitOfWork, event: Event[Any], customer_id: str, contact: Contact
+) -> None:
+    """The customer's row is there, and locked."""
+    row = await work.session.get_one(models.Customer, customer_id)
+    email = _known(row.email, row.email_at, row.email_event_id)
+    name = _known(row.name, row.name_at, row.name_event_id)
+    new_email = email.or_newer(contact.email, event.time, event.id)
+    new_name = name.or_newer(contact.name, event.time, event.id)
+    if new_email is not email:
+        row.email, row.email_at, row.email_event_id = _columns(new_email)
+    if new_name is not name:
+        row.name, row.name_at, row.name_event_id = _columns(new_name)
+    if (new_email.value, new_name.value) != (email.value, name.value):
+        row.version += 1
+        work.emit(
+            "customer.changed",
+            CustomerChanged(customer_id=row.id, contact=Contact(email=row.email, name=row.name)),
+            subject=row.id,
+            sequence=row.version,
+            cause=event,
+        )
+
+
+async def keep_payment(session: AsyncSession, event: Event[PaymentOutcome], *, paid: bool) -> None:
+    report = event.data
+    row = await session.get_one(
+        models.Payment, row_id(models.Payment, event.tenant, report.provider, report.payment_id)
+    )
+    row.references = sorted({*row.references, *report.references, report.payment_id})
+    new = domain.Payment(
+        paid, event.time, event.id, report.amount, report.currency, None if paid else report.reason
+    )
+    if row.paid is not None and (row.paid, row.reported_at, row.reported_event_id) >= new.order:
+        return
+    row.paid, row.reported_at, row.reported_event_id = new.order
+    row.amount, row.currency, row.reason = new.amount, new.currency, new.reason
+
+
+async def keep_reversal(
+    session: AsyncSession,
+    event: Event[PaymentRefunded] | Event[PaymentDisputed] | Event[RefundReported],
+    kind: str,
+    provider_id: str,
+    amount: int,
+    reason: str | None,
+) -> None:
+    report = event.data
+    values = {
+        "id": row_id(models.Reversal, event.tenant, report.provider, provider_id),
+        "tenant": event.tenant,
+        "provider": report.provider,
+        "kind": kind,
+        "amount": amount,
+        "currency": report.currency,
+        "reason": reason,
+        "references": report.references,
+        "reported_at": event.time,
+    }
+    await repository.keep_reversal(session, values)
+
+
+async def keep_plan(
+    session: AsyncSession, event: Event[Any], provider: str, plan: PlanSnapshot
+) -> None:
+    id_ = row_id(models.Plan, event.tenant, provider, plan.plan_id)
+    facts = {
+        "name": plan.name,
+        "amount": plan.amount,
+        "currency": plan.currency,
+        "interval": plan.interval,
+    }
+    known = await session.get(models.Plan, id_)
+    if known is not None and all(getattr(known, key) == value for key, value in facts.items()):
+        return  # not written again: every subscription of the plan would wait for the row
+    values = {
+        "id": id_,
+        "tenant": event.tenant,
+        "provider": provider,
+        "provider_plan_id": plan.plan_id,
+        "seen_at": event.time,
+        "seen_event_id": event.id,
+    }
+    await repository.keep_plan(session, values | facts)
+    if known is not None:
+        await session.refresh(known)  # for the rest of the batch
+
+
+def to_domain(row: models.Subscription) -> domain.Subscription:
+    payment = None
+    if row.payment_at is not None:
+        payment = PaymentReport(row.payment_at, row.payment_event_id or "", bool(row.payment_paid))
+    # Earlier versions kept those of one second, and when that was beside them.
+    stored = [{"at": row.snapshot_at, **each} for each in row.snapshots]
+    snapshots = tuple(_STORED.validate_python(each) for each in stored)
+    statuses = frozenset(_SEEN.validate_python(each) for each in row.statuses)
+    return domain.Subscription(snapshots, payment, row.ever_active, statuses)
+
+
+def items_of(row: models.Subscription) -> Sequence[Item]:
+    """One for each plan; one without a quantity, and maybe a name, where there is one plan only."""
+    if row.items:
+        return _ITEMS.validate_python(row.items)
+    return (Item(row.plan_id or "", None, row.current_period_end),)
+
+
+_STORED: TypeAdapter[Snapshot] = TypeAdapter(Snapshot)
+_SEEN: TypeAdapter[Seen] = TypeAdapter(Seen)
+_ITEMS: TypeAdapter[tuple[Item, ...]] = TypeAdapter(tuple[Item, ...])
+
+
+async def save_changes(
+    work: UnitOfWork,
+    event: Event[Any],
+    row: models.Subscription,
+    before: domain.Subscription,
+    after: domain.Subscription,
+    more: Sequence[Change] = (),
+) -> None:
+    """Save it, and publish what changed by it, by the tenant's policy and the clock; and `more`."""
+    now = await database_now(work.session)
+    policy, row.policy_version = await policy_of(work.session, row)
+    phase = after.phase(policy, now)
+    changes = [*domain.changes((before, Phase(row.phase)), (after, phase)), *more]
+    row.status, row.phase = after.status, phase
+    row.ever_active = after.ever_active
+    if row.provider != OURS:  # which has a clock of its own
+        row.due_at = after.changes_at(policy, now)
+    if after.snapshots != before.snapshots:
+        facts = after.facts
+        row.plan_id = facts.plan_id
+        row.items = _ITEMS.dump_python(facts.items, mode="json")
+        row.current_period_end = facts.current_period_end
+        row.cancel_at_period_end, row.cancel_at = facts.cancel_at_period_end, facts.cancel_at
+        row.snapshot_at = after.snapshots[-1].at
+        row.snapshots = [_STORED.dump_python(each, mode="json") for each in after.snapshots]
+    if after.statuses != before.statuses:
+        row.statuses = [_SEEN.dump_python(each, mode="json") for each in sorted(after.statuses)]
+    if after.payment is not None:
+        row.payment_at = after.payment.at
+        row.payment_event_id = after.payment.event_id
+        row.payment_paid = after.payment.paid
+    customer = await work.session.get_one(models.Customer, row.customer_id)
+    for change in changes:
+        row.version += 1
+        work.emit(
+            f"subscription.{change}",
+            SubscriptionChanged(
+                subscription_id=row.id,
+                customer_id=row.customer_id,
+                provider=row.provider,
+                provider_subscription_id=row.provider_subscription_id,
+                status=after.status,
+                plan_id=after.facts.plan_id,
+                items=[SubscriptionItem(**vars(each)) for each in after.facts.items],
+                current_period_end=after.facts.current_period_end,
+                contact=Contact(email=customer.email, name=customer.name),
+                contact_sequence=customer.version,
+                previous_plan_id=before.facts.plan_id if change is Change.PLAN_CHANGED else None,
+            ),
+            subject=row.id,
+            sequence=row.version,
+            cause=event,
+            tenant=row.tenant,
+        )
+
+
+async def reassess(work: UnitOfWork, event: Event[Any], row: models.Subscription) -> None:
+    """Nothing is reported of the (locked) subscription: its clock has struck, or its tenant's
+    policy was changed."""
+    subscription = to_domain(row)
+    await save_changes(work, event, row, subscription, subscription)
+
+
+async def database_now(session: AsyncSession) -> datetime:
+    """The database's time, asked once for a transaction."""
+    if "now" not in session.info:
+        session.info["now"] = await tenant_rows.database_now(session)
+    now: datetime = session.info["now"]
+    return now
+
+
+async def policy_of(session: AsyncSession, row: models.Subscription) -> tuple[Policy, int]:
+    """And its version."""
+    policies: dict[str, tuple[Policy, int]] = session.info.setdefault("policies", {})
+    if row.tenant not in policies:
+        stored, version = await repository.policy(session, row.tenant)
+        policies[row.tenant] = stored.as_rules(), version
+    policy, version = policies[row.tenant]
+    if row.provider == OURS:  # a plan of our own says itself for how long who is past due is served
+        policy = replace(policy, past_due_grace=None)
+    return policy, version
+
+
+def _known(value: str | None, at: datetime | None, event_id: str | None) -> VersionedValue:
+    return VersionedValue() if at is None else VersionedValue(value, at, event_id or "")
+
+
+def _columns(known: VersionedValue) -> tuple[str | None, datetime, str]:
+    return known.value, known.at, known.event_id

@@ -1,0 +1,1 @@
+"""Publishing of verified events, durably."""

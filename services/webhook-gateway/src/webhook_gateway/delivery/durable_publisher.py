@@ -1,0 +1,176 @@
+"""The gateway's way to the broker, and around it while it does not confirm."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from common.errors import Unavailable, describe
+from common.messaging.backoff import REJECTIONS, DestinationBackoff
+from common.messaging.connection import BrokerConnection
+from common.messaging.publisher import Publisher
+from common.observability.logging import get_logger
+from webhook_gateway import metrics
+from webhook_gateway.delivery.spool import Spool, Spooled
+
+log = get_logger(__name__)
+
+_LOOK_SECONDS = 0.5
+_REFUSING_SECONDS = 10.0
+
+
+class DurablePublisher:
+    """Publishes, or spools what the broker does not confirm; and hands the spool on when it does.
+
+    Without a spool it is the publisher alone.
+    """
+
+    def __init__(self, broker: BrokerConnection, publisher: Publisher, spool: Spool | None) -> None:
+        self._broker = broker
+        self._publisher = publisher
+        self._spool = spool
+        self._stop = asyncio.Event()
+        self._handed: set[int] = set()
+        self._backoff = DestinationBackoff("spool")
+        self._refused_at = -math.inf
+        metrics.ready.set_function(lambda: float(self._fault() is None))
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    @property
+    def connected(self) -> bool:
+        return self._broker.connected
+
+    async def spool_state(self) -> dict[str, Any]:
+        """For people: how much waits, and for how long."""
+        if self._spool is None:
+            return {"used": False}
+        waiting, since = await self._spool.measure()
+        return {"used": True, "waiting": waiting, "full": self._spool.full, "oldest_at": since}
+
+    async def accepts_webhooks(self) -> bool:
+        """Whether the next webhook would be taken in, as far as the last ones tell: a broker in an
+        alarm is connected and confirms nothing. Not for readiness: without calls it never ends."""
+        refusing = time.monotonic() - self._refused_at < _REFUSING_SECONDS
+        return await self.check() is None and not (refusing and self._spool is None)
+
+    async def check(self) -> str | None:
+        """Whether webhooks can be taken in, for readiness."""
+        return self._fault()
+
+    def _fault(self) -> str | None:
+        if self._broker.connected:
+            return None
+        if self._spool is None:
+            return "RabbitMQ is not connected"
+        return "RabbitMQ is not connected, and the spool is full" if self._spool.full else None
+
+    async def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        content_type: str,
+    ) -> bool:
+        """Return when the message is safe: True by the broker's confirm, False in the spool.
+
+        Raises `Unavailable` when it is neither.
+        """
+        if self._spool is None or self._broker.connected:
+            try:
+                await self._publisher.publish(
+                    exchange, routing_key, body, headers=headers, content_type=content_type
+                )
+            except Unavailable:
+                self._refused_at = time.monotonic()
+                if self._spool is None:
+                    raise
+            else:
+                return True
+        await self._spool.add(Spooled(exchange, routing_key, body, headers or {}, content_type))
+        return False
+
+    async def run(self) -> None:
+        """Hand on what waits, in its order, whenever the broker is there."""
+        spool = self._spool
+        while not self._stop.is_set():
+            if spool is not None:
+                try:
+                    if (await spool.measure())[0] and self._broker.connected:
+                        await self._hand_on(spool)
+                except (sqlite3.Error, OSError) as error:
+                    log.error("spool_read_failed", error=describe(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
+
+    async def _hand_on(self, spool: Spool) -> None:
+        """Once through the spool. What a queue refuses now stays, and holds up nothing else."""
+        due = self._backoff.due()
+        first = [each for destination in due for each in await spool.first_of(destination)]
+        kept, away = await self._hand_on_some(spool, first)
+        self._backoff.release(due)
+        position, handed = 0, len(first) - kept
+        while not self._stop.is_set() and not away:
+            batch = await spool.after(position, without=self._backoff.blocked())
+            if not batch:
+                break
+            position = batch[-1][0]
+            left, away = await self._hand_on_some(spool, batch)
+            kept, handed = kept + left, handed + len(batch) - left
+        await self._remove(spool, [])
+        await spool.release()
+        if handed or kept:
+            log.info("spool_drained", handed_on=handed, kept=kept)
+
+    async def _hand_on_some(
+        self, spool: Spool, batch: Sequence[tuple[int, Spooled]]
+    ) -> tuple[int, bool]:
+        """How many of them stay, and whether the broker is away."""
+        batch = [each for each in batch if each[0] not in self._handed]
+        outcomes = await asyncio.gather(
+            *(self._confirm(message) for _, message in batch), return_exceptions=True
+        )
+        confirmed, away = [], False
+        for (position, message), outcome in zip(batch, outcomes, strict=True):
+            destination = (message.exchange, message.routing_key)
+            if outcome is None:
+                confirmed.append(position)
+            elif isinstance(outcome, REJECTIONS):
+                self._backoff.rejected(destination, outcome)
+            else:
+                self._backoff.not_tried(destination)
+                if not away:
+                    log.warning("spool_drain_blocked", error=describe(outcome))
+                away = True
+        # A crash before this publishes again; the consumers' inboxes make that harmless.
+        await self._remove(spool, confirmed)
+        return len(batch) - len(confirmed), away
+
+    async def _remove(self, spool: Spool, confirmed: list[int]) -> None:
+        """What can't be removed now is remembered, and not published again by us."""
+        self._handed |= set(confirmed)
+        if not self._handed:
+            return
+        try:
+            await spool.remove(sorted(self._handed))
+        except (sqlite3.Error, OSError) as error:
+            log.error("spool_delete_failed", error=describe(error))
+        else:
+            self._handed.clear()
+
+    async def _confirm(self, message: Spooled) -> None:
+        await self._publisher.publish(
+            message.exchange,
+            message.routing_key,
+            message.body,
+            headers=message.headers,
+            content_type=message.content_type,
+        )

@@ -1,0 +1,148 @@
+"""`POST /webhooks/{provider}[/{endpoint}]`: verify, translate, publish, and only then answer 2xx.
+
+Plain ASGI in front of the FastAPI application, which has the health and metrics endpoints: routing,
+dependencies and middleware would take as long as all of the work here (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from common.contracts.event import CONTENT_TYPE
+from common.contracts.registry import lookup
+from common.errors import (
+    Invalid,
+    NotFound,
+    PaybusError,
+    RateLimited,
+    TooSlow,
+    Unavailable,
+)
+from common.http.middleware import BODY_SECONDS, TOO_SLOW, HeldBody, read_body
+from common.http.problems import internal_error_response, problem, problem_response
+from common.observability import tracing
+from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
+from webhook_gateway import metrics
+from webhook_gateway.delivery.dead_letters import dead_letter_webhook
+from webhook_gateway.delivery.durable_publisher import DurablePublisher
+from webhook_gateway.ingress.body_timeout import BodyTimeout
+from webhook_gateway.ingress.health import EndpointStats
+from webhook_gateway.ingress.rate_limiter import WebhookRateLimiter
+from webhook_gateway.providers.base import Provider, UntranslatableWebhook, VerificationFailed
+from webhook_gateway.providers.endpoint_registry import EndpointRegistry
+
+log = get_logger(__name__)
+
+_PATH = "/webhooks/"
+_HEALTH = "/webhooks/health"
+_ACCEPTED: tuple[dict[str, Any], ...] = (
+    {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]},
+    {"type": "http.response.body", "body": b""},
+)
+
+
+class WebhookApp:
+    """The ASGI application: webhooks here, everything else by `otherwise`. `patience` is to be run
+    beside it."""
+
+    def __init__(
+        self,
+        routes: EndpointRegistry,
+        outlet: DurablePublisher,
+        limiter: WebhookRateLimiter,
+        record: EndpointStats,
+        *,
+        redact: Redactor,
+        max_body_bytes: int,
+        otherwise: FastAPI,
+    ) -> None:
+        self._routes = routes
+        self._outlet = outlet
+        self._limiter = limiter
+        self._record = record
+        self._redact = redact
+        self._max_body_bytes = max_body_bytes
+        self._otherwise = otherwise
+        self.patience = BodyTimeout(BODY_SECONDS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(_PATH):
+            await self._otherwise(scope, receive, send)
+        elif (provider := self._routes.find(scope["path"][len(_PATH) :])) is None:
+            if scope["path"] == _HEALTH:
+                await self._otherwise(scope, receive, send)
+                return
+            refused = problem_response(NotFound("no webhooks are served at this path"))
+            await refused(scope, receive, send)
+        elif scope["method"] not in provider.methods:
+            allowed = ", ".join(sorted(provider.methods))
+            refused = problem(
+                HTTPStatus.METHOD_NOT_ALLOWED, f"webhooks come by {allowed}", {"Allow": allowed}
+            )
+            await refused(scope, receive, send)
+        else:
+            await self._receive(provider, scope, receive, send)
+
+    async def _receive(
+        self, provider: Provider, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        started = time.perf_counter()
+        outcome, reason = "error", None
+        try:
+            await self._limiter.acquire(provider.endpoint.path, provider.rate_limit)
+            with HeldBody() as held, tracing.span(f"webhook {provider.name}", kind="server"):
+                outcome = await self._take(provider, Headers(scope=scope), receive, held)
+        except RateLimited as error:
+            outcome, reason = "limited", str(error)
+            after = {"Retry-After": str(math.ceil(error.retry_after))}
+            await problem(HTTPStatus.TOO_MANY_REQUESTS, reason, after)(scope, receive, send)
+        except PaybusError as error:
+            outcome = "unavailable" if isinstance(error, Unavailable) else "refused"
+            reason = str(error)
+            await problem_response(error)(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - logged; the provider sends it again
+            await internal_error_response(error)(scope, receive, send)
+        else:
+            for message in _ACCEPTED:
+                await send(message)
+        finally:
+            self._record.record(provider.endpoint.path, outcome, reason)
+            metrics.webhook(provider.name, outcome).observe(time.perf_counter() - started)
+
+    async def _take(
+        self, provider: Provider, headers: Headers, receive: Receive, held: HeldBody
+    ) -> str:
+        """Return `published`, `spooled` or `dead_lettered`: each when the call is safe."""
+        try:
+            reading = read_body(headers, receive, held, most=self._max_body_bytes)
+            body = await self.patience.wait(reading)
+        except TimeoutError:
+            raise TooSlow(TOO_SLOW) from None
+        try:
+            proof = await provider.verify(headers, body)
+        except VerificationFailed as error:
+            log.info("webhook_refused", endpoint=provider.endpoint.path, reason=str(error))
+            raise Invalid(str(error)) from error
+        try:
+            events = provider.translate(body, proof)
+        except UntranslatableWebhook as error:
+            if proof.trust == "none":  # anybody's words: nothing is lost with them
+                raise Invalid(str(error)) from error
+            # The provider would send the same bytes again: keep them, answer 2xx, let people look.
+            await dead_letter_webhook(self._outlet.publish, provider, body, error, self._redact)
+            return "dead_lettered"
+        confirmed = True
+        for event in events:
+            exchange = lookup(event.type).exchange
+            confirmed &= await self._outlet.publish(
+                exchange, event.type, event.encode(), content_type=CONTENT_TYPE
+            )
+        return "published" if confirmed else "spooled"

@@ -1,0 +1,1 @@
+"""Status queries for payments whose webhook has not come."""

@@ -1,0 +1,20 @@
+"""The health of the worker that polls providers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from webhook_gateway.polling.poller import PaymentPoller
+
+
+def create_worker_router(asker: PaymentPoller) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health/detailed", tags=["health"])
+    async def detailed() -> dict[str, Any]:
+        """Payments that providers are still asked about, by endpoint."""
+        return {"payments": await asker.health()}
+
+    return router

@@ -1,0 +1,172 @@
+"""Publishes what Stripe could not deliver: reads its event list and compares it with the journal.
+
+An event that came by webhook is in the journal under the same id, so nothing is published twice;
+and were it, it would be a duplicate to every inbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy.exc
+import stripe
+from pydantic_core import from_json, to_json
+from stripe.params import EventListParams
+
+from common.background import PeriodicTask
+from common.clients.json_api import excerpt
+from common.contracts.event import Event
+from common.contracts.topology import JOURNAL_DAYS
+from common.db.database import Sessions
+from common.errors import Unavailable, describe
+from common.messaging import outbox
+from common.messaging.connection import BrokerConnection
+from common.messaging.journal import read_to_now
+from common.messaging.publisher import Publisher
+from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
+from webhook_gateway import metrics, repository
+from webhook_gateway.delivery.dead_letters import dead_letter_webhook
+from webhook_gateway.providers.base import Authentication, UntranslatableWebhook
+from webhook_gateway.providers.endpoint_registry import EndpointRegistry
+from webhook_gateway.providers.stripe import Stripe
+
+log = get_logger(__name__)
+
+_LOOK_SECONDS = 1.0
+# Stripe's first attempt takes seconds; what is older should have been here.
+_LONGEST_WINDOW = timedelta(hours=1)
+_CLOCKS_DIFFER = timedelta(minutes=5)
+_PAGE = 100
+_ASKED = Authentication("requery")
+
+
+class StripeBackfill(PeriodicTask):
+    """One runs in every worker; a row per endpoint says whose turn it is. `grace` is how long a
+    webhook may take before it is missed, `pause` how often is looked."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        routes: EndpointRegistry,
+        broker: BrokerConnection,
+        publisher: Publisher,
+        *,
+        redact: Redactor,
+        grace: timedelta,
+        pause: timedelta,
+    ) -> None:
+        self._sessions = sessions
+        self._routes = routes
+        self._broker = broker
+        self._publisher = publisher
+        self._redact = redact
+        self._grace = grace
+        self._pause = pause
+        super().__init__(_LOOK_SECONDS)
+
+    async def step(self) -> bool:
+        for provider in self._routes.all():
+            if isinstance(provider, Stripe) and provider.options.api_key.get_secret_value():
+                await self._look(provider)
+        return False
+
+    async def _look(self, provider: Stripe) -> None:
+        path = provider.endpoint.path
+        try:
+            async with self._sessions.begin() as session:
+                claimed = await repository.claim_event_list(session, path, self._pause)
+            if claimed is not None:
+                await self._heal(provider, *claimed)
+        except (sqlalchemy.exc.SQLAlchemyError, stripe.StripeError, Unavailable) as error:
+            said = excerpt(describe(error), self._redact)
+            log.warning("stripe_event_list_failed", endpoint=path, error=said)
+        except Exception:
+            log.exception("stripe_event_list_failed", endpoint=path)
+
+    async def _heal(self, provider: Stripe, read_to: datetime, now: datetime) -> None:
+        start = max(read_to, now - timedelta(days=JOURNAL_DAYS))
+        if start > read_to:
+            log.error("stripe_backfill_gap", before=start.isoformat())
+        end = min(now - self._grace, start + _LONGEST_WINDOW)
+        if end <= start:
+            return
+        # Some of it for the second time: an event may appear late, and clocks differ.
+        listed = await _list(provider, start - _CLOCKS_DIFFER, end)
+        missing = listed
+        if listed:
+            known = await self._known(provider.source, start - 2 * _CLOCKS_DIFFER)
+            missing = [each for each in listed if each["id"] not in known]
+        events = [
+            event for each in missing for event in await self._translate(provider, each, start)
+        ]
+        async with self._sessions.begin() as session:
+            await outbox.enqueue(session, events)
+            await repository.move_event_cursor(session, provider.endpoint.path, end)
+        metrics.healed.labels(provider.name).inc(len(_paid(events)))
+        if events:
+            log.warning(
+                "missed_webhooks_published", endpoint=provider.endpoint.path, events=len(events)
+            )
+
+    async def _known(self, source: str, start: datetime) -> set[str]:
+        """The ids of this endpoint's events in the journal."""
+        mark = f'"source":"{source}"'.encode()
+        found: set[str] = set()
+        async for entry in read_to_now(self._broker, self._publisher, start=start):
+            if mark not in entry.body:
+                continue
+            try:
+                event = from_json(entry.body)
+                if event["source"] == source:  # and not only its data, which anybody may write
+                    found.add(event["id"])
+            except (ValueError, LookupError, TypeError):
+                log.warning("journal_entry_invalid", offset=entry.offset)
+        return found
+
+    async def _translate(
+        self, provider: Stripe, event: dict[str, Any], start: datetime
+    ) -> Sequence[Event[Any]]:
+        body = to_json(event)
+        try:
+            return provider.translate(body, _ASKED)
+        except UntranslatableWebhook as error:
+            if event.get("created", 0) >= int(start.timestamp()):  # else it was buried before
+                await dead_letter_webhook(
+                    self._publisher.publish, provider, body, error, self._redact
+                )
+            return ()
+
+
+def _paid(events: Sequence[Event[Any]]) -> set[str]:
+    """The payments that these events say succeeded: an invoice says it twice, and a session for a
+    subscription has an invoice."""
+    found = set()
+    for event in events:
+        if event.type == "payment.succeeded":
+            found.add(event.data.payment_id)
+        elif (
+            event.type == "checkout.completed" and event.data.paid and event.data.mode == "payment"
+        ):
+            found.add(event.data.checkout_id)
+    return found
+
+
+async def _list(provider: Stripe, start: datetime, end: datetime) -> list[dict[str, Any]]:
+    """The events of these seconds, the oldest first."""
+    http = stripe.HTTPXClient(timeout=30)
+    client = stripe.StripeClient(
+        provider.options.api_key.get_secret_value(),
+        http_client=http,
+        base_addresses={"api": str(provider.options.base_url).rstrip("/")},
+    )
+    try:
+        seconds = {"gte": int(start.timestamp()), "lt": int(end.timestamp()) + 1}
+        parameters: EventListParams = {"created": seconds, "limit": _PAGE}  # type: ignore[typeddict-item]
+        page = await client.v1.events.list_async(parameters)
+        found = [event.to_dict() async for event in page.auto_paging_iter()]
+    finally:
+        await http.close_async()  # type: ignore[no-untyped-call]
+    return found[::-1]

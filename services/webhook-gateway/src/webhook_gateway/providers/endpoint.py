@@ -1,0 +1,46 @@
+"""The endpoints file: whose calls are taken, for which tenant, and with which secrets.
+
+[[endpoint]]
+provider = "stripe"
+tenant = "shop"
+secrets = ["whsec_new", "whsec_old"]    # several while one is being rotated
+
+[[endpoint]]
+provider = "square"
+name = "paris"                          # POST /webhooks/square/paris
+tenant = "market"
+secrets = ["..."]
+options = { notification_url = "https://pay.example.com/webhooks/square/paris" }
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import SecretStr, field_validator
+
+from common.clients import accounts_file
+from common.clients.accounts_file import Account, gateway_source
+
+
+class Endpoint(Account):
+    """One account whose calls are taken. `name` is the last part of its path."""
+
+    secrets: tuple[SecretStr, ...] = ()
+
+    @field_validator("secrets")
+    @classmethod
+    def _not_empty(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(each.get_secret_value() for each in secrets):
+            raise ValueError("a secret may not be empty")
+        return secrets
+
+    @property
+    def source(self) -> str:
+        """Of its events."""
+        return gateway_source(self.provider, self.name)
+
+
+def read(path: Path) -> list[Endpoint]:
+    """Raises `AccountsInvalid`."""
+    return accounts_file.read(path, "endpoint", Endpoint)

@@ -1,0 +1,73 @@
+"""The rooms and the words: every service has the same shell, and a name that was given up for the
+field's own has not come back."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.contracts.registry import EVENT_TYPES
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = {path.name: path for path in ROOT.glob("services/*/src/*") if path.is_dir()}
+PACKAGES = SOURCES | {"common": ROOT / "libs/common/src/common"}
+SHELL = ("__main__.py", "bootstrap.py", "domain.py", "handlers.py", "metrics.py", "models.py",
+         "settings.py", "migrations")  # fmt: skip
+RETIRED = json.loads(Path(__file__).with_name("retired_names.json").read_text())
+_OTHERS = ("libs/devstack/src/devstack", "sandbox/src/sandbox", "tests/chaos")
+_SETTING = re.compile(r"^    ([a-z_]+): ", re.M)
+
+
+@pytest.mark.parametrize("service", SOURCES)
+def test_a_service_has_the_shell(service: str) -> None:
+    missing = [name for name in SHELL if not (SOURCES[service] / name).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("service", SOURCES)
+def test_a_room_says_what_is_in_it(service: str) -> None:
+    """In one line, and no code hides in it."""
+    for room in SOURCES[service].rglob("__init__.py"):
+        body = ast.parse(room.read_text()).body
+        assert all(isinstance(each, ast.Expr) for each in body), room
+        assert not body or "\n" not in str(ast.get_docstring(ast.parse(room.read_text()))), room
+
+
+def test_no_module_has_a_retired_name() -> None:
+    roots = [*PACKAGES.values(), *(ROOT / each for each in _OTHERS)]
+    there = {
+        f"{root.name}/{path.relative_to(root)}" for root in roots for path in root.rglob("*.py")
+    }
+    assert there & {*RETIRED["modules"]} == set()
+
+
+def test_no_class_has_a_retired_name() -> None:
+    there = {f"{name}.{each.name}" for name, path in PACKAGES.items() for each in _classes(path)}
+    assert there & {*RETIRED["classes"]} == set()
+
+
+def test_no_event_metric_alert_or_setting_has_a_retired_name() -> None:
+    assert {*EVENT_TYPES} & {*RETIRED["events"]} == set()
+    alerts = (ROOT / "deploy/observability/alerts.py").read_text()
+    assert [each for each in RETIRED["alerts"] if f'"{each}"' in alerts] == []
+    settings = {
+        name
+        for package in PACKAGES.values()
+        for path in package.rglob("*settings.py")
+        for name in _SETTING.findall(path.read_text())
+    }
+    assert settings & {*RETIRED["settings"]} == set()
+    texts = "".join(path.read_text() for root in PACKAGES.values() for path in root.rglob("*.py"))
+    assert [each for each in RETIRED["metrics"] if f'"{each}"' in texts] == []
+
+
+def _classes(package: Path) -> Iterator[ast.ClassDef]:
+    for path in package.rglob("*.py"):
+        yield from (
+            each for each in ast.parse(path.read_text()).body if isinstance(each, ast.ClassDef)
+        )
