@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,20 +59,34 @@ demo-banks: setup ## BANKS (50) linked banks whose data keeps changing, with los
 demo-dead-letters: setup ## LETTERS (100000) dead letters are stored and sent again, while operations is killed
 	@$(BIN)/python -m devstack demo-dead-letters --letters $(LETTERS)
 
-# Of Dwolla no package of Python's has a description. Both are held by their hashes.
+# Descriptions that only npm has: Dwolla's objects, and the schema of AsyncAPI. The hashes hold them.
 NPM := .paybus/npm
 $(NPM)/.installed:
-	@command -v npm > /dev/null || { echo "npm fetches Dwolla's description: install it (Debian: apt-get install npm)"; exit 1; }
-	@mkdir -p $(NPM)/node_modules/dwolla $(NPM)/node_modules/zod
-	@cd $(NPM) && npm pack --silent dwolla@1.1.1 zod@3.25.76 > /dev/null
+	@command -v npm > /dev/null || { echo "npm fetches descriptions: install it (Debian: apt-get install npm)"; exit 1; }
+	@mkdir -p $(NPM)/node_modules/dwolla $(NPM)/node_modules/zod $(NPM)/node_modules/asyncapi-specs
+	@cd $(NPM) && npm pack --silent dwolla@1.1.1 zod@3.25.76 @asyncapi/specs@6.11.1 > /dev/null
 	@cd $(NPM) && printf '%s\n' \
 	  "14078921cc705406e5cb906200e869f37e882d12a7bd4af15834ee5e99274c228f1c96490bb3ddb2b3d307dc5fc9dba41d6e747a0bc30c2cc096d9a609ee61ef  dwolla-1.1.1.tgz" \
 	  "83352dfeab7cd675ec14628815c0b76277c4031e4d92e9c27e70e5bee0524854b4d9b717bb82e679ad001485306cb5b158fc7777da7c4b94286ae8ca70d43171  zod-3.25.76.tgz" \
+	  "0375812ea00a1a8276fba15616da63065090d6814272ce06c45ef3b081af36aa7f9251941e3940dda01c67d5cc3292c613cccf7980f3db1f4598ee834ae2ab69  asyncapi-specs-6.11.1.tgz" \
 	  | sha512sum --check --quiet
-	@cd $(NPM) && for name in dwolla zod; do tar -xzf $$name-*.tgz -C node_modules/$$name --strip-components=1; done
+	@cd $(NPM) && for name in dwolla zod asyncapi-specs; do tar -xzf $$name-*.tgz -C node_modules/$$name --strip-components=1; done
 	@touch $@
 
-descriptions: $(NPM)/.installed ## fetch what npm alone has of providers' descriptions (Dwolla's types)
+# What draws the diagrams of the documentation's site.
+$(NPM)/.mermaid: | $(NPM)/.installed
+	@cd $(NPM) && npm pack --silent mermaid@11.12.1 > /dev/null && printf '%s\n' \
+	  "525219ad16ab881d754d8d51b538145a9eb9b6986d06fe024aaeefc92d996764e0a0c8ecda7968abec05ab18b07319611d4becec33c680c8ecd9a790c73e61f6  mermaid-11.12.1.tgz" \
+	  | sha512sum --check --quiet
+	@mkdir -p $(NPM)/static/mermaid && tar -xzf $(NPM)/mermaid-11.12.1.tgz -C $(NPM)/static/mermaid --strip-components=2 \
+	  --wildcards 'package/dist/mermaid.esm.min.mjs' 'package/dist/chunks/mermaid.esm.min/*.mjs'
+	@touch $@
+
+docs: setup $(NPM)/.mermaid ## build the documentation's site in .paybus/site; a dead link fails
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs/site . .paybus/site
+	@echo "open .paybus/site/docs/site/index.html"
+
+descriptions: $(NPM)/.installed ## fetch the descriptions that only npm has (Dwolla's types, AsyncAPI's schema)
 
 test: setup ## unit and integration tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
 	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)
@@ -107,7 +121,7 @@ k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker
 	kubectl wait -n paybus --for=condition=complete job -l app.kubernetes.io/component=migrate --timeout=900s || { kubectl logs -n paybus -l app.kubernetes.io/component=migrate --prefix --tail=20; exit 1; }
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY)
 
-observability: setup ## write rules, dashboards and docs/metrics.md from deploy/observability
+observability: setup ## write rules, dashboards and docs/reference/metrics.md from deploy/observability
 	@$(BIN)/python -m deploy.observability.build
 
 observability-check: setup ## rules and routes by promtool and amtool; every query asked of a Prometheus under the demo's load
@@ -128,12 +142,13 @@ fuzz: setup ## hostile input to gateway and APIs over real sockets (INPUTS=10000
 mutation-test: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
 	@$(BIN)/python tests/mutants.py "$(ONLY)"
 
-lint: setup ## ruff, mypy strict, import contracts, and whether docs/events.md is current
+lint: setup ## ruff, mypy strict, import contracts, and whether the generated references are current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m common.contracts.docs --check docs/events.md
+	@$(BIN)/python -m common.contracts.docs --check docs/reference
+	@$(BIN)/python -m deploy.settings_page --check docs/reference/configuration.md
 	@$(BIN)/python -m deploy.observability.build --check
 
 format: setup ## format the code and sort the imports
@@ -146,8 +161,9 @@ webhook: setup ## send a signed webhook to what `make run` started
 token: setup ## print a development token for the APIs (ROLE=viewer|operator|approver|admin, TENANT=default)
 	@$(BIN)/python -m devstack token --role $(ROLE) $(if $(TENANT),--tenant $(TENANT))
 
-events: setup ## write docs/events.md from the contracts
-	@$(BIN)/python -m common.contracts.docs docs/events.md
+events: setup ## write the references of events and settings from the code
+	@$(BIN)/python -m common.contracts.docs docs/reference
+	@$(BIN)/python -m deploy.settings_page docs/reference/configuration.md
 
 lock: setup ## resolve the dependencies again and write requirements.lock
 	@$(BIN)/uv lock --quiet

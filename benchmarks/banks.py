@@ -93,7 +93,7 @@ class Paybus:
         ).raise_for_status()
 
     def _open(self) -> int:
-        return self._count("SELECT count(*) FROM syncs WHERE status IN ('queued', 'running')")
+        return self._count("SELECT count(*) FROM sync_runs WHERE status IN ('queued', 'running')")
 
     def _transactions(self) -> int:
         return self._count("SELECT count(*) FROM transactions")

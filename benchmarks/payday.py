@@ -96,7 +96,7 @@ class Paybus:
         ]
         self._ordered += size
         body = {"name": "bench", "payouts": payouts}
-        self._post("/api/v1/batches", body)
+        self._post("/v1/batches", body)
 
     def _add_sellers(self) -> None:
         for number in range(_SELLERS):
@@ -108,7 +108,7 @@ class Paybus:
                 "currency": "USD",
                 "details": {"account": f"acct_{number:016}"},
             }
-            self._post("/api/v1/recipients", body)
+            self._post("/v1/recipients", body)
 
     def _post(self, path: str, body: object) -> None:
         headers = {

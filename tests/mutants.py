@@ -78,7 +78,7 @@ MUTANTS = (
         "test_promise_3_nothing_vanishes.py",
     ),
     Mutant(
-        "promise 4: nobody looks up what an unknown outcome did",
+        "promise 4: an unknown outcome is not checked",
         "services/provisioning/src/provisioning/provisioner.py",
         "look_first = None, intent.outcome_unknown or self._look_first",
         "look_first = None, self._look_first",
@@ -178,7 +178,7 @@ MUTANTS = (
     Mutant(
         "Flutterwave: of a page only one attempt is looked at",
         f"{GATEWAY}/providers/flutterwave.py",
-        "        if found.standing is not PaymentStatus.SUCCEEDED:\n",
+        "        if found.status is not PaymentStatus.SUCCEEDED:\n",
         "        if False:\n",
         "test_checkouts.py",
     ),
@@ -248,7 +248,7 @@ MUTANTS = (
     Mutant(
         "payouts: what somebody writes into their own account is believed",
         f"{PAYOUTS}/reconciliation/adoption.py",
-        "    return not listed.of_recipient or listed.destination == recipient.handle\n",
+        "    return not listed.of_recipient or listed.destination == recipient.provider_ref\n",
         "    return True\n",
         "test_payout_books.py",
     ),
@@ -332,7 +332,7 @@ MUTANTS = (
     Mutant(
         "orders: a payment's time is that of our question",
         f"{GATEWAY}/polling/poller.py",
-        "time=domain.paid_at(answer.at, row.created_at, now),",
+        "time=domain.paid_at(result.at, row.created_at, now),",
         "time=now,",
         "test_orders.py",
     ),
@@ -452,23 +452,37 @@ MUTANTS = (
         "test_promise_7_no_forged_call_has_an_effect.py",
     ),
     Mutant(
-        "promise 7: questions have no budget",
+        "promise 4: a report about a payout whose approval is void is forgotten",
+        f"{PAYOUTS}/execution/planner.py",
+        "            if not (ask and row.attempts):\n                return None\n",
+        "            return None\n",
+        "test_promise_4_money_moves_once.py",
+    ),
+    Mutant(
+        "provisioning: what a late call undid is not done again",
+        "services/provisioning/src/provisioning/provisioner.py",
+        "            row.outcome_unknown = row.late_calls != intent.late_calls\n",
+        "            row.outcome_unknown = False\n",
+        "test_provisioning_late_calls.py",
+    ),
+    Mutant(
+        "promise 7: polls have no rate limit",
         f"{GATEWAY}/repository.py",
-        "    budget.tokens -= len(taken)\n",
+        "    await rate.use(session, len(claimed))\n",
         "",
         "test_promise_7_no_forged_call_has_an_effect.py",
     ),
     Mutant(
-        "promise 8: nobody asks before a hint comes",
+        "promise 8: no payment is polled before a notification arrives",
         f"{GATEWAY}/handlers.py",
-        '"ask_at": event.recordedtime + FIRST_ASK,',
-        '"ask_at": None,',
+        '"next_poll_at": event.recordedtime + FIRST_POLL,',
+        '"next_poll_at": None,',
         "test_promise_8_a_webhook_that_never_came_is_healed.py",
     ),
     Mutant(
         "promise 8: what was told is not remembered",
         f"{GATEWAY}/polling/poller.py",
-        "            row.told = step.tell\n",
+        "            row.published_status = step.publish\n",
         "",
         "test_promise_8_a_webhook_that_never_came_is_healed.py",
     ),
@@ -702,8 +716,8 @@ MUTANTS = (
     Mutant(
         "billing: a change of plan drops the seats",
         f"{SUBSCRIPTION}/providers/stripe_billing.py",
-        '"price": wanted.plan_id, **_quantity(item)}],\n                    "proration',
-        '"price": wanted.plan_id}],\n                    "proration',
+        '"price": request.plan_id, **_quantity(item)}],\n                    "proration',
+        '"price": request.plan_id}],\n                    "proration',
         "test_billing.py",
     ),
     Mutant(
@@ -751,8 +765,8 @@ MUTANTS = (
     Mutant(
         "gateway: a search for further charges ends at one failure",
         f"{GATEWAY}/domain.py",
-        "silence = 2 * _SILENCE if watch.told is PaymentStatus.SUCCEEDED else _SILENCE",
-        "silence = _SILENCE if watch.told is PaymentStatus.PENDING else timedelta(0)",
+        "2 * _MAX_SILENCE if watch.published_status is PaymentStatus.SUCCEEDED else _MAX_SILENCE",
+        "_MAX_SILENCE if watch.published_status is PaymentStatus.PENDING else timedelta(0)",
         "../unit/test_watching_payments.py",
     ),
     Mutant(

@@ -306,7 +306,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "QueuesNotWatched",
         "count(paybus_queue_consumers) or vector(0)",
-        1, "5m", "page", "Nobody looks at the queues: the alerts about them are blind",
+        1, "5m", "page", "No process measures the queues: the alerts about them see nothing",
         "dead-consumer",
         {"up": "1x100"},
         {'paybus_queue_consumers{queue="payouts.low"}': "2x100"},
@@ -415,7 +415,7 @@ ALERTS: Final[Sequence[Alert]] = (
         "ReconciliationDifference",
         "max(paybus_payout_discrepancies_open)",
         0, "15m", "ticket", "A provider's books and ours differ",
-        "payouts-difference",
+        "payouts-discrepancy",
         {"paybus_payout_discrepancies_open": "2x100"},
         {"paybus_payout_discrepancies_open": "0x100"},
     ),

@@ -1,7 +1,7 @@
 """`python -m deploy.observability.build [--check]`: what Prometheus and Grafana read, from code.
 
-Rules and their tests, the same rules for Kubernetes, dashboards, and docs/metrics.md. With
-`--check` it says what is not current, and ends with 1.
+Rules and their tests, the same rules for Kubernetes, dashboards, and docs/reference/metrics.md.
+With `--check` it lists the files that are not current, and ends with 1.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def files() -> Mapping[Path, str]:
         ),
         prometheus / "alerts_test.yml": _yaml(_tests("alerts.yml", alerts.ALERTS, "1m", "90m")),
         ROOT / "deploy/k8s/components/monitoring/rules.yaml": _yaml(crd),
-        ROOT / "docs" / "metrics.md": metrics_page(),
+        ROOT / "docs/reference/metrics.md": metrics_page(),
     }
     for board in dashboards.BOARDS:
         made[HERE / "grafana" / "dashboards" / f"{board.name}.json"] = dashboards.build(board)
@@ -121,7 +121,7 @@ def _tests(rules: str, chosen: Sequence[alerts.Alert], every: str, at: str) -> d
 
 
 def metrics_page() -> str:
-    """docs/metrics.md: every metric, by who has it."""
+    """docs/reference/metrics.md: every metric, by who has it."""
     lines = [
         "# Metrics",
         "",
@@ -158,7 +158,7 @@ def metrics_page() -> str:
     ]
     lines += [
         f"| {each.name} | {each.severity} | {_words(each.summary)} | "
-        f"[{each.runbook}](runbooks/{each.runbook}.md) |"
+        f"[{each.runbook}](../runbooks/{each.runbook}.md) |"
         for each in alerts.every_alert()
     ]
     return "\n".join(lines) + "\n"

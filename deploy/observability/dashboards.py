@@ -118,7 +118,7 @@ BOARDS: Final[Sequence[Board]] = (
         Panel("Oldest by state", "s", {"{{state}}": "max by (state) (paybus_payouts_oldest_in_state_seconds)"}),
         Panel("Calls of providers", "cps", _per_second("paybus_payout_provider_requests_total", "provider", "operation", "outcome")),
         Panel("Providers' answers", "s", _quantiles("paybus_payout_provider_request_duration_seconds", "provider")),
-        Panel("Differences, and doubled payouts", "short", {"differences": "max(paybus_payout_discrepancies_open)", "doubled": "sum(paybus_payout_duplicate_transfers_total) or vector(0)"}),
+        Panel("Discrepancies, and doubled payouts", "short", {"discrepancies": "max(paybus_payout_discrepancies_open)", "doubled": "sum(paybus_payout_duplicate_transfers_total) or vector(0)"}),
     )),
     Board("bank-sync", "Paybus: bank data", (
         *_of_queues("bank-sync"),
@@ -131,7 +131,7 @@ BOARDS: Final[Sequence[Board]] = (
     Board("orders", "Paybus: orders", (
         *_of_queues("orders"),
         Panel("Orders", "cps", _per_second("paybus_order_events_total", "change")),
-        Panel("Money that came", "cps", _per_second("paybus_order_payments_total", "verdict")),
+        Panel("Money that came", "cps", _per_second("paybus_order_payments_total", "decision")),
         Panel("Refunds that are not done", "short", {"{{state}}": "max by (state) (paybus_order_refunds_waiting)"}),
         Panel("Exchange rates stored", "short", {"{{source}}": "sum by (source) (paybus_exchange_rates_stored_total)"}),
     )),

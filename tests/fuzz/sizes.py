@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from common.http.middleware import MOST_BODY_BYTES, MOST_LARGE_BODY_BYTES, MOST_VALUES
-from payouts.api.payouts import BATCHES
+from payouts.api.payouts import LARGE_BODIES
 
 _AT_ONCE = 4
 _ANY_ID = "x"
@@ -54,7 +54,7 @@ def _fields(operation: Mapping[str, Any], document: Mapping[str, Any]) -> list[s
 
 
 def most_of(path: str) -> int:
-    return MOST_LARGE_BODY_BYTES if path == BATCHES else MOST_BODY_BYTES
+    return MOST_LARGE_BODY_BYTES if path in LARGE_BODIES else MOST_BODY_BYTES
 
 
 async def send_large(url: str, token: str) -> tuple[int, list[str]]:
@@ -88,7 +88,7 @@ async def send_large(url: str, token: str) -> tuple[int, list[str]]:
                 bodies = [*_json_bodies(_fields(operation, document), most), b" " * (most + 1)]
                 sent += len(bodies)
                 await asyncio.gather(*(send(method, to, body, kind) for body in bodies))
-        for form in ("/console/login", "/console/letters/act"):
+        for form in ("/console/login", "/console/dead-letters/act"):
             if "operations" not in document["info"]["title"]:
                 break
             most = MOST_BODY_BYTES

@@ -250,7 +250,7 @@ def test_a_first_sync_that_is_cancelled_is_left_to_the_sweep(paybus: Paybus) -> 
     ((planned,),) = paybus.sql(
         "bank-sync",
         "SELECT next_sync_at > now() FROM (SELECT set_config('paybus.every_tenant', 'on', true)) s,"
-        " items WHERE id = %s",
+        " bank_items WHERE id = %s",
         item["id"],
     )
     assert planned
@@ -352,7 +352,7 @@ def test_an_account_that_is_revoked_while_balances_are_asked_for_stays_away(
     )
     with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as connection:
         connection.execute("SELECT set_config('paybus.every_tenant', 'on', true)")
-        connection.execute("SELECT 1 FROM items WHERE id = %s FOR UPDATE", [item["id"]])
+        connection.execute("SELECT 1 FROM bank_items WHERE id = %s FOR UPDATE", [item["id"]])
         asked = pool.submit(get, paybus, path, max_age_seconds=0)
         until(lambda: paybus.sql("bank-sync", waits)[0][0], what="the bank has answered")
         for table, column in (("transactions", "account"), ("accounts", "id")):
@@ -517,7 +517,8 @@ def test_access_tokens_are_sealed_and_never_shown(paybus: Paybus) -> None:
     link(paybus)
     sealed = paybus.sql(
         "bank-sync",
-        "SELECT access_token FROM (SELECT set_config('paybus.every_tenant', 'on', true)) s, items",
+        "SELECT access_token "
+        "FROM (SELECT set_config('paybus.every_tenant', 'on', true)) s, bank_items",
     )
     assert sealed
     assert all(not each[0].startswith("access-") for each in sealed)
@@ -540,7 +541,7 @@ def sweep_now(paybus: Paybus, item: dict[str, str]) -> None:
     url = paybus.layout.databases["bank-sync"].replace("+psycopg", "")
     with psycopg.connect(url) as connection:
         connection.execute("SELECT set_config('paybus.every_tenant', 'on', true)")
-        connection.execute("UPDATE items SET next_sync_at = now() WHERE id = %s", [item["id"]])
+        connection.execute("UPDATE bank_items SET next_sync_at = now() WHERE id = %s", [item["id"]])
 
 
 def trouble(paybus: Paybus, item: dict[str, str], code: str | None, *, tell: bool = True) -> None:

@@ -180,7 +180,7 @@ class World(RuleBasedStateMachine):
         taken, self.messages = self.messages, []
         for event in taken:
             try:
-                await self.syncer.do(event)
+                await self.syncer.run(event)
             except (Busy, Died, RateLimited, Upstream):
                 self.messages.append(event)  # the broker delivers it again
 
@@ -268,7 +268,7 @@ class World(RuleBasedStateMachine):
     async def expires(self) -> None:
         async with self.tenancy.begin(self.tenant) as session:
             await session.execute(
-                text("UPDATE syncs SET lease_until = now() WHERE lease_until > now()")
+                text("UPDATE sync_runs SET lease_until = now() WHERE lease_until > now()")
             )
 
     async def order_overdue(self) -> None:

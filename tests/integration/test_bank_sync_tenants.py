@@ -130,4 +130,4 @@ def test_a_transaction_that_says_nothing_sees_nothing(paybus: Paybus) -> None:
         connection.execute("SELECT set_config('paybus.tenant', 'default', true)")
         assert connection.execute("SELECT count(*) FROM transactions").fetchone() != (0,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("UPDATE items SET tenant = %s", [THEIRS])
+            connection.execute("UPDATE bank_items SET tenant = %s", [THEIRS])

@@ -425,7 +425,7 @@ def test_a_subscription_by_mobile_money_is_cancelled_and_goes_on(paybus: Paybus)
     until_seen(paybus, subscription, status="cancelled", cancel_at_period_end=False)
     over = call(paybus, "POST", f"{path}/resume")
     assert (over.status_code, "start a checkout" in over.text) == (409, True)
-    told = "SELECT count(*) FROM commands WHERE subject = %s AND status = 'open'"
+    told = "SELECT count(*) FROM billing_commands WHERE subject = %s AND status = 'open'"
     name = done(paybus, "GET", path)["provider_subscription_id"]
     assert paybus.sql("subscription", told, name) == [(0,)], "a refused one is not kept"
     # Who pays again has changed their mind.
@@ -476,7 +476,10 @@ def gold(paybus: Paybus, theirs: str) -> list[str]:
 
 def the_job_looks(paybus: Paybus, *keys: str) -> None:
     """At commands that nobody has touched for an hour; until it has."""
-    old = "UPDATE commands SET updated_at = now() - interval '1 hour' WHERE idempotency_key = %s"
+    old = (
+        "UPDATE billing_commands SET updated_at = now() - interval '1 hour' "
+        "WHERE idempotency_key = %s"
+    )
     for key in keys:
         paybus.sql("subscription", old, key)
     ran = "SELECT last_run_at FROM schedules WHERE name = 'open-commands'"
@@ -486,7 +489,7 @@ def the_job_looks(paybus: Paybus, *keys: str) -> None:
 
 
 def status_of(paybus: Paybus, key: str) -> str:
-    query = "SELECT status FROM commands WHERE idempotency_key = %s"
+    query = "SELECT status FROM billing_commands WHERE idempotency_key = %s"
     return str(paybus.sql("subscription", query, key)[0][0])
 
 
@@ -592,7 +595,9 @@ def test_while_the_circuit_is_open_nothing_is_done_and_nothing_will_be(paybus: P
                 call(paybus, "GET", f"commands/{answer.json()['id']}").json()["status"]
                 == "accepted"
             )
-            paybus.sql("subscription", "DELETE FROM commands WHERE idempotency_key = %s", key)
+            paybus.sql(
+                "subscription", "DELETE FROM billing_commands WHERE idempotency_key = %s", key
+            )
     finally:
         behave(paybus, "well")
     assert "nothing was done, and nothing will be" in last
@@ -642,7 +647,7 @@ def test_a_command_whose_process_died_before_it_was_sent_is_withdrawn(paybus: Pa
     for begun in (0, 1):
         paybus.sql(
             "subscription",
-            "UPDATE commands SET status = 'open', begun = %s, ended = 0 "
+            "UPDATE billing_commands SET status = 'open', begun = %s, ended = 0 "
             "WHERE idempotency_key = 'died'",
             begun,
         )
@@ -662,7 +667,7 @@ def test_what_was_accepted_and_can_t_be_done_for_a_day_is_given_up(paybus: Paybu
         behave(paybus, "well")
     paybus.sql(
         "subscription",
-        "UPDATE commands SET accepted_at = now() - interval '25 hours' "
+        "UPDATE billing_commands SET accepted_at = now() - interval '25 hours' "
         "WHERE idempotency_key = 'for-a-day'",
     )
     the_job_looks(paybus, "for-a-day")

@@ -54,7 +54,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 
 def _command(paybus: Paybus, id_: str) -> dict[str, Any]:
-    query = "SELECT status, begun, ended FROM commands WHERE id = %s"
+    query = "SELECT status, begun, ended FROM billing_commands WHERE id = %s"
     return dict(
         zip(("status", "begun", "ended"), paybus.sql("subscription", query, id_)[0], strict=True)
     )
@@ -167,7 +167,7 @@ def test_what_could_not_be_written_down_is_not_said_to_be_undone(make_paybus: Ma
         behave(paybus, "well", delay=1)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(call, paybus, "POST", path, json={"plan_id": "gold"}, key=key)
-            begun = "SELECT begun FROM commands WHERE idempotency_key = 'undecided'"
+            begun = "SELECT begun FROM billing_commands WHERE idempotency_key = 'undecided'"
             until(lambda: paybus.sql("subscription", begun) == [(1,)], what="it is under way")
             cut(paybus, "subscription", "ALLOW_CONNECTIONS false")
             answer = asked.result()
@@ -187,9 +187,12 @@ def test_nobody_gives_up_a_command_that_another_request_has_under_way(paybus: Pa
     assert call(paybus, "POST", path, json={"plan_id": "gold"}, key="died").status_code == 503
     paybus.sql(
         "subscription",
-        "UPDATE commands SET status = 'open', begun = 1, ended = 0 WHERE idempotency_key = 'died'",
+        "UPDATE billing_commands SET status = 'open', begun = 1, ended = 0 "
+        "WHERE idempotency_key = 'died'",
     )
-    ((id_,),) = paybus.sql("subscription", "SELECT id FROM commands WHERE idempotency_key = 'died'")
+    ((id_,),) = paybus.sql(
+        "subscription", "SELECT id FROM billing_commands WHERE idempotency_key = 'died'"
+    )
     behave(paybus, "hang_after", delay=1)
     with ThreadPoolExecutor(1) as pool:
         again = pool.submit(call, paybus, "POST", path, json={"plan_id": "gold"}, key="died")

@@ -307,7 +307,7 @@ async def test_many_large_dead_letters_fit_into_little_memory(make_paybus: MakeP
                     ("", "subscription.billing.dead", each) for each in bodies[start : start + 10]
                 ]
                 assert await publisher.publish_all(ten) == [None] * 10
-        kept = "SELECT count(*) FROM letters"
+        kept = "SELECT count(*) FROM dead_letters"
         await asyncio.to_thread(
             partial(until, seconds=120),
             lambda: paybus.sql("operations", kept) == [(200,)],

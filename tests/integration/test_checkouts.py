@@ -278,7 +278,7 @@ def start_and_lose(paybus: Paybus, request: dict[str, Any], key: str) -> None:
 
 
 def _watched(paybus: Paybus, checkout: dict[str, Any]) -> bool:
-    query = "SELECT 1 FROM watched_payments WHERE reference = %s AND announced"
+    query = "SELECT 1 FROM pending_payments WHERE reference = %s AND announced"
     return bool(paybus.sql("webhook-gateway", query, checkout["reference"]))
 
 
@@ -306,7 +306,7 @@ def test_a_later_attempt_is_watched_for_as_long_as_the_first(paybus: Paybus) -> 
     request, key = order("mtn-momo"), uuid4().hex
     start_and_lose(paybus, request, key)
     checkout = start(paybus, request, key=key)
-    query = "SELECT expires_at FROM watched_payments WHERE reference = %s"
+    query = "SELECT expires_at FROM pending_payments WHERE reference = %s"
     until(
         lambda: (
             [checkout["expires_at"]]

@@ -19,10 +19,10 @@ from subscription.schemas.billing import (
     Attempt,
     Cancel,
     ChangePlan,
+    CommandRequest,
     NewSubscription,
     Resume,
     SetDefault,
-    Wanted,
 )
 from support import payouts
 from support.billing import a_card, move, offer, stripe
@@ -123,7 +123,7 @@ def shop(paybus: Paybus) -> dict[str, Any]:
 
 
 def _checkout(paybus: Paybus, how: str) -> dict[str, Any]:
-    wanted = {
+    request = {
         "mode": "payment",
         "success_url": "https://shop.example.com/",
         "cancel_url": "https://shop.example.com/",
@@ -132,7 +132,7 @@ def _checkout(paybus: Paybus, how: str) -> dict[str, Any]:
         "line_items[0][price_data][product_data][name]": "a thing",
         "line_items[0][quantity]": "1",
     }
-    name = stripe(paybus, "POST", "checkout/sessions", **wanted)["id"]
+    name = stripe(paybus, "POST", "checkout/sessions", **request)["id"]
     base = paybus.layout.url("sandbox-stripe")
     paybus.http.post(f"{base}/_config/checkout/{name}/{how}").raise_for_status()
     return stripe(paybus, "GET", f"checkout/sessions/{name}")
@@ -233,7 +233,7 @@ async def test_what_billing_reads_is_described(
     customer, subscription = shop["customer"], shop["subscription"]
     (method, *_) = await billing.payment_methods(customer)
     assert await billing.invoices(customer)
-    wanted: list[tuple[str, Wanted]] = [
+    request: list[tuple[str, CommandRequest]] = [
         (customer, NewSubscription(plan_id="gold", coupon="half")),
         (subscription, Resume()),
         (subscription, ChangePlan(plan_id="silver", when="period_end")),
@@ -244,7 +244,7 @@ async def test_what_billing_reads_is_described(
         (customer, SetDefault(payment_method=method["id"])),
         (subscription, Cancel(when="now")),
     ]
-    for number, (subject, each) in enumerate(wanted):
+    for number, (subject, each) in enumerate(request):
         attempt = Attempt(f"command-{number}", subject, each, 1)
         done = await billing.do(attempt)
         assert await billing.find(attempt) is not None, f"{each}: {done}"

@@ -24,7 +24,7 @@ from support.payouts import (
     balances,
     behave,
     deliver,
-    differences,
+    discrepancies,
     fates,
     look_now,
     order,
@@ -87,7 +87,7 @@ def test_a_refused_payout_can_be_paid_when_it_is_tried_again(paybus: Paybus) -> 
     assert act(paybus, "retry", payout["id"]).status_code == 200
     until_state(paybus, payout, "paid")
     assert paid(paybus, payout) == payout["amount"]
-    assert differences(paybus, payout) == []
+    assert discrepancies(paybus, payout) == []
     assert paybus.metric("payouts-worker", "paybus_payout_duplicate_transfers_total") == doubled
 
 
@@ -113,11 +113,11 @@ def test_a_transfer_to_somebody_else_under_our_reference_is_a_difference(paybus:
     sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", destination="somebody-else")
     well(paybus)
     look_now(paybus, payout)
-    until(lambda: "destination" in differences(paybus, payout), what="it is seen")
+    until(lambda: "destination" in discrepancies(paybus, payout), what="it is seen")
     assert len(transfers(paybus, payout)) == 1
     (found,) = [
         each
-        for each in paybus.api("GET", "payouts", "/api/v1/reports/differences").json()["items"]
+        for each in paybus.api("GET", "payouts", "/v1/reports/discrepancies").json()["items"]
         if each["payout_id"] == payout["id"]
     ]
     assert found["theirs"] == "…else"

@@ -60,7 +60,7 @@ def test_a_group_of_failures_is_replayed_when_the_cause_is_mended(paybus: Paybus
     until_open(paybus, 10, queue="provisioning.organizations")
     (group,) = groups(paybus, queue="provisioning.organizations")
     assert (group["type"], group["count"]) == ("organization.reconcile", 10)
-    assert (group["last_hour"], group["hour_before"]) == (10, 0)
+    assert (group["last_hour"], group["previous_hour"]) == (10, 0)
     assert "503" not in group["summary"], "numbers differ from one to the next"
     one = letters(paybus, group=group["id"])[0]
     detail = get(paybus, f"dead-letters/{one['id']}")
@@ -86,7 +86,7 @@ def test_a_group_of_failures_is_replayed_when_the_cause_is_mended(paybus: Paybus
     items = get(paybus, f"replays/{id_}/items")["items"]
     assert [each["state"] for each in items] == ["succeeded"] * 10
     done = get(paybus, "actions")["items"][0]
-    assert (done["action"], done["subject"], done["by"]) == (
+    assert (done["action"], done["subject"], done["actor"]) == (
         "replay",
         f"replay/{id_}",
         "dev-operator",
@@ -101,7 +101,7 @@ def test_what_fails_again_comes_back_to_its_group(paybus: Paybus) -> None:
     assert until_done(paybus, id_) == {"failed_again": 2}
     (again,) = groups(paybus)
     assert (again["id"], again["count"]) == (group["id"], 2)
-    assert {each["deaths"] for each in letters(paybus)} == {2}
+    assert {each["failure_count"] for each in letters(paybus)} == {2}
     paybus.backend(mode="well")
     assert until_done(paybus, replay(paybus)) == {"succeeded": 2}
 
@@ -109,8 +109,9 @@ def test_what_fails_again_comes_back_to_its_group(paybus: Paybus) -> None:
 def test_a_list_reads_nothing_of_what_was_sent(paybus: Paybus) -> None:
     """Or a page of large messages would take more memory than a pod has."""
     fill = """
-        INSERT INTO letters (id, queue, state, group_id, type, sealed_body, headers, text, reason,
-                             error, stack, attempts, history, died_at, correlation_id)
+        INSERT INTO dead_letters (id, queue, state, group_id, type, sealed_body, headers, text,
+                                  reason,
+                             error, stack, attempts, history, dead_lettered_at, correlation_id)
         SELECT 'large-' || n, 'subscription.billing', 'open', 'large', 'large.one', sealed, '{}',
                'x', 'permanent', 'x', 'x', 1, '[]', now(), 'large'
         FROM (SELECT decode(repeat('ab', 1048576), 'hex') AS sealed) AS one,
@@ -123,9 +124,9 @@ def test_a_list_reads_nothing_of_what_was_sent(paybus: Paybus) -> None:
     try:
         assert len(get(paybus, "dead-letters", type="large.one", limit=100)["items"]) == 100
         assert len(get(paybus, "journal/trace/large")["dead_letters"]) == 100
-        assert "large.one" in Browser(paybus, role="viewer").see("/letters?type=large.one")
+        assert "large.one" in Browser(paybus, role="viewer").see("/dead-letters?type=large.one")
     finally:
-        paybus.sql("operations", "DELETE FROM letters WHERE group_id = 'large'")
+        paybus.sql("operations", "DELETE FROM dead_letters WHERE group_id = 'large'")
     assert peak_bytes(pid) - before < 20 * 2**20
 
 
@@ -134,7 +135,7 @@ def test_a_letter_has_no_more_notes_than_can_be_shown(paybus: Paybus) -> None:
     until_open(paybus, 1, queue="subscription.billing")
     (letter,) = letters(paybus, queue="subscription.billing")
     fill = """
-        INSERT INTO notes (id, letter_id, by, text)
+        INSERT INTO dead_letter_notes (id, dead_letter_id, actor, text)
         SELECT 'n' || n, %s, 'x', 'x' FROM generate_series(1, 200) AS n
     """
     paybus.sql("operations", fill, letter["id"])
@@ -266,7 +267,7 @@ def test_what_is_named_by_an_address_or_a_card_is_masked_everywhere(paybus: Payb
             "/v1/dead-letters/groups",
         )
     ]
-    pages = ("/letters", f"/letters/{one['id']}", "/journal", "/groups")
+    pages = ("/dead-letters", f"/dead-letters/{one['id']}", "/journal", "/groups")
     seen += [browser.see(path) for path in pages]
     seen += [paybus.log(name) for name in ("subscription-worker", "operations-worker")]
     for text in seen:
@@ -342,12 +343,12 @@ def test_operations_that_are_killed_send_nothing_twice(paybus: Paybus) -> None:
     until(lambda: counts().get("sending", 0) == 50, what="as many as may be are with the broker")
     paybus.system.processes["operations-worker"].kill()
     # As if it had died before it could write down what the broker had confirmed.
-    paybus.sql("operations", "UPDATE replays SET sent_up_to = -1 WHERE id = %s", id_)
+    paybus.sql("operations", "UPDATE replays SET confirmed_position = -1 WHERE id = %s", id_)
     paybus.start("operations-worker")
     until(lambda: counts().get("sent", 0) == 50, what="who takes over has seen that they were sent")
     paybus.start("subscription-worker")
     for seen in (30, 120, 210):
-        until(lambda: get(paybus, f"replays/{id_}")["settled"] >= seen, what="some are settled")
+        until(lambda: get(paybus, f"replays/{id_}")["completed"] >= seen, what="some are settled")
         paybus.system.processes["operations-worker"].kill()
         paybus.start("operations-worker")
     assert until_done(paybus, id_) == {"succeeded": 300}
@@ -397,7 +398,7 @@ def test_the_overview_is_of_the_broker_s_and_the_services_own_figures(paybus: Pa
     assert found["services"]["subscription"]["figures"]["circuits"] == []
     heard = {each["endpoint"]: each for each in found["providers"]}
     assert heard["stripe/default"]["accepted"] >= 1
-    assert found["died"]["last_hour"] >= 1
+    assert found["failed"]["last_hour"] >= 1
     consumers = {each["name"]: each["consumers"] for each in found["queues"]}
     assert (consumers["subscription.billing"], consumers["payouts.default"]) == (1, 0)
     paybus.publish("payouts.default", "waits")
@@ -550,7 +551,7 @@ def test_a_window_leaves_out_what_is_a_dead_letter(paybus: Paybus) -> None:
     ordered = post(paybus, "journal/replays", {"window": window, "reason": "to see"})
     assert until_done(paybus, ordered["id"]) == {"skipped": 2, "succeeded": 1}
     items = get(paybus, f"replays/{ordered['id']}/items", state="skipped")["items"]
-    assert {each["letter_id"] for each in items} == {first["id"], second["id"]}
+    assert {each["dead_letter_id"] for each in items} == {first["id"], second["id"]}
     assert until_done(paybus, replay(paybus)) == {"succeeded": 1}
 
 

@@ -55,7 +55,7 @@ class Act:
 def _move(name: str) -> Act:
     fields = {"action": name, "id": "1", **_WHY}
     command = ("dead-letters", name, "1", "--reason", "?")
-    return Act(f"dead-letters/{name}", _ONE, "letters/act", fields, command)
+    return Act(f"dead-letters/{name}", _ONE, "dead-letters/act", fields, command)
 
 
 def _change(name: str) -> Act:
@@ -75,28 +75,28 @@ _ACTS = [
     Act(
         "replays",
         _ONE,
-        "letters/act",
+        "dead-letters/act",
         {"action": "replay", "id": "1", **_WHY},
         ("dead-letters", "replay", "1", "--reason", "?"),
     ),
     Act(
         "replays",
         _ONE | {"dry_run": True},
-        "letters/act",
+        "dead-letters/act",
         {"action": "forecast", "id": "1", **_WHY},
         ("dead-letters", "replay", "1", "--dry-run", "--reason", "?"),
     ),
     Act(
         "dead-letters/1/notes",
         {"text": "?"},
-        "letters/1/note",
+        "dead-letters/1/note",
         {"text": "?"},
         ("dead-letters", "note", "1", "?"),
     ),
     Act(
         "dead-letters/1/edit",
         {"changes": {"a": 1}, "reason": "?"},
-        "letters/1/edit",
+        "dead-letters/1/edit",
         {"changes": '{"a": 1}', "reason": "?"},
         ("dead-letters", "edit", "1", "--changes", '{"a": 1}', "--reason", "?"),
         role="admin",

@@ -65,7 +65,7 @@ def test_an_order_of_two_sellers_is_paid_fulfilled_and_paid_out(paybus: Paybus) 
     assert see(paybus, order)["state"] == "awaiting_payment"
     pay(paybus, payment)
     paid = until_state(paybus, order, "paid")
-    assert [each["verdict"] for each in paid["payments"]] == ["accepted"]
+    assert [each["decision"] for each in paid["payments"]] == ["accepted"]
     done(paybus, "POST", f"orders/{order['id']}/fulfil")
     completed = until_state(paybus, order, "completed")
     owed = {each["seller"]: each["owed"] for each in completed["shares"]}
@@ -94,7 +94,7 @@ def test_an_order_whose_buyer_pays_all_of_it_after_too_little_is_paid(paybus: Pa
     pay(paybus, payment)
 
     def verdicts() -> list[str]:
-        return [str(each["verdict"]) for each in see(paybus, order)["payments"]]
+        return [str(each["decision"]) for each in see(paybus, order)["payments"]]
 
     until(lambda: verdicts() == ["wrong"], what="it is too little")
     pay_more(paybus, checkout, 2000)
@@ -122,7 +122,7 @@ def test_a_further_charge_that_is_heard_of_first_comes_after_the_first(paybus: P
     checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
 
     def payments() -> list[tuple[str, str | None]]:
-        return sorted((each["status"], each["verdict"]) for each in see(paybus, order)["payments"])
+        return sorted((each["status"], each["decision"]) for each in see(paybus, order)["payments"])
 
     report(paybus, checkout, "payment.failed")
     until(lambda: payments() == [("failed", None)], what="it has failed")
@@ -198,7 +198,7 @@ def test_a_late_payment_is_settled_by_the_rule(paybus: Paybus, rule: str, state:
     until_state(paybus, order, "cancelled")
     pay(paybus, payment)
     until(
-        lambda: see(paybus, order)["payments"][0]["verdict"],
+        lambda: see(paybus, order)["payments"][0]["decision"],
         what="the payment is judged",
     )
     found = until_state(paybus, order, state)
@@ -219,11 +219,13 @@ def test_a_payment_in_time_that_is_heard_of_late_keeps_the_order(
     set_terms(paybus, currency="XAF", holding_seconds=60, **late)
     order = place(paybus, line("ama", 500))
     pay(paybus, start_payment(paybus, order, provider), silently=True)
-    paybus.sql("webhook-gateway", "UPDATE watched_payments SET ask_at = now() + interval '1 hour'")
+    paybus.sql(
+        "webhook-gateway", "UPDATE pending_payments SET next_poll_at = now() + interval '1 hour'"
+    )
     until_state(paybus, order, "cancelled")
     ask_now(paybus)
     paid = until_state(paybus, order, "paid")
-    assert [each["verdict"] for each in paid["payments"]] == ["reopened"]
+    assert [each["decision"] for each in paid["payments"]] == ["reopened"]
     assert paid["refunds"] == []
 
 
@@ -234,7 +236,7 @@ def test_an_order_that_is_paid_twice_gets_one_payment_back(paybus: Paybus) -> No
         pay(paybus, payment)
     until_refunds(paybus, order, "succeeded")
     found = see(paybus, order)
-    assert sorted(each["verdict"] for each in found["payments"]) == ["accepted", "double"]
+    assert sorted(each["decision"] for each in found["payments"]) == ["accepted", "double"]
     assert sum(sum(refunds_at_stripe(paybus, each)) for each in payments) == 500
 
 
@@ -273,7 +275,7 @@ def test_a_checkout_is_judged_once_also_within_one_batch(paybus: Paybus, second:
     until_state(paybus, order, "paid")
     until(lambda: paybus.depths()["orders.payments"] == 0, what="both are heard")
     found = see(paybus, order)
-    assert [each["verdict"] for each in found["payments"]] == ["accepted"]
+    assert [each["decision"] for each in found["payments"]] == ["accepted"]
     assert found["refunds"] == []
 
 

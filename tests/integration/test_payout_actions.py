@@ -122,7 +122,7 @@ def test_a_caller_can_t_take_the_name_of_what_a_schedule_pays(
 def test_a_backup_of_long_ago_is_refused(paybus: Paybus) -> None:
     """Its days would be thousands, and the emergency stop would wait while they are written."""
     wanted = {"days": 30, "since": "1970-01-01T00:00:00Z", "reason": "restored"}
-    url = "/api/v1/payout-jobs/ask-first"
+    url = "/v1/control/require-status-check"
     is_problem(paybus.api("POST", "payouts", url, json=wanted, role="admin"), 400, "90 days ago")
 
 
@@ -158,7 +158,7 @@ def test_who_credits_does_not_approve_what_that_pays(paybus: Paybus) -> None:
         path = f"recipients/{seller['id']}/credits"
         answer = post(paybus, path, body, subject=subject, role="approver")
         assert answer.status_code == 201, answer.text
-    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    url = f"/v1/payouts?recipient_id={seller['id']}"
     paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
     until(lambda: paybus.api("GET", "payouts", url).json()["items"], what="it is ordered")
     (payout,) = paybus.api("GET", "payouts", url).json()["items"]
@@ -193,7 +193,7 @@ def test_who_credits_and_has_another_order_does_not_approve_either(paybus: Paybu
 def test_who_changes_where_it_goes_does_not_approve_it(paybus: Paybus) -> None:
     seller = add(paybus, "stripe")
     payout = order(paybus, seller, 500_000)
-    url = f"/api/v1/recipients/{seller['id']}"
+    url = f"/v1/recipients/{seller['id']}"
     mine = {"details": details("stripe"), "reason": "a new account"}
     thief = {"role": "approver", "subject": "thief"}
     assert paybus.api("PATCH", "payouts", url, json=mine, **thief).status_code == 200
@@ -267,7 +267,7 @@ def credited(paybus: Paybus, seller: dict[str, Any], amount: int, by: str) -> No
 
 def ordered_for(paybus: Paybus, seller: dict[str, Any], count: int) -> dict[str, Any]:
     """The newest of so many payouts that the schedule has ordered."""
-    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    url = f"/v1/payouts?recipient_id={seller['id']}"
     paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
     until(
         lambda: len(paybus.api("GET", "payouts", url).json()["items"]) == count,
@@ -338,7 +338,7 @@ def has_available(paybus: Paybus, seller: dict[str, Any], amount: int) -> bool:
 
 def test_small_payouts_that_are_cancelled_do_not_hide_who_credited_them(paybus: Paybus) -> None:
     seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 200_000})
-    why, jobs = {"reason": "a test"}, "/api/v1/payout-jobs"
+    why, jobs = {"reason": "a test"}, "/v1/control"
     assert paybus.api("POST", "payouts", f"{jobs}/pause", json=why).is_success
     small = []
     for _ in range(2):
@@ -371,12 +371,12 @@ def test_who_said_where_it_goes_does_not_approve_what_nobody_ordered(paybus: Pay
     """An order's event orders it: that person would be the only one to decide."""
     seller = add(paybus, "stripe")
     eve = {"role": "approver", "subject": "eve"}
-    url = f"/api/v1/recipients/{seller['id']}"
+    url = f"/v1/recipients/{seller['id']}"
     hers = {"details": details("stripe"), "reason": "a new account"}
     assert paybus.api("PATCH", "payouts", url, json=hers, **eve).status_code == 200
     event = earned(seller, 150_000)
     paybus.publish_to("payouts", event.type, event.encode().decode())
-    jobs = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    jobs = f"/v1/payouts?recipient_id={seller['id']}"
     (payout,) = until(
         lambda: paybus.api("GET", "payouts", jobs).json()["items"], what="it is ordered"
     )
@@ -389,13 +389,13 @@ def test_an_approval_is_void_when_somebody_changes_where_it_goes(paybus: Paybus)
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     payout = order(paybus, seller, 500_000, due_at=later)
     assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
-    url = f"/api/v1/recipients/{seller['id']}"
+    url = f"/v1/recipients/{seller['id']}"
     mine = {"details": details("stripe"), "reason": "a new account"}
     assert paybus.api("PATCH", "payouts", url, json=mine, role="approver").status_code == 200
-    now = "UPDATE payouts SET due_at = now(), next_at = now() WHERE id = %s"
+    now = "UPDATE payouts SET due_at = now(), next_action_at = now() WHERE id = %s"
     paybus.sql("payouts", now, payout["id"])
     waits = until_state(paybus, payout, "scheduled")
-    assert (waits["approved_by"], waits["tries"]) == (None, [])
+    assert (waits["approved_by"], waits["attempts"]) == (None, [])
     assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
     until_state(paybus, payout, "paid")
 
@@ -406,7 +406,8 @@ def test_the_emergency_stop_answers_when_nothing_can_begin_any_more(paybus: Payb
     payout = order(paybus, add(paybus, "stripe"), due_at=later)
     paybus.sql(
         "payouts",
-        "UPDATE payouts SET state = 'submitting', attempts = 1, next_at = NULL WHERE id = %s",
+        "UPDATE payouts SET state = 'submitting', attempts = 1, next_action_at = NULL "
+        "WHERE id = %s",
         payout["id"],
     )
     paybus.sql(
@@ -415,7 +416,7 @@ def test_the_emergency_stop_answers_when_nothing_can_begin_any_more(paybus: Payb
         "SELECT id, 1, 'k', now(), now(), '' FROM payouts WHERE id = %s",
         payout["id"],
     )
-    url = "/api/v1/payout-jobs"
+    url = "/v1/control"
     why = {"reason": "fraud"}
     try:
         assert paybus.api("POST", "payouts", f"{url}/pause", json=why).status_code == 200
@@ -436,7 +437,7 @@ def test_held_released_and_cancelled(paybus: Paybus, seller: dict[str, Any]) -> 
     paybus.sql("payouts", "UPDATE payouts SET due_at = now() WHERE id = %s", id_)
     other = order(paybus, seller)
     until_state(paybus, other, "paid")
-    assert read(paybus, id_)["tries"] == []
+    assert read(paybus, id_)["attempts"] == []
     assert not act(paybus, "release", id_).json()["held"]
     until_state(paybus, payout, "paid")
     is_problem(act(paybus, "release", id_), 409, "not held")
@@ -518,7 +519,7 @@ def test_a_schedule_that_can_t_pay_is_not_tried_again_at_once(paybus: Paybus) ->
     credit(paybus, seller, 50)  # less than fapshi pays
     paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
     until(
-        lambda: paybus.api("GET", "payouts", f"/api/v1/recipients/{seller['id']}").json()[
+        lambda: paybus.api("GET", "payouts", f"/v1/recipients/{seller['id']}").json()[
             "next_payout_at"
         ],
         what="it is put off",
@@ -528,7 +529,7 @@ def test_a_schedule_that_can_t_pay_is_not_tried_again_at_once(paybus: Paybus) ->
 
 def test_the_emergency_stop_stops_all_submitting(paybus: Paybus, seller: dict[str, Any]) -> None:
     def say(verb: str, **more: Any) -> httpx.Response:
-        url = f"/api/v1/payout-jobs/{verb}"
+        url = f"/v1/control/{verb}"
         return paybus.api("POST", "payouts", url, json={"reason": "fraud"}, **more)
 
     deliver(paybus, drop=1)
@@ -537,12 +538,12 @@ def test_the_emergency_stop_stops_all_submitting(paybus: Paybus, seller: dict[st
     assert say("pause").json()["paused"]
     payouts = [order(paybus, seller) for _ in range(3)]
     try:
-        status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status").json()
+        status = paybus.api("GET", "payouts", "/v1/control").json()
         assert (status["control"]["paused"], status["control"]["reason"]) == (True, "fraud")
         done = "SELECT last_run_at FROM schedules WHERE name = 'due-payouts'"
         before = paybus.sql("payouts", done)[0][0]
         until(lambda: paybus.sql("payouts", done)[0][0] != before, what="the clock has struck")
-        assert all(read(paybus, each["id"])["tries"] == [] for each in payouts)
+        assert all(read(paybus, each["id"])["attempts"] == [] for each in payouts)
         # What was sent is still asked about.
         deliver(paybus)
         look_now(paybus, open_)
@@ -558,20 +559,20 @@ def test_blocked_recipients_are_not_paid(paybus: Paybus) -> None:
     seller = add(paybus, "stripe")
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     payout = order(paybus, seller, due_at=later)
-    url = f"/api/v1/recipients/{seller['id']}"
+    url = f"/v1/recipients/{seller['id']}"
     block = {"blocked": True, "reason": "fraud"}
     is_problem(paybus.api("PATCH", "payouts", url, json=block), 403, "approver")
     assert paybus.api("PATCH", "payouts", url, json=block, role="approver").json()["blocked"]
     is_problem(post(paybus, "payouts", request_for(seller)), 400, "is blocked")
-    now = "UPDATE payouts SET due_at = now(), next_at = now() WHERE id = %s"
+    now = "UPDATE payouts SET due_at = now(), next_action_at = now() WHERE id = %s"
     paybus.sql("payouts", now, payout["id"])
     until(
         lambda: paybus.sql(
-            "payouts", "SELECT next_at > now() FROM payouts WHERE id = %s", payout["id"]
+            "payouts", "SELECT next_action_at > now() FROM payouts WHERE id = %s", payout["id"]
         )[0][0],
         what="it was looked at",
     )
-    assert read(paybus, payout["id"])["tries"] == []
+    assert read(paybus, payout["id"])["attempts"] == []
 
 
 def test_details_are_sealed_and_shown_nowhere(paybus: Paybus) -> None:
@@ -579,19 +580,19 @@ def test_details_are_sealed_and_shown_nowhere(paybus: Paybus) -> None:
     seller = add(paybus, "fapshi", details={"phone": phone})
     payout = order(paybus, seller)
     until_state(paybus, payout, "paid")
-    assert seller["shown"] == f"phone …{phone[-4:]}"
+    assert seller["masked_details"] == f"phone …{phone[-4:]}"
     kept = paybus.sql("payouts", "SELECT details FROM recipients WHERE id = %s", seller["id"])
     assert phone not in str(kept)
     everything = [
-        paybus.api("GET", "payouts", f"/api/v1/recipients/{seller['id']}").text,
-        paybus.api("GET", "payouts", f"/api/v1/payout-jobs/jobs/{payout['id']}").text,
+        paybus.api("GET", "payouts", f"/v1/recipients/{seller['id']}").text,
+        paybus.api("GET", "payouts", f"/v1/payouts/{payout['id']}").text,
         *(paybus.log(name) for name in ("payouts-api", "payouts-worker")),
-        str(paybus.sql("payouts", "SELECT data, reason FROM audit")),
+        str(paybus.sql("payouts", "SELECT data, reason FROM audit_log")),
         str([each for each in paybus.journal() if each["type"].startswith("payout")]),
     ]
     assert not [text for text in everything if phone in text]
     strange = a_recipient("fapshi", details={"phone": "+237 " + phone})
-    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=strange)
+    answer = paybus.api("POST", "payouts", "/v1/recipients", role="approver", json=strange)
     is_problem(answer, 400, "details: phone")
     assert phone not in answer.text
 
@@ -611,19 +612,19 @@ def test_what_can_t_be_a_recipient_is_refused(
     paybus: Paybus, changes: dict[str, Any], status: int, says: str
 ) -> None:
     wanted = a_recipient("stripe") | changes
-    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=wanted)
+    answer = paybus.api("POST", "payouts", "/v1/recipients", role="approver", json=wanted)
     is_problem(answer, status, says)
 
 
 def test_a_recipient_is_added_once_and_another_is_a_conflict(paybus: Paybus) -> None:
     wanted = a_recipient("stripe")
     first, again = (
-        paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=wanted)
+        paybus.api("POST", "payouts", "/v1/recipients", role="approver", json=wanted)
         for _ in range(2)
     )
     assert first.json()["id"] == again.json()["id"]
     other = wanted | {"details": details("stripe")}
-    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=other)
+    answer = paybus.api("POST", "payouts", "/v1/recipients", role="approver", json=other)
     is_problem(answer, 409, "another one")
 
 
@@ -637,7 +638,7 @@ def test_a_batch_is_ordered_whole_or_not_at_all(paybus: Paybus, seller: dict[str
     good = {"name": "friday", "payouts": items}
     first, again = (post(paybus, "batches", good, key=key) for _ in range(2))
     assert (first.status_code, first.json()) == (201, again.json())
-    url = f"/api/v1/batches/{first.json()['id']}"
+    url = f"/v1/batches/{first.json()['id']}"
     until(
         lambda: paybus.api("GET", "payouts", url).json()["states"] == {"paid": 3},
         what="all are paid",
@@ -650,11 +651,11 @@ def test_a_batch_is_ordered_whole_or_not_at_all(paybus: Paybus, seller: dict[str
     ("role", "method", "path"),
     [
         ("viewer", "POST", "payouts"),
-        ("viewer", "POST", "payout-jobs/pause"),
-        ("viewer", "POST", "payout-jobs/retry/x"),
+        ("viewer", "POST", "control/pause"),
+        ("viewer", "POST", "payouts/x/retry"),
         ("operator", "POST", "recipients"),
-        ("operator", "POST", "payout-jobs/approve/x"),
-        ("operator", "POST", "payout-jobs/resume"),
+        ("operator", "POST", "payouts/x/approve"),
+        ("operator", "POST", "control/resume"),
     ],
 )
 def test_roles_are_enforced(paybus: Paybus, role: str, method: str, path: str) -> None:
@@ -665,7 +666,7 @@ def test_roles_are_enforced(paybus: Paybus, role: str, method: str, path: str) -
     answer = paybus.api(
         method,
         "payouts",
-        f"/api/v1/{path}",
+        f"/v1/{path}",
         role=role,
         json=bodies.get(path, {"reason": "because"}),
         extra_headers={"Idempotency-Key": "k"},
@@ -677,15 +678,15 @@ def test_another_tenant_sees_and_does_nothing(paybus: Paybus, seller: dict[str, 
     payout = order(paybus, seller)
     until_state(paybus, payout, "paid")
     other = {"tenant": "other", "role": "admin"}
-    for path in (f"payout-jobs/jobs/{payout['id']}", f"recipients/{seller['id']}"):
-        answer = paybus.api("GET", "payouts", f"/api/v1/{path}", **other)
+    for path in (f"payouts/{payout['id']}", f"recipients/{seller['id']}"):
+        answer = paybus.api("GET", "payouts", f"/v1/{path}", **other)
         assert answer.status_code == 404
     for verb in ("hold", "release", "cancel", "retry", "approve"):
         is_problem(act(paybus, verb, payout["id"], **other), 404, "no payout")
-    listed = paybus.api("GET", "payouts", "/api/v1/payout-jobs/jobs", **other).json()
+    listed = paybus.api("GET", "payouts", "/v1/payouts", **other).json()
     assert listed["items"] == []
     is_problem(post(paybus, "payouts", request_for(seller), **other), 404, "no recipient")
-    status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status", **other).json()
+    status = paybus.api("GET", "payouts", "/v1/control", **other).json()
     assert (status["states"], status["accounts"]) == ({}, [])
 
 
@@ -712,7 +713,9 @@ def test_priorities_do_not_wait_for_each_other(paybus: Paybus, seller: dict[str,
     """While every place for low ones is taken by calls that hang, an urgent one is paid."""
     behave(paybus, lost=1)
     low = [order(paybus, seller, priority="low") for _ in range(8)]
-    until(lambda: any(read(paybus, e["id"])["tries"] for e in low), what="low ones are under way")
+    until(
+        lambda: any(read(paybus, e["id"])["attempts"] for e in low), what="low ones are under way"
+    )
     behave(paybus)
     urgent = order(paybus, seller, priority="critical")
     until_state(paybus, urgent, "paid")

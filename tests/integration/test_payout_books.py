@@ -85,42 +85,46 @@ def some_history(paybus: Paybus) -> dict[str, Any]:
 
 
 def test_whole_books_are_found_whole(paybus: Paybus, some_history: dict[str, Any]) -> None:
-    done = cli(paybus, "verify-audit")
+    done = cli(paybus, "verify-ledger")
     assert (done.returncode, done.stderr) == (0, "")
     assert "whole: nothing was changed, taken out or added" in done.stdout
     head = done.stdout.split("head ")[1].split()[0]
-    assert cli(paybus, "verify-audit", "--expect", head).returncode == 0
-    report = paybus.api("GET", "payouts", "/api/v1/reports/daily").json()["audit_head"]
+    assert cli(paybus, "verify-ledger", "--expect", head).returncode == 0
+    report = paybus.api("GET", "payouts", "/v1/reports/daily").json()["audit_head"]
     assert f"{report['position']}:{report['hash']}" == head
-    wrong = cli(paybus, "verify-audit", "--expect", head[:-4] + "0000")
+    wrong = cli(paybus, "verify-ledger", "--expect", head[:-4] + "0000")
     assert wrong.returncode == 1
     assert "not the expected one" in wrong.stderr
-    assert cli(paybus, "verify-audit", "--expect", "nonsense").returncode == 2
+    assert cli(paybus, "verify-ledger", "--expect", "nonsense").returncode == 2
 
 
 _TAMPERINGS = {
-    "a reason": "UPDATE audit SET reason = 'other' WHERE position = 2",
-    "an actor": "UPDATE audit SET actor = 'nobody' WHERE position = 3",
-    "a time": "UPDATE audit SET at = at + interval '1 microsecond' WHERE position = 4",
-    "a state": "UPDATE audit SET after = 'cancelled' WHERE position = 3",
-    "an entry's data": "UPDATE audit SET data = '{}' WHERE data ? 'ledger' AND position = 2",
-    "a hash": "UPDATE audit SET hash = repeat('a', 64) WHERE position = 2",
-    "an entry taken out": "DELETE FROM audit WHERE position = 3",
-    "the last entry taken out": "DELETE FROM audit "
-    "WHERE position = (SELECT max(position) FROM audit)",
-    "an entry added": "INSERT INTO audit SELECT position + 1, at, tenant, actor, role, action, "
-    "subject, before, after, reason, data, hash FROM audit "
-    "WHERE position = (SELECT max(position) FROM audit)",
-    "an amount": "UPDATE ledger SET amount = amount + 1 WHERE id = (SELECT min(id) FROM ledger)",
-    "an account": "UPDATE ledger SET target = 'fees' WHERE id = (SELECT min(id) FROM ledger)",
-    "whose it is": "UPDATE ledger SET recipient_id = 'me' WHERE id = (SELECT max(id) FROM ledger)",
-    "a ledger entry taken out": "DELETE FROM ledger WHERE id = (SELECT max(id) FROM ledger)",
-    "a ledger entry added": "INSERT INTO ledger (tenant, recipient_id, currency, source, target, "
-    "amount, audit_position, at) SELECT tenant, recipient_id, currency, source, target, amount, "
-    "999999, at FROM ledger LIMIT 1",
-    "a ledger entry doubled": "INSERT INTO ledger (tenant, recipient_id, payout_id, currency, "
-    "source, target, amount, audit_position, at) SELECT tenant, recipient_id, payout_id, currency, "
-    "source, target, amount, audit_position, at FROM ledger LIMIT 1",
+    "a reason": "UPDATE audit_log SET reason = 'other' WHERE position = 2",
+    "an actor": "UPDATE audit_log SET actor = 'nobody' WHERE position = 3",
+    "a time": "UPDATE audit_log SET at = at + interval '1 microsecond' WHERE position = 4",
+    "a state": "UPDATE audit_log SET after = 'cancelled' WHERE position = 3",
+    "an entry's data": "UPDATE audit_log SET data = '{}' WHERE data ? 'ledger' AND position = 2",
+    "a hash": "UPDATE audit_log SET hash = repeat('a', 64) WHERE position = 2",
+    "an entry taken out": "DELETE FROM audit_log WHERE position = 3",
+    "the last entry taken out": "DELETE FROM audit_log "
+    "WHERE position = (SELECT max(position) FROM audit_log)",
+    "an entry added": "INSERT INTO audit_log SELECT position + 1, at, tenant, actor, role, action, "
+    "subject, before, after, reason, data, hash FROM audit_log "
+    "WHERE position = (SELECT max(position) FROM audit_log)",
+    "an amount": "UPDATE ledger_entries SET amount = amount + 1 "
+    "WHERE id = (SELECT min(id) FROM ledger_entries)",
+    "an account": "UPDATE ledger_entries SET target = 'fees' "
+    "WHERE id = (SELECT min(id) FROM ledger_entries)",
+    "whose it is": "UPDATE ledger_entries SET recipient_id = 'me' "
+    "WHERE id = (SELECT max(id) FROM ledger_entries)",
+    "a ledger entry taken out": "DELETE FROM ledger_entries "
+    "WHERE id = (SELECT max(id) FROM ledger_entries)",
+    "a ledger entry added": "INSERT INTO ledger_entries (tenant, recipient_id, currency, "
+    "source, target, amount, audit_position, at) SELECT tenant, recipient_id, currency, "
+    "source, target, amount, 999999, at FROM ledger_entries LIMIT 1",
+    "a ledger entry doubled": "INSERT INTO ledger_entries (tenant, recipient_id, payout_id, "
+    "currency, source, target, amount, audit_position, at) SELECT tenant, recipient_id, "
+    "payout_id, currency, source, target, amount, audit_position, at FROM ledger_entries LIMIT 1",
     "a balance": "UPDATE balances SET available = available + 1, platform = platform - 1",
     "a balance taken out": "DELETE FROM balances",
     "the head": "UPDATE audit_head SET position = position - 1",
@@ -139,12 +143,12 @@ def test_breaking_one_row_is_found(paybus: Paybus, some_history: dict[str, Any],
     database = paybus.layout.databases["payouts"].rpartition("/")[2].partition("?")[0]
     url = stack.database(name, owner="template_payouts", template=database)
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        for table in ("audit", "ledger"):
+        for table in ("audit_log", "ledger_entries"):
             connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
         assert connection.execute(_TAMPERINGS[what]).rowcount > 0
     faults = asyncio.run(_faults(url))
     if what in {"an amount", "a reason"}:  # as an operator sees it
-        done = cli(paybus, "verify-audit", DATABASE_URL=url)
+        done = cli(paybus, "verify-ledger", DATABASE_URL=url)
         assert (done.returncode, "WRONG: " in done.stderr) == (1, True)
         assert "the books were changed" in done.stderr
     stack.drop_database(name)
@@ -163,13 +167,13 @@ def test_the_books_can_t_be_changed_by_mistake(
     paybus: Paybus, some_history: dict[str, Any]
 ) -> None:
     for statement in (
-        "UPDATE ledger SET amount = 1",
-        "DELETE FROM ledger",
-        "TRUNCATE ledger",
-        "UPDATE audit SET reason = ''",
-        "DELETE FROM audit",
+        "UPDATE ledger_entries SET amount = 1",
+        "DELETE FROM ledger_entries",
+        "TRUNCATE ledger_entries",
+        "UPDATE audit_log SET reason = ''",
+        "DELETE FROM audit_log",
     ):
-        with pytest.raises(psycopg.errors.RaiseException, match="is never changed"):
+        with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
             paybus.sql("payouts", statement)
     with pytest.raises(psycopg.errors.CheckViolation):
         paybus.sql("payouts", "UPDATE balances SET available = available + 1")
@@ -224,7 +228,7 @@ def test_a_second_transfer_on_another_day_is_found(paybus: Paybus, provider: str
     sandbox(paybus, "POST", f"/_payouts/transfers/{first['id']}/again")
     for day in (TODAY - timedelta(days=1), TODAY):
         support.payouts.reconcile(paybus, day)
-    assert "doubled" in support.payouts.differences(paybus, payout)
+    assert "doubled" in support.payouts.discrepancies(paybus, payout)
     deliver(paybus)
 
 
@@ -273,10 +277,10 @@ def test_tenants_that_share_an_account_do_not_see_each_other_s_transfers(
         well(paybus)
         payout = order(paybus, add(paybus, "stripe"))
         until_state(paybus, payout, "paid")
-        url = f"/api/v1/reports/reconciliation?day={TODAY}"
+        url = f"/v1/reports/reconciliation?day={TODAY}"
         asked = paybus.api("POST", "payouts", url, tenant="other").json()
         assert asked["accounts"] == 4
-        kinds = "SELECT tenant, kind FROM differences"
+        kinds = "SELECT tenant, kind FROM discrepancies"
         until(
             lambda: paybus.log("payouts-worker").count('"message": "reconciled"') >= 4,
             what="its accounts are reconciled",
@@ -347,9 +351,9 @@ def test_a_difference_that_went_away_and_comes_back_is_open_again(paybus: Paybus
 
     def resolved(*, by: str | None = None) -> list[tuple[Any, ...]]:
         if by is not None:
-            change = "UPDATE differences SET resolved_at = now(), resolved_by = %s WHERE id = %s"
+            change = "UPDATE discrepancies SET resolved_at = now(), resolved_by = %s WHERE id = %s"
             paybus.sql("payouts", change, by, found.id)
-        query = "SELECT resolved_at IS NOT NULL, resolved_by FROM differences WHERE id = %s"
+        query = "SELECT resolved_at IS NOT NULL, resolved_by FROM discrepancies WHERE id = %s"
         return paybus.sql("payouts", query, found.id)
 
     async def compare(now_found: list[Discrepancy]) -> None:
@@ -379,7 +383,7 @@ def test_what_square_paid_is_in_the_ledger_and_compared(paybus: Paybus) -> None:
     answer = paybus.api(
         "POST",
         "payouts",
-        "/api/v1/payouts",
+        "/v1/payouts",
         json={"recipient": seller["reference"], "amount": 5, "currency": "USD"},
         extra_headers={"Idempotency-Key": "k"},
     )
@@ -420,7 +424,7 @@ def test_what_square_takes_back_from_a_bank_is_a_withdrawal_and_no_deposit(paybu
         "fees": 0,
     }
     assert [each for each in reconcile(paybus) if each["provider"] == "square"] == []
-    assert cli(paybus, "verify-audit").returncode == 0
+    assert cli(paybus, "verify-ledger").returncode == 0
 
 
 @pytest.mark.usefixtures("running")
@@ -432,20 +436,20 @@ def test_reports_metrics_and_export_add_up(paybus: Paybus) -> None:
     paybus.api("POST", "payouts", "/v1/schedules/daily-report/run")
     until(lambda: paybus.sql("payouts", ran)[0][0] == "succeeded", what="the report is ordered")
     yesterday = TODAY - timedelta(days=1)
-    url = f"/api/v1/reports/daily?day={yesterday}"
+    url = f"/v1/reports/daily?day={yesterday}"
     until(lambda: paybus.api("GET", "payouts", url).json()["written_at"], what="it is written")
-    today = paybus.api("GET", "payouts", "/api/v1/reports/daily").json()
+    today = paybus.api("GET", "payouts", "/v1/reports/daily").json()
     sums = paybus.sql("payouts", "SELECT sum(available), sum(paid) FROM balances")[0]
     assert sum(each["available"] for each in today["balances"]) == sums[0]
     assert sum(each["paid"] for each in today["balances"]) == sums[1]
-    metrics = paybus.api("GET", "payouts", "/api/v1/payout-jobs/metrics?time_range=24h").json()
+    metrics = paybus.api("GET", "payouts", "/v1/reports/metrics?time_range=24h").json()
     assert metrics["states"]["paid"] == sum(each["count"] for each in metrics["paid"])
     assert 0 < metrics["seconds_to_paid_p50"] <= metrics["seconds_to_paid_p95"]
     assert 0 < metrics["success_rate"] <= 1
-    bad = paybus.api("GET", "payouts", "/api/v1/payout-jobs/metrics?time_range=soon")
+    bad = paybus.api("GET", "payouts", "/v1/reports/metrics?time_range=soon")
     assert bad.status_code == 422
     tomorrow = TODAY + timedelta(days=1)
-    url = f"/api/v1/reports/payouts.csv?first={yesterday}&last={tomorrow}"
+    url = f"/v1/reports/payouts.csv?first={yesterday}&last={tomorrow}"
     lines = list(csv.DictReader(io.StringIO(paybus.api("GET", "payouts", url).text)))
     (mine,) = [each for each in lines if each["id"] == payout["id"]]
     assert (mine["amount"], mine["state"], mine["recipient"]) == (
@@ -453,14 +457,14 @@ def test_reports_metrics_and_export_add_up(paybus: Paybus) -> None:
         "paid",
         seller["reference"],
     )
-    url = f"/api/v1/reports/payouts.csv?first={tomorrow}&last={yesterday}"
+    url = f"/v1/reports/payouts.csv?first={tomorrow}&last={yesterday}"
     assert paybus.api("GET", "payouts", url).status_code == 400
 
 
 @pytest.mark.usefixtures("running")
 def test_the_command_line_does_what_the_api_does(paybus: Paybus, tmp_path: Any) -> None:
     seller = add(paybus, "stripe")
-    ordered = cli(paybus, "order", seller["reference"], "150000", "USD", "--key", "cli-1")
+    ordered = cli(paybus, "create", seller["reference"], "150000", "USD", "--key", "cli-1")
     id_, state = ordered.stdout.split()
     assert state == "scheduled"
     refused = cli(paybus, "approve", id_, "--reason", "fine")
@@ -536,14 +540,14 @@ def test_what_square_could_not_pay_is_not_tried_again_here(paybus: Paybus) -> No
     seller = add(paybus, "square", details={"location_id": location})
     made = sandbox(paybus, "POST", "/_square/payouts", amount=900, location_id=location)
     sandbox(paybus, "PUT", f"/_square/payouts/{made['id']}", status="FAILED")
-    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    url = f"/v1/payouts?recipient_id={seller['id']}"
 
     def only() -> dict[str, Any]:
         found: list[dict[str, Any]] = paybus.api("GET", "payouts", url).json()["items"]
         return found[0] if found else {}
 
     until(lambda: only().get("state") == "failed", what="it failed")
-    assert only()["next_at"] is None
+    assert only()["next_action_at"] is None
     refused = act(paybus, "retry", only()["id"])
     assert (refused.status_code, "pays by itself" in refused.text) == (409, True)
 
@@ -556,7 +560,7 @@ def test_a_square_payout_whose_webhook_was_lost_is_asked_about(paybus: Paybus) -
     until(lambda: balances(paybus, seller).get("pending") == 900, what="it is on its way")
     deliver(paybus, drop=1)
     sandbox(paybus, "PUT", f"/_square/payouts/{made['id']}", status="PAID")
-    paybus.sql("payouts", "UPDATE payouts SET next_at = now() WHERE state = 'submitted'")
+    paybus.sql("payouts", "UPDATE payouts SET next_action_at = now() WHERE state = 'submitted'")
     until(lambda: balances(paybus, seller)["paid"] == 900, what="it is paid")
 
 
@@ -564,7 +568,7 @@ def test_a_square_payout_whose_webhook_was_lost_is_asked_about(paybus: Paybus) -
 def test_a_difference_is_resolved_by_a_person_who_says_why(paybus: Paybus) -> None:
     sandbox(paybus, "POST", "/_payouts/foreign", provider="stripe", amount=77)
     (found,) = [each for each in reconcile(paybus) if each["theirs"].startswith("77 ")]
-    url = f"/api/v1/reports/differences/{found['id']}/resolve"
+    url = f"/v1/reports/discrepancies/{found['id']}/resolve"
     why = {"reason": "paid by hand"}
     assert paybus.api("POST", "payouts", url, json=why).status_code == 403
     done = paybus.api("POST", "payouts", url, json=why, role="approver")

@@ -26,7 +26,7 @@ from support.payouts import (
     behave,
     deliver,
     details,
-    differences,
+    discrepancies,
     fates,
     look_now,
     order,
@@ -71,7 +71,7 @@ def test_a_payout_is_paid_and_the_ledger_says_so(paybus: Paybus, provider: str) 
     (transfer,) = transfers(paybus, payout)
     assert (transfer["amount"], transfer["status"]) == (5000, "paid")
     assert done["transfer_id"] == transfer["id"]
-    assert [each["outcome"] for each in done["tries"]] == ["accepted"]
+    assert [each["outcome"] for each in done["attempts"]] == ["accepted"]
     assert balances(paybus, seller) == {
         "platform": -5100,
         "available": 0,
@@ -120,8 +120,8 @@ def test_an_unknown_outcome_is_looked_up_before_anything_is_sent_again(
     done = until_state(paybus, payout, "paid")
     assert len(transfers(paybus, payout)) == 1
     # What was done is found; what was not is sent anew, with a key of its own after an answer.
-    keys = {each["idempotency_key"] for each in done["tries"]}
-    assert len(keys) == len(done["tries"])
+    keys = {each["idempotency_key"] for each in done["attempts"]}
+    assert len(keys) == len(done["attempts"])
     assert (len(keys) == 1) == (how != "error")
     audit = [(each["action"], each["after"]) for each in reversed(done["audit"])]
     assert audit[:3] == [("create", "approved"), ("send", "submitting"), ("lose", "unknown")]
@@ -144,7 +144,7 @@ def test_the_age_of_an_unknown_outcome_is_exported(paybus: Paybus) -> None:
 def test_who_is_asked_too_often_is_asked_later(paybus: Paybus, provider: str) -> None:
     behave(paybus, rate_limited=1)
     payout = order(paybus, add(paybus, provider))
-    until(lambda: read(paybus, payout["id"])["tries"], what="it was tried")
+    until(lambda: read(paybus, payout["id"])["attempts"], what="it was tried")
     until_state(paybus, payout, "approved")
     behave(paybus)
     until_state(paybus, payout, "paid")
@@ -247,7 +247,7 @@ def test_what_failed_is_tried_again_by_the_clock_five_times_at_the_most(paybus: 
             assert run.status_code == 202
     until(lambda: "payout.failed" in told(paybus, payout["id"]), what="it is told")
     done = read(paybus, payout["id"])
-    assert (done["state"], done["next_at"]) == ("failed", None)
+    assert (done["state"], done["next_action_at"]) == ("failed", None)
     assert len(transfers(paybus, payout)) == 5
     fates(paybus)
     assert act(paybus, "retry", payout["id"]).json()["state"] == "approved"
@@ -268,12 +268,12 @@ def test_a_payout_of_which_one_of_two_transfers_comes_back_is_paid_by_the_other(
     deliver(paybus, drop=0 if heard else 1)
     other = sandbox(paybus, "POST", f"/_payouts/transfers/{own}/again")["id"]
     if heard and provider == "stripe":  # Dwolla's webhooks name no reference
-        until(lambda: "doubled" in differences(paybus, payout), what="both are known")
+        until(lambda: "doubled" in discrepancies(paybus, payout), what="both are known")
     deliver(paybus)
     sandbox(paybus, "PUT", f"/_payouts/transfers/{own}", status="returned")
     until(lambda: read(paybus, payout["id"])["transfer_id"] == other, what="the other one stands")
     until_state(paybus, payout, "paid")
-    owed = "SELECT count(*) FROM ledger WHERE recipient_id = %s AND target = 'available' "
+    owed = "SELECT count(*) FROM ledger_entries WHERE recipient_id = %s AND target = 'available' "
     owed += "AND source <> 'platform'"
     assert paybus.sql("payouts", owed, seller["id"]) == [(0,)], "owed again, if for a moment"
     sandbox(paybus, "PUT", f"/_payouts/transfers/{other}", status="returned")
@@ -291,7 +291,7 @@ def test_a_payout_that_waits_for_approval_again_is_paid_when_the_provider_says_s
     act(paybus, "approve", payout["id"], role="approver", subject="boss").raise_for_status()
     until_state(paybus, payout, "submitting")
     new = {"details": details("stripe"), "reason": "new"}
-    url = f"/api/v1/recipients/{seller['id']}"
+    url = f"/v1/recipients/{seller['id']}"
     paybus.api("PATCH", "payouts", url, json=new, role="approver").raise_for_status()
     until_state(paybus, payout, "paid")
     assert act(paybus, "cancel", payout["id"]).status_code == 409
@@ -305,7 +305,7 @@ def test_a_refusal_is_a_failure_that_says_why(paybus: Paybus) -> None:
     assert "does not exist" in failed["error"]
     assert transfers(paybus, payout) == []
     change = {"details": details("stripe"), "reason": "a new account"}
-    url = f"/api/v1/recipients/{gone['id']}"
+    url = f"/v1/recipients/{gone['id']}"
     assert paybus.api("PATCH", "payouts", url, role="approver", json=change).status_code == 200
     act(paybus, "retry", payout["id"])
     until_state(paybus, payout, "paid")
@@ -351,7 +351,7 @@ def test_a_provider_that_does_not_answer_is_left_alone(make_paybus: MakePaybus) 
         first = [order(paybus, seller, 1000) for _ in range(12)]
 
         def circuits() -> list[str]:
-            answer = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status")
+            answer = paybus.api("GET", "payouts", "/v1/control")
             return [each["state"] for each in answer.json()["circuits"]]
 
         until(lambda: "opened" in circuits(), what="the circuit is open")
@@ -359,7 +359,7 @@ def test_a_provider_that_does_not_answer_is_left_alone(make_paybus: MakePaybus) 
         assert paybus.metric("payouts-worker", "paybus_circuit_open", **open_) == 1
         after = order(paybus, seller, 1000)
         until(lambda: read(paybus, after["id"])["error"], what="it is put off")
-        assert read(paybus, after["id"])["tries"] == []
+        assert read(paybus, after["id"])["attempts"] == []
         behave(paybus)
         for payout in [*first, after]:
             until(lambda: read(paybus, payout["id"])["state"] == "paid", what="it is paid")
@@ -396,7 +396,7 @@ def test_after_a_restore_what_was_forgotten_is_asked_about_first(make_paybus: Ma
         paybus.sql("payouts", "DELETE FROM payouts")
         paybus.sql("payouts", "DELETE FROM balances")
         sandbox(paybus, "POST", "/_payouts/clock", seconds=25 * 3600)
-        url = "/api/v1/payout-jobs/ask-first"
+        url = "/v1/control/require-status-check"
         why = {"reason": "restored"}
         assert paybus.api("POST", "payouts", url, json=why, role="approver").status_code == 403
         assert paybus.api("POST", "payouts", url, json=why, role="admin").status_code == 200
@@ -412,7 +412,7 @@ def test_after_a_restore_what_was_forgotten_is_asked_about_first(make_paybus: Ma
         until(taken, what="the account is reconciled")
         assert again[-1].json()["id"] == payout["id"]
         done = until_state(paybus, payout, "paid")
-        assert [each["outcome"] for each in done["tries"]] == ["found"]
+        assert [each["outcome"] for each in done["attempts"]] == ["found"]
         assert (done["amount"], done["created_by"]) == (payout["amount"], payout["created_by"])
         assert len(transfers(paybus, payout)) == 1
         assert balances(paybus, seller)["paid"] == payout["amount"]

@@ -251,7 +251,7 @@ class Walk:
 
 
 def correct_details(paybus: Paybus, recipient_id: str, details: dict[str, Any]) -> None:
-    url, change = f"/api/v1/recipients/{recipient_id}", {"details": details, "reason": "moved"}
+    url, change = f"/v1/recipients/{recipient_id}", {"details": details, "reason": "moved"}
     paybus.api("PATCH", "payouts", url, json=change, role="approver").raise_for_status()
 
 
@@ -308,7 +308,7 @@ def test_each_amount_is_paid_once_after_a_restore(paybus: Paybus, moment: str) -
     walk.run()
     assert len(walk.ran) >= 9
     market.all_have(earned)
-    status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status").json()
+    status = paybus.api("GET", "payouts", "/v1/control").json()
     assert (status["unreconciled"], status["control"]["paused"]) == ([], False)
     market.earn(5000)
     market.all_have(earned + 5000)
@@ -477,7 +477,7 @@ def test_what_was_cancelled_after_the_backup_waits_for_somebody(paybus: Paybus) 
     market._report(seller, 150_000, uuid4().hex)
     until(lambda: balances(paybus, seller).get("available") == 150_000, what="it is earned")
     market.time_comes()
-    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    url = f"/v1/payouts?recipient_id={seller['id']}"
 
     def all_of_it() -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = paybus.api("GET", "payouts", url).json()["items"]
@@ -525,7 +525,7 @@ def test_earnings_of_several_payouts_are_all_ordered_again(paybus: Paybus) -> No
     seller = add(paybus, "fapshi", schedule={"kind": "manual"})
     backup = back_up(paybus)
     market._report(seller, 12_000_000, uuid4().hex)
-    url = f"/api/v1/payout-jobs/jobs?recipient_id={seller['id']}"
+    url = f"/v1/payouts?recipient_id={seller['id']}"
 
     def ordered() -> list[tuple[int, str]]:
         items = paybus.api("GET", "payouts", url).json()["items"]
@@ -542,7 +542,7 @@ def test_earnings_of_several_payouts_are_all_ordered_again(paybus: Paybus) -> No
 
 
 def ordered(paybus: Paybus, recipient: dict[str, Any]) -> list[int]:
-    url = f"/api/v1/payout-jobs/jobs?recipient_id={recipient['id']}"
+    url = f"/v1/payouts?recipient_id={recipient['id']}"
     return [each["amount"] for each in paybus.api("GET", "payouts", url).json()["items"]]
 
 
@@ -603,7 +603,7 @@ def test_nobody_alone_sends_elsewhere_what_a_restore_forgot_the_approval_of(
     until_state(paybus, payout, "failed")
     eve = {"role": "approver", "subject": "eve"}
     change = {"details": details("dwolla"), "reason": "moved"}
-    url = f"/api/v1/recipients/{seller['id']}"
+    url = f"/v1/recipients/{seller['id']}"
     assert paybus.api("PATCH", "payouts", url, json=change, **eve).is_success
     act(paybus, "retry", payout["id"], **eve).raise_for_status()
     until_state(paybus, payout, "scheduled")
@@ -631,17 +631,17 @@ def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -
     headers = {"Authorization": "Bearer sk_test_payouts"}
     paybus.http.post(url, data=stray, headers=headers).raise_for_status()
 
-    def ask_first(**body: Any) -> None:
-        url = "/api/v1/payout-jobs/ask-first"
+    def require_status_check(**body: Any) -> None:
+        url = "/v1/control/require-status-check"
         body |= {"reason": "restored"}
         paybus.api("POST", "payouts", url, json=body, role="admin").raise_for_status()
 
-    ask_first(days=30, since=(datetime.now(UTC) - timedelta(minutes=5)).isoformat())
+    require_status_check(days=30, since=(datetime.now(UTC) - timedelta(minutes=5)).isoformat())
     approved = act(paybus, "approve", waiting["id"], role="approver", subject="boss")
     assert approved.json()["state"] == "approved"
 
     def unreconciled() -> set[str]:
-        status = paybus.api("GET", "payouts", "/api/v1/payout-jobs/status").json()
+        status = paybus.api("GET", "payouts", "/v1/control").json()
         assert not status["control"]["paused"]
         return {f"{each['provider']}: {each['fault']}" for each in status["unreconciled"]}
 
@@ -657,7 +657,7 @@ def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -
     until(lambda: paybus.depths()["payouts.jobs"] == 0, what="its schedule was looked at")
     assert transfers(paybus, waiting) == []
     assert ordered(paybus, daily) == ordered(paybus, manual) == []
-    ask_first(days=0)
+    require_status_check(days=0)
     market.time_comes()
     until(lambda: ordered(paybus, daily) == [5000], what="its schedule pays it")
     until(lambda: ordered(paybus, manual) == [700], what="what was requested is ordered")

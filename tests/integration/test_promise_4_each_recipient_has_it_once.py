@@ -147,7 +147,7 @@ class Market(World):
         self._clone(self._name(), _BACKUP)
         forgotten = self.provider.now - self.backup
         self.age(forgotten)
-        self.run(self._ask_first(datetime.now(UTC) - forgotten - timedelta(minutes=1)))
+        self.run(self._require_status_check(datetime.now(UTC) - forgotten - timedelta(minutes=1)))
         self.backup = None
         self.restored_at = self.provider.now
         self.see()
@@ -161,7 +161,7 @@ class Market(World):
             self.compare(self.run(self._unreconciled()))
         self.client.answers = True
         if ends and not self.run(self._unreconciled()):
-            self.run(self._ask_first(None))
+            self.run(self._require_status_check(None))
         self.see()
 
     @rule(which=st.integers(0, 20))
@@ -262,7 +262,7 @@ class Market(World):
         async with self.sessions.begin() as session:
             await self.service.credit(session, self.tenant, self.seller, key, CLERK, wanted)
 
-    async def _ask_first(self, since: datetime | None) -> None:
+    async def _require_status_check(self, since: datetime | None) -> None:
         """None ends it."""
         async with self.sessions.begin() as session:
             now = await tenant_rows.database_now(session)

@@ -330,7 +330,7 @@ class Shop(RuleBasedStateMachine):
             return
         right = [each.price for each in mine if self.is_entitled(each)]
         assert sorted(str(each.plan) for each in found.plans) == sorted(right)
-        query = "SELECT i.wanted FROM integrations i WHERE i.tenant = :tenant AND i.email = :email"
+        query = "SELECT desired_state FROM integrations WHERE tenant = :tenant AND email = :email"
         email = f"{customer}@example.com"
         organization = self.run(_read(self.organizations, query, tenant=self.tenant, email=email))
         wanted = organization[0][0] if organization else "absent"

@@ -12,7 +12,11 @@ from support.mobile_money import PROVIDERS, Checkout, ask_now, checkout, deliver
 from support.paybus import Paybus
 from support.waiting import until
 
-_SPENT = "UPDATE ask_budgets SET tokens = -1000 WHERE path = 'fapshi/default'"
+_USED_UP = (
+    "INSERT INTO rate_limits (name, full_at) "
+    "VALUES ('poll fapshi/default', now() + interval '1 hour') "
+    "ON CONFLICT (name) DO UPDATE SET full_at = EXCLUDED.full_at"
+)
 PROCESSES = ["sandbox-providers", "webhook-gateway", "webhook-gateway-worker"]
 
 
@@ -41,7 +45,8 @@ def hints(paybus: Paybus, payment: Checkout) -> list[str]:
         each["id"]
         for each in paybus.tapped()
         if each["type"] == "payment.notification_received"
-        and each["data"]["reference"] in {payment.reference, payment.event.data.hint_reference}
+        and each["data"]["reference"]
+        in {payment.reference, payment.event.data.notification_reference}
     ]
 
 
@@ -172,7 +177,7 @@ def test_an_answer_about_another_payment_is_none(paybus: Paybus) -> None:
     sandbox(paybus, "PUT", f"/_payments/fapshi/_{mine.reference}/mix_up", with_=other.reference)
     other.settle("succeeded")
     mine.announce_and_ask()
-    query = "SELECT error FROM watched_payments WHERE reference = %s"
+    query = "SELECT error FROM pending_payments WHERE reference = %s"
     until(
         lambda: "another payment" in str(paybus.sql("webhook-gateway", query, mine.reference)),
         what="the answer is seen through",
@@ -186,7 +191,7 @@ def test_a_hint_that_comes_while_a_question_is_under_way_is_not_forgotten(paybus
     payment = checkout(paybus, "mtn-momo")
     sandbox(paybus, "PUT", "/_behaviour", mode="hang_after")
     payment.announce_and_ask()
-    query = "SELECT asked > 0 FROM watched_payments WHERE reference = %s"
+    query = "SELECT poll_count > 0 FROM pending_payments WHERE reference = %s"
     until(
         lambda: paybus.sql("webhook-gateway", query, payment.reference) == [(True,)],
         what="a question is under way",
@@ -201,12 +206,12 @@ def test_a_provider_that_asks_to_wait_holds_up_no_other(paybus: Paybus) -> None:
     slow, quick = checkout(paybus, "fapshi"), checkout(paybus, "flutterwave")
     for payment in (slow, quick):
         payment.settle("succeeded")
-    paybus.sql("webhook-gateway", _SPENT)
+    paybus.sql("webhook-gateway", _USED_UP)
     slow.announce()
     quick.announce_and_ask()
     until(lambda: quick.told() == ["payment.succeeded"], what="the other is told")
     assert slow.told() == []
-    paybus.sql("webhook-gateway", "UPDATE ask_budgets SET tokens = 10")
+    paybus.sql("webhook-gateway", "DELETE FROM rate_limits")
     ask_now(paybus)
     until(lambda: slow.told() == ["payment.succeeded"], what="it is told in its turn")
 
@@ -220,7 +225,7 @@ def test_a_worker_that_is_killed_while_it_asks_is_replaced(make_paybus: MakePayb
         sandbox(paybus, "PUT", "/_behaviour", mode="hang_after")
         paybus.start("webhook-gateway-worker")
         payment.announce()
-        query = "SELECT asked FROM watched_payments WHERE reference = %s"
+        query = "SELECT poll_count FROM pending_payments WHERE reference = %s"
 
         def was_asked() -> bool:
             ask_now(paybus)
@@ -245,4 +250,4 @@ def test_a_payment_that_nobody_can_ask_about_is_shown(paybus: Paybus) -> None:
     assert '"endpoint": "fapshi/forgotten"' in paybus.log(worker)
     health = paybus.http.get(f"{paybus.layout.url(worker)}/health/detailed").json()
     (shown,) = (each for each in health["payments"] if each["endpoint"] == "fapshi/forgotten")
-    assert (shown["pending"], shown["asked"]) == (1, False)
+    assert (shown["pending"], shown["polled"]) == (1, False)

@@ -92,7 +92,9 @@ def test_while_nothing_is_sent_to_the_back_end_requests_wait(make_paybus: MakePa
     with make_paybus(_PROCESSES, **settings) as paybus:
         paybus.backend(mode="fail")
         numbers = [paybus.subscribe() for _ in range(6)]
-        figures = "SELECT count(*) FROM circuits WHERE name = 'backend' AND state = 'opened'"
+        figures = (
+            "SELECT count(*) FROM circuit_breakers WHERE name = 'backend' AND state = 'opened'"
+        )
         until(lambda: paybus.sql("provisioning", figures)[0][0], what="the circuit opens")
         paybus.backend(mode="well")
         for number in numbers:

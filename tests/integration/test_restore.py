@@ -112,7 +112,7 @@ def _ask(paybus: Paybus, path: str, key: str, wanted: dict[str, Any]) -> dict[st
 
 
 def _one_euro_is(paybus: Paybus, dollars: str) -> None:
-    change = """INSERT INTO rates (day, source, currency, rate)
+    change = """INSERT INTO exchange_rates (day, source, currency, rate)
         VALUES ((now() AT TIME ZONE 'UTC')::date, 'ecb', 'USD', cast(%s AS numeric))
         ON CONFLICT (day, source, currency) DO UPDATE SET rate = excluded.rate"""
     paybus.sql("orders", change, dollars)

@@ -220,7 +220,7 @@ def test_logs_are_json_with_the_events_ids_and_no_secret(make_paybus: MakePaybus
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: MakePaybus) -> None:
-    with_quotas = {"payouts", "bank-sync"}
+    rate_limited = {"payouts", "bank-sync", "webhook-gateway"}
     calling = {"payouts", "bank-sync", "subscription", "provisioning"}
     with make_paybus() as paybus:
         for service, base in (
@@ -236,7 +236,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(make_paybus: Make
             with engine.connect() as connection:
                 context = MigrationContext.configure(connection)
                 of_common = [tables.metadata]
-                of_common += [rate_limiter.metadata] if service in with_quotas else []
+                of_common += [rate_limiter.metadata] if service in rate_limited else []
                 of_common += [circuit_store.metadata] if service in calling else []
                 differences = compare_metadata(context, [base.metadata, *of_common])  # type: ignore[arg-type]
             engine.dispose()

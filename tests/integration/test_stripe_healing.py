@@ -80,7 +80,7 @@ def _published(paybus: Paybus, customer: str) -> list[dict[str, Any]]:
 
 
 def _cursor(paybus: Paybus) -> list[tuple[Any, ...]]:
-    return paybus.sql("webhook-gateway", "SELECT read_to FROM event_cursors")
+    return paybus.sql("webhook-gateway", "SELECT read_to FROM stripe_event_cursors")
 
 
 def _two_more_looks(paybus: Paybus) -> None:

@@ -17,12 +17,12 @@ from subscription.schemas.billing import (
     Attempt,
     Cancel,
     ChangePlan,
+    CommandRequest,
     Detach,
     NewSetupIntent,
     NewSubscription,
     Resume,
     SetDefault,
-    Wanted,
 )
 from support.openapi_mock import Mock, serve
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 OF_A_SUBSCRIPTION = "/v1/subscriptions/{subscription_exposed_id}"
 OF_A_CUSTOMER = "/v1/customers/{customer}"
 OF_A_METHOD = "/v1/payment_methods/{payment_method}"
-VERBS: list[tuple[Wanted, list[str]]] = [
+VERBS: list[tuple[CommandRequest, list[str]]] = [
     (
         NewSubscription(plan_id="gold", trial_days=14, payment_method="pm_1"),
         ["GET /v1/subscriptions", "POST /v1/subscriptions"],
@@ -82,12 +82,12 @@ def stripe(server: Mock) -> tuple[Mock, StripeBilling]:
     return server, StripeBilling(client, ["card"])
 
 
-@pytest.mark.parametrize(("wanted", "calls"), VERBS, ids=lambda each: getattr(each, "kind", ""))
+@pytest.mark.parametrize(("verb", "calls"), VERBS, ids=lambda each: getattr(each, "kind", ""))
 async def test_a_verb_is_what_stripe_describes(
-    stripe: tuple[Mock, StripeBilling], wanted: Wanted, calls: list[str]
+    stripe: tuple[Mock, StripeBilling], verb: CommandRequest, calls: list[str]
 ) -> None:
     mock, billing = stripe
-    await billing.do(Attempt("command-1", "sub_or_cus", wanted, 1))
+    await billing.do(Attempt("command-1", "sub_or_cus", verb, 1))
     assert mock.called == calls
     # There are files from before Stripe had `discounts`; the SDK's types have it, for mypy.
     assert [each for each in mock.faults if "'discounts'" not in each] == []

@@ -1,4 +1,4 @@
-"""Broker, database and Redis by TLS, with a private authority, as docs/deploy.md has it."""
+"""Broker, database and Redis by TLS, with a private authority, as docs/guides/deploy.md has it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _PATHS = {
     "subscription": ("/v1/customers", "/v1/checkouts"),
     "provisioning": ("/v1/integrations", "/v1/integrations/retry"),
     "operations": ("/v1/dead-letters", "/v1/replays", "/console/login"),
-    "payouts": ("/api/v1/recipients", "/api/v1/payouts"),
+    "payouts": ("/v1/recipients", "/v1/payouts"),
     "bank-sync": ("/v1/items", "/v1/link-tokens"),
     "orders": ("/v1/orders", "/v1/terms"),
 }
@@ -184,8 +184,8 @@ def test_none_is_in_what_other_apis_say_of_failures(paybus: Paybus) -> None:
 
 def test_none_is_on_the_console(paybus: Paybus) -> None:
     browser = Browser(paybus, role="admin")
-    pages = ["", "/groups", "/letters", "/journal", "/replays"]
-    pages += [f"/letters/{each['id']}" for each in letters(paybus)]
+    pages = ["", "/groups", "/dead-letters", "/journal", "/replays"]
+    pages += [f"/dead-letters/{each['id']}" for each in letters(paybus)]
     for page in pages:
         assert _leaks(browser.see(page)) == [], page
 

@@ -82,7 +82,7 @@ def test_who_does_not_read_keeps_neither_the_database_nor_a_connection(paybus: P
     """
     paybus.sql("payouts", fill)
     request = (
-        "GET /api/v1/reports/payouts.csv?first=2000-01-01&last=2100-01-01 HTTP/1.1\r\nHost: x\r\n"
+        "GET /v1/reports/payouts.csv?first=2000-01-01&last=2100-01-01 HTTP/1.1\r\nHost: x\r\n"
         f"Authorization: Bearer {paybus.token('viewer')}\r\n\r\n"
     )
     parts = urlsplit(paybus.layout.url("payouts-api"))
@@ -99,7 +99,7 @@ def test_who_does_not_read_keeps_neither_the_database_nor_a_connection(paybus: P
                 unread.append(each)
             for each in unread:
                 assert each.recv(1, socket.MSG_PEEK), "it is being sent"
-            answer = paybus.api("GET", "payouts", "/api/v1/batches", role="viewer")
+            answer = paybus.api("GET", "payouts", "/v1/batches", role="viewer")
             assert answer.status_code == 200, answer.text
             assert descriptors(paybus, "payouts") >= before + len(unread)
             until(
@@ -148,7 +148,7 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_read(
 
 def test_a_body_has_no_more_values_than_are_checked_in_a_moment(paybus: Paybus) -> None:
     many = {f"k{number}": 0 for number in range(MOST_VALUES + 1)}
-    for service, path in (("orders", "/v1/orders"), ("payouts", "/api/v1/recipients")):
+    for service, path in (("orders", "/v1/orders"), ("payouts", "/v1/recipients")):
         answer = paybus.api("POST", service, path, role="admin", json=many)
         assert (answer.status_code, "values at the most" in answer.text) == (413, True)
         few = dict(list(many.items())[:500])
@@ -274,7 +274,7 @@ def test_nothing_is_loaded_from_elsewhere(paybus: Paybus, service: str) -> None:
 @pytest.mark.parametrize("date", ["0001-01-01", "9999-12-31"])
 def test_dates_at_the_ends_of_time_are_answered(paybus: Paybus, date: str) -> None:
     for service, path in (
-        ("payouts", f"/api/v1/reports/daily?day={date}"),
+        ("payouts", f"/v1/reports/daily?day={date}"),
         ("operations", f"/v1/dead-letters?since={date}T00:00:00Z"),
         ("operations", f"/v1/journal?since={date}T00:00:00Z&until={date}T23:59:59Z"),
         ("orders", f"/v1/rates?day={date}"),
@@ -284,7 +284,7 @@ def test_dates_at_the_ends_of_time_are_answered(paybus: Paybus, date: str) -> No
 
 
 def test_another_tenant_is_not_told_of_the_audit_log(paybus: Paybus) -> None:
-    path = "/api/v1/reports/daily"
+    path = "/v1/reports/daily"
     ours = paybus.api("GET", "payouts", path).json()
     theirs = paybus.api("GET", "payouts", path, tenant="other").json()
     assert set(ours) - set(theirs) == {"audit_head"}

@@ -29,7 +29,7 @@ _SEEN = {
     *("customers", "subscriptions", "payments", "plans", "checkouts", "integrations"),
     *("recipients", "jobs", "orders", "dead-letters", "items"),
 }
-# Without these some are refused before anybody looks.
+# Without these some are refused before their tenant is checked.
 _WANTED = {"plan_id": "gold"}
 
 

@@ -23,8 +23,8 @@ OPTIONS = {"item_syncs": 10_000, "client_syncs": 100_000, "circuit_reset_seconds
 
 def open_items(paybus: Paybus, count: int = 1, **more: Any) -> list[dict[str, str]]:
     """At the bank, as Link leaves them: with public tokens."""
-    wanted = {"client_id": PLAID_CLIENT, "count": count, **more}
-    made: list[dict[str, str]] = sandbox(paybus, "POST", "/plaid/_items", **wanted)
+    request = {"client_id": PLAID_CLIENT, "count": count, **more}
+    made: list[dict[str, str]] = sandbox(paybus, "POST", "/plaid/_items", **request)
     return made
 
 
@@ -35,8 +35,8 @@ def link(paybus: Paybus, *, user: str | None = None, **more: Any) -> dict[str, A
 
 
 def exchange(paybus: Paybus, public_token: str, *, user: str | None = None) -> dict[str, Any]:
-    wanted = {"public_token": public_token, "user": user or f"user-{uuid4().hex[:8]}"}
-    answer = paybus.api("POST", "bank-sync", "/v1/items", json=wanted)
+    request = {"public_token": public_token, "user": user or f"user-{uuid4().hex[:8]}"}
+    answer = paybus.api("POST", "bank-sync", "/v1/items", json=request)
     assert answer.status_code == 201, answer.text
     item: dict[str, Any] = answer.json()
     return item

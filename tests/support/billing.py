@@ -136,9 +136,9 @@ def until_confirmed(paybus: Paybus, command: dict[str, Any]) -> None:
     until(lambda: done(paybus, "GET", path)["confirmed_at"], what="its webhook confirms it")
 
 
-def until_seen(paybus: Paybus, subscription: str, **wanted: Any) -> None:
+def until_seen(paybus: Paybus, subscription: str, **request: Any) -> None:
     def seen() -> bool:
         found = done(paybus, "GET", f"subscriptions/{subscription}")
-        return all(found[name] == value for name, value in wanted.items())
+        return all(found[name] == value for name, value in request.items())
 
-    until(seen, what=f"the subscription is {wanted}")
+    until(seen, what=f"the subscription is {request}")

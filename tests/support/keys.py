@@ -12,16 +12,12 @@ Done = subprocess.CompletedProcess[str]
 
 
 def new_key(service: str) -> str:
-    return _run(service, "new-key").stdout.strip()
+    return _run(service, "generate-key").stdout.strip()
 
 
 def rotate(paybus: Paybus, service: str, keys: str) -> Done:
     database = paybus.layout.databases[service]
     return _run(service, "rotate-keys", DATABASE_URL=database, ENCRYPTION_KEYS=keys)
-
-
-def migrate(paybus: Paybus, service: str, **env: str) -> Done:
-    return _run(service, "migrate", DATABASE_URL=paybus.layout.databases[service], **env)
 
 
 def _run(service: str, role: str, **env: str) -> Done:

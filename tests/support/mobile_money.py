@@ -61,16 +61,20 @@ class Checkout:
     def closed(self) -> bool:
         """Whether nothing is asked about it any more, nor was a moment ago; of what is paid, not
         before the last look for a further charge."""
-        due = "UPDATE watched_payments SET ask_at = now() WHERE reference = %s AND ask_at < now() "
+        due = (
+            "UPDATE pending_payments SET next_poll_at = now() "
+            "WHERE reference = %s AND next_poll_at < now() "
+        )
         self.paybus.sql("webhook-gateway", due + "+ interval '2 minutes'", self.reference)
         query = (
-            "SELECT ask_at IS NULL OR (told = 'succeeded' AND ask_at > now() + interval '2 min') "
-            "FROM watched_payments WHERE reference = %s"
+            "SELECT next_poll_at IS NULL "
+            "OR (published_status = 'succeeded' AND next_poll_at > now() + interval '2 min') "
+            "FROM pending_payments WHERE reference = %s"
         )
         return self.paybus.sql("webhook-gateway", query, self.reference) == [(True,)]
 
     def _watched(self) -> bool:
-        query = "SELECT 1 FROM watched_payments WHERE reference = %s AND announced"
+        query = "SELECT 1 FROM pending_payments WHERE reference = %s AND announced"
         return bool(self.paybus.sql("webhook-gateway", query, self.reference))
 
 
@@ -95,15 +99,17 @@ def tap(paybus: Paybus) -> None:
 def ask_now(paybus: Paybus) -> None:
     """Every question that is to be asked some day is due now."""
     paybus.sql(
-        "webhook-gateway", "UPDATE watched_payments SET ask_at = now() WHERE ask_at IS NOT NULL"
+        "webhook-gateway",
+        "UPDATE pending_payments SET next_poll_at = now() WHERE next_poll_at IS NOT NULL",
     )
 
 
 def long_ago(payment: Checkout) -> None:
-    """Its last question was: the next hint need not wait."""
+    """As if its last poll were a minute ago: the next notification need not wait."""
     payment.paybus.sql(
         "webhook-gateway",
-        "UPDATE watched_payments SET asked_at = now() - interval '1 minute' WHERE reference = %s",
+        "UPDATE pending_payments SET last_polled_at = now() - interval '1 minute' "
+        "WHERE reference = %s",
         payment.reference,
     )
 
@@ -197,4 +203,4 @@ def _orange(order: str, answer: dict[str, Any]) -> dict[str, Any]:
         "pay_token": answer["pay_token"],
     }
     hashed = hashlib.sha256(answer["notif_token"].encode()).hexdigest()
-    return {"hint_reference": hashed, "lookup": lookup}
+    return {"notification_reference": hashed, "lookup": lookup}

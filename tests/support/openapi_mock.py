@@ -157,10 +157,10 @@ def _sample(spec: Any, schema: Any, says: Mapping[str, Any]) -> Any:
     match schema.get("type"):
         case "object":
             known = schema.get("properties", {})
-            wanted = {*schema.get("required", ()), *(says.keys() & known.keys())}
+            request = {*schema.get("required", ()), *(says.keys() & known.keys())}
             return {
                 name: says[name] if name in says else _sample(spec, known[name], says)
-                for name in sorted(wanted)
+                for name in sorted(request)
             }
         case "array":
             return [_sample(spec, schema["items"], says)]

@@ -27,27 +27,27 @@ def post(
     return found
 
 
-def groups(paybus: Paybus, **wanted: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = get(paybus, "dead-letters/groups", **wanted)
+def groups(paybus: Paybus, **request: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = get(paybus, "dead-letters/groups", **request)
     return found
 
 
-def letters(paybus: Paybus, **wanted: Any) -> list[dict[str, Any]]:
+def letters(paybus: Paybus, **request: Any) -> list[dict[str, Any]]:
     """All pages."""
     found: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
-        page = get(paybus, "dead-letters", limit=200, **wanted, **cursor)
+        page = get(paybus, "dead-letters", limit=200, **request, **cursor)
         found += page["items"]
         if page["next_cursor"] is None:
             return found
         cursor = {"cursor": page["next_cursor"]}
 
 
-def replay(paybus: Paybus, **wanted: Any) -> str:
+def replay(paybus: Paybus, **request: Any) -> str:
     """Order one, of all that are open unless some are named; returns its id."""
-    which: dict[str, Any] = {} if {"ids", "filter"} & wanted.keys() else {"filter": {}}
-    ordered = post(paybus, "replays", {"reason": "the cause is mended"} | which | wanted)
+    which: dict[str, Any] = {} if {"ids", "filter"} & request.keys() else {"filter": {}}
+    ordered = post(paybus, "replays", {"reason": "the cause is mended"} | which | request)
     id_: str = ordered["id"]
     return id_
 
@@ -65,9 +65,9 @@ def until_done(paybus: Paybus, replay_id: str, *, seconds: float = 60) -> dict[s
     return counts
 
 
-def until_open(paybus: Paybus, count: int, **wanted: Any) -> None:
+def until_open(paybus: Paybus, count: int, **request: Any) -> None:
     until(
-        lambda: sum(each["count"] for each in groups(paybus, **wanted)) == count,
+        lambda: sum(each["count"] for each in groups(paybus, **request)) == count,
         what=f"{count} dead letters are there",
         pause=0.2,
     )

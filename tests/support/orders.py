@@ -74,8 +74,8 @@ def see(paybus: Paybus, order: dict[str, Any]) -> dict[str, Any]:
 def start_payment(
     paybus: Paybus, order: dict[str, Any], provider: str = "stripe", **changes: Any
 ) -> dict[str, Any]:
-    wanted = {"provider": provider, "return_url": "https://shop.example.com/thanks"} | changes
-    return done(paybus, "POST", f"orders/{order['id']}/payments", json=wanted)
+    request = {"provider": provider, "return_url": "https://shop.example.com/thanks"} | changes
+    return done(paybus, "POST", f"orders/{order['id']}/payments", json=request)
 
 
 def pay(paybus: Paybus, payment: dict[str, Any], *, silently: bool = False) -> None:
@@ -127,7 +127,7 @@ def refunds_at_stripe(paybus: Paybus, payment: dict[str, Any]) -> list[int]:
 
 def paid_to(paybus: Paybus, seller: str) -> int:
     """The sum of what this seller's payouts came to, whatever their state."""
-    items = paybus.api("GET", "payouts", "/api/v1/payout-jobs/jobs?limit=200").json()["items"]
+    items = paybus.api("GET", "payouts", "/v1/payouts?limit=200").json()["items"]
     return sum(each["amount"] for each in items if each["recipient"] == seller)
 
 

@@ -58,7 +58,7 @@ class Made:
 
     @property
     def moves_money(self) -> bool:
-        return self.found.fate.moves_money and not self.leg
+        return self.found.transfer_status.moves_money and not self.leg
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Provider:
     def make_again(self, transfer_id: str) -> None:
         """By a fault of its own: nobody told it to."""
         made = self.made[transfer_id]
-        found = replace(made.found, transfer_id=_name(), fate=TransferStatus.ACCEPTED)
+        found = replace(made.found, transfer_id=_name(), transfer_status=TransferStatus.ACCEPTED)
         self.made[found.transfer_id] = replace(made, found=found, at=self.now)
         self.again[made.reference] += 1
 
@@ -130,9 +130,9 @@ class Provider:
                 self.land(request)
         self.now += by
 
-    def settle(self, transfer_id: str, fate: TransferStatus) -> None:
+    def settle(self, transfer_id: str, transfer_status: TransferStatus) -> None:
         made = self.made[transfer_id]
-        made.found = replace(made.found, fate=fate)
+        made.found = replace(made.found, transfer_status=transfer_status)
 
     def of(self, reference: str) -> list[Made]:
         return [made for made in self.transfers.values() if made.reference == reference]
@@ -164,7 +164,7 @@ class Provider:
         ]
 
     def _do(self, order: PayoutRequest, key: str) -> ProviderTransfer:
-        to = order.details.handle
+        to = order.details.provider_ref
         found = ProviderTransfer(_name(), TransferStatus.ACCEPTED, order.amount, order.currency, to)
         if self.kind == "legs":
             leg = replace(found, transfer_id=_name(), destination="our balance")
@@ -256,9 +256,9 @@ class _Dwolla(Dwolla):
             listed.created_at.timestamp(),
             more={"metadata": {"recipient": listed.recipient_id}},
         )
-        transfer.status = words.get(listed.fate, "returned")
+        transfer.status = words.get(listed.transfer_status, "returned")
         said = dwolla_object(transfer)
-        if listed.fate is TransferStatus.RETURNED:
+        if listed.transfer_status is TransferStatus.RETURNED:
             said["status"] = "reclaimed"
         return said
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from common.contracts.payouts import PayoutWork, ProcessPayout, TransferReported
+from common.contracts.payouts import ProcessPayout, ReconcileAccount, TransferReported
 from common.contracts.registry import decode
 from common.db.database import Sessions
 from common.errors import Conflict, Forbidden, ProviderTimeout
@@ -55,7 +55,7 @@ from payouts.providers.base import ListedTransfer
 from payouts.providers.recipient_details import RecipientDetailsCipher
 from payouts.providers.registry import Accounts, ProviderAccount
 from payouts.reconciliation.reconciler import Reconciler
-from payouts.schemas import NewPayout, NewRecipient
+from payouts.schemas import NewPayout, NewRecipient, RecipientChange
 from support.payout_model import Answer, Kind, ModelClient, PayerClient, Provider
 
 T = TypeVar("T")
@@ -118,9 +118,9 @@ class World(RuleBasedStateMachine):
             currency="USD",
             details={"account": f"acct_{uuid4().hex[:12]}"},
         )
-        wanted = NewPayout(recipient=reference, amount=amount, fee=7, currency="USD")
+        request = NewPayout(recipient=reference, amount=amount, fee=7, currency="USD")
         await self.add(recipient)
-        self.asked.append((uuid4().hex, wanted))
+        self.asked.append((uuid4().hex, request))
         return await self.ask(*self.asked[-1])
 
     async def add(self, recipient: NewRecipient) -> str:
@@ -130,10 +130,10 @@ class World(RuleBasedStateMachine):
             await session.flush()
             return row.id
 
-    async def ask(self, key: str, wanted: NewPayout) -> str:
+    async def ask(self, key: str, request: NewPayout) -> str:
         """Again with the same key is the same payout."""
         async with self.sessions.begin() as session:
-            ordered = await self.service.order(session, self.tenant, key, CLERK, wanted)
+            ordered = await self.service.order(session, self.tenant, key, CLERK, request)
             return ordered.payouts[0].id
 
     def run(self, doing: Awaitable[T]) -> T:
@@ -214,15 +214,15 @@ class World(RuleBasedStateMachine):
         self.provider.land(under_way[which % len(under_way)])
 
     @precondition(lambda self: self.provider.transfers)
-    @rule(which=st.integers(0, 20), fate=st.sampled_from(["paid", "failed", "returned"]))
-    def the_provider_settles(self, which: int, fate: str) -> None:
+    @rule(which=st.integers(0, 20), transfer_status=st.sampled_from(["paid", "failed", "returned"]))
+    def the_provider_settles(self, which: int, transfer_status: str) -> None:
         """Accepted becomes paid or failed; what was paid may come back."""
         ids = list(self.provider.transfers)
         id_ = ids[which % len(ids)]
-        now = self.provider.transfers[id_].found.fate
+        now = self.provider.transfers[id_].found.transfer_status
         allowed = {TransferStatus.ACCEPTED: {"paid", "failed"}, TransferStatus.PAID: {"returned"}}
-        if fate in allowed.get(now, set()):
-            self.provider.settle(id_, TransferStatus(fate))
+        if transfer_status in allowed.get(now, set()):
+            self.provider.settle(id_, TransferStatus(transfer_status))
 
     @precondition(lambda self: self.provider.transfers)
     @rule(which=st.integers(0, 20), old=st.booleans())
@@ -241,13 +241,17 @@ class World(RuleBasedStateMachine):
             TransferStatus.PAID: TransferStatus.ACCEPTED,
             TransferStatus.FAILED: TransferStatus.ACCEPTED,
         }
-        fate = before.get(found.fate, found.fate) if old else found.fate
+        transfer_status = (
+            before.get(found.transfer_status, found.transfer_status)
+            if old
+            else found.transfer_status
+        )
         type_ = {
             TransferStatus.ACCEPTED: "provider_payout.created",
             TransferStatus.PAID: "provider_payout.succeeded",
             TransferStatus.FAILED: "provider_payout.failed",
             TransferStatus.RETURNED: "provider_transfer.reversed",
-        }[fate]
+        }[transfer_status]
         event = new_event(
             id=uuid4().hex,
             type=type_,
@@ -308,7 +312,8 @@ class World(RuleBasedStateMachine):
         async def age() -> None:
             async with self.sessions.begin() as session:
                 for statement in (
-                    "UPDATE payouts SET due_at = due_at - :by, next_at = next_at - :by "
+                    "UPDATE payouts SET due_at = due_at - :by, "
+                    "next_action_at = next_action_at - :by "
                     "WHERE tenant = :tenant",
                     "UPDATE attempts SET started_at = started_at - :by, deadline = deadline - :by, "
                     "finished_at = finished_at - :by WHERE payout_id IN "
@@ -326,6 +331,20 @@ class World(RuleBasedStateMachine):
             again = self.provider.again[id_]
             assert self.provider.moving(id_) <= 1 + again, self.provider.of(id_)
 
+    def details_change(self, which: int) -> None:
+        """To another account: an approval that was given before is void."""
+        account = {"account": f"acct_{uuid4().hex[:12]}"}
+        change = RecipientChange(details=account, reason="a new account")
+
+        async def do() -> None:
+            async with self.sessions.begin() as session:
+                row = await session.get_one(Payout, self.one(which))
+                await self.service.change_recipient(
+                    session, self.tenant, row.recipient_id, CHIEF, change
+                )
+
+        self.run(do())
+
     def is_hinted_at(self, id_: str) -> None:
         """Somebody says that it changed: the provider is asked whatever we think."""
         before = len(self.in_hand)
@@ -338,21 +357,20 @@ class World(RuleBasedStateMachine):
         worker = Reconciler(self.sessions, self.accounts, self.details, self.times)
         today = datetime.now(UTC).date()
         for back in range(days):
-            work = PayoutWork(
-                kind="reconciliation",
+            work = ReconcileAccount(
                 day=today - timedelta(days=back),
                 provider=provider,
                 account=self.tenant,
             )
             event = new_event(
                 id=uuid4().hex,
-                type="payout_work.due",
+                type="payout_reconciliation.run",
                 source="/payouts",
                 subject=self.tenant,
                 tenant=self.tenant,
                 data=work,
             )
-            self.run(worker.do(event))
+            self.run(worker.run(event))
         for due in self.run(self._ordered()):
             self.is_hinted_at(due.payout_id)
 
@@ -397,7 +415,7 @@ class World(RuleBasedStateMachine):
             while self.in_hand:
                 self.a_worker_goes_on(0, "ok")
             for id_, made in list(self.provider.made.items()):
-                if made.found.fate is TransferStatus.ACCEPTED:
+                if made.found.transfer_status is TransferStatus.ACCEPTED:
                     self.provider.settle(id_, TransferStatus.PAID)
                 self.tell(id_)
             if all(map(self.rests, self.ids)):

@@ -60,8 +60,8 @@ def a_recipient(provider: str, **changes: Any) -> dict[str, Any]:
 
 
 def add(paybus: Paybus, provider: str, **changes: Any) -> dict[str, Any]:
-    wanted = a_recipient(provider, **changes)
-    answer = paybus.api("POST", "payouts", "/api/v1/recipients", role="approver", json=wanted)
+    request = a_recipient(provider, **changes)
+    answer = paybus.api("POST", "payouts", "/v1/recipients", role="approver", json=request)
     assert answer.status_code == 201, answer.text
     recipient: dict[str, Any] = answer.json()
     return recipient
@@ -71,7 +71,7 @@ def post(
     paybus: Paybus, path: str, body: Mapping[str, Any], *, key: str | None = None, **more: Any
 ) -> httpx.Response:
     headers = {"Idempotency-Key": key or uuid4().hex}
-    url = f"/api/v1/{path}"
+    url = f"/v1/{path}"
     return paybus.api("POST", "payouts", url, json=body, extra_headers=headers, **more)
 
 
@@ -98,12 +98,12 @@ def order(
 
 
 def act(paybus: Paybus, verb: str, id_: str, **more: Any) -> httpx.Response:
-    url = f"/api/v1/payout-jobs/{verb}/{id_}"
+    url = f"/v1/payouts/{id_}/{verb}"
     return paybus.api("POST", "payouts", url, json={"reason": "a test"}, **more)
 
 
 def read(paybus: Paybus, id_: str) -> dict[str, Any]:
-    answer = paybus.api("GET", "payouts", f"/api/v1/payout-jobs/jobs/{id_}")
+    answer = paybus.api("GET", "payouts", f"/v1/payouts/{id_}")
     payout: dict[str, Any] = answer.raise_for_status().json()
     return payout
 
@@ -118,7 +118,7 @@ def until_state(paybus: Paybus, payout: Mapping[str, Any], *states: str) -> dict
 
 def balances(paybus: Paybus, recipient: Mapping[str, Any]) -> dict[str, int]:
     """Empty while there are none."""
-    url = f"/api/v1/recipients/{recipient['id']}"
+    url = f"/v1/recipients/{recipient['id']}"
     found = paybus.api("GET", "payouts", url).raise_for_status().json()["balances"]
     return {k: v for k, v in found[0].items() if k != "currency"} if found else {}
 
@@ -153,7 +153,7 @@ def look_now(paybus: Paybus, payout: Mapping[str, Any]) -> None:
     """Its time has come, whenever that was."""
     paybus.sql(
         "payouts",
-        "UPDATE payouts SET next_at = now() WHERE id = %s AND next_at IS NOT NULL",
+        "UPDATE payouts SET next_action_at = now() WHERE id = %s AND next_action_at IS NOT NULL",
         payout["id"],
     )
 
@@ -210,7 +210,7 @@ def paid(paybus: Paybus, payout: Mapping[str, Any]) -> int:
 def reconcile(paybus: Paybus, day: date) -> list[dict[str, Any]]:
     """Now, at every account; what is different."""
     before = len(paybus.log("payouts-worker"))
-    url = f"/api/v1/reports/reconciliation?day={day}"
+    url = f"/v1/reports/reconciliation?day={day}"
     accounts = paybus.api("POST", "payouts", url).json()["accounts"]
 
     def reconciled() -> set[str]:
@@ -219,11 +219,11 @@ def reconcile(paybus: Paybus, day: date) -> list[dict[str, Any]]:
         return {each["account"] for each in said if each["message"] == "reconciled"}
 
     until(lambda: len(reconciled()) == accounts, what="all accounts are reconciled")
-    answer = paybus.api("GET", "payouts", "/api/v1/reports/differences?limit=200").json()
+    answer = paybus.api("GET", "payouts", "/v1/reports/discrepancies?limit=200").json()
     return [each for each in answer["items"] if each["resolved_at"] is None]
 
 
-def differences(paybus: Paybus, payout: Mapping[str, Any]) -> list[str]:
+def discrepancies(paybus: Paybus, payout: Mapping[str, Any]) -> list[str]:
     """The kinds of those of the payout."""
-    answer = paybus.api("GET", "payouts", "/api/v1/reports/differences?limit=200").json()
+    answer = paybus.api("GET", "payouts", "/v1/reports/discrepancies?limit=200").json()
     return [each["kind"] for each in answer["items"] if each["payout_id"] == payout["id"]]

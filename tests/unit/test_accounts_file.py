@@ -21,7 +21,7 @@ def accounts(file: Path | None, redact: Redactor | None = None) -> Accounts:
     return Accounts(file, httpx.AsyncClient(), redact or Redactor())
 
 
-def wanted(provider: str) -> NewCheckout:
+def request(provider: str) -> NewCheckout:
     price = {"plan": {"plan_id": "price_1"}} if provider == "stripe" else {}
     money = {} if price else {"amount": 500, "currency": "XAF"}
     request = {"provider": provider, "customer": {"reference": "ama"}} | price | money
@@ -31,14 +31,14 @@ def wanted(provider: str) -> NewCheckout:
 @pytest.mark.parametrize("provider", CLIENTS)
 def test_the_example_is_a_good_one_and_names_every_provider(provider: str) -> None:
     example = accounts(EXAMPLE)
-    assert isinstance(example.find("shop", wanted(provider)), CLIENTS[provider])
+    assert isinstance(example.find("shop", request(provider)), CLIENTS[provider])
     with pytest.raises(Invalid, match="'other' has no account"):
-        example.find("other", wanted(provider))
+        example.find("other", request(provider))
 
 
 def test_without_a_file_there_is_no_account() -> None:
     with pytest.raises(Invalid, match="that ACCOUNTS_FILE names"):
-        accounts(None).find("shop", wanted("fapshi"))
+        accounts(None).find("shop", request("fapshi"))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_of_two_payments_the_earlier_one_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("paid", "currency", "wanted", "outcome"),
+    ("paid", "currency", "expected", "outcome"),
     [
         (500, "XAF", 500, CheckoutStatus.PAID),
         (501, "XAF", 500, CheckoutStatus.PAID),
@@ -61,6 +61,9 @@ def test_of_two_payments_the_earlier_one_counts() -> None:
     ],
 )
 def test_what_a_payment_makes_of_it(
-    paid: int, currency: str, wanted: int | None, outcome: CheckoutStatus
+    paid: int, currency: str, expected: int | None, outcome: CheckoutStatus
 ) -> None:
-    assert of_payment(paid=paid, currency=currency, wanted=wanted, wanted_currency="XAF") is outcome
+    assert (
+        of_payment(paid=paid, currency=currency, expected=expected, expected_currency="XAF")
+        is outcome
+    )

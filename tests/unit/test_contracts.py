@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.contracts import registry, topology
-from common.contracts.docs import queues_of
+from common.contracts.asyncapi import queues_of
 from common.contracts.event import CONTENT_TYPE, DecodeError, Event, derived_id, event_model
 from common.contracts.payments import Contact, PaymentOutcome
 from common.contracts.registry import EVENT_TYPES

@@ -53,7 +53,7 @@ def test_whatever_dies_is_read(body: bytes, headers: dict[str, Any]) -> None:
     for text in (letter.text, letter.error, letter.stack, letter.reason, letter.type):
         assert "\0" not in text
         text.encode()
-    assert letter.died_at.tzinfo is not None
+    assert letter.dead_lettered_at.tzinfo is not None
     assert parse("q", body, headers, _NOW, Redactor()).id == letter.id
 
 
@@ -61,7 +61,7 @@ def test_what_the_broker_gave_up_says_so() -> None:
     letter = parse(
         "q", b"x", {"x-death": [{"reason": b"delivery_limit", "time": _NOW}]}, _NOW, Redactor()
     )
-    assert (letter.reason, letter.died_at) == ("delivery_limit", _NOW)
+    assert (letter.reason, letter.dead_lettered_at) == ("delivery_limit", _NOW)
     assert "by the broker" in letter.error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bank_sync import handlers as bank_handlers
-from common.contracts.docs import queues_of
+from common.contracts.asyncapi import queues_of
 from common.contracts.registry import EVENT_TYPES
 from operations.handlers import HANDLERS as OPERATIONS_HANDLERS
 from orders.handlers import HANDLERS as ORDERS_HANDLERS
@@ -50,7 +50,7 @@ def test_payouts_handles_what_others_request() -> None:
 
 
 def test_bank_sync_handles_what_its_queue_gets() -> None:
-    assert _types_of("bank-sync.items") == set(bank_handlers.by_event())
+    assert _types_of("bank-sync.items") == set(bank_handlers.HANDLERS)
 
 
 def test_operations_handles_what_its_queue_gets() -> None:
@@ -59,7 +59,7 @@ def test_operations_handles_what_its_queue_gets() -> None:
 
 @pytest.mark.parametrize("priority", PRIORITIES)
 def test_each_priority_of_payouts_has_its_own_queue(priority: str) -> None:
-    work = {"payout_work.due"} if priority == "low" else set()
+    work = {"payout_report.generate", "payout_reconciliation.run"} if priority == "low" else set()
     assert _types_of(f"payouts.{priority}") == {f"payout.process.{priority}", *work}
 
 

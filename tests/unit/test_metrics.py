@@ -18,7 +18,7 @@ METRICS: list[MetricWrapperBase] = [
 # Names of queues, jobs, providers, states: what the code or a file of accounts has, not what comes.
 BOUNDED = {
     "attempt", "cache", "change", "exchange", "health", "job", "kind", "operation", "outcome",
-    "provider", "purpose", "queue", "setting", "source", "state", "status", "system", "verdict",
+    "provider", "purpose", "queue", "setting", "source", "state", "status", "system", "decision",
 }  # fmt: skip
 
 

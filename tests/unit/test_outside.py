@@ -94,8 +94,8 @@ async def test_fapshi_s_status_is_read_in_both_forms_that_it_documents(as_array:
     fapshi = a_provider("fapshi", "secret", api_user="u", api_key="k")
     assert isinstance(fapshi, pollable.PollableProvider)
     async with httpx.AsyncClient(transport=server) as http:
-        found = await fapshi.ask(http, pollable.PaymentQuery("t1"))
-    assert (found.standing, found.amount) == ("succeeded", 500)
+        found = await fapshi.poll(http, pollable.PaymentQuery("t1"))
+    assert (found.status, found.amount) == ("succeeded", 500)
 
 
 def test_what_could_not_be_kept_does_not_keep_a_payment_from_being_told() -> None:

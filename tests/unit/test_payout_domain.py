@@ -87,17 +87,17 @@ def test_only_what_was_never_sent_is_sent_without_asking(
 
 @given(STATES, FATES)
 def test_a_payout_that_moved_money_is_never_open_for_another(
-    state: State, fate: TransferStatus
+    state: State, transfer_status: TransferStatus
 ) -> None:
-    after = domain.status_after(state, fate)
-    if fate.moves_money and state is not State.SCHEDULED:
+    after = domain.status_after(state, transfer_status)
+    if transfer_status.moves_money and state is not State.SCHEDULED:
         assert after in {State.SUBMITTED, State.PAID, State.RETURNED}
 
 
 FOUND = st.builds(
     ProviderTransfer,
     transfer_id=st.sampled_from(["a", "b", "c"]),
-    fate=FATES,
+    transfer_status=FATES,
     amount=st.just(1),
     currency=st.just("USD"),
 )
@@ -112,11 +112,11 @@ def test_a_transfer_that_moves_money_is_the_payout(
     assume(len({*filter(None, ids)}) == len([*filter(None, ids)]))
     attempts = [AttemptRef(number, id_) for number, id_ in enumerate(ids, start=1)]
     own = domain.match_transfers(attempts, found)
-    moving = [each for each in found if each.fate.moves_money]
+    moving = [each for each in found if each.transfer_status.moves_money]
     if moving:
         assert own in moving
-        assert own.fate is TransferStatus.PAID or all(
-            each.fate is not TransferStatus.PAID for each in moving
+        assert own.transfer_status is TransferStatus.PAID or all(
+            each.transfer_status is not TransferStatus.PAID for each in moving
         )
     elif own is not None:
         assert own.transfer_id not in {each.transfer_id for each in attempts[:-1]}
@@ -250,7 +250,7 @@ def _another(value: Any) -> Any:
 
 def test_a_late_report_of_an_earlier_transfer_leaves_the_newest_attempt_unknown() -> None:
     """Its money must not become available while the newest attempt may have paid it."""
-    first = Transfer(transfer_id="t1", fate=TransferStatus.RETURNED.value)
+    first = Transfer(transfer_id="t1", transfer_status=TransferStatus.RETURNED.value)
     row = Payout(id="p", state=State.UNKNOWN.value, transfer_id="t1")
     only = PayoutHistory(row, [Attempt(number=1, transfer_id="t1")], [first])
     assert transfer_to_follow(only, first, news=True) == (first, State.RETURNED)

@@ -11,10 +11,10 @@ from provisioning.domain import (
     Organization,
     Status,
     SubscriptionState,
+    desired_state,
     next_operation,
     status,
     too_many_failed,
-    wanted,
 )
 
 organizations = st.sampled_from(Organization)
@@ -22,7 +22,7 @@ organizations = st.sampled_from(Organization)
 
 @given(st.lists(st.booleans()))
 def test_one_active_subscription_is_enough(active: list[bool]) -> None:
-    result = wanted(SubscriptionState(each) for each in active)
+    result = desired_state(SubscriptionState(each) for each in active)
     if any(active):
         assert result is Organization.ACTIVE
     else:
@@ -37,7 +37,7 @@ def test_one_operation_is_always_enough(want: Organization, actual: Organization
 
 
 @given(organizations, organizations)
-def test_while_an_outcome_is_unknown_what_is_wanted_is_said_again(
+def test_while_an_outcome_is_unknown_the_call_is_repeated(
     want: Organization, actual: Organization
 ) -> None:
     operation = next_operation(want, actual, unknown=True)

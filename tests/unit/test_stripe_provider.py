@@ -323,3 +323,31 @@ def test_what_the_holder_of_a_connected_account_writes_names_no_payout_of_ours()
     del event["account"]
     (ours,) = STRIPE.translate(json.dumps(event).encode(), Authentication("signature"))
     assert ours.data.reference == "another one's"
+
+
+def test_what_the_holder_of_a_connected_account_writes_names_no_checkout_or_command_of_ours() -> (
+    None
+):
+    """Its metadata is the holder's; other keys are the shop's own, and stay."""
+    served = a_provider("stripe", NEW, accounts=["acct_seller"])
+    theirs = {"paybus_checkout": "ours", "paybus_command": "ours", "organization": "Acme"}
+    session = {
+        "id": "cs_1",
+        "object": "checkout.session",
+        "mode": "payment",
+        "amount_total": 500,
+        "currency": "usd",
+        "payment_intent": "pi_1",
+        "payment_status": "paid",
+        "metadata": theirs,
+    }
+    subscription = subscription_created("1")["data"]["object"] | {"metadata": theirs}
+    for type_, snapshot in (
+        ("checkout.session.completed", session),
+        ("customer.subscription.updated", subscription),
+    ):
+        event = json.loads(webhook(type_, snapshot)) | {"livemode": True}
+        own = translate(served, json.dumps(event).encode())
+        assert own.data.metadata == theirs
+        connected = translate(served, json.dumps(event | {"account": "acct_seller"}).encode())
+        assert connected.data.metadata == {"organization": "Acme"}

@@ -63,9 +63,9 @@ def test_what_stripe_has_no_unit_for_is_not_rounded() -> None:
 async def test_a_refund_that_stripe_can_t_make_is_refused_before_it_is_asked_for() -> None:
     options = Options(api_key=SecretStr("sk_test_x"), base_url=HttpUrl("http://127.0.0.1:9"))
     async with httpx.AsyncClient() as http:
-        wanted = RefundRequest("r1", "cs_1", 150, "MGA", 1)
+        request = RefundRequest("r1", "cs_1", 150, "MGA", 1)
         with pytest.raises(ProviderRejected, match="multiples of 100"):
-            await Stripe(options, http).refund(wanted)
+            await Stripe(options, http).refund(request)
 
 
 def test_an_amount_with_decimals_that_the_currency_lacks_is_no_amount() -> None:

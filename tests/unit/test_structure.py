@@ -7,11 +7,13 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from common.contracts.registry import EVENT_TYPES
+from common.resilience import circuit_store, rate_limiter
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {path.name: path for path in ROOT.glob("services/*/src/*") if path.is_dir()}
@@ -64,6 +66,32 @@ def test_no_event_metric_alert_or_setting_has_a_retired_name() -> None:
     assert settings & {*RETIRED["settings"]} == set()
     texts = "".join(path.read_text() for root in PACKAGES.values() for path in root.rglob("*.py"))
     assert [each for each in RETIRED["metrics"] if f'"{each}"' in texts] == []
+
+
+def test_no_table_or_column_has_a_retired_name() -> None:
+    bases = [import_module(f"{service}.models").Base for service in SOURCES]
+    found = {
+        service: list(metadata.tables.values())
+        for service, metadata in (
+            *((base.__module__.partition(".")[0], base.metadata) for base in bases),
+            ("common", rate_limiter.metadata),
+            ("common circuits", circuit_store.metadata),
+        )
+    }
+    names = {
+        f"{service.split()[0]}.{each.name}" for service, tables in found.items() for each in tables
+    }
+    assert names & {*RETIRED["tables"]} == set()
+    columns = {
+        column.name for tables in found.values() for each in tables for column in each.columns
+    }
+    assert columns & {*RETIRED["columns"]} == set()
+
+
+@pytest.mark.parametrize("service", SOURCES)
+def test_a_service_has_one_migration_until_the_first_release(service: str) -> None:
+    versions = SOURCES[service] / "migrations/versions"
+    assert [each.name for each in versions.glob("*.py")] == ["0001_tables.py"]
 
 
 def _classes(package: Path) -> Iterator[ast.ClassDef]:

@@ -79,19 +79,23 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="the least severe log events that are written"
+    )
 
 
 class HttpSettings(Settings):
-    http_host: str = Field(default="127.0.0.1", description="where the role's HTTP server listens")
-    http_port: int = Field(default=8000, ge=0, le=65535)
+    http_host: str = Field(default="127.0.0.1", description="the address of the HTTP server")
+    http_port: int = Field(default=8000, ge=0, le=65535, description="its port; 0 takes a free one")
     shutdown_grace_seconds: float = Field(
-        default=25, gt=0, le=3600, description="how long SIGTERM waits for work in hand"
+        default=25, gt=0, le=3600, description="how long SIGTERM waits for work in progress"
     )
 
 
 class BrokerSettings(Settings):
-    rabbitmq_url: AmqpUrl
+    rabbitmq_url: AmqpUrl = Field(
+        description="the broker, as `amqp://` or `amqps://user:password@host:port/vhost`"
+    )
     retry_ladder: Annotated[str, AfterValidator(_ladder)] = Field(
         default="5s,30s,2m,10m,1h",
         description="the waits between attempts; the same for all services of a virtual host",
@@ -99,8 +103,12 @@ class BrokerSettings(Settings):
 
 
 class DatabaseSettings(Settings):
-    database_url: PostgresUrl
-    database_pool_size: int = Field(default=10, ge=2, le=200)
+    database_url: PostgresUrl = Field(
+        description="the service's own database, as `postgresql://user:password@host:port/name`"
+    )
+    database_pool_size: int = Field(
+        default=10, ge=2, le=200, description="connections that a process keeps open at most"
+    )
 
 
 class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
@@ -120,26 +128,37 @@ class ScheduleSettings(Settings):
 class ThrottleSettings(Settings):
     """How often an API may be called."""
 
-    calls_per_minute_per_token: int = Field(default=6000, ge=1, description="by one caller")
-    calls_per_minute_per_address: int = Field(default=12_000, ge=1, description="from one address")
-    sign_ins_per_minute: int = Field(
-        default=20, ge=1, description="of the console's, from one address"
+    calls_per_minute_per_token: int = Field(default=6000, ge=1, description="calls of one caller")
+    calls_per_minute_per_address: int = Field(
+        default=12_000, ge=1, description="calls from one address"
     )
-    rate_limit_strategy: Literal["fixed-window", "sliding-window", "token-bucket"] = "token-bucket"
+    sign_ins_per_minute: int = Field(
+        default=20, ge=1, description="sign-ins to the console from one address"
+    )
+    rate_limit_strategy: Literal["fixed-window", "sliding-window", "token-bucket"] = Field(
+        default="token-bucket", description="how calls are counted"
+    )
     trusted_proxies: Annotated[
         list[IPvAnyNetwork], CommaSeparated, BeforeValidator(split_commas)
-    ] = Field(default=[], description="networks whose X-Forwarded-For is believed")
+    ] = Field(default=[], description="networks whose `X-Forwarded-For` is trusted")
     redis_url: SecretStr | None = Field(
-        default=None, description="where all replicas count together; without, each for itself"
+        default=None,
+        description="Redis, in which all replicas count together; without it each counts alone",
     )
 
 
 class AuthSettings(ThrottleSettings):
     """Where the public keys of API tokens are: a file or a URL."""
 
-    auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = None
-    auth_jwks_url: HttpUrl | None = None
-    auth_audience: str = "paybus"
+    auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = Field(
+        default=None, description="the public keys of tokens, as a JSON Web Key Set"
+    )
+    auth_jwks_url: HttpUrl | None = Field(
+        default=None, description="the same at a URL; exactly one of the two is set"
+    )
+    auth_audience: str = Field(
+        default="paybus", description="tokens for other audiences are refused"
+    )
     auth_issuer: str = Field(min_length=1, description="tokens of other issuers are refused")
 
     @model_validator(mode="after")
@@ -147,6 +166,10 @@ class AuthSettings(ThrottleSettings):
         if (self.auth_jwks_file is None) == (self.auth_jwks_url is None):
             raise ValueError("AUTH_JWKS_FILE or AUTH_JWKS_URL must be set, and only one of them")
         return self
+
+
+class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings):
+    """Settings of every API that has a database."""
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

@@ -36,7 +36,7 @@ _WHAT = {
     "operations-worker": "health and metrics",
     "orders-worker": "health and metrics",
     "sandbox-backend": 'the back end: GET /_books; PUT /_behaviour {"mode": "fail"}, or "well"',
-    "sandbox-providers": "providers, payers and banks: docs/checkouts.md, docs/bank-sync.md",
+    "sandbox-providers": "providers, payers and banks: docs/guides/checkouts.md and bank-sync.md",
     "sandbox-stripe": "localstripe, a Stripe API",
 }
 
@@ -99,7 +99,7 @@ def _run() -> None:
 
 
 def _explain_books(layout: Layout) -> None:
-    print("\nFor `paybus-payouts verify-audit`:")
+    print("\nFor `paybus-payouts verify-ledger`:")
     print(f"  export DATABASE_URL={layout.databases['payouts']}", flush=True)
 
 

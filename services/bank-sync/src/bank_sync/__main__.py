@@ -1,4 +1,4 @@
-"""`python -m bank_sync api|worker|migrate|new-key|rotate-keys`"""
+"""`python -m bank_sync api|worker|migrate|generate-key|rotate-keys`"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What provider's webhooks about items do."""
+"""The effects of providers' webhooks about items, and of the commands to the worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import domain, item_health, models, repository
 from bank_sync.domain import Health
+from bank_sync.item_service import ItemService
 from bank_sync.row_security import set_tenant
+from bank_sync.sync_runner import Syncer
 from common.contracts.banking import ProviderBankItem
 from common.contracts.event import Event
 from common.db import tenant_rows
@@ -28,10 +30,6 @@ _UPDATED = "provider_bank_item.updated"
 _EXPIRING = "provider_bank_item.expiring"
 _FAILED = "provider_bank_item.failed"
 _ACCOUNT_REVOKED = "provider_bank_item.account_revoked"
-
-
-def by_event() -> Mapping[str, Handler]:
-    return dict.fromkeys((*_HEALTH, _UPDATED, _FAILED, _EXPIRING, _ACCOUNT_REVOKED), on_report)
 
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
@@ -87,3 +85,26 @@ def _health(type_: str, report: ProviderBankItem) -> Health | None:
         disconnects = report.code == "PENDING_DISCONNECT"
         return Health.PENDING_DISCONNECT if disconnects else Health.PENDING_EXPIRATION
     return _HEALTH[type_]
+
+
+class Commands:
+    """The commands that call the provider: run a sync, and remove an item."""
+
+    def __init__(self, syncer: Syncer, service: ItemService) -> None:
+        self._syncer = syncer
+        self._service = service
+
+    async def do(self, event: Event[Any]) -> None:
+        if event.type == "bank_item.remove":
+            await self._service.remove_at_provider(event.tenant, event.data.item)
+        else:
+            await self._syncer.run(event)
+
+    async def give_up(self, work: UnitOfWork, event: Event[Any], error: BaseException) -> None:
+        if event.type == "bank_sync.run":
+            await self._syncer.give_up(work, event, error)
+
+
+HANDLERS: Mapping[str, Handler] = dict.fromkeys(
+    (*_HEALTH, _UPDATED, _FAILED, _EXPIRING, _ACCOUNT_REVOKED), on_report
+)

@@ -1,4 +1,4 @@
-"""Items come and go: link tokens, the exchange of public tokens, balances on demand, removal."""
+"""The life of bank items: link tokens, linking, balances on demand, and removal."""
 
 from __future__ import annotations
 
@@ -30,44 +30,52 @@ _FIRST_SWEEP = timedelta(hours=1)
 class ItemService:
     """No transaction is open while the provider is called."""
 
-    def __init__(self, tenancy: TenantSessions, clients: Clients, vault: SecretBox) -> None:
+    def __init__(
+        self,
+        tenancy: TenantSessions,
+        clients: Clients,
+        vault: SecretBox,
+        *,
+        balance_ttl: timedelta = timedelta(0),
+    ) -> None:
         self._tenancy = tenancy
         self._clients = clients
         self._vault = vault
+        self._balance_ttl = balance_ttl
 
-    async def link_token(self, tenant: str, wanted: NewLinkToken) -> LinkToken:
-        client = self._clients.find(tenant, wanted.client)
+    async def link_token(self, tenant: str, request: NewLinkToken) -> LinkToken:
+        client = self._clients.find(tenant, request.client)
         wish = LinkTokenRequest(
-            user=wanted.user,
+            user=request.user,
             webhook=_text(client.options.webhook),
-            language=wanted.language,
-            countries=wanted.countries,
-            redirect_uri=_text(wanted.redirect_uri),
+            language=request.language,
+            countries=request.countries,
+            redirect_uri=_text(request.redirect_uri),
         )
         return await _link(client, wish)
 
-    async def update_token(self, item: Item, wanted: UpdateLinkToken) -> LinkToken:
+    async def update_token(self, item: Item, request: UpdateLinkToken) -> LinkToken:
         client = self._clients.find(item.tenant, item.client)
         wish = LinkTokenRequest(
             user=item.user,
             webhook=_text(client.options.webhook),
-            language=wanted.language,
-            countries=wanted.countries,
-            redirect_uri=_text(wanted.redirect_uri),
+            language=request.language,
+            countries=request.countries,
+            redirect_uri=_text(request.redirect_uri),
             access_token=self._token(item),
-            choose_accounts=wanted.choose_accounts,
+            choose_accounts=request.choose_accounts,
         )
         return await _link(client, wish)
 
-    async def link(self, tenant: str, wanted: NewItem) -> Item:
+    async def link(self, tenant: str, request: NewItem) -> Item:
         """Exchange the public token and sync for the first time.
 
         The access token is kept before anything else is asked: nobody could ask for it again.
         """
-        client = self._clients.find(tenant, wanted.client)
+        client = self._clients.find(tenant, request.client)
         try:
             async with client.calling(OTHER):
-                linked = await client.api.exchange(wanted.public_token.get_secret_value())
+                linked = await client.api.exchange(request.public_token.get_secret_value())
         except ItemError as fault:
             raise Invalid(f"{fault}: a public token is good once, for 30 minutes") from None
         sealed = self._vault.encrypt(linked.access_token)
@@ -77,9 +85,9 @@ class ItemService:
             adding = insert(Item).values(
                 id=id_,
                 tenant=tenant,
-                client=wanted.client,
+                client=request.client,
                 item_id=linked.item_id,
-                user=wanted.user,
+                user=request.user,
                 access_token=sealed,
                 health_at=now,
                 next_sync_at=now + _FIRST_SWEEP,
@@ -91,8 +99,8 @@ class ItemService:
                     index_elements=[Item.id],
                     set_={
                         "access_token": sealed,
-                        "client": wanted.client,
-                        "user": wanted.user,
+                        "client": request.client,
+                        "user": request.user,
                         "health": "healthy",
                         "health_reason": None,
                         "health_until": None,
@@ -109,7 +117,7 @@ class ItemService:
             assert item is not None
             await outbox.enqueue(session, [events.item_changed(item, "bank_item.linked")])
             await repository.request_sync(session, item, "linked", now)
-        await self._learn_institution(client, item, linked.access_token, wanted.countries)
+        await self._learn_institution(client, item, linked.access_token, request.countries)
         return item
 
     async def _learn_institution(
@@ -147,9 +155,10 @@ class ItemService:
                 locked.institution_id = institution_id
         item.institution_id = institution_id
 
-    async def balances(self, item: Item, ttl: timedelta) -> bool:
-        """Have the item's balances read from the bank, unless they are fresh. Returns whether they
-        are as fresh as was asked for: when the bank can't be asked, the last known ones stand."""
+    async def balances(self, item: Item, max_age: timedelta | None) -> bool:
+        """Have the item's balances read from the bank, unless they are fresh (None: as fresh as
+        `balance_ttl`). False if the bank can't be asked, so that the last known ones stay."""
+        ttl = self._balance_ttl if max_age is None else max_age
         async with self._tenancy.begin(item.tenant) as session:
             if await self._are_fresh(session, item, ttl):
                 return True

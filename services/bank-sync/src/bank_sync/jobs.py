@@ -1,11 +1,11 @@
-"""What the clock does, for every tenant. A job only decides and orders."""
+"""The scheduled jobs, for every tenant. A job only enqueues work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import repository
@@ -15,6 +15,7 @@ from common.contracts.event import Event
 from common.contracts.jobs import RunJob
 from common.db import tenant_rows
 from common.messaging.outbox import UnitOfWork
+from common.resilience import rate_limiter
 from common.scheduling.scheduler import Cron, Every, Schedule, enqueue_run
 
 SERVICE = "bank_sync"
@@ -25,17 +26,17 @@ _KEEP_HOURS = timedelta(days=90)
 
 
 class Jobs:
-    """`pause` is between two looks for what is overdue, `patience` how long an ordered sync may
-    wait before it is ordered again."""
+    """`interval` is that of the searches for due syncs; a sync that was enqueued and did not begin
+    within `requeue_after` is enqueued again."""
 
-    def __init__(self, *, pause: timedelta, patience: timedelta) -> None:
-        self._pause = pause
-        self._patience = patience
+    def __init__(self, *, interval: timedelta, requeue_after: timedelta) -> None:
+        self._interval = interval
+        self._requeue_after = requeue_after
 
     def schedule(self) -> Sequence[Schedule]:
         return (
-            Schedule("sweep", Every(self._pause), self.sweep),
-            Schedule("overdue-syncs", Every(self._pause), self.overdue_syncs),
+            Schedule("sweep", Every(self._interval), self.sweep),
+            Schedule("overdue-syncs", Every(self._interval), self.overdue_syncs),
             Schedule("removals", Every(timedelta(minutes=10)), removals),
             Schedule("clean-up", Cron("40 3 * * *"), clean_up),
         )
@@ -55,9 +56,9 @@ class Jobs:
         """Whose message was lost, or whose worker died, is ordered again."""
         await set_tenant(work.session, None)
         now = await tenant_rows.database_now(work.session)
-        found = await repository.overdue_syncs(work.session, now, self._patience, _MOST)
+        found = await repository.overdue_syncs(work.session, now, self._requeue_after, _MOST)
         for sync in found:
-            sync.ordered_at = now
+            sync.requested_at = now
         syncs = [(sync.tenant, sync.item, sync.id) for sync in found]
         await repository.enqueue_syncs(work.session, syncs, now)
         await _go_on(work.session, event, len(found))
@@ -85,7 +86,7 @@ async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
         .where(InstitutionHour.hour < func.now() - _KEEP_HOURS)
         .returning(InstitutionHour.hour)
     )
-    await work.session.execute(text("DELETE FROM quotas WHERE full_at < now() - interval '1 day'"))
+    await rate_limiter.delete_unused(work.session)
     return f"{len(syncs.all())} syncs, {len(hours.all())} hours removed"
 
 

@@ -1,4 +1,4 @@
-"""The service's tables. All but messaging's and the quotas are under row-level security
+"""The service's tables. All but messaging's and the rate limits are under row-level security
 (`row_security.py`). Money is in minor units; of unofficial currencies in hundred-millionths."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Item(TenantRow, Base):
     it is on its way out.
     """
 
-    __tablename__ = "items"
+    __tablename__ = "bank_items"
 
     client: Mapped[str]
     item_id: Mapped[str]
@@ -48,8 +48,8 @@ class Item(TenantRow, Base):
     removing_at: Mapped[datetime | None]
 
     __table_args__ = (
-        Index("items_page", "tenant", "created_at", "id"),
-        Index("items_next", "next_sync_at"),
+        Index("bank_items_page", "tenant", "created_at", "id"),
+        Index("bank_items_next", "next_sync_at"),
     )
 
     @property
@@ -120,12 +120,12 @@ class Sync(TenantRow, Base):
     """`queued`, `running`, then `done`, `failed` or `cancelled`; of one item at most one of the
     first two each. Who runs it holds `lease` until `lease_until`."""
 
-    __tablename__ = "syncs"
+    __tablename__ = "sync_runs"
 
     item: Mapped[str]
     cause: Mapped[str]
     status: Mapped[str]
-    ordered_at: Mapped[datetime]
+    requested_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     lease: Mapped[str | None]
@@ -140,11 +140,17 @@ class Sync(TenantRow, Base):
     error: Mapped[str | None]
 
     __table_args__ = (
-        Index("syncs_queued", "item", unique=True, postgresql_where=text("status = 'queued'")),
-        Index("syncs_running", "item", unique=True, postgresql_where=text("status = 'running'")),
-        Index("syncs_page", "tenant", "created_at", "id"),
-        Index("syncs_of_item", "item", "created_at"),
-        Index("syncs_open", "ordered_at", postgresql_where=text("status IN ('queued', 'running')")),
+        Index("sync_runs_queued", "item", unique=True, postgresql_where=text("status = 'queued'")),
+        Index(
+            "sync_runs_running", "item", unique=True, postgresql_where=text("status = 'running'")
+        ),
+        Index("sync_runs_page", "tenant", "created_at", "id"),
+        Index("sync_runs_of_item", "item", "created_at"),
+        Index(
+            "sync_runs_open",
+            "requested_at",
+            postgresql_where=text("status IN ('queued', 'running')"),
+        ),
     )
 
 
@@ -160,7 +166,7 @@ class Institution(TenantRow, Base):
 class InstitutionHour(Base):
     """How syncs at an institution went in one hour (UTC)."""
 
-    __tablename__ = "institution_hours"
+    __tablename__ = "institution_health"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     institution_id: Mapped[str] = mapped_column(primary_key=True)

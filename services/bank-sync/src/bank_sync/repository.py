@@ -47,7 +47,7 @@ async def request_sync(session: AsyncSession, item: Item, cause: str, now: datet
             item=item.id,
             cause=cause,
             status="queued",
-            ordered_at=now,
+            requested_at=now,
         )
         .on_conflict_do_nothing(index_elements=[Sync.item], index_where=text("status = 'queued'"))
         .returning(Sync.id)
@@ -146,14 +146,14 @@ async def overdue_syncs(
     session: AsyncSession, now: datetime, patience: timedelta, most: int
 ) -> Sequence[Sync]:
     """Those that nobody has taken, and those whose worker shows no progress any more."""
-    waiting = (Sync.status == "queued") & (Sync.ordered_at <= now - patience)
+    waiting = (Sync.status == "queued") & (Sync.requested_at <= now - patience)
     dead = (Sync.status == "running") & (Sync.lease_until <= now) & (
-        Sync.ordered_at <= now - patience
+        Sync.requested_at <= now - patience
     )  # fmt: skip
     query = (
         select(Sync)
         .where(waiting | dead)
-        .order_by(Sync.ordered_at)
+        .order_by(Sync.requested_at)
         .limit(most)
         .with_for_update(skip_locked=True)
     )

@@ -4,7 +4,7 @@ from pydantic import Field, FilePath, SecretStr
 
 from common import settings
 from common.security.encryption import EncryptionSettings
-from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
+from common.settings import ScheduleSettings
 
 
 class BankSettings(EncryptionSettings, ScheduleSettings):
@@ -19,7 +19,7 @@ class BankSettings(EncryptionSettings, ScheduleSettings):
     )
 
 
-class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, BankSettings):
+class ApiSettings(settings.ApiSettings, BankSettings):
     bank_balance_ttl_seconds: float = Field(
         default=60, ge=0, le=86_400, description="how old a balance may be before Plaid is asked"
     )

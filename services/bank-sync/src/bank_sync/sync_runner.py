@@ -80,7 +80,7 @@ class Syncer:
         self._lease = lease
         self._sweep = sweep
 
-    async def do(self, event: Event[RunBankSync]) -> None:
+    async def run(self, event: Event[RunBankSync]) -> None:
         """Safe to run for the same sync, and the same item, from several places at once."""
         running = await self._begin(event)
         if running is None:
@@ -297,7 +297,7 @@ class Syncer:
             if held is not None:
                 item, sync = held
                 now = await tenant_rows.database_now(session)
-                sync.lease_until = sync.ordered_at = now
+                sync.lease_until = sync.requested_at = now
                 sync.error = error
                 if failed:
                     await repository.count_outcome(session, item, now, error)

@@ -17,7 +17,7 @@ def note(
     session.add(
         OperatorAction(
             id=uuid4().hex,
-            by=caller.subject,
+            actor=caller.subject,
             tenant=caller.tenant,
             action=action,
             subject=subject,

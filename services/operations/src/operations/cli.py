@@ -80,7 +80,7 @@ def status(as_json: AsJson = False) -> None:
     states |= {name: each["state"] for name, each in found["services"].items()}
     if found["gateway"] is not None:
         states["webhook-gateway"] = found["gateway"]
-    lonely = [each["name"] for each in found["queues"] if each["unconsumed"]]
+    lonely = [each["name"] for each in found["queues"] if each["has_no_consumer"]]
     well = all(state == "ok" for state in states.values()) and not lonely
     if as_json:
         print_json(found)
@@ -101,17 +101,17 @@ def status(as_json: AsJson = False) -> None:
                 console.print(plain(said + str(each["last_reason"]), "red"))
         table = Table("queue", "messages", "consumers", "since", box=None)
         for each in found["queues"]:
-            if each["messages"] or each["unconsumed"]:
+            if each["messages"] or each["has_no_consumer"]:
                 shown = (str(each["messages"]), str(each["consumers"]), each["since"] or "")
                 table.add_row(each["name"], *shown)
         console.print(table)
         console.print(f"waiting for a retry: {found['retries_waiting']}")
         for queue, count in found["dead_letters"].items():
             console.print(f"{queue}: {count} dead letters")
-        died = found["died"]
+        failed = found["failed"]
         console.print(
-            f"died in the last hour: {died['last_hour']}, in the hour before: "
-            f"{died['hour_before']}, in the last day: {died['last_day']}"
+            f"failed in the last hour: {failed['last_hour']}, in the hour before: "
+            f"{failed['previous_hour']}, in the last day: {failed['last_day']}"
         )
     raise typer.Exit(0 if well else 1)
 
@@ -121,7 +121,7 @@ def groups(queue: str | None = None, type_: Type = None, as_json: AsJson = False
     """By what failed, the largest first. Example: `paybus dead-letters groups`"""
     found = API.call("GET", "dead-letters/groups", params=_given(queue=queue, type=type_))
     print_table(
-        found, ("id", "count", "last_hour", "hour_before", "queue", "type", "summary"), as_json
+        found, ("id", "count", "last_hour", "previous_hour", "queue", "type", "summary"), as_json
     )
 
 
@@ -141,7 +141,7 @@ def list_(
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The newest deaths first. Example: `paybus dead-letters list --queue payouts.default`"""
+    """The newest first. Example: `paybus dead-letters list --queue payouts.default`"""
     filters = {
         "queue": queue,
         "type": type_,
@@ -156,7 +156,11 @@ def list_(
         "state": state,
     }
     found = API.listed("dead-letters", filters, limit)
-    print_table(found, ("id", "died_at", "queue", "type", "state", "deaths", "error"), as_json)
+    print_table(
+        found,
+        ("id", "dead_lettered_at", "queue", "type", "state", "failure_count", "error"),
+        as_json,
+    )
 
 
 @dead.command()
@@ -291,7 +295,16 @@ def note(id_: Annotated[str, typer.Argument(help="the dead letter's id")], text:
 def list_replays(limit: Limit = 20, as_json: AsJson = False) -> None:
     """The newest first."""
     found = API.listed("replays", {}, limit)
-    columns = ("id", "state", "settled", "total", "what", "reason", "ordered_by", "created_at")
+    columns = (
+        "id",
+        "state",
+        "completed",
+        "total",
+        "description",
+        "reason",
+        "created_by",
+        "created_at",
+    )
     print_table(found, columns, as_json)
 
 
@@ -481,8 +494,8 @@ def _watch(id_: str, as_json: bool) -> None:
     with progress_bar("replayed") as (bar, task):
         while True:
             said = _told_of(id_)
-            bar.update(task, completed=said["settled"], total=said["total"] or None)
-            if said["state"] in _OVER and said["settled"] == said["total"]:
+            bar.update(task, completed=said["completed"], total=said["total"] or None)
+            if said["state"] in _OVER and said["completed"] == said["total"]:
                 break
             time.sleep(0.5)
     if as_json:
@@ -511,7 +524,7 @@ def _told_of(id_: str) -> Any:
 def _why(id_: str, state: str) -> None:
     """Of the first few."""
     for each in API.listed(f"replays/{id_}/items", {"state": state}, 5):
-        why = each["detail"] or f"see `paybus dead-letters show {each['letter_id']}`"
+        why = each["detail"] or f"see `paybus dead-letters show {each['dead_letter_id']}`"
         console.print(plain(f"  {state}, {each['queue']}: {why}", "red"))
 
 

@@ -35,11 +35,13 @@ class Jobs:
         kept = (LetterState.OPEN, LetterState.REPLAYING)
         letters = await work.session.execute(
             delete(DeadLetter)
-            .where(DeadLetter.state.not_in(kept), DeadLetter.settled_at < old)
+            .where(DeadLetter.state.not_in(kept), DeadLetter.resolved_at < old)
             .returning(DeadLetter.id)
         )
         await work.session.execute(
-            delete(DeadLetterNote).where(DeadLetterNote.letter_id.not_in(select(DeadLetter.id)))
+            delete(DeadLetterNote).where(
+                DeadLetterNote.dead_letter_id.not_in(select(DeadLetter.id))
+            )
         )
         over = (ReplayState.DONE, ReplayState.CANCELLED)
         replays = await work.session.execute(

@@ -26,7 +26,7 @@ class Base(DeclarativeBase):
 class DeadLetterGroup(Base):
     """Dead letters of one queue and event type that failed for the same reason."""
 
-    __tablename__ = "groups"
+    __tablename__ = "dead_letter_groups"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     queue: Mapped[str]
@@ -40,11 +40,12 @@ class DeadLetter(Base):
     """A message that a queue's service gave up: one for each queue and event.
 
     `sealed_body` (the message's, sealed) and `headers` are what is sent again. `source` to
-    `recorded_at` are the event's; they are null when it could not be decoded. `died_at` is when it
-    died last, `deaths` how often it did. `item` is the one of the replay that holds it.
+    `recorded_at` are the event's; they are null when it could not be decoded. `dead_lettered_at` is
+    when it was dead-lettered last, `failure_count` how often it was. `item` is the item of the
+    replay that has it now.
     """
 
-    __tablename__ = "letters"
+    __tablename__ = "dead_letters"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     queue: Mapped[str]
@@ -66,60 +67,59 @@ class DeadLetter(Base):
     stack: Mapped[str]
     attempts: Mapped[int]
     history: Mapped[list[Any]]
-    died_at: Mapped[datetime]
-    deaths: Mapped[int] = mapped_column(server_default="1")
+    dead_lettered_at: Mapped[datetime]
+    failure_count: Mapped[int] = mapped_column(server_default="1")
     stored_at: Mapped[datetime] = mapped_column(server_default=func.now())
     item: Mapped[str | None]
-    settled_at: Mapped[datetime | None]
-    settled_by: Mapped[str | None]
-    settled_reason: Mapped[str | None]
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str | None]
+    resolution_reason: Mapped[str | None]
 
     __table_args__ = (
-        Index("letters_page", "state", "died_at", "id"),
-        Index("letters_group", "group_id", "state", "died_at", "id"),
-        Index("letters_subject", "subject"),
-        Index("letters_correlation", "correlation_id"),
+        Index("dead_letters_page", "state", "dead_lettered_at", "id"),
+        Index("dead_letters_group", "group_id", "state", "dead_lettered_at", "id"),
+        Index("dead_letters_subject", "subject"),
+        Index("dead_letters_correlation", "correlation_id"),
     )
 
 
 class DeadLetterNote(Base):
-    """What somebody wrote about a dead letter."""
+    """A note about about a dead letter."""
 
-    __tablename__ = "notes"
+    __tablename__ = "dead_letter_notes"
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    letter_id: Mapped[str]
+    dead_letter_id: Mapped[str]
     at: Mapped[datetime] = mapped_column(server_default=func.now())
-    by: Mapped[str]
+    actor: Mapped[str]
     text: Mapped[str]
 
-    __table_args__ = (Index("notes_letter", "letter_id", "at"),)
+    __table_args__ = (Index("dead_letter_notes_of_letter", "dead_letter_id", "at"),)
 
 
 class Replay(Base):
     """Messages to be sent again: a set that does not change once it is written down.
 
     `rate` is in messages a second, `concurrency` how many may be with their consumers at once.
-    `sent_up_to` is the position up to which the broker has confirmed all that was sent. `lease` is
-    the worker's that is at it. `journal` says from where, when they are events of the
-    journal and no dead letters.
+    The broker has confirmed all messages up to `confirmed_position`. `lease` belongs to the worker
+    that runs the replay. `journal` is its source if it has events of the journal, not dead letters.
     """
 
     __tablename__ = "replays"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     state: Mapped[str]
-    what: Mapped[str]
+    description: Mapped[str]
     reason: Mapped[str]
     tenant: Mapped[str]
-    ordered_by: Mapped[str]
+    created_by: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     rate: Mapped[int | None]
     concurrency: Mapped[int]
     journal: Mapped[dict[str, Any] | None]
-    sent_up_to: Mapped[int] = mapped_column(BigInteger, server_default="-1")
+    confirmed_position: Mapped[int] = mapped_column(BigInteger, server_default="-1")
     lease: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     error: Mapped[str | None]
@@ -138,32 +138,32 @@ class ReplayItem(Base):
     """One message of a replay. `sealed_body` is its own when it is no dead letter. It is not sent
     after `expires_at`."""
 
-    __tablename__ = "items"
+    __tablename__ = "replay_items"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     replay_id: Mapped[str]
     position: Mapped[int] = mapped_column(BigInteger)
     queue: Mapped[str]
     state: Mapped[str]
-    letter_id: Mapped[str | None]
+    dead_letter_id: Mapped[str | None]
     sealed_body: Mapped[bytes | None]
     detail: Mapped[str | None]
     expires_at: Mapped[datetime | None]
     sending_at: Mapped[datetime | None]
-    settled_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
 
     __table_args__ = (
-        Index("items_next", "replay_id", "state", "position"),
+        Index("replay_items_next", "replay_id", "state", "position"),
         Index(
-            "items_expiring",
+            "replay_items_expiring",
             "replay_id",
             "expires_at",
             postgresql_where=text("expires_at IS NOT NULL"),
         ),
         # Each dead letter is in one replay at a time.
         Index(
-            "items_one_at_a_time",
-            "letter_id",
+            "replay_items_one_at_a_time",
+            "dead_letter_id",
             unique=True,
             postgresql_where=text("state IN ('waiting', 'sending', 'sent')"),
         ),
@@ -173,23 +173,23 @@ class ReplayItem(Base):
 class OperatorAction(Base):
     """Who did what, when and why."""
 
-    __tablename__ = "actions"
+    __tablename__ = "operator_actions"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=func.now())
-    by: Mapped[str]
+    actor: Mapped[str]
     tenant: Mapped[str]
     action: Mapped[str]
     subject: Mapped[str]
     reason: Mapped[str | None]
 
-    __table_args__ = (Index("actions_page", "at", "id"),)
+    __table_args__ = (Index("operator_actions_page", "at", "id"),)
 
 
 class JournalEntry(Base):
     """An event of the journal, by its place in the stream. Its body stays there."""
 
-    __tablename__ = "journal"
+    __tablename__ = "journal_index"
 
     offset: Mapped[int] = mapped_column("position", BigInteger, primary_key=True)
     exchange: Mapped[str]
@@ -204,16 +204,16 @@ class JournalEntry(Base):
     recorded_at: Mapped[datetime]
 
     __table_args__ = (
-        Index("journal_correlation", "correlation_id"),
-        Index("journal_subject", "subject"),
-        Index("journal_time", "recorded_at"),
+        Index("journal_index_correlation", "correlation_id"),
+        Index("journal_index_subject", "subject"),
+        Index("journal_index_time", "recorded_at"),
     )
 
 
 class QueueStats(Base):
     """What the broker said of a queue when it was last asked; `since` when it is not empty."""
 
-    __tablename__ = "queues"
+    __tablename__ = "queue_stats"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     messages: Mapped[int]
@@ -225,12 +225,12 @@ class QueueStats(Base):
 class JournalCursor(Base):
     """Up to where the journal was read."""
 
-    __tablename__ = "journal_mark"
+    __tablename__ = "journal_cursor"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     offset: Mapped[int] = mapped_column("position", BigInteger)
     missed: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
-def letter_id(queue: str, *identity: str) -> str:
+def dead_letter_id(queue: str, *identity: str) -> str:
     return derived_id("dead letter", queue, *identity)

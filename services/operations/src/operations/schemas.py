@@ -42,13 +42,13 @@ class LetterView(Row):
     reason: str
     error: str
     attempts: int
-    deaths: int
-    died_at: datetime
+    failure_count: int
+    dead_lettered_at: datetime
 
 
 class NoteView(Row):
     at: datetime
-    by: str
+    actor: str
     text: str
 
 
@@ -80,9 +80,9 @@ class LetterDetail(LetterView):
     payload: Any
     history: list[Any]
     stack: str
-    settled_at: datetime | None
-    settled_by: str | None
-    settled_reason: str | None
+    resolved_at: datetime | None
+    resolved_by: str | None
+    resolution_reason: str | None
     notes: list[NoteView]
     neighbours: list[EntryView]
 
@@ -100,7 +100,7 @@ class GroupView(Row):
     first: datetime
     last: datetime
     last_hour: int
-    hour_before: int
+    previous_hour: int
 
 
 class LetterPage(BaseModel):
@@ -126,9 +126,9 @@ class ReplayView(Row):
 
     id: str
     state: str
-    what: str
+    description: str
     reason: str
-    ordered_by: str
+    created_by: str
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -137,7 +137,7 @@ class ReplayView(Row):
     concurrency: int
     counts: dict[str, int]
     total: int
-    settled: int
+    completed: int
     remaining_seconds: float | None = Field(default=None)
 
 
@@ -153,10 +153,10 @@ class ItemView(Row):
     position: int
     queue: str
     state: str
-    letter_id: str | None
+    dead_letter_id: str | None
     detail: str | None
     sending_at: datetime | None
-    settled_at: datetime | None
+    completed_at: datetime | None
 
 
 class ItemPage(BaseModel):
@@ -169,7 +169,7 @@ class ActionView(Row):
 
     id: str
     at: datetime
-    by: str
+    actor: str
     tenant: str
     action: str
     subject: Name

@@ -111,9 +111,9 @@ class OperatorService:
         return view.model_copy(update={"error": self._masked(letter.error)})
 
     async def groups(
-        self, session: AsyncSession, caller: Caller, wanted: Filter
+        self, session: AsyncSession, caller: Caller, request: Filter
     ) -> list[GroupView]:
-        found = await filters.groups(session, wanted, self.scope(caller))
+        found = await filters.groups(session, request, self.scope(caller))
         return await asyncio.to_thread(
             lambda: [
                 each.model_copy(update={"summary": self._masked(each.summary)}) for each in found
@@ -127,7 +127,7 @@ class OperatorService:
         letter = await self.letter(session, caller, id_)
         written = (
             select(DeadLetterNote)
-            .where(DeadLetterNote.letter_id == id_)
+            .where(DeadLetterNote.dead_letter_id == id_)
             .order_by(DeadLetterNote.at)
         )
         notes = await session.scalars(written.limit(_MOST_NOTES))
@@ -155,9 +155,9 @@ class OperatorService:
             payload=masking.masked(body, self.redact),
             history=[self._attempt(each) for each in letter.history],
             stack=masking.masked_text(letter.stack, self.redact),
-            settled_at=letter.settled_at,
-            settled_by=letter.settled_by,
-            settled_reason=letter.settled_reason,
+            resolved_at=letter.resolved_at,
+            resolved_by=letter.resolved_by,
+            resolution_reason=letter.resolution_reason,
             notes=notes,
             neighbours=[EntryView.model_validate(each) for each in neighbours],
         )
@@ -170,11 +170,13 @@ class OperatorService:
     ) -> NoteView:
         await self.letter(session, caller, id_)
         count = (
-            select(func.count()).select_from(DeadLetterNote).where(DeadLetterNote.letter_id == id_)
+            select(func.count())
+            .select_from(DeadLetterNote)
+            .where(DeadLetterNote.dead_letter_id == id_)
         )
         if (await session.scalar(count) or 0) >= _MOST_NOTES:
             raise Conflict(f"a dead letter can have up to {_MOST_NOTES} notes")
-        note = DeadLetterNote(id=uuid4().hex, letter_id=id_, by=caller.subject, text=text)
+        note = DeadLetterNote(id=uuid4().hex, dead_letter_id=id_, actor=caller.subject, text=text)
         session.add(note)
         await session.flush()
         await session.refresh(note)
@@ -193,9 +195,9 @@ class OperatorService:
             .where(*_meant(wish, scope), DeadLetter.state.in_(_CLOSED[to]))
             .values(
                 state=to,
-                settled_at=None if to is LetterState.OPEN else func.now(),
-                settled_by=None if to is LetterState.OPEN else caller.subject,
-                settled_reason=None if to is LetterState.OPEN else wish.reason,
+                resolved_at=None if to is LetterState.OPEN else func.now(),
+                resolved_by=None if to is LetterState.OPEN else caller.subject,
+                resolution_reason=None if to is LetterState.OPEN else wish.reason,
             )
             .returning(DeadLetter.id)
         )
@@ -288,10 +290,10 @@ class OperatorService:
         replay = Replay(
             id=uuid4().hex,
             state=ReplayState.PREPARING,
-            what=what,
+            description=what,
             reason=reason,
             tenant=caller.tenant,
-            ordered_by=caller.subject,
+            created_by=caller.subject,
             rate=rate,
             concurrency=concurrency,
             journal=window.model_dump(mode="json"),
@@ -313,16 +315,16 @@ class OperatorService:
     async def show_replay(self, session: AsyncSession, replay: Replay) -> ReplayView:
         counts = await planner.counts(session, replay.id)
         total = sum(counts.values())
-        settled = total - sum(counts.get(state, 0) for state in UNSETTLED)
+        completed = total - sum(counts.get(state, 0) for state in UNSETTLED)
         remaining = None
-        if replay.state == ReplayState.RUNNING and replay.started_at is not None and settled:
+        if replay.state == ReplayState.RUNNING and replay.started_at is not None and completed:
             now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
             spent = (now - replay.started_at).total_seconds()
-            remaining = round(spent / settled * (total - settled), 1)
+            remaining = round(spent / completed * (total - completed), 1)
         fields = {name: getattr(replay, name) for name in ReplayView.model_fields if name in _OWN}
-        fields["what"] = masking.masked_text(replay.what, self.redact)
+        fields["description"] = masking.masked_text(replay.description, self.redact)
         return ReplayView(
-            **fields, counts=counts, total=total, settled=settled, remaining_seconds=remaining
+            **fields, counts=counts, total=total, completed=completed, remaining_seconds=remaining
         )
 
     async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
@@ -339,7 +341,9 @@ class OperatorService:
             )
         ordered = query.order_by(JournalEntry.recorded_at, JournalEntry.offset)
         entries = (await session.scalars(ordered.limit(_LONGEST_TRACE))).all()
-        letters = (await session.scalars(dead.order_by(DeadLetter.died_at).limit(200))).all()
+        letters = (
+            await session.scalars(dead.order_by(DeadLetter.dead_lettered_at).limit(200))
+        ).all()
         if not entries and not letters:
             raise NotFound(f"nothing has the correlation id {id_!r}")
         first = entries[0].recorded_at if entries else None
@@ -355,8 +359,8 @@ class OperatorService:
 
 _OWN = frozenset(
     {
-        "id", "state", "what", "reason", "ordered_by", "created_at", "started_at", "finished_at",
-        "rate", "concurrency", "error",
+        "id", "state", "description", "reason", "created_by", "created_at", "started_at",
+        "finished_at", "rate", "concurrency", "error",
     }
 )  # fmt: skip
 

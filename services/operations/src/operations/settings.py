@@ -7,10 +7,7 @@ from pydantic import BeforeValidator, Field, HttpUrl
 from common import settings
 from common.security.encryption import EncryptionSettings
 from common.settings import (
-    AuthSettings,
     CommaSeparated,
-    DatabaseSettings,
-    HttpSettings,
     ScheduleSettings,
     split_commas,
 )
@@ -26,9 +23,7 @@ def _by_name(value: Any) -> Any:
     return {name: url for name, _, url in pairs}
 
 
-class ApiSettings(
-    HttpSettings, DatabaseSettings, EncryptionSettings, AuthSettings, ScheduleSettings
-):
+class ApiSettings(settings.ApiSettings, EncryptionSettings):
     console_insecure_cookies: bool = Field(
         default=False, description="for a console without TLS, on a developer's machine"
     )

@@ -1,4 +1,4 @@
-"""How an order's buyer is reached: sealed, and opened only where it is needed."""
+"""The contact of an order's buyer: encrypted, and decrypted only where it is needed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CONTACT = ("email", "name", "phone")
 
 
 def split(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an order asks for, which may lie in clear, and how its buyer is reached."""
+    """An order's request without its buyer's contact, which may lie in clear, and the contact."""
     buyer = request["buyer"]
-    wanted = request | {"buyer": {k: v for k, v in buyer.items() if k not in _CONTACT}}
-    return wanted, {name: buyer.get(name) for name in _CONTACT}
+    public = request | {"buyer": {k: v for k, v in buyer.items() if k not in _CONTACT}}
+    return public, {name: buyer.get(name) for name in _CONTACT}
 
 
 class Buyers:
@@ -24,12 +24,13 @@ class Buyers:
         self._vault = vault
 
     def columns(self, request: NewOrder) -> dict[str, Any]:
-        """As an order's row keeps it."""
-        wanted, contact = split(request.model_dump(mode="json"))
-        return {"wanted": wanted, "contact": self._vault.encrypt(json.dumps(contact))}
+        """The columns of an order's row."""
+        public, contact = split(request.model_dump(mode="json"))
+        return {"request": public, "contact": self._vault.encrypt(json.dumps(contact))}
 
     def request(self, order: Order) -> NewOrder:
-        """The whole of it, perhaps of a version that knew more. Raises `Unreadable`."""
+        """The complete request. Fields that this version does not know are ignored. Raises
+        `Unreadable`."""
         contact: dict[str, Any] = json.loads(self._vault.decrypt(order.contact))
-        whole = order.wanted | {"buyer": order.wanted["buyer"] | contact}
+        whole = order.request | {"buyer": order.request["buyer"] | contact}
         return NewOrder.model_validate(whole, extra="ignore")

@@ -61,9 +61,9 @@ async def on_checkout_settled(work: UnitOfWork, event: Event[CheckoutStatusChang
         "status": report.status,
     }
     payment = await repository.keep_payment(work.session, values)
-    if payment.verdict is not None:
+    if payment.decision is not None:
         return  # it is judged once
-    payment.status, payment.settled_at = report.status, event.time
+    payment.status, payment.completed_at = report.status, event.time
     if report.amount is not None and report.currency is not None:
         payment.amount, payment.currency = report.amount, report.currency
         surely = order.pay_by - _WHOLE_SECOND
@@ -90,7 +90,7 @@ async def _take(
     assert payment.amount is not None
     assert payment.currency is not None
     terms = stored_terms(order.terms)
-    verdict, back = decide_payment(
+    decision, back = decide_payment(
         State(order.state),
         total=(order.total, order.currency),
         came=(payment.amount, payment.currency),
@@ -98,21 +98,21 @@ async def _take(
         by_clock=order.cancelled_by is None,
         in_time=in_time,
     )
-    payment.verdict = verdict
-    metrics.payments.labels(verdict).inc()
+    payment.decision = decision
+    metrics.payments.labels(decision).inc()
     changes = OrderUnitOfWork(work.session, event)
-    if verdict in {PaymentDecision.ACCEPTED, PaymentDecision.REOPENED}:
+    if decision in {PaymentDecision.ACCEPTED, PaymentDecision.REOPENED}:
         shares = await repository.shares(work.session, order.id)
         changes.move(order, State.PAID)
         order.paid_by, order.paid_at = payment.id, event.time
         order.cancelled_at = None
         order.release_at = event.time + timedelta(seconds=terms.holding_seconds)
         order.due_at = order.release_at
-        if verdict is PaymentDecision.REOPENED:
+        if decision is PaymentDecision.REOPENED:
             changes.publish(order, "reopened", shares)
         changes.publish(order, "paid", shares)
     if back:
-        why = _WHY.get(verdict, _MORE)
+        why = _WHY.get(decision, _MORE)
         await order_service.refund_payment(changes, order, payment, back, why)
     await changes.close()
 
@@ -135,7 +135,7 @@ async def on_refund_settled(work: UnitOfWork, event: Event[RefundCompleted]) -> 
         return
     refund.state = RefundState(report.status)
     refund.provider_refund_id, refund.error = report.provider_refund_id, report.reason
-    refund.settled_at = event.time
+    refund.completed_at = event.time
     if refund.state in {RefundState.FAILED, RefundState.UNKNOWN}:
         log.error("refund_needs_attention", refund=refund.id, state=refund.state)
 
@@ -148,8 +148,8 @@ HANDLERS: Mapping[str, Handler] = {
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock every order that the batch touches, then every refund; everybody else does so too."""
-    wanted = [_named(event) for event in events]
-    orders = await repository.locked_orders(session, [id_ for id_ in wanted if id_])
+    request = [_named(event) for event in events]
+    orders = await repository.locked_orders(session, [id_ for id_ in request if id_])
     session.info["orders"] = {order.id: order for order in orders}
     refunds = [event.data.refund_id for event in events if isinstance(event.data, RefundCompleted)]
     tenant_rows.pin(session, await repository.locked_refunds(session, refunds))

@@ -31,13 +31,13 @@ _POSTPONED = timedelta(hours=1)
 
 
 class Jobs:
-    def __init__(self, sources: Sequence[RateSource], *, pause: timedelta) -> None:
+    def __init__(self, sources: Sequence[RateSource], *, interval: timedelta) -> None:
         self._sources = sources
-        self._pause = pause
+        self._interval = interval
 
     def schedule(self) -> Sequence[Schedule]:
         return (
-            Schedule(_DUE, Every(self._pause), due_orders),
+            Schedule(_DUE, Every(self._interval), due_orders),
             # The European Central Bank publishes at about 16:00 of its own time.
             Schedule("rates", Cron("30 16 * * *", "Europe/Berlin"), self.rates),
         )

@@ -5,7 +5,7 @@ from prometheus_client import Counter, Gauge
 changes = Counter("paybus_order_events_total", "Orders by what became of them.", ["change"])
 payments = Counter(
     "paybus_order_payments_total", "Money that came for orders, by what it was taken for.",
-    ["verdict"],
+    ["decision"],
 )  # fmt: skip
 refunds_waiting = Gauge(
     "paybus_order_refunds_waiting", "Refunds that are not done, by state.", ["state"]

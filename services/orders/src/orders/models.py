@@ -29,7 +29,7 @@ class Row(TenantRow, Base):
 
 
 class Order(Row):
-    """`wanted` is what was asked for, `contact` how the buyer is reached, sealed (`buyers.py`).
+    """`request` is what was requested, `contact` how the buyer is reached, sealed (`buyers.py`).
     `terms` are those of the tenant when it was placed. `refunded` is what goes back of the
     payment that was accepted (`paid_by`, a payment's id); `due_at` when its clock strikes next."""
 
@@ -37,7 +37,7 @@ class Order(Row):
 
     reference: Mapped[str]
     idempotency_key: Mapped[str]
-    wanted: Mapped[dict[str, Any]]
+    request: Mapped[dict[str, Any]]
     contact: Mapped[str]
     buyer: Mapped[str]
     state: Mapped[str]
@@ -71,7 +71,7 @@ class Line(Row):
     """`amount` is in the order's currency: `original_amount` of `original_currency` at `rate`, of
     `rate_day` by `rate_source`."""
 
-    __tablename__ = "lines"
+    __tablename__ = "order_lines"
 
     order_id: Mapped[str]
     number: Mapped[int] = mapped_column(Integer)
@@ -85,13 +85,13 @@ class Line(Row):
     rate_source: Mapped[str | None]
     amount: Mapped[int]
 
-    __table_args__ = (Index("lines_order", "order_id", "number"),)
+    __table_args__ = (Index("order_lines_order", "order_id", "number"),)
 
 
 class Share(Row):
     """A seller's part of an order; `requested` is what payouts was told in all, by `requests`."""
 
-    __tablename__ = "shares"
+    __tablename__ = "seller_shares"
 
     order_id: Mapped[str]
     seller: Mapped[str]
@@ -102,20 +102,19 @@ class Share(Row):
     requests: Mapped[int] = mapped_column(Integer, server_default="0")
 
     __table_args__ = (
-        Index("shares_order", "order_id"),
-        Index("shares_seller", "tenant", "seller", "created_at"),
+        Index("seller_shares_order", "order_id"),
+        Index("seller_shares_seller", "tenant", "seller", "created_at"),
     )
 
 
 class Payment(Row):
     """A checkout for an order, by its id; of further charges for the same checkout each is one of
-    its own. `amount` is what came, `verdict` what it was taken for."""
+    its own. `amount` is what came, `decision` what it was taken for."""
 
     __tablename__ = "payments"
 
     order_id: Mapped[str]
-    # None of rows of the version before, whose id it is.
-    checkout_id: Mapped[str | None]
+    checkout_id: Mapped[str]
     charge: Mapped[str | None]
     provider: Mapped[str]
     account: Mapped[str]
@@ -123,8 +122,8 @@ class Payment(Row):
     url: Mapped[str | None]
     amount: Mapped[int | None]
     currency: Mapped[str | None]
-    verdict: Mapped[str | None]
-    settled_at: Mapped[datetime | None]
+    decision: Mapped[str | None]
+    completed_at: Mapped[datetime | None]
 
     __table_args__ = (Index("payments_order", "order_id"),)
 
@@ -137,7 +136,7 @@ class Refund(Row):
 
     order_id: Mapped[str]
     payment_id: Mapped[str]
-    checkout_id: Mapped[str | None]
+    checkout_id: Mapped[str]
     amount: Mapped[int]
     currency: Mapped[str]
     reason: Mapped[str]
@@ -146,10 +145,10 @@ class Refund(Row):
     # How often it was asked for, and which report of it was the newest.
     requests: Mapped[int] = mapped_column(Integer, server_default="1")
     reports: Mapped[int] = mapped_column(server_default="0")
-    ordered_by: Mapped[str | None]
+    created_by: Mapped[str | None]
     provider_refund_id: Mapped[str | None]
     error: Mapped[str | None]
-    settled_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
 
     __table_args__ = (
         Index("refunds_order", "order_id"),
@@ -160,7 +159,7 @@ class Refund(Row):
 class Terms(Base):
     """What holds for a tenant's new orders, as `requests.Terms`."""
 
-    __tablename__ = "terms"
+    __tablename__ = "tenant_terms"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     terms: Mapped[dict[str, Any]]
@@ -171,7 +170,7 @@ class Terms(Base):
 class Rate(Base):
     """What a source said of a day: units of the currency for one euro. Never changed."""
 
-    __tablename__ = "rates"
+    __tablename__ = "exchange_rates"
 
     day: Mapped[date] = mapped_column(primary_key=True)
     source: Mapped[str] = mapped_column(primary_key=True)
@@ -185,4 +184,4 @@ def order_id(tenant: str, key: str) -> str:
 
 
 def share_id(order: str, seller: str) -> str:
-    return derived_id("shares", order, seller)
+    return derived_id("seller_shares", order, seller)

@@ -36,7 +36,7 @@ async def place(
     session: AsyncSession,
     tenant: str,
     key: str,
-    wanted: NewOrder,
+    request: NewOrder,
     sources: Sequence[str],
     buyers: Buyers,
 ) -> Order:
@@ -44,19 +44,19 @@ async def place(
     converted."""
     known = await session.get(Order, order_id(tenant, key))
     if known is not None:
-        return _same(buyers, known, wanted)
+        return _same(buyers, known, request)
     now = await tenant_rows.database_now(session)
     terms = await terms_of(session, tenant)
-    priced = await _priced(session, terms, wanted, now, sources)
+    priced = await _priced(session, terms, request, now, sources)
     pay_by = now + timedelta(seconds=terms.grace_seconds)
     order = {
         "id": order_id(tenant, key),
         "tenant": tenant,
         "created_at": now,
-        "reference": wanted.reference,
+        "reference": request.reference,
         "idempotency_key": key,
-        **buyers.columns(wanted),
-        "buyer": wanted.buyer.reference,
+        **buyers.columns(request),
+        "buyer": request.buyer.reference,
         "state": State.PLACED.value,
         "currency": terms.currency,
         "total": sum(each.amount for each in priced),
@@ -70,9 +70,9 @@ async def place(
     added = await session.scalar(adding) is not None
     row = await session.get_one(Order, order["id"])
     if not added:
-        return _same(buyers, row, wanted)
-    session.add_all(_lines(row, wanted, priced))
-    shares = _shares(row, wanted, priced, terms)
+        return _same(buyers, row, request)
+    session.add_all(_lines(row, request, priced))
+    shares = _shares(row, request, priced, terms)
     session.add_all(shares)
     changes = OrderUnitOfWork(session)
     changes.publish(row, "placed", shares)
@@ -146,7 +146,7 @@ class RefundOrder:
 
     key: str
     by: str
-    wanted: NewRefund
+    request: NewRefund
 
 
 async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOrder) -> Refund:
@@ -155,14 +155,14 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
     Raises `Conflict` when there is not so much left, or the key was used for another refund.
     """
     order = await repository.locked_order(session, tenant, id_)
-    wanted = ordered.wanted
+    request = ordered.request
     refund_id = derived_id("refunds", id_, ordered.key)
     known = await session.get(Refund, refund_id)
     if known is not None:
         same = (
-            known.reason == wanted.reason
-            and wanted.amount in {None, known.amount}
-            and (wanted.seller is None or known.parts.keys() == {wanted.seller})
+            known.reason == request.reason
+            and request.amount in {None, known.amount}
+            and (request.seller is None or known.parts.keys() == {request.seller})
         )
         if not same:
             raise Conflict("this Idempotency-Key was used for another refund")
@@ -171,11 +171,11 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
         raise Conflict(f"an order that is {order.state} has nothing to refund")
     payment = await session.get_one(Payment, order.paid_by)
     shares = await repository.shares(session, id_)
-    chosen = [each for each in shares if wanted.seller in {None, each.seller}]
+    chosen = [each for each in shares if request.seller in {None, each.seller}]
     if not chosen:
-        raise NotFound(f"the order has nothing of {wanted.seller}")
+        raise NotFound(f"the order has nothing of {request.seller}")
     left = [_part(each).remaining for each in chosen]
-    amount = wanted.amount if wanted.amount is not None else sum(left)
+    amount = request.amount if request.amount is not None else sum(left)
     if not 0 < amount <= sum(left):
         raise Conflict(f"{sum(left)} {order.currency} (minor units) are left to refund")
     parts = allocation.allocate(amount, left)
@@ -190,18 +190,18 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
         checkout_id=payment.checkout_id,
         amount=amount,
         currency=order.currency,
-        reason=wanted.reason,
+        reason=request.reason,
         parts={each.seller: part for each, part in zip(chosen, parts, strict=True)},
         state=RefundState.REQUESTED,
         requests=1,
-        ordered_by=ordered.by,
+        created_by=ordered.by,
     )
     session.add(row)
     changes = OrderUnitOfWork(session)
     changes.request_refund(order, row)
     if order.refunded == order.total:
         changes.move(order, State.REFUNDED)
-    changes.publish(order, "refunded", shares, wanted.reason)
+    changes.publish(order, "refunded", shares, request.reason)
     if order.released_at is not None:
         settle(changes, order, shares)
     elif order.state == State.REFUNDED:
@@ -264,8 +264,8 @@ def reminder_at(terms: Terms, pay_by: datetime) -> datetime | None:
     return pay_by - timedelta(seconds=min(terms.reminder_seconds, terms.grace_seconds / 2))
 
 
-def _same(buyers: Buyers, order: Order, wanted: NewOrder) -> Order:
-    if buyers.request(order) != wanted:
+def _same(buyers: Buyers, order: Order, request: NewOrder) -> Order:
+    if buyers.request(order) != request:
         raise Conflict("this Idempotency-Key was used for another order")
     return order
 
@@ -277,7 +277,7 @@ def _part(share: Share) -> allocation.Share:
 async def _priced(
     session: AsyncSession,
     terms: Terms,
-    wanted: NewOrder,
+    request: NewOrder,
     now: datetime,
     sources: Sequence[str],
 ) -> list[Conversion]:
@@ -292,11 +292,11 @@ async def _priced(
             on=now.date(),
             most_days=most_days,
         )
-        for line in wanted.lines
+        for line in request.lines
     ]
 
 
-def _lines(order: Order, wanted: NewOrder, priced: Sequence[Conversion]) -> list[Line]:
+def _lines(order: Order, request: NewOrder, priced: Sequence[Conversion]) -> list[Line]:
     return [
         Line(
             id=derived_id("lines", order.id, str(number)),
@@ -313,15 +313,15 @@ def _lines(order: Order, wanted: NewOrder, priced: Sequence[Conversion]) -> list
             rate_source=price.source,
             amount=price.amount,
         )
-        for number, (line, price) in enumerate(zip(wanted.lines, priced, strict=True), start=1)
+        for number, (line, price) in enumerate(zip(request.lines, priced, strict=True), start=1)
     ]
 
 
 def _shares(
-    order: Order, wanted: NewOrder, priced: Sequence[Conversion], terms: Terms
+    order: Order, request: NewOrder, priced: Sequence[Conversion], terms: Terms
 ) -> list[Share]:
     gross: dict[str, int] = {}
-    for line, price in zip(wanted.lines, priced, strict=True):
+    for line, price in zip(request.lines, priced, strict=True):
         gross[line.seller] = gross.get(line.seller, 0) + price.amount
     return [
         Share(

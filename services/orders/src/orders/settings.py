@@ -4,14 +4,12 @@ from pydantic import Field, HttpUrl
 
 from common import settings
 from common.security.encryption import EncryptionSettings
-from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
+from common.settings import ScheduleSettings
 
 ECB = HttpUrl("https://www.ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml")
 
 
-class ApiSettings(
-    HttpSettings, DatabaseSettings, AuthSettings, ScheduleSettings, EncryptionSettings
-):
+class ApiSettings(settings.ApiSettings, EncryptionSettings):
     subscription_url: HttpUrl | None = Field(
         default=None, description="the subscription service's API, where checkouts are started"
     )
@@ -31,4 +29,6 @@ class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
         default=None,
         description='further rates: {"base": "EUR", "date": "2026-11-20", "rates": {"USD": 1.08}}',
     )
-    rates_timeout_seconds: float = Field(default=20, ge=0.1, le=300)
+    rates_timeout_seconds: float = Field(
+        default=20, ge=0.1, le=300, description="the time limit of reading a rate source"
+    )

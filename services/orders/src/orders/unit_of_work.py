@@ -59,7 +59,7 @@ class OrderUnitOfWork:
     def request_refund(self, order: Order, refund: Refund, *, again: bool = False) -> None:
         data = RefundRequested(
             refund_id=refund.id,
-            checkout_id=refund.checkout_id or refund.payment_id,
+            checkout_id=refund.checkout_id,
             amount=refund.amount,
             currency=refund.currency,
             reason=refund.reason,

@@ -1,4 +1,4 @@
-"""`python -m payouts api|worker|migrate|new-key|rotate-keys`"""
+"""`python -m payouts api|worker|migrate|generate-key|rotate-keys`"""
 
 from pathlib import Path
 

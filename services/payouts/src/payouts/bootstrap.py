@@ -6,11 +6,7 @@ import httpx
 
 from common.clients.accounts_file import AccountsInvalid
 from common.contracts import topology
-from common.contracts.event import Event
 from common.db.database import Sessions
-from common.http.app import create_app
-from common.http.resources import secure
-from common.http.service_status import status_router
 from common.messaging.consumer import Consumer
 from common.messaging.effect_consumer import EffectfulConsumer
 from common.messaging.transactional_consumer import TransactionalConsumer
@@ -18,20 +14,18 @@ from common.observability.logging import get_logger
 from common.resilience.circuit_store import Circuits
 from common.runtime import wiring
 from common.runtime.gauge_collector import GaugeCollector
-from common.runtime.service import RoleContext, RoleProcess, Task, exit_with_error
-from common.scheduling.api import schedules_router
-from common.scheduling.scheduler import Scheduler, job_handler
+from common.runtime.service import RoleContext, RoleProcess, exit_with_error
 from common.security.encryption import SecretBox
 from payouts import metrics
-from payouts.api import payouts as payouts_api
-from payouts.api import reports as reports_api
+from payouts.api import control, legacy, payouts, recipients, reports
+from payouts.api.dependencies import OperatorTenant
 from payouts.earnings import Earnings
 from payouts.execution.executor import PayoutExecutor
 from payouts.execution.planner import PlannerConfig
 from payouts.execution.status_updates import StatusCheckDelays
 from payouts.gauges import measure
-from payouts.handlers import Reports
-from payouts.jobs import Jobs
+from payouts.handlers import Commands, Reports
+from payouts.jobs import SERVICE, Jobs
 from payouts.ledger.unit_of_work import SOURCE
 from payouts.payout_service import PayoutService
 from payouts.providers.recipient_details import RecipientDetailsCipher
@@ -46,22 +40,28 @@ _REORDER = timedelta(minutes=15)
 
 async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
     engine = await wiring.database_engine(settings, context)
-    sessions = wiring.sessions(engine)
-    accounts = await _accounts(settings, context, sessions)
-    app = create_app(
-        "Paybus payouts", alive=wiring.always_healthy, ready=wiring.database_check(engine)
+    accounts = await _accounts(settings, context, wiring.sessions(engine))
+    return wiring.api(
+        "Paybus payouts",
+        settings,
+        engine,
+        [
+            recipients.recipients,
+            payouts.payouts,
+            payouts.batches,
+            control.control,
+            reports.reports,
+            legacy.legacy,
+        ],
+        service=SERVICE,
+        parts=[
+            accounts,
+            PayoutService(accounts, _details(settings), reorder=_REORDER),
+            OperatorTenant(settings.operator_tenant),
+        ],
+        has_circuits=True,
+        large_bodies=payouts.LARGE_BODIES,
     )
-    secure(app, settings)
-    app.state.operating_tenant = settings.operator_tenant
-    app.state.large_bodies = {payouts_api.BATCHES}
-    app.state.sessions = sessions
-    app.state.accounts = accounts
-    app.state.service = PayoutService(accounts, _details(settings), reorder=_REORDER)
-    for router in (*payouts_api.ROUTERS, reports_api.reports):
-        app.include_router(router)
-    app.include_router(schedules_router("payouts", settings.operator_tenant))
-    app.include_router(status_router(settings.operator_tenant, circuits=True))
-    return RoleProcess(app)
 
 
 async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
@@ -82,30 +82,26 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
         first_poll=timedelta(seconds=settings.payout_status_poll_delay_seconds),
     )
     timeout = timedelta(seconds=settings.provider_timeout_seconds)
-    submitter = PayoutExecutor(
+    executor = PayoutExecutor(
         sessions, accounts, PlannerConfig(details, timeout, times, context.redact)
     )
-    await submitter.start()
-    context.resources.push_async_callback(submitter.stop)
-    work = Reconciler(sessions, accounts, details, times)
+    await executor.start()
+    context.resources.push_async_callback(executor.stop)
     service = PayoutService(accounts, details, reorder=reorder)
-    jobs = Jobs(
+    schedule = Jobs(
         accounts,
         service,
-        pause=timedelta(seconds=settings.payouts_interval_seconds),
+        interval=timedelta(seconds=settings.payouts_interval_seconds),
         reorder=reorder,
-    )
-    schedule = jobs.schedule()
-
-    async def take(event: Event) -> None:  # type: ignore[type-arg]
-        await (work.do(event) if event.type == "payout_work.due" else submitter.process(event))
-
-    reports = Reports(times)
+    ).schedule()
+    commands = Commands(executor, Reconciler(sessions, accounts, details, times))
+    status_reports = Reports(times)
     earnings = Earnings(service)
+    jobs, scheduler = wiring.jobs(SERVICE, schedule, settings.operator_tenant, options)
     consumers: list[Consumer] = [
         EffectfulConsumer(
             topology.queue(f"payouts.{priority}"),
-            take,
+            commands.do,
             concurrency=concurrency_of(priority, settings),
             **options,
         )
@@ -114,8 +110,8 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
     consumers += [
         TransactionalConsumer(
             topology.queue("payouts.reports"),
-            reports.by_event(),
-            prepare=reports.prepare,
+            status_reports.by_event(),
+            prepare=status_reports.prepare,
             **options,
         ),
         TransactionalConsumer(
@@ -126,17 +122,9 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
             batch=1,
             **options,
         ),
-        TransactionalConsumer(
-            topology.queue("payouts.jobs"),
-            {"job.run.payouts": job_handler(sessions, schedule)},
-            batch=1,
-            **options,
-        ),
+        jobs,
     ]
-    tasks: list[Task] = [
-        Scheduler(sessions, service="payouts", tenant=settings.operator_tenant, schedule=schedule),
-        GaugeCollector(sessions, measure),
-    ]
+    tasks = [scheduler, GaugeCollector(sessions, measure)]
     return wiring.worker("Paybus payouts worker", settings, messaging, engine, consumers, tasks)
 
 

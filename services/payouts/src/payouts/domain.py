@@ -74,7 +74,7 @@ _MOVES: Mapping[Transition, Mapping[State, State]] = {
     Transition.FREE: {State.UNKNOWN: State.APPROVED},
 }
 
-# Where the last attempt's fate, all that was ever said of it together, takes the payout.
+# Where the status of the last attempt's transfer, merged from all reports, takes the payout.
 _OPEN = frozenset({State.SUBMITTING, State.UNKNOWN, State.SUBMITTED})
 # What is not sent, as far as we know.
 _UNSENT = frozenset({State.SCHEDULED, State.APPROVED})
@@ -139,21 +139,21 @@ def merge_queried_status(known: TransferStatus | None, told: TransferStatus) -> 
     return merge_status(known, told)
 
 
-def status_after(state: State, fate: TransferStatus) -> State:
-    """Where the fate of its last attempt takes a payout; the same state when it says no news.
+def status_after(state: State, transfer_status: TransferStatus) -> State:
+    """The state to which its last attempt's transfer takes a payout; the same one if it is no news.
 
     The provider is believed whatever we thought: a payout that was cancelled and is paid, is paid.
     """
-    from_, to = _FATES[fate]
+    from_, to = _FATES[transfer_status]
     return to if state in from_ else state
 
 
-def after_other(state: State, fate: TransferStatus) -> State:
+def after_other(state: State, transfer_status: TransferStatus) -> State:
     """The same for a payout whose own transfer moves no money any more, while another one of its
-    transfers, of this fate, does."""
-    if state is State.PAID and fate is TransferStatus.ACCEPTED:
+    transfers, with this status, does."""
+    if state is State.PAID and transfer_status is TransferStatus.ACCEPTED:
         return State.SUBMITTED
-    return status_after(state, fate)
+    return status_after(state, transfer_status)
 
 
 class NextAction(StrEnum):
@@ -195,7 +195,7 @@ class ProviderTransfer:
     where it went, if it says so."""
 
     transfer_id: str
-    fate: TransferStatus
+    transfer_status: TransferStatus
     amount: int
     currency: str
     destination: str | None = None
@@ -215,9 +215,11 @@ def match_transfers(
 ) -> ProviderTransfer | None:
     """Which of the transfers that a look-up found is the payout's own, if any. One that moves money
     is, whichever attempt made it; one that does not belongs to the attempt that it is known by."""
-    moving = [each for each in found if each.fate.moves_money]
+    moving = [each for each in found if each.transfer_status.moves_money]
     if moving:
-        return next((each for each in moving if each.fate is TransferStatus.PAID), moving[0])
+        return next(
+            (each for each in moving if each.transfer_status is TransferStatus.PAID), moving[0]
+        )
     last = attempts[-1] if attempts else None
     earlier = {each.transfer_id for each in attempts[:-1]}
     mine = [
@@ -241,7 +243,7 @@ def retry_after(failures: int) -> timedelta | None:
     return timedelta(hours=_RETRY_HOURS[failures - 1])
 
 
-def status_check_delay(looks: int, first: timedelta, longest: timedelta) -> timedelta:
-    """The wait before look number `looks` (from 0): twice as long each time."""
-    wait = first * (1 << min(looks, 16))
+def status_check_delay(status_checks: int, first: timedelta, longest: timedelta) -> timedelta:
+    """The wait before status check number `status_checks` (from 0): twice as long each time."""
+    wait = first * (1 << min(status_checks, 16))
     return min(longest, wait)

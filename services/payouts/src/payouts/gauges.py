@@ -36,7 +36,7 @@ async def measure(session: AsyncSession) -> None:
     )
     metrics.unanswered_seconds.set(float(await session.scalar(_longest_unanswered()) or 0))
     unresolved = select(func.count(Discrepancy.id)).where(Discrepancy.resolved_at.is_(None))
-    metrics.differences.set(await session.scalar(unresolved) or 0)
+    metrics.discrepancies.set(await session.scalar(unresolved) or 0)
 
 
 def _longest_unanswered() -> Select[Any]:
@@ -52,7 +52,7 @@ def _longest_unanswered() -> Select[Any]:
         .where(
             Payout.state.in_([str(each) for each in _OPEN]),
             Attempt.outcome == "unknown",
-            Attempt.fate.is_(None),
+            Attempt.transfer_status.is_(None),
             Attempt.number > func.coalesce(last_failure.scalar_subquery(), 0),
         )
     )

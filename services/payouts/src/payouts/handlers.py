@@ -16,12 +16,14 @@ from common.observability.logging import get_logger
 from payouts import repository
 from payouts.domain import TransferStatus, merge_status
 from payouts.execution import status_updates
+from payouts.execution.executor import PayoutExecutor
 from payouts.execution.status_updates import PayoutHistory, StatusCheckDelays
 from payouts.ledger.audit_log import Actor
 from payouts.ledger.unit_of_work import PayoutUnitOfWork
 from payouts.models import Recipient, Transfer, payout_id, square_key
 from payouts.providers.registry import READ_ONLY, account_of
 from payouts.reconciliation.adoption import adopt
+from payouts.reconciliation.reconciler import Reconciler
 from payouts.repository import TransferKey
 
 log = get_logger(__name__)
@@ -72,30 +74,32 @@ class Reports:
         report = event.data
         transfer = batch.transfers[_key(event)]
         file = batch.file_of(event, transfer)
-        fate = _fate(event) if event.trust in _PROVED else None
+        transfer_status = _fate(event) if event.trust in _PROVED else None
         if file is None and report.provider == "square":
             file = batch.open_square(event)
-        if fate is not None:
-            known = TransferStatus(transfer.fate) if transfer.fate else None
-            whole = merge_status(known, fate)
+        if transfer_status is not None:
+            known = TransferStatus(transfer.transfer_status) if transfer.transfer_status else None
+            whole = merge_status(known, transfer_status)
         if file is None:
-            if fate is not None:  # an answer that was lost, or nothing of ours: who asks will see
-                transfer.fate = whole
-            if fate in {TransferStatus.FAILED, TransferStatus.RETURNED}:
+            if (
+                transfer_status is not None
+            ):  # an answer that was lost, or nothing of ours: who asks will see
+                transfer.transfer_status = whole
+            if transfer_status in {TransferStatus.FAILED, TransferStatus.RETURNED}:
                 log.warning(
                     "unknown_transfer_failed",
                     provider=report.provider,
                     transfer=report.transfer_id,
-                    status=str(fate),
+                    status=str(transfer_status),
                 )
             return
         actor = Actor(report.provider, "provider")
-        if fate is None:
+        if transfer_status is None:
             batch.books.enqueue(file.row, ask=True)
         elif whole is TransferStatus.RETURNED and report.provider not in READ_ONLY:
             # Another transfer of the payout may stand, of which nobody knows: money that is owed
             # again is paid again, so the provider says first what there is.
-            transfer.fate = whole
+            transfer.transfer_status = whole
             file.take(transfer)
             batch.books.enqueue(file.row, ask=True)
         else:
@@ -105,7 +109,7 @@ class Reports:
                 batch.books,
                 file,
                 transfer,
-                fate,
+                transfer_status,
                 times=self._times,
                 actor=actor,
                 reason=report.reason,
@@ -178,3 +182,20 @@ def _key(event: Event[TransferReported]) -> TransferKey:
     report = event.data
     account = account_of(event.source, report.provider)
     return event.tenant, report.provider, account, report.transfer_id
+
+
+class Commands:
+    """The commands that call providers: process a payout, write a report, reconcile an account."""
+
+    def __init__(self, executor: PayoutExecutor, reconciler: Reconciler) -> None:
+        self._executor = executor
+        self._reconciler = reconciler
+
+    async def do(self, event: Event[Any]) -> None:
+        match event.type:
+            case "payout_report.generate":
+                await self._reconciler.generate_report(event)
+            case "payout_reconciliation.run":
+                await self._reconciler.run(event)
+            case _:
+                await self._executor.process(event)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import Event, derived_id
 from common.contracts.jobs import RunJob
-from common.contracts.payouts import PayoutWork
+from common.contracts.payouts import GenerateDailyReport, ReconcileAccount
 from common.db import tenant_rows
 from common.messaging import outbox
 from common.messaging.events import new_event
@@ -27,32 +27,34 @@ log = get_logger(__name__)
 
 _MOST = 1000
 _KEEP_TRANSFERS = timedelta(days=90)
+SERVICE = "payouts"
+
 # Banks return payments for days, and in the United States for sixty.
 _DAYS_BACK = (1, 3, 7, 14, 60)
 _ORDER_AGAIN = timedelta(minutes=5)
 
 
 class Jobs:
-    """`pause` is between two looks for due payouts, `reorder` after how long one that nobody took
-    is ordered again."""
+    """`interval` is that of the searches for due payouts; one that was not processed is
+    enqueued again after `reorder`."""
 
     def __init__(
         self,
         accounts: Accounts,
         service: payout_service.PayoutService,
         *,
-        pause: timedelta,
+        interval: timedelta,
         reorder: timedelta,
     ) -> None:
         self._accounts = accounts
         self._service = service
-        self._pause = pause
+        self._interval = interval
         self._reorder = reorder
 
     def schedule(self) -> Sequence[Schedule]:
         return (
-            Schedule("due-payouts", Every(self._pause), self.due_payouts),
-            Schedule("look-ups", Every(self._pause), self.look_ups),
+            Schedule("due-payouts", Every(self._interval), self.due_payouts),
+            Schedule("look-ups", Every(self._interval), self.look_ups),
             Schedule("retry-failed", Every(timedelta(hours=1)), self.retry_failed),
             Schedule("pay-balances", Every(timedelta(minutes=1)), self.pay_balances),
             Schedule("daily-report", Cron("10 0 * * *"), self.daily_report),
@@ -78,7 +80,7 @@ class Jobs:
         found = await self._due(work.session, [State.FAILED], books.now)
         for row in found:
             to = domain.transition(State(row.state), Transition.RETRY)
-            row.next_at = books.now + self._reorder
+            row.next_action_at = books.now + self._reorder
             books.transition(
                 row, to, action=Transition.RETRY, reason=f"after failure {row.failures}"
             )
@@ -105,8 +107,8 @@ class Jobs:
         day = event.time.date() - timedelta(days=1)
         tenants = (await work.session.scalars(select(Payout.tenant).distinct())).all()
         for tenant in tenants:
-            await _order_work(work.session, event, tenant, PayoutWork(kind="report", day=day))
-        return f"reports of {day} ordered for {len(tenants)} tenants"
+            await _enqueue(work.session, event, tenant, GenerateDailyReport(day=day))
+        return f"reports of {day} enqueued for {len(tenants)} tenants"
 
     async def reconcile(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """Yesterday (UTC) at each account is compared with the ledger, and earlier days again: what
@@ -115,7 +117,7 @@ class Jobs:
         accounts = list(self._accounts)
         for day in days:
             for each in accounts:
-                await order_reconciliation(
+                await enqueue_reconciliation(
                     work.session, event, each.tenant, day, each.provider, each.name
                 )
         return f"reconciliation of {len(days)} days ordered for {len(accounts)} accounts"
@@ -125,7 +127,7 @@ class Jobs:
         found = await self._due(work.session, states, books.now)
         for row in found:
             books.enqueue(row)
-            row.next_at = books.now + self._reorder
+            row.next_action_at = books.now + self._reorder
         await books.flush()
         await self._go_on(work, event, found)
         return len(found)
@@ -151,7 +153,7 @@ async def recover(work: UnitOfWork, event: Event[RunJob]) -> str:
     """After a restore: days that are not settled are compared again."""
     before = await tenant_rows.database_now(work.session) - _ORDER_AGAIN
     found = await repository.recoveries_due(work.session, before, _MOST)
-    await order_recoveries(work.session, event, found)
+    await enqueue_recoveries(work.session, event, found)
     return f"{len(found)} days of a restored database are compared again"
 
 
@@ -166,20 +168,20 @@ def forgotten_days(
             provider=each.provider,
             account=each.name,
             day=since.date() + timedelta(days=number),
-            ordered_at=now,
+            requested_at=now,
         )
         for each in accounts
         for number in range(days)
     ]
 
 
-async def order_recoveries(
+async def enqueue_recoveries(
     session: AsyncSession, cause: Event[RunJob] | None, found: Sequence[Recovery]
 ) -> None:
     now = await tenant_rows.database_now(session)
     for each in found:
-        each.ordered_at = now
-        await order_reconciliation(
+        each.requested_at = now
+        await enqueue_reconciliation(
             session, cause, each.tenant, each.day, each.provider, each.account
         )
 
@@ -196,7 +198,7 @@ async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
     return f"{len(transfers.all())} transfers removed"
 
 
-async def order_reconciliation(
+async def enqueue_reconciliation(
     session: AsyncSession,
     cause: Event[RunJob] | None,
     tenant: str,
@@ -204,21 +206,31 @@ async def order_reconciliation(
     provider: str,
     account: str,
 ) -> None:
-    work = PayoutWork(kind="reconciliation", day=day, provider=provider, account=account)
-    await _order_work(session, cause, tenant, work)
+    command = ReconcileAccount(day=day, provider=provider, account=account)
+    await _enqueue(session, cause, tenant, command)
 
 
-async def _order_work(
-    session: AsyncSession, cause: Event[RunJob] | None, tenant: str, work: PayoutWork
+async def _enqueue(
+    session: AsyncSession,
+    cause: Event[RunJob] | None,
+    tenant: str,
+    command: GenerateDailyReport | ReconcileAccount,
 ) -> None:
     occasion = cause.id if cause else datetime.now(UTC).isoformat()
-    parts = (tenant, work.kind, str(work.day), work.provider or "", work.account or "", occasion)
+    type_ = _TYPES[type(command)]
+    parts = (tenant, *(str(each) for each in command.model_dump().values()), occasion)
     event = new_event(
-        id=derived_id("payout_work", *parts),
-        type="payout_work.due",
+        id=derived_id(type_, *parts),
+        type=type_,
         source=SOURCE,
-        subject=f"{work.kind}/{work.day}",
+        subject=f"{tenant}/{command.day}",
         tenant=tenant,
-        data=work,
+        data=command,
     )
     await outbox.enqueue(session, [event])
+
+
+_TYPES = {
+    GenerateDailyReport: "payout_report.generate",
+    ReconcileAccount: "payout_reconciliation.run",
+}

@@ -35,8 +35,8 @@ unanswered_seconds = Gauge(
     "Age of the oldest attempt with an unknown outcome, of payouts that are still open.",
 )
 
-differences = Gauge(
-    "paybus_payout_discrepancies_open", "Differences of reconciliations that are not resolved."
+discrepancies = Gauge(
+    "paybus_payout_discrepancies_open", "Discrepancies of reconciliations that are not resolved."
 )
 
 doubled = Counter(

@@ -18,7 +18,7 @@ class Base(DeclarativeBase):
 
 
 class Recipient(TenantRow, Base):
-    """Who is paid. `details`, where the money goes, are encrypted; `shown` is what people see."""
+    """Who is paid. `details`, where the money goes, are encrypted; people see `masked_details`."""
 
     __tablename__ = "recipients"
 
@@ -28,9 +28,9 @@ class Recipient(TenantRow, Base):
     account: Mapped[str]
     currency: Mapped[str]
     details: Mapped[str]
-    shown: Mapped[str]
-    # A handle without secrets by which a provider's report names the recipient.
-    handle: Mapped[str]
+    masked_details: Mapped[str]
+    # The name of the recipient in the provider's reports, which is no secret.
+    provider_ref: Mapped[str]
     blocked: Mapped[bool] = mapped_column(server_default="false")
     schedule: Mapped[dict[str, Any]]
     next_payout_at: Mapped[datetime | None]
@@ -42,7 +42,7 @@ class Recipient(TenantRow, Base):
 
     __table_args__ = (
         Index("recipients_page", "tenant", "created_at", "id"),
-        Index("recipients_handle", "provider", "handle"),
+        Index("recipients_provider_ref", "provider", "provider_ref"),
         Index(
             "recipients_due", "next_payout_at", postgresql_where=text("next_payout_at IS NOT NULL")
         ),
@@ -52,7 +52,7 @@ class Recipient(TenantRow, Base):
 class Payout(TenantRow, Base):
     """Its id is our reference at the provider. Amounts are in minor units.
 
-    `due_at` is when it may be sent; `next_at` when somebody has to look at it next.
+    `due_at` is when it may be sent, `next_action_at` when it has to be processed next.
     """
 
     __tablename__ = "payouts"
@@ -81,10 +81,10 @@ class Payout(TenantRow, Base):
     # The provider's list showed it, and the database had forgotten it.
     adopted: Mapped[bool] = mapped_column(server_default="false")
     due_at: Mapped[datetime]
-    next_at: Mapped[datetime | None]
+    next_action_at: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(server_default="0")
     failures: Mapped[int] = mapped_column(server_default="0")
-    looks: Mapped[int] = mapped_column(server_default="0")
+    status_checks: Mapped[int] = mapped_column(server_default="0")
     transfer_id: Mapped[str | None]
     error: Mapped[str | None]
     submitted_at: Mapped[datetime | None]
@@ -107,14 +107,19 @@ class Payout(TenantRow, Base):
         Index("payouts_state", "tenant", "state", "created_at", "id"),
         Index("payouts_recipient", "recipient_id", "created_at"),
         Index("payouts_batch", "batch_id", postgresql_where=text("batch_id IS NOT NULL")),
-        Index("payouts_next", "state", "next_at", postgresql_where=text("next_at IS NOT NULL")),
+        Index(
+            "payouts_next",
+            "state",
+            "next_action_at",
+            postgresql_where=text("next_action_at IS NOT NULL"),
+        ),
         Index("payouts_paid", "tenant", "paid_at", postgresql_where=text("paid_at IS NOT NULL")),
     )
 
 
 class Attempt(Base):
     """One sending, written down before it. `outcome` is null while it runs, or when the process
-    died in it; `fate` is all that the provider ever said of its transfer."""
+    died in it; `transfer_status` merges all that the provider reported about its transfer."""
 
     __tablename__ = "attempts"
 
@@ -126,19 +131,19 @@ class Attempt(Base):
     deadline: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
-    answered: Mapped[bool] = mapped_column(server_default="false")
+    key_consumed: Mapped[bool] = mapped_column(server_default="false")
     # Sealed, as the recipient's were then: the provider is asked about what was sent.
     details: Mapped[str]
     transfer_id: Mapped[str | None]
-    fate: Mapped[str | None]
+    transfer_status: Mapped[str | None]
     error: Mapped[str | None]
 
     __table_args__ = (UniqueConstraint("payout_id", "number"),)
 
 
 class Transfer(Base):
-    """What was said of a provider's transfer, and whose it is. Here an answer and a webhook meet,
-    whichever comes first; one without a payout is none of ours, or its answer was lost."""
+    """What a provider reported about a transfer, in an answer or a webhook, whichever came first.
+    One without a payout is not ours, or its answer was lost."""
 
     __tablename__ = "transfers"
 
@@ -147,7 +152,7 @@ class Transfer(Base):
     account: Mapped[str] = mapped_column(primary_key=True)
     transfer_id: Mapped[str] = mapped_column(primary_key=True)
     payout_id: Mapped[str | None]
-    fate: Mapped[str | None]
+    transfer_status: Mapped[str | None]
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (
@@ -157,7 +162,7 @@ class Transfer(Base):
 
 
 class Batch(TenantRow, Base):
-    """Payouts that were ordered together."""
+    """Payouts that were created together."""
 
     __tablename__ = "batches"
 
@@ -173,7 +178,7 @@ class Batch(TenantRow, Base):
 class LedgerEntry(Base):
     """Never changed: a trigger refuses it. `audit_position` names the action that made it."""
 
-    __tablename__ = "ledger"
+    __tablename__ = "ledger_entries"
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     tenant: Mapped[str]
@@ -187,13 +192,13 @@ class LedgerEntry(Base):
     at: Mapped[datetime]
 
     __table_args__ = (
-        Index("ledger_recipient", "recipient_id", "id"),
-        Index("ledger_audit", "audit_position"),
+        Index("ledger_entries_recipient", "recipient_id", "id"),
+        Index("ledger_entries_audit", "audit_position"),
     )
 
 
 class Balance(Base):
-    """The sums of a recipient's ledger entries, kept beside them."""
+    """The sums of a recipient's ledger entries, updated with them."""
 
     __tablename__ = "balances"
 
@@ -210,7 +215,7 @@ class Balance(Base):
 class AuditEntry(Base):
     """Who did what, when and why. Each has the hash of the one before; never changed either."""
 
-    __tablename__ = "audit"
+    __tablename__ = "audit_log"
 
     position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime]
@@ -226,13 +231,13 @@ class AuditEntry(Base):
     hash: Mapped[str]
 
     __table_args__ = (
-        Index("audit_subject", "subject", "position"),
-        Index("audit_page", "tenant", "position"),
+        Index("audit_log_subject", "subject", "position"),
+        Index("audit_log_page", "tenant", "position"),
     )
 
 
 class AuditHead(Base):
-    """The newest entry's position and hash: one row, locked by whoever appends."""
+    """The newest entry's position and hash: one row, locked while an entry is appended."""
 
     __tablename__ = "audit_head"
 
@@ -242,23 +247,24 @@ class AuditHead(Base):
 
 
 class TenantControl(Base):
-    """A tenant's emergency stop; and until when even what was never sent, as far as we know, is
-    asked about before it is: after a backup was restored."""
+    """A tenant's emergency stop. After a backup was restored, and until
+    `status_check_required_until`, each payout's status is checked before it is sent, for the
+    database may have forgotten that it was sent."""
 
-    __tablename__ = "controls"
+    __tablename__ = "tenant_controls"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     paused: Mapped[bool] = mapped_column(server_default="false")
-    ask_first_until: Mapped[datetime | None]
-    by: Mapped[str | None]
+    status_check_required_until: Mapped[datetime | None]
+    actor: Mapped[str | None]
     reason: Mapped[str | None]
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Recovery(Base):
-    """A day (UTC) of an account that was not compared with the provider since the database was
-    restored: what was sent then may be forgotten. While there is one, nothing is sent from the
-    account or ordered there. `fault` is why the last comparison did not settle it."""
+    """A day (UTC) of an account that was not reconciled with the provider since the database was
+    restored, so that payouts of the day may be missing. While there is one, nothing is sent from
+    the account or scheduled there. `fault` is why the last reconciliation did not complete it."""
 
     __tablename__ = "recoveries"
 
@@ -266,14 +272,14 @@ class Recovery(Base):
     provider: Mapped[str] = mapped_column(primary_key=True)
     account: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[date] = mapped_column(primary_key=True)
-    ordered_at: Mapped[datetime]
+    requested_at: Mapped[datetime]
     fault: Mapped[str | None]
 
 
 class DailyReport(Base):
-    """A tenant's day (UTC): what was paid, what failed, and how the books stood at its end."""
+    """A tenant's day (UTC): what was paid, what failed, and the balances at its end."""
 
-    __tablename__ = "day_reports"
+    __tablename__ = "daily_reports"
 
     tenant: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[date] = mapped_column(primary_key=True)
@@ -282,10 +288,10 @@ class DailyReport(Base):
 
 
 class Discrepancy(TenantRow, Base):
-    """Something that the provider and we say differently of a day (UTC). `resolved_at` is when both
-    said the same again, or when the person `resolved_by` had dealt with it."""
+    """A discrepancy between the provider's records and ours of a day (UTC). `resolved_at` is when
+    both agreed again, or when the person `resolved_by` resolved it."""
 
-    __tablename__ = "differences"
+    __tablename__ = "discrepancies"
 
     day: Mapped[date]
     provider: Mapped[str]
@@ -298,7 +304,7 @@ class Discrepancy(TenantRow, Base):
     resolved_at: Mapped[datetime | None]
     resolved_by: Mapped[str | None]
 
-    __table_args__ = (Index("differences_page", "tenant", "created_at", "id"),)
+    __table_args__ = (Index("discrepancies_page", "tenant", "created_at", "id"),)
 
 
 def recipient_id(tenant: str, reference: str) -> str:
@@ -311,5 +317,5 @@ def square_key(transfer_id: str) -> str:
 
 
 def payout_id(tenant: str, key: str) -> str:
-    """`key` is the caller's Idempotency-Key, or names what ordered it."""
+    """`key` is the caller's Idempotency-Key, or derives from the cause of the payout."""
     return derived_id("payouts", tenant, key)

@@ -38,7 +38,7 @@ async def approve(session: AsyncSession, row: Payout, by: Actor, reason: str | N
     books = await _books(session)
     to = domain.transition(State(row.state), Transition.APPROVE)
     row.approved_by, row.approved_at = by.name, books.now
-    row.next_at = None if row.held else max(row.due_at, books.now)
+    row.next_action_at = None if row.held else max(row.due_at, books.now)
     books.transition(row, to, action=Transition.APPROVE, actor=by, reason=reason)
     await _close(books, row)
 
@@ -67,7 +67,7 @@ async def hold(session: AsyncSession, row: Payout, by: Actor, reason: str) -> No
     books = await _books(session)
     row.held = True
     if row.state != State.UNKNOWN:  # which goes on to be asked about
-        row.next_at = None
+        row.next_action_at = None
     books.annotate(row, by, "hold", reason)
     await _close(books, row)
 
@@ -78,10 +78,10 @@ async def release(session: AsyncSession, row: Payout, by: Actor, reason: str) ->
     books = await _books(session)
     row.held = False
     if row.state == State.APPROVED:
-        row.next_at = max(row.due_at, books.now)
+        row.next_action_at = max(row.due_at, books.now)
     elif row.state == State.FAILED:
         wait = None if row.provider in READ_ONLY else domain.retry_after(row.failures)
-        row.next_at = books.now + wait if wait is not None else None
+        row.next_action_at = books.now + wait if wait is not None else None
     books.annotate(row, by, "release", reason)
     await _close(books, row)
 
@@ -89,7 +89,7 @@ async def release(session: AsyncSession, row: Payout, by: Actor, reason: str) ->
 async def cancel(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
     books = await _books(session)
     to = domain.transition(State(row.state), Transition.CANCEL)
-    row.next_at = None
+    row.next_action_at = None
     row.held = False
     books.transition(row, to, action=Transition.CANCEL, actor=by, reason=reason)
     await _close(books, row)
@@ -109,7 +109,7 @@ async def retry(
     books = await _books(session)
     to = domain.transition(State(row.state), Transition.RETRY)
     row.held = False
-    row.next_at = books.now
+    row.next_action_at = books.now
     if row.state == State.RETURNED:
         recipient = await session.get_one(Recipient, row.recipient_id)
         # The schedule may have paid what came back, by a payout that is forgotten.
@@ -120,7 +120,7 @@ async def retry(
             to = State.SCHEDULED
             credited_by = await repository.creditors(session, recipient, there)
             row.credited_by = sorted({*credited_by, by.name})
-            row.approved_by = row.approved_at = row.next_at = None
+            row.approved_by = row.approved_at = row.next_action_at = None
     books.transition(row, to, action=Transition.RETRY, actor=by, reason=reason)
     await _close(books, row)
 
@@ -137,14 +137,16 @@ async def _take_from_balance(session: AsyncSession, row: Payout) -> tuple[int, i
 
 
 async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Discrepancy:
-    """Of a difference: open again only when one side says something else. Raises `Conflict` when it
+    """Resolve a discrepancy; it opens again only if one side changes. Raises `Conflict` when it
     is resolved already."""
     row = await session.get_one(Discrepancy, id_, with_for_update=True, populate_existing=True)
     if row.resolved_at is not None:
         raise Conflict("it is resolved already")
     books = await _books(session)
     row.resolved_at, row.resolved_by = books.now, by.name
-    books.audit(Action(books.now, row.tenant, by, "resolve", f"difference/{row.id}", reason=reason))
+    books.audit(
+        Action(books.now, row.tenant, by, "resolve", f"discrepancy/{row.id}", reason=reason)
+    )
     await books.flush()
     return row
 
@@ -170,7 +172,9 @@ async def require_status_check_until(
     provider is asked even about what was never sent, as far as we know; and nothing is sent from
     the unreconciled accounts, or ordered there, before these days are compared."""
     await repository.set_recoveries(session, tenant, unreconciled)
-    return await _control(session, tenant, by, "ask first", reason, {"ask_first_until": until})
+    return await _control(
+        session, tenant, by, "ask first", reason, {"status_check_required_until": until}
+    )
 
 
 async def until_nothing_begins(session: AsyncSession, tenant: str) -> None:
@@ -202,9 +206,13 @@ async def _books(session: AsyncSession) -> PayoutUnitOfWork:
 
 
 async def _close(books: PayoutUnitOfWork, row: Payout) -> None:
-    if row.state == State.APPROVED and row.next_at is not None and row.next_at <= books.now:
+    if (
+        row.state == State.APPROVED
+        and row.next_action_at is not None
+        and row.next_action_at <= books.now
+    ):
         books.enqueue(row)
-        row.next_at = books.now + _REORDER
+        row.next_action_at = books.now + _REORDER
     await books.flush()
 
 

@@ -71,34 +71,34 @@ class PayoutService:
         self._reorder = reorder
 
     async def add_recipient(
-        self, session: AsyncSession, tenant: str, by: Actor, wanted: NewRecipient
+        self, session: AsyncSession, tenant: str, by: Actor, request: NewRecipient
     ) -> Recipient:
         """Raises `Conflict` when the reference is another recipient's already."""
-        account = self.accounts.find(tenant, wanted.provider, wanted.account)
-        details = read_details(account.client.details_model, wanted.details)
-        if account.pays and not account.limit(wanted.currency):
-            raise Invalid(f"{account.path} pays nothing in {wanted.currency}")
+        account = self.accounts.find(tenant, request.provider, request.account)
+        details = read_details(account.client.details_model, request.details)
+        if account.pays and not account.limit(request.currency):
+            raise Invalid(f"{account.path} pays nothing in {request.currency}")
         now = await tenant_rows.database_now(session)
         values = {
-            "id": recipient_id(tenant, wanted.reference),
+            "id": recipient_id(tenant, request.reference),
             "tenant": tenant,
-            "reference": wanted.reference,
-            "name": wanted.name,
-            "provider": wanted.provider,
-            "account": wanted.account,
-            "currency": wanted.currency,
+            "reference": request.reference,
+            "name": request.name,
+            "provider": request.provider,
+            "account": request.account,
+            "currency": request.currency,
             "details": self._details.seal(details),
-            "shown": details.shown,
-            "handle": details.handle,
-            "schedule": wanted.schedule.model_dump(mode="json"),
-            "next_payout_at": next_payout(wanted.schedule, now),
+            "masked_details": details.masked_details,
+            "provider_ref": details.provider_ref,
+            "schedule": request.schedule.model_dump(mode="json"),
+            "next_payout_at": next_payout(request.schedule, now),
             "details_changed_at": now,
             "details_changed_by": by.name,
         }
         adding = insert(Recipient).values(values).on_conflict_do_nothing().returning(Recipient.id)
         if await session.scalar(adding) is None:
             row = await session.get_one(Recipient, values["id"])
-            self._same_recipient(row, wanted, details)
+            self._same_recipient(row, request, details)
             return row
         row = await session.get_one(Recipient, values["id"])
         await self._note(session, row, by, "add", None)
@@ -115,8 +115,8 @@ class PayoutService:
         if change.details is not None:
             account = self.accounts.find(tenant, row.provider, row.account)
             details = read_details(account.client.details_model, change.details)
-            row.details, row.shown = self._details.seal(details), details.shown
-            row.handle = details.handle
+            row.details, row.masked_details = self._details.seal(details), details.masked_details
+            row.provider_ref = details.provider_ref
             row.details_changed_at, row.details_changed_by = now, by.name
         if change.blocked is not None:
             row.blocked = change.blocked
@@ -194,29 +194,29 @@ class PayoutService:
         return True
 
     async def order(
-        self, session: AsyncSession, tenant: str, key: str, by: Actor, wanted: NewPayout
+        self, session: AsyncSession, tenant: str, key: str, by: Actor, request: NewPayout
     ) -> Ordered:
         """Raises `Conflict` when the key was used for another payout, `NotFound` for an unknown
         recipient, `Invalid` for what can't be paid and a key that is one of ours."""
         if key.startswith(_OUR_KEYS):
             raise Invalid(f"an Idempotency-Key does not begin with {', '.join(_OUR_KEYS)}")
         await repository.serialize_on(session, payout_id(tenant, key))
-        return await self._order(session, tenant, [(key, wanted)], by)
+        return await self._order(session, tenant, [(key, request)], by)
 
     async def order_batch(
-        self, session: AsyncSession, tenant: str, key: str, by: Actor, wanted: NewBatch
+        self, session: AsyncSession, tenant: str, key: str, by: Actor, request: NewBatch
     ) -> tuple[Batch, bool]:
         """All of it or nothing, and whether it is new."""
         id_ = derived_id("batches", tenant, key)
-        content = json.dumps(wanted.model_dump(mode="json"), sort_keys=True)
+        content = json.dumps(request.model_dump(mode="json"), sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()
         values = {
             "id": id_,
             "tenant": tenant,
             "idempotency_key": key,
-            "name": wanted.name,
+            "name": request.name,
             "digest": digest,
-            "payouts": len(wanted.payouts),
+            "payouts": len(request.payouts),
             "created_by": by.name,
         }
         adding = insert(Batch).values(values).on_conflict_do_nothing().returning(Batch.id)
@@ -225,7 +225,7 @@ class PayoutService:
         if row.digest != digest:
             raise Conflict("this Idempotency-Key was used for another batch")
         if new:
-            items = [(f"batch:{id_}:{n}", each) for n, each in enumerate(wanted.payouts)]
+            items = [(f"batch:{id_}:{n}", each) for n, each in enumerate(request.payouts)]
             await self._order(session, tenant, items, by, batch_id=id_)
         return row, new
 
@@ -305,27 +305,27 @@ class PayoutService:
         amount = min(there, account.limit(recipient.currency)) // step * step
         if not amount:
             raise Invalid(f"{recipient.provider} pays multiples of {step} {recipient.currency}")
-        wanted = NewPayout(
+        request = NewPayout(
             recipient=recipient.reference,
             amount=amount,
             currency=recipient.currency,
             funding="balance",
             priority="default",
         )
-        self._check(account, recipient, id_, wanted)
-        return _row(now, id_, key, wanted, recipient, account, audit_log.PAYBUS, None)
+        self._check(account, recipient, id_, request)
+        return _row(now, id_, key, request, recipient, account, audit_log.PAYBUS, None)
 
     async def _order(
         self,
         session: AsyncSession,
         tenant: str,
-        wanted: Sequence[tuple[str, NewPayout]],
+        request: Sequence[tuple[str, NewPayout]],
         by: Actor,
         *,
         batch_id: str | None = None,
     ) -> Ordered:
         await repository.ensure_tenant(session, tenant)
-        by_id = {payout_id(tenant, key): (key, each) for key, each in wanted}
+        by_id = {payout_id(tenant, key): (key, each) for key, each in request}
         known = await repository.lock_payouts(session, list(by_id))
         books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
         claimed = [row for row in known.values() if row.adopted]
@@ -367,20 +367,20 @@ class PayoutService:
         for row in made:
             books.create(row, by)
             if row.state == State.APPROVED and row.due_at <= books.now:
-                row.next_at = books.now + self._reorder
+                row.next_action_at = books.now + self._reorder
                 books.enqueue(row)
 
     async def _recipients(
-        self, session: AsyncSession, tenant: str, wanted: Sequence[NewPayout]
+        self, session: AsyncSession, tenant: str, request: Sequence[NewPayout]
     ) -> Mapping[str, Recipient]:
-        by_id = {recipient_id(tenant, each.recipient): each.recipient for each in wanted}
+        by_id = {recipient_id(tenant, each.recipient): each.recipient for each in request}
         found = await repository.recipients(session, list(by_id))
         if missing := [by_id[id_] for id_ in by_id if id_ not in found]:
             raise NotFound(f"no recipient is called {', '.join(sorted(missing)[:5])}")
         return {row.reference: row for row in found.values()}
 
     def _check(
-        self, account: ProviderAccount, recipient: Recipient, id_: str, wanted: NewPayout
+        self, account: ProviderAccount, recipient: Recipient, id_: str, request: NewPayout
     ) -> None:
         """Raises `Invalid`."""
         who = recipient.reference
@@ -390,24 +390,24 @@ class PayoutService:
             )
         if recipient.blocked:
             raise Invalid(f"{who} is blocked")
-        if wanted.currency != recipient.currency:
-            raise Invalid(f"{who} is paid in {recipient.currency}, not in {wanted.currency}")
-        limit = account.limit(wanted.currency)
-        if wanted.amount > limit:
+        if request.currency != recipient.currency:
+            raise Invalid(f"{who} is paid in {recipient.currency}, not in {request.currency}")
+        limit = account.limit(request.currency)
+        if request.amount > limit:
             raise Invalid(
-                f"{account.path} pays at most {limit} {wanted.currency} at once (minor units; "
+                f"{account.path} pays at most {limit} {request.currency} at once (minor units; "
                 "`limits` in the file that PAYOUT_ACCOUNTS_FILE names)"
             )
         details = self._details.open(recipient.provider, recipient.details)
-        amount, currency = wanted.amount, wanted.currency
-        order = PayoutRequest(id_, recipient.id, amount, currency, details, wanted.description)
+        amount, currency = request.amount, request.currency
+        order = PayoutRequest(id_, recipient.id, amount, currency, details, request.description)
         account.client.check(order)
 
-    def _same_recipient(self, row: Recipient, wanted: NewRecipient, details: Any) -> None:
+    def _same_recipient(self, row: Recipient, request: NewRecipient, details: Any) -> None:
         same = (
-            row.name == wanted.name
+            row.name == request.name
             and (row.provider, row.account, row.currency)
-            == (wanted.provider, wanted.account, wanted.currency)
+            == (request.provider, request.account, request.currency)
             and self._details.open(row.provider, row.details) == details
         )
         if not same:
@@ -418,7 +418,11 @@ class PayoutService:
     ) -> None:
         books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
         # Details are no part of it: neither sealed nor open do they belong in a log.
-        data = {"shown": row.shown, "blocked": row.blocked, "schedule": row.schedule}
+        data = {
+            "masked_details": row.masked_details,
+            "blocked": row.blocked,
+            "schedule": row.schedule,
+        }
         books.audit(
             Action(
                 at=books.now,
@@ -440,28 +444,28 @@ def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey])
         raise NotYet(
             f"the database was restored, and {recipient.provider}/{recipient.account} is not "
             "reconciled yet: what was paid since the backup may be forgotten "
-            "(payout-jobs/status says how far it is)",
+            "(GET /v1/control says how far it is)",
             _UNRECONCILED_SECONDS,
         )
 
 
-def _claim(books: PayoutUnitOfWork, row: Payout, key: str, wanted: NewPayout, by: Actor) -> None:
+def _claim(books: PayoutUnitOfWork, row: Payout, key: str, request: NewPayout, by: Actor) -> None:
     """A payout that the database had forgotten is ordered again, with the key that it had: from now
     on it is as it was ordered. Raises `Conflict` when it is another one."""
-    asked = (wanted.recipient, wanted.currency, wanted.amount)
+    asked = (request.recipient, request.currency, request.amount)
     if asked != (row.recipient, row.currency, row.amount):
         raise Conflict("this Idempotency-Key was used for another payout")
     posted = []
     given_up = row.state == State.CANCELLED and not row.fee_charged
     # It was taken from what is available, which was not right, and is not what was given up.
-    if wanted.funding == "direct" and not given_up:
-        posted.append(Entry(Ledger.PLATFORM, Ledger.AVAILABLE, row.amount + wanted.fee))
-    if wanted.fee and row.fee_charged:
-        posted.append(Entry(Ledger.AVAILABLE, Ledger.FEES, wanted.fee))
-    elif wanted.fee and entries.is_pending(State(row.state)):
-        posted.append(Entry(Ledger.AVAILABLE, Ledger.PENDING, wanted.fee))
-    row.fee, row.funding, row.priority = wanted.fee, wanted.funding, wanted.priority
-    row.idempotency_key, row.request, row.created_by = key, as_stored(wanted), by.name
+    if request.funding == "direct" and not given_up:
+        posted.append(Entry(Ledger.PLATFORM, Ledger.AVAILABLE, row.amount + request.fee))
+    if request.fee and row.fee_charged:
+        posted.append(Entry(Ledger.AVAILABLE, Ledger.FEES, request.fee))
+    elif request.fee and entries.is_pending(State(row.state)):
+        posted.append(Entry(Ledger.AVAILABLE, Ledger.PENDING, request.fee))
+    row.fee, row.funding, row.priority = request.fee, request.funding, request.priority
+    row.idempotency_key, row.request, row.created_by = key, as_stored(request), by.name
     row.adopted = False
     books.annotate(row, by, "claim", "ordered again after a restore", posted)
 
@@ -470,12 +474,14 @@ async def _check_balances(
     session: AsyncSession, made: Sequence[Payout], recipients: Mapping[str, Recipient]
 ) -> None:
     """Raises `Conflict` when more is wanted from a balance than is available."""
-    wanted: Counter[tuple[str, str]] = Counter()
+    request: Counter[tuple[str, str]] = Counter()
     for row in made:
         if row.funding == "balance":
-            wanted[row.recipient_id, row.currency] += row.amount + row.fee
-    available = await repository.available_balances(session, [recipient for recipient, _ in wanted])
-    for (recipient, currency), amount in wanted.items():
+            request[row.recipient_id, row.currency] += row.amount + row.fee
+    available = await repository.available_balances(
+        session, [recipient for recipient, _ in request]
+    )
+    for (recipient, currency), amount in request.items():
         if amount > (there := available[recipient, currency]):
             raise Conflict(f"{there} {currency} are available (minor units), not {amount}")
     for row in made:
@@ -493,41 +499,41 @@ def _row(
     now: datetime,
     id_: str,
     key: str,
-    wanted: NewPayout,
+    request: NewPayout,
     recipient: Recipient,
     account: ProviderAccount,
     by: Actor,
     batch_id: str | None,
 ) -> Payout:
     # A fee is taken from what is the recipient's, too.
-    taken = wanted.amount + (wanted.fee if wanted.funding == "balance" else 0)
-    waits = account.needs_approval(taken, wanted.currency)
-    due_at = moment(wanted, now)
+    taken = request.amount + (request.fee if request.funding == "balance" else 0)
+    waits = account.needs_approval(taken, request.currency)
+    due_at = moment(request, now)
     return Payout(
         id=id_,
         tenant=recipient.tenant,
         created_at=now,
         idempotency_key=key,
-        request=as_stored(wanted),
+        request=as_stored(request),
         recipient_id=recipient.id,
         batch_id=batch_id,
         provider=recipient.provider,
         account=recipient.account,
-        amount=wanted.amount,
-        fee=wanted.fee,
+        amount=request.amount,
+        fee=request.fee,
         fee_charged=False,
         amount_returned=0,
-        currency=wanted.currency,
-        funding=wanted.funding,
-        priority=wanted.priority,
+        currency=request.currency,
+        funding=request.funding,
+        priority=request.priority,
         state=State.SCHEDULED if waits else State.APPROVED,
         held=False,
         created_by=by.name,
         due_at=due_at,
-        next_at=None if waits else due_at,
+        next_action_at=None if waits else due_at,
         attempts=0,
         failures=0,
-        looks=0,
+        status_checks=0,
         version=0,
         updated_at=now,
     )

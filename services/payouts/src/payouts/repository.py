@@ -125,7 +125,7 @@ async def recoveries(session: AsyncSession, tenant: str) -> Sequence[Recovery]:
 
 async def recoveries_due(session: AsyncSession, before: datetime, limit: int) -> Sequence[Recovery]:
     """Those that were ordered before this moment (UTC), and are still there."""
-    query = select(Recovery).where(Recovery.ordered_at < before).order_by(Recovery.ordered_at)
+    query = select(Recovery).where(Recovery.requested_at < before).order_by(Recovery.requested_at)
     locking = query.limit(limit).with_for_update(skip_locked=True)
     return (await session.scalars(locking)).all()
 
@@ -194,9 +194,9 @@ def select_due(states: Sequence[State], now: datetime, limit: int) -> Select[Pay
     may_send = and_(Payout.tenant.not_in(halted), _reconciled(Payout))
     return (
         select(Payout)
-        .where(Payout.state.in_([str(each) for each in states]), Payout.next_at <= now)
+        .where(Payout.state.in_([str(each) for each in states]), Payout.next_action_at <= now)
         .where(or_(Payout.state.not_in(sends), may_send))
-        .order_by(Payout.next_at)
+        .order_by(Payout.next_action_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -299,11 +299,11 @@ async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Se
 async def recipients_by_handle(
     session: AsyncSession, provider: str, handles: Sequence[str]
 ) -> Mapping[tuple[str, str], Recipient]:
-    """By tenant and handle."""
+    """By tenant and the provider's name of the recipient."""
     query = select(Recipient).where(
-        Recipient.provider == provider, equals_any(Recipient.handle, sorted({*handles}))
+        Recipient.provider == provider, equals_any(Recipient.provider_ref, sorted({*handles}))
     )
-    return {(row.tenant, row.handle): row for row in (await session.scalars(query)).all()}
+    return {(row.tenant, row.provider_ref): row for row in (await session.scalars(query)).all()}
 
 
 async def counts(session: AsyncSession, *which: ColumnElement[bool]) -> dict[str, int]:
@@ -380,13 +380,13 @@ async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> 
 
 
 async def set_control(
-    session: AsyncSession, tenant: str, by: str, reason: str, values: Mapping[str, Any]
+    session: AsyncSession, tenant: str, actor: str, reason: str, values: Mapping[str, Any]
 ) -> TenantControl:
     await ensure_tenant(session, tenant)
     changed = await session.scalars(
         update(TenantControl)
         .where(TenantControl.tenant == tenant)
-        .values(**values, by=by, reason=reason, changed_at=func.clock_timestamp())
+        .values(**values, actor=actor, reason=reason, changed_at=func.clock_timestamp())
         .returning(TenantControl)
     )
     return changed.one()

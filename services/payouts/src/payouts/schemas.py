@@ -51,7 +51,7 @@ class Schedule(_Part):
 
 
 class NewRecipient(_Part):
-    """`details` are what the provider wants to know of where the money goes (docs/payouts.md)."""
+    """`details` name the account that receives the money (docs/guides/payouts.md)."""
 
     reference: Reference
     name: Text
@@ -125,9 +125,9 @@ def stored(request: dict[str, Any]) -> NewPayout:
     return NewPayout.model_validate(request, extra="ignore")
 
 
-def as_stored(wanted: NewPayout) -> dict[str, Any]:
-    return wanted.model_dump(mode="json")
+def as_stored(request: NewPayout) -> dict[str, Any]:
+    return request.model_dump(mode="json")
 
 
-def moment(wanted: NewPayout, now: datetime) -> datetime:
-    return max(now, wanted.due_at) if wanted.due_at else now
+def moment(request: NewPayout, now: datetime) -> datetime:
+    return max(now, request.due_at) if request.due_at else now

@@ -7,10 +7,7 @@ from pydantic import BeforeValidator, Field, FilePath, model_validator
 from common import settings
 from common.security.encryption import EncryptionSettings
 from common.settings import (
-    AuthSettings,
     CommaSeparated,
-    DatabaseSettings,
-    HttpSettings,
     ScheduleSettings,
     split_commas,
 )
@@ -28,7 +25,7 @@ class PayoutSettings(EncryptionSettings, ScheduleSettings):
     )
 
 
-class ApiSettings(HttpSettings, DatabaseSettings, AuthSettings, PayoutSettings):
+class ApiSettings(settings.ApiSettings, PayoutSettings):
     pass
 
 

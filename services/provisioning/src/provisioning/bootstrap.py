@@ -4,9 +4,6 @@ import httpx
 
 from common.contracts import topology
 from common.db.database import Sessions
-from common.http.app import create_app
-from common.http.resources import secure
-from common.http.service_status import status_router
 from common.messaging.effect_consumer import EffectfulConsumer
 from common.messaging.transactional_consumer import TransactionalConsumer
 from common.resilience.call_guard import CallGuard
@@ -14,14 +11,12 @@ from common.resilience.circuit_store import Circuits
 from common.runtime import wiring
 from common.runtime.gauge_collector import GaugeCollector
 from common.runtime.service import RoleContext, RoleProcess
-from common.scheduling.api import schedules_router
-from common.scheduling.scheduler import Scheduler, job_handler
 from provisioning import handlers
-from provisioning.api.integrations import router
+from provisioning.api import integrations
 from provisioning.clients.backend import Backend, BackendBusy
 from provisioning.gauges import measure
 from provisioning.handlers import Handlers
-from provisioning.jobs import Jobs
+from provisioning.jobs import SERVICE, Jobs
 from provisioning.provisioner import SOURCE, Provisioner
 from provisioning.settings import ApiSettings, BackendSettings, WorkerSettings
 
@@ -32,18 +27,15 @@ _AT_ONCE = 500  # as many operations as CONCURRENCY may be
 async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
     engine = await wiring.database_engine(settings, context)
     sessions = wiring.sessions(engine)
-    app = create_app(
-        "Paybus provisioning", alive=wiring.always_healthy, ready=wiring.database_check(engine)
+    return wiring.api(
+        "Paybus provisioning",
+        settings,
+        engine,
+        [integrations.router],
+        service=SERVICE,
+        parts=[await _provisioner(settings, context, sessions, settings.operator_tenant)],
+        has_circuits=True,
     )
-    secure(app, settings)
-    app.state.sessions = sessions
-    app.state.provisioner = await _provisioner(
-        settings, context, sessions, settings.operator_tenant
-    )
-    app.include_router(router)
-    app.include_router(schedules_router("provisioning", settings.operator_tenant))
-    app.include_router(status_router(settings.operator_tenant, circuits=True))
-    return RoleProcess(app)
 
 
 async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
@@ -56,18 +48,14 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
     sessions = wiring.sessions(engine)
     provisioner = await _provisioner(settings, context, sessions, settings.operator_tenant)
     ours = Handlers(provisioner)
-    schedule = Jobs(provisioner).schedule()
+    jobs, scheduler = wiring.jobs(
+        SERVICE, Jobs(provisioner).schedule(), settings.operator_tenant, options
+    )
     consumers = [
         TransactionalConsumer(
             topology.queue("provisioning.subscriptions"),
             ours.by_event(),
             prepare=handlers.prepare,
-            **options,
-        ),
-        TransactionalConsumer(
-            topology.queue("provisioning.jobs"),
-            {"job.run.provisioning": job_handler(sessions, schedule)},
-            batch=1,
             **options,
         ),
         EffectfulConsumer(
@@ -78,17 +66,11 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
             on_give_up=provisioner.give_up,
             **options,
         ),
+        jobs,
     ]
-    scheduler = Scheduler(
-        sessions, service="provisioning", tenant=settings.operator_tenant, schedule=schedule
-    )
+    tasks = [scheduler, GaugeCollector(sessions, measure)]
     return wiring.worker(
-        "Paybus provisioning worker",
-        settings,
-        messaging,
-        engine,
-        consumers,
-        tasks=[scheduler, GaugeCollector(sessions, measure)],
+        "Paybus provisioning worker", settings, messaging, engine, consumers, tasks
     )
 
 

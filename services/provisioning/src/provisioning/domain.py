@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Organization(StrEnum):
-    """An organization as it is wanted, or as it is in the back end."""
+    """The desired state of an organization, or the observed one in the backend API."""
 
     ABSENT = "absent"
     ACTIVE = "active"
@@ -34,7 +34,7 @@ class Status(StrEnum):
     PROVISIONED = "provisioned"
     SUSPENDED = "suspended"
     FAILED = "failed"  # all attempts of an operation failed
-    NOT_NEEDED = "not_needed"  # no subscription wants an organization, and there is none
+    NOT_NEEDED = "not_needed"  # no active subscription, and no organization
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SubscriptionState:
     active: bool
 
 
-def wanted(subscriptions: Iterable[SubscriptionState]) -> Organization:
+def desired_state(subscriptions: Iterable[SubscriptionState]) -> Organization:
     """One active subscription is enough; a customer has one organization however many there are."""
     all_ = list(subscriptions)
     if any(each.active for each in all_):
@@ -53,18 +53,18 @@ def wanted(subscriptions: Iterable[SubscriptionState]) -> Organization:
 
 
 def next_operation(
-    wanted: Organization, actual: Organization, *, unknown: bool = False
+    desired: Organization, observed: Organization, *, unknown: bool = False
 ) -> Operation | None:
-    """The call that brings `actual` closer to `wanted`; None when there is nothing to do.
+    """The call that brings `observed` closer to `desired`; None when there is nothing to do.
 
-    What ended before it was created is never created. While a call's outcome is `unknown`,
-    `actual` is no fact: what is wanted is then said again, even where it seems to be so already.
+    An organization whose subscriptions ended first is never created. While a call's outcome is
+    `unknown`, `observed` is not certain: the call is repeated even if it seems to be done.
     """
-    if unknown and wanted is Organization.SUSPENDED:
-        return Operation.SUSPEND  # whoever does it looks first whether there is anything
-    if unknown and wanted is Organization.ACTIVE and actual is not Organization.ABSENT:
+    if unknown and desired is Organization.SUSPENDED:
+        return Operation.SUSPEND  # the provisioner checks first whether it exists
+    if unknown and desired is Organization.ACTIVE and observed is not Organization.ABSENT:
         return Operation.RESUME
-    match wanted, actual:
+    match desired, observed:
         case Organization.ACTIVE, Organization.ABSENT:
             return Operation.CREATE
         case Organization.ACTIVE, Organization.SUSPENDED:
@@ -75,15 +75,15 @@ def next_operation(
 
 
 def status(
-    wanted: Organization,
-    actual: Organization,
+    desired: Organization,
+    observed: Organization,
     *,
     unknown: bool = False,
     contact_known: bool,
     enabled: bool,
 ) -> Status:
     """The status while nothing has failed for good."""
-    operation = next_operation(wanted, actual, unknown=unknown)
+    operation = next_operation(desired, observed, unknown=unknown)
     if operation is Operation.CREATE and not contact_known:
         return Status.WAITING
     if operation is not None:
@@ -92,7 +92,7 @@ def status(
         Organization.ABSENT: Status.NOT_NEEDED,
         Organization.ACTIVE: Status.PROVISIONED,
         Organization.SUSPENDED: Status.SUSPENDED,
-    }[actual]
+    }[observed]
 
 
 def too_many_failed(failed: int, finished: int, limit: float = 0.10) -> bool:

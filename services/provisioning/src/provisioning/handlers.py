@@ -59,9 +59,11 @@ class Handlers:
             raise Busy(str(error), error.retry_after) from error
 
     def _decide(self, work: UnitOfWork, row: Integration, event: Event[Any]) -> None:
-        """What is wanted after the event, and whether somebody has to do something about it."""
-        row.wanted = domain.wanted(SubscriptionState(each.active) for each in row.subscriptions)
-        # While it is pending a request is under way, and whoever serves it looks at what is wanted.
+        """Update the desired state after an event; true if an operation is due."""
+        row.desired_state = domain.desired_state(
+            SubscriptionState(each.active) for each in row.subscriptions
+        )
+        # A pending one has an open request, whose handler reads the desired state.
         if row.status != Status.PENDING:
             request(work, row, event, enabled=self._provisioner.enabled)
 

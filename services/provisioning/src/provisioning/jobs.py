@@ -19,6 +19,8 @@ from provisioning.provisioner import Provisioner
 
 log = get_logger(__name__)
 
+SERVICE = "provisioning"
+
 HEALTH_WINDOW = timedelta(minutes=30)
 _MAX_ROWS = 1000
 

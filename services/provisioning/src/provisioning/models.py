@@ -24,18 +24,20 @@ class Integration(TenantRow, Base):
     email: Mapped[str | None]
     name: Mapped[str | None]
     contact_sequence: Mapped[int] = mapped_column(server_default="0")
-    wanted: Mapped[str] = mapped_column(server_default="absent")
-    actual: Mapped[str] = mapped_column(server_default="absent")
+    desired_state: Mapped[str] = mapped_column(server_default="absent")
+    observed_state: Mapped[str] = mapped_column(server_default="absent")
     status: Mapped[str] = mapped_column(server_default="not_needed")
     organization_id: Mapped[str | None]
     admin_created: Mapped[bool] = mapped_column(server_default="false")
     error: Mapped[str | None]
     failed_event_id: Mapped[str | None]
-    # The intent: who calls the back end now, until when, and whether an earlier call's outcome
-    # is unknown, so that the back end has to be asked before it is told again.
+    # The intent: the process that calls the backend API now, until when, and whether an earlier
+    # call's outcome is unknown, so that its result has to be queried before the next call.
     lease: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     outcome_unknown: Mapped[bool] = mapped_column(server_default="false")
+    # How many calls ended after another process had taken over: they may have undone its call.
+    late_calls: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     # Loaded by the query that wants it, never by looking at it.

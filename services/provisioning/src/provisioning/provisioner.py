@@ -1,4 +1,4 @@
-"""Brings an organization to the state that is wanted, one call at a time, each intent kept first.
+"""Brings an organization to its desired state, one call at a time, saving each intent first.
 
 Safe to run for the same integration from several places at once: a lease lets one of them call.
 """
@@ -50,6 +50,7 @@ class Intent:
     lease: str
     attempt_id: int
     outcome_unknown: bool
+    late_calls: int
     admin_created: bool
     deadline: float
 
@@ -78,7 +79,7 @@ class Provisioner:
         self._redact = redact
 
     async def reconcile(self, integration_id: str, cause: Event[Any]) -> None:
-        """Do what is due, until nothing is: what is wanted may change meanwhile.
+        """Run operations until none is due: the desired state may change meanwhile.
 
         Raises `Busy` while another process does it, `CircuitOpen` while the back end is not
         called, and what `Backend` raises.
@@ -160,6 +161,7 @@ class Provisioner:
                 lease=str(uuid4()),
                 attempt_id=await repository.start_attempt(session, row.id, operation),
                 outcome_unknown=row.outcome_unknown,
+                late_calls=row.late_calls,
                 admin_created=row.admin_created,
                 deadline=deadline,
             )
@@ -208,11 +210,12 @@ class Provisioner:
             await _finish(session, intent, "succeeded", None)
             row = await repository.lock_integration(session, intent.integration_id)
             if row.lease != intent.lease:
-                return  # we were too slow: who took over has looked up what we did
+                _repeat(row)
+                return
             row.lease = row.lease_until = row.error = None
-            row.outcome_unknown = False
+            row.outcome_unknown = row.late_calls != intent.late_calls
             row.organization_id = organization_id
-            row.actual = intent.operation.result if organization_id else Organization.ABSENT
+            row.observed_state = intent.operation.result if organization_id else Organization.ABSENT
             row.status = status_of(row, enabled=self.enabled)
             if organization_id is None:
                 return
@@ -240,6 +243,15 @@ class Provisioner:
             if row.lease == intent.lease:
                 row.lease = row.lease_until = None
                 row.error = text
+            else:
+                _repeat(row)
+
+
+def _repeat(row: Integration) -> None:
+    """A call ended after another process had taken over, perhaps after that process's own call: on
+    a machine that was suspended, time-outs stand still. The desired state is set once more."""
+    row.late_calls += 1
+    row.outcome_unknown = True
 
 
 async def _finish(session: AsyncSession, intent: Intent, outcome: str, error: str | None) -> None:
@@ -249,14 +261,16 @@ async def _finish(session: AsyncSession, intent: Intent, outcome: str, error: st
 
 def operation_of(row: Integration) -> Operation | None:
     return domain.next_operation(
-        Organization(row.wanted), Organization(row.actual), unknown=row.outcome_unknown
+        Organization(row.desired_state),
+        Organization(row.observed_state),
+        unknown=row.outcome_unknown,
     )
 
 
 def status_of(row: Integration, *, enabled: bool) -> Status:
     return domain.status(
-        Organization(row.wanted),
-        Organization(row.actual),
+        Organization(row.desired_state),
+        Organization(row.observed_state),
         unknown=row.outcome_unknown,
         contact_known=bool(row.email),
         enabled=enabled,

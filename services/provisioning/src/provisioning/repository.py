@@ -93,10 +93,10 @@ async def lock_some(
     return (await session.scalars(query)).all()
 
 
-def matching(wanted: IntegrationFilter, tenant: str) -> Select[Integration]:
+def matching(chosen: IntegrationFilter, tenant: str) -> Select[Integration]:
     query = tenant_rows.filtered(
-        Integration, tenant, {"status": wanted.status, "customer_id": wanted.customer_id}
+        Integration, tenant, {"status": chosen.status, "customer_id": chosen.customer_id}
     )
-    if wanted.error is not None:
-        query = query.where(Integration.error.contains(wanted.error, autoescape=True))
+    if chosen.error is not None:
+        query = query.where(Integration.error.contains(chosen.error, autoescape=True))
     return query

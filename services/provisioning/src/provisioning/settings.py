@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 
 from common import settings
-from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
+from common.settings import DatabaseSettings, HttpSettings, ScheduleSettings
 
 
 def _header_value(token: SecretStr) -> SecretStr:
@@ -39,7 +39,7 @@ class BackendSettings(HttpSettings, DatabaseSettings):
     backend_circuit_seconds: float = Field(default=30, gt=0, description="for how long")
 
 
-class ApiSettings(BackendSettings, AuthSettings, ScheduleSettings):
+class ApiSettings(BackendSettings, settings.ApiSettings):
     pass
 
 

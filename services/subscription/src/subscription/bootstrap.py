@@ -8,25 +8,20 @@ import httpx
 
 from common.clients.accounts_file import AccountsInvalid
 from common.contracts import topology
-from common.http.app import create_app
-from common.http.resources import secure
-from common.http.service_status import status_router
 from common.messaging.effect_consumer import EffectfulConsumer
 from common.messaging.transactional_consumer import TransactionalConsumer
 from common.resilience.cache import Cache
 from common.resilience.circuit_store import Circuits
 from common.runtime import wiring
 from common.runtime.service import RoleContext, RoleProcess, exit_with_error
-from common.scheduling.api import schedules_router
-from common.scheduling.scheduler import Scheduler, job_handler
 from common.security.encryption import EncryptionSettings, SecretBox
 from subscription import handlers, jobs
-from subscription.api import billing
-from subscription.api.subscriptions import router
+from subscription.api import billing, subscriptions
 from subscription.billing.commands import BillingCommands
 from subscription.checkouts.payers import Payers
 from subscription.checkouts.refunds import RefundService
 from subscription.checkouts.service import CheckoutService
+from subscription.domain import SOURCE
 from subscription.providers.registry import Accounts
 from subscription.settings import AccountsSettings, ApiSettings, WorkerSettings
 from subscription.subscriptions.entitlements import EntitlementService
@@ -34,30 +29,25 @@ from subscription.subscriptions.entitlements import EntitlementService
 
 async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
     engine = await wiring.database_engine(settings, context)
-    app = create_app(
-        "Paybus subscription", alive=wiring.always_healthy, ready=wiring.database_check(engine)
-    )
-    secure(app, settings)
     sessions = wiring.sessions(engine)
-    app.state.sessions = sessions
-    app.state.accounts = await _accounts(settings, context, Circuits(sessions))
-    calling: dict[str, Any] = {
-        "timeout": settings.provider_timeout_seconds,
-        "redact": context.redact,
-    }
-    app.state.checkouts = CheckoutService(
-        sessions, app.state.accounts, _payers(settings), **calling
-    )
-    quiet = settings.billing_quiet_seconds
-    app.state.commands = BillingCommands(sessions, app.state.accounts, quiet=quiet, **calling)
+    accounts = await _accounts(settings, context, Circuits(sessions))
+    calling = _calling(settings, context)
     cache = Cache("entitlements", settings.redis_url)
     context.resources.push_async_callback(cache.close)
-    app.state.entitling = EntitlementService(sessions, cache)
-    app.include_router(router)
-    app.include_router(billing.router)
-    app.include_router(schedules_router("subscription", settings.operator_tenant))
-    app.include_router(status_router(settings.operator_tenant, circuits=True))
-    return RoleProcess(app)
+    return wiring.api(
+        "Paybus subscription",
+        settings,
+        engine,
+        [subscriptions.router, billing.router],
+        service=jobs.SERVICE,
+        parts=[
+            accounts,
+            CheckoutService(sessions, accounts, _payers(settings), **calling),
+            BillingCommands(sessions, accounts, quiet=settings.billing_quiet_seconds, **calling),
+            EntitlementService(sessions, cache),
+        ],
+        has_circuits=True,
+    )
 
 
 async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
@@ -66,15 +56,14 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
     consuming = await wiring.consuming(
         settings, context, messaging, "subscription-worker consumers"
     )
-    options = wiring.consumer_options(messaging, consuming, engine, source="/subscription")
+    options = wiring.consumer_options(messaging, consuming, engine, source=SOURCE)
     sessions = wiring.sessions(engine)
     accounts = await _accounts(settings, context, Circuits(sessions))
-    calling: dict[str, Any] = {
-        "timeout": settings.provider_timeout_seconds,
-        "redact": context.redact,
-    }
-    refunder = RefundService(sessions, accounts, **calling)
+    calling = _calling(settings, context)
+    refunds = RefundService(sessions, accounts, **calling)
+    commands = BillingCommands(sessions, accounts, quiet=settings.billing_quiet_seconds, **calling)
     schedule = jobs.schedule(timedelta(seconds=settings.renewals_interval_seconds))
+    job_consumer, scheduler = wiring.jobs(jobs.SERVICE, schedule, settings.operator_tenant, options)
     consumers = [
         TransactionalConsumer(
             topology.queue("subscription.billing"),
@@ -85,32 +74,26 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
         ),
         EffectfulConsumer(
             topology.queue("subscription.refunds"),
-            refunder.do,
+            refunds.do,
             concurrency=settings.concurrency,
-            on_give_up=refunder.give_up,
+            on_give_up=refunds.give_up,
             **options,
         ),
         EffectfulConsumer(
             topology.queue("subscription.commands"),
-            BillingCommands(
-                sessions, accounts, quiet=settings.billing_quiet_seconds, **calling
-            ).resume_event,
+            commands.resume_event,
             concurrency=settings.concurrency,
             **options,
         ),
-        TransactionalConsumer(
-            topology.queue("subscription.jobs"),
-            {"job.run.subscription": job_handler(sessions, schedule)},
-            batch=1,
-            **options,
-        ),
+        job_consumer,
     ]
-    scheduler = Scheduler(
-        sessions, service="subscription", tenant=settings.operator_tenant, schedule=schedule
-    )
     return wiring.worker(
-        "Paybus subscription worker", settings, messaging, engine, consumers, tasks=[scheduler]
+        "Paybus subscription worker", settings, messaging, engine, consumers, [scheduler]
     )
+
+
+def _calling(settings: AccountsSettings, context: RoleContext) -> dict[str, Any]:
+    return {"timeout": settings.provider_timeout_seconds, "redact": context.redact}
 
 
 def _payers(settings: EncryptionSettings) -> Payers:

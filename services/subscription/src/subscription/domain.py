@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import groupby
+from typing import Final
 
 from common.contracts.subscriptions import Status
+
+# The source of our own events.
+SOURCE: Final = "/subscription"
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 # Only a subscription that went round in a circle in each of so many seconds, and whose webhooks

@@ -9,6 +9,8 @@ from common.scheduling.scheduler import Every, Schedule
 from subscription.billing import commands
 from subscription.subscriptions import renewals
 
+SERVICE = "subscription"
+
 
 def schedule(interval: timedelta) -> Sequence[Schedule]:
     return (

@@ -87,21 +87,18 @@ class Subscription(Row):
     snapshot_at: Mapped[datetime | None]
     snapshots: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
     statuses: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
-    # Written by the version before alone, which knew the newest change of the status only.
-    turned_at: Mapped[datetime | None]
-    turned_status: Mapped[str | None]
     payment_at: Mapped[datetime | None]
     payment_event_id: Mapped[str | None]
     payment_paid: Mapped[bool | None]
     # When its clock strikes next; for those that are ours, which period's end was told of.
     due_at: Mapped[datetime | None]
     policy_version: Mapped[int] = mapped_column(server_default="0")
-    reminded_of: Mapped[datetime | None]
+    reminder_sent_for: Mapped[datetime | None]
     # For those that are ours: `now` or `period_end`, and since when somebody wants it to end so.
     cancel_when: Mapped[str | None]
-    cancel_wanted_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
     # Until when payments were given up by a cancellation at once: they never count again.
-    gave_up_at: Mapped[datetime | None]
+    forfeited_until: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -219,7 +216,7 @@ class Command(Row):
     subscription. `begun` counts its calls, `ended` those of which the end is known; `accepted_at`
     is when its caller was told that it will be done, `confirmed_at` when a report showed it."""
 
-    __tablename__ = "commands"
+    __tablename__ = "billing_commands"
 
     account: Mapped[str]
     idempotency_key: Mapped[str]
@@ -239,15 +236,15 @@ class Command(Row):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
     __table_args__ = (
-        Index("commands_page", "tenant", "created_at", "id"),
+        Index("billing_commands_page", "tenant", "created_at", "id"),
         Index(
-            "commands_unconfirmed",
+            "billing_commands_unconfirmed",
             "tenant",
             "subject",
             postgresql_where=text("confirmed_at IS NULL"),
         ),
         Index(
-            "commands_unfinished",
+            "billing_commands_unfinished",
             "updated_at",
             postgresql_where=text("status IN ('open', 'accepted')"),
         ),

@@ -31,10 +31,10 @@ async def policy(session: AsyncSession, tenant: str) -> tuple[EntitlementPolicy,
 
 
 async def set_policy(
-    session: AsyncSession, tenant: str, wanted: EntitlementPolicy, by: str
+    session: AsyncSession, tenant: str, request: EntitlementPolicy, by: str
 ) -> None:
     """Subscriptions that were judged by another version are found by `judged_otherwise`."""
-    values = {"policy": wanted.model_dump(mode="json"), "changed_by": by}
+    values = {"policy": request.model_dump(mode="json"), "changed_by": by}
     row = insert(models.EntitlementPolicy).values(tenant=tenant, **values)
     changed = {"changed_at": func.now(), "version": models.EntitlementPolicy.version + 1}
     await session.execute(

@@ -4,7 +4,7 @@ from pydantic import Field, FilePath
 
 from common import settings
 from common.security.encryption import EncryptionSettings
-from common.settings import AuthSettings, DatabaseSettings, HttpSettings, ScheduleSettings
+from common.settings import DatabaseSettings, ScheduleSettings
 
 
 class AccountsSettings(DatabaseSettings, EncryptionSettings):
@@ -22,7 +22,7 @@ class AccountsSettings(DatabaseSettings, EncryptionSettings):
     )
 
 
-class ApiSettings(AccountsSettings, HttpSettings, AuthSettings, ScheduleSettings):
+class ApiSettings(AccountsSettings, settings.ApiSettings):
     """`redis_url` is where entitlements are cached, too."""
 
 

@@ -1,4 +1,4 @@
-"""When to ask a provider about a payment, and what its answers mean. Pure: no I/O, no clock."""
+"""When to poll a provider for a payment, and what its results mean. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-FIRST_ASK: Final = timedelta(seconds=15)
-# However many hints come, one payment is asked about no more often.
-HINT_PAUSE: Final = timedelta(seconds=5)
-_LONGEST_PAUSE = timedelta(minutes=10)
-# What is under way when a payment expires may still succeed: it is watched, but seldom.
-AFTERMATH: Final = timedelta(hours=24)
-_AFTERMATH_PAUSE = timedelta(hours=1)
-# How long a provider that does not answer may be away, or an endpoint's credentials wrong.
-_SILENCE = timedelta(days=7)
-# A hint about a payment that nobody announced: true ones are settled at the first question.
-_QUESTIONS_FOR_A_HINT = 6
+FIRST_POLL: Final = timedelta(seconds=15)
+# However many notifications arrive, one payment is polled no more often than this.
+NOTIFICATION_POLL_INTERVAL: Final = timedelta(seconds=5)
+_MAX_POLL_INTERVAL = timedelta(minutes=10)
+# A payment that was under way when it expired may still succeed, so it is polled, but seldom.
+LATE_PAYMENT_WINDOW: Final = timedelta(hours=24)
+_LATE_POLL_INTERVAL = timedelta(hours=1)
+# How long a provider may be unreachable, or an endpoint's credentials wrong.
+_MAX_SILENCE = timedelta(days=7)
+# For a payment that only a notification named: a genuine one is resolved by the first poll.
+_MAX_UNANNOUNCED_POLLS = 6
 
 
-_LATE_PAUSE = timedelta(hours=6)
-# Money may have come so long before anybody told us of the payment.
-_UNHEARD = timedelta(days=1)
+_OVERDUE_POLL_INTERVAL = timedelta(hours=6)
+# How long before its first notification a payment may have been made.
+_MAX_ANNOUNCEMENT_DELAY = timedelta(days=1)
 
 
 class PaymentStatus(StrEnum):
@@ -35,86 +35,96 @@ class PaymentStatus(StrEnum):
 
 @dataclass(frozen=True)
 class PollState:
-    """A payment that is watched. `announced` is whether a checkout of ours started it."""
+    """A payment that is polled. `announced` is whether one of our checkouts started it."""
 
     announced: bool
     expires_at: datetime
-    asked: int
-    told: PaymentStatus = PaymentStatus.PENDING
+    poll_count: int
+    published_status: PaymentStatus = PaymentStatus.PENDING
 
 
 @dataclass(frozen=True)
 class Step:
-    """`tell` is what others are told now, if anything; `ask_at` when to ask again, if ever."""
+    """`publish` is the status to publish now, if any; `next_poll_at` the next poll, if any."""
 
-    tell: PaymentStatus | None
-    ask_at: datetime | None
-
-
-def poll_interval(asked: int, *, announced: bool) -> timedelta:
-    """After so many questions: longer each time, up to ten minutes."""
-    first = FIRST_ASK if announced else timedelta(seconds=5)
-    return min(_LONGEST_PAUSE, first * 1.5 ** min(asked, 20))
+    publish: PaymentStatus | None
+    next_poll_at: datetime | None
 
 
-def paid_at(said: datetime | None, known_since: datetime, now: datetime) -> datetime:
-    """When a payment was made: the provider's time, where it gives one that can be right. A later
-    one than now is a clock's or a time zone's; a much earlier one than the payment was heard of is
-    none at all."""
-    if said is None or not known_since - _UNHEARD <= said <= now:
+def poll_interval(poll_count: int, *, announced: bool) -> timedelta:
+    """Time until the next poll, which grows with each poll up to ten minutes."""
+    first = FIRST_POLL if announced else timedelta(seconds=5)
+    return min(_MAX_POLL_INTERVAL, first * 1.5 ** min(poll_count, 20))
+
+
+def paid_at(reported: datetime | None, known_since: datetime, now: datetime) -> datetime:
+    """When a payment was made: the provider's time if it is plausible, otherwise now. A time in the
+    future comes from a wrong clock or time zone, one long before the payment was known from a
+    default value."""
+    if reported is None or not known_since - _MAX_ANNOUNCEMENT_DELAY <= reported <= now:
         return now
-    return said
+    return reported
 
 
-def look_again(watch: PollState, now: datetime) -> datetime | None:
-    """When to see whether what is paid was paid once more, without a hint: once, when nobody can
-    pay any more; at once where that is long over and the payment was heard of only now."""
-    over = watch.expires_at + _AFTERMATH_PAUSE
+def second_payment_check_at(watch: PollState, now: datetime) -> datetime | None:
+    """When to check, without a notification, whether a paid payment was paid a second time: once,
+    after its page has expired; at once if the page expired long before the payment was known."""
+    over = watch.expires_at + _LATE_POLL_INTERVAL
     if now < over:
         return over
-    return now if watch.told is not PaymentStatus.SUCCEEDED else None
+    return now if watch.published_status is not PaymentStatus.SUCCEEDED else None
 
 
 def on_result(
     watch: PollState, answer: PaymentStatus, now: datetime, *, failure_is_final: bool
 ) -> Step:
-    """What follows from an answer.
+    """The step after a result.
 
-    Success is final. A failure or an expiry is told once, and watched on while the payment can
-    still be made: a payer may try a link again.
+    Success is final. A failure or an expiry is published once, and polling continues while the
+    payment can still be made: a payer may open a link again.
     """
-    if watch.told is PaymentStatus.SUCCEEDED:
+    if watch.published_status is PaymentStatus.SUCCEEDED:
         return Step(None, None)
     if answer is PaymentStatus.SUCCEEDED:
         return Step(answer, None)
     again = next_poll_at(watch, now)
     if answer is PaymentStatus.PENDING and again is None and watch.announced:
-        # It may still be paid, so it is checked less often, but not forgotten yet.
-        again = now + _LATE_PAUSE if now < watch.expires_at + _SILENCE else None
+        # It may still be paid, so it is polled less often instead of being given up.
+        again = now + _OVERDUE_POLL_INTERVAL if now < watch.expires_at + _MAX_SILENCE else None
     if answer is PaymentStatus.FAILED:
-        failed = answer if watch.told is not answer else None
+        failed = answer if watch.published_status is not answer else None
         return Step(failed, None if failure_is_final else again)
     expired = answer is PaymentStatus.EXPIRED or (watch.announced and now >= watch.expires_at)
-    tell = PaymentStatus.EXPIRED if expired and watch.told is PaymentStatus.PENDING else None
-    return Step(tell, None if answer is PaymentStatus.EXPIRED else again)
+    publish = (
+        PaymentStatus.EXPIRED
+        if expired and watch.published_status is PaymentStatus.PENDING
+        else None
+    )
+    return Step(publish, None if answer is PaymentStatus.EXPIRED else again)
 
 
 def on_no_result(watch: PollState, now: datetime) -> Step:
-    """What follows from no answer, or none that can be read. It says nothing of the payment, so an
-    announced one is asked about for days; only then it is called expired. Of one that succeeded
-    further charges are looked for, and it may have been heard of as late as that."""
+    """The step after a poll without a readable answer.
+
+    It says nothing about the payment, so an announced one is polled for days before it counts as
+    expired. A payment that succeeded is checked for further charges, and may have become known
+    as late as that, so it is polled twice as long."""
     again = next_poll_at(watch, now)
-    silence = 2 * _SILENCE if watch.told is PaymentStatus.SUCCEEDED else _SILENCE
+    silence = (
+        2 * _MAX_SILENCE if watch.published_status is PaymentStatus.SUCCEEDED else _MAX_SILENCE
+    )
     if again is None and watch.announced and now < watch.expires_at + silence:
-        again = now + _AFTERMATH_PAUSE
-    over = again is None and watch.announced and watch.told is PaymentStatus.PENDING
-    return Step(PaymentStatus.EXPIRED if over else None, again)
+        again = now + _LATE_POLL_INTERVAL
+    is_over = again is None and watch.announced and watch.published_status is PaymentStatus.PENDING
+    return Step(PaymentStatus.EXPIRED if is_over else None, again)
 
 
 def next_poll_at(watch: PollState, now: datetime) -> datetime | None:
-    """When to ask again, whatever the last answer was, or that there was none; None is never."""
-    if not watch.announced and (watch.asked >= _QUESTIONS_FOR_A_HINT or now >= watch.expires_at):
+    """The next poll, whatever the last result was; None when there is none."""
+    if not watch.announced and (
+        watch.poll_count >= _MAX_UNANNOUNCED_POLLS or now >= watch.expires_at
+    ):
         return None
     if now < watch.expires_at:
-        return now + poll_interval(watch.asked, announced=watch.announced)
-    return now + _AFTERMATH_PAUSE if now < watch.expires_at + AFTERMATH else None
+        return now + poll_interval(watch.poll_count, announced=watch.announced)
+    return now + _LATE_POLL_INTERVAL if now < watch.expires_at + LATE_PAYMENT_WINDOW else None

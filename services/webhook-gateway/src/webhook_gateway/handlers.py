@@ -1,4 +1,4 @@
-"""What makes the worker ask: a checkout of ours, or somebody's hint."""
+"""What starts the polling of a payment: one of our checkouts, or a provider's notification."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from common.messaging.outbox import UnitOfWork
 from common.messaging.transactional_consumer import Handler
 from common.observability.logging import get_logger
 from webhook_gateway import repository
-from webhook_gateway.domain import FIRST_ASK
+from webhook_gateway.domain import FIRST_POLL
 from webhook_gateway.models import payment_id
 from webhook_gateway.providers.pollable import PollableProvider
 from webhook_gateway.providers.registry import PROVIDERS
 
 log = get_logger(__name__)
 
-# A hint that nobody announced is asked about a few times only, see domain.step.
-_HINT_EXPIRES = timedelta(hours=1)
-_ASKED = {name: kind for name, kind in PROVIDERS.items() if issubclass(kind, PollableProvider)}
-_HINTS_BY_SECRET = frozenset(name for name, kind in _ASKED.items() if kind.hints_by_secret)
-_CHARGE_AGAIN = frozenset(name for name, kind in _ASKED.items() if kind.charges_again)
+# For a payment that no checkout announced; it is polled a few times only, see `domain`.
+_UNANNOUNCED_EXPIRES_AFTER = timedelta(hours=1)
+_POLLED = {name: kind for name, kind in PROVIDERS.items() if issubclass(kind, PollableProvider)}
+_NOTIFIES_BY_SECRET = frozenset(name for name, kind in _POLLED.items() if kind.notifies_by_secret)
+_CHARGE_AGAIN = frozenset(name for name, kind in _POLLED.items() if kind.charges_again)
 
 
 class Handlers:
-    """`wake` is called when there is something new to ask."""
+    """`wake` is called when a payment can be polled now."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -35,7 +35,7 @@ class Handlers:
     async def on_checkout_started(self, work: UnitOfWork, event: Event[CheckoutStarted]) -> None:
         started = event.data
         if started.provider == "stripe":
-            return  # has an event list, which is read instead
+            return  # Stripe has an event list, which is read instead
         await repository.watch_payment(
             work.session,
             {
@@ -44,46 +44,54 @@ class Handlers:
                 "provider": started.provider,
                 "endpoint": started.endpoint,
                 "reference": started.reference,
-                "hint_reference": started.hint_reference,
+                "notification_reference": started.notification_reference,
                 "lookup": started.lookup,
                 "amount": started.amount,
                 "currency": started.currency,
                 "correlation_id": event.correlationid,
                 "cause_id": event.id,
                 "expires_at": started.expires_at,
-                "ask_at": event.recordedtime + FIRST_ASK,
+                "next_poll_at": event.recordedtime + FIRST_POLL,
             },
         )
 
-    async def on_hint(self, work: UnitOfWork, event: Event[UnverifiedPaymentNotification]) -> None:
-        hint = event.data
-        if hint.provider in _HINTS_BY_SECRET:
+    async def on_notification(
+        self, work: UnitOfWork, event: Event[UnverifiedPaymentNotification]
+    ) -> None:
+        notification = event.data
+        if notification.provider in _NOTIFIES_BY_SECRET:
             known = await repository.record_notification_by_secret(
-                work.session, event.tenant, hint.provider, hint.endpoint, hint.reference
+                work.session,
+                event.tenant,
+                notification.provider,
+                notification.endpoint,
+                notification.reference,
             )
             if not known:
-                log.info("notification_for_unknown_payment", provider=hint.provider)
+                log.info("notification_for_unknown_payment", provider=notification.provider)
         else:
             await repository.record_notification(
                 work.session,
                 {
-                    "id": _id(event, hint.provider, hint.endpoint, hint.reference),
+                    "id": _id(
+                        event, notification.provider, notification.endpoint, notification.reference
+                    ),
                     "tenant": event.tenant,
-                    "provider": hint.provider,
-                    "endpoint": hint.endpoint,
-                    "reference": hint.reference,
+                    "provider": notification.provider,
+                    "endpoint": notification.endpoint,
+                    "reference": notification.reference,
                     "correlation_id": event.correlationid,
                     "cause_id": event.id,
-                    "expires_at": event.recordedtime + _HINT_EXPIRES,
+                    "expires_at": event.recordedtime + _UNANNOUNCED_EXPIRES_AFTER,
                 },
-                settled=hint.provider in _CHARGE_AGAIN,
+                again=notification.provider in _CHARGE_AGAIN,
             )
         self._wake()
 
     def by_event(self) -> Mapping[str, Handler]:
         return {
             "checkout.started": self.on_checkout_started,
-            "payment.notification_received": self.on_hint,
+            "payment.notification_received": self.on_notification,
         }
 
 

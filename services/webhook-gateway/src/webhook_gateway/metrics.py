@@ -34,36 +34,34 @@ endpoints_fault = Gauge(
     "1 while the endpoints file can't be used and the one before it stays in force.",
 )
 
-questions = Counter(
+polls = Counter(
     "paybus_payment_polls_total",
-    "Questions about a payment, by what was answered: a standing, charges (of what is paid), or "
-    "failed.",
+    "Status queries about payments, by result: a status, charges (of what is paid), or failed.",
     ["provider", "outcome"],
 )
 
-healed = Counter(
+recovered = Counter(
     "paybus_payments_recovered_total",
-    "Payments that were found to have succeeded although no webhook had come.",
+    "Payments that polling found to have succeeded before any webhook arrived.",
     ["provider"],
 )
 
 duplicated = Counter(
     "paybus_payments_duplicated",
-    "Charges for what was paid already: the provider has them, and they have to go back.",
+    "Further charges of payments that had succeeded; they have to be refunded.",
     ["provider"],
 )
 duplicated.labels("flutterwave")  # an increase is one only of what was 0
 
 watched = Gauge(
     "paybus_pending_payments",
-    "Payments whose outcome is still asked for.",
+    "Payments whose outcome is still polled.",
     ["provider"],
 )
 
-unaskable = Gauge(
+unpollable = Gauge(
     "paybus_unpollable_payments",
-    "Payments whose outcome nobody asks for: the endpoints file lacks their endpoint, or its "
-    "credentials.",
+    "Payments that can't be polled: the endpoints file lacks their endpoint, or its credentials.",
     ["provider"],
 )
 

@@ -1,4 +1,4 @@
-"""The gateway worker's tables: payments whose outcome has to be asked for."""
+"""The gateway worker's tables: payments that are polled."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Base(DeclarativeBase):
 
 
 class PendingPayment(TenantRow, Base):
-    """`ask_at` is null when there is nothing more to ask. `told` is the last standing that was
-    published, `charges` the provider's ids of the charges that were, where there can be several;
-    `hinted_at` when the provider first spoke of it by itself."""
+    """`next_poll_at` is null when polling has ended. `published_status` is the last status that was
+    published; `charges` are the provider's ids of the published charges, where there can be
+    several; `notified_at` is when the provider first sent a notification."""
 
-    __tablename__ = "watched_payments"
+    __tablename__ = "pending_payments"
 
     provider: Mapped[str]
     endpoint: Mapped[str]
     reference: Mapped[str]
-    hint_reference: Mapped[str | None]
+    notification_reference: Mapped[str | None]
     announced: Mapped[bool] = mapped_column(server_default="false")
     amount: Mapped[int | None] = mapped_column(BigInteger)
     currency: Mapped[str | None]
@@ -35,43 +35,33 @@ class PendingPayment(TenantRow, Base):
     correlation_id: Mapped[str]
     cause_id: Mapped[str]
     expires_at: Mapped[datetime]
-    hinted_at: Mapped[datetime | None]
-    asked: Mapped[int] = mapped_column(server_default="0")
-    asked_at: Mapped[datetime | None]
-    ask_at: Mapped[datetime | None]
-    told: Mapped[str] = mapped_column(server_default="pending")
+    notified_at: Mapped[datetime | None]
+    poll_count: Mapped[int] = mapped_column(server_default="0")
+    last_polled_at: Mapped[datetime | None]
+    next_poll_at: Mapped[datetime | None]
+    published_status: Mapped[str] = mapped_column(server_default="pending")
     charges: Mapped[list[str]] = mapped_column(server_default="{}")
     error: Mapped[str | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
     __table_args__ = (
         Index(
-            "watched_payments_due",
+            "pending_payments_due",
             "provider",
             "endpoint",
             text("announced DESC"),
-            "ask_at",
-            postgresql_where=text("ask_at IS NOT NULL"),
+            "next_poll_at",
+            postgresql_where=text("next_poll_at IS NOT NULL"),
         ),
-        Index("watched_payments_hint", "provider", "endpoint", "hint_reference"),
-        Index("watched_payments_age", "updated_at"),
+        Index("pending_payments_notification", "provider", "endpoint", "notification_reference"),
+        Index("pending_payments_age", "updated_at"),
     )
-
-
-class AskBudget(Base):
-    """How many questions an endpoint's provider may be asked now, by all replicas together."""
-
-    __tablename__ = "ask_budgets"
-
-    path: Mapped[str] = mapped_column(primary_key=True)
-    tokens: Mapped[float]
-    filled_at: Mapped[datetime]
 
 
 class StripeEventCursor(Base):
     """Up to when (the provider's time stamps) an endpoint's event list was read."""
 
-    __tablename__ = "event_cursors"
+    __tablename__ = "stripe_event_cursors"
 
     path: Mapped[str] = mapped_column(primary_key=True)
     read_to: Mapped[datetime]
@@ -79,4 +69,4 @@ class StripeEventCursor(Base):
 
 
 def payment_id(tenant: str, provider: str, endpoint: str, reference: str) -> str:
-    return derived_id("watched_payments", tenant, provider, endpoint, reference)
+    return derived_id("pending_payments", tenant, provider, endpoint, reference)

@@ -7,28 +7,48 @@ from common.settings import BrokerSettings, HttpSettings
 
 
 class EndpointsSettings(HttpSettings, BrokerSettings):
-    endpoints_file: FilePath = Field(description="whose webhooks are taken, as TOML")
+    endpoints_file: FilePath = Field(
+        description="the endpoints whose webhooks are accepted, as TOML"
+    )
 
 
 class ApiSettings(EndpointsSettings):
-    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(
+        default=1024 * 1024, ge=1024, description="the size of a webhook's body at most"
+    )
     webhook_spool_dir: DirectoryPath | None = Field(
-        default=None, description="where webhooks wait while the broker does not confirm"
+        default=None,
+        description="the folder in which webhooks wait while the broker confirms nothing",
     )
     redis_url: SecretStr | None = Field(
-        default=None, description="where all gateways together count calls for the rate limits"
+        default=None,
+        description="Redis, in which all gateways count calls for the rate limits together",
     )
-    gateway_spool_max_bytes: int = Field(default=1024**3, ge=1024**2)
+    gateway_spool_max_bytes: int = Field(
+        default=1024**3, ge=1024**2, description="the size of the spool at most"
+    )
 
 
 class WorkerSettings(EndpointsSettings, settings.WorkerSettings):
     payment_polls_per_second: float = Field(
-        default=5, gt=0, description="to one endpoint's provider, by all workers together"
+        default=5,
+        gt=0,
+        description="status queries to one endpoint's provider, by all workers together",
     )
-    payment_poll_burst: int = Field(default=20, ge=1)
-    payment_poll_timeout_seconds: float = Field(default=10, ge=0.1, le=60)
-    concurrency: int = Field(default=16, ge=1, description="questions to one provider at once")
+    payment_poll_burst: int = Field(
+        default=20, ge=1, description="status queries to one endpoint's provider in a burst"
+    )
+    payment_poll_timeout_seconds: float = Field(
+        default=10, ge=0.1, le=60, description="the time limit of one status query"
+    )
+    concurrency: int = Field(
+        default=16, ge=1, description="concurrent status queries to one provider, of this process"
+    )
     stripe_backfill_delay_seconds: float = Field(
-        default=120, ge=1, description="how long a webhook of Stripe may take before it is missed"
+        default=120,
+        ge=1,
+        description="how late a webhook of Stripe may arrive before its event is backfilled",
     )
-    stripe_backfill_interval_seconds: float = Field(default=60, ge=1)
+    stripe_backfill_interval_seconds: float = Field(
+        default=60, ge=1, description="the interval at which Stripe's event list is read"
+    )

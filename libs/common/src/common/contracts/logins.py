@@ -52,7 +52,7 @@ PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         "payouts": (
             r"payout\.(submitted|paid|failed|returned|cancelled)",
             r"payout\.process\.[a-z]+",
-            r"payout_work\.due",
+            r"payout_(report\.generate|reconciliation\.run)",
             r"job\.run\.payouts",
         )
     },

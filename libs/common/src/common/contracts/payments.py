@@ -18,8 +18,8 @@ class Contact(Payload):
 class CheckoutStarted(Payload):
     """A customer was sent to pay. `reference` is what the provider calls the payment.
 
-    `lookup` is what the provider has to be told besides when it is asked about it; `hint_reference`
-    what its calls name instead of the reference, where that is so.
+    `lookup` has further parameters for querying its status; `notification_reference` is what the
+    provider's notifications carry instead of the reference, where they do.
     """
 
     provider: str
@@ -29,7 +29,7 @@ class CheckoutStarted(Payload):
     amount: MinorUnits
     currency: Currency
     expires_at: AwareDatetime
-    hint_reference: str | None = None
+    notification_reference: str | None = None
     lookup: dict[str, str] = Field(default_factory=dict)
 
 
@@ -133,8 +133,9 @@ class PaymentRefunded(Payload):
     currency: Currency
 
 
-# What a refund of ours is called in its metadata at the provider.
-REFUND_IN_METADATA = "paybus_refund"
+# The beginning of the keys under which our ids are in the metadata of providers' objects.
+OUR_METADATA = "paybus_"
+REFUND_IN_METADATA = f"{OUR_METADATA}refund"
 
 
 class RefundReported(Payload):

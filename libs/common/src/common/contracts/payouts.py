@@ -2,7 +2,6 @@
 pay its recipients, and how far it came."""
 
 from datetime import date
-from typing import Literal
 
 from common.contracts.event import Id, Payload
 from common.contracts.money import Currency, MinorUnits, SignedMinorUnits
@@ -50,14 +49,18 @@ class ProcessPayout(Payload):
     ask: bool = False
 
 
-class PayoutWork(Payload):
-    """A command that no payout waits for: the report of a day (UTC), or its reconciliation with one
-    account of a provider."""
+class GenerateDailyReport(Payload):
+    """Write the tenant's report of a day (UTC)."""
 
-    kind: Literal["report", "reconciliation"]
     day: date
-    provider: str | None = None
-    account: str | None = None
+
+
+class ReconcileAccount(Payload):
+    """Compare a day (UTC) of one account at a provider with the ledger."""
+
+    day: date
+    provider: str
+    account: str
 
 
 class PayoutChanged(Payload):

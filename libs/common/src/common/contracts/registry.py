@@ -32,9 +32,10 @@ from common.contracts.payments import (
 )
 from common.contracts.payouts import (
     EarningsAdjustment,
+    GenerateDailyReport,
     PayoutChanged,
-    PayoutWork,
     ProcessPayout,
+    ReconcileAccount,
     TransferReported,
 )
 from common.contracts.provisioning import OrganizationChanged, ReconcileOrganization
@@ -168,8 +169,11 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "payout.process.low": EventType(
         "payouts", ProcessPayout, "Command: go on with a payout that may wait for all others."
     ),
-    "payout_work.due": EventType(
-        "payouts", PayoutWork, "Command: write a report or a reconciliation."
+    "payout_report.generate": EventType(
+        "payouts", GenerateDailyReport, "Command: write a tenant's report of a day."
+    ),
+    "payout_reconciliation.run": EventType(
+        "payouts", ReconcileAccount, "Command: compare a day of an account with its provider."
     ),
     "earnings.credit": EventType(
         "payouts", EarningsAdjustment, "Command: pay a recipient what they earned."

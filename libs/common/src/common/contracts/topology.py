@@ -131,7 +131,11 @@ QUEUES: Final = (
     Queue("payouts.default", (Binding("payouts", "payout.process.default"),)),
     Queue(
         "payouts.low",
-        (Binding("payouts", "payout.process.low"), Binding("payouts", "payout_work.due")),
+        (
+            Binding("payouts", "payout.process.low"),
+            Binding("payouts", "payout_report.generate"),
+            Binding("payouts", "payout_reconciliation.run"),
+        ),
     ),
     Queue(
         "payouts.reports",

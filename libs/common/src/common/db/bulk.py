@@ -1,7 +1,8 @@
 """Many rows in one statement, as one array for each column.
 
 A statement with a placeholder for each value is compiled and parsed anew for each number of rows;
-with arrays its text is always the same, which makes a batch far cheaper (docs/performance.md).
+with arrays its text is always the same, which makes a batch far cheaper
+(docs/explanation/performance.md).
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from alembic import command, context, op
@@ -12,12 +10,9 @@ from alembic.config import Config
 
 from common.db.database import CONNECT_ARGUMENTS
 from common.observability.logging import get_logger
-from common.security.encryption import EncryptionSettings, SecretBox
-from common.settings import DatabaseSettings, load_or_exit
+from common.settings import DatabaseSettings
 
 log = get_logger(__name__)
-
-_SEALED_AT_ONCE = 50
 
 
 def upgrade(settings: DatabaseSettings, package: Path) -> None:
@@ -37,66 +32,24 @@ def upgrade(settings: DatabaseSettings, package: Path) -> None:
 
 
 def run_environment() -> None:
-    """The whole of every service's `migrations/env.py`."""
+    """All that a service's `migrations/env.py` does."""
     context.configure(connection=context.config.attributes["connection"])
     context.run_migrations()
 
 
-def index_inbox_by_age() -> None:
-    """For a service's second migration: housekeeping looks for the oldest rows."""
-    op.create_index("inbox_received_at", "inbox", ["received_at"])
-
-
-def add_schedule_cancellation() -> None:
-    """For a later migration of a service with schedules."""
-    op.add_column("schedules", sa.Column("cancelled_at", sa.DateTime(timezone=True)))
-
-
-def add_schedule_registration() -> None:
-    """For a later migration of a service with schedules: which of them a running version has."""
-    now = sa.func.now()
-    time = sa.DateTime(timezone=True)
-    op.add_column("schedules", sa.Column("registered_at", time, nullable=False, server_default=now))
-
-
-def seal_rows(
-    table: str,
-    columns: Sequence[str],
-    seal: Callable[[SecretBox, sa.RowMapping], Mapping[str, Any]],
-) -> None:
-    """Rewrite every row's `columns` as `seal` says, of rows that were kept in clear. Only where
-    there are some must ENCRYPTION_KEYS be set."""
-    connection = op.get_bind()
-    described = sa.table(table, sa.column("id"), *(sa.column(each) for each in columns))
-    following = sa.select(described).order_by(described.c.id).limit(_SEALED_AT_ONCE)
-    found = connection.execute(following).mappings().all()
-    vault = SecretBox(load_or_exit(EncryptionSettings).encryption_keys) if found else None
-    while vault is not None and found:
-        for row in found:
-            this = described.c.id == row["id"]
-            connection.execute(sa.update(described).where(this).values(seal(vault, row)))
-        after = described.c.id > found[-1]["id"]
-        found = connection.execute(following.where(after)).mappings().all()
-
-
-def add_outbox_set_aside() -> None:
-    """For a later migration of every service: rows that no broker takes."""
-    op.add_column("outbox", sa.Column("set_aside", sa.Text))
-
-
-def create_quota_table() -> None:
-    """For a service that counts what it asks of others (`resilience/rate_limiter.py`)."""
+def create_rate_limits() -> None:
+    """For a service that limits its calls of others (`resilience/rate_limiter.py`)."""
     op.create_table(
-        "quotas",
+        "rate_limits",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("full_at", sa.DateTime(timezone=True), nullable=False),
     )
 
 
-def create_circuits_table() -> None:
-    """For a service that calls outside systems through a `Gate` (`resilience/circuit_store.py`)."""
+def create_circuit_breakers() -> None:
+    """For a service that calls others through a `CallGuard` (`resilience/circuit_store.py`)."""
     op.create_table(
-        "circuits",
+        "circuit_breakers",
         sa.Column("tenant", sa.Text, primary_key=True),
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("worker", sa.Text, primary_key=True),
@@ -108,9 +61,10 @@ def create_circuits_table() -> None:
 
 
 def create_messaging_tables() -> None:
-    """For a service's first migration: inbox, outbox and schedules as `tables.py` describes them.
+    """Create inbox, outbox and schedules, for a service's first migration.
 
-    Written out, not derived: a migration that has run must not change. A test compares both.
+    They are not derived from `tables.py`, for a migration that has run must not change. A test
+    compares both.
     """
     now = sa.func.now()
     time = sa.DateTime(timezone=True)
@@ -121,6 +75,7 @@ def create_messaging_tables() -> None:
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("received_at", time, nullable=False, server_default=now),
     )
+    op.create_index("inbox_received_at", "inbox", ["received_at"])
     op.create_table(
         "outbox",
         sa.Column("position", sa.BigInteger, sa.Identity(always=True), primary_key=True),
@@ -128,6 +83,7 @@ def create_messaging_tables() -> None:
         sa.Column("routing_key", sa.Text, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
         sa.Column("created_at", time, nullable=False, server_default=now),
+        sa.Column("set_aside", sa.Text),
         # Rows live for milliseconds; vacuum must not wait for a fifth of a large table.
         postgresql_with={
             "autovacuum_vacuum_scale_factor": "0.0",
@@ -144,4 +100,6 @@ def create_messaging_tables() -> None:
         sa.Column("last_duration_seconds", sa.Float),
         sa.Column("last_outcome", sa.Text),
         sa.Column("last_result", sa.Text),
+        sa.Column("cancelled_at", time),
+        sa.Column("registered_at", time, nullable=False, server_default=now),
     )

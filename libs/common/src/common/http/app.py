@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Any
 
@@ -38,8 +38,12 @@ Check = Callable[[], Awaitable[str | None]]
 """Returns None when well, else a sentence about what is wrong."""
 
 
-def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> FastAPI:
+def create_app(
+    title: str, *, alive: Check, ready: Check, large_bodies: Collection[str] = (), **options: Any
+) -> FastAPI:
     """An application with `/healthz`, `/readyz`, `/metrics` and errors as problem documents.
+
+    The bodies of `large_bodies`, paths, may be larger than others.
 
     `alive` fails only when a restart would help; a broker or database that is away makes a process
     not ready, and restarting it would not bring them back.
@@ -48,7 +52,7 @@ def create_app(title: str, *, alive: Check, ready: Check, **options: Any) -> Fas
     # its spans have queries in them, its logs the values that failed; ours is
     # common/observability/tracing.py.
     app = FastAPI(title=title, openapi_url=None, telemetry=_SILENT, **options)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, large_bodies=frozenset(large_bodies))
     if tracing.wanted():
         app.add_middleware(tracing.Traced)
     app.add_exception_handler(PaybusError, _on_paybus_error)

@@ -15,8 +15,8 @@ from common.http.problems import SECURITY_HEADERS, problem_response
 from common.http.throttling import Throttle
 
 # A body is parsed and checked in one turn of the event loop, and each of its values may be a fault
-# that is written down: nobody else waits for long with these. A path of `app.state.large_bodies`,
-# whose lists end at their first fault, may have more.
+# that is written down: with these limits other callers do not wait long. `large_bodies`, whose
+# lists end at their first fault, may have more.
 MOST_BODY_BYTES = 1024 * 1024
 MOST_VALUES = 10_000
 MOST_LARGE_BODY_BYTES = 2 * 1024 * 1024
@@ -68,8 +68,9 @@ class Guard:
     bodies no more than `MOST_HELD_BYTES` are held. Every answer gets the headers that keep browsers
     out of it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, large_bodies: frozenset[str] = frozenset()) -> None:
         self._app = app
+        self._large_bodies = large_bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +85,7 @@ class Guard:
         try:
             await _admit(scope, headers)
             if has_body:
-                large = scope["path"] in getattr(scope["app"].state, "large_bodies", ())
+                large = scope["path"] in self._large_bodies
                 most = MOST_LARGE_BODY_BYTES if large else MOST_BODY_BYTES
                 async with asyncio.timeout(BODY_SECONDS):
                     body = await read_body(headers, receive, held, most=most)

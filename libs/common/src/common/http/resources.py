@@ -1,4 +1,4 @@
-"""What the `/v1` APIs of all services have in common: the session, pages, schedules."""
+"""What the `/v1` APIs of all services share: dependencies, the session, and pages."""
 
 from __future__ import annotations
 
@@ -8,18 +8,44 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, FastAPI, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from common.db import pagination, tenant_rows
+from common.db.database import Sessions
 from common.db.pagination import encode_cursor
 from common.db.tenant_rows import RowT
 from common.http.auth import Authenticator
 from common.http.throttling import Throttle
 from common.settings import AuthSettings
 
+PartT = TypeVar("PartT")
 
-async def _session(request: Request) -> AsyncIterator[AsyncSession]:
-    async with request.app.state.sessions() as session:
+
+def provide(app: FastAPI, *parts: object) -> None:
+    """Make `parts` available to the app's endpoints, which name them by their types."""
+    app.state.parts = {type(part): part for part in parts}
+
+
+def part_of(request: Request, kind: type[PartT]) -> PartT:
+    """The app's part of this type."""
+    part: PartT = request.app.state.parts[kind]
+    return part
+
+
+def provided(kind: type[PartT]) -> Any:
+    """The same as a dependency: `Annotated[Accounts, provided(Accounts)]`."""
+
+    def find(request: Request) -> PartT:
+        return part_of(request, kind)
+
+    return Depends(find)
+
+
+SessionFactory = Annotated[Sessions, provided(async_sessionmaker)]
+
+
+async def _session(sessions: SessionFactory) -> AsyncIterator[AsyncSession]:
+    async with sessions() as session:
         yield session
 
 
@@ -38,7 +64,7 @@ IdempotencyKey = Annotated[
 
 
 def secure(app: FastAPI, settings: AuthSettings) -> None:
-    """Who may call it, and how often; the middleware of every app does it."""
+    """Have the middleware check who calls the app, and how often."""
     app.state.authenticator = Authenticator(settings)
     app.state.throttle = Throttle(settings)
 
@@ -49,7 +75,7 @@ class View(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
-    created_at: datetime = Field(description="when Paybus first heard of it, UTC")
+    created_at: datetime = Field(description="when Paybus first knew of it, UTC")
 
 
 ViewT = TypeVar("ViewT", bound=View)

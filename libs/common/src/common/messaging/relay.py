@@ -186,7 +186,7 @@ class Relay:
             if any(map(_not_allowed, found)):
                 refused = NotTaken(
                     f"this service's login may not publish {routing_key!r} to {exchange!r}: import "
-                    "the broker's definitions of this version (docs/deploy.md)"
+                    "the broker's definitions of this version (docs/guides/deploy.md)"
                 )
                 found = [each and refused for each in found]
             for number, outcome in zip(some, found, strict=True):

@@ -24,8 +24,8 @@ _KEEP = timedelta(days=7)
 
 metadata = MetaData()
 
-circuits = Table(
-    "circuits",
+circuit_breakers = Table(
+    "circuit_breakers",
     metadata,
     Column("tenant", Text, primary_key=True),
     Column("name", Text, primary_key=True),
@@ -68,14 +68,14 @@ class Circuits:
         """One after the other: the state that was last is the one that stays."""
         while self._latest:
             (tenant, name), state = self._latest.popitem()
-            row = insert(circuits).values(
+            row = insert(circuit_breakers).values(
                 tenant=tenant, name=name, worker=self._worker, state=state
             )
             kept = row.on_conflict_do_update(
                 index_elements=["tenant", "name", "worker"],
                 set_={"state": state, "changed_at": func.now()},
             )
-            old = delete(circuits).where(circuits.c.changed_at < func.now() - _KEEP)
+            old = delete(circuit_breakers).where(circuit_breakers.c.changed_at < func.now() - _KEEP)
             try:
                 async with self._sessions.begin() as session:
                     await session.execute(kept)
@@ -86,8 +86,10 @@ class Circuits:
 
 async def not_closed(session: AsyncSession, tenant: str | None = None) -> list[CircuitView]:
     """Of one tenant, or of all: where nothing is sent just now."""
-    query = select(circuits).where(circuits.c.state != CLOSED)
+    query = select(circuit_breakers).where(circuit_breakers.c.state != CLOSED)
     if tenant is not None:
-        query = query.where(circuits.c.tenant == tenant)
-    found: Sequence[Row[Any]] = (await session.execute(query.order_by(circuits.c.name))).all()
+        query = query.where(circuit_breakers.c.tenant == tenant)
+    found: Sequence[Row[Any]] = (
+        await session.execute(query.order_by(circuit_breakers.c.name))
+    ).all()
     return [CircuitView.model_validate(each) for each in found]

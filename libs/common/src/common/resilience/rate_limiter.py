@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from sqlalchemy import Column, DateTime, MetaData, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.db.database import Sessions
 from common.errors import RateLimited
 
 metadata = MetaData()
 
-quotas = Table(
-    "quotas",
+rate_limits = Table(
+    "rate_limits",
     metadata,
     Column("name", Text, primary_key=True),
     Column("full_at", DateTime(timezone=True), nullable=False),
@@ -21,7 +22,7 @@ quotas = Table(
 # The generic cell rate algorithm (ITU-T I.371): `full_at` is when all that was granted is used up.
 _TAKE = text(
     """
-    INSERT INTO quotas AS q (name, full_at)
+    INSERT INTO rate_limits AS q (name, full_at)
     VALUES (:name, clock_timestamp() + :cost * interval '1 second')
     ON CONFLICT (name) DO UPDATE
        SET full_at = greatest(q.full_at, clock_timestamp()) + :cost * interval '1 second'
@@ -29,6 +30,65 @@ _TAKE = text(
     RETURNING extract(epoch FROM full_at - clock_timestamp())::float8
     """
 )
+
+# What of `burst` is left, in a row that nobody else uses until the transaction ends.
+_LOCK = text(
+    """
+    SELECT greatest(0, extract(epoch FROM full_at - clock_timestamp()))::float8
+      FROM rate_limits WHERE name = :name FOR UPDATE SKIP LOCKED
+    """
+)
+_ENSURE = text(
+    "INSERT INTO rate_limits (name, full_at) VALUES (:name, clock_timestamp()) "
+    "ON CONFLICT (name) DO NOTHING"
+)
+_ADD = text(
+    """
+    UPDATE rate_limits
+       SET full_at = greatest(full_at, clock_timestamp()) + :seconds * interval '1 second'
+     WHERE name = :name
+    """
+)
+_DELETE_UNUSED = text("DELETE FROM rate_limits WHERE full_at < now() - interval '1 day'")
+_BLOCK = text(
+    """
+    INSERT INTO rate_limits AS r (name, full_at)
+    VALUES (:name, clock_timestamp() + :seconds * interval '1 second')
+    ON CONFLICT (name) DO UPDATE SET full_at = greatest(r.full_at, EXCLUDED.full_at)
+    """
+)
+
+
+async def delete_unused(session: AsyncSession) -> None:
+    """Delete the limits that nothing has used for a day, where their names come from rows."""
+    await session.execute(_DELETE_UNUSED)
+
+
+class SharedRate:
+    """For those who choose their work by what may be called now, in one transaction:
+    `rate_per_second` on average, `burst` at once, by all replicas together."""
+
+    def __init__(self, name: str, rate_per_second: float, burst: int) -> None:
+        self._name = name
+        self._step = 1 / rate_per_second
+        self._burst = burst
+
+    async def available(self, session: AsyncSession) -> int:
+        """How many calls may begin now; locks the row. 0 while another replica has it locked."""
+        await session.execute(_ENSURE, {"name": self._name})
+        used: float | None = await session.scalar(_LOCK, {"name": self._name})
+        # A call that is half paid for is none, and rounding must not take one away.
+        return 0 if used is None else max(0, int(self._burst - used / self._step + 1e-6))
+
+    async def use(self, session: AsyncSession, calls: int) -> None:
+        """`calls` of the available ones begin."""
+        if calls:
+            await session.execute(_ADD, {"name": self._name, "seconds": calls * self._step})
+
+    async def block(self, session: AsyncSession, seconds: float) -> None:
+        """No call begins for `seconds`, which the other side asked for."""
+        used_up = self._burst * self._step
+        await session.execute(_BLOCK, {"name": self._name, "seconds": used_up + seconds})
 
 
 class RateLimiter:

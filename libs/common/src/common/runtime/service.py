@@ -94,11 +94,14 @@ def main(
     """`python -m <service> <role>`: the one entry point of every service.
 
     With `migrations`, the package that holds them, there is a role `migrate` too: it brings the
-    database up to date and ends. With `sealing` there are `new-key`, which prints a key for
+    database up to date and ends. With `sealing` there are `generate-key`, which prints a key for
     ENCRYPTION_KEYS, and `rotate-keys`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name.replace('-', '_')}")
-    more = [*(["migrate"] if migrations else []), *(["new-key", "rotate-keys"] if sealing else [])]
+    more = [
+        *(["migrate"] if migrations else []),
+        *(["generate-key", "rotate-keys"] if sealing else []),
+    ]
     parser.add_argument("role", choices=[*roles, *more])
     role: str = parser.parse_args().role
     if role == "migrate":
@@ -107,7 +110,7 @@ def main(
 
         upgrade(_begin(name, role, DatabaseSettings)[0], migrations)
         sys.exit(0)
-    if role == "new-key":
+    if role == "generate-key":
         print(new_key())
         sys.exit(0)
     if role == "rotate-keys":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,22 +11,28 @@ from typing import Any
 from fastapi import APIRouter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from common.contracts import topology
 from common.contracts.retry_ladder import RetryLadder
 from common.db import database
 from common.db.database import Sessions
 from common.http.app import Check, create_app
+from common.http.resources import provide, secure
+from common.http.service_status import status_router
 from common.messaging.connection import BrokerConnection, OnConnect
 from common.messaging.consumer import Consumer
 from common.messaging.inbox_cleanup import Housekeeper
 from common.messaging.publisher import Publisher
 from common.messaging.relay import Relay
 from common.messaging.topology_declarer import declaring
+from common.messaging.transactional_consumer import TransactionalConsumer
 from common.observability import metrics
 from common.observability.redaction import Redactor
 from common.runtime import gauges
 from common.runtime.gauge_collector import GaugeCollector
 from common.runtime.service import RoleContext, RoleProcess, Task, exit_with_error
-from common.settings import BrokerSettings, DatabaseSettings, WorkerSettings
+from common.scheduling.api import schedules_router
+from common.scheduling.scheduler import Schedule, Scheduler, job_handler
+from common.settings import ApiSettings, BrokerSettings, DatabaseSettings, WorkerSettings
 
 # Longer than a reconnect and a redeclaration take; a consumer gone for longer will not come back.
 _CONSUMER_GRACE_SECONDS = 60
@@ -82,6 +88,34 @@ async def database_engine(settings: DatabaseSettings, context: RoleContext) -> A
     return engine
 
 
+def api(
+    title: str,
+    settings: ApiSettings,
+    engine: AsyncEngine,
+    routers: Sequence[APIRouter],
+    *,
+    service: str,
+    parts: Sequence[object] = (),
+    has_circuits: bool = False,
+    large_bodies: Collection[str] = (),
+) -> RoleProcess:
+    """An API: `routers`, and the schedules and the status of `service`. `parts` are what its
+    endpoints depend on, by their types; `has_circuits` is whether it calls other systems."""
+    app = create_app(
+        title, alive=always_healthy, ready=database_check(engine), large_bodies=large_bodies
+    )
+    secure(app, settings)
+    provide(app, sessions(engine), app.state.authenticator, *parts)
+    tenant = settings.operator_tenant
+    of_all_services = (
+        schedules_router(service, tenant),
+        status_router(tenant, circuits=has_circuits),
+    )
+    for router in (*routers, *of_all_services):
+        app.include_router(router)
+    return RoleProcess(app)
+
+
 def worker(
     title: str,
     settings: WorkerSettings,
@@ -104,6 +138,20 @@ def worker(
         app.include_router(router)
     meter = GaugeCollector(sessions(engine), gauges.measure)
     return RoleProcess(app, [*consumers, housekeeper, meter, *tasks], [relay])
+
+
+def jobs(
+    service: str, schedule: Sequence[Schedule], tenant: str, options: Mapping[str, Any]
+) -> tuple[Consumer, Task]:
+    """The consumer that runs a service's scheduled jobs, and the scheduler that enqueues them."""
+    known = options["sessions"]
+    consumer = TransactionalConsumer(
+        topology.queue(f"{service.replace('_', '-')}.jobs"),
+        {f"job.run.{service}": job_handler(known, schedule)},
+        batch=1,
+        **options,
+    )
+    return consumer, Scheduler(known, service=service, tenant=tenant, schedule=schedule)
 
 
 def consumer_options(

@@ -21,7 +21,7 @@ def _fernet_key(key: SecretStr) -> SecretStr:
         Fernet(key.get_secret_value())
     except ValueError:
         raise ValueError(
-            "must be keys of 32 bytes in URL-safe base64: the service's role `new-key` prints one"
+            "must be keys of 32 bytes in URL-safe base64; the role `generate-key` prints one"
         ) from None
     return key
 

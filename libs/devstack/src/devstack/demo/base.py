@@ -141,7 +141,7 @@ class Part(ABC):
 
 async def insist(http: httpx.AsyncClient, url: str, **request: Any) -> dict[str, Any]:
     """Post it, with the same key again while the answer is that it is not known or not the time,
-    as docs/checkouts.md tells callers to."""
+    as docs/guides/checkouts.md tells callers to."""
     async for attempt in AsyncRetrying(
         retry=retry_if_exception(_is_passing), wait=wait_fixed(1), stop=stop_after_delay(60)
     ):

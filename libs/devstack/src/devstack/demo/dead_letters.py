@@ -188,7 +188,7 @@ class Cemetery:
         ordered = answer.raise_for_status().json()
         state = dict(ordered)
         started = time.monotonic()
-        with Bars(console, lambda: {"settled": (state["settled"], self.count)}) as show:
+        with Bars(console, lambda: {"completed": (state["completed"], self.count)}) as show:
             while state["state"] != "done" and time.monotonic() - started < _PATIENCE_SECONDS:
                 await asyncio.sleep(0.5)
                 state.update(await self._get(f"replays/{ordered['id']}"))

@@ -97,7 +97,7 @@ class Marketplace:
                 "schedule": {"kind": "threshold"},
             }
             # Who says where money goes approves none of it.
-            await self._call("admin", "POST", "payouts-api", "/api/v1/recipients", body)
+            await self._call("admin", "POST", "payouts-api", "/v1/recipients", body)
 
     async def trade(self) -> None:
         """Half of the orders are placed under each rule for late payments."""
@@ -123,8 +123,8 @@ class Marketplace:
 
     async def approve(self) -> None:
         """Payouts that are so large that they wait for a second person."""
-        for payout in await self._all("payouts-api", "/api/v1/payout-jobs/jobs", state="scheduled"):
-            path = f"/api/v1/payout-jobs/approve/{payout['id']}"
+        for payout in await self._all("payouts-api", "/v1/payouts", state="scheduled"):
+            path = f"/v1/payouts/{payout['id']}/approve"
             body = {"reason": "the seller is known"}
             await self._call("approver", "POST", "payouts-api", path, body)
 
@@ -280,8 +280,8 @@ class Marketplace:
     async def _balances(self) -> dict[str, Counter[str]]:
         """By ledger account and recipient."""
         found: dict[str, Counter[str]] = {}
-        for each in await self._all("payouts-api", "/api/v1/recipients"):
-            path = f"/api/v1/recipients/{each['id']}"
+        for each in await self._all("payouts-api", "/v1/recipients"):
+            path = f"/v1/recipients/{each['id']}"
             recipient = await self._call("viewer", "GET", "payouts-api", path)
             for balance in recipient["balances"]:
                 for name in ("platform", "available", "pending", "paid"):

@@ -47,7 +47,7 @@ class Tally:
     amounts: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Ours and theirs, in minor units, by currency: what recipients have."""
     pending: int = 0
-    differences: int = 0
+    discrepancies: int = 0
 
 
 class Payday:
@@ -67,7 +67,7 @@ class Payday:
             for number in range(sellers):
                 provider = PROVIDERS[number % len(PROVIDERS)]
                 body = self._recipient(provider, number)
-                made = await http.post("/api/v1/recipients", json=body)
+                made = await http.post("/v1/recipients", json=body)
                 made.raise_for_status()
                 self._recipients.append((body["reference"], body["currency"]))
                 self._references[made.json()["id"]] = provider
@@ -92,7 +92,7 @@ class Payday:
                 while True:
                     try:
                         made = await http.post(
-                            "/api/v1/batches",
+                            "/v1/batches",
                             json=body,
                             headers={"Idempotency-Key": f"payday-{number}"},
                         )
@@ -115,7 +115,7 @@ class Payday:
         while True:
             try:
                 async with self._client("viewer") as http:
-                    answer = await http.get("/api/v1/payout-jobs/status")
+                    answer = await http.get("/v1/control")
                 states: dict[str, int] = answer.raise_for_status().json()["states"]
             except httpx.HTTPError:
                 await asyncio.sleep(0.2)
@@ -174,11 +174,11 @@ class Payday:
 
     async def _all_payouts(self) -> list[dict[str, Any]]:
         async with self._client("viewer") as http:
-            return await everything(http, "/api/v1/payout-jobs/jobs")
+            return await everything(http, "/v1/payouts")
 
     async def _ledger(self) -> Mapping[str, Mapping[str, int]]:
         async with self._client("viewer") as http:
-            answer = await http.get("/api/v1/reports/daily")
+            answer = await http.get("/v1/reports/daily")
         balances = answer.raise_for_status().json()["balances"]
         return {each["currency"]: each for each in balances}
 

@@ -123,7 +123,7 @@ def _by_provider(payday: Payday, tally: Tally, calls: object) -> Table:
 
 def _verify(system: System) -> bool:
     """As an operator does it."""
-    command = [sys.executable, "-m", "payouts.cli.main", "verify-audit"]
+    command = [sys.executable, "-m", "payouts.cli.main", "verify-ledger"]
     env = {**os.environ, "DATABASE_URL": system.layout.databases["payouts"]}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     print(done.stdout + done.stderr, end="")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -30,7 +30,7 @@ from bank_sync.schemas import NewItem, NewLinkToken, UpdateLinkToken
 from common.db import tenant_rows
 from common.errors import Conflict, NotFound
 from common.http.auth import Caller, Operator, Viewer
-from common.http.resources import Cursor, Limit, Page, page
+from common.http.resources import Cursor, Limit, Page, page, provided
 
 items = APIRouter(prefix="/v1", tags=["items"], responses=PROBLEMS)
 accounts = APIRouter(prefix="/v1", tags=["accounts"], responses=PROBLEMS)
@@ -41,8 +41,11 @@ SyncStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 ROUTERS = (items, accounts, syncs, institutions)
 
 
-async def _session(caller: Viewer, request: Request) -> AsyncIterator[AsyncSession]:
-    tenancy: TenantSessions = request.app.state.tenancy
+Service = Annotated[ItemService, provided(ItemService)]
+Tenancy = Annotated[TenantSessions, provided(TenantSessions)]
+
+
+async def _session(caller: Viewer, tenancy: Tenancy) -> AsyncIterator[AsyncSession]:
     async with tenancy.session(caller.tenant) as session:
         yield session
 
@@ -52,31 +55,31 @@ Session = Annotated[AsyncSession, Depends(_session, scope="function")]
 
 @items.post("/link-tokens", status_code=201)
 async def create_link_token(
-    caller: Operator, request: Request, wanted: NewLinkToken
+    caller: Operator, service: Service, body: NewLinkToken
 ) -> LinkTokenView:
     """For Plaid's Link in the user's browser."""
-    made = await _service(request).link_token(caller.tenant, wanted)
+    made = await service.link_token(caller.tenant, body)
     return LinkTokenView.model_validate(made)
 
 
 @items.post("/items/{id_}/link-token", status_code=201)
 async def create_update_token(
     caller: Operator,
-    request: Request,
+    service: Service,
     session: Session,
     id_: str,
-    wanted: UpdateLinkToken | None = None,
+    body: UpdateLinkToken | None = None,
 ) -> LinkTokenView:
     """For Link in update mode, which mends the item."""
     item = await _item(session, caller, id_)
-    made = await _service(request).update_token(item, wanted or UpdateLinkToken())
+    made = await service.update_token(item, body or UpdateLinkToken())
     return LinkTokenView.model_validate(made)
 
 
 @items.post("/items", status_code=201)
-async def link_item(caller: Operator, request: Request, wanted: NewItem) -> ItemView:
+async def link_item(caller: Operator, service: Service, body: NewItem) -> ItemView:
     """Exchange what Link gave; the first sync begins at once."""
-    item = await _service(request).link(caller.tenant, wanted)
+    item = await service.link(caller.tenant, body)
     return ItemView.model_validate(item)
 
 
@@ -102,10 +105,10 @@ async def get_item(caller: Viewer, session: Session, id_: str) -> ItemView:
 
 
 @items.post("/items/{id_}/repaired", status_code=202)
-async def repaired(caller: Operator, request: Request, session: Session, id_: str) -> SyncView:
+async def repaired(caller: Operator, service: Service, session: Session, id_: str) -> SyncView:
     """The user has passed Link's update mode: what was to do is done, and the item is synced."""
     item = await _item(session, caller, id_)
-    sync = await _service(request).confirm_repaired(item)
+    sync = await service.confirm_repaired(item)
     return SyncView.model_validate(
         await tenant_rows.get_for_tenant(session, Sync, caller.tenant, sync)
     )
@@ -117,12 +120,12 @@ async def repaired(caller: Operator, request: Request, session: Session, id_: st
     responses={202: {"description": "the data is gone; the provider is asked again"}},
 )
 async def remove_item(
-    caller: Operator, request: Request, session: Session, response: Response, id_: str
+    caller: Operator, service: Service, session: Session, response: Response, id_: str
 ) -> None:
     """Its data is deleted at once. 204 when the provider has let go of it too; 202 when it could
     not be asked, which is then done again until it has."""
     item = await _apart(session, caller, id_)
-    if not await _service(request).remove(item):
+    if not await service.remove(item):
         response.status_code = 202
 
 
@@ -144,7 +147,7 @@ async def sync_item(caller: Operator, session: Session, id_: str) -> SyncView:
 @accounts.get("/items/{id_}/balances")
 async def get_balances(
     caller: Viewer,
-    request: Request,
+    service: Service,
     session: Session,
     id_: str,
     max_age_seconds: Annotated[float | None, Query(ge=0, le=86_400)] = None,
@@ -152,9 +155,8 @@ async def get_balances(
     """The bank's balances, at most so old (default: BANK_BALANCE_TTL_SECONDS). When it can't be
     asked, the last known ones, and `fresh` is false."""
     item = await _item(session, caller, id_)
-    ttl: float = request.app.state.balance_ttl
-    age = timedelta(seconds=ttl if max_age_seconds is None else max_age_seconds)
-    fresh = await _service(request).balances(item, age)
+    age = None if max_age_seconds is None else timedelta(seconds=max_age_seconds)
+    fresh = await service.balances(item, age)
     query = tenant_rows.filtered(Account, caller.tenant, {"item": id_}).order_by(
         Account.name, Account.id
     )
@@ -271,8 +273,3 @@ async def _item(session: AsyncSession, caller: Caller, id_: str) -> Item:
     if item.removing_at is not None:
         raise Conflict("the item is on its way out")
     return item
-
-
-def _service(request: Request) -> ItemService:
-    service: ItemService = request.app.state.service
-    return service

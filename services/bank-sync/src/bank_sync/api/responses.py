@@ -112,7 +112,7 @@ class SyncView(View):
     item: str
     cause: str
     status: str
-    ordered_at: datetime
+    requested_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     cancel_requested: bool

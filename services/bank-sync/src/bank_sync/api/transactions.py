@@ -7,12 +7,12 @@ from datetime import date
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Select, Text, cast, func, select, tuple_
 from starlette.responses import Response
 
-from bank_sync.api.items import Session
+from bank_sync.api.items import Session, Tenancy
 from bank_sync.api.responses import PROBLEMS, Spent, TransactionView
 from bank_sync.models import Transaction
 from bank_sync.row_security import TenantSessions
@@ -73,7 +73,7 @@ async def list_transactions(
 )
 async def export(
     caller: Viewer,
-    request: Request,
+    tenancy: Tenancy,
     first: date,
     last: date,
     item: str | None = None,
@@ -91,7 +91,6 @@ async def export(
         "pending": pending,
     }
     query = _between(tenant_rows.filtered(Transaction, caller.tenant, filters), first, last)
-    tenancy: TenantSessions = request.app.state.tenancy
     return StreamingResponse(
         await prefetch(_csv(tenancy, caller.tenant, query)),
         media_type="text/csv; charset=utf-8",

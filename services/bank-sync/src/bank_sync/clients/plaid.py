@@ -1,7 +1,8 @@
 """Plaid, through the official SDK. https://plaid.com/docs/api/
 
 The SDK makes and sends the calls; what comes back is read by models of our own, from its text: the
-SDK's take 200 times the CPU for a page (docs/performance.md), and read amounts as floats.
+SDK's take 200 times the CPU for a page (docs/explanation/performance.md), and read amounts as
+floats.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.db.pagination import decode_cursor, encode_cursor
 from common.errors import Invalid
 from common.http.auth import Admin, Caller, Operator, Viewer
-from common.http.resources import Cursor, Limit, Session
+from common.http.resources import Cursor, Limit, Session, part_of
 from operations.api.requests import (
     DeadLetterSelection,
     Edit,
@@ -56,8 +56,7 @@ ROUTERS = (letters, replays, journal, actions)
 
 
 def _operator_service(request: Request) -> OperatorService:
-    operator_service: OperatorService = request.app.state.operator_service
-    return operator_service
+    return part_of(request, OperatorService)
 
 
 Engine = Annotated[OperatorService, Depends(_operator_service)]
@@ -79,46 +78,46 @@ async def list_letters(
     caller: Viewer,
     session: Session,
     operator_service: Engine,
-    wanted: Annotated[LetterQuery, Query()],
+    body: Annotated[LetterQuery, Query()],
 ) -> LetterPage:
-    """The newest deaths first; open ones unless another `state`, or `any`, is asked for."""
+    """The newest failure_count first; open ones unless another `state`, or `any`, is asked for."""
     found, more = await filters.page(
-        session, wanted.filter(), operator_service.scope(caller), wanted.cursor, wanted.limit
+        session, body.filter(), operator_service.scope(caller), body.cursor, body.limit
     )
-    last = encode_cursor(found[-1].died_at.isoformat(), found[-1].id) if more else None
+    last = encode_cursor(found[-1].dead_lettered_at.isoformat(), found[-1].id) if more else None
     return LetterPage(items=await operator_service.lines(found), next_cursor=last)
 
 
 @letters.get("/groups")
 async def list_groups(
-    caller: Viewer, session: Session, operator_service: Engine, wanted: Annotated[Filter, Query()]
+    caller: Viewer, session: Session, operator_service: Engine, body: Annotated[Filter, Query()]
 ) -> list[GroupView]:
     """By what failed: queue, event type, error and the stack that it came by; the largest 500."""
-    return await operator_service.groups(session, caller, wanted)
+    return await operator_service.groups(session, caller, body)
 
 
 @letters.post("/archive")
 async def archive(
-    caller: Operator, session: Session, operator_service: Engine, wanted: DeadLetterSelection
+    caller: Operator, session: Session, operator_service: Engine, body: DeadLetterSelection
 ) -> Moved:
     """Out of sight; they may be restored."""
-    return await _move(session, operator_service, caller, wanted, LetterState.ARCHIVED)
+    return await _move(session, operator_service, caller, body, LetterState.ARCHIVED)
 
 
 @letters.post("/restore")
 async def restore(
-    caller: Operator, session: Session, operator_service: Engine, wanted: DeadLetterSelection
+    caller: Operator, session: Session, operator_service: Engine, body: DeadLetterSelection
 ) -> Moved:
     """Archived or discarded ones are open again."""
-    return await _move(session, operator_service, caller, wanted, LetterState.OPEN)
+    return await _move(session, operator_service, caller, body, LetterState.OPEN)
 
 
 @letters.post("/discard")
 async def discard(
-    caller: Operator, session: Session, operator_service: Engine, wanted: DeadLetterSelection
+    caller: Operator, session: Session, operator_service: Engine, body: DeadLetterSelection
 ) -> Moved:
     """Given up for good; what they said is kept."""
-    return await _move(session, operator_service, caller, wanted, LetterState.DISCARDED)
+    return await _move(session, operator_service, caller, body, LetterState.DISCARDED)
 
 
 @letters.get("/{id_}")
@@ -130,33 +129,33 @@ async def get_letter(
 
 @letters.post("/{id_}/notes", status_code=201)
 async def write_note(
-    caller: Operator, session: Session, operator_service: Engine, id_: str, wanted: NewNote
+    caller: Operator, session: Session, operator_service: Engine, id_: str, body: NewNote
 ) -> NoteView:
     async with session.begin():
-        return await operator_service.write_note(session, caller, id_, wanted.text)
+        return await operator_service.write_note(session, caller, id_, body.text)
 
 
 @letters.post("/{id_}/edit", status_code=202)
 async def edit_and_replay(
-    caller: Admin, session: Session, operator_service: Engine, id_: str, wanted: Edit
+    caller: Admin, session: Session, operator_service: Engine, id_: str, body: Edit
 ) -> ReplayView:
     """Send it with changed data, as a new event; this one is marked as replaced."""
-    return await operator_service.edit(session, caller, id_, wanted.changes, wanted.reason)
+    return await operator_service.edit(session, caller, id_, body.changes, body.reason)
 
 
 @replays.post("", status_code=202, responses={200: {"model": ForecastView}})
 async def order_replay(
     caller: Operator, request: Request, response: Response, session: Session,
-    operator_service: Engine, wanted: ReplayBody,
+    operator_service: Engine, body: ReplayBody,
 ) -> ReplayView | ForecastView:  # fmt: skip
     """Send dead letters again. The set is frozen now; with `dry_run` it only says what it would
     do."""
     token = request.headers.get("authorization", "")
-    if wanted.dry_run:
+    if body.dry_run:
         response.status_code = HTTPStatus.OK
-        found = await operator_service.forecast(session, caller, wanted.wish(), token)
+        found = await operator_service.forecast(session, caller, body.wish(), token)
         return ForecastView.model_validate(found)
-    return await operator_service.replay(session, caller, wanted.wish(), token)
+    return await operator_service.replay(session, caller, body.wish(), token)
 
 
 @replays.get("")
@@ -290,12 +289,12 @@ async def trace(
 
 @journal.post("/replays", status_code=202)
 async def replay_window(
-    caller: Operator, session: Session, operator_service: Engine, wanted: JournalReplayBody
+    caller: Operator, session: Session, operator_service: Engine, body: JournalReplayBody
 ) -> ReplayView:
     """Give a queue the events of a window again. What its service has taken in already changes
     nothing, unless they get new ids, for which one has to be an admin."""
     return await operator_service.replay_window(
-        session, caller, wanted.window, wanted.reason, wanted.rate, wanted.concurrency
+        session, caller, body.window, body.reason, body.rate, body.concurrency
     )
 
 
@@ -327,11 +326,11 @@ async def _move(
     session: AsyncSession,
     operator_service: OperatorService,
     caller: Caller,
-    wanted: DeadLetterSelection,
+    body: DeadLetterSelection,
     to: LetterState,
 ) -> Moved:
     async with session.begin():
-        return Moved(count=await operator_service.set_state(session, caller, wanted.wish(), to))
+        return Moved(count=await operator_service.set_state(session, caller, body.wish(), to))
 
 
 async def _change(

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.contracts.retry_ladder import QUEUE_PREFIX
 from common.errors import NotFound
 from common.http.auth import Caller, Operator, Viewer
-from common.http.resources import Session
+from common.http.resources import Session, part_of
 from operations import action_log
 from operations.dead_letters import filters
 from operations.domain import LetterState
@@ -43,8 +43,8 @@ class QueueView(BaseModel):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def unconsumed(self) -> bool:
-        """Nobody takes from it who should: the retry ladder's are for the clock alone."""
+    def has_no_consumer(self) -> bool:
+        """Whether a queue that needs a consumer has none: those of the retry ladder need none."""
         return not self.consumers and not self.retries
 
     @property
@@ -53,11 +53,11 @@ class QueueView(BaseModel):
 
 
 class Overview(BaseModel):
-    """`services` and their outboxes by name; `broker` is `ok`, or since when its figures are not
-    renewed; `gateway` is its state, `providers` what it heard from
-    each. `dead_letters` are the open ones by queue, `died` how many died in the last hour, the hour
-    before and the last day; `retries_waiting` messages are in the ladder. `journal_at` is when the
-    newest indexed event was recorded, `journal_missed` how many the stream forgot before that."""
+    """`services` and their outboxes by name; `broker` is `ok`, or since when its queue figures are
+    out of date; `gateway` is the gateway's state, `providers` the webhooks received from each.
+    `dead_letters` counts the open ones by queue, `failed` those of the last hour, the hour before
+    and the last day; `retries_waiting` messages are in the retry ladder. `journal_at` is when the
+    newest indexed event was recorded, `journal_missed` how many were deleted before that."""
 
     services: dict[str, ServiceView]
     broker: str
@@ -66,7 +66,7 @@ class Overview(BaseModel):
     queues: list[QueueView]
     retries_waiting: int
     dead_letters: dict[str, int]
-    died: dict[str, int]
+    failed: dict[str, int]
     journal_at: datetime | None
     journal_missed: int
 
@@ -81,9 +81,9 @@ async def overview_of(
     caller: Caller, request: Request, session: AsyncSession, token: str
 ) -> Overview:
     """The other services are asked with `token`."""
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     operator_service.only_operating(caller)
-    services: Services = request.app.state.services
+    services = part_of(request, Services)
     health, (gateway, providers) = await asyncio.gather(
         services.health(token), services.providers()
     )
@@ -93,9 +93,9 @@ async def overview_of(
     now: datetime = (await session.execute(select(func.now()))).scalar_one()
     counting = select(DeadLetter.queue, func.count()).where(DeadLetter.state == LetterState.OPEN)
     counted = await session.execute(counting.group_by(DeadLetter.queue).order_by(DeadLetter.queue))
-    day = DeadLetter.died_at >= func.now() - func.make_interval(0, 0, 0, 1)
+    day = DeadLetter.dead_lettered_at >= func.now() - func.make_interval(0, 0, 0, 1)
     lately = select(*filters.died_lately(), func.count().filter(day).label("last_day"))
-    died = (await session.execute(lately)).mappings().one()
+    failed = (await session.execute(lately)).mappings().one()
     mark = await session.get(JournalCursor, 1)
     newest = select(JournalEntry.recorded_at).order_by(JournalEntry.offset.desc()).limit(1)
     return Overview(
@@ -106,7 +106,7 @@ async def overview_of(
         queues=queues,
         retries_waiting=sum(each.messages for each in queues if each.retries),
         dead_letters={row[0]: row[1] for row in counted},
-        died=dict(died),
+        failed=dict(failed),
         journal_at=await session.scalar(newest),
         journal_missed=mark.missed if mark is not None else 0,
     )
@@ -122,9 +122,9 @@ def _broker(seen_at: datetime | None, now: datetime) -> str:
 @jobs.get("")
 async def list_jobs(caller: Viewer, request: Request) -> list[dict[str, Any]]:
     """The scheduled jobs of all services: last run, next, duration, result."""
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     operator_service.only_operating(caller)
-    services: Services = request.app.state.services
+    services = part_of(request, Services)
     return await services.jobs(request.headers.get("authorization", ""))
 
 
@@ -133,11 +133,11 @@ async def act(
     caller: Operator, request: Request, session: Session, service: str, name: str, action: str
 ) -> Any:
     """`run`, `pause`, `resume` or `cancel`."""
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     operator_service.only_operating(caller)
     if action not in ACTIONS:
         raise NotFound(f"a job can be told to {', '.join(sorted(ACTIONS))}")
-    services: Services = request.app.state.services
+    services = part_of(request, Services)
     said = await services.act(service, name, action, request.headers.get("authorization", ""))
     async with session.begin():
         action_log.note(session, caller, f"job {action}", f"job/{service}/{name}", None)

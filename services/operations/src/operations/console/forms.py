@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from common.errors import Invalid, NotFound, validation_faults
 from common.http.auth import Role
-from common.http.resources import Session
+from common.http.resources import Session, part_of
 from operations import action_log
 from operations.api.requests import DeadLetterSelection, Edit, JournalReplayBody, ReplayBody
 from operations.console.rendering import Route, go_to, page
 from operations.console.session import (
+    ConsoleCookies,
     Form,
     SignedIn,
     check,
@@ -51,7 +52,7 @@ _CHANGES = {
 
 
 def _secure(request: Request) -> bool:
-    return not request.app.state.insecure_cookies
+    return part_of(request, ConsoleCookies).are_secure
 
 
 @forms.post("/login")
@@ -72,13 +73,13 @@ async def logout(request: Request, visitor: SignedIn) -> Response:
     return response
 
 
-@forms.post("/letters/act")
+@forms.post("/dead-letters/act")
 async def act(request: Request, visitor: SignedIn, session: Session) -> Response:
     """`action` on the letters with `id`s, or on all that are open in `group`."""
     form = await read_form(request)
     check(visitor, form)
     visitor.require(Role.OPERATOR)
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     action = first(form, "action")
     chosen = _chosen(form)
     if action in {"replay", "forecast"}:
@@ -93,10 +94,10 @@ async def act(request: Request, visitor: SignedIn, session: Session) -> Response
     async with session.begin():
         wish = _parsed(DeadLetterSelection, chosen).wish()
         await operator_service.set_state(session, visitor.caller, wish, _MOVES[action])
-    return go_to("/console/letters" if "group" not in form else "/console/groups")
+    return go_to("/console/dead-letters" if "group" not in form else "/console/groups")
 
 
-@forms.post("/letters/{id_}/edit")
+@forms.post("/dead-letters/{id_}/edit")
 async def edit(request: Request, visitor: SignedIn, session: Session, id_: str) -> Response:
     form = await read_form(request)
     check(visitor, form)
@@ -105,13 +106,13 @@ async def edit(request: Request, visitor: SignedIn, session: Session, id_: str) 
         changes = json.loads(first(form, "changes"))
     except (ValueError, RecursionError) as error:
         raise Invalid(f"the changes are no JSON: {error}") from None
-    wanted = _parsed(Edit, {"changes": changes, "reason": first(form, "reason")})
-    operator_service: OperatorService = request.app.state.operator_service
-    made = await operator_service.edit(session, visitor.caller, id_, wanted.changes, wanted.reason)
+    edited = _parsed(Edit, {"changes": changes, "reason": first(form, "reason")})
+    operator_service = part_of(request, OperatorService)
+    made = await operator_service.edit(session, visitor.caller, id_, edited.changes, edited.reason)
     return go_to(f"/console/replays/{made.id}")
 
 
-@forms.post("/letters/{id_}/note")
+@forms.post("/dead-letters/{id_}/note")
 async def note(request: Request, visitor: SignedIn, session: Session, id_: str) -> Response:
     form = await read_form(request)
     check(visitor, form)
@@ -119,10 +120,10 @@ async def note(request: Request, visitor: SignedIn, session: Session, id_: str) 
     text = first(form, "text")[:10_000]
     if not text:
         raise Invalid("write something")
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     async with session.begin():
         await operator_service.write_note(session, visitor.caller, id_, text)
-    return go_to(f"/console/letters/{id_}")
+    return go_to(f"/console/dead-letters/{id_}")
 
 
 @forms.post("/journal/replay")
@@ -142,7 +143,7 @@ async def replay_window(request: Request, visitor: SignedIn, session: Session) -
     wish = _parsed(
         JournalReplayBody, {"window": window, "reason": first(form, "reason"), **_pace(form)}
     )
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     made = await operator_service.replay_window(
         session, visitor.caller, wish.window, wish.reason, wish.rate, wish.concurrency
     )
@@ -158,7 +159,7 @@ async def change(
     visitor.require(Role.OPERATOR)
     if action not in _CHANGES:
         raise NotFound("a replay can be paused, resumed or cancelled")
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     async with session.begin():
         await operator_service.find_replay(session, visitor.caller, id_)
         reason = first(form, "reason") or None
@@ -172,11 +173,11 @@ async def job(
 ) -> Response:
     check(visitor, await read_form(request))
     visitor.require(Role.OPERATOR)
-    operator_service: OperatorService = request.app.state.operator_service
+    operator_service = part_of(request, OperatorService)
     operator_service.only_operating(visitor.caller)
     if action not in ACTIONS:
         raise NotFound(f"a job can be told to {', '.join(sorted(ACTIONS))}")
-    services: Services = request.app.state.services
+    services = part_of(request, Services)
     await services.act(service, name, action, visitor.header)
     async with session.begin():
         action_log.note(session, visitor.caller, f"job {action}", f"job/{service}/{name}", None)
@@ -186,8 +187,8 @@ async def job(
 def _chosen(form: Form) -> dict[str, object]:
     reason = {"reason": first(form, "reason")}
     if first(form, "all"):  # all that a search found
-        wanted = {name: value for name in (*FILTERS, "state") if (value := first(form, name))}
-        return reason | {"filter": wanted}
+        chosen = {name: value for name in (*FILTERS, "state") if (value := first(form, name))}
+        return reason | {"filter": chosen}
     if ids := form.get("id"):
         return reason | {"ids": ids}
     if group := first(form, "group"):

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from common.contracts import topology
 from common.db.pagination import encode_cursor
 from common.errors import Invalid, validation_faults
-from common.http.resources import Session
+from common.http.resources import Session, part_of
 from operations.api.dead_letters import list_actions, list_replays, search_journal
 from operations.api.overview import overview_of
 from operations.console.forms import FILTERS
@@ -38,8 +38,7 @@ _REFRESH_SECONDS = 2
 
 
 def _operator_service(request: Request) -> OperatorService:
-    operator_service: OperatorService = request.app.state.operator_service
-    return operator_service
+    return part_of(request, OperatorService)
 
 
 @pages.get("/style.css")
@@ -72,7 +71,7 @@ async def groups(visitor: SignedIn, request: Request, session: Session) -> Respo
     return page("groups.html", visitor, groups=found)
 
 
-@pages.get("/letters")
+@pages.get("/dead-letters")
 async def letters(
     visitor: SignedIn,
     request: Request,
@@ -81,9 +80,9 @@ async def letters(
     cursor: str | None = None,
 ) -> Response:
     operator_service = _operator_service(request)
-    wanted = given(**{name: request.query_params.get(name) for name in FILTERS}) | {"state": state}
+    chosen = given(**{name: request.query_params.get(name) for name in FILTERS}) | {"state": state}
     try:
-        filter_ = Filter.model_validate(wanted)
+        filter_ = Filter.model_validate(chosen)
     except ValidationError as error:
         raise Invalid(validation_faults(error)) from None
     found, more = await filters.page(
@@ -91,20 +90,20 @@ async def letters(
     )
     following = None
     if more:
-        last = encode_cursor(found[-1].died_at.isoformat(), found[-1].id)
-        following = urlencode({**wanted, "cursor": last})
+        last = encode_cursor(found[-1].dead_lettered_at.isoformat(), found[-1].id)
+        following = urlencode({**chosen, "cursor": last})
     return page(
         "letters.html",
         visitor,
         letters=await operator_service.lines(found),
-        wanted=wanted,
+        chosen=chosen,
         filters=FILTERS,
         states=[*LetterState, "any"],
         following=following,
     )
 
 
-@pages.get("/letters/{id_}")
+@pages.get("/dead-letters/{id_}")
 async def letter(visitor: SignedIn, request: Request, session: Session, id_: str) -> Response:
     operator_service = _operator_service(request)
     found = await operator_service.detail(session, visitor.caller, id_)
@@ -128,7 +127,7 @@ async def replay(visitor: SignedIn, request: Request, session: Session, id_: str
     bad = (ItemState.FAILED_AGAIN, ItemState.SKIPPED)
     query = select(ReplayItem).where(ReplayItem.replay_id == id_, ReplayItem.state.in_(bad))
     items = (await session.scalars(query.order_by(ReplayItem.position).limit(_LIMIT))).all()
-    over = found.state in {"done", "cancelled"} and found.settled == found.total
+    over = found.state in {"done", "cancelled"} and found.completed == found.total
     return page(
         "replay.html",
         visitor,
@@ -151,7 +150,7 @@ async def journal(
     until: str | None = None,
     cursor: str | None = None,
 ) -> Response:
-    wanted = given(
+    chosen = given(
         type=type_,
         subject=subject,
         tenant=tenant,
@@ -174,12 +173,12 @@ async def journal(
     )
     following = None
     if found.next_cursor is not None:
-        following = urlencode({**wanted, "cursor": found.next_cursor})
+        following = urlencode({**chosen, "cursor": found.next_cursor})
     return page(
         "journal.html",
         visitor,
         entries=found.items,
-        wanted=wanted,
+        chosen=chosen,
         following=following,
         queues=sorted(each.name for each in topology.QUEUES),
     )
@@ -196,7 +195,7 @@ async def trace(
 @pages.get("/jobs")
 async def jobs(visitor: SignedIn, request: Request) -> Response:
     _operator_service(request).only_operating(visitor.caller)
-    services: Services = request.app.state.services
+    services = part_of(request, Services)
     return page("jobs.html", visitor, jobs=await services.jobs(visitor.header))
 
 

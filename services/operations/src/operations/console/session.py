@@ -15,7 +15,9 @@ from fastapi import Depends, Request, Response
 from common.errors import Forbidden, Invalid, TooLarge, Unauthenticated
 from common.http.auth import LONGEST_LIFE, Authenticator, Caller, Role
 from common.http.middleware import MOST_VALUES
+from common.http.resources import part_of
 from common.resilience.cache import Cache
+from operations.service import OperatorService
 
 COOKIE = "paybus_console"
 _LARGEST_FORM = 500_000  # ten thousand chosen letters
@@ -44,16 +46,23 @@ class ConsoleSession:
             raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
 
 
+@dataclass(frozen=True)
+class ConsoleCookies:
+    """`are_secure` is false only for a console without TLS, on a developer's machine."""
+
+    are_secure: bool
+
+
 async def visit(request: Request, token: str) -> ConsoleSession:
     """Raises `Unauthenticated`."""
-    authenticator: Authenticator = request.app.state.authenticator
+    authenticator = part_of(request, Authenticator)
     caller = await authenticator.authenticate(f"Bearer {token}")
-    cache: Cache = request.app.state.signed_out
+    cache = part_of(request, Cache)
     if await cache.get(caller.tenant, _digest(token)):
         raise Unauthenticated("this session was ended: sign in again, with another token")
     csrf = hashlib.sha256(b"paybus console form" + token.encode()).hexdigest()
     return ConsoleSession(
-        caller, token, csrf, caller.tenant == request.app.state.operator_service.tenant
+        caller, token, csrf, caller.tenant == part_of(request, OperatorService).tenant
     )
 
 
@@ -66,7 +75,7 @@ async def _visitor(request: Request) -> ConsoleSession:
 
 async def end(request: Request, visitor: ConsoleSession) -> None:
     """The token is of no more use here, whoever has a copy of it."""
-    cache: Cache = request.app.state.signed_out
+    cache = part_of(request, Cache)
     key = _digest(visitor.token)
     await cache.set(visitor.caller.tenant, key, True, seconds=LONGEST_LIFE.total_seconds())
 

@@ -96,9 +96,9 @@ class Filter(BaseModel):
             places = (DeadLetter.text, DeadLetter.error)
             found.append(or_(*(each.icontains(self.text, autoescape=True) for each in places)))
         if self.since is not None:
-            found.append(DeadLetter.died_at >= self.since)
+            found.append(DeadLetter.dead_lettered_at >= self.since)
         if self.until is not None:
-            found.append(DeadLetter.died_at < self.until)
+            found.append(DeadLetter.dead_lettered_at < self.until)
         return found
 
 
@@ -108,29 +108,33 @@ def listed() -> Select[Any]:
 
 
 async def page(
-    session: AsyncSession, wanted: Filter, tenant: str | None, cursor: str | None, limit: int
+    session: AsyncSession, request: Filter, tenant: str | None, cursor: str | None, limit: int
 ) -> tuple[Sequence[DeadLetter], bool]:
-    """The newest deaths first, and whether there are more."""
-    query: Select[Any] = listed().where(*wanted.conditions(tenant))
+    """The newest failure_count first, and whether there are more."""
+    query: Select[Any] = listed().where(*request.conditions(tenant))
     if cursor is not None:
         at, id_ = decode_cursor(cursor, 2)
-        query = query.where(tuple_(DeadLetter.died_at, DeadLetter.id) < tuple_(_moment(at), id_))
-    query = query.order_by(DeadLetter.died_at.desc(), DeadLetter.id.desc()).limit(limit + 1)
+        query = query.where(
+            tuple_(DeadLetter.dead_lettered_at, DeadLetter.id) < tuple_(_moment(at), id_)
+        )
+    query = query.order_by(DeadLetter.dead_lettered_at.desc(), DeadLetter.id.desc()).limit(
+        limit + 1
+    )
     found = (await session.scalars(query)).all()
     return found[:limit], len(found) > limit
 
 
-async def groups(session: AsyncSession, wanted: Filter, tenant: str | None) -> list[GroupView]:
+async def groups(session: AsyncSession, request: Filter, tenant: str | None) -> list[GroupView]:
     """Of the letters that fit: the largest 500."""
     counted = (
         select(
             DeadLetter.group_id.label("id"),
             func.count().label("count"),
-            func.min(DeadLetter.died_at).label("first"),
-            func.max(DeadLetter.died_at).label("last"),
+            func.min(DeadLetter.dead_lettered_at).label("first"),
+            func.max(DeadLetter.dead_lettered_at).label("last"),
             *died_lately(),
         )
-        .where(*wanted.conditions(tenant))
+        .where(*request.conditions(tenant))
         .group_by(DeadLetter.group_id)
         .subquery()
     )
@@ -150,14 +154,14 @@ async def groups(session: AsyncSession, wanted: Filter, tenant: str | None) -> l
 
 
 def died_lately() -> list[ColumnElement[int]]:
-    """How many in the last hour (`last_hour`), and in the one before (`hour_before`)."""
+    """How many in the last hour (`last_hour`), and in the one before (`previous_hour`)."""
     hour = func.make_interval(0, 0, 0, 0, 1)
     since = func.now() - hour
     return [
-        func.count().filter(DeadLetter.died_at >= since).label("last_hour"),
+        func.count().filter(DeadLetter.dead_lettered_at >= since).label("last_hour"),
         func.count()
-        .filter(DeadLetter.died_at < since, DeadLetter.died_at >= since - hour)
-        .label("hour_before"),
+        .filter(DeadLetter.dead_lettered_at < since, DeadLetter.dead_lettered_at >= since - hour)
+        .label("previous_hour"),
     ]
 
 

@@ -16,7 +16,7 @@ from common.observability.redaction import Redactor
 from operations import domain
 from operations.dead_letters import masking
 from operations.domain import ErrorFingerprint
-from operations.models import letter_id
+from operations.models import dead_letter_id
 
 _UNKNOWN = "unknown"
 _LONGEST_TEXT = 100_000
@@ -50,12 +50,12 @@ class ParsedDeadLetter:
     stack: str
     attempts: int
     history: list[Any]
-    died_at: datetime
+    dead_lettered_at: datetime
     item: str | None
 
     @property
     def group_id(self) -> str:
-        return letter_id(f"group {self.queue}", self.type, self.fault.fingerprint)
+        return dead_letter_id(f"group {self.queue}", self.type, self.fault.fingerprint)
 
 
 def parse(
@@ -82,7 +82,7 @@ def parse(
     source, id_ = text_field(event, "source"), text_field(event, "id")
     identity = (source, id_) if source and id_ else (hashlib.sha256(body).hexdigest(),)
     return ParsedDeadLetter(
-        id=letter_id(queue, *identity),
+        id=dead_letter_id(queue, *identity),
         queue=queue,
         fault=domain.fault_of(error, stack),
         type=type_,
@@ -101,7 +101,9 @@ def parse(
         stack=stack,
         attempts=failures.attempt,
         history=[_entry(each) for each in failures.history],
-        died_at=timestamp_field(_text(headers.get(dead_letter.DEAD_SINCE))) or _died(death) or now,
+        dead_lettered_at=timestamp_field(_text(headers.get(dead_letter.DEAD_SINCE)))
+        or _died(death)
+        or now,
         item=replay_marker.replay_item_of(headers),
     )
 
@@ -176,11 +178,11 @@ def _entry(entry: Any) -> dict[str, str]:
 
 def _broker_s_word(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     """https://www.rabbitmq.com/docs/dlx#effects: the latest death comes first."""
-    deaths = headers.get("x-death")
-    if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
+    failure_count = headers.get("x-death")
+    if isinstance(failure_count, list) and failure_count and isinstance(failure_count[0], Mapping):
         return {
             str(key): _text(value) if isinstance(value, str | bytes) else value
-            for key, value in deaths[0].items()
+            for key, value in failure_count[0].items()
         }
     return {}
 

@@ -25,7 +25,7 @@ async def save(
 ) -> None:
     """In one transaction. The same message of the broker's, filed twice, changes nothing."""
     newest: dict[str, ParsedDeadLetter] = {}
-    for each in sorted(arrived, key=lambda each: each.died_at):
+    for each in sorted(arrived, key=lambda each: each.dead_lettered_at):
         newest[each.id] = each
     now = await tenant_rows.database_now(session)
     await _write_groups(session, arrived)
@@ -82,7 +82,7 @@ def _values(each: ParsedDeadLetter, vault: SecretBox) -> dict[str, Any]:
         "stack": each.stack,
         "attempts": each.attempts,
         "history": each.history,
-        "died_at": each.died_at,
+        "dead_lettered_at": each.dead_lettered_at,
     }
 
 
@@ -90,9 +90,9 @@ def _record_repeat_failure(
     letter: DeadLetter, each: ParsedDeadLetter, now: datetime, vault: SecretBox
 ) -> None:
     """Of the same event, in the same queue, some other time."""
-    if each.died_at == letter.died_at:
+    if each.dead_lettered_at == letter.dead_lettered_at:
         return  # the same death, which was filed before its message was acknowledged
-    letter.deaths += 1
+    letter.failure_count += 1
     if letter.state == LetterState.REPLAYING and each.item != letter.item:
         return  # an older failure that comes late: the replay is not over
     for name, value in _values(each, vault).items():
@@ -100,7 +100,7 @@ def _record_repeat_failure(
             setattr(letter, name, value)
     letter.history = [*letter.history, *each.history][-_LONGEST_HISTORY:]
     letter.state, letter.item = LetterState.OPEN, None
-    letter.settled_at = letter.settled_by = letter.settled_reason = None
+    letter.resolved_at = letter.resolved_by = letter.resolution_reason = None
 
 
 async def _settle_items(session: AsyncSession, items: Sequence[str], now: datetime) -> None:
@@ -110,7 +110,7 @@ async def _settle_items(session: AsyncSession, items: Sequence[str], now: dateti
     await session.execute(
         update(ReplayItem)
         .where(equals_any(ReplayItem.id, sorted(items)), ReplayItem.state.in_(UNSETTLED))
-        .values(state=ItemState.FAILED_AGAIN, settled_at=now)
+        .values(state=ItemState.FAILED_AGAIN, completed_at=now)
     )
 
 
@@ -127,18 +127,20 @@ async def complete_items(
                 (equals_any(ReplayItem.id, sorted(done)), ItemState.SUCCEEDED),
                 else_=ItemState.ALREADY_DONE,
             ),
-            settled_at=now,
+            completed_at=now,
         )
-        .returning(ReplayItem.id, ReplayItem.letter_id)
+        .returning(ReplayItem.id, ReplayItem.dead_letter_id)
     )
-    settled = {row.letter_id: row.id for row in await session.execute(settling) if row.letter_id}
-    if settled:
+    completed = {
+        row.dead_letter_id: row.id for row in await session.execute(settling) if row.dead_letter_id
+    }
+    if completed:
         await session.execute(
             update(DeadLetter)
             .where(
-                equals_any(DeadLetter.id, sorted(settled)),
-                equals_any(DeadLetter.item, sorted(settled.values())),
+                equals_any(DeadLetter.id, sorted(completed)),
+                equals_any(DeadLetter.item, sorted(completed.values())),
                 DeadLetter.state == LetterState.REPLAYING,
             )
-            .values(state=LetterState.SUCCEEDED, item=None, settled_at=now)
+            .values(state=LetterState.SUCCEEDED, item=None, resolved_at=now)
         )

@@ -13,7 +13,7 @@ from common.contracts.event import derived_id
 from common.messaging.journal import Entry
 from common.security.encryption import SecretBox
 from operations.domain import ItemState
-from operations.models import letter_id
+from operations.models import dead_letter_id
 
 
 class JournalWindow(BaseModel):
@@ -51,7 +51,7 @@ class JournalWindow(BaseModel):
         """The row; the same for the same entry, however often it is read."""
         body = entry.body
         event = json.loads(body)
-        letter = letter_id(self.queue, str(event.get("source")), str(event.get("id")))
+        letter = dead_letter_id(self.queue, str(event.get("source")), str(event.get("id")))
         if self.new_ids:
             event["id"] = derived_id("replayed event", replay, event["source"], event["id"])
             body = json.dumps(event).encode()
@@ -62,6 +62,6 @@ class JournalWindow(BaseModel):
             "queue": self.queue,
             "state": ItemState.WAITING.value,
             "sealed_body": vault.seal_bytes(body),
-            "letter_id": letter,
+            "dead_letter_id": letter,
             "detail": None,
         }

@@ -73,7 +73,7 @@ class PayoutReplayGuard:
 async def _state(http: httpx.AsyncClient, body: bytes) -> str:
     try:
         payout = decode(body).data.payout_id
-        answer = await http.get(f"/api/v1/payout-jobs/jobs/{payout}")
+        answer = await http.get(f"/v1/payouts/{payout}")
         if not answer.is_success:
             return f"nothing: it answers {answer.status_code}"
         return str(answer.json()["state"])

@@ -94,10 +94,10 @@ async def create_replay(
     replay = Replay(
         id=uuid4().hex,
         state=ReplayState.RUNNING,
-        what=_what(wish, tenant),
+        description=_description(wish, tenant),
         reason=wish.reason,
         tenant=caller.tenant,
-        ordered_by=caller.subject,
+        created_by=caller.subject,
         rate=wish.rate,
         concurrency=wish.concurrency,
     )
@@ -127,15 +127,15 @@ async def create_replay(
             DeadLetter.id,
             DeadLetter.item,
             DeadLetter.queue,
-            DeadLetter.died_at,
+            DeadLetter.dead_lettered_at,
             DeadLetter.type,
             DeadLetter.time,
         )
         .cte("taken")
     )
-    order_of = func.row_number().over(order_by=(taking.c.died_at, taking.c.id))
+    order_of = func.row_number().over(order_by=(taking.c.dead_lettered_at, taking.c.id))
     writing = insert(ReplayItem).from_select(
-        ["id", "replay_id", "position", "queue", "state", "letter_id", "expires_at"],
+        ["id", "replay_id", "position", "queue", "state", "dead_letter_id", "expires_at"],
         select(
             taking.c.item,
             literal(replay.id),
@@ -192,10 +192,10 @@ async def order_edited(
     replay = Replay(
         id=uuid4().hex,
         state=ReplayState.RUNNING,
-        what=f"dead letter {id_}, edited: now event {event['id']}",
+        description=f"dead letter {id_}, edited: now event {event['id']}",
         reason=reason,
         tenant=caller.tenant,
-        ordered_by=caller.subject,
+        created_by=caller.subject,
         concurrency=1,
     )
     item = ReplayItem(
@@ -205,11 +205,11 @@ async def order_edited(
         queue=letter.queue,
         state=ItemState.WAITING,
         sealed_body=vault.seal_bytes(body),
-        letter_id=id_,
+        dead_letter_id=id_,
     )
     session.add_all([replay, item])
-    letter.state, letter.settled_by = LetterState.REPLACED, caller.subject
-    letter.settled_at, letter.settled_reason = func.now(), reason
+    letter.state, letter.resolved_by = LetterState.REPLACED, caller.subject
+    letter.resolved_at, letter.resolution_reason = func.now(), reason
     action_log.note(session, caller, "edit and replay", f"letter/{id_}", reason)
     await session.flush()
     await session.refresh(replay)
@@ -228,7 +228,7 @@ async def _skip(session: AsyncSession, replay: str, refused: Mapping[str, str]) 
             position=0,
             queue=queue,
             state=ItemState.SKIPPED,
-            letter_id=id_,
+            dead_letter_id=id_,
             detail=refused[id_],
         )
         session.add(item)
@@ -265,7 +265,7 @@ async def abandon_items(session: AsyncSession, letters: Sequence[str]) -> None:
     """Of cancelled replays, whose outcome nobody will tell any more; the letters are open again."""
     cancelled = select(Replay.id).where(Replay.state == ReplayState.CANCELLED)
     items = select(ReplayItem.id).where(
-        equals_any(ReplayItem.letter_id, letters),
+        equals_any(ReplayItem.dead_letter_id, letters),
         ReplayItem.replay_id.in_(cancelled),
         ReplayItem.state.in_(IN_FLIGHT),
     )
@@ -273,7 +273,7 @@ async def abandon_items(session: AsyncSession, letters: Sequence[str]) -> None:
         update(ReplayItem)
         .where(ReplayItem.id.in_(items))
         .values(
-            state=ItemState.SKIPPED, detail="given up: no outcome was told", settled_at=func.now()
+            state=ItemState.SKIPPED, detail="given up: no outcome was told", completed_at=func.now()
         )
         .returning(ReplayItem.id)
         .cte("skipped")
@@ -297,7 +297,7 @@ async def _skip_waiting(session: AsyncSession, *which: Any, why: str) -> None:
     skipping = (
         update(ReplayItem)
         .where(*which, ReplayItem.state == ItemState.WAITING)
-        .values(state=ItemState.SKIPPED, detail=why, settled_at=func.now())
+        .values(state=ItemState.SKIPPED, detail=why, completed_at=func.now())
         .returning(ReplayItem.id)
         .cte("skipped")
     )
@@ -313,7 +313,7 @@ def _only_open(wish: ReplayRequest) -> None:
         raise Invalid("only open dead letters can be replayed: restore archived ones first")
 
 
-def _what(wish: ReplayRequest, tenant: str | None) -> str:
+def _description(wish: ReplayRequest, tenant: str | None) -> str:
     if wish.ids is not None:
         return f"{len(wish.ids)} chosen dead letters"
     given = wish.filter.model_dump(exclude_none=True, exclude={"state"}, mode="json")

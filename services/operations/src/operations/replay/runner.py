@@ -166,7 +166,7 @@ class ReplayRunner:
                 raise _Lost
             replay.error = None
             if confirmed is not None:
-                replay.sent_up_to = confirmed
+                replay.confirmed_position = confirmed
             waiting, flying = await _left(session, id_)
             if not waiting and not flying:
                 replay.state, replay.finished_at = ReplayState.DONE, func.now()
@@ -243,7 +243,7 @@ class ReplayRunner:
             open_ = (
                 (ReplayItem.replay_id == id_)
                 & (ReplayItem.state == ItemState.SENDING)
-                & (ReplayItem.position > replay.sent_up_to)
+                & (ReplayItem.position > replay.confirmed_position)
             )
             since = await session.scalar(select(func.min(ReplayItem.sending_at)).where(open_))
             if since is None:  # all was confirmed: who takes it over need not look again
@@ -327,7 +327,7 @@ async def _claim(session: AsyncSession, replay: str, most: int, vault: SecretBox
             ReplayItem.queue,
             ReplayItem.position,
             ReplayItem.sealed_body,
-            ReplayItem.letter_id,
+            ReplayItem.dead_letter_id,
         )
         .cte("claimed")
     )
@@ -339,7 +339,7 @@ async def _claim(session: AsyncSession, replay: str, most: int, vault: SecretBox
             func.coalesce(claiming.c.sealed_body, DeadLetter.sealed_body),
             DeadLetter.headers,
         )
-        .join_from(claiming, DeadLetter, DeadLetter.id == claiming.c.letter_id, isouter=True)
+        .join_from(claiming, DeadLetter, DeadLetter.id == claiming.c.dead_letter_id, isouter=True)
         .order_by(claiming.c.position)
     )
     return [
@@ -359,13 +359,13 @@ async def _without_dead_letters(
 ) -> list[dict[str, Any]]:
     """Events of the journal whose dead letter is open, or was given up, are left out: somebody
     decides of that one by itself."""
-    ids = sorted({each["letter_id"] for each in items})
+    ids = sorted({each["dead_letter_id"] for each in items})
     query = select(DeadLetter.id).where(
         equals_any(DeadLetter.id, ids), DeadLetter.state != LetterState.SUCCEEDED
     )
     held = {*(await session.scalars(query)).all()}
     left_out = {"state": ItemState.SKIPPED.value, "detail": _DEAD, "sealed_body": None}
     return [
-        {**each, **(left_out if each["letter_id"] in held else {"letter_id": None})}
+        {**each, **(left_out if each["dead_letter_id"] in held else {"dead_letter_id": None})}
         for each in items
     ]

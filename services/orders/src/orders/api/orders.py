@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import derived_id
 from common.db import tenant_rows
 from common.errors import Conflict
 from common.http.auth import Admin, Operator, Viewer
-from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, page
+from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, page, provided
 from orders import order_service, repository
 from orders.api.responses import (
     LineView,
@@ -44,12 +44,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _buyers(request: Request) -> Buyers:
-    buyers: Buyers = request.app.state.buyers
-    return buyers
-
-
-Sealed = Annotated[Buyers, Depends(_buyers)]
+Sealed = Annotated[Buyers, provided(Buyers)]
+Starter = Annotated[CheckoutStarter, provided(CheckoutStarter)]
 
 
 @orders.post("", status_code=201, responses=_PROBLEMS)
@@ -57,12 +53,12 @@ async def place_order(
     caller: Operator,
     session: Session,
     buyers: Sealed,
-    wanted: NewOrder,
+    body: NewOrder,
     idempotency_key: IdempotencyKey,
 ) -> OrderDetail:
     async with session.begin():
         order = await order_service.place(
-            session, caller.tenant, idempotency_key, wanted, SOURCES, buyers
+            session, caller.tenant, idempotency_key, body, SOURCES, buyers
         )
         return await _detail(session, order)
 
@@ -94,8 +90,9 @@ async def start_payment(
     request: Request,
     session: Session,
     buyers: Sealed,
+    starter: Starter,
     id_: str,
-    wanted: NewPayment,
+    body: NewPayment,
     idempotency_key: IdempotencyKey,
 ) -> PaymentView:
     """Start a checkout with a provider. The same request with the same key is one checkout, also
@@ -105,8 +102,7 @@ async def start_payment(
         if order.state not in UNPAID:
             raise Conflict(f"an order that is {order.state} is not paid for")
         order.state = State.AWAITING_PAYMENT
-        checkout = _checkout(order, buyers.request(order).buyer, wanted)
-    starter: CheckoutStarter = request.app.state.checkouts
+        checkout = _checkout(order, buyers.request(order).buyer, body)
     started = await starter.start(
         request.headers.get("authorization", ""),
         derived_id("order checkout", id_, idempotency_key),
@@ -119,8 +115,8 @@ async def start_payment(
             "checkout_id": started["id"],
             "tenant": caller.tenant,
             "order_id": id_,
-            "provider": wanted.provider,
-            "account": wanted.account,
+            "provider": body.provider,
+            "account": body.account,
             "status": started["status"],
         }
         payment = await repository.keep_payment(session, values)
@@ -147,12 +143,12 @@ async def refund_order(
     caller: Operator,
     session: Session,
     id_: str,
-    wanted: NewRefund,
+    body: NewRefund,
     idempotency_key: IdempotencyKey,
 ) -> RefundView:
     """In full or in part; sellers' payouts are reduced, or taken back if they were made."""
     async with session.begin():
-        ordered = RefundOrder(idempotency_key, caller.subject, wanted)
+        ordered = RefundOrder(idempotency_key, caller.subject, body)
         row = await order_service.refund(session, caller.tenant, id_, ordered)
         return RefundView.model_validate(row)
 
@@ -186,7 +182,7 @@ async def confirm_refund(caller: Operator, session: Session, id_: str) -> Refund
         row = await session.get_one(Refund, id_, with_for_update=True, populate_existing=True)
         if row.state not in {RefundState.MANUAL, RefundState.FAILED}:
             raise Conflict(f"a refund that is {row.state} is not confirmed by hand")
-        row.state, row.settled_at = RefundState.SUCCEEDED, await tenant_rows.database_now(session)
+        row.state, row.completed_at = RefundState.SUCCEEDED, await tenant_rows.database_now(session)
         row.error = f"paid back by hand: {caller.subject}"
         row.provider_refund_id = None  # one that failed is not what gave it back
         return RefundView.model_validate(row)
@@ -198,27 +194,27 @@ async def get_terms(caller: Viewer, session: Session) -> Terms:
 
 
 @terms.put("")
-async def set_terms(caller: Admin, session: Session, wanted: Terms) -> Terms:
+async def set_terms(caller: Admin, session: Session, body: Terms) -> Terms:
     """For orders that are placed from now on. What is left out stays as it is."""
     async with session.begin():
         before = await order_service.terms_of(session, caller.tenant)
-        after = before.model_copy(update=wanted.model_dump(exclude_unset=True))
+        after = before.model_copy(update=body.model_dump(exclude_unset=True))
         values = after.model_dump(mode="json")
         await repository.set_terms(session, caller.tenant, values, caller.subject)
     return after
 
 
-def _checkout(order: Order, buyer: Buyer, wanted: NewPayment) -> dict[str, Any]:
+def _checkout(order: Order, buyer: Buyer, body: NewPayment) -> dict[str, Any]:
     """What the subscription service is asked for."""
-    contact = {"email": buyer.email, "name": buyer.name, "phone": wanted.phone or buyer.phone}
+    contact = {"email": buyer.email, "name": buyer.name, "phone": body.phone or buyer.phone}
     return {
-        "provider": wanted.provider,
-        "account": wanted.account,
+        "provider": body.provider,
+        "account": body.account,
         "amount": order.total,
         "currency": order.currency,
         "customer": {"reference": order.buyer, **contact},
         "description": f"Order {order.reference}",
-        "return_url": str(wanted.return_url) if wanted.return_url else None,
+        "return_url": str(body.return_url) if body.return_url else None,
         "purpose": f"{CHECKOUT_PURPOSE}{order.id}",
     }
 

@@ -57,7 +57,7 @@ class ShareView(_Part):
 
 class PaymentView(View):
     order_id: str
-    checkout_id: str | None
+    checkout_id: str
     charge: str | None = Field(
         description="the provider's name of a further charge for the same checkout"
     )
@@ -67,11 +67,11 @@ class PaymentView(View):
     url: str | None = Field(description="where to send the payer; null when the phone is asked")
     amount: int | None = Field(description="what came")
     currency: str | None
-    verdict: str | None = Field(
+    decision: str | None = Field(
         description="what the money was taken for: `accepted` or `reopened`; `late`, `double` and "
         "`wrong` go back"
     )
-    settled_at: datetime | None
+    completed_at: datetime | None
 
 
 class RefundView(View):
@@ -82,10 +82,10 @@ class RefundView(View):
     reason: str
     parts: dict[str, int] = Field(description="from whose share it is taken, by seller")
     state: RefundState
-    ordered_by: str | None
+    created_by: str | None
     provider_refund_id: str | None
     error: str | None
-    settled_at: datetime | None
+    completed_at: datetime | None
 
 
 class OrderDetail(OrderView):

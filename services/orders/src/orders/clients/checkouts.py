@@ -20,14 +20,14 @@ class CheckoutStarter:
         self._url = f"{str(url).rstrip('/')}/v1/checkouts" if url is not None else None
         self._http = http
 
-    async def start(self, token: str, key: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    async def start(self, token: str, key: str, request: dict[str, Any]) -> dict[str, Any]:
         """The checkout as that service shows it. Raises what its answer means: `Invalid`,
         `Refused`, or `Upstream` and `RateLimited` when the same may be asked again."""
         if self._url is None:
             raise Invalid("no checkouts: SUBSCRIPTION_URL names nothing")
         headers = {"Authorization": token, "Idempotency-Key": key}
         try:
-            answer = await self._http.post(self._url, json=wanted, headers=headers)
+            answer = await self._http.post(self._url, json=request, headers=headers)
             said = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise Upstream(

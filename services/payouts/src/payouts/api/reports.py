@@ -1,4 +1,4 @@
-"""The API of reports: days, differences, the audit log, and the export."""
+"""The API of reports: days, discrepancies, the audit log, and the export."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from common.db import pagination, tenant_rows
+from common.db.database import Sessions
 from common.db.pagination import decode_cursor, encode_cursor
 from common.errors import Invalid
 from common.http.auth import Approver, Operator, Viewer
 from common.http.csv import line, prefetch
-from common.http.resources import Cursor, Limit, Page, Session, page
-from payouts import jobs, operator_actions
-from payouts.api.responses import PROBLEMS, AuditDetail, AuditPage, DifferenceView
+from common.http.resources import Cursor, Limit, Page, Session, SessionFactory, page
+from payouts import jobs, operator_actions, repository
+from payouts.api.dependencies import AccountsInUse, OperatingTenant
+from payouts.api.responses import PROBLEMS, AuditDetail, AuditPage, DiscrepancyView, Metrics, Volume
+from payouts.domain import State
 from payouts.models import (
     AuditEntry,
     DailyReport,
@@ -25,29 +28,63 @@ from payouts.models import (
     Payout,
 )
 from payouts.operator_actions import actor
-from payouts.providers.registry import Accounts
 from payouts.reconciliation.daily_report import day_report
 from payouts.schemas import ReasonBody
 
-reports = APIRouter(prefix="/api/v1/reports", tags=["reports"], responses=PROBLEMS)
+reports = APIRouter(prefix="/v1/reports", tags=["reports"], responses=PROBLEMS)
 
 
 @reports.get("/daily")
 async def daily_report(
-    request: Request, caller: Viewer, session: Session, day: date | None = None
+    tenant: OperatingTenant, caller: Viewer, session: Session, day: date | None = None
 ) -> dict[str, Any]:
     """As it was written; of a day that has none yet, as it would be now. The default is today
     (UTC)."""
-    wanted = _not_in_future(day or datetime.now(UTC).date())
-    kept = await session.get(DailyReport, (caller.tenant, wanted))
+    body = _not_in_future(day or datetime.now(UTC).date())
+    kept = await session.get(DailyReport, (caller.tenant, body))
     if kept is not None:
         report = kept.report | {"written_at": kept.written_at.isoformat()}
     else:
-        found = await day_report(session, caller.tenant, wanted)
+        found = await day_report(session, caller.tenant, body)
         report = found | {"written_at": None}
-    if caller.tenant != request.app.state.operating_tenant:
-        del report["audit_head"]  # the log is all tenants'
+    if caller.tenant != tenant.name:
+        del report["audit_head"]  # the audit log has all tenants' actions
     return report
+
+
+TimeRange = Annotated[str, Query(pattern=r"^[1-9][0-9]{0,3}[hd]$", description="such as 24h or 7d")]
+
+
+@reports.get("/metrics")
+async def metrics(caller: Viewer, session: Session, time_range: TimeRange = "24h") -> Metrics:
+    number = int(time_range[:-1])
+    span = timedelta(hours=number) if time_range.endswith("h") else timedelta(days=number)
+    since = datetime.now(UTC) - span
+    ordered = (Payout.tenant == caller.tenant, Payout.created_at >= since)
+    states = await repository.counts(session, *ordered)
+    took = func.extract("epoch", Payout.paid_at - Payout.created_at)
+    times = select(
+        func.percentile_cont(0.5).within_group(took), func.percentile_cont(0.95).within_group(took)
+    ).where(*ordered, Payout.paid_at.is_not(None))
+    p50, p95 = (await session.execute(times)).one()
+    volumes = await session.execute(
+        select(Payout.currency, func.count(), func.sum(Payout.amount))
+        .where(*ordered, Payout.state == State.PAID)
+        .group_by(Payout.currency)
+        .order_by(Payout.currency)
+    )
+    settled = sum(states.get(each, 0) for each in (State.PAID, State.FAILED, State.RETURNED))
+    return Metrics(
+        since=since,
+        states=states,
+        success_rate=states.get(State.PAID, 0) / settled if settled else None,
+        seconds_to_paid_p50=p50,
+        seconds_to_paid_p95=p95,
+        paid=[
+            Volume(currency=currency, count=count, amount=int(amount))
+            for currency, count, amount in volumes.all()
+        ],
+    )
 
 
 @reports.get("/audit")
@@ -79,40 +116,39 @@ async def audit_log(
     return AuditPage(items=items[:limit], next_cursor=more)
 
 
-@reports.get("/differences")
-async def list_differences(
+@reports.get("/discrepancies")
+async def list_discrepancies(
     caller: Viewer,
     session: Session,
     day: date | None = None,
     kind: str | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
-) -> Page[DifferenceView]:
-    """What providers and the ledger say differently."""
+) -> Page[DiscrepancyView]:
+    """Differences between the providers' records and the ledger."""
     filters = {"day": day, "kind": kind}
-    return await page(session, Discrepancy, DifferenceView, caller.tenant, filters, cursor, limit)
+    return await page(session, Discrepancy, DiscrepancyView, caller.tenant, filters, cursor, limit)
 
 
-@reports.post("/differences/{id_}/resolve")
-async def resolve(caller: Approver, session: Session, id_: str, why: ReasonBody) -> DifferenceView:
-    """A person has dealt with it; `doubled` ones are never resolved otherwise."""
+@reports.post("/discrepancies/{id_}/resolve")
+async def resolve(caller: Approver, session: Session, id_: str, why: ReasonBody) -> DiscrepancyView:
+    """A person resolves it. Those of kind `duplicate` are never resolved otherwise."""
     async with session.begin():
         await tenant_rows.get_for_tenant(session, Discrepancy, caller.tenant, id_)
         row = await operator_actions.resolve(session, id_, actor(caller), why.reason)
-    return DifferenceView.model_validate(row)
+    return DiscrepancyView.model_validate(row)
 
 
 @reports.post("/reconciliation", status_code=202)
 async def reconcile(
-    caller: Operator, request: Request, session: Session, day: date
+    caller: Operator, accounts: AccountsInUse, session: Session, day: date
 ) -> dict[str, int]:
     """Compare a day (UTC) again, at every account of the tenant."""
     _not_in_future(day)
-    accounts: Accounts = request.app.state.accounts
     mine = [each for each in accounts if each.tenant == caller.tenant]
     async with session.begin():
         for each in mine:
-            await jobs.order_reconciliation(
+            await jobs.enqueue_reconciliation(
                 session, None, each.tenant, day, each.provider, each.name
             )
     return {"accounts": len(mine)}
@@ -121,7 +157,7 @@ async def reconcile(
 @reports.get(
     "/payouts.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
 )
-async def export(caller: Viewer, request: Request, first: date, last: date) -> Response:
+async def export(caller: Viewer, sessions: SessionFactory, first: date, last: date) -> Response:
     """Every payout ordered from `first` to `last` (UTC, both included), the oldest first."""
     if last < first:
         raise Invalid("last is before first")
@@ -129,7 +165,7 @@ async def export(caller: Viewer, request: Request, first: date, last: date) -> R
     until = datetime.combine(last, time(), UTC) + timedelta(days=1)
     name = f"payouts-{first}-{last}.csv"
     return StreamingResponse(
-        await prefetch(_csv(request, caller.tenant, since, until)),
+        await prefetch(_csv(sessions, caller.tenant, since, until)),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
@@ -143,13 +179,12 @@ _CSV_COLUMNS = (
 
 
 async def _csv(
-    request: Request, tenant: str, since: datetime, until: datetime
+    sessions: Sessions, tenant: str, since: datetime, until: datetime
 ) -> AsyncIterator[str]:
     yield line(_CSV_COLUMNS)
     query = select(Payout).where(
         Payout.tenant == tenant, Payout.created_at >= since, Payout.created_at < until
     )
-    sessions = request.app.state.sessions
     async for chunk in pagination.in_chunks(sessions, query, Payout.created_at, Payout.id):
         yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
 

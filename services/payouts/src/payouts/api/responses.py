@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from common.http.resources import View
 from common.resilience.circuit_store import CircuitView
@@ -29,7 +29,9 @@ class RecipientView(View):
     provider: str
     account: str
     currency: str
-    shown: str = Field(description="where the money goes, for people: the rest is encrypted")
+    masked_details: str = Field(
+        description="where the money goes, for people: the rest is encrypted"
+    )
     blocked: bool
     schedule: Schedule
     next_payout_at: datetime | None
@@ -82,13 +84,15 @@ class PayoutView(View):
     held: bool
     created_by: str
     credited_by: list[str] = Field(
-        description="of one that needs approval: who credited what it pays, and can't approve it"
+        description="if it needs approval: who credited what it pays, and so can't approve it"
     )
     approved_by: str | None
     adopted: bool = Field(description="found at the provider: a restored database had forgotten it")
     due_at: datetime
-    next_at: datetime | None = Field(description="when it is looked at next; null when never")
-    attempts: int
+    next_action_at: datetime | None = Field(
+        description="when it is processed next; null when never"
+    )
+    attempt_count: int = Field(validation_alias=AliasChoices("attempt_count", "attempts"))
     failures: int
     transfer_id: str | None = Field(description="the provider's name of it")
     error: str | None
@@ -108,7 +112,9 @@ class AttemptView(BaseModel):
     finished_at: datetime | None
     outcome: str | None
     transfer_id: str | None
-    fate: str | None = Field(description="all that the provider ever said of its transfer")
+    transfer_status: str | None = Field(
+        description="all that the provider ever said of its transfer"
+    )
     error: str | None
 
 
@@ -132,7 +138,8 @@ class AuditDetail(AuditView):
 
 
 class PayoutDetail(PayoutView):
-    tries: list[AttemptView] = Field(default_factory=list, description="every attempt")
+    # Not the row's `attempts`, which counts them.
+    attempts: list[AttemptView] = Field(default_factory=list, validation_alias="_attempts")
     audit: list[AuditView] = Field(default_factory=list, description="the newest 100")
 
 
@@ -150,10 +157,10 @@ class ControlView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     paused: bool
-    ask_first_until: datetime | None = Field(
+    status_check_required_until: datetime | None = Field(
         default=None, description="until then the provider is asked before anything is sent"
     )
-    by: str | None = None
+    actor: str | None = None
     reason: str | None = None
     changed_at: datetime | None = None
 
@@ -179,7 +186,7 @@ class RecoveryView(BaseModel):
     provider: str
     account: str
     day: date
-    ordered_at: datetime
+    requested_at: datetime
     fault: str | None = Field(description="why the last comparison did not settle it")
 
 
@@ -190,7 +197,7 @@ class Status(BaseModel):
     oldest_due_at: datetime | None = Field(description="of those that are approved and due")
     circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
     accounts: list[AccountView] = Field(description="of the payout accounts file")
-    open_differences: int
+    open_discrepancies: int
     unreconciled: list[RecoveryView] = Field(description="after a restore; usually empty")
 
 
@@ -211,7 +218,7 @@ class Metrics(BaseModel):
     paid: list[Volume]
 
 
-class DifferenceView(View):
+class DiscrepancyView(View):
     day: date
     provider: str
     account: str

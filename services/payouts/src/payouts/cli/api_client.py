@@ -18,5 +18,5 @@ def _where() -> tuple[str, SecretStr]:
     return str(settings.payouts_url), settings.paybus_token
 
 
-API = Api(_where, prefix="/api/v1")
+API = Api(_where, prefix="/v1")
 call, listed = API.call, API.listed

@@ -1,6 +1,6 @@
 """`paybus-payouts`: the API from a shell, and what needs the database itself.
 
-Commands that call the API want PAYOUTS_URL and PAYBUS_TOKEN; `verify-audit` wants
+Commands that call the API want PAYOUTS_URL and PAYBUS_TOKEN; `verify-ledger` wants
 DATABASE_URL. Status: 0 well, 1 something is wrong, 2 wrongly called.
 """
 
@@ -55,21 +55,23 @@ def main() -> None:
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """What waits, whether all is paused, and which providers are not called."""
-    found = call("GET", "payout-jobs/status")
+    found = call("GET", "control")
     if as_json:
         print_json(found)
         return
     control = found["control"]
     if control["paused"]:
-        console.print(f"PAUSED by {control['by']}: {control['reason']}", style="bold red")
-    until = control["ask_first_until"]
+        console.print(f"PAUSED by {control['actor']}: {control['reason']}", style="bold red")
+    until = control["status_check_required_until"]
     if until and datetime.fromisoformat(until) > datetime.now(UTC):
-        console.print(f"until {control['ask_first_until']} providers are asked before all")
+        console.print(
+            f"until {control['status_check_required_until']} providers are asked before all"
+        )
     table = Table("state", "payouts")
     for state, count in sorted(found["states"].items()):
         table.add_row(state, str(count))
     console.print(table)
-    console.print(f"held: {found['held']}; open differences: {found['open_differences']}")
+    console.print(f"held: {found['held']}; open discrepancies: {found['open_discrepancies']}")
     for circuit in found["circuits"]:
         console.print(f"circuit {circuit['name']} is {circuit['state']}", style="red")
     for line in _unreconciled(found):
@@ -96,19 +98,28 @@ def list_(
         "currency": currency,
         "held": held,
     }
-    found = listed("payout-jobs/jobs", filters, limit)
-    columns = ("id", "state", "recipient", "amount", "currency", "provider", "attempts", "error")
+    found = listed("payouts", filters, limit)
+    columns = (
+        "id",
+        "state",
+        "recipient",
+        "amount",
+        "currency",
+        "provider",
+        "attempt_count",
+        "error",
+    )
     print_table(found, columns, as_json)
 
 
 @app.command()
 def show(id_: Id) -> None:
     """A payout with its attempts and everything that was done to it."""
-    print_json(call("GET", f"payout-jobs/jobs/{id_}"))
+    print_json(call("GET", f"payouts/{id_}"))
 
 
-@app.command()
-def order(
+@app.command("create")
+def create(
     recipient: Annotated[str, typer.Argument(help="its reference")],
     amount: Annotated[int, typer.Argument(help="minor units")],
     currency: str,
@@ -118,8 +129,8 @@ def order(
     due_at: Annotated[str | None, typer.Option(help="not before, RFC 3339")] = None,
     key: Key = None,
 ) -> None:
-    """Order one payout."""
-    wanted = {
+    """Create one payout."""
+    request = {
         "recipient": recipient,
         "amount": amount,
         "currency": currency,
@@ -128,7 +139,7 @@ def order(
         "priority": priority,
         "due_at": due_at,
     }
-    made = call("POST", "payouts", json=wanted, headers=new_call_key(key))
+    made = call("POST", "payouts", json=request, headers=new_call_key(key))
     console.print(f"{made['id']} {made['state']}")
 
 
@@ -143,8 +154,8 @@ def batch(
     wait: Annotated[bool, typer.Option(help="until all are settled")] = True,
 ) -> None:
     """Order all of a file's payouts or none, and watch them."""
-    wanted = {"name": name or file.name, "payouts": list(_payouts_in(file))}
-    made = call("POST", "batches", json=wanted, headers=new_call_key(key), timeout=300)
+    request = {"name": name or file.name, "payouts": list(_payouts_in(file))}
+    made = call("POST", "batches", json=request, headers=new_call_key(key), timeout=300)
     console.print(f"batch {made['id']}: {made['payouts']} payouts ordered")
     if wait:
         _watch(made["id"], made["payouts"])
@@ -183,19 +194,19 @@ def retry(id_: Id, reason: Reason) -> None:
 @app.command()
 def pause(reason: Reason) -> None:
     """The emergency stop: nothing begins to be sent."""
-    call("POST", "payout-jobs/pause", json={"reason": reason})
+    call("POST", "control/pause", json={"reason": reason})
     console.print("paused: nothing begins to be sent until `paybus-payouts resume`")
 
 
 @app.command()
 def resume(reason: Reason) -> None:
     """End the emergency stop."""
-    call("POST", "payout-jobs/resume", json={"reason": reason})
+    call("POST", "control/resume", json={"reason": reason})
     console.print("resumed")
 
 
-@app.command("ask-first")
-def ask_first(
+@app.command("require-status-check")
+def require_status_check(
     reason: Reason,
     days: Annotated[int, typer.Option(min=0, max=365, help="0 ends it")] = 30,
     since: Annotated[
@@ -205,7 +216,7 @@ def ask_first(
     """After a backup was restored: reconcile every account since then before anything is sent, and
     ask the provider before each payout."""
     body = {"reason": reason, "days": days, "since": since}
-    call("POST", "payout-jobs/ask-first", json=body)
+    call("POST", "control/require-status-check", json=body)
     if days:
         console.print(f"for {days} days the provider is asked before anything is sent")
         console.print("nothing is sent or ordered before `paybus-payouts wait-reconciled` ends")
@@ -217,13 +228,11 @@ def ask_first(
 def wait_reconciled(
     seconds: Annotated[float, typer.Option(min=0, help="then end with 1")] = 3600,
 ) -> None:
-    """After `ask-first`: until every account is reconciled since the backup."""
+    """After `require-status-check`: until every account is reconciled since the backup."""
     until = time.monotonic() + seconds
     with progress_bar("days reconciled") as (progress, task):
         whole = 0
-        while (waiting := call("GET", "payout-jobs/status")["unreconciled"]) and (
-            time.monotonic() < until
-        ):
+        while (waiting := call("GET", "control")["unreconciled"]) and (time.monotonic() < until):
             whole = max(whole, len(waiting))
             progress.update(task, completed=whole - len(waiting), total=whole)
             time.sleep(1)
@@ -241,19 +250,19 @@ def report(day: Annotated[str | None, typer.Option(help="YYYY-MM-DD, UTC; today"
 
 
 @app.command()
-def differences(day: str | None = None, as_json: AsJson = False) -> None:
+def discrepancies(day: str | None = None, as_json: AsJson = False) -> None:
     """What providers and the ledger say differently."""
-    found = listed("reports/differences", {"day": day}, 100_000)
+    found = listed("reports/discrepancies", {"day": day}, 100_000)
     columns = ("id", "day", "kind", "payout_id", "transfer_id", "ours", "theirs", "resolved_at")
     print_table(found, columns, as_json)
 
 
 @app.command()
 def resolve(
-    id_: Annotated[str, typer.Argument(help="the difference's id")], reason: Reason
+    id_: Annotated[str, typer.Argument(help="the discrepancy's id")], reason: Reason
 ) -> None:
-    """A person has dealt with a difference."""
-    call("POST", f"reports/differences/{id_}/resolve", json={"reason": reason})
+    """A person has dealt with a discrepancy."""
+    call("POST", f"reports/discrepancies/{id_}/resolve", json={"reason": reason})
     console.print(f"{id_} resolved")
 
 
@@ -261,13 +270,13 @@ def resolve(
 def reconcile(day: Annotated[str, typer.Argument(help="YYYY-MM-DD, UTC")]) -> None:
     """Compare a day again, at every account."""
     ordered = call("POST", "reports/reconciliation", params={"day": day})
-    console.print(f"ordered for {ordered['accounts']} accounts; see `paybus-payouts differences`")
+    console.print(f"ordered for {ordered['accounts']} accounts; see `paybus-payouts discrepancies`")
 
 
 @app.command()
 def metrics(time_range: Annotated[str, typer.Option(help="such as 24h or 7d")] = "24h") -> None:
     """Counts, success rate, times to paid and volumes."""
-    print_json(call("GET", "payout-jobs/metrics", params={"time_range": time_range}))
+    print_json(call("GET", "reports/metrics", params={"time_range": time_range}))
 
 
 @app.command()
@@ -287,7 +296,16 @@ def audit(
 def recipients(reference: str | None = None, as_json: AsJson = False) -> None:
     """Who is paid."""
     found = listed("recipients", {"reference": reference}, 100_000)
-    columns = ("id", "reference", "name", "provider", "account", "currency", "shown", "blocked")
+    columns = (
+        "id",
+        "reference",
+        "name",
+        "provider",
+        "account",
+        "currency",
+        "masked_details",
+        "blocked",
+    )
     print_table(found, columns, as_json)
 
 
@@ -297,10 +315,10 @@ def add_recipient(
 ) -> None:
     """Add one."""
     try:
-        wanted = json.loads(file.read_text())
+        request = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         die(f"{file}: {error}")
-    made = call("POST", "recipients", json=wanted)
+    made = call("POST", "recipients", json=request)
     console.print(f"{made['id']} {made['reference']}")
 
 
@@ -371,8 +389,8 @@ def export(first: str, last: str) -> None:
             sys.stdout.write(chunk)
 
 
-@app.command("verify-audit")
-def verify_audit(
+@app.command("verify-ledger")
+def verify_ledger(
     expect: Annotated[
         str | None, typer.Option(help="POSITION:HASH of a head that was kept elsewhere")
     ] = None,
@@ -453,7 +471,7 @@ def _unreconciled(status: dict[str, Any]) -> Iterator[str]:
 
 
 def _act(verb: str, id_: str, reason: str) -> None:
-    done = call("POST", f"payout-jobs/{verb}/{id_}", json={"reason": reason})
+    done = call("POST", f"payouts/{id_}/{verb}", json={"reason": reason})
     held = ", held" if done["held"] else ""
     console.print(f"{id_} {done['state']}{held}")
 

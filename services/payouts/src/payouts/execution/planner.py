@@ -144,23 +144,25 @@ class PayoutPlanner:
             self._move(
                 row, Transition.RECONSIDER, "where it goes was changed since it was approved"
             )
-            row.approved_by = row.approved_at = row.next_at = None
-            return None
+            row.approved_by = row.approved_at = row.next_action_at = None
+            if not (ask and row.attempts):
+                return None
+            # A report says that an earlier attempt may have paid: that has to be known first.
         step = self._step(file, ask=ask)
         if step is NextAction.SEND:
             return self._intend(file)
         if step is NextAction.LOOK:
             if row.state == State.SUBMITTING:
-                self._lose(file, "the process that sent it died", answered=False)
+                self._lose(file, "the process that sent it died", key_consumed=False)
             if row.state == State.UNKNOWN or self._waits(row):
-                row.next_at = self._now + self._timeout + FRESH  # should we die, too
+                row.next_action_at = self._now + self._timeout + FRESH  # should we die, too
             sealed = last.details if last is not None else self.recipient.details
             order = replace(self._order(row, sealed), destinations=self._destinations(file))
             return CheckStatus(order, row.version, self._first_sent(file) - _CLOCKS_DIFFER)
         if row.state == State.APPROVED:
             self._wait(row)
         elif row.state == State.SUBMITTING and last is not None:
-            row.next_at = last.deadline  # whoever sends it may die
+            row.next_action_at = last.deadline  # whoever sends it may die
         return None
 
     def _first_sent(self, file: PayoutHistory) -> datetime:
@@ -206,26 +208,26 @@ class PayoutPlanner:
         own = domain.match_transfers(status_updates.attempt_refs(file.attempts), list(found))
         if own is not None and file.last is None:
             status_updates.remember(self._books, file, own, details=self.recipient.details)
-        moving = [each for each in found if each.fate.moves_money and each is not own]
+        moving = [each for each in found if each.transfer_status.moves_money and each is not own]
         current = [
             each
             for each in found
             if each not in moving and each is not own and each.transfer_id == row.transfer_id
         ]
         for each in [*([own] if own else []), *moving, *current]:
-            if each.fate.moves_money:
+            if each.transfer_status.moves_money:
                 self._compare(file, each)
             status_updates.apply_status(
                 self._books,
                 file,
                 transfers[self._key(each)],
-                each.fate,
+                each.transfer_status,
                 times=self._times,
                 asked=True,
-                reason=f"asked, {self.account.provider} says {each.fate}",
+                reason=f"asked, {self.account.provider} says {each.transfer_status}",
                 amount_returned=status_updates.part_returned(row, each),
             )
-        return bool(moving) or (own is not None and own.fate.moves_money)
+        return bool(moving) or (own is not None and own.transfer_status.moves_money)
 
     def _compare(self, file: PayoutHistory, found: ProviderTransfer) -> None:
         destinations = self._destinations(file) if found.destination is not None else None
@@ -246,11 +248,11 @@ class PayoutPlanner:
             proved_at = (last.finished_at or last.deadline) + self._quiet + self._timeout
             if self._now < proved_at:
                 status_updates.schedule_status_check(self._books, row, self._times, None)
-                row.next_at = max(row.next_at or proved_at, proved_at)
+                row.next_action_at = max(row.next_action_at or proved_at, proved_at)
                 return None
         if row.state == State.UNKNOWN:
             self._move(row, Transition.FREE, "the provider was asked and knows nothing of it")
-        row.looks = 0
+        row.status_checks = 0
         if self._may_send(row):
             return self._intend(file)
         self._wait(row)
@@ -263,18 +265,22 @@ class PayoutPlanner:
         attempt = file.attempts[item.number - 1]
         attempt.finished_at = self._now
         if isinstance(item.answer, ProviderTransfer):
-            attempt.outcome, attempt.answered = "accepted", True
+            attempt.outcome, attempt.key_consumed = "accepted", True
             self._compare(file, item.answer)
             transfer = transfers[self._key(item.answer)]
-            status_updates.apply_status(books, file, transfer, item.answer.fate, times=self._times)
+            status_updates.apply_status(
+                books, file, transfer, item.answer.transfer_status, times=self._times
+            )
             if row.state == State.SUBMITTING and attempt is file.last:
-                self._lose(file, "the provider repeats an answer of before", answered=True)
+                self._lose(file, "the provider repeats an answer of before", key_consumed=True)
             return
         error = item.answer
         attempt.outcome = outcome_of(error)
         attempt.error = self._rules.text(error)
         # Whether the key has its answer, which would be repeated; "asked too often" is none.
-        attempt.answered = attempt.outcome != "deferred" and not isinstance(error, ProviderTimeout)
+        attempt.key_consumed = attempt.outcome != "deferred" and not isinstance(
+            error, ProviderTimeout
+        )
         if row.state != State.SUBMITTING or attempt is not file.last:
             return  # a webhook, or whoever took it over, knew more
         match attempt.outcome:
@@ -284,21 +290,21 @@ class PayoutPlanner:
             case "deferred":
                 row.error = attempt.error
                 after = getattr(error, "retry_after", _NOT_AUTHORIZED_SECONDS)
-                row.next_at = self._now + timedelta(seconds=after)
+                row.next_action_at = self._now + timedelta(seconds=after)
                 self._move(row, Transition.DEFER, attempt.error)
             case _:
-                self._lose(file, attempt.error, answered=attempt.answered)
+                self._lose(file, attempt.error, key_consumed=attempt.key_consumed)
 
     def defer(self, file: PayoutHistory, item: Defer) -> None:
         row = file.row
         if self._waits(row):
-            row.next_at = self._now + timedelta(seconds=item.seconds)
+            row.next_action_at = self._now + timedelta(seconds=item.seconds)
             if row.state == State.APPROVED or row.error is None:
                 row.error = item.error
 
     def _waits(self, row: Payout) -> bool:
         """Whether the clock brings it back for a look; a failed one has its own hour."""
-        return row.next_at is not None and row.state != State.FAILED
+        return row.next_action_at is not None and row.state != State.FAILED
 
     def _step(self, file: PayoutHistory, *, ask: bool) -> NextAction:
         row, last = file.row, file.last
@@ -339,15 +345,15 @@ class PayoutPlanner:
     def _forgetful(self, row: Payout) -> bool:
         """Whether it may have been sent although no attempt says so."""
         control = self._controls.get(row.tenant)
-        until = control.ask_first_until if control else None
+        until = control.status_check_required_until if control else None
         return until is not None and self._now < until
 
     def _wait(self, row: Payout) -> None:
         """Until it is due, released, unblocked or resumed."""
         if row.held:
-            row.next_at = None
+            row.next_action_at = None
         else:
-            row.next_at = max(row.due_at, self._now + _BLOCKED * self.recipient.blocked)
+            row.next_action_at = max(row.due_at, self._now + _BLOCKED * self.recipient.blocked)
 
     def _intend(self, file: PayoutHistory) -> SendPayout:
         row = file.row
@@ -361,13 +367,13 @@ class PayoutPlanner:
             idempotency_key=key,
             started_at=self._now,
             deadline=deadline,
-            answered=False,
+            key_consumed=False,
             details=details,
         )
         self._books.session.add(attempt)
         file.attempts.append(attempt)
         row.attempts = number
-        row.next_at = deadline
+        row.next_action_at = deadline
         self._move(row, Transition.SEND, f"attempt {number}")
         return SendPayout(self._order(row, details), number, key, self._before)
 
@@ -379,7 +385,7 @@ class PayoutPlanner:
         if last is None or not self._same(file.row.provider, last.details, details):
             return None
         same = [e for e in file.attempts if e.idempotency_key == last.idempotency_key]
-        if any(each.answered or each.transfer_id or each.fate for each in same):
+        if any(each.key_consumed or each.transfer_id or each.transfer_status for each in same):
             return None
         fresh = self._now - same[0].started_at < self.account.client.keeps_keys
         return last.idempotency_key if fresh else None
@@ -389,12 +395,12 @@ class PayoutPlanner:
         open_ = self._rules.details.open
         return sealed == other or open_(provider, sealed) == open_(provider, other)
 
-    def _lose(self, file: PayoutHistory, error: str, *, answered: bool) -> None:
+    def _lose(self, file: PayoutHistory, error: str, *, key_consumed: bool) -> None:
         assert file.last is not None
         file.last.outcome = "unknown"
-        file.last.answered = answered
+        file.last.key_consumed = key_consumed
         file.row.error = error
-        file.row.looks = 0
+        file.row.status_checks = 0
         self._move(file.row, Transition.LOSE, error)
         status_updates.schedule_status_check(self._books, file.row, self._times, error)
 
@@ -419,7 +425,7 @@ class PayoutPlanner:
         """The provider's names of where the payout was or will be sent."""
         sealed = {self.recipient.details, *(each.details for each in file.attempts)}
         open_ = self._rules.details.open
-        return frozenset(open_(file.row.provider, each).handle for each in sealed) - {""}
+        return frozenset(open_(file.row.provider, each).provider_ref for each in sealed) - {""}
 
     def _key(self, found: ProviderTransfer) -> TransferKey:
         return self.account.transfer_key(found.transfer_id)

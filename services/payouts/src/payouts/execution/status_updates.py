@@ -63,16 +63,20 @@ class PayoutHistory:
         moving = [
             each
             for each in self.transfers
-            if each is not but and each.fate is not None and TransferStatus(each.fate).moves_money
+            if each is not but
+            and each.transfer_status is not None
+            and TransferStatus(each.transfer_status).moves_money
         ]
-        return max(moving, key=lambda each: each.fate == TransferStatus.PAID, default=None)
+        return max(
+            moving, key=lambda each: each.transfer_status == TransferStatus.PAID, default=None
+        )
 
 
 def apply_status(
     books: PayoutUnitOfWork,
     file: PayoutHistory,
     transfer: Transfer,
-    fate: TransferStatus,
+    transfer_status: TransferStatus,
     *,
     times: StatusCheckDelays,
     asked: bool = False,
@@ -81,8 +85,8 @@ def apply_status(
     cause: Event[Any] | None = None,
     amount_returned: int = 0,
 ) -> None:
-    """The provider reports the transfer's fate: keep it, and let the payout follow. `asked` is
-    whether it is what the provider answered just now, `amount_returned` how much of a paid one
+    """Record a transfer's status that the provider reports, and move the payout. `asked` is
+    whether the provider answered a query just now, `amount_returned` how much of a paid one
     came back.
 
     Of several transfers of a payout those that move money count: one that comes back takes the
@@ -92,7 +96,7 @@ def apply_status(
         books,
         file,
         transfer,
-        fate,
+        transfer_status,
         times=times,
         asked=asked,
         actor=actor,
@@ -109,7 +113,7 @@ def _follow(
     books: PayoutUnitOfWork,
     file: PayoutHistory,
     transfer: Transfer,
-    fate: TransferStatus,
+    transfer_status: TransferStatus,
     *,
     times: StatusCheckDelays,
     asked: bool,
@@ -118,10 +122,10 @@ def _follow(
     cause: Event[Any] | None,
 ) -> None:
     row = file.row
-    news = _learn(file, transfer, fate, asked=asked)
+    news = _learn(file, transfer, transfer_status, asked=asked)
     if (
         news
-        and TransferStatus(transfer.fate or "").moves_money
+        and TransferStatus(transfer.transfer_status or "").moves_money
         and file.standing(transfer) is not None
     ):
         record_duplicate(books, row, transfer.transfer_id)
@@ -131,44 +135,52 @@ def _follow(
     transfer, to = followed
     if to is State(row.state):
         if row.transfer_id != transfer.transfer_id:
-            books.pay_by_other(row, transfer.transfer_id, actor, f"told {fate}")
+            books.pay_by_other(row, transfer.transfer_id, actor, f"told {transfer_status}")
         return
     row.transfer_id = transfer.transfer_id
-    row.looks = 0
+    row.status_checks = 0
     told = True
     match to:
         case State.SUBMITTED:
             row.submitted_at = books.now
             row.paid_at = None
-            row.next_at = books.now + times.first_poll
+            row.next_action_at = books.now + times.first_poll
             row.error = None
         case State.PAID:
             row.submitted_at = row.submitted_at or books.now
             row.paid_at = books.now
-            row.next_at = None
+            row.next_action_at = None
             row.error = None
         case State.FAILED:
             told = record_failure(books, row, reason or "the provider says that it failed")
         case _:
-            row.next_at = None
+            row.next_action_at = None
             row.error = reason or "the money came back"
     books.transition(
-        row, to, action=f"told {fate}", actor=actor, reason=reason, cause=cause, told=told
+        row,
+        to,
+        action=f"told {transfer_status}",
+        actor=actor,
+        reason=reason,
+        cause=cause,
+        told=told,
     )
 
 
-def _learn(file: PayoutHistory, transfer: Transfer, fate: TransferStatus, *, asked: bool) -> bool:
+def _learn(
+    file: PayoutHistory, transfer: Transfer, transfer_status: TransferStatus, *, asked: bool
+) -> bool:
     """Keep what the provider says of the transfer; whether that is news."""
-    known = transfer.fate
+    known = transfer.transfer_status
     joined = domain.merge_queried_status if asked else domain.merge_status
-    transfer.fate = joined(TransferStatus(known) if known else None, fate)
+    transfer.transfer_status = joined(TransferStatus(known) if known else None, transfer_status)
     file.take(transfer)
     attempt = file.attempt_of(transfer.transfer_id)
     if attempt is not None:
-        known = attempt.fate
+        known = attempt.transfer_status
         attempt.transfer_id = transfer.transfer_id
-        attempt.fate = transfer.fate
-    return known != transfer.fate
+        attempt.transfer_status = transfer.transfer_status
+    return known != transfer.transfer_status
 
 
 def transfer_to_follow(
@@ -176,26 +188,31 @@ def transfer_to_follow(
 ) -> tuple[Transfer, State] | None:
     """Which of its transfers the payout follows after a report of this one, and to which state;
     None when the report is not about the payout's present."""
-    row, fate, other = file.row, TransferStatus(transfer.fate or ""), file.standing(transfer)
+    row, transfer_status, other = (
+        file.row,
+        TransferStatus(transfer.transfer_status or ""),
+        file.standing(transfer),
+    )
     state = State(row.state)
-    if fate.moves_money:
+    if transfer_status.moves_money:
         if other is not None and (
-            fate is not TransferStatus.PAID or other.fate == TransferStatus.PAID
+            transfer_status is not TransferStatus.PAID
+            or other.transfer_status == TransferStatus.PAID
         ):
             return None
-        return transfer, domain.status_after(state, fate)
+        return transfer, domain.status_after(state, transfer_status)
     current = state in {State.SUBMITTED, State.PAID} and row.transfer_id == transfer.transfer_id
     if not news and not current:  # a person may have it tried again since
         return None
     if other is not None:
-        return other, domain.after_other(state, TransferStatus(other.fate or ""))
+        return other, domain.after_other(state, TransferStatus(other.transfer_status or ""))
     last = file.last is not None and file.last.transfer_id == transfer.transfer_id
     unanswered = state in {State.SUBMITTING, State.UNKNOWN} and (
         file.last is not None and file.last.transfer_id is None
     )
     if not last and (unanswered or row.transfer_id != transfer.transfer_id):
         return None  # of an earlier attempt, after which another was begun
-    to = domain.status_after(state, fate)
+    to = domain.status_after(state, transfer_status)
     return None if to is state else (transfer, to)
 
 
@@ -204,7 +221,7 @@ def record_failure(books: PayoutUnitOfWork, row: Payout, error: str) -> bool:
     row.failures += 1
     row.error = error
     wait = None if row.provider in READ_ONLY else domain.retry_after(row.failures)
-    row.next_at = books.now + wait if wait is not None else None
+    row.next_action_at = books.now + wait if wait is not None else None
     return wait is None
 
 
@@ -215,8 +232,8 @@ def schedule_status_check(
     first, longest = (
         (times.first_poll, _LONGEST_POLL) if submitted else (times.first_look, times.longest_look)
     )
-    row.next_at = books.now + domain.status_check_delay(row.looks, first, longest)
-    row.looks += 1
+    row.next_action_at = books.now + domain.status_check_delay(row.status_checks, first, longest)
+    row.status_checks += 1
     if error is not None:
         row.error = error
 
@@ -233,7 +250,7 @@ def compare_amounts(
     if ours != theirs:
         record_discrepancy(books, row, "amount", found.transfer_id, ours, theirs)
     if destinations and found.destination is not None and found.destination not in destinations:
-        # By their last characters: a difference is seen by everybody who may see payouts.
+        # By their last characters: a discrepancy is seen by everybody who may see payouts.
         ours, theirs = (last_four(each) for each in (max(destinations), found.destination))
         record_discrepancy(books, row, discrepancies.DESTINATION, found.transfer_id, ours, theirs)
 
@@ -252,7 +269,7 @@ def remember(
     """An attempt that the database has forgotten, to the (sealed) `details`. What it sent is what
     the payout is: a schedule pays what is available, which was another sum then."""
     row = file.row
-    if found.fate.moves_money and found.currency == row.currency:
+    if found.transfer_status.moves_money and found.currency == row.currency:
         if row.funding == "direct":  # of which the caller says how much
             compare_amounts(books, row, found)
         books.correct(row, found.amount)
@@ -265,7 +282,7 @@ def remember(
         deadline=books.now,
         finished_at=books.now,
         outcome="found",
-        answered=True,
+        key_consumed=True,
         details=details,
     )
     books.session.add(attempt)

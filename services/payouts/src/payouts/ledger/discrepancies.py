@@ -29,7 +29,7 @@ def of_payout(
     row: Payout, day: date, kind: str, transfer_id: str | None, ours: str, theirs: str
 ) -> Discrepancy:
     return Discrepancy(
-        id=derived_id("differences", row.id, kind, transfer_id or ""),
+        id=derived_id("discrepancies", row.id, kind, transfer_id or ""),
         tenant=row.tenant,
         day=day,
         provider=row.provider,
@@ -46,7 +46,7 @@ def not_ours(account: ProviderAccount, day: date, transfer_id: str, theirs: str)
     """A transfer at the provider that no payout of ours made."""
     kind = "unknown_transfer"
     return Discrepancy(
-        id=derived_id("differences", account.path, kind, transfer_id),
+        id=derived_id("discrepancies", account.path, kind, transfer_id),
         tenant=account.tenant,
         day=day,
         provider=account.provider,
@@ -62,7 +62,7 @@ def not_ours(account: ProviderAccount, day: date, transfer_id: str, theirs: str)
 async def keep(session: AsyncSession, found: Iterable[Discrepancy]) -> None:
     """Those that are there already are open again, but for what a person has resolved and of which
     both sides still say the same."""
-    for each in sorted(found, key=lambda difference: difference.id):
+    for each in sorted(found, key=lambda discrepancy: discrepancy.id):
         row = insert(Discrepancy).values({name: getattr(each, name) for name in _COLUMNS})
         dealt_with = and_(
             Discrepancy.resolved_by.is_not(None),

@@ -1,6 +1,6 @@
 """What one transaction does to payouts: states, ledger, balances, audit log and events, together.
 
-Rows are locked in one order everywhere: tenants, recipients, transfers, payouts, differences,
+Rows are locked in one order everywhere: tenants, recipients, transfers, payouts, discrepancies,
 balances, audit head.
 """
 
@@ -157,9 +157,9 @@ class PayoutUnitOfWork:
             )
         )
 
-    def add_discrepancy(self, difference: Discrepancy) -> None:
+    def add_discrepancy(self, discrepancy: Discrepancy) -> None:
         """Keep it, once."""
-        self._differences[difference.id] = difference
+        self._differences[discrepancy.id] = discrepancy
 
     async def flush(self) -> None:
         await self.session.flush()

@@ -53,11 +53,11 @@ class RecipientDetails(BaseModel, ABC):
 
     @property
     @abstractmethod
-    def shown(self) -> str:
+    def masked_details(self) -> str:
         """For people, without what would be of use to a thief."""
 
     @property
-    def handle(self) -> str:
+    def provider_ref(self) -> str:
         """By which the provider's reports name where money went; empty if they don't."""
         return ""
 

@@ -49,11 +49,11 @@ class Details(CommonDetails):
     funding_source: str = Field(pattern=_UUID)
 
     @property
-    def shown(self) -> str:
+    def masked_details(self) -> str:
         return f"funding source {last_four(self.funding_source)}"
 
     @property
-    def handle(self) -> str:
+    def provider_ref(self) -> str:
         return self.funding_source
 
 
@@ -91,13 +91,13 @@ class Dwolla(PayoutClient):
 
     async def find(self, order: PayoutRequest, since: datetime) -> Sequence[ListedTransfer]:
         found = self._list({"correlationId": order.id})
-        mine = order.destinations | {order.details.handle}
+        mine = order.destinations | {order.details.provider_ref}
         return [_listed(each) async for each in found if self._leaves(each, mine)]
 
     async def transfers(
         self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
     ) -> AsyncIterator[ListedTransfer]:
-        mine = {name for each in orders for name in (*each.destinations, each.details.handle)}
+        mine = {name for each in orders for name in (*each.destinations, each.details.provider_ref)}
         # "After" and "before" these days, says Dwolla: a day more on both sides.
         days = {
             "startDate": f"{first - timedelta(days=1):%Y-%m-%d}",

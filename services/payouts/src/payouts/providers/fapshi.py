@@ -48,7 +48,7 @@ class Details(base.RecipientDetails):
     medium: Literal["mobile money", "orange money"] | None = None
 
     @property
-    def shown(self) -> str:
+    def masked_details(self) -> str:
         return f"phone {last_four(self.phone)}"
 
 

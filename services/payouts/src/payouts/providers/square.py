@@ -38,11 +38,11 @@ class Details(base.RecipientDetails):
     location_id: str = Field(pattern=r"^[A-Za-z0-9]{1,64}$")
 
     @property
-    def shown(self) -> str:
+    def masked_details(self) -> str:
         return f"location {last_four(self.location_id)}"
 
     @property
-    def handle(self) -> str:
+    def provider_ref(self) -> str:
         return self.location_id
 
 
@@ -75,7 +75,7 @@ class Square(ReadOnlyClient):
         self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
     ) -> AsyncIterator[ListedTransfer]:
         """`orders` only say of which locations."""
-        locations = {each.details.handle for each in orders}
+        locations = {each.details.provider_ref for each in orders}
         for location in sorted(locations):
             with _answers():
                 pages = await self._client.payouts.list(

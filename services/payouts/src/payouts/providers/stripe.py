@@ -55,11 +55,11 @@ class Details(base.RecipientDetails):
     via: Literal["transfer", "payout"] = "transfer"
 
     @property
-    def shown(self) -> str:
+    def masked_details(self) -> str:
         return f"{self.via} {last_four(self.account)}"
 
     @property
-    def handle(self) -> str:
+    def provider_ref(self) -> str:
         return self.account
 
 
@@ -180,13 +180,13 @@ def _transfer(transfer: stripe.Transfer) -> ProviderTransfer:
     """A transfer is in the connected account's balance as soon as it is made. What came back of it
     is not; `reversed` is said of the whole only, `amount_reversed` of all parts together:
     https://docs.stripe.com/api/transfers/object#transfer_object-amount_reversed"""
-    fate = TransferStatus.RETURNED if transfer.reversed else TransferStatus.PAID
+    transfer_status = TransferStatus.RETURNED if transfer.reversed else TransferStatus.PAID
     part = 0 if transfer.reversed else transfer.amount_reversed
     currency = transfer.currency.upper()
     amount, returned = (from_stripe(each, currency) for each in (transfer.amount, part))
     destination = transfer.destination
     to = destination if isinstance(destination, str) or destination is None else destination.id
-    return ProviderTransfer(transfer.id, fate, amount, currency, to, returned)
+    return ProviderTransfer(transfer.id, transfer_status, amount, currency, to, returned)
 
 
 # https://docs.stripe.com/api/payouts/object#payout_object-status
@@ -201,10 +201,10 @@ _PAYOUT_FATES = {
 
 def _payout(payout: stripe.Payout, account: str) -> ProviderTransfer:
     """Of a connected account: its own `destination` is the bank, which nobody told us."""
-    fate = _PAYOUT_FATES[payout.status]
+    transfer_status = _PAYOUT_FATES[payout.status]
     currency = payout.currency.upper()
     return ProviderTransfer(
-        payout.id, fate, from_stripe(payout.amount, currency), currency, account
+        payout.id, transfer_status, from_stripe(payout.amount, currency), currency, account
     )
 
 

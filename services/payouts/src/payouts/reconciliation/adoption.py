@@ -42,9 +42,9 @@ def adopt(
     actor: Actor,
     reason: str,
 ) -> PayoutHistory:
-    """The payout, as if its call had just been answered: what became of it is settled next.
+    """The payout, as if its call had just been answered; its status is applied next.
     `amount` is in minor units, `made_at` UTC."""
-    wanted = NewPayout.model_construct(
+    request = NewPayout.model_construct(
         recipient=recipient.reference,
         amount=amount,
         currency=recipient.currency,
@@ -56,7 +56,7 @@ def adopt(
         tenant=recipient.tenant,
         created_at=made_at,
         idempotency_key=key,
-        request=as_stored(wanted),
+        request=as_stored(request),
         recipient_id=recipient.id,
         provider=recipient.provider,
         account=recipient.account,
@@ -66,7 +66,7 @@ def adopt(
         amount_returned=0,
         currency=recipient.currency,
         funding=funding,
-        priority=wanted.priority,
+        priority=request.priority,
         state=State.SUBMITTING,
         held=False,
         created_by=actor.name,
@@ -75,7 +75,7 @@ def adopt(
         due_at=made_at,
         attempts=1,
         failures=0,
-        looks=0,
+        status_checks=0,
         version=0,
     )
     attempt = Attempt(
@@ -85,7 +85,7 @@ def adopt(
         started_at=made_at,
         deadline=made_at,
         finished_at=books.now,
-        answered=True,
+        key_consumed=True,
         outcome="found",
         details=recipient.details,
     )
@@ -147,7 +147,7 @@ async def adopt_listed(
                 books,
                 file,
                 transfer,
-                each.fate,
+                each.transfer_status,
                 times=times,
                 asked=True,
                 reason=reason,
@@ -176,7 +176,7 @@ async def _hold_what_is_not_covered(session: AsyncSession, recipients: Collectio
     for row in await repository.lock_unsent(session, sorted({id_ for id_, _ in short})):
         if (row.recipient_id, row.currency) not in short or row.held:
             continue
-        row.held, row.next_at = True, None
+        row.held, row.next_action_at = True, None
         books.annotate(
             row, PAYBUS, "hold", "its recipient was paid more than is left: see what for"
         )
@@ -219,7 +219,7 @@ async def _files(
 def _is_of(recipient: Recipient, listed: ListedTransfer) -> bool:
     """Whether the transfer is the recipient's. What is in the account of another one is not,
     whatever stands in it."""
-    return not listed.of_recipient or listed.destination == recipient.handle
+    return not listed.of_recipient or listed.destination == recipient.provider_ref
 
 
 async def _unrecorded(
@@ -230,7 +230,7 @@ async def _unrecorded(
     ours = [
         each
         for each in {each.transfer_id: each for each in theirs}.values()
-        if each.fate.moves_money
+        if each.transfer_status.moves_money
         and _recipient_name(account, each)
         and (each.reference or not account.pays)
     ]

@@ -52,7 +52,7 @@ async def day_report(session: AsyncSession, tenant: str, day: date) -> dict[str,
         .group_by(Balance.currency)
         .order_by(Balance.currency)
     )
-    differences = await session.scalar(
+    discrepancies = await session.scalar(
         select(func.count())
         .select_from(Discrepancy)
         .where(Discrepancy.tenant == tenant, Discrepancy.resolved_at.is_(None))
@@ -60,7 +60,7 @@ async def day_report(session: AsyncSession, tenant: str, day: date) -> dict[str,
     head = (await session.execute(select(AuditHead.position, AuditHead.hash))).one()
     return {
         "day": str(day),
-        # Balances, differences and the log's head are those of this moment.
+        # Balances, discrepancies and the log's head are those of this moment.
         "as_of": datetime.now(UTC).isoformat(),
         "payouts": [
             {"currency": currency, "state": state, "count": count, "amount": int(amount)}
@@ -77,7 +77,7 @@ async def day_report(session: AsyncSession, tenant: str, day: date) -> dict[str,
             | {"currency": currency}
             for currency, *found in balances.all()
         ],
-        "open_differences": differences or 0,
+        "open_discrepancies": discrepancies or 0,
         "audit_head": {"position": head.position, "hash": head.hash},
     }
 

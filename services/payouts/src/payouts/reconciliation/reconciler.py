@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from common.contracts.event import Event
-from common.contracts.payouts import PayoutWork
+from common.contracts.payouts import GenerateDailyReport, ReconcileAccount
 from common.db import tenant_rows
 from common.db.database import Sessions
 from common.errors import Invalid, Permanent, RateLimited
@@ -69,17 +69,17 @@ class Reconciler:
         self._details = details
         self._times = times
 
-    async def do(self, event: Event[PayoutWork]) -> None:
-        work = event.data
-        if work.kind == "report":
-            async with self._sessions.begin() as session:
-                await daily_report.write_report(session, event.tenant, work.day)
-            return
+    async def generate_report(self, event: Event[GenerateDailyReport]) -> None:
+        async with self._sessions.begin() as session:
+            await daily_report.write_report(session, event.tenant, event.data.day)
+
+    async def run(self, event: Event[ReconcileAccount]) -> None:
+        command = event.data
         try:
-            account = self._accounts.find(event.tenant, work.provider or "", work.account or "")
+            account = self._accounts.find(event.tenant, command.provider, command.account)
         except Invalid as error:
             raise Permanent(str(error)) from error
-        await self._reconcile(account, work.day)
+        await self._reconcile(account, command.day)
 
     async def _reconcile(self, account: ProviderAccount, day: date) -> None:
         """Compare each transfer of the day at the provider with its payout, both ways."""
@@ -111,14 +111,14 @@ class Reconciler:
             fault = await adopt_listed(session, account, theirs, self._times, **more) or fault
         async with self._sessions.begin() as session:
             found = await _differences(session, account, day, ours, theirs)
-            # Payouts before differences, as everybody locks them.
+            # Payouts before discrepancies, as everybody locks them.
             ids = [each.payout_id for each in found if each.kind in {"state", "amount"}]
             await repository.lock_payouts(session, [id_ for id_ in ids if id_])
             await _keep(session, account, day, found, checked=ours.keys())
             await _enqueue_status_checks(session, ids)
             if await repository.settle_recovery(session, account.key, day, fault):
                 await _note_recovered(session, account.tenant)
-        outcome = f"{len(found)} differences" if found else "no difference"
+        outcome = f"{len(found)} discrepancies" if found else "no discrepancy"
         tell = log.error if found else log.info
         tell("reconciled", account=account.path, day=str(day), outcome=outcome)
 
@@ -251,7 +251,7 @@ async def _differences(
         called = None if each.of_recipient else each.reference
         id_ = by_transfer.get(each.transfer_id) or called or ""
         seen.setdefault(id_, []).append(each)
-        if each.fate.moves_money:
+        if each.transfer_status.moves_money:
             moving[id_] += 1
     foreign = {id_ for id_ in seen if id_ not in ours}
     known = await repository.payouts(session, foreign)
@@ -273,7 +273,7 @@ async def _differences(
                 for each in _duplicate_transfers(row, listed)
             ]
         if id_ in ours:
-            current = [one for one in listed if one.fate.moves_money] or listed
+            current = [one for one in listed if one.transfer_status.moves_money] or listed
             found += _compared(day, row, current[-1])
     for id_, mine in ours.items():
         row = mine.row
@@ -285,7 +285,7 @@ async def _differences(
 
 def _duplicate_transfers(row: Payout, listed: Sequence[ListedTransfer]) -> list[str]:
     """The transfers that move money beside the payout's own."""
-    moving = [each.transfer_id for each in listed if each.fate.moves_money]
+    moving = [each.transfer_id for each in listed if each.transfer_status.moves_money]
     own = row.transfer_id if row.transfer_id in moving else moving[0]
     return [each for each in moving if each != own]
 
@@ -296,8 +296,10 @@ def _compared(day: date, row: Payout, listed: ListedTransfer) -> list[Discrepanc
     if (theirs := f"{listed.amount - listed.amount_returned} {listed.currency}") != ours:
         found.append(discrepancies.of_payout(row, day, "amount", transfer, ours, theirs))
     agree = _AGREE.get(row.state)
-    if agree is not None and listed.fate not in agree:
-        found.append(discrepancies.of_payout(row, day, "state", transfer, row.state, listed.fate))
+    if agree is not None and listed.transfer_status not in agree:
+        found.append(
+            discrepancies.of_payout(row, day, "state", transfer, row.state, listed.transfer_status)
+        )
     return found
 
 
@@ -315,4 +317,4 @@ async def _keep(
 
 
 def _said(listed: ListedTransfer) -> str:
-    return f"{listed.amount} {listed.currency}, {listed.fate}"
+    return f"{listed.amount} {listed.currency}, {listed.transfer_status}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -14,7 +14,7 @@ from common.contracts.provisioning import ReconcileOrganization
 from common.db import pagination, tenant_rows
 from common.errors import Busy, Conflict
 from common.http.auth import Operator, Viewer
-from common.http.resources import Cursor, Limit, Page, Session, as_page
+from common.http.resources import Cursor, Limit, Page, Session, as_page, provided
 from common.messaging import outbox
 from common.messaging.events import new_event
 from provisioning import repository
@@ -40,8 +40,8 @@ async def list_integrations(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[IntegrationView]:
-    wanted = IntegrationFilter(status=status, customer_id=customer_id, error=error)
-    query = repository.matching(wanted, caller.tenant)
+    chosen = IntegrationFilter(status=status, customer_id=customer_id, error=error)
+    query = repository.matching(chosen, caller.tenant)
     found, more = await pagination.page(session, query, Integration, cursor=cursor, limit=limit)
     return as_page([IntegrationView.model_validate(row) for row in found], more)
 
@@ -69,7 +69,7 @@ async def retry_matching(
 @router.post("/{id_}/retry", status_code=202, responses={200: {"model": IntegrationDetail}})
 async def retry(
     caller: Operator,
-    request: Request,
+    provisioner: Annotated[Provisioner, provided(Provisioner)],
     response: Response,
     session: Session,
     id_: str,
@@ -84,7 +84,6 @@ async def retry(
         row = await repository.lock_integration(session, id_)
         event = await _request(session, row)
     if wait:
-        provisioner: Provisioner = request.app.state.provisioner
         # A worker that took the request first has the lease: its outcome is waited for.
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Busy),

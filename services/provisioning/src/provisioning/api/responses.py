@@ -15,8 +15,8 @@ class IntegrationView(View):
     email: str | None
     name: str | None
     status: Status
-    wanted: str
-    actual: str
+    desired_state: str
+    observed_state: str
     organization_id: str | None
     error: str | None = Field(description="the last failure, whole, until the next success")
     updated_at: datetime

@@ -8,14 +8,14 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Query, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.clients.accounts_file import DEFAULT
 from common.db import tenant_rows
 from common.errors import Invalid
 from common.http.auth import Operator, Viewer
-from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, View, page
+from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, View, page, provided
 from common.http.return_urls import ReturnUrl
 from subscription.api.subscriptions import PROBLEMS
 from subscription.billing.commands import BillingCommands
@@ -25,6 +25,7 @@ from subscription.schemas.billing import (
     ApplyCoupon,
     Cancel,
     ChangePlan,
+    CommandRequest,
     CommandStatus,
     Detach,
     Name,
@@ -32,7 +33,6 @@ from subscription.schemas.billing import (
     NewSubscription,
     Resume,
     SetDefault,
-    Wanted,
 )
 from subscription.subscriptions import cancellation
 
@@ -103,20 +103,23 @@ class PortalSession(BaseModel):
 class Runner:
     """Runs a command, and answers 202 when it is accepted and not known to be done."""
 
-    def __init__(self, request: Request, response: Response) -> None:
-        self._commands: BillingCommands = request.app.state.commands
+    def __init__(
+        self, commands: Annotated[BillingCommands, provided(BillingCommands)], response: Response
+    ) -> None:
+        self._commands = commands
         self._response = response
 
     async def __call__(
-        self, tenant: str, account: str, key: str, subject: str, wanted: Wanted
+        self, tenant: str, account: str, key: str, subject: str, body: CommandRequest
     ) -> CommandView:
-        row = await self._commands.execute(tenant, account, key, subject, wanted)
+        row = await self._commands.execute(tenant, account, key, subject, body)
         if row.status == CommandStatus.ACCEPTED:
             self._response.status_code = status.HTTP_202_ACCEPTED
         return CommandView.model_validate(row)
 
 
 Run = Annotated[Runner, Depends(Runner)]
+Called = Annotated[Accounts, provided(Accounts)]
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"model": CommandView, "description": "what became of it is not known: it is done once"},
     400: {"description": "it can't be done so: change it"},
@@ -128,44 +131,44 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 @router.post("/customers/{id_}/subscriptions", status_code=201, responses=_ANSWERS)
 async def subscribe(
-    caller: Operator, run: Run, session: Session, id_: str, wanted: NewSubscription,
+    caller: Operator, run: Run, session: Session, id_: str, body: NewSubscription,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """A plan for a customer who has a payment method, with a trial and a coupon if wanted."""
     subject = await _customer(session, caller.tenant, id_)
-    return await run(caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, body)
 
 
 @router.post("/subscriptions/{id_}/plan", responses=_ANSWERS)
 async def change_plan(
-    caller: Operator, run: Run, session: Session, id_: str, wanted: ChangePlan,
+    caller: Operator, run: Run, session: Session, id_: str, body: ChangePlan,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """Now, prorated or not, or at the end of the period."""
     instead = "start a checkout for the other plan: POST /v1/checkouts"
     subject = await _subscription(session, caller.tenant, id_, instead)
-    return await run(caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, body)
 
 
 @router.get("/subscriptions/{id_}/plan/preview", responses=PROBLEMS)
 async def preview_plan(
-    caller: Viewer, request: Request, session: Session, id_: str, plan_id: Name,
+    caller: Viewer, accounts: Called, session: Session, id_: str, plan_id: Name,
     prorate: bool = True, account: Account = DEFAULT,
 ) -> Preview:  # fmt: skip
     """What a change would cost."""
     instead = "its price is the next checkout's"
     subject = await _subscription(session, caller.tenant, id_, instead)
-    async with _calling(request, caller.tenant, account) as api:
+    async with _calling(accounts, caller.tenant, account) as api:
         return Preview.model_validate(await api.api.preview(subject, plan_id, prorate=prorate))
 
 
 @router.post("/subscriptions/{id_}/cancel", responses=_ANSWERS)
 async def cancel(
-    caller: Operator, run: Run, session: Session, id_: str, wanted: Cancel,
+    caller: Operator, run: Run, session: Session, id_: str, body: Cancel,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     """Now, or at the end of the period."""
-    return await _end_or_go_on(run, session, (caller.tenant, account, idempotency_key), id_, wanted)
+    return await _end_or_go_on(run, session, (caller.tenant, account, idempotency_key), id_, body)
 
 
 @router.post("/subscriptions/{id_}/resume", responses=_ANSWERS)
@@ -181,12 +184,12 @@ async def resume(
 
 @router.post("/subscriptions/{id_}/coupon", responses=_ANSWERS)
 async def apply_coupon(
-    caller: Operator, run: Run, session: Session, id_: str, wanted: ApplyCoupon,
+    caller: Operator, run: Run, session: Session, id_: str, body: ApplyCoupon,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     instead = "start the next checkout with the lower amount"
     subject = await _subscription(session, caller.tenant, id_, instead)
-    return await run(caller.tenant, account, idempotency_key, subject, wanted)
+    return await run(caller.tenant, account, idempotency_key, subject, body)
 
 
 @router.post("/customers/{id_}/setup-intents", status_code=201, responses=_ANSWERS)
@@ -202,11 +205,11 @@ async def create_setup_intent(
 
 @router.get("/customers/{id_}/payment-methods", responses=PROBLEMS)
 async def list_payment_methods(
-    caller: Viewer, request: Request, session: Session, id_: str, account: Account = DEFAULT
+    caller: Viewer, accounts: Called, session: Session, id_: str, account: Account = DEFAULT
 ) -> list[MethodView]:
     """As Stripe has them now."""
     subject = await _customer(session, caller.tenant, id_)
-    async with _calling(request, caller.tenant, account) as api:
+    async with _calling(accounts, caller.tenant, account) as api:
         found = await api.api.payment_methods(subject)
     return [MethodView.model_validate(each) for each in found]
 
@@ -217,8 +220,8 @@ async def set_default_method(
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     subject = await _customer(session, caller.tenant, id_)
-    wanted = SetDefault(payment_method=method)
-    return await run(caller.tenant, account, idempotency_key, subject, wanted)
+    body = SetDefault(payment_method=method)
+    return await run(caller.tenant, account, idempotency_key, subject, body)
 
 
 @router.delete("/customers/{id_}/payment-methods/{method}", responses=_ANSWERS)
@@ -227,30 +230,30 @@ async def detach_method(
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
     subject = await _customer(session, caller.tenant, id_)
-    wanted = Detach(payment_method=method)
-    return await run(caller.tenant, account, idempotency_key, subject, wanted)
+    body = Detach(payment_method=method)
+    return await run(caller.tenant, account, idempotency_key, subject, body)
 
 
 @router.get("/customers/{id_}/invoices", responses=PROBLEMS)
 async def list_invoices(
-    caller: Viewer, request: Request, session: Session, id_: str, account: Account = DEFAULT
+    caller: Viewer, accounts: Called, session: Session, id_: str, account: Account = DEFAULT
 ) -> list[InvoiceView]:
     """The newest hundred, as Stripe has them now, with the links to their documents."""
     subject = await _customer(session, caller.tenant, id_)
-    async with _calling(request, caller.tenant, account) as api:
+    async with _calling(accounts, caller.tenant, account) as api:
         found = await api.api.invoices(subject)
     return [InvoiceView.model_validate(each) for each in found]
 
 
 @router.post("/customers/{id_}/portal-sessions", status_code=201, responses=PROBLEMS)
 async def create_portal_session(
-    caller: Operator, request: Request, session: Session, id_: str, wanted: NewPortalSession,
+    caller: Operator, accounts: Called, session: Session, id_: str, body: NewPortalSession,
     account: Account = DEFAULT,
 ) -> PortalSession:  # fmt: skip
     """A page of Stripe's where the customer sees to all of this; its address is for minutes."""
     subject = await _customer(session, caller.tenant, id_)
-    async with _calling(request, caller.tenant, account) as api:
-        return PortalSession(url=await api.api.portal(subject, str(wanted.return_url)))
+    async with _calling(accounts, caller.tenant, account) as api:
+        return PortalSession(url=await api.api.portal(subject, str(body.return_url)))
 
 
 @router.get("/commands")
@@ -275,7 +278,7 @@ async def get_command(caller: Viewer, session: Session, id_: str) -> CommandView
 
 
 async def _end_or_go_on(
-    run: Runner, session: Session, who: tuple[str, str, str], id_: str, wanted: Cancel | Resume
+    run: Runner, session: Session, who: tuple[str, str, str], id_: str, body: Cancel | Resume
 ) -> CommandView:
     """`who` is the tenant, the account and the key. One by mobile money is our own to end."""
     tenant, account, key = who
@@ -283,13 +286,12 @@ async def _end_or_go_on(
         row = await tenant_rows.get_for_tenant(session, Subscription, tenant, id_)
         subject = row.provider_subscription_id
         if row.provider == OURS:
-            command = await cancellation.run(session, row, key, wanted)
+            command = await cancellation.run(session, row, key, body)
             return CommandView.model_validate(command)
-    return await run(tenant, account, key, subject, wanted)
+    return await run(tenant, account, key, subject, body)
 
 
-def _calling(request: Request, tenant: str, account: str) -> AbstractAsyncContextManager[Billing]:
-    accounts: Accounts = request.app.state.accounts
+def _calling(accounts: Accounts, tenant: str, account: str) -> AbstractAsyncContextManager[Billing]:
     return accounts.billing(tenant, account).calling()
 
 

@@ -5,16 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.subscriptions import Status
 from common.db import pagination, tenant_rows
 from common.http.auth import Admin, Operator, Viewer
-from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, View, as_page, page
+from common.http.resources import (
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    Page,
+    Session,
+    View,
+    as_page,
+    page,
+    provided,
+)
 from subscription import models, repository
 from subscription.checkouts.service import CheckoutService
 from subscription.checkouts.status import CheckoutStatus
@@ -114,14 +124,15 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     502: {"description": "what became of it is not known: send it again with the same key"},
     503: {"description": "not now: send it again with the same key"},
 }
+Checkouts = Annotated[CheckoutService, provided(CheckoutService)]
+EntitlementReader = Annotated[EntitlementService, provided(EntitlementService)]
 
 
 @router.post("/checkouts", status_code=201, responses=PROBLEMS)
 async def start_checkout(
-    caller: Operator, request: Request, wanted: NewCheckout, idempotency_key: IdempotencyKey
+    caller: Operator, checkouts: Checkouts, body: NewCheckout, idempotency_key: IdempotencyKey
 ) -> CheckoutView:
-    checkouts: CheckoutService = request.app.state.checkouts
-    row = await checkouts.start(caller.tenant, idempotency_key, wanted)
+    row = await checkouts.start(caller.tenant, idempotency_key, body)
     return CheckoutView.model_validate(row)
 
 
@@ -178,11 +189,12 @@ async def get_customer(caller: Viewer, session: Session, id_: str) -> CustomerVi
 
 
 @router.get("/entitlements/{customer:path}")
-async def get_entitlements(caller: Viewer, request: Request, customer: str) -> Entitlements:
+async def get_entitlements(
+    caller: Viewer, entitlements: EntitlementReader, customer: str
+) -> Entitlements:
     """What the customer may use now; at most a second old, and the last known when nothing newer
     can be known. `customer` is the id here, or the name that the provider or the shop gave."""
-    entitling: EntitlementService = request.app.state.entitling
-    return await entitling.get(caller.tenant, customer)
+    return await entitlements.get(caller.tenant, customer)
 
 
 @router.get("/entitlement-policy")
@@ -193,13 +205,11 @@ async def get_policy(caller: Viewer, session: Session) -> EntitlementPolicy:
 
 
 @router.put("/entitlement-policy")
-async def set_policy(
-    caller: Admin, session: Session, wanted: EntitlementPolicy
-) -> EntitlementPolicy:
+async def set_policy(caller: Admin, session: Session, body: EntitlementPolicy) -> EntitlementPolicy:
     """What is left out stays as it is. Subscriptions follow within `RENEWALS_INTERVAL_SECONDS`."""
     async with session.begin():
         before, _ = await repository.policy(session, caller.tenant)
-        after = before.model_copy(update=wanted.model_dump(exclude_unset=True))
+        after = before.model_copy(update=body.model_dump(exclude_unset=True))
         await repository.set_policy(session, caller.tenant, after, caller.subject)
     return after
 

@@ -36,10 +36,17 @@ from common.messaging.outbox import UnitOfWork
 from common.observability.logging import get_logger
 from common.observability.redaction import Redactor
 from subscription import metrics
+from subscription.domain import SOURCE
 from subscription.models import COMMAND_IN_METADATA, Command
 from subscription.providers.registry import Accounts
 from subscription.schemas import billing
-from subscription.schemas.billing import UNFINISHED, Attempt, CommandStatus, NewSetupIntent, Wanted
+from subscription.schemas.billing import (
+    UNFINISHED,
+    Attempt,
+    CommandRequest,
+    CommandStatus,
+    NewSetupIntent,
+)
 
 log = get_logger(__name__)
 
@@ -81,7 +88,7 @@ class BillingCommands:
         self._redact = redact
 
     async def execute(
-        self, tenant: str, account: str, key: str, subject: str, wanted: Wanted
+        self, tenant: str, account: str, key: str, subject: str, request: CommandRequest
     ) -> Command:
         """The command as it is then: `done`, or `accepted` when it is not known what became of it,
         and it will be done once.
@@ -91,7 +98,7 @@ class BillingCommands:
         the same request comes again.
         """
         self._accounts.billing(tenant, account)
-        intended = CommandIntent(tenant, "stripe", account, key, subject, wanted)
+        intended = CommandIntent(tenant, "stripe", account, key, subject, request)
         async with self._sessions.begin() as session:
             row = await record_intent(session, intended)
             if row.status == CommandStatus.WITHDRAWN:
@@ -125,13 +132,13 @@ class BillingCommands:
         """Do it, unless it is done; the row, as it is then."""
         async with self._sessions() as session:
             row = await session.get_one(Command, id_)
-        wanted = billing.stored(row.request)
+        request = billing.stored(row.request)
         # What a browser needs of it is a secret, and not kept: Stripe answers the same key again.
-        shown_again = row.status == CommandStatus.DONE and isinstance(wanted, NewSetupIntent)
+        shown_again = row.status == CommandStatus.DONE and isinstance(request, NewSetupIntent)
         if row.status not in UNFINISHED and not shown_again:
             return row
         client = self._accounts.billing(row.tenant, row.account)
-        attempt = Attempt(row.id, row.subject, wanted, row.attempts)
+        attempt = Attempt(row.id, row.subject, request, row.attempts)
         turn, began = _Turn.LATER, False
         patience = time.monotonic() + self._timeout
         try:
@@ -336,7 +343,7 @@ class CommandIntent:
     account: str
     key: str
     subject: str
-    wanted: Wanted
+    request: CommandRequest
 
 
 async def record_intent(session: AsyncSession, intended: CommandIntent) -> Command:
@@ -348,9 +355,9 @@ async def record_intent(session: AsyncSession, intended: CommandIntent) -> Comma
         "provider": intended.provider,
         "account": intended.account,
         "idempotency_key": intended.key,
-        "kind": intended.wanted.kind,
+        "kind": intended.request.kind,
         "subject": intended.subject,
-        "request": intended.wanted.model_dump(mode="json"),
+        "request": intended.request.model_dump(mode="json"),
         "status": CommandStatus.OPEN.value,
     }
     await session.execute(insert(Command).values(values).on_conflict_do_nothing())
@@ -433,7 +440,7 @@ async def run_job(work: UnitOfWork, event: Event[RunJob]) -> str:
             new_event(
                 id=derived_id("command due", row.id, event.id),
                 type="billing_command.resume",
-                source="/subscription",
+                source=SOURCE,
                 subject=row.id,
                 tenant=row.tenant,
                 data=ResumeBillingCommand(command_id=row.id),

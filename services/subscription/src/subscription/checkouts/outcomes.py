@@ -89,15 +89,15 @@ async def apply_payment(
     status = CheckoutStatus.PAID
     if paid is not None:
         # A plan of Stripe's has its price there: what Stripe took for it is right.
-        wanted = stored(checkout.terms)
+        request = stored(checkout.terms)
         status = of_payment(
             paid=paid[0],
             currency=paid[1],
-            wanted=wanted.amount,
-            wanted_currency=wanted.currency,
+            expected=request.amount,
+            expected_currency=request.currency,
         )
         if status is CheckoutStatus.UNDERPAID and checkout.status != CheckoutStatus.PAID:
-            asked = f"{wanted.amount} {wanted.currency}"
+            asked = f"{request.amount} {request.currency}"
             checkout.error = f"paid {paid[0]} {paid[1]}, not {asked} (minor units)"
     came = paid or (checkout.amount, checkout.currency)
     outcome = Outcome(status, event.time, event.id)
@@ -117,11 +117,14 @@ async def settle_further_charge(
         )
     report = event.data
     came = (report.amount, report.currency)
-    wanted = stored(checkout.terms)
+    request = stored(checkout.terms)
     was_paid, before = checkout.status == CheckoutStatus.PAID, checkout.error
-    if wanted.purpose is not None:
+    if request.purpose is not None:
         status = of_payment(
-            paid=came[0], currency=came[1], wanted=wanted.amount, wanted_currency=wanted.currency
+            paid=came[0],
+            currency=came[1],
+            expected=request.amount,
+            expected_currency=request.currency,
         )
         _publish(work, event, checkout, status, came, event.time, charge=report.payment_id)
         if status is CheckoutStatus.PAID and not was_paid:
@@ -254,7 +257,7 @@ async def _activate_subscription(
     await renewals.renew(
         work, event, row, paid[row.id], await tenant_rows.database_now(work.session)
     )
-    given_up = row.gave_up_at is not None and checkout.paid_at <= row.gave_up_at
+    given_up = row.forfeited_until is not None and checkout.paid_at <= row.forfeited_until
     if first and (given_up or row.status == Status.CANCELLED):
         # It was on its way when somebody cancelled: it buys nothing, so it has to go back.
         why = "paid for a subscription that was cancelled: refund it at the provider"

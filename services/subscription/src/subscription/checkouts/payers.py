@@ -29,9 +29,9 @@ class Payers:
     def __init__(self, vault: SecretBox) -> None:
         self._vault = vault
 
-    def columns(self, wanted: NewCheckout) -> dict[str, Any]:
+    def columns(self, request: NewCheckout) -> dict[str, Any]:
         """As a checkout's row keeps them."""
-        terms, payer = split(wanted.model_dump(mode="json"))
+        terms, payer = split(request.model_dump(mode="json"))
         return {"terms": terms, "payer": self._vault.encrypt(json.dumps(payer))}
 
     def request(self, checkout: Checkout) -> NewCheckout:

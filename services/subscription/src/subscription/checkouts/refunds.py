@@ -32,6 +32,7 @@ from common.observability.logging import get_logger
 from common.observability.redaction import Redactor
 from common.resilience.call_guard import CallGuard
 from subscription import metrics, repository
+from subscription.domain import SOURCE
 from subscription.models import Checkout, Refund
 from subscription.providers.base import CheckoutClient, RefundRequest, RefundResult
 from subscription.providers.registry import Accounts
@@ -39,7 +40,6 @@ from subscription.schemas.checkout import stored
 
 log = get_logger(__name__)
 
-SOURCE = "/subscription"
 _OPEN, _FAILED, _UNKNOWN = "requested", "failed", "unknown"
 
 
@@ -57,18 +57,18 @@ class RefundService:
     async def do(self, event: Event[RefundRequested]) -> None:
         """Raises `Permanent` for what never can be refunded, `Busy` when it is not the time, and
         what the provider's client raises when it may be tried again."""
-        client, gate, wanted = await self._intend(event)
-        if wanted is None:
+        client, gate, request = await self._intend(event)
+        if request is None:
             return
         try:
             async with gate.admit(), asyncio.timeout(self._timeout), gate.call():
-                returned = await client.refund(wanted)
+                returned = await client.refund(request)
         except ProviderRejected as error:
             returned = RefundResult("", accepted=False, reason=self._said(error))
         except RateLimited as error:  # uses up no attempt: it is not over because they are busy
             raise Busy(str(error), error.retry_after) from error
         except IdempotencyKeyConsumed:
-            await self._next_key(wanted)
+            await self._next_key(request)
             raise
         except TimeoutError as error:
             raise ProviderTimeout(f"no answer in {self._timeout:g} s") from error
@@ -148,23 +148,23 @@ class RefundService:
             elif report.again and (event.sequence or 0) > row.requests:
                 row.requests = event.sequence or 0
                 await _tell_again(session, event, row)
-            wanted = RefundRequest(
+            request = RefundRequest(
                 row.id, checkout.reference, row.amount, row.currency, row.attempts
             )
             open_ = row.status == _OPEN
-        request = stored(checkout.terms)
+        terms = stored(checkout.terms)
         try:
-            client = self._accounts.find(event.tenant, request)
+            client = self._accounts.find(event.tenant, terms)
         except Invalid as error:
-            raise Upstream(str(error)) from error  # mended in the accounts file
-        gate = self._accounts.gate(event.tenant, request)
-        return client, gate, wanted if open_ else None
+            raise Upstream(str(error)) from error  # fixed in the accounts file
+        gate = self._accounts.gate(event.tenant, terms)
+        return client, gate, request if open_ else None
 
-    async def _next_key(self, wanted: RefundRequest) -> None:
+    async def _next_key(self, request: RefundRequest) -> None:
         """A 500 would be repeated for the same key."""
         async with self._sessions.begin() as session:
-            row = await session.get_one(Refund, wanted.id, with_for_update=True)
-            row.attempts = max(row.attempts, wanted.attempt + 1)
+            row = await session.get_one(Refund, request.id, with_for_update=True)
+            row.attempts = max(row.attempts, request.attempt + 1)
 
     async def _settle(self, event: Event[RefundRequested], returned: RefundResult | None) -> None:
         async with self._sessions.begin() as session:

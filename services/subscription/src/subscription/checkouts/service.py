@@ -27,6 +27,7 @@ from common.resilience.call_guard import CallGuard
 from subscription import metrics, models, repository
 from subscription.checkouts.payers import Payers
 from subscription.checkouts.status import CheckoutStatus
+from subscription.domain import SOURCE
 from subscription.models import OURS, Checkout, row_id
 from subscription.providers.base import CheckoutClient, CheckoutRequest, Started
 from subscription.providers.registry import Accounts
@@ -55,31 +56,31 @@ class CheckoutService:
         self._timeout = timeout
         self._redact = redact
 
-    async def start(self, tenant: str, key: str, wanted: NewCheckout) -> Checkout:
+    async def start(self, tenant: str, key: str, request: NewCheckout) -> Checkout:
         """Raises `Invalid`; `Conflict` when the key was used for another request; `Refused`; and
         `Upstream` or `RateLimited` when the same request may be sent again."""
-        known = await self._known(tenant, key, wanted)
+        known = await self._known(tenant, key, request)
         if known is not None and known.status != CheckoutStatus.STARTING:
             return _answer(known)
         try:
-            client = self._accounts.find(tenant, wanted)
-            client.check(wanted)
+            client = self._accounts.find(tenant, request)
+            client.check(request)
             # Not a part of the request's model: what was accepted once is read from the database.
-            check_return_url(wanted.return_url)
+            check_return_url(request.return_url)
         except Invalid as error:
             if known is None or known.reference is None:
                 raise
             raise Upstream(
                 f"the payer may have been asked; mend this, then {_AGAIN}: {error}"
             ) from error
-        gate = self._accounts.gate(tenant, wanted)
+        gate = self._accounts.gate(tenant, request)
         async with AsyncExitStack() as place:
             try:
                 # Before the attempt is written down: one that is not made reached nobody.
                 await place.enter_async_context(gate.admit())
             except RateLimited as error:
                 raise RateLimited(f"{error}; {_AGAIN}", error.retry_after) from error
-            checkout, order = await self._intend(client, tenant, key, wanted)
+            checkout, order = await self._intend(client, tenant, key, request)
             if order is None:
                 return _answer(checkout)
             try:
@@ -88,25 +89,25 @@ class CheckoutService:
                 return _answer(await self._refuse(client, order, error))
         return _answer(await self._record(order, started, payload))
 
-    async def _known(self, tenant: str, key: str, wanted: NewCheckout) -> Checkout | None:
+    async def _known(self, tenant: str, key: str, request: NewCheckout) -> Checkout | None:
         async with self._sessions() as session:
             checkout = await repository.checkout(session, _id(tenant, key))
         if checkout is not None:
-            self._check_same(checkout, wanted)
+            self._check_same(checkout, request)
         return checkout
 
     async def _intend(
-        self, client: CheckoutClient, tenant: str, key: str, wanted: NewCheckout
+        self, client: CheckoutClient, tenant: str, key: str, request: NewCheckout
     ) -> tuple[Checkout, CheckoutRequest | None]:
         """The checkout, and the order that is to be sent now, if any."""
         async with self._sessions.begin() as session:
-            checkout = await repository.intend_checkout(session, self._row(tenant, key, wanted))
-            self._check_same(checkout, wanted)
+            checkout = await repository.intend_checkout(session, self._row(tenant, key, request))
+            self._check_same(checkout, request)
             if checkout.status != CheckoutStatus.STARTING:
                 return checkout, None
             checkout.attempts += 1
             name = checkout.reference or client.reference(checkout.id, checkout.attempts)
-            order = CheckoutRequest(checkout.id, name, wanted)
+            order = CheckoutRequest(checkout.id, name, request)
             if client.asks_the_payer:  # every attempt, for each gives the payer its time
                 started = client.started(order, name, None)
                 await _announce(session, checkout, started, _payload(order, started))
@@ -115,7 +116,7 @@ class CheckoutService:
     async def _ask(
         self, client: CheckoutClient, gate: CallGuard, order: CheckoutRequest
     ) -> tuple[Started, CheckoutStarted]:
-        provider = order.wanted.provider
+        provider = order.request.provider
         try:
             async with asyncio.timeout(self._timeout), gate.call():
                 started = await client.start(order)
@@ -132,23 +133,23 @@ class CheckoutService:
             log.warning("provider_response_invalid", provider=provider, error=type(error).__name__)
             raise Upstream(f"{provider} answers something strange; {_AGAIN}") from error
 
-    def _check_same(self, checkout: Checkout, wanted: NewCheckout) -> None:
-        if self._payers.request(checkout) != wanted:
+    def _check_same(self, checkout: Checkout, request: NewCheckout) -> None:
+        if self._payers.request(checkout) != request:
             raise Conflict("this Idempotency-Key was used for another request")
 
-    def _row(self, tenant: str, key: str, wanted: NewCheckout) -> dict[str, Any]:
-        ours = wanted.provider != "stripe"  # which says itself who the customer is
-        customer, subscription = wanted.customer.reference, models.our_subscription(wanted)
+    def _row(self, tenant: str, key: str, request: NewCheckout) -> dict[str, Any]:
+        ours = request.provider != "stripe"  # which says itself who the customer is
+        customer, subscription = request.customer.reference, models.our_subscription(request)
         return {
             "id": _id(tenant, key),
             "tenant": tenant,
-            "provider": wanted.provider,
-            "account": wanted.account,
+            "provider": request.provider,
+            "account": request.account,
             "idempotency_key": key,
-            **self._payers.columns(wanted),
+            **self._payers.columns(request),
             "status": CheckoutStatus.STARTING,
-            "amount": wanted.amount,
-            "currency": wanted.currency,
+            "amount": request.amount,
+            "currency": request.currency,
             "customer_id": row_id(models.Customer, tenant, OURS, customer) if ours else None,
             "subscription_id": row_id(models.Subscription, tenant, OURS, subscription)
             if ours and subscription
@@ -171,7 +172,7 @@ class CheckoutService:
                 checkout.status = CheckoutStatus.REFUSED
         if unsure:
             raise Upstream(f"{refused}; an earlier attempt may have reached the payer: {_AGAIN}")
-        metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.REFUSED).inc()
+        metrics.checkouts.labels(order.request.provider, CheckoutStatus.REFUSED).inc()
         return checkout
 
     async def _record(
@@ -184,7 +185,7 @@ class CheckoutService:
             checkout.status = CheckoutStatus.PENDING
             checkout.error = None
             await _announce(session, checkout, started, payload)
-        metrics.checkouts.labels(order.wanted.provider, CheckoutStatus.PENDING).inc()
+        metrics.checkouts.labels(order.request.provider, CheckoutStatus.PENDING).inc()
         return checkout
 
 
@@ -201,14 +202,14 @@ def _answer(checkout: Checkout) -> Checkout:
 def _payload(order: CheckoutRequest, started: Started) -> CheckoutStarted:
     """Raises `ValidationError` for what a provider could not mean."""
     return CheckoutStarted(
-        provider=order.wanted.provider,
-        endpoint=order.wanted.account,
+        provider=order.request.provider,
+        endpoint=order.request.account,
         reference=started.reference,
         checkout_id=order.id,
         amount=started.amount,
         currency=started.currency,
         expires_at=started.expires_at,
-        hint_reference=started.hint_reference,
+        notification_reference=started.notification_reference,
         lookup=dict(started.lookup),
     )
 
@@ -227,7 +228,7 @@ async def _announce(
     )
     event = new_event(
         id=id_,
-        source="/subscription",
+        source=SOURCE,
         type="checkout.started",
         subject=checkout.id,
         tenant=checkout.tenant,

@@ -38,9 +38,9 @@ class Outcome:
 
 
 def of_payment(
-    *, paid: int, currency: str, wanted: int | None, wanted_currency: str | None
+    *, paid: int, currency: str, expected: int | None, expected_currency: str | None
 ) -> CheckoutStatus:
-    """Minor units. What was wanted is None when the price is the provider's."""
-    if wanted is not None and (currency != wanted_currency or paid < wanted):
+    """The status after a payment (minor units). `expected` is None for a price of the provider."""
+    if expected is not None and (currency != expected_currency or paid < expected):
         return CheckoutStatus.UNDERPAID
     return CheckoutStatus.PAID

@@ -37,17 +37,17 @@ class CheckoutRequest:
 
     id: str
     reference: str
-    wanted: NewCheckout
+    request: NewCheckout
 
     @property
     def amount(self) -> MinorUnits:
-        assert self.wanted.amount is not None
-        return self.wanted.amount
+        assert self.request.amount is not None
+        return self.request.amount
 
     @property
     def currency(self) -> Currency:
-        assert self.wanted.currency is not None
-        return self.wanted.currency
+        assert self.request.currency is not None
+        return self.request.currency
 
     @property
     def major_amount(self) -> Decimal:
@@ -56,8 +56,8 @@ class CheckoutRequest:
     @property
     def label(self) -> str:
         """What the payer reads."""
-        plan = self.wanted.plan
-        return self.wanted.description or (plan and (plan.name or plan.plan_id)) or "Payment"
+        plan = self.request.plan
+        return self.request.description or (plan and (plan.name or plan.plan_id)) or "Payment"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Started:
     expires_at: datetime
     amount: MinorUnits
     currency: Currency
-    hint_reference: str | None = None
+    notification_reference: str | None = None
     lookup: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -110,12 +110,12 @@ class CheckoutClient(ABC):
         self.options = options
         self.http = http
 
-    async def refund(self, wanted: RefundRequest) -> RefundResult | None:
+    async def refund(self, request: RefundRequest) -> RefundResult | None:
         """None where the provider has no refunds. Whoever asks again with the same `id` is told of
         the first one. Raises what `start` raises."""
         return None
 
-    def check(self, wanted: NewCheckout) -> None:  # noqa: B027 - most have nothing to say
+    def check(self, request: NewCheckout) -> None:  # noqa: B027 - most have nothing to say
         """Raises `Invalid` when this provider could not take it."""
 
     def reference(self, checkout_id: str, attempt: int) -> str:
@@ -164,19 +164,21 @@ class TokenClient(CheckoutClient):
     async def _start(self, order: CheckoutRequest, token: str) -> Started: ...
 
 
-def require_whole_units(wanted: NewCheckout) -> None:
+def require_whole_units(request: NewCheckout) -> None:
     """Raises `Invalid` for an amount with a fraction of the major unit."""
-    assert wanted.amount is not None
-    assert wanted.currency is not None
-    major = major_units(wanted.amount, wanted.currency)
+    assert request.amount is not None
+    assert request.currency is not None
+    major = major_units(request.amount, request.currency)
     if major != major.to_integral_value():
-        raise Invalid(f"{wanted.provider} takes whole amounts only, not {major} {wanted.currency}")
+        raise Invalid(
+            f"{request.provider} takes whole amounts only, not {major} {request.currency}"
+        )
 
 
-def require_field(wanted: NewCheckout, value: object, what: str) -> None:
+def require_field(request: NewCheckout, value: object, what: str) -> None:
     """Raises `Invalid` when what the provider can't do without is missing."""
     if value is None:
-        raise Invalid(f"{wanted.provider} wants {what}")
+        raise Invalid(f"{request.provider} wants {what}")
 
 
 def require_found(answer: Object | None) -> Object:

@@ -26,18 +26,18 @@ class Fapshi(CheckoutClient):
     options: Options
     lifetime = timedelta(hours=24)
 
-    def check(self, wanted: NewCheckout) -> None:
-        if wanted.currency != "XAF" or (wanted.amount or 0) < _LEAST:
+    def check(self, request: NewCheckout) -> None:
+        if request.currency != "XAF" or (request.amount or 0) < _LEAST:
             raise Invalid(f"fapshi takes XAF, and no less than {_LEAST}")
 
     async def start(self, order: CheckoutRequest) -> Started:
-        wanted = order.wanted
+        request = order.request
         body = {
             "amount": order.amount,
             "externalId": order.reference,
             "message": order.label,
-            "email": wanted.customer.email,
-            "redirectUrl": str(wanted.return_url) if wanted.return_url else None,
+            "email": request.customer.email,
+            "redirectUrl": str(request.return_url) if request.return_url else None,
         }
         answer = await request_json(
             self.http,

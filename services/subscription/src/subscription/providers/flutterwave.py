@@ -35,18 +35,18 @@ class Flutterwave(CheckoutClient):
     options: Options
     lifetime = timedelta(hours=24)
 
-    def check(self, wanted: NewCheckout) -> None:
-        require_field(wanted, wanted.customer.email, "customer.email")
-        require_field(wanted, wanted.return_url, "return_url")
+    def check(self, request: NewCheckout) -> None:
+        require_field(request, request.customer.email, "customer.email")
+        require_field(request, request.return_url, "return_url")
 
     async def start(self, order: CheckoutRequest) -> Started:
-        customer = order.wanted.customer
+        customer = order.request.customer
         payer = {"email": customer.email, "name": customer.name, "phonenumber": customer.phone}
         body = {
             "tx_ref": order.reference,
             "amount": f"{order.major_amount:f}",
             "currency": order.currency,
-            "redirect_url": str(order.wanted.return_url),
+            "redirect_url": str(order.request.return_url),
             "customer": {key: value for key, value in payer.items() if value is not None},
             "customizations": {"title": order.label},
             "configurations": {"session_duration": self.lifetime.total_seconds() // 60},

@@ -44,8 +44,8 @@ class MtnMomo(TokenClient):
     lifetime = timedelta(minutes=30)  # the payer has five to confirm
     asks_the_payer = True
 
-    def check(self, wanted: NewCheckout) -> None:
-        require_field(wanted, wanted.customer.phone, "customer.phone")
+    def check(self, request: NewCheckout) -> None:
+        require_field(request, request.customer.phone, "customer.phone")
 
     def reference(self, checkout_id: str, attempt: int) -> str:
         """MTN takes UUIDs of version 4 only, and each only once: a second call with the same one
@@ -71,7 +71,7 @@ class MtnMomo(TokenClient):
         if self.options.callback_url is not None:
             headers["X-Callback-Url"] = str(self.options.callback_url)
         label = order.label[:_LONGEST_MESSAGE]
-        phone = (order.wanted.customer.phone or "").removeprefix("+")
+        phone = (order.request.customer.phone or "").removeprefix("+")
         body = {
             "amount": f"{order.major_amount:f}",
             "currency": order.currency,

@@ -41,9 +41,9 @@ class OrangeMoney(TokenClient):
     options: Options
     lifetime = timedelta(hours=1)
 
-    def check(self, wanted: NewCheckout) -> None:
-        require_field(wanted, wanted.return_url, "return_url")
-        require_whole_units(wanted)
+    def check(self, request: NewCheckout) -> None:
+        require_field(request, request.return_url, "return_url")
+        require_whole_units(request)
 
     def reference(self, checkout_id: str, attempt: int) -> str:
         """An order's name has 30 characters at the most, and is taken once."""
@@ -61,7 +61,7 @@ class OrangeMoney(TokenClient):
         )
 
     async def _start(self, order: CheckoutRequest, token: str) -> Started:
-        back = str(order.wanted.return_url)
+        back = str(order.request.return_url)
         pages = (self.options.country, "v1", "webpayment")
         answer = await request_json(
             self.http,
@@ -86,7 +86,7 @@ class OrangeMoney(TokenClient):
             order.reference,
             page["payment_url"],
             # Whoever knows the token may speak for the payment: only its hash is told to others.
-            hint_reference=hashlib.sha256(page["notif_token"].encode()).hexdigest(),
+            notification_reference=hashlib.sha256(page["notif_token"].encode()).hexdigest(),
             lookup={
                 "order_id": order.reference,
                 "amount": str(int(order.major_amount)),

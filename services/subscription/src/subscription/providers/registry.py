@@ -110,16 +110,16 @@ class Accounts:
                 "that ACCOUNTS_FILE names"
             ) from None
 
-    def gate(self, tenant: str, wanted: NewCheckout) -> CallGuard:
+    def gate(self, tenant: str, request: NewCheckout) -> CallGuard:
         """What stands before calls of the account that `find` finds."""
-        return self._gates[tenant, wanted.provider, wanted.account]
+        return self._gates[tenant, request.provider, request.account]
 
-    def find(self, tenant: str, wanted: NewCheckout) -> CheckoutClient:
+    def find(self, tenant: str, request: NewCheckout) -> CheckoutClient:
         """Raises `Invalid` when the tenant has no such account."""
         try:
-            return self._clients[tenant, wanted.provider, wanted.account]
+            return self._clients[tenant, request.provider, request.account]
         except KeyError:
             raise Invalid(
-                f"the tenant {tenant!r} has no account {wanted.provider}/{wanted.account}: "
+                f"the tenant {tenant!r} has no account {request.provider}/{request.account}: "
                 "give it one in the file that ACCOUNTS_FILE names"
             ) from None

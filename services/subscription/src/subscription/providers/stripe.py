@@ -58,10 +58,10 @@ class Stripe(CheckoutClient):
         self._client = stripe_client(options.api_key, options.base_url, timeout=http.timeout)
         self.billing = StripeBilling(self._client, options.payment_methods)
 
-    def check(self, wanted: NewCheckout) -> None:
-        require_field(wanted, wanted.return_url, "return_url")
-        if wanted.amount is not None and wanted.currency is not None:
-            check_amount(wanted.amount, wanted.currency)
+    def check(self, request: NewCheckout) -> None:
+        require_field(request, request.return_url, "return_url")
+        if request.amount is not None and request.currency is not None:
+            check_amount(request.amount, request.currency)
 
     def reference(self, checkout_id: str, attempt: int) -> str:
         """Stripe's idempotency key: it answers with the first result, a 500 included, for a day."""
@@ -83,14 +83,14 @@ class Stripe(CheckoutClient):
             currency,
         )
 
-    async def refund(self, wanted: RefundRequest) -> RefundResult | None:
+    async def refund(self, request: RefundRequest) -> RefundResult | None:
         """https://docs.stripe.com/api/refunds/create"""
         try:
-            check_amount(wanted.amount, wanted.currency)
+            check_amount(request.amount, request.currency)
         except Invalid as error:
             raise ProviderRejected(str(error).removeprefix("stripe "), 400) from error
         with stripe_answers():
-            session = await self._client.v1.checkout.sessions.retrieve_async(wanted.checkout)
+            session = await self._client.v1.checkout.sessions.retrieve_async(request.checkout)
             intent = session.payment_intent
             if intent is None:
                 raise ProviderRejected("has no payment for this session", 404)
@@ -98,24 +98,24 @@ class Stripe(CheckoutClient):
             # The answer to an earlier attempt may have been lost.
             known = await self._client.v1.refunds.list_async({"payment_intent": name, "limit": 100})
             async for refund in known.auto_paging_iter():
-                if refund.status in {"failed", "canceled"} and wanted.attempt > 1:
+                if refund.status in {"failed", "canceled"} and request.attempt > 1:
                     continue  # of an earlier attempt: it gave nothing back
-                if (refund.to_dict().get("metadata") or {}).get(REFUND_IN_METADATA) == wanted.id:
+                if (refund.to_dict().get("metadata") or {}).get(REFUND_IN_METADATA) == request.id:
                     return _returned(refund)
         with with_key():
             made = await self._client.v1.refunds.create_async(
                 {
                     "payment_intent": name,
-                    "amount": to_stripe(wanted.amount, wanted.currency),
-                    "metadata": {REFUND_IN_METADATA: wanted.id},
+                    "amount": to_stripe(request.amount, request.currency),
+                    "metadata": {REFUND_IN_METADATA: request.id},
                 },
-                options={"idempotency_key": f"{wanted.id}.{wanted.attempt}"},
+                options={"idempotency_key": f"{request.id}.{request.attempt}"},
             )
         return _returned(made)
 
     def _session(self, order: CheckoutRequest) -> Any:
-        wanted = order.wanted
-        back = str(wanted.return_url)
+        request = order.request
+        back = str(request.return_url)
         session: dict[str, Any] = {
             "client_reference_id": order.id,
             "success_url": back,
@@ -123,11 +123,11 @@ class Stripe(CheckoutClient):
             "payment_method_types": list(self.options.payment_methods),
             "metadata": {CHECKOUT_IN_METADATA: order.id},
         }
-        if wanted.customer.email is not None:
-            session["customer_email"] = wanted.customer.email
-        if wanted.plan is not None:
-            price: dict[str, Any] = {"price": wanted.plan.plan_id}
-            about = {"email": wanted.customer.email, "name": wanted.customer.name}
+        if request.customer.email is not None:
+            session["customer_email"] = request.customer.email
+        if request.plan is not None:
+            price: dict[str, Any] = {"price": request.plan.plan_id}
+            about = {"email": request.customer.email, "name": request.customer.name}
             told = {key: value for key, value in about.items() if value is not None}
             session |= {"mode": "subscription", "subscription_data": {"metadata": told}}
         else:

@@ -42,7 +42,7 @@ class StripeBilling:
         what `common.clients.json_api.call` raises."""
         subject = attempt.subject
         with stripe_answers():
-            match attempt.wanted:
+            match attempt.request:
                 case NewSubscription():
                     return await self._found_subscription(attempt)
                 case SetDefault(payment_method=method):
@@ -59,11 +59,11 @@ class StripeBilling:
         """What became of the command, as it is kept. Raises what `json_api.call` raises."""
         subject = attempt.subject
         with stripe_answers():
-            match attempt.wanted:
-                case NewSubscription() as wanted:
-                    return await self._subscribe(attempt, wanted)
-                case ChangePlan() as wanted:
-                    return await self._change_plan(attempt, wanted)
+            match attempt.request:
+                case NewSubscription() as request:
+                    return await self._subscribe(attempt, request)
+                case ChangePlan() as request:
+                    return await self._change_plan(attempt, request)
                 case Cancel(when="now"):
                     return await self._cancel_now(attempt)
                 case Cancel():
@@ -234,7 +234,7 @@ class StripeBilling:
         params: Any = {"expand": ["discounts"]}
         now = await self._v1.subscriptions.retrieve_async(attempt.subject, params)
         found = now.to_dict()
-        match attempt.wanted:
+        match attempt.request:
             case ChangePlan(plan_id=plan, when="period_end") if _plan(_item(found)) != plan:
                 return await self._found_plan_change(found, plan)
             case ChangePlan(plan_id=plan):
@@ -264,25 +264,25 @@ class StripeBilling:
             return None
         return _shown(subscription) | {"next_plan": plan, "schedule": name}
 
-    async def _subscribe(self, attempt: Attempt, wanted: NewSubscription) -> dict[str, Any]:
+    async def _subscribe(self, attempt: Attempt, request: NewSubscription) -> dict[str, Any]:
         if (found := await self._found_subscription(attempt)) is not None:
             return found
         params: SubscriptionCreateParams = {
             "customer": attempt.subject,
-            "items": [{"price": wanted.plan_id}],
+            "items": [{"price": request.plan_id}],
             "metadata": {COMMAND_IN_METADATA: attempt.id},
             "payment_settings": {"payment_method_types": list(self._payment_methods)},
         }
-        if wanted.trial_days:
-            params["trial_period_days"] = wanted.trial_days
+        if request.trial_days:
+            params["trial_period_days"] = request.trial_days
             # Otherwise an invoice is made that nothing can pay.
             # https://docs.stripe.com/billing/subscriptions/trials
             params["trial_settings"] = {"end_behavior": {"missing_payment_method": "cancel"}}
-        if wanted.coupon is not None:
-            params["discounts"] = [{"coupon": wanted.coupon}]
-        if wanted.payment_method is not None:
-            await self._check_pays_at_once(wanted.payment_method)
-            params["default_payment_method"] = wanted.payment_method
+        if request.coupon is not None:
+            params["discounts"] = [{"coupon": request.coupon}]
+        if request.payment_method is not None:
+            await self._check_pays_at_once(request.payment_method)
+            params["default_payment_method"] = request.payment_method
         with with_key():
             made = await self._v1.subscriptions.create_async(params, _once(attempt))
         return _shown(made.to_dict())
@@ -293,28 +293,28 @@ class StripeBilling:
         async for each in listed.auto_paging_iter():
             yield each.to_dict()
 
-    async def _change_plan(self, attempt: Attempt, wanted: ChangePlan) -> dict[str, Any]:
+    async def _change_plan(self, attempt: Attempt, request: ChangePlan) -> dict[str, Any]:
         now = await self._v1.subscriptions.retrieve_async(attempt.subject, _WITH_INVOICE)
         found = now.to_dict()
         item = _item(found)
-        if wanted.when == "period_end" and _plan(item) != wanted.plan_id:
-            return await self._change_later(attempt, wanted, found)
-        price = await self._price(wanted.plan_id)
-        if _plan(item) != wanted.plan_id:
-            _check_is_sold(price, wanted.plan_id)
-        if _plan(item) != wanted.plan_id and (
-            wanted.prorate or not _costs_no_more(item["price"], price)
+        if request.when == "period_end" and _plan(item) != request.plan_id:
+            return await self._change_later(attempt, request, found)
+        price = await self._price(request.plan_id)
+        if _plan(item) != request.plan_id:
+            _check_is_sold(price, request.plan_id)
+        if _plan(item) != request.plan_id and (
+            request.prorate or not _costs_no_more(item["price"], price)
         ):
             _check_is_paid(found)
         found, released = await self._freed(attempt.subject, found)
-        if _plan(item) == wanted.plan_id:
+        if _plan(item) == request.plan_id:
             return _shown(found)  # done before, or nothing to do: not prorated twice
         with _planned_change_is_gone(when=released), partly_done(when=released):
             return await self._update(
                 attempt,
                 {
-                    "items": [{"id": item["id"], "price": wanted.plan_id, **_quantity(item)}],
-                    "proration_behavior": _prorate(wanted.prorate),
+                    "items": [{"id": item["id"], "price": request.plan_id, **_quantity(item)}],
+                    "proration_behavior": _prorate(request.prorate),
                     # Stripe's default applies the change whether or not its invoice is paid.
                     # https://docs.stripe.com/billing/subscriptions/pending-updates
                     "payment_behavior": "error_if_incomplete",
@@ -340,7 +340,7 @@ class StripeBilling:
             return (await self._v1.subscriptions.retrieve_async(subject)).to_dict(), True
 
     async def _change_later(
-        self, attempt: Attempt, wanted: ChangePlan, found: Mapping[str, Any]
+        self, attempt: Attempt, request: ChangePlan, found: Mapping[str, Any]
     ) -> dict[str, Any]:
         """By a schedule of two phases, after which the subscription goes on by itself."""
         # A schedule that is released renews its subscription, whatever ended it before.
@@ -348,8 +348,8 @@ class StripeBilling:
         if _ends(found):
             raise ProviderRejected("says that it ends: resume it first, or change it now", 409)
         item = _item(found)
-        price = await self._price(wanted.plan_id)
-        _check_is_sold(price, wanted.plan_id)
+        price = await self._price(request.plan_id)
+        _check_is_sold(price, request.plan_id)
         name = _id(found.get("schedule"))
         if name is None:
             params: Any = {"from_subscription": attempt.subject}
@@ -374,7 +374,7 @@ class StripeBilling:
                 **kept,
             },
             {
-                "items": [{"price": wanted.plan_id, **of_item}],
+                "items": [{"price": request.plan_id, **of_item}],
                 **({"billing_cycle_anchor": "phase_start"} if _anchored(found, price) else {}),
                 **kept,
             },
@@ -386,7 +386,7 @@ class StripeBilling:
             changed["default_settings"] = {"default_payment_method": method}
         with partly_done():
             await self._v1.subscription_schedules.update_async(name, changed)
-        return _shown(found) | {"next_plan": wanted.plan_id, "schedule": name}
+        return _shown(found) | {"next_plan": request.plan_id, "schedule": name}
 
     async def _cancel_now(self, attempt: Attempt) -> dict[str, Any]:
         found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
@@ -490,9 +490,9 @@ def _mark(attempt: Attempt) -> dict[str, Any]:
     return {"metadata": {COMMAND_IN_METADATA: attempt.id}}
 
 
-def _prorate(wanted: bool) -> Literal["always_invoice", "none"]:
+def _prorate(request: bool) -> Literal["always_invoice", "none"]:
     """Invoiced now, so that a dearer plan is paid before it entitles to anything."""
-    return "always_invoice" if wanted else "none"
+    return "always_invoice" if request else "none"
 
 
 def _quantity(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Detach(_Wanted):
     payment_method: Name
 
 
-Wanted = (
+CommandRequest = (
     NewSubscription
     | ChangePlan
     | Cancel
@@ -90,7 +90,9 @@ Wanted = (
     | SetDefault
     | Detach
 )
-_STORED: TypeAdapter[Wanted] = TypeAdapter(Annotated[Wanted, Field(discriminator="kind")])
+_STORED: TypeAdapter[CommandRequest] = TypeAdapter(
+    Annotated[CommandRequest, Field(discriminator="kind")]
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Attempt:
 
     id: str
     subject: str
-    wanted: Wanted
+    request: CommandRequest
     number: int
 
 
@@ -111,14 +113,14 @@ CONFIRMED = ("subscribe", "change_plan", "cancel", "resume")
 SUPERSEDING = (("change_plan", "cancel", "resume"), ("set_default",), ("apply_coupon",))
 
 
-def stored(request: dict[str, Any]) -> Wanted:
+def stored(request: dict[str, Any]) -> CommandRequest:
     return _STORED.validate_python(request)
 
 
-def confirmed(wanted: Wanted, *, status: Status, plan: str | None, ends: bool) -> bool:
+def confirmed(request: CommandRequest, *, status: Status, plan: str | None, ends: bool) -> bool:
     """Whether the provider's report of the subscription shows what was wanted. `plan` is the
     provider's name of it, `ends` whether its end is decided, by whatever field."""
-    match wanted:
+    match request:
         case Cancel(when="now"):
             return status is Status.CANCELLED
         case Cancel():

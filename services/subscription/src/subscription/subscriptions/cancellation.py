@@ -13,30 +13,30 @@ from common.messaging.events import new_event
 from common.messaging.outbox import UnitOfWork
 from subscription import repository
 from subscription.billing.commands import CommandIntent, record_intent
+from subscription.domain import SOURCE
 from subscription.models import OURS, Command, Subscription
 from subscription.schemas.billing import Cancel, CommandStatus, Resume
 from subscription.subscriptions import renewals
 
-SOURCE = "/subscription"
 _IN_USE = frozenset({Status.ACTIVE, Status.PAST_DUE})
 
 
 async def run(
-    session: AsyncSession, row: Subscription, key: str, wanted: Cancel | Resume
+    session: AsyncSession, row: Subscription, key: str, request: Cancel | Resume
 ) -> Command:
     """In the caller's transaction. Raises `Conflict` for a subscription that is over, or when the
     key was used for another command."""
-    intended = CommandIntent(row.tenant, OURS, "", key, row.provider_subscription_id, wanted)
+    intended = CommandIntent(row.tenant, OURS, "", key, row.provider_subscription_id, request)
     command = await record_intent(session, intended)
     if command.status == CommandStatus.OPEN:
-        await _do(session, command, row, wanted)
+        await _do(session, command, row, request)
         await session.flush()
         await session.refresh(command)
     return command
 
 
 async def _do(
-    session: AsyncSession, command: Command, row: Subscription, wanted: Cancel | Resume
+    session: AsyncSession, command: Command, row: Subscription, request: Cancel | Resume
 ) -> None:
     await session.refresh(row, with_for_update=True)
     now = await tenant_rows.database_now(session)
@@ -53,12 +53,12 @@ async def _do(
     await renewals.renew(work, cause, row, paid, now)  # the clock may have struck since
     if row.status not in _IN_USE:
         raise Conflict(f"the subscription is {row.status}: start a checkout, POST /v1/checkouts")
-    if isinstance(wanted, Cancel):
-        row.cancel_when, row.cancel_wanted_at = wanted.when, now
-        if wanted.when == "now":
-            row.gave_up_at = now
+    if isinstance(request, Cancel):
+        row.cancel_when, row.cancel_requested_at = request.when, now
+        if request.when == "now":
+            row.forfeited_until = now
     else:
-        row.cancel_when = row.cancel_wanted_at = None
+        row.cancel_when = row.cancel_requested_at = None
     await renewals.renew(work, cause, row, paid, now)
     await work.flush()
     command.status, command.confirmed_at = CommandStatus.DONE, now

@@ -41,8 +41,8 @@ async def renew(
     payments = [_payment(each) for each in paid]
     over = row.current_period_end if row.status == Status.CANCELLED else None
     if over is not None and any(each.at > over for each in payments):
-        row.gave_up_at = over  # it begins anew: nobody was served in between
-    term = terms.term(payments, _cancellation(row), row.gave_up_at)
+        row.forfeited_until = over  # it begins anew: nobody was served in between
+    term = terms.term(payments, _cancellation(row), row.forfeited_until)
     if term is None:
         row.due_at = None
         return
@@ -60,8 +60,8 @@ async def renew(
     )
     before = store.to_domain(row)
     reminders = []
-    if term.expiring_at(now) and row.reminded_of != term.end:
-        row.reminded_of = term.end
+    if term.expiring_at(now) and row.reminder_sent_for != term.end:
+        row.reminder_sent_for = term.end
         reminders.append(Change.EXPIRING)
     row.due_at = term.next_after(now)
     after = domain.replace_snapshot(before, snapshot)
@@ -103,10 +103,10 @@ async def run(work: UnitOfWork, event: Event[RunJob]) -> str:
 
 
 def _cancellation(row: models.Subscription) -> terms.Cancellation | None:
-    if row.cancel_wanted_at is None:
+    if row.cancel_requested_at is None:
         return None
     when: Literal["now", "period_end"] = "now" if row.cancel_when == "now" else "period_end"
-    return terms.Cancellation(row.cancel_wanted_at, when)
+    return terms.Cancellation(row.cancel_requested_at, when)
 
 
 def _payment(checkout: Checkout) -> terms.Payment:

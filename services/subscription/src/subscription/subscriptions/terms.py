@@ -101,7 +101,7 @@ class _ConsecutivePeriods:
 def term(
     payments: Iterable[Payment],
     cancellation: Cancellation | None = None,
-    gave_up_at: datetime | None = None,
+    forfeited_until: datetime | None = None,
 ) -> PaidTerm | None:
     """What the payments come to; None for no payment.
 
@@ -110,11 +110,11 @@ def term(
     on the last of February, and a month later on the 31st of March.
 
     Who pays after a cancellation has changed their mind. What a cancellation at once gave up (all
-    that was paid until `gave_up_at`) never counts again, once something else was paid.
+    that was paid until `forfeited_until`) never counts again, once something else was paid.
     """
     ordered = sorted(payments, key=lambda each: (each.at, each.checkout_id))
-    if gave_up_at is not None:
-        ordered = [each for each in ordered if each.at > gave_up_at] or ordered
+    if forfeited_until is not None:
+        ordered = [each for each in ordered if each.at > forfeited_until] or ordered
     if cancellation is not None and any(each.at > cancellation.at for each in ordered):
         cancellation = None
     run: _ConsecutivePeriods | None = None

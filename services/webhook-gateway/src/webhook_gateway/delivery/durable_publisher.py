@@ -20,7 +20,7 @@ from webhook_gateway.delivery.spool import Spool, Spooled
 
 log = get_logger(__name__)
 
-_LOOK_SECONDS = 0.5
+_LOOP_SECONDS = 0.5
 _REFUSING_SECONDS = 10.0
 
 
@@ -109,7 +109,7 @@ class DurablePublisher:
                 except (sqlite3.Error, OSError) as error:
                     log.error("spool_read_failed", error=describe(error))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), _LOOK_SECONDS)
+                await asyncio.wait_for(self._stop.wait(), _LOOP_SECONDS)
 
     async def _hand_on(self, spool: Spool) -> None:
         """Once through the spool. What a queue refuses now stays, and holds up nothing else."""

@@ -149,15 +149,17 @@ class Spool:
                 await self._run(self._insert, [message for message, _ in taken])
             except SpoolFull as error:
                 self.full = True
-                self._answer(taken, error)
+                self._result_of(taken, error)
             except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
                 log.error("spool_write_failed", error=describe(error))
-                self._answer(taken, Unavailable(f"the spool can't be written: {describe(error)}"))
+                self._result_of(
+                    taken, Unavailable(f"the spool can't be written: {describe(error)}")
+                )
             else:
                 self.full = False
-                self._answer(taken, None)
+                self._result_of(taken, None)
 
-    def _answer(
+    def _result_of(
         self,
         taken: Sequence[tuple[Spooled, asyncio.Future[None]]],
         error: Unavailable | None,

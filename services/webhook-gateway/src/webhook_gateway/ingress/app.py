@@ -1,7 +1,8 @@
 """`POST /webhooks/{provider}[/{endpoint}]`: verify, translate, publish, and only then answer 2xx.
 
 Plain ASGI in front of the FastAPI application, which has the health and metrics endpoints: routing,
-dependencies and middleware would take as long as all of the work here (docs/performance.md).
+dependencies and middleware would take as long as all of the work here
+(docs/explanation/performance.md).
 """
 
 from __future__ import annotations

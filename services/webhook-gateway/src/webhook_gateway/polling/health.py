@@ -9,12 +9,12 @@ from fastapi import APIRouter
 from webhook_gateway.polling.poller import PaymentPoller
 
 
-def create_worker_router(asker: PaymentPoller) -> APIRouter:
+def create_worker_router(poller: PaymentPoller) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health/detailed", tags=["health"])
     async def detailed() -> dict[str, Any]:
-        """Payments that providers are still asked about, by endpoint."""
-        return {"payments": await asker.health()}
+        """The payments that are still polled, by endpoint."""
+        return {"payments": await poller.health()}
 
     return router

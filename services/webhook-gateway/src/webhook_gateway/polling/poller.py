@@ -1,7 +1,7 @@
-"""Asks providers about the payments whose outcome is open, and tells what they say.
+"""Polls providers for payments whose outcome is open, and publishes the outcomes.
 
-Webhook and poll share this path: a hint only moves the next question to now. So either may come
-first, and what is told of a payment has one id whichever it was.
+Webhooks and polls share this path: a notification only moves the next poll to now. Whichever comes
+first, an outcome is published once, for its event id derives from the payment and its status.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from common.errors import RateLimited, describe
 from common.messaging import outbox
 from common.observability.logging import get_logger
 from common.observability.redaction import Redactor
+from common.resilience.rate_limiter import SharedRate
 from webhook_gateway import domain, metrics, repository
 from webhook_gateway.domain import PaymentStatus, PollState, Step
 from webhook_gateway.models import PendingPayment
@@ -36,29 +37,29 @@ from webhook_gateway.repository import PendingPaymentCount
 
 log = get_logger(__name__)
 
-_LOOK_SECONDS = 0.5
-_TIDY_SECONDS = 600.0
-_COUNT_SECONDS = 5.0
-_LEASE_MARGIN_SECONDS = 20  # an answer's transactions, with the waits that they may have
+_LOOP_SECONDS = 0.5
+_CLEANUP_INTERVAL_SECONDS = 600.0
+_GAUGE_INTERVAL_SECONDS = 5.0
+_LEASE_MARGIN_SECONDS = 20  # for the transactions that record a result
 _UNPOLLABLE_HINT = (
     "the endpoints file must have the payments' endpoint, for their tenant and with credentials"
 )
-_KEEP_HINTS = timedelta(hours=1)
+_NOTIFICATION_RETENTION = timedelta(hours=1)
 
 _TYPES = {
     PaymentStatus.SUCCEEDED: "payment.succeeded",
     PaymentStatus.FAILED: "payment.failed",
     PaymentStatus.EXPIRED: "payment.expired",
 }
-_ASKED = Authentication("requery")
+_POLLED = Authentication("requery")
 
 _Said = TypeVar("_Said", PaymentStatusResult, Sequence[PaymentStatusResult])
 
 
 class PaymentPoller:
-    """One runs in every worker. `rate_per_second` and `burst` bound what one endpoint's provider is
-    asked by all of them together; `max_concurrency` what waits for one provider in this process,
-    `timeout` (seconds) how long."""
+    """One runs in every worker. `rate_per_second` and `burst` limit the queries to one endpoint's
+    provider across all workers, `max_concurrency` those of this process; `timeout` (seconds) limits
+    one query."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class PaymentPoller:
         self._stopping = False
         self._under_way: set[asyncio.Task[None]] = set()
         self._waiting: Counter[str] = Counter()
-        self._unaskable: dict[tuple[str, str], int] = {}  # as it was logged
+        self._unpollable: dict[tuple[str, str], int] = {}  # the count that was logged last
 
     def wake(self) -> None:
         self._wake.set()
@@ -93,182 +94,189 @@ class PaymentPoller:
         self._wake.set()
 
     async def run(self) -> None:
-        tidied = counted = 0.0
+        cleaned_at = measured_at = 0.0
         loop = asyncio.get_running_loop()
         async with httpx.AsyncClient(timeout=self._timeout) as http:
             while not self._stopping:
                 self._wake.clear()
-                for provider in self._asked_providers():
+                for provider in self._pollable_providers():
                     try:
                         await self._begin(http, provider)
-                    except Exception as error:  # noqa: BLE001 - the others are still asked
+                    except Exception as error:  # noqa: BLE001 - the other providers are still polled
                         path = provider.endpoint.path
                         log.warning(
                             "payment_poll_claim_failed", endpoint=path, error=describe(error)
                         )
                 try:
-                    if loop.time() - tidied > _TIDY_SECONDS:
-                        await self._tidy()
-                        tidied = loop.time()
-                    if loop.time() - counted > _COUNT_SECONDS:
-                        await self._count()
-                        counted = loop.time()
+                    if loop.time() - cleaned_at > _CLEANUP_INTERVAL_SECONDS:
+                        await self._clean_up()
+                        cleaned_at = loop.time()
+                    if loop.time() - measured_at > _GAUGE_INTERVAL_SECONDS:
+                        await self._measure()
+                        measured_at = loop.time()
                 except sqlalchemy.exc.SQLAlchemyError as error:
                     log.warning("payment_cleanup_failed", error=describe(error))
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _LOOK_SECONDS)
+                    await asyncio.wait_for(self._wake.wait(), _LOOP_SECONDS)
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def _asked_providers(self) -> list[PollableProvider]:
+    def _pollable_providers(self) -> list[PollableProvider]:
         return [
             each
             for each in self._routes.all()
-            if isinstance(each, PollableProvider) and each.can_be_asked
+            if isinstance(each, PollableProvider) and each.can_be_polled
         ]
+
+    def _rate(self, path: str) -> SharedRate:
+        return SharedRate(f"poll {path}", self._per_second, self._burst)
 
     async def _begin(self, http: httpx.AsyncClient, provider: PollableProvider) -> None:
         path = provider.endpoint.path
         free = self._at_once - self._waiting[path]
         if free <= 0:
-            return  # a slow provider holds up itself, and no other
+            return  # a slow provider delays only its own payments
         async with self._sessions.begin() as session:
             claimed = await repository.claim(
                 session,
                 provider.name,
                 provider.endpoint.name,
                 tenant=provider.endpoint.tenant,
-                rate_per_second=self._per_second,
-                burst=self._burst,
-                most=free,
+                rate=self._rate(path),
+                max_payments=free,
                 lease=self._lease,
             )
         for row in claimed:
             self._waiting[path] += 1
-            task = asyncio.create_task(self._ask(http, provider, row))
+            task = asyncio.create_task(self._poll(http, provider, row))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
 
-    async def _ask(
+    async def _poll(
         self, http: httpx.AsyncClient, provider: PollableProvider, row: PendingPayment
     ) -> None:
-        question = PaymentQuery(row.reference, row.lookup)
+        query = PaymentQuery(row.reference, row.lookup)
         try:
-            if row.told == PaymentStatus.SUCCEEDED:
-                found = await self._answer(provider, provider.charges(http, question))
-                await self._settle_charges(provider, row, found)
+            if row.published_status == PaymentStatus.SUCCEEDED:
+                found = await self._result_of(provider, provider.charges(http, query))
+                await self._apply_charges(provider, row, found)
             else:
-                answer = await self._answer(provider, provider.ask(http, question))
-                await self._settle(provider, row, answer)
-        except Exception as error:  # noqa: BLE001 - it is asked again when its lease ends
+                result = await self._result_of(provider, provider.poll(http, query))
+                await self._apply(provider, row, result)
+        except Exception as error:  # noqa: BLE001 - it is polled again when its lease ends
             log.warning(
                 "provider_answer_not_recorded", provider=provider.name, error=describe(error)
             )
         finally:
             self._waiting[provider.endpoint.path] -= 1
 
-    async def _answer(self, provider: PollableProvider, asking: Awaitable[_Said]) -> _Said | str:
-        """The provider's answer, or why there is none."""
+    async def _result_of(self, provider: PollableProvider, asking: Awaitable[_Said]) -> _Said | str:
+        """The provider's result, or why there is none."""
         outcome = "failed"
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await asking
-            outcome = (
-                answer.standing.value if isinstance(answer, PaymentStatusResult) else "charges"
-            )
+                result = await asking
+            outcome = result.status.value if isinstance(result, PaymentStatusResult) else "charges"
         except RateLimited as error:
             async with self._sessions.begin() as session:
-                path = provider.endpoint.path
-                await repository.delay_polls(session, path, error.retry_after, self._per_second)
+                await self._rate(provider.endpoint.path).block(session, error.retry_after)
             return str(error)
-        except Exception as error:  # noqa: BLE001 - whatever it says is no answer
+        except Exception as error:  # noqa: BLE001 - any error means that there is no result
             return excerpt(describe(error), self._redact)
         else:
-            return answer
+            return result
         finally:
-            metrics.questions.labels(provider.name, outcome).inc()
+            metrics.polls.labels(provider.name, outcome).inc()
 
-    async def _settle(
-        self, provider: PollableProvider, asked: PendingPayment, answer: PaymentStatusResult | str
+    async def _apply(
+        self, provider: PollableProvider, polled: PendingPayment, result: PaymentStatusResult | str
     ) -> None:
-        """`asked` is the payment as it was when the question began."""
+        """`polled` is the payment as it was when the query began."""
         async with self._sessions.begin() as session:
-            row = await repository.lock(session, asked.id)
+            row = await repository.lock(session, polled.id)
             if row is None:
                 return
-            # A hint that came meanwhile wants a question that begins after it.
-            sooner = row.ask_at if row.ask_at != asked.ask_at else None
+            # A notification that arrived during the query needs a query that begins after it.
+            sooner = row.next_poll_at if row.next_poll_at != polled.next_poll_at else None
             now = await tenant_rows.database_now(session)
-            step, event, error = self._conclude(provider, row, answer, now)
+            step, event, error = self._conclude(provider, row, result, now)
             row.error = error
-            row.ask_at = step.ask_at
-            paid = PaymentStatus.SUCCEEDED in {step.tell, PaymentStatus(row.told)}
+            row.next_poll_at = step.next_poll_at
+            paid = PaymentStatus.SUCCEEDED in {step.publish, PaymentStatus(row.published_status)}
             if paid and provider.charges_again:
-                row.ask_at = domain.look_again(_watch(row), now)
+                row.next_poll_at = domain.second_payment_check_at(_watch(row), now)
             if sooner is not None and (not paid or provider.charges_again):
-                row.ask_at = min(sooner, row.ask_at or sooner)
-            if step.tell is not None and event is not None:
-                row.told = step.tell
-                if paid and isinstance(answer, PaymentStatusResult) and answer.charge is not None:
-                    row.charges = sorted({*row.charges, answer.charge})
+                row.next_poll_at = min(sooner, row.next_poll_at or sooner)
+            if step.publish is not None and event is not None:
+                row.published_status = step.publish
+                if paid and isinstance(result, PaymentStatusResult) and result.charge is not None:
+                    row.charges = sorted({*row.charges, result.charge})
                 await outbox.enqueue(session, [event])
         if error is not None:
             log.warning(
-                "payment_poll_failed", provider=provider.name, payment=asked.id, error=error
+                "payment_poll_failed", provider=provider.name, payment=polled.id, error=error
             )
-            if step.ask_at is None:
-                log.error("payment_polling_abandoned", payment=asked.id, error=error)
-        elif row.announced and step.ask_at is None and _is_pending(answer):
+            if step.next_poll_at is None:
+                log.error("payment_polling_abandoned", payment=polled.id, error=error)
+        elif row.announced and step.next_poll_at is None and _is_pending(result):
             log.error(
                 "pending_payment_abandoned",
                 hint="the provider says that it is pending: look there",
                 provider=provider.name,
-                payment=asked.id,
+                payment=polled.id,
             )
-        if step.tell is None:
+        if step.publish is None:
             return
-        healed = step.tell is PaymentStatus.SUCCEEDED and row.hinted_at is None
-        if healed:
-            metrics.healed.labels(provider.name).inc()
+        recovered = step.publish is PaymentStatus.SUCCEEDED and row.notified_at is None
+        if recovered:
+            metrics.recovered.labels(provider.name).inc()
         log.info(
-            "payment_status_published", provider=provider.name, standing=step.tell, healed=healed
+            "payment_status_published",
+            provider=provider.name,
+            status=step.publish,
+            recovered=recovered,
         )
 
-    async def _settle_charges(
+    async def _apply_charges(
         self,
         provider: PollableProvider,
-        asked: PendingPayment,
+        polled: PendingPayment,
         found: Sequence[PaymentStatusResult] | str,
     ) -> None:
-        """Of a payment that was told to have succeeded: what was paid once more has to go back."""
+        """Report further charges of a payment that succeeded: they have to be refunded."""
         events: list[Event[Any]] = []
         async with self._sessions.begin() as session:
-            row = await repository.lock(session, asked.id)
+            row = await repository.lock(session, polled.id)
             if row is None:
                 return
             now = await tenant_rows.database_now(session)
-            sooner = row.ask_at if row.ask_at != asked.ask_at else None
+            sooner = row.next_poll_at if row.next_poll_at != polled.next_poll_at else None
             if not isinstance(found, str):
                 try:
                     events = _duplicates(provider, row, found, now)
                 except (ValueError, TypeError) as error:
-                    found = f"its answer can't be told: {excerpt(describe(error), self._redact)}"
+                    found = (
+                        f"its result can't be published: {excerpt(describe(error), self._redact)}"
+                    )
             if isinstance(found, str):
-                row.error, row.ask_at = found, domain.on_no_result(_watch(row), now).ask_at
+                row.error, row.next_poll_at = (
+                    found,
+                    domain.on_no_result(_watch(row), now).next_poll_at,
+                )
             else:
-                row.error, row.ask_at = None, domain.look_again(_watch(row), now)
+                row.error, row.next_poll_at = None, domain.second_payment_check_at(_watch(row), now)
                 row.charges = sorted({*row.charges, *(each.charge or "" for each in found)})
             if sooner is not None:
-                row.ask_at = min(sooner, row.ask_at or sooner)
+                row.next_poll_at = min(sooner, row.next_poll_at or sooner)
             await outbox.enqueue(session, events)
         if isinstance(found, str):
             log.warning(
-                "payment_poll_failed", provider=provider.name, payment=asked.id, error=found
+                "payment_poll_failed", provider=provider.name, payment=polled.id, error=found
             )
-            if row.ask_at is None:
+            if row.next_poll_at is None:
                 log.error(
                     "second_payment_unknown",
                     hint="look at the provider",
-                    payment=asked.id,
+                    payment=polled.id,
                     error=found,
                 )
         for event in events:
@@ -277,7 +285,7 @@ class PaymentPoller:
                 "payment_received_twice",
                 hint="refund it; an order's by its refund",
                 provider=provider.name,
-                payment=asked.id,
+                payment=polled.id,
                 charge=event.data.payment_id,
             )
 
@@ -285,49 +293,51 @@ class PaymentPoller:
         self,
         provider: PollableProvider,
         row: PendingPayment,
-        answer: PaymentStatusResult | str,
+        result: PaymentStatusResult | str,
         now: datetime,
     ) -> tuple[Step, Event[Any] | None, str | None]:
-        """What to do, the event to tell, and why there is no answer that can be told."""
+        """The next step, the event to publish, and the error if there is no usable result."""
         watch = _watch(row)
-        if not isinstance(answer, str):
+        if not isinstance(result, str):
             step = domain.on_result(
-                watch, answer.standing, now, failure_is_final=provider.failure_is_final
+                watch, result.status, now, failure_is_final=provider.failure_is_final
             )
-            if step.tell is None:
+            if step.publish is None:
                 return step, None, None
-            # What is only for people to read must not keep a payment from being told.
-            bare = replace(answer, reason=None, contact=Contact())
-            for told in (answer, bare):
+            # A malformed reason or contact must not keep an outcome from being published.
+            bare = replace(result, reason=None, contact=Contact())
+            for each in (result, bare):
                 try:
-                    return step, _event(provider, row, step.tell, told, now), None
+                    return step, _event(provider, row, step.publish, each, now), None
                 except (ValueError, TypeError) as error:
-                    fault = f"its answer can't be told: {excerpt(describe(error), self._redact)}"
-            answer = fault
+                    fault = (
+                        f"its result can't be published: {excerpt(describe(error), self._redact)}"
+                    )
+            result = fault
         step = domain.on_no_result(watch, now)
         event = (
-            _event(provider, row, step.tell, PaymentStatusResult(step.tell), now)
-            if step.tell
+            _event(provider, row, step.publish, PaymentStatusResult(step.publish), now)
+            if step.publish
             else None
         )
-        return step, event, answer
+        return step, event, result
 
-    async def _tidy(self) -> None:
+    async def _clean_up(self) -> None:
         async with self._sessions.begin() as session:
-            await repository.delete_stale_notifications(session, _KEEP_HINTS)
+            await repository.delete_stale_notifications(session, _NOTIFICATION_RETENTION)
 
-    async def _count(self) -> None:
+    async def _measure(self) -> None:
         pending = await self.pending()
         metrics.watched.clear()
-        metrics.unaskable.clear()
+        metrics.unpollable.clear()
         for each in pending:
             metrics.watched.labels(each.provider).inc(each.payments)
-            if self._is_asked(each):
+            if self._is_polled(each):
                 continue
-            metrics.unaskable.labels(each.provider).inc(each.payments)
+            metrics.unpollable.labels(each.provider).inc(each.payments)
             whose = (each.tenant, f"{each.provider}/{each.endpoint}")
-            if self._unaskable.get(whose) != each.payments:
-                self._unaskable[whose] = each.payments
+            if self._unpollable.get(whose) != each.payments:
+                self._unpollable[whose] = each.payments
                 log.error(
                     "payments_unpollable",
                     hint=_UNPOLLABLE_HINT,
@@ -340,61 +350,63 @@ class PaymentPoller:
         async with self._sessions() as session:
             return await repository.pending(session)
 
-    def _is_asked(self, pending: PendingPaymentCount) -> bool:
+    def _is_polled(self, pending: PendingPaymentCount) -> bool:
         return any(
             (each.endpoint.tenant, each.name, each.endpoint.name)
             == (pending.tenant, pending.provider, pending.endpoint)
-            for each in self._asked_providers()
+            for each in self._pollable_providers()
         )
 
     async def health(self) -> Sequence[Mapping[str, Any]]:
-        """For people: what is to be asked about, since when, and whether it is."""
+        """The pending payments of each endpoint, since when, and whether they are polled."""
         return [
             {
                 "tenant": each.tenant,
                 "endpoint": f"{each.provider}/{each.endpoint}",
                 "pending": each.payments,
                 "oldest_at": each.oldest_at,
-                "last_question_failed": each.errors,
-                "asked": self._is_asked(each),
+                "failed_polls": each.errors,
+                "polled": self._is_polled(each),
             }
             for each in await self.pending()
         ]
 
 
-def _is_pending(answer: PaymentStatusResult | str) -> bool:
-    return isinstance(answer, PaymentStatusResult) and answer.standing is PaymentStatus.PENDING
+def _is_pending(result: PaymentStatusResult | str) -> bool:
+    return isinstance(result, PaymentStatusResult) and result.status is PaymentStatus.PENDING
 
 
 def _watch(row: PendingPayment) -> PollState:
-    return PollState(row.announced, row.expires_at, row.asked, PaymentStatus(row.told))
+    return PollState(
+        row.announced, row.expires_at, row.poll_count, PaymentStatus(row.published_status)
+    )
 
 
 def _event(
     provider: PollableProvider,
     row: PendingPayment,
-    standing: PaymentStatus,
-    answer: PaymentStatusResult,
+    status: PaymentStatus,
+    result: PaymentStatusResult,
     now: datetime,
 ) -> Event[Any]:
-    # Of what expired unasked, or unknown to the provider, we know what we wanted.
-    known = bool(answer.currency)
+    # A payment that expired without a result has the amount that was requested.
+    known = bool(result.currency)
     event = provider.event(
-        _TYPES[standing],
+        _TYPES[status],
         PaymentOutcome(
             provider=provider.name,
             payment_id=row.reference,
-            references=sorted(answer.references),
+            references=sorted(result.references),
             customer_id=None,
-            contact=answer.contact,
-            amount=answer.amount if known else row.amount,
-            currency=answer.currency if known else row.currency,
-            reason=strip_nul(answer.reason) if answer.reason else None,
+            contact=result.contact,
+            amount=result.amount if known else row.amount,
+            currency=result.currency if known else row.currency,
+            reason=strip_nul(result.reason) if result.reason else None,
         ),
-        id_=derived_id(provider.source, row.reference, standing),
+        id_=derived_id(provider.source, row.reference, status),
         subject=row.reference,
-        proof=_ASKED,
-        time=domain.paid_at(answer.at, row.created_at, now),
+        proof=_POLLED,
+        time=domain.paid_at(result.at, row.created_at, now),
     )
     return _caused(event, row)
 
@@ -405,8 +417,8 @@ def _duplicates(
     found: Sequence[PaymentStatusResult],
     now: datetime,
 ) -> list[Event[Any]]:
-    """An event for each charge that nobody was told of. The first was told as the payment, also
-    where nobody noted which that was."""
+    """An event for each charge that was not published yet. The first charge was published as the
+    payment, also where its id was not recorded."""
     charges = sorted(found, key=lambda each: (each.at or now, each.charge or ""))
     known = {*row.charges} or {each.charge or "" for each in charges[:1]}
     return [
@@ -424,7 +436,7 @@ def _duplicates(
                 ),
                 id_=derived_id(provider.source, row.reference, "duplicated", each.charge or ""),
                 subject=row.reference,
-                proof=_ASKED,
+                proof=_POLLED,
                 time=domain.paid_at(each.at, row.created_at, now),
             ),
             row,

@@ -35,12 +35,12 @@ from webhook_gateway.providers.stripe import Stripe
 
 log = get_logger(__name__)
 
-_LOOK_SECONDS = 1.0
+_LOOP_SECONDS = 1.0
 # Stripe's first attempt takes seconds; what is older should have been here.
 _LONGEST_WINDOW = timedelta(hours=1)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _PAGE = 100
-_ASKED = Authentication("requery")
+_POLLED = Authentication("requery")
 
 
 class StripeBackfill(PeriodicTask):
@@ -65,7 +65,7 @@ class StripeBackfill(PeriodicTask):
         self._redact = redact
         self._grace = grace
         self._pause = pause
-        super().__init__(_LOOK_SECONDS)
+        super().__init__(_LOOP_SECONDS)
 
     async def step(self) -> bool:
         for provider in self._routes.all():
@@ -105,7 +105,7 @@ class StripeBackfill(PeriodicTask):
         async with self._sessions.begin() as session:
             await outbox.enqueue(session, events)
             await repository.move_event_cursor(session, provider.endpoint.path, end)
-        metrics.healed.labels(provider.name).inc(len(_paid(events)))
+        metrics.recovered.labels(provider.name).inc(len(_paid(events)))
         if events:
             log.warning(
                 "missed_webhooks_published", endpoint=provider.endpoint.path, events=len(events)
@@ -131,7 +131,7 @@ class StripeBackfill(PeriodicTask):
     ) -> Sequence[Event[Any]]:
         body = to_json(event)
         try:
-            return provider.translate(body, _ASKED)
+            return provider.translate(body, _POLLED)
         except UntranslatableWebhook as error:
             if event.get("created", 0) >= int(start.timestamp()):  # else it was buried before
                 await dead_letter_webhook(

@@ -18,7 +18,7 @@ from webhook_gateway.providers.registry import PROVIDERS
 
 log = get_logger(__name__)
 
-_LOOK_SECONDS = 2.0
+_LOOP_SECONDS = 2.0
 
 
 class EndpointRegistry(PeriodicTask):
@@ -31,7 +31,7 @@ class EndpointRegistry(PeriodicTask):
         """Raises `AccountsInvalid`."""
         self._path = path
         self._redact = redact
-        super().__init__(_LOOK_SECONDS)
+        super().__init__(_LOOP_SECONDS)
         self._seen = _content(path)
         self._providers: Mapping[str, Provider] = {}
         self.not_served: list[str] = []  # for want of a secret

@@ -1,7 +1,8 @@
 """Fapshi: mobile money in Cameroon.
 
 https://docs.fapshi.com/en/api-reference/endpoint/webhook: the header `x-wh-secret` is the secret
-itself, and a call is sent once only. The body is not signed, so it is a hint: Fapshi's own examples
+itself, and a call is sent once only. The body is not signed, so it is unverified:
+Fapshi's own examples
 ask for the payment's status before they believe it.
 """
 
@@ -54,7 +55,7 @@ class Fapshi(PollableProvider):
         webhook = _one(webhook)
         if self.options.payouts_only:
             return [self._payout_hint(webhook, proof)]
-        return [self.hint(webhook["transId"], webhook["status"], proof)]
+        return [self.notification(webhook["transId"], webhook["status"], proof)]
 
     def _payout_hint(self, webhook: Any, proof: Authentication) -> Event[Any]:
         """Each is news, as with payments. The payouts service writes the payout's id and the
@@ -74,15 +75,15 @@ class Fapshi(PollableProvider):
         )
 
     @property
-    def can_be_asked(self) -> bool:
+    def can_be_polled(self) -> bool:
         return bool(self.options.api_user and self.options.api_key.get_secret_value())
 
-    async def ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
+    async def poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
         """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
         answered = await request(
             http,
             "GET",
-            join_url(self.options.base_url, "payment-status", question.reference),
+            join_url(self.options.base_url, "payment-status", query.reference),
             headers={
                 "apiuser": self.options.api_user,
                 "apikey": self.options.api_key.get_secret_value(),
@@ -91,7 +92,7 @@ class Fapshi(PollableProvider):
         if answered is None:
             return PaymentStatusResult(PaymentStatus.UNKNOWN)
         payment = _one(answered.json())
-        pollable.require_same_payment(question, payment["transId"])
+        pollable.require_same_payment(query, payment["transId"])
         return PaymentStatusResult(
             _STANDINGS[payment["status"]],
             amount=minor_units(str(payment["amount"]), "XAF"),

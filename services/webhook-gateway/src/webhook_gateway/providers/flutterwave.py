@@ -69,7 +69,7 @@ class Flutterwave(PollableProvider):
         data = webhook["data"]
         if type_.startswith("charge."):
             reference = data.get("tx_ref") or data["reference"]
-            return [self.hint(reference, data["status"], proof)]
+            return [self.notification(reference, data["status"], proof)]
         id_ = webhook.get("id") or derived_id(self.source, type_, str(data["id"]), data["status"])
         status = data["status"].lower()
         signed = proof.trust == "signature"  # v3's plain secret says nothing of the body
@@ -86,10 +86,10 @@ class Flutterwave(PollableProvider):
         return [self.passthrough_event(type_, webhook, id_=id_, proof=proof)]
 
     @property
-    def can_be_asked(self) -> bool:
+    def can_be_polled(self) -> bool:
         return bool(self.options.secret_key.get_secret_value())
 
-    async def ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
+    async def poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
         """https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref and, of
         further attempts, https://developer.flutterwave.com/docs/collecting-payments/standard"""
         try:
@@ -97,7 +97,7 @@ class Flutterwave(PollableProvider):
                 http,
                 "GET",
                 join_url(self.options.base_url, "transactions", "verify_by_reference"),
-                params={"tx_ref": question.reference},
+                params={"tx_ref": query.reference},
                 headers=self._headers(),
             )
         except ProviderRejected as error:
@@ -106,31 +106,31 @@ class Flutterwave(PollableProvider):
             answer = None  # a page that nobody has used is no transaction yet
         if answer is None:
             return PaymentStatusResult(PaymentStatus.UNKNOWN)
-        pollable.require_same_payment(question, answer["data"]["tx_ref"])
+        pollable.require_same_payment(query, answer["data"]["tx_ref"])
         found = _answer(answer["data"])
-        if found.standing is not PaymentStatus.SUCCEEDED:
+        if found.status is not PaymentStatus.SUCCEEDED:
             # Who failed, or did not confirm, may try again on the same page (`max_retry_attempt`),
             # and it is not said which attempt this call shows.
-            paid = await self.charges(http, question)
+            paid = await self.charges(http, query)
             return min(paid, key=_when, default=found)
         return found
 
     async def charges(
-        self, http: httpx.AsyncClient, question: PaymentQuery
+        self, http: httpx.AsyncClient, query: PaymentQuery
     ) -> Sequence[PaymentStatusResult]:
         """https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
         listed = await request_json(
             http,
             "GET",
             join_url(self.options.base_url, "transactions"),
-            params={"tx_ref": question.reference, "status": "successful"},
+            params={"tx_ref": query.reference, "status": "successful"},
             headers=self._headers(),
         )
         if listed is None:
             raise Upstream("answers 404 to a list of transactions")
-        mine = [each for each in listed["data"] if each["tx_ref"] == question.reference]
+        mine = [each for each in listed["data"] if each["tx_ref"] == query.reference]
         answers = [_answer(each) for each in mine]
-        return [each for each in answers if each.standing is PaymentStatus.SUCCEEDED]
+        return [each for each in answers if each.status is PaymentStatus.SUCCEEDED]
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"}

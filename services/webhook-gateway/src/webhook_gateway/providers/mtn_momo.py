@@ -43,13 +43,13 @@ class MtnMomo(UnsignedProvider):
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         reference = str(UUID(webhook.get("referenceId") or webhook["externalId"]))
-        return [self.hint(reference, webhook["status"], proof)]
+        return [self.notification(reference, webhook["status"], proof)]
 
     @property
-    def can_be_asked(self) -> bool:
+    def can_be_polled(self) -> bool:
         return bool(self.options.api_user and self.options.subscription_key.get_secret_value())
 
-    async def _ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
+    async def _poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
         """https://momodeveloper.mtn.com/API-collections#api=collection, requesttopay status"""
         key = {"Ocp-Apim-Subscription-Key": self.options.subscription_key.get_secret_value()}
         base = self.options.base_url
@@ -62,7 +62,7 @@ class MtnMomo(UnsignedProvider):
         payment = await request_json(
             http,
             "GET",
-            join_url(base, "collection", "v1_0", "requesttopay", question.reference),
+            join_url(base, "collection", "v1_0", "requesttopay", query.reference),
             headers=key
             | {
                 "Authorization": f"Bearer {token}",

@@ -36,19 +36,19 @@ class Options(CommonOptions):
 
 class OrangeMoney(UnsignedProvider):
     name = "orange-money"
-    hints_by_secret = True
+    notifies_by_secret = True
     options_model = Options
     options: Options
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         reference = digest(webhook["notif_token"].encode())
-        return [self.hint(reference, webhook["status"], proof)]
+        return [self.notification(reference, webhook["status"], proof)]
 
     @property
-    def can_be_asked(self) -> bool:
+    def can_be_polled(self) -> bool:
         return bool(self.options.client_id and self.options.client_secret.get_secret_value())
 
-    async def _ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
+    async def _poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
         """The transaction status of a web payment, by order, amount and pay token."""
         base = self.options.base_url
         login = (self.options.client_id, self.options.client_secret.get_secret_value())
@@ -61,7 +61,7 @@ class OrangeMoney(UnsignedProvider):
                 data={"grant_type": "client_credentials"},
             )
         )
-        asked = question.lookup
+        asked = query.lookup
         payment = await request_json(
             http,
             "POST",
@@ -76,7 +76,7 @@ class OrangeMoney(UnsignedProvider):
         if payment is None:
             return PaymentStatusResult(PaymentStatus.UNKNOWN)
         pollable.require_same_payment(
-            replace(question, reference=asked["order_id"]), payment["order_id"]
+            replace(query, reference=asked["order_id"]), payment["order_id"]
         )
         return PaymentStatusResult(
             _STANDINGS[payment["status"]],

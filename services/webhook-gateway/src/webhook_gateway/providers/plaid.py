@@ -162,7 +162,7 @@ class Keys:
             try:
                 # Includes the wait for the lock: invented ids must not make callers pile up.
                 async with asyncio.timeout(_ASK_SECONDS), turn:
-                    key = self._fresh(key_id) or await self._ask(key_id)
+                    key = self._fresh(key_id) or await self._poll(key_id)
             except TimeoutError:
                 raise Unavailable("Plaid did not say its key in time") from None
         return key
@@ -174,7 +174,7 @@ class Keys:
         good = self._good.get(key_id)
         return good.key if good is not None and good.until > now else None
 
-    async def _ask(self, key_id: str) -> jwt.PyJWK:
+    async def _poll(self, key_id: str) -> jwt.PyJWK:
         now = time.time()
         if key_id not in self._good:
             self._spend(now)

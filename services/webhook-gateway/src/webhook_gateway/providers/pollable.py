@@ -1,4 +1,4 @@
-"""Asking a provider for the truth about a payment."""
+"""Base classes of the providers whose payments are polled."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from webhook_gateway.providers.endpoint import Endpoint
 
 @dataclass(frozen=True)
 class PaymentQuery:
-    """`reference` is the provider's name for the payment; `lookup` what else it wants to be told,
-    as the payment's `checkout.started` had it."""
+    """`reference` is the provider's name for the payment; `lookup` has the further parameters that
+    its API needs, from the payment's `checkout.started`."""
 
     reference: str
     lookup: Mapping[str, str] = field(default_factory=dict)
@@ -32,11 +32,11 @@ class PaymentQuery:
 
 @dataclass(frozen=True)
 class PaymentStatusResult:
-    """What the provider says. `amount` is in minor units; it and `currency` are there when the
-    standing is not `pending` or `unknown`. `at` (UTC) is when it was so, if it says that; `charge`
-    which of several charges for the payment this one is, where there can be several."""
+    """A provider's answer. `amount` is in minor units; it and `currency` are present unless the
+    status is `pending` or `unknown`. `at` (UTC) is when the status was reached, if the answer has
+    it; `charge` identifies the charge where a payment can have several."""
 
-    standing: PaymentStatus
+    status: PaymentStatus
     amount: int = 0
     currency: str = ""
     references: tuple[str, ...] = ()
@@ -47,18 +47,19 @@ class PaymentStatusResult:
 
 
 class PollableProvider(Provider):
-    """One whose calls are hints: what they claim is asked for. `failure_is_final` is whether a
-    failed payment stays one: a link may be paid after a first attempt failed. `charges_again` is
-    whether what is paid can be paid once more."""
+    """A provider whose calls are unverified notifications: what they claim is queried.
+
+    `failure_is_final` is false where a link can be paid after a failed attempt; `charges_again` is
+    true where a paid payment can be paid a second time."""
 
     failure_is_final: ClassVar[bool] = False
     charges_again: ClassVar[bool] = False
-    # Whether its calls carry a secret of the payment instead of the name that it is asked by.
-    hints_by_secret: ClassVar[bool] = False
+    # Whether its calls carry a secret of the payment instead of the reference to query.
+    notifies_by_secret: ClassVar[bool] = False
 
-    def hint(self, reference: str, status: str, proof: Authentication) -> Event[Any]:
-        """Each is news: were the second of two the same event, a forged one that came before the
-        true one would silence it. What it costs is bounded where the provider is asked."""
+    def notification(self, reference: str, status: str, proof: Authentication) -> Event[Any]:
+        """Each call is an event of its own: with a common id, a forged one that arrived first would
+        suppress the genuine one. The rate limit of the queries bounds what forgeries cost."""
         claim = _CLAIMS.get(status.lower(), "other")
         return self.event(
             "payment.notification_received",
@@ -72,23 +73,23 @@ class PollableProvider(Provider):
 
     @property
     @abstractmethod
-    def can_be_asked(self) -> bool:
+    def can_be_polled(self) -> bool:
         """Whether the endpoint has what its API wants."""
 
     @abstractmethod
-    async def ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
+    async def poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
         """Raises `RateLimited`, `Upstream`, and what reading a strange answer raises."""
 
     async def charges(
-        self, http: httpx.AsyncClient, question: PaymentQuery
+        self, http: httpx.AsyncClient, query: PaymentQuery
     ) -> Sequence[PaymentStatusResult]:
-        """Every charge for the payment that succeeded, where there can be several; raises what
-        `ask` raises."""
+        """Every successful charge of the payment, where there can be several. Raises what `poll`
+        raises."""
         return ()
 
 
 class UnsignedProvider(PollableProvider):
-    """One whose calls prove nothing: anybody may make them. Its API wants an access token."""
+    """A provider whose calls have no signature. Its API needs an access token."""
 
     needs_secret = False
     # Every call becomes a journal event, forged ones included. Polling covers what is refused.
@@ -101,35 +102,33 @@ class UnsignedProvider(PollableProvider):
     async def verify(self, headers: Headers, body: bytes) -> Authentication:
         return Authentication("none")
 
-    async def ask(self, http: httpx.AsyncClient, question: PaymentQuery) -> PaymentStatusResult:
+    async def poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
         try:
-            return await self._ask(http, question)
+            return await self._poll(http, query)
         except NotAuthorized:
             self._token.forget()  # it may have been revoked before its time
             raise
 
     @abstractmethod
-    async def _ask(
-        self, http: httpx.AsyncClient, question: PaymentQuery
-    ) -> PaymentStatusResult: ...
+    async def _poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult: ...
 
 
 def contact_of(email: Any, name: Any) -> Contact:
-    """As far as they are texts: who paid is told even when it is not known by what name."""
+    """The contact's parts that are texts."""
     return Contact(
         email=strip_nul(email) if isinstance(email, str) else None,
         name=strip_nul(name) if isinstance(name, str) else None,
     )
 
 
-def require_same_payment(question: PaymentQuery, answered: Any) -> None:
-    """Raises `Upstream` when the answer is about another payment than was asked about."""
-    if answered != question.reference:
-        raise Upstream("answers about another payment than it was asked about")
+def require_same_payment(query: PaymentQuery, answered: Any) -> None:
+    """Raises `Upstream` when the answer is about another payment than the queried one."""
+    if answered != query.reference:
+        raise Upstream("the answer is about another payment than the queried one")
 
 
 def non_empty_texts(*values: Any) -> tuple[str, ...]:
-    """Those that are there, as text, whatever the provider makes of its ids."""
+    """The values that are present, as text: some providers' ids are numbers."""
     return tuple(strip_nul(str(each)) for each in values if each is not None and each != "")
 
 

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from common.clients.stripe import from_stripe
 from common.contracts.event import Event, Payload
 from common.contracts.payments import (
+    OUR_METADATA,
     REFUND_IN_METADATA,
     CheckoutCompleted,
     Contact,
@@ -121,10 +122,8 @@ class Stripe(Provider):
         if isinstance(payload, ProviderSubscription):
             changed = webhook["data"].get("previous_attributes") or _IMPLIED.get(provider_type)
             payload = payload.model_copy(update={"previous": _previous(snapshot, changed)})
-        if isinstance(payload, TransferReported | RefundReported) and webhook.get("account"):
-            # The holder of a connected account sets the metadata of its payouts and refunds:
-            # https://docs.stripe.com/api/payouts/create#create_payout-metadata
-            payload = payload.model_copy(update={"reference": None})
+        if webhook.get("account"):
+            payload = _without_our_ids(payload)
         return [
             self.event(
                 domain_type,
@@ -277,6 +276,17 @@ def _items(subscription: Object) -> list[tuple[PlanSnapshot, SubscriptionItem]]:
         )
         found.append((plan, described))
     return found
+
+
+def _without_our_ids(payload: Payload) -> Payload:
+    """The holder of a connected account sets the metadata of its own objects, so that our ids in it
+    prove nothing: https://docs.stripe.com/api/metadata"""
+    if isinstance(payload, TransferReported | RefundReported):
+        return payload.model_copy(update={"reference": None})
+    if isinstance(payload, CheckoutCompleted | ProviderSubscription):
+        kept = {k: v for k, v in payload.metadata.items() if not k.startswith(OUR_METADATA)}
+        return payload.model_copy(update={"metadata": kept})
+    return payload
 
 
 def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription | None:

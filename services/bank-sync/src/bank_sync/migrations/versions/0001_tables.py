@@ -1,15 +1,13 @@
-"""The first tables, under row-level security."""
-
-from typing import Any
+"""Bank data, under row-level security."""
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.schema import SchemaItem
 
 from common.db.migrations import (
-    add_schedule_cancellation,
+    create_circuit_breakers,
     create_messaging_tables,
-    create_quota_table,
-    index_inbox_by_age,
+    create_rate_limits,
 )
 
 revision = "0001"
@@ -21,17 +19,17 @@ _NOW = sa.func.now()
 
 def upgrade() -> None:
     create_messaging_tables()
-    index_inbox_by_age()
-    add_schedule_cancellation()
-    create_quota_table()
-    _create_items()
+    create_rate_limits()
+    create_circuit_breakers()
+    _create_bank_items()
     _create_accounts()
     _create_transactions()
-    _create_syncs()
+    _create_sync_runs()
     _create_institutions()
+    _create_institution_health()
 
 
-def _of_tenant(name: str, *columns: sa.Column[Any]) -> None:
+def _of_tenant(name: str, *columns: SchemaItem) -> None:
     op.create_table(
         name,
         sa.Column("id", sa.Text, primary_key=True),
@@ -53,9 +51,9 @@ def _secure(name: str) -> None:
     )
 
 
-def _create_items() -> None:
+def _create_bank_items() -> None:
     _of_tenant(
-        "items",
+        "bank_items",
         sa.Column("client", sa.Text, nullable=False),
         sa.Column("item_id", sa.Text, nullable=False),
         sa.Column("user", sa.Text, nullable=False),
@@ -67,13 +65,16 @@ def _create_items() -> None:
         sa.Column("health_reason", sa.Text),
         sa.Column("health_until", _TIME),
         sa.Column("health_at", _TIME, nullable=False, server_default=_NOW),
+        sa.Column("warning", sa.Text),
+        sa.Column("warned_until", _TIME),
         sa.Column("version", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("read_at", _TIME),
         sa.Column("synced_at", _TIME),
         sa.Column("next_sync_at", _TIME),
         sa.Column("removing_at", _TIME),
     )
-    op.create_index("items_page", "items", ["tenant", "created_at", "id"])
-    op.create_index("items_next", "items", ["next_sync_at"])
+    op.create_index("bank_items_page", "bank_items", ["tenant", "created_at", "id"])
+    op.create_index("bank_items_next", "bank_items", ["next_sync_at"])
 
 
 def _create_accounts() -> None:
@@ -125,38 +126,46 @@ def _create_transactions() -> None:
     op.create_index("transactions_account", "transactions", ["account", "date", "id"])
 
 
-def _create_syncs() -> None:
+def _create_sync_runs() -> None:
     _of_tenant(
-        "syncs",
+        "sync_runs",
         sa.Column("item", sa.Text, nullable=False),
         sa.Column("cause", sa.Text, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
-        sa.Column("ordered_at", _TIME, nullable=False, server_default=_NOW),
+        sa.Column("requested_at", _TIME, nullable=False, server_default=_NOW),
         sa.Column("started_at", _TIME),
         sa.Column("finished_at", _TIME),
         sa.Column("lease", sa.Text),
         sa.Column("lease_until", _TIME),
         sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default="false"),
-        *(
-            sa.Column(name, sa.Integer, nullable=False, server_default="0")
-            for name in ("attempts", "restarts", "pages", "added", "modified", "removed")
-        ),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("restarts", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("pages", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("added", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("modified", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("removed", sa.Integer, nullable=False, server_default="0"),
         sa.Column("error", sa.Text),
     )
-    for status in ("queued", "running"):
-        op.create_index(
-            f"syncs_{status}",
-            "syncs",
-            ["item"],
-            unique=True,
-            postgresql_where=sa.text(f"status = '{status}'"),
-        )
-    op.create_index("syncs_page", "syncs", ["tenant", "created_at", "id"])
-    op.create_index("syncs_of_item", "syncs", ["item", "created_at"])
     op.create_index(
-        "syncs_open",
-        "syncs",
-        ["ordered_at"],
+        "sync_runs_queued",
+        "sync_runs",
+        ["item"],
+        unique=True,
+        postgresql_where=sa.text("status = 'queued'"),
+    )
+    op.create_index(
+        "sync_runs_running",
+        "sync_runs",
+        ["item"],
+        unique=True,
+        postgresql_where=sa.text("status = 'running'"),
+    )
+    op.create_index("sync_runs_page", "sync_runs", ["tenant", "created_at", "id"])
+    op.create_index("sync_runs_of_item", "sync_runs", ["item", "created_at"])
+    op.create_index(
+        "sync_runs_open",
+        "sync_runs",
+        ["requested_at"],
         postgresql_where=sa.text("status IN ('queued', 'running')"),
     )
 
@@ -169,8 +178,11 @@ def _create_institutions() -> None:
         sa.Column("url", sa.Text),
         sa.Column("oauth", sa.Boolean, nullable=False),
     )
+
+
+def _create_institution_health() -> None:
     op.create_table(
-        "institution_hours",
+        "institution_health",
         sa.Column("tenant", sa.Text, primary_key=True),
         sa.Column("institution_id", sa.Text, primary_key=True),
         sa.Column("hour", _TIME, primary_key=True),
@@ -178,4 +190,4 @@ def _create_institutions() -> None:
         sa.Column("failed", sa.Integer, nullable=False, server_default="0"),
         sa.Column("last_error", sa.Text),
     )
-    _secure("institution_hours")
+    _secure("institution_health")

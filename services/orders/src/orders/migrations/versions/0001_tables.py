@@ -1,14 +1,11 @@
-"""The first tables."""
+"""Orders, their money and exchange rates."""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import SchemaItem
 
-from common.db.migrations import (
-    add_schedule_cancellation,
-    create_messaging_tables,
-    index_inbox_by_age,
-)
+from common.db.migrations import create_messaging_tables
 
 revision = "0001"
 down_revision = None
@@ -19,30 +16,16 @@ _NOW = sa.func.now()
 
 def upgrade() -> None:
     create_messaging_tables()
-    index_inbox_by_age()
-    add_schedule_cancellation()
     _create_orders()
-    _create_parts()
-    _create_money()
-    op.create_table(
-        "terms",
-        sa.Column("tenant", sa.Text, primary_key=True),
-        sa.Column("terms", JSONB, nullable=False),
-        sa.Column("changed_by", sa.Text, nullable=False),
-        sa.Column("changed_at", _TIME, nullable=False, server_default=_NOW),
-    )
-    op.create_table(
-        "rates",
-        sa.Column("day", sa.Date, primary_key=True),
-        sa.Column("source", sa.Text, primary_key=True),
-        sa.Column("currency", sa.Text, primary_key=True),
-        sa.Column("rate", sa.Numeric, nullable=False),
-        sa.Column("stored_at", _TIME, nullable=False, server_default=_NOW),
-        sa.CheckConstraint("rate > 0", name="rates_positive"),
-    )
+    _create_order_lines()
+    _create_seller_shares()
+    _create_payments()
+    _create_refunds()
+    _create_tenant_terms()
+    _create_exchange_rates()
 
 
-def _of_tenant(name: str, *columns: sa.Column[object]) -> None:
+def _of_tenant(name: str, *columns: SchemaItem) -> None:
     op.create_table(
         name,
         sa.Column("id", sa.Text, primary_key=True),
@@ -58,6 +41,7 @@ def _create_orders() -> None:
         sa.Column("reference", sa.Text, nullable=False),
         sa.Column("idempotency_key", sa.Text, nullable=False),
         sa.Column("request", JSONB, nullable=False),
+        sa.Column("contact", sa.Text, nullable=False),
         sa.Column("buyer", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("currency", sa.Text, nullable=False),
@@ -85,9 +69,9 @@ def _create_orders() -> None:
     )
 
 
-def _create_parts() -> None:
+def _create_order_lines() -> None:
     _of_tenant(
-        "lines",
+        "order_lines",
         sa.Column("order_id", sa.Text, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
         sa.Column("seller", sa.Text, nullable=False),
@@ -100,9 +84,12 @@ def _create_parts() -> None:
         sa.Column("rate_source", sa.Text),
         sa.Column("amount", sa.BigInteger, nullable=False),
     )
-    op.create_index("lines_order", "lines", ["order_id", "number"])
+    op.create_index("order_lines_order", "order_lines", ["order_id", "number"])
+
+
+def _create_seller_shares() -> None:
     _of_tenant(
-        "shares",
+        "seller_shares",
         sa.Column("order_id", sa.Text, nullable=False),
         sa.Column("seller", sa.Text, nullable=False),
         sa.Column("gross", sa.BigInteger, nullable=False),
@@ -110,40 +97,69 @@ def _create_parts() -> None:
         sa.Column("refunded", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("requested", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("requests", sa.Integer, nullable=False, server_default="0"),
+        sa.CheckConstraint("refunded >= 0 AND refunded <= gross", name="seller_shares_refunded"),
     )
-    op.create_check_constraint("shares_refunded", "shares", "refunded BETWEEN 0 AND gross")
-    op.create_index("shares_order", "shares", ["order_id"])
-    op.create_index("shares_seller", "shares", ["tenant", "seller", "created_at"])
+    op.create_index("seller_shares_order", "seller_shares", ["order_id"])
+    op.create_index("seller_shares_seller", "seller_shares", ["tenant", "seller", "created_at"])
 
 
-def _create_money() -> None:
+def _create_payments() -> None:
     _of_tenant(
         "payments",
         sa.Column("order_id", sa.Text, nullable=False),
+        sa.Column("checkout_id", sa.Text, nullable=False),
+        sa.Column("charge", sa.Text),
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("account", sa.Text, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("url", sa.Text),
         sa.Column("amount", sa.BigInteger),
         sa.Column("currency", sa.Text),
-        sa.Column("verdict", sa.Text),
-        sa.Column("settled_at", _TIME),
+        sa.Column("decision", sa.Text),
+        sa.Column("completed_at", _TIME),
     )
     op.create_index("payments_order", "payments", ["order_id"])
+
+
+def _create_refunds() -> None:
     _of_tenant(
         "refunds",
         sa.Column("order_id", sa.Text, nullable=False),
         sa.Column("payment_id", sa.Text, nullable=False),
+        sa.Column("checkout_id", sa.Text, nullable=False),
         sa.Column("amount", sa.BigInteger, nullable=False),
         sa.Column("currency", sa.Text, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("parts", JSONB, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("requests", sa.Integer, nullable=False, server_default="1"),
-        sa.Column("ordered_by", sa.Text),
+        sa.Column("reports", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("created_by", sa.Text),
         sa.Column("provider_refund_id", sa.Text),
         sa.Column("error", sa.Text),
-        sa.Column("settled_at", _TIME),
+        sa.Column("completed_at", _TIME),
     )
     op.create_index("refunds_order", "refunds", ["order_id"])
     op.create_index("refunds_page", "refunds", ["tenant", "state", "created_at", "id"])
+
+
+def _create_tenant_terms() -> None:
+    op.create_table(
+        "tenant_terms",
+        sa.Column("tenant", sa.Text, primary_key=True),
+        sa.Column("terms", JSONB, nullable=False),
+        sa.Column("changed_by", sa.Text, nullable=False),
+        sa.Column("changed_at", _TIME, nullable=False, server_default=_NOW),
+    )
+
+
+def _create_exchange_rates() -> None:
+    op.create_table(
+        "exchange_rates",
+        sa.Column("day", sa.Date, primary_key=True),
+        sa.Column("source", sa.Text, primary_key=True),
+        sa.Column("currency", sa.Text, primary_key=True),
+        sa.Column("rate", sa.Numeric, nullable=False),
+        sa.Column("stored_at", _TIME, nullable=False, server_default=_NOW),
+        sa.CheckConstraint("rate > 0", name="exchange_rates_positive"),
+    )

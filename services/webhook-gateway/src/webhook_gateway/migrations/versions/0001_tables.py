@@ -1,29 +1,43 @@
-"""The first tables."""
+"""Payments that are polled."""
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.schema import SchemaItem
 
-from common.db.migrations import create_messaging_tables, index_inbox_by_age
+from common.db.migrations import create_messaging_tables, create_rate_limits
 
 revision = "0001"
 down_revision = None
 
 _TIME = sa.DateTime(timezone=True)
+_NOW = sa.func.now()
 
 
 def upgrade() -> None:
     create_messaging_tables()
-    index_inbox_by_age()
+    create_rate_limits()
+    _create_pending_payments()
+    _create_stripe_event_cursors()
+
+
+def _of_tenant(name: str, *columns: SchemaItem) -> None:
     op.create_table(
-        "watched_payments",
+        name,
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=sa.func.now()),
+        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
+        *columns,
+    )
+
+
+def _create_pending_payments() -> None:
+    _of_tenant(
+        "pending_payments",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("endpoint", sa.Text, nullable=False),
         sa.Column("reference", sa.Text, nullable=False),
-        sa.Column("hint_reference", sa.Text),
+        sa.Column("notification_reference", sa.Text),
         sa.Column("announced", sa.Boolean, nullable=False, server_default="false"),
         sa.Column("amount", sa.BigInteger),
         sa.Column("currency", sa.Text),
@@ -31,21 +45,33 @@ def upgrade() -> None:
         sa.Column("correlation_id", sa.Text, nullable=False),
         sa.Column("cause_id", sa.Text, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
-        sa.Column("hinted_at", _TIME),
-        sa.Column("asked", sa.Integer, nullable=False, server_default="0"),
-        sa.Column("asked_at", _TIME),
-        sa.Column("ask_at", _TIME),
-        sa.Column("told", sa.Text, nullable=False, server_default="pending"),
+        sa.Column("notified_at", _TIME),
+        sa.Column("poll_count", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("last_polled_at", _TIME),
+        sa.Column("next_poll_at", _TIME),
+        sa.Column("published_status", sa.Text, nullable=False, server_default="pending"),
+        sa.Column("charges", ARRAY(sa.Text), nullable=False, server_default="{}"),
         sa.Column("error", sa.Text),
-        sa.Column("updated_at", _TIME, nullable=False, server_default=sa.func.now()),
+        sa.Column("updated_at", _TIME, nullable=False, server_default=_NOW),
     )
-    op.create_index("watched_payments_due", "watched_payments", ["provider", "endpoint", "ask_at"])
-    hint = ["provider", "endpoint", "hint_reference"]
-    op.create_index("watched_payments_hint", "watched_payments", hint)
-    op.create_index("watched_payments_age", "watched_payments", ["updated_at"])
+    op.create_index(
+        "pending_payments_due",
+        "pending_payments",
+        ["provider", "endpoint", sa.text("announced DESC"), "next_poll_at"],
+        postgresql_where=sa.text("next_poll_at IS NOT NULL"),
+    )
+    op.create_index(
+        "pending_payments_notification",
+        "pending_payments",
+        ["provider", "endpoint", "notification_reference"],
+    )
+    op.create_index("pending_payments_age", "pending_payments", ["updated_at"])
+
+
+def _create_stripe_event_cursors() -> None:
     op.create_table(
-        "ask_budgets",
+        "stripe_event_cursors",
         sa.Column("path", sa.Text, primary_key=True),
-        sa.Column("tokens", sa.Float, nullable=False),
-        sa.Column("filled_at", _TIME, nullable=False),
+        sa.Column("read_to", _TIME, nullable=False),
+        sa.Column("read_next_at", _TIME, nullable=False),
     )

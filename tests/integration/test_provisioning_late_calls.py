@@ -1,0 +1,137 @@
+"""A call of a process that was suspended reaches the backend API after another process's call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from common.contracts.event import Event
+from common.contracts.provisioning import ReconcileOrganization
+from common.db import database
+from common.db.database import Sessions
+from common.errors import Busy
+from common.observability.redaction import Redactor
+from common.resilience.call_guard import CallGuard
+from conftest import MakePaybus
+from devstack.processes.system import BACKEND_TOKEN
+from provisioning.clients.backend import Backend
+from provisioning.models import Integration
+from provisioning.provisioner import Provisioner
+from support.paybus import Paybus
+
+_CAUSE = Event[ReconcileOrganization](
+    id="cause",
+    source="/test",
+    type="organization.reconcile",
+    subject="integration",
+    time=datetime.now(UTC),
+    recordedtime=datetime.now(UTC),
+    tenant="default",
+    trust="none",
+    correlationid="cause",
+    data=ReconcileOrganization(integration_id="integration"),
+)
+
+
+@pytest.mark.parametrize("takes_over", ["has resumed it", "waits for its answer"])
+async def test_what_a_late_call_undoes_is_done_again(
+    make_paybus: MakePaybus, takes_over: str
+) -> None:
+    with make_paybus(["sandbox-backend"]) as paybus:
+        async with _world(paybus) as (sessions, http):
+            organization = (
+                await http.post(
+                    "/organizations",
+                    json={"reference": "integration", "name": "Acme"},
+                    headers={"Idempotency-Key": "k"},
+                )
+            ).json()["id"]
+            async with sessions.begin() as session:
+                session.add(_suspended_soon(organization))
+            late, other = _Held(), _Held("response")
+            slow = asyncio.create_task(_reconcile(paybus, sessions, late))
+            await (
+                late.reached.wait()
+            )  # its intent to suspend is saved, and its machine stands still
+            async with sessions.begin() as session:
+                row = await session.get_one(Integration, "integration")
+                row.desired_state, row.lease_until = "active", datetime.now(UTC)
+            taking_over = asyncio.create_task(_reconcile(paybus, sessions, other))
+            await other.reached.wait()
+            if takes_over == "has resumed it":
+                other.go_on.set()
+                await taking_over
+                late.go_on.set()
+                await slow
+            else:
+                late.go_on.set()
+                with pytest.raises(Busy):  # the other process still works on it
+                    await slow
+                other.go_on.set()
+                await taking_over
+            async with sessions() as session:
+                row = await session.get_one(Integration, "integration")
+                assert (row.status, row.outcome_unknown) == ("provisioned", False)
+            assert paybus.books()["organizations"][0]["status"] == "active"
+
+
+class _Held:
+    """Holds the first change of a status: its request before it is sent, or its response."""
+
+    def __init__(self, at: str = "request") -> None:
+        self.hooks = {at: [self._hold]}
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def _hold(self, held: httpx.Request | httpx.Response) -> None:
+        request = held.request if isinstance(held, httpx.Response) else held
+        if request.method == "PUT" and not self.reached.is_set():
+            self.reached.set()
+            await self.go_on.wait()
+
+
+@asynccontextmanager
+async def _world(paybus: Paybus) -> AsyncIterator[tuple[Sessions, httpx.AsyncClient]]:
+    url = paybus.layout.databases["provisioning"]
+    engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    async with httpx.AsyncClient(**_backend(paybus)) as http:
+        yield database.sessions_of(engine), http
+    await engine.dispose()
+
+
+def _backend(paybus: Paybus) -> dict[str, Any]:
+    return {
+        "base_url": paybus.layout.url("sandbox-backend"),
+        "headers": {"Authorization": f"Bearer {BACKEND_TOKEN}"},
+        "timeout": 60,
+    }
+
+
+def _suspended_soon(organization: str) -> Integration:
+    return Integration(
+        id="integration",
+        tenant="default",
+        customer_id="cus_1",
+        email="ama@example.com",
+        desired_state="suspended",
+        observed_state="active",
+        status="pending",
+        organization_id=organization,
+        admin_created=True,
+    )
+
+
+async def _reconcile(paybus: Paybus, sessions: Sessions, held: _Held) -> None:
+    async with httpx.AsyncClient(**_backend(paybus), event_hooks=held.hooks) as http:
+        gate = CallGuard("the backend API", label="backend", max_concurrency=9, quota=None)
+        provisioner = Provisioner(
+            sessions, Backend(http), gate, enabled=True, look_first=False, timeout=60,
+            redact=Redactor(),
+        )  # fmt: skip
+        await provisioner.reconcile("integration", _CAUSE)
