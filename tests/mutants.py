@@ -381,7 +381,7 @@ MUTANTS = (
     ),
     Mutant(
         "operations: who takes a replay over sends again what was sent",
-        f"{OPERATIONS}/replay/runner.py",
+        f"{OPERATIONS}/repository/replays.py",
         ".where(open_, equals_any(ReplayItem.id, sorted(sent)))",
         ".where(open_, equals_any(ReplayItem.id, []))",
         "test_operations.py",
@@ -778,9 +778,9 @@ MUTANTS = (
     ),
     Mutant(
         "operations: a list reads what was sent",
-        f"{OPERATIONS}/dead_letters/filters.py",
-        "return select(DeadLetter).options(_LISTED)",
-        "return select(DeadLetter)",
+        f"{OPERATIONS}/repository/dead_letters.py",
+        "select(DeadLetter).options(_LISTED).where(*matching(chosen, tenant))",
+        "select(DeadLetter).where(*matching(chosen, tenant))",
         "test_operations.py",
     ),
     Mutant(

@@ -94,6 +94,22 @@ def test_a_service_has_one_migration_until_the_first_release(service: str) -> No
     assert [each.name for each in versions.glob("*.py")] == ["0001_tables.py"]
 
 
+@pytest.mark.parametrize("service", ["operations", "provisioning", "webhook_gateway"])
+def test_sql_is_in_the_repository(service: str) -> None:
+    builders = {"select", "insert", "update", "delete", "text"}
+    elsewhere = [
+        str(path.relative_to(SOURCES[service]))
+        for path in SOURCES[service].rglob("*.py")
+        if not {"repository", "repository.py", "models.py", "migrations"}
+        & {*path.relative_to(SOURCES[service]).parts}
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.ImportFrom)
+        and (each.module or "").startswith("sqlalchemy")
+        and builders & {name.name for name in each.names}
+    ]
+    assert elsewhere == []
+
+
 def _classes(package: Path) -> Iterator[ast.ClassDef]:
     for path in package.rglob("*.py"):
         yield from (

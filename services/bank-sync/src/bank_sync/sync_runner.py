@@ -309,7 +309,7 @@ class Syncer:
         if item is None or sync is None:
             return None
         if sync.lease != running.lease or sync.status != "running":
-            log.info("replay_taken_over", sync=running.id)
+            log.info("sync_taken_over", sync=running.id)
             return None
         return item, sync
 

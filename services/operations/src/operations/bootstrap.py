@@ -9,7 +9,7 @@ from common.runtime import wiring
 from common.runtime.gauge_collector import GaugeCollector
 from common.runtime.service import RoleContext, RoleProcess, Task
 from common.security.encryption import SecretBox
-from operations.api import dead_letters, overview
+from operations.api import actions, dead_letters, journal, overview, replays
 from operations.console.forms import forms
 from operations.console.pages import pages
 from operations.console.session import ConsoleCookies
@@ -39,7 +39,15 @@ async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
         "Paybus operations",
         settings,
         engine,
-        [*dead_letters.ROUTERS, *overview.ROUTERS, pages, forms],
+        [
+            dead_letters.letters,
+            replays.replays,
+            journal.journal,
+            actions.actions,
+            *overview.ROUTERS,
+            pages,
+            forms,
+        ],
         service=SERVICE,
         parts=[
             OperatorService(
@@ -63,7 +71,7 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
     options = wiring.consumer_options(messaging, consuming, engine, source=_SOURCE)
     sessions = wiring.sessions(engine)
     vault = SecretBox(settings.encryption_keys)
-    schedule = Jobs(keep=timedelta(days=settings.dead_letter_retention_days)).schedule()
+    schedule = Jobs(retention=timedelta(days=settings.dead_letter_retention_days)).schedule()
     jobs, scheduler = wiring.jobs(SERVICE, schedule, settings.operator_tenant, options)
     consumers = [
         *(

@@ -10,8 +10,8 @@ from common.db import tenant_rows
 from common.messaging.outbox import UnitOfWork
 from common.messaging.transactional_consumer import Handler
 from operations import metrics
-from operations.dead_letters import store
 from operations.domain import ItemState
+from operations.repository import dead_letters
 
 _TOLD = "outcomes"
 
@@ -23,7 +23,7 @@ async def handled(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
         told = work.session.info[_TOLD] = {}
 
         async def write() -> None:
-            await store.complete_items(
+            await dead_letters.complete_items(
                 work.session, told, await tenant_rows.database_now(work.session)
             )
 

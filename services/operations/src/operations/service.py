@@ -13,25 +13,24 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts import topology
-from common.db.pagination import decode_cursor
 from common.errors import Conflict, Forbidden, Invalid, NotFound
 from common.http.auth import Caller, Role
 from common.messaging.journal import CLOCKS_DIFFER
 from common.observability.redaction import Redactor
 from common.security.encryption import SecretBox
 from operations import action_log
-from operations.dead_letters import filters, masking
-from operations.dead_letters.filters import Filter
+from operations.dead_letters import masking
 from operations.domain import UNSETTLED, LetterState, ReplayState
 from operations.models import DeadLetter, DeadLetterNote, JournalEntry, Replay
 from operations.replay import planner
 from operations.replay.journal_window import JournalWindow
 from operations.replay.payout_guard import PayoutReplayGuard
-from operations.replay.planner import DryRunResult, ReplayRequest
+from operations.replay.planner import DryRunResult
+from operations.repository import dead_letters, monitoring, replays
 from operations.schemas import (
     EntryView,
     GroupView,
@@ -43,6 +42,7 @@ from operations.schemas import (
     Trace,
     shown,
 )
+from operations.selection import Filter, ReplayRequest, is_masked
 
 _MOVES_MONEY = (
     "earnings.",
@@ -61,8 +61,7 @@ _OF_PAYOUT_COMMANDS = frozenset(
     if any(binding.pattern.startswith("payout.process.") for binding in queue.bindings)
 )
 _NEIGHBOURS = 20
-_MOST_NOTES = 200
-_LONGEST_TRACE = 1000
+_MAX_NOTES = 200
 _FIRST_YEAR = 2020
 _CLOSED = {
     LetterState.ARCHIVED: (LetterState.OPEN,),
@@ -113,7 +112,8 @@ class OperatorService:
     async def groups(
         self, session: AsyncSession, caller: Caller, request: Filter
     ) -> list[GroupView]:
-        found = await filters.groups(session, request, self.scope(caller))
+        rows = await dead_letters.groups(session, request, self.scope(caller))
+        found = await shown(GroupView, rows)
         return await asyncio.to_thread(
             lambda: [
                 each.model_copy(update={"summary": self._masked(each.summary)}) for each in found
@@ -125,19 +125,12 @@ class OperatorService:
 
     async def detail(self, session: AsyncSession, caller: Caller, id_: str) -> LetterDetail:
         letter = await self.letter(session, caller, id_)
-        written = (
-            select(DeadLetterNote)
-            .where(DeadLetterNote.dead_letter_id == id_)
-            .order_by(DeadLetterNote.at)
-        )
-        notes = await session.scalars(written.limit(_MOST_NOTES))
+        notes = await dead_letters.notes(session, id_, _MAX_NOTES)
         neighbours: Sequence[JournalEntry] = ()
         if letter.subject is not None:
-            query = select(JournalEntry).where(
-                JournalEntry.subject == letter.subject, JournalEntry.tenant == letter.tenant
+            neighbours = await monitoring.of_subject(
+                session, letter.subject, letter.tenant, _NEIGHBOURS
             )
-            last = query.order_by(JournalEntry.offset.desc()).limit(_NEIGHBOURS)
-            neighbours = (await session.scalars(last)).all()
         shown_notes = [NoteView.model_validate(each) for each in notes]
         return await asyncio.to_thread(self._detail, letter, shown_notes, neighbours)
 
@@ -169,13 +162,8 @@ class OperatorService:
         self, session: AsyncSession, caller: Caller, id_: str, text: str
     ) -> NoteView:
         await self.letter(session, caller, id_)
-        count = (
-            select(func.count())
-            .select_from(DeadLetterNote)
-            .where(DeadLetterNote.dead_letter_id == id_)
-        )
-        if (await session.scalar(count) or 0) >= _MOST_NOTES:
-            raise Conflict(f"a dead letter can have up to {_MOST_NOTES} notes")
+        if await dead_letters.count_notes(session, id_) >= _MAX_NOTES:
+            raise Conflict(f"a dead letter can have up to {_MAX_NOTES} notes")
         note = DeadLetterNote(id=uuid4().hex, dead_letter_id=id_, actor=caller.subject, text=text)
         session.add(note)
         await session.flush()
@@ -186,26 +174,20 @@ class OperatorService:
         self, session: AsyncSession, caller: Caller, wish: ReplayRequest, to: LetterState
     ) -> int:
         """Archive, discard or restore; returns how many. What is being replayed is left alone."""
-        scope = self.scope(caller)
-        if to is LetterState.OPEN and wish.ids is not None:
-            mine = select(DeadLetter.id).where(*_meant(wish, scope))
-            await planner.abandon_items(session, (await session.scalars(mine)).all())
-        moving = (
-            update(DeadLetter)
-            .where(*_meant(wish, scope), DeadLetter.state.in_(_CLOSED[to]))
-            .values(
-                state=to,
-                resolved_at=None if to is LetterState.OPEN else func.now(),
-                resolved_by=None if to is LetterState.OPEN else caller.subject,
-                resolution_reason=None if to is LetterState.OPEN else wish.reason,
-            )
-            .returning(DeadLetter.id)
-        )
-        moved = (await session.scalars(moving)).all()
-        if not moved and wish.ids is not None and to is LetterState.OPEN:
-            still = select(func.count()).where(*_meant(wish, scope), DeadLetter.state == to)
-            if await session.scalar(still):
-                return len(wish.ids)  # given up just now
+        meant = dead_letters.requested(wish, self.scope(caller))
+        reopens = to is LetterState.OPEN
+        if reopens and wish.ids is not None:
+            await planner.abandon_items(session, await dead_letters.ids_of(session, meant))
+        values = {
+            "state": to,
+            "resolved_at": None if reopens else func.now(),
+            "resolved_by": None if reopens else caller.subject,
+            "resolution_reason": None if reopens else wish.reason,
+        }
+        moved = await dead_letters.move(session, meant, _CLOSED[to], values)
+        chosen = wish.ids if reopens and not moved else None
+        if chosen is not None and await dead_letters.count(session, meant, to):
+            return len(chosen)  # abandoned just now
         if not moved:
             raise Conflict(f"there is nothing to {_VERBS[to]}: no such dead letter can be")
         subject = f"letter/{moved[0]}" if len(moved) == 1 else f"{len(moved)} letters"
@@ -252,10 +234,10 @@ class OperatorService:
             letter = await self.letter(session, caller, id_)
             if letter.type.startswith(_MOVES_MONEY):
                 raise Forbidden(
-                    "what moves money is not edited, for that takes two persons: order the payout "
-                    "or the refund anew"
+                    "what moves money is not edited, for that takes two persons: create the "
+                    "payout or the refund again"
                 )
-            replay = await planner.order_edited(session, caller, id_, changes, reason, self.vault)
+            replay = await planner.replay_edited(session, caller, id_, changes, reason, self.vault)
             return await self.show_replay(session, replay)
 
     async def replay_window(
@@ -313,13 +295,12 @@ class OperatorService:
         return replay
 
     async def show_replay(self, session: AsyncSession, replay: Replay) -> ReplayView:
-        counts = await planner.counts(session, replay.id)
+        counts = await replays.counts(session, replay.id)
         total = sum(counts.values())
         completed = total - sum(counts.get(state, 0) for state in UNSETTLED)
         remaining = None
         if replay.state == ReplayState.RUNNING and replay.started_at is not None and completed:
-            now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
-            spent = (now - replay.started_at).total_seconds()
+            spent = (await replays.clock(session) - replay.started_at).total_seconds()
             remaining = round(spent / completed * (total - completed), 1)
         fields = {name: getattr(replay, name) for name in ReplayView.model_fields if name in _OWN}
         fields["description"] = masking.masked_text(replay.description, self.redact)
@@ -329,21 +310,11 @@ class OperatorService:
 
     async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
         """Raises `NotFound` when neither journal nor dead letters know of it."""
-        if filters.is_masked(id_):
+        if is_masked(id_):
             raise NotFound("what is masked where it is shown can't be looked for")
         scope = self.scope(caller)
-        query = select(JournalEntry).where(JournalEntry.correlation_id == id_)
-        dead = filters.listed().where(DeadLetter.correlation_id == id_)
-        if scope is not None:
-            query, dead = (
-                query.where(JournalEntry.tenant == scope),
-                dead.where(DeadLetter.tenant == scope),
-            )
-        ordered = query.order_by(JournalEntry.recorded_at, JournalEntry.offset)
-        entries = (await session.scalars(ordered.limit(_LONGEST_TRACE))).all()
-        letters = (
-            await session.scalars(dead.order_by(DeadLetter.dead_lettered_at).limit(200))
-        ).all()
+        entries = await monitoring.of_correlation(session, id_, scope)
+        letters = await dead_letters.of_correlation(session, id_, scope)
         if not entries and not letters:
             raise NotFound(f"nothing has the correlation id {id_!r}")
         first = entries[0].recorded_at if entries else None
@@ -363,24 +334,3 @@ _OWN = frozenset(
         "finished_at", "rate", "concurrency", "error",
     }
 )  # fmt: skip
-
-
-def _meant(wish: ReplayRequest, scope: str | None) -> list[Any]:
-    if wish.ids is None:
-        return wish.filter.conditions(scope)
-    chosen = [DeadLetter.id.in_(list(wish.ids))]
-    return chosen if scope is None else [*chosen, DeadLetter.tenant == scope]
-
-
-async def keyset(
-    session: AsyncSession, query: Select[Any], at: Any, id_: Any, cursor: str | None, limit: int
-) -> tuple[Sequence[Any], bool]:
-    """The newest first, by a time and an id."""
-    if cursor is not None:
-        moment, last = decode_cursor(cursor, 2)
-        try:
-            query = query.where(tuple_(at, id_) < tuple_(datetime.fromisoformat(moment), last))
-        except ValueError:
-            raise Invalid("the cursor is not one that this endpoint gave out") from None
-    found = (await session.scalars(query.order_by(at.desc(), id_.desc()).limit(limit + 1))).all()
-    return found[:limit], len(found) > limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from common.contracts.event import Event
 from common.observability.redaction import Redactor
 
-# Of a stack, its end is in the last of the lines that are written of it.
-_LONGEST_VALUE = 32_768
+_MAX_VALUE_LENGTH = 32_768
 
 
 def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
@@ -25,9 +24,13 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
     def name_process(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {**record, "service": service, "role": role}
 
+    def cut(name: str) -> Callable[[str, int], str]:
+        # The error is at the end of its traceback.
+        return redact.end if name == "exception" else redact.beginning
+
     def mask(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {
-            k: redact.beginning(v, _LONGEST_VALUE) if isinstance(v, str) else v
+            k: cut(k)(v, _MAX_VALUE_LENGTH) if isinstance(v, str) else v
             for k, v in record.items()
         }
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, computed_field
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.retry_ladder import QUEUE_PREFIX
@@ -16,10 +15,8 @@ from common.errors import NotFound
 from common.http.auth import Caller, Operator, Viewer
 from common.http.resources import Session, part_of
 from operations import action_log
-from operations.dead_letters import filters
-from operations.domain import LetterState
-from operations.models import DeadLetter, JournalCursor, JournalEntry, QueueStats
 from operations.monitoring.service_clients import ACTIONS, WELL, ProviderView, Services, ServiceView
+from operations.repository import dead_letters, monitoring
 from operations.service import OperatorService
 
 overview = APIRouter(tags=["overview"])
@@ -87,17 +84,10 @@ async def overview_of(
     health, (gateway, providers) = await asyncio.gather(
         services.health(token), services.providers()
     )
-    figures = await session.scalars(select(QueueStats).order_by(QueueStats.name))
+    figures, now = await monitoring.queue_stats(session)
     queues = [QueueView.model_validate(each) for each in figures]
     seen_at = max((each.at for each in queues), default=None)
-    now: datetime = (await session.execute(select(func.now()))).scalar_one()
-    counting = select(DeadLetter.queue, func.count()).where(DeadLetter.state == LetterState.OPEN)
-    counted = await session.execute(counting.group_by(DeadLetter.queue).order_by(DeadLetter.queue))
-    day = DeadLetter.dead_lettered_at >= func.now() - func.make_interval(0, 0, 0, 1)
-    lately = select(*filters.died_lately(), func.count().filter(day).label("last_day"))
-    failed = (await session.execute(lately)).mappings().one()
-    mark = await session.get(JournalCursor, 1)
-    newest = select(JournalEntry.recorded_at).order_by(JournalEntry.offset.desc()).limit(1)
+    journal_at, journal_missed = await monitoring.journal_position(session)
     return Overview(
         services=health,
         broker=_broker(seen_at, now),
@@ -105,10 +95,10 @@ async def overview_of(
         providers=providers,
         queues=queues,
         retries_waiting=sum(each.messages for each in queues if each.retries),
-        dead_letters={row[0]: row[1] for row in counted},
-        failed=dict(failed),
-        journal_at=await session.scalar(newest),
-        journal_missed=mark.missed if mark is not None else 0,
+        dead_letters=await dead_letters.open_by_queue(session),
+        failed=await dead_letters.failures_lately(session),
+        journal_at=journal_at,
+        journal_missed=journal_missed,
     )
 
 

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from operations.dead_letters.filters import Filter
 from operations.replay.journal_window import JournalWindow
-from operations.replay.planner import ReplayRequest
+from operations.selection import Filter, ReplayRequest
 
 Reason = Annotated[
     str,

@@ -10,23 +10,24 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
-from sqlalchemy import select
 
 from common.contracts import topology
 from common.db.pagination import encode_cursor
 from common.errors import Invalid, validation_faults
 from common.http.resources import Session, part_of
-from operations.api.dead_letters import list_actions, list_replays, search_journal
+from operations.api.actions import list_actions
+from operations.api.journal import search_journal
 from operations.api.overview import overview_of
+from operations.api.replays import list_replays
 from operations.console.forms import FILTERS
 from operations.console.rendering import Route, given, go_to, page
 from operations.console.session import SignedIn
-from operations.dead_letters import filters
-from operations.dead_letters.filters import Filter
-from operations.domain import ItemState, LetterState
-from operations.models import ReplayItem
+from operations.domain import LetterState
 from operations.monitoring.service_clients import Services
+from operations.repository import dead_letters
+from operations.repository import replays as repository
 from operations.schemas import ItemView, shown
+from operations.selection import Filter
 from operations.service import OperatorService
 
 pages = APIRouter(prefix="/console", route_class=Route, include_in_schema=False)
@@ -85,7 +86,7 @@ async def letters(
         filter_ = Filter.model_validate(chosen)
     except ValidationError as error:
         raise Invalid(validation_faults(error)) from None
-    found, more = await filters.page(
+    found, more = await dead_letters.page(
         session, filter_, operator_service.scope(visitor.caller), cursor, _LIMIT
     )
     following = None
@@ -124,9 +125,7 @@ async def replay(visitor: SignedIn, request: Request, session: Session, id_: str
     found = await operator_service.show_replay(
         session, await operator_service.find_replay(session, visitor.caller, id_)
     )
-    bad = (ItemState.FAILED_AGAIN, ItemState.SKIPPED)
-    query = select(ReplayItem).where(ReplayItem.replay_id == id_, ReplayItem.state.in_(bad))
-    items = (await session.scalars(query.order_by(ReplayItem.position).limit(_LIMIT))).all()
+    items = await repository.failed_items(session, id_, _LIMIT)
     over = found.state in {"done", "cancelled"} and found.completed == found.total
     return page(
         "replay.html",

@@ -1,18 +1,15 @@
-"""Figures that are asked from the database now and then."""
+"""Gauges that are measured from the database."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from operations import metrics
-from operations.domain import LetterState
-from operations.models import DeadLetter
+from operations.repository import dead_letters
 
 
 async def measure(session: AsyncSession) -> None:
-    query = select(DeadLetter.queue, func.count()).where(DeadLetter.state == LetterState.OPEN)
-    found = (await session.execute(query.group_by(DeadLetter.queue))).all()
+    found = await dead_letters.open_by_queue(session)
     metrics.open_letters.clear()
-    for queue, count in found:
+    for queue, count in found.items():
         metrics.open_letters.labels(queue).set(count)

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
-
 from common.db.database import Sessions
 from common.errors import describe
 from common.messaging.connection import BrokerConnection
@@ -18,7 +15,7 @@ from common.messaging.journal import Entry, follow
 from common.messaging.publisher import BATCH_BYTES
 from common.observability.logging import get_logger
 from operations.dead_letters.parser import text_field, timestamp_field
-from operations.models import JournalCursor, JournalEntry
+from operations.repository import monitoring as repository
 
 log = get_logger(__name__)
 
@@ -78,15 +75,11 @@ class JournalIndexer:
 
     async def _mark(self) -> int:
         async with self._sessions.begin() as session:
-            first = insert(JournalCursor).values(id=1, offset=-1).on_conflict_do_nothing()
-            await session.execute(first)
-            found = await session.scalar(select(JournalCursor.offset).where(JournalCursor.id == 1))
-            return -1 if found is None else found
+            return await repository.start_journal(session)
 
     async def _write(self, batch: Sequence[Entry]) -> None:
         async with self._sessions.begin() as session:
-            query = select(JournalCursor).where(JournalCursor.id == 1).with_for_update()
-            mark = (await session.scalars(query)).one()
+            mark = await repository.lock_journal(session)
             new = [entry for entry in batch if entry.offset > mark.offset]
             if not new:
                 return
@@ -95,7 +88,7 @@ class JournalIndexer:
                 mark.missed += gap
             rows = [row for entry in new if (row := _row(entry)) is not None]
             if rows:
-                await session.execute(insert(JournalEntry).on_conflict_do_nothing(), rows)
+                await repository.add_to_journal(session, rows)
             mark.offset = new[-1].offset
 
 

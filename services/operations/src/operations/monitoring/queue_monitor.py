@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 import sqlalchemy.exc
 from aiormq.exceptions import ChannelNotFoundEntity
-from sqlalchemy import case, delete, func
-from sqlalchemy.dialects.postgresql import insert
 
 from common.background import PeriodicTask
 from common.contracts import topology
@@ -18,7 +16,7 @@ from common.errors import Unavailable, describe
 from common.messaging.connection import BrokerConnection, broker_errors
 from common.observability.logging import get_logger
 from operations import metrics
-from operations.models import QueueStats
+from operations.repository import monitoring as repository
 
 log = get_logger(__name__)
 
@@ -42,7 +40,7 @@ class QueueMonitor(PeriodicTask):
     async def step(self) -> bool:
         try:
             await self._broker.declare(missing=False)
-            await self._keep(await self._ask())
+            await self._save(await self._ask())
         except (Unavailable, sqlalchemy.exc.SQLAlchemyError) as error:
             log.info("queue_stats_failed", error=describe(error))
             metrics.queue_messages.clear()  # what was so is not what is
@@ -68,32 +66,9 @@ class QueueMonitor(PeriodicTask):
             await channel.close()
         return found
 
-    async def _keep(self, found: Mapping[str, tuple[int, int]]) -> None:
-        now = func.clock_timestamp()
+    async def _save(self, found: Mapping[str, tuple[int, int]]) -> None:
         async with self._sessions.begin() as session:
-            await session.execute(delete(QueueStats).where(QueueStats.name.not_in(found)))
-            for name, (messages, consumers) in sorted(found.items()):
-                metrics.queue_messages.labels(name).set(messages)
-                metrics.queue_consumers.labels(name).set(consumers)
-                row = insert(QueueStats).values(
-                    name=name,
-                    messages=messages,
-                    consumers=consumers,
-                    since=now if messages else None,
-                    at=now,
-                )
-                since = case(
-                    (row.excluded.messages == 0, None),
-                    else_=func.coalesce(QueueStats.since, row.excluded.since),
-                )
-                await session.execute(
-                    row.on_conflict_do_update(
-                        index_elements=[QueueStats.name],
-                        set_={
-                            "messages": row.excluded.messages,
-                            "consumers": row.excluded.consumers,
-                            "since": since,
-                            "at": row.excluded.at,
-                        },
-                    )
-                )
+            await repository.save_queue_stats(session, found)
+        for name, (messages, consumers) in found.items():
+            metrics.queue_messages.labels(name).set(messages)
+            metrics.queue_consumers.labels(name).set(consumers)

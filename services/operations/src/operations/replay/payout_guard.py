@@ -12,14 +12,13 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import DecodeError
 from common.contracts.registry import decode
 from common.security.encryption import SecretBox
-from operations.models import DeadLetter
 from operations.replay.planner import PAYOUT_COMMANDS
+from operations.repository import dead_letters
 
 _MOST = 200
 _HARMLESS = frozenset({"scheduled", "approved", "paid", "failed", "returned", "cancelled"})
@@ -39,34 +38,25 @@ class PayoutReplayGuard:
     ) -> Mapping[str, str]:
         """Why not, by the letter's id, of those letters that fit the conditions. `token` is whose
         word counts at payouts: `Bearer ...`. The session's transaction is over then."""
-        old = (
-            select(DeadLetter.id, DeadLetter.sealed_body)
-            .where(
-                *conditions,
-                DeadLetter.type.like(PAYOUT_COMMANDS),
-                DeadLetter.time < func.clock_timestamp() - self.window,
-            )
-            .order_by(DeadLetter.id)
-        )
-        found = (await session.execute(old)).all()
+        found = await dead_letters.old_commands(session, conditions, PAYOUT_COMMANDS, self.window)
         await session.rollback()
         if not found:
             return {}
         hours = f"{self.window.total_seconds() / 3600:g} h"
         past = f"a payout command of more than {hours} ago: its idempotency key may be forgotten"
         if self._url is None:
-            return {each.id: f"{past}; set PAYOUTS_URL to have payouts asked" for each in found}
+            return dict.fromkeys(found, f"{past}; set PAYOUTS_URL to have payouts queried")
         if len(found) > _MOST:
-            return {each.id: f"{past}; replay at most {_MOST} of them at once" for each in found}
+            return dict.fromkeys(found, f"{past}; replay at most {_MOST} of them at once")
         headers = {"Authorization": token}
         refused = {}
         async with httpx.AsyncClient(
             base_url=self._url, headers=headers, timeout=_TIMEOUT_SECONDS
         ) as http:
-            for letter in found:
-                state = await _state(http, self._vault.open_bytes(letter.sealed_body))
+            for id_, sealed in found.items():
+                state = await _state(http, self._vault.open_bytes(sealed))
                 if state not in _HARMLESS:
-                    refused[letter.id] = f"{past}; payouts says {state}"
+                    refused[id_] = f"{past}; payouts says {state}"
         return refused
 
 

@@ -1,4 +1,4 @@
-"""Orders replays: the set of messages is written down when it is asked for, and does not change."""
+"""Creates replays: their messages are chosen when they are requested, and do not change."""
 
 from __future__ import annotations
 
@@ -9,38 +9,27 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import case, func, insert, literal, select, text, update
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts import topology
 from common.contracts.event import DecodeError
 from common.contracts.registry import decode
 from common.db import tenant_rows
-from common.db.bulk import equals_any
 from common.errors import Conflict, Invalid, NotFound
 from common.http.auth import Caller
 from common.security.encryption import SecretBox
 from operations import action_log
-from operations.dead_letters.filters import Filter
-from operations.domain import IN_FLIGHT, ItemState, LetterState, ReplayState
-from operations.models import DeadLetter, Replay, ReplayItem
+from operations.domain import ItemState, LetterState, ReplayState
+from operations.models import Replay, ReplayItem
+from operations.repository import dead_letters, replays
+from operations.selection import ReplayRequest
 
-MOST = 1_000_000
+MAX_LETTERS = 1_000_000
 PAYOUT_COMMANDS = "payout.process.%"
 _QUEUES = frozenset(each.name for each in topology.QUEUES)
 _NO_QUEUE = "of no queue: nothing would take it"
-
-
-@dataclass(frozen=True)
-class ReplayRequest:
-    """Which dead letters, why, and how fast: `rate` messages a second, `concurrency` of them with
-    their consumers at once. Either `ids`, or all that fit `filter`."""
-
-    filter: Filter
-    ids: Sequence[str] | None
-    reason: str
-    rate: int | None
-    concurrency: int
+_TOO_OLD = "it has become too old while it waited: its provider may not know its key any more"
 
 
 @dataclass(frozen=True)
@@ -51,23 +40,15 @@ class DryRunResult:
     skip: dict[str, int] = field(default_factory=dict)
 
 
-def conditions(wish: ReplayRequest, tenant: str | None) -> list[Any]:
-    if wish.ids is None:
-        return wish.filter.conditions(tenant)
-    chosen = [DeadLetter.id.in_(list(wish.ids)), DeadLetter.state == LetterState.OPEN]
-    return chosen if tenant is None else [*chosen, DeadLetter.tenant == tenant]
-
-
 async def dry_run(
     session: AsyncSession, wish: ReplayRequest, tenant: str | None, refused: Mapping[str, str]
 ) -> DryRunResult:
     """Changes nothing. `refused` says of letters why they must not be sent. Raises what
     `create_replay` raises of other letters than open ones."""
     _only_open(wish)
-    meant = [*conditions(wish, tenant), ~equals_any(DeadLetter.id, sorted(refused))]
-    counting = select(DeadLetter.queue, func.count()).where(*meant).group_by(DeadLetter.queue)
+    counted = await replays.count_letters(session, conditions(wish, tenant), [*refused])
     found = DryRunResult()
-    for queue, count in await session.execute(counting):
+    for queue, count in counted.items():
         if queue in _QUEUES:
             found.send[queue] = count
         else:
@@ -103,57 +84,17 @@ async def create_replay(
     )
     session.add(replay)
     await session.flush()
-    # Locked in one order everywhere; what another replay takes meanwhile is not open any more.
-    chosen = (
-        select(DeadLetter.id)
-        .where(
-            *conditions(wish, tenant),
-            DeadLetter.queue.in_(_QUEUES),
-            ~equals_any(DeadLetter.id, sorted(refused)),
-        )
-        .order_by(DeadLetter.id)
-        .limit(MOST)
-        .with_for_update()
-        .cte("chosen")
+    await replays.claim_letters(
+        session,
+        replay.id,
+        conditions(wish, tenant),
+        queues=sorted(_QUEUES),
+        excluded=[*refused],
+        limit=MAX_LETTERS,
+        expiring=PAYOUT_COMMANDS,
+        window=window,
     )
-    taking = (
-        update(DeadLetter)
-        .where(DeadLetter.id.in_(select(chosen.c.id)), DeadLetter.state == LetterState.OPEN)
-        .values(
-            state=LetterState.REPLAYING,
-            item=func.replace(func.gen_random_uuid().cast(DeadLetter.item.type), "-", ""),
-        )
-        .returning(
-            DeadLetter.id,
-            DeadLetter.item,
-            DeadLetter.queue,
-            DeadLetter.dead_lettered_at,
-            DeadLetter.type,
-            DeadLetter.time,
-        )
-        .cte("taken")
-    )
-    order_of = func.row_number().over(order_by=(taking.c.dead_lettered_at, taking.c.id))
-    writing = insert(ReplayItem).from_select(
-        ["id", "replay_id", "position", "queue", "state", "dead_letter_id", "expires_at"],
-        select(
-            taking.c.item,
-            literal(replay.id),
-            order_of,
-            taking.c.queue,
-            literal(ItemState.WAITING.value),
-            taking.c.id,
-            case(
-                (
-                    taking.c.type.like(PAYOUT_COMMANDS) & (taking.c.time > func.now() - window),
-                    taking.c.time + window,
-                )
-            ),
-        ),
-    )
-    await _take_time(session)
-    await session.execute(writing)
-    if not await counts(session, replay.id):
+    if not await replays.counts(session, replay.id):
         why = "; ".join(sorted({*refused.values()})) or "no open dead letter of a queue fits"
         raise Conflict(f"there is nothing to replay: {why}")
     await _skip(session, replay.id, refused)
@@ -162,13 +103,11 @@ async def create_replay(
 
 
 async def expire_items(session: AsyncSession, replay: str) -> None:
-    """Of a replay's messages, those that have become too old to be sent are open again."""
-    why = "it has become too old while it waited: its provider may not know its key any more"
-    late = ReplayItem.expires_at < func.now()
-    await _skip_waiting(session, ReplayItem.replay_id == replay, late, why=why)
+    """Skip messages that have become too old to be sent; their dead letters are open again."""
+    await replays.skip_waiting(session, replay, detail=_TOO_OLD, expired_only=True)
 
 
-async def order_edited(
+async def replay_edited(
     session: AsyncSession,
     caller: Caller,
     id_: str,
@@ -177,8 +116,7 @@ async def order_edited(
     vault: SecretBox,
 ) -> Replay:
     """Send a letter's event with other data and an id of its own; the letter is replaced by it."""
-    query = select(DeadLetter).where(DeadLetter.id == id_).with_for_update()
-    letter = (await session.scalars(query.execution_options(populate_existing=True))).one()
+    letter = await dead_letters.lock_one(session, id_)
     if letter.state != LetterState.OPEN or letter.event_id is None or letter.queue not in _QUEUES:
         raise Conflict("only an open dead letter that is an event of a queue can be edited")
     event = json.loads(vault.open_bytes(letter.sealed_body))
@@ -218,10 +156,7 @@ async def order_edited(
 
 async def _skip(session: AsyncSession, replay: str, refused: Mapping[str, str]) -> None:
     """They stay open, and the replay says why they are not in it."""
-    query = select(DeadLetter.id, DeadLetter.queue).where(
-        equals_any(DeadLetter.id, sorted(refused))
-    )
-    for id_, queue in (await session.execute(query)).all():
+    for id_, queue in (await replays.queues_of_letters(session, [*refused])).items():
         item = ReplayItem(
             id=uuid4().hex,
             replay_id=replay,
@@ -239,8 +174,7 @@ async def set_state(
 ) -> Replay:
     """Pause, resume or cancel. What is with its consumers already runs on; the rest of a cancelled
     one is open again. Raises `NotFound`, and `Conflict` when it is over."""
-    query = select(Replay).where(Replay.id == id_).with_for_update()
-    replay = (await session.scalars(query)).one_or_none()
+    replay = await replays.lock(session, id_)
     if replay is None:
         raise NotFound(f"no replay has the id {id_!r}")
     if replay.state not in {ReplayState.PREPARING, ReplayState.RUNNING, ReplayState.PAUSED}:
@@ -256,56 +190,19 @@ async def set_state(
 
 
 async def release_items(session: AsyncSession, replay: str) -> None:
-    """What was not sent is open again."""
-    await _take_time(session)
-    await _skip_waiting(session, ReplayItem.replay_id == replay, why="the replay was cancelled")
+    """Skip what was not sent; its dead letters are open again."""
+    await replays.allow_minutes(session)
+    await replays.skip_waiting(session, replay, detail="the replay was cancelled")
 
 
 async def abandon_items(session: AsyncSession, letters: Sequence[str]) -> None:
-    """Of cancelled replays, whose outcome nobody will tell any more; the letters are open again."""
-    cancelled = select(Replay.id).where(Replay.state == ReplayState.CANCELLED)
-    items = select(ReplayItem.id).where(
-        equals_any(ReplayItem.dead_letter_id, letters),
-        ReplayItem.replay_id.in_(cancelled),
-        ReplayItem.state.in_(IN_FLIGHT),
-    )
-    skipping = (
-        update(ReplayItem)
-        .where(ReplayItem.id.in_(items))
-        .values(
-            state=ItemState.SKIPPED, detail="given up: no outcome was told", completed_at=func.now()
-        )
-        .returning(ReplayItem.id)
-        .cte("skipped")
-    )
-    await session.execute(
-        update(DeadLetter)
-        .where(
-            DeadLetter.item.in_(select(skipping.c.id)), DeadLetter.state == LetterState.REPLAYING
-        )
-        .values(state=LetterState.OPEN, item=None)
-    )
+    """Give up the outcomes of cancelled replays; their dead letters are open again."""
+    await replays.abandon_items(session, letters, detail="abandoned: no outcome was reported")
 
 
-async def _take_time(session: AsyncSession) -> None:
-    """For this transaction, which may be about a million rows."""
-    await session.execute(text("SET LOCAL statement_timeout = '300s'"))
-
-
-async def _skip_waiting(session: AsyncSession, *which: Any, why: str) -> None:
-    """Their letters are open again."""
-    skipping = (
-        update(ReplayItem)
-        .where(*which, ReplayItem.state == ItemState.WAITING)
-        .values(state=ItemState.SKIPPED, detail=why, completed_at=func.now())
-        .returning(ReplayItem.id)
-        .cte("skipped")
-    )
-    await session.execute(
-        update(DeadLetter)
-        .where(DeadLetter.item.in_(select(skipping.c.id)))
-        .values(state=LetterState.OPEN, item=None)
-    )
+def conditions(wish: ReplayRequest, tenant: str | None) -> list[Any]:
+    """Of open dead letters only; chosen ids may be in any state."""
+    return dead_letters.requested(wish, tenant, state=LetterState.OPEN)
 
 
 def _only_open(wish: ReplayRequest) -> None:
@@ -337,12 +234,3 @@ def _patched(before: Any, changes: Any) -> Any:
 
 def _sum(found: DryRunResult) -> int:
     return sum(found.send.values()) + sum(found.skip.values())
-
-
-async def counts(session: AsyncSession, replay: str) -> dict[str, int]:
-    query = (
-        select(ReplayItem.state, func.count())
-        .where(ReplayItem.replay_id == replay)
-        .group_by(ReplayItem.state)
-    )
-    return {row[0]: row[1] for row in await session.execute(query)}

@@ -18,12 +18,10 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.topology import REPLAYS
-from common.db.bulk import equals_any
 from common.db.database import Sessions
 from common.errors import describe
 from common.messaging import replay_marker as mark
@@ -33,10 +31,11 @@ from common.messaging.publisher import BATCH_BYTES, Publisher
 from common.observability.logging import get_logger
 from common.security.encryption import SecretBox
 from operations import metrics
-from operations.domain import IN_FLIGHT, ItemState, LetterState, ReplayState
-from operations.models import DeadLetter, Replay, ReplayItem
+from operations.domain import ItemState, ReplayState
+from operations.models import Replay
 from operations.replay import planner
 from operations.replay.journal_window import JournalWindow
+from operations.repository import replays as repository
 
 log = get_logger(__name__)
 
@@ -105,34 +104,8 @@ class ReplayRunner:
         """The oldest replay that nobody runs, as ours: its id and our lease. One that was paused or
         cancelled, too, if a worker died that had not told yet what it sent."""
         lease = uuid4().hex
-        runs = Replay.state.in_((ReplayState.PREPARING, ReplayState.RUNNING))
-        unknown = Replay.state.in_((ReplayState.PAUSED, ReplayState.CANCELLED)) & (
-            select(ReplayItem.id)
-            .where(ReplayItem.replay_id == Replay.id, ReplayItem.state == ItemState.SENDING)
-            .exists()
-        )
         async with self._sessions.begin() as session:
-            free = (
-                select(Replay.id)
-                .where(
-                    runs | unknown,
-                    Replay.lease_until.is_(None) | (Replay.lease_until < func.clock_timestamp()),
-                )
-                .order_by(Replay.created_at)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            taking = (
-                update(Replay)
-                .where(Replay.id.in_(free.scalar_subquery()))
-                .values(
-                    lease=lease,
-                    lease_until=func.clock_timestamp() + self._lease,
-                    started_at=func.coalesce(Replay.started_at, func.clock_timestamp()),
-                )
-                .returning(Replay.id)
-            )
-            id_ = await session.scalar(taking)
+            id_ = await repository.claim(session, lease, self._lease)
         return (id_, lease) if id_ is not None else None
 
     async def _run(self, id_: str, lease: str) -> None:
@@ -167,7 +140,7 @@ class ReplayRunner:
             replay.error = None
             if confirmed is not None:
                 replay.confirmed_position = confirmed
-            waiting, flying = await _left(session, id_)
+            waiting, flying = await repository.remaining(session, id_)
             if not waiting and not flying:
                 replay.state, replay.finished_at = ReplayState.DONE, func.now()
                 return confirmed, True
@@ -186,11 +159,9 @@ class ReplayRunner:
 
     async def _hold(self, session: AsyncSession, id_: str, lease: str) -> Replay:
         """Locked, and ours for another while."""
-        mine = select(Replay).where(Replay.id == id_, Replay.lease == lease)
-        replay = (await session.scalars(mine.with_for_update())).one_or_none()
+        replay = await repository.lock_leased(session, id_, lease, self._lease)
         if replay is None:
             raise _Lost
-        replay.lease_until = func.clock_timestamp() + self._lease
         return replay
 
     async def _send(self, messages: Sequence[_Message]) -> None:
@@ -219,7 +190,7 @@ class ReplayRunner:
                     raise _Lost
                 if batch:
                     rows = await _without_dead_letters(session, batch)
-                    await session.execute(insert(ReplayItem).on_conflict_do_nothing(), rows)
+                    await repository.add_items(session, rows)
                 replay.state = state
             batch.clear()
 
@@ -240,18 +211,8 @@ class ReplayRunner:
         """Find out what became of messages that were about to be sent when their worker died."""
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
-            open_ = (
-                (ReplayItem.replay_id == id_)
-                & (ReplayItem.state == ItemState.SENDING)
-                & (ReplayItem.position > replay.confirmed_position)
-            )
-            since = await session.scalar(select(func.min(ReplayItem.sending_at)).where(open_))
-            if since is None:  # all was confirmed: who takes it over need not look again
-                await session.execute(
-                    update(ReplayItem)
-                    .where(ReplayItem.replay_id == id_, ReplayItem.state == ItemState.SENDING)
-                    .values(state=ItemState.SENT)
-                )
+            confirmed = replay.confirmed_position
+            since = await repository.unknown_since(session, replay)
         if since is None:
             return
         sent: set[str] = set()
@@ -264,14 +225,7 @@ class ReplayRunner:
                 renewed = await self._renew(id_, lease, renewed)
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
-            await session.execute(
-                update(ReplayItem)
-                .where(open_, equals_any(ReplayItem.id, sorted(sent)))
-                .values(state=ItemState.SENT)
-            )
-            await session.execute(
-                update(ReplayItem).where(open_).values(state=ItemState.WAITING, sending_at=None)
-            )
+            await repository.resolve_unknown(session, id_, confirmed, sorted(sent))
             if replay.state == ReplayState.CANCELLED:
                 await planner.release_items(session, id_)
 
@@ -288,60 +242,15 @@ class ReplayRunner:
     ) -> None:
         """For another worker, or for us again, `after` a while."""
         async with self._sessions.begin() as session:
-            await session.execute(
-                update(Replay)
-                .where(Replay.id == id_, Replay.lease == lease)
-                .values(lease=None, lease_until=func.clock_timestamp() + after, error=error)
-            )
+            await repository.release(session, id_, lease, error, after)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
 
 
-async def _left(session: AsyncSession, replay: str) -> tuple[bool, int]:
-    """Whether messages wait to be sent, and how many are with their consumers."""
-    of = ReplayItem.replay_id == replay
-    query = select(
-        select(ReplayItem.id).where(of, ReplayItem.state == ItemState.WAITING).exists(),
-        select(func.count()).where(of, ReplayItem.state.in_(IN_FLIGHT)).scalar_subquery(),
-    )
-    waiting, flying = (await session.execute(query)).one()
-    return waiting, flying
-
-
 async def _claim(session: AsyncSession, replay: str, most: int, vault: SecretBox) -> list[_Message]:
     await planner.expire_items(session, replay)
-    chosen = (
-        select(ReplayItem.id)
-        .where(ReplayItem.replay_id == replay, ReplayItem.state == ItemState.WAITING)
-        .order_by(ReplayItem.position)
-        .limit(most)
-    )
-    claiming = (
-        update(ReplayItem)
-        .where(ReplayItem.id.in_(chosen.scalar_subquery()))
-        .values(state=ItemState.SENDING, sending_at=func.clock_timestamp())
-        .returning(
-            ReplayItem.id,
-            ReplayItem.queue,
-            ReplayItem.position,
-            ReplayItem.sealed_body,
-            ReplayItem.dead_letter_id,
-        )
-        .cte("claimed")
-    )
-    query = (
-        select(
-            claiming.c.id,
-            claiming.c.position,
-            claiming.c.queue,
-            func.coalesce(claiming.c.sealed_body, DeadLetter.sealed_body),
-            DeadLetter.headers,
-        )
-        .join_from(claiming, DeadLetter, DeadLetter.id == claiming.c.dead_letter_id, isouter=True)
-        .order_by(claiming.c.position)
-    )
     return [
         _Message(
             id_,
@@ -350,7 +259,9 @@ async def _claim(session: AsyncSession, replay: str, most: int, vault: SecretBox
             vault.open_bytes(sealed),
             {**(headers or {}), **mark.replay_headers(id_)},
         )
-        for id_, position, queue, sealed, headers in (await session.execute(query)).all()
+        for id_, position, queue, sealed, headers in await repository.claim_items(
+            session, replay, most
+        )
     ]
 
 
@@ -360,10 +271,7 @@ async def _without_dead_letters(
     """Events of the journal whose dead letter is open, or was given up, are left out: somebody
     decides of that one by itself."""
     ids = sorted({each["dead_letter_id"] for each in items})
-    query = select(DeadLetter.id).where(
-        equals_any(DeadLetter.id, ids), DeadLetter.state != LetterState.SUCCEEDED
-    )
-    held = {*(await session.scalars(query)).all()}
+    held = await repository.unresolved_letters(session, ids)
     left_out = {"state": ItemState.SKIPPED.value, "detail": _DEAD, "sealed_body": None}
     return [
         {**each, **(left_out if each["dead_letter_id"] in held else {"dead_letter_id": None})}

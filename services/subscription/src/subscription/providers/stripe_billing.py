@@ -89,7 +89,7 @@ class StripeBilling:
                 case Detach(payment_method=method):
                     return await self._detach(attempt, method)
                 case _:
-                    raise ProviderRejected(f"does nothing like {attempt.wanted.kind}", 400)
+                    raise ProviderRejected(f"does nothing like {attempt.request.kind}", 400)
 
     async def preview(self, subscription: str, plan: str, *, prorate: bool) -> dict[str, Any]:
         """What the next invoice would be with this plan: minor units."""
