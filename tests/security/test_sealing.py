@@ -26,7 +26,7 @@ _CLEAR = "what nobody but its reader may know"
 
 
 def test_each_service_s_keys_are_rotated_and_nothing_lies_in_clear(make_paybus: MakePaybus) -> None:
-    """Payouts' while it pays: tests/integration/test_payout_books.py."""
+    """Payouts' while it pays: tests/integration/payouts/test_payout_books.py."""
     with make_paybus(_PROCESSES) as paybus:
         introduce_providers(paybus.layout)
         key, wanted = uuid4().hex, checkouts.order("fapshi", description=_CLEAR)

@@ -1,1 +1,1 @@
-"""Stand-ins for outside companies. They speak the real protocols and can be told to misbehave."""
+"""Stand-ins for external companies. They speak the real protocols and can be made to misbehave."""

@@ -1,7 +1,7 @@
-"""The back end that provisioning calls: organizations and their users.
+"""Stand-in for the backend API that provisioning calls: organizations and their users.
 
-`PUT /_behaviour` tells it to be slow, to fail, to answer 500 after having done the work, or to do
-the work and never answer. `GET /_books` shows what it holds and how often each thing was created.
+`PUT /_behaviour` makes it slow, makes it fail, return 500 after having done the work, or do the
+work and never respond. `GET /_books` returns its contents and how often each object was created.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class NewStatus(BaseModel):
 
 
 class Books:
-    """What the back end holds. An idempotency key gives the first answer again."""
+    """The contents of the backend. An idempotency key returns the first response again."""
 
     def __init__(self) -> None:
-        # Its memory is gone with the process; ids of another run must not come again.
+        # The store is lost with the process; ids of another run must not recur.
         self._run = uuid4().hex[:8]
         self.organizations: dict[str, dict[str, Any]] = {}
         self.users: dict[str, list[dict[str, Any]]] = {}
         self.answers: dict[str, dict[str, Any]] = {}
-        self.created = Counter[str]()  # per reference: more than one is a double
+        self.created = Counter[str]()  # per reference: more than one is a duplicate
         self.status_changes = Counter[str]()
         self.calls = Counter[str]()
 

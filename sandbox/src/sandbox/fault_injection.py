@@ -1,4 +1,4 @@
-"""How a stand-in behaves: slow, failing, answering after the work or not at all."""
+"""Behaviour of a stand-in: slow, failing, responding after the work or not at all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Behaviour(BaseModel):
-    """How the next calls go. `rate` is the share of them that misbehaves, chosen at random; `says`
-    is what is answered then."""
+    """The outcome of the next calls. `rate` is the share of calls that misbehave, chosen at random;
+    `says` is the text of their responses."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,11 +31,11 @@ _EARLY: dict[str, tuple[int, dict[str, str]]] = {
 
 
 def install(app: FastAPI, *, seed: int, count: Callable[[Request], None]) -> None:
-    """Add `PUT /_behaviour`, which all paths obey that are not the stand-in's own (`/_x`).
+    """Add `PUT /_behaviour`, which applies to all paths except the stand-in's own (`/_x`).
 
-    `count` is told of every such call.
+    `count` is called with every such request.
     """
-    chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
+    chance = random.Random(seed)  # noqa: S311 - reproducible misbehaviour
     state = {"behaviour": Behaviour()}
 
     @app.middleware("http")

@@ -23,8 +23,8 @@ from sandbox.square_dwolla import Books
 def create_app(
     secrets: Mapping[str, str], *, public_url: str, square_url: str, seed: int = 0
 ) -> FastAPI:
-    """`secrets` are those of callbacks by provider, and Plaid's of its API; `square_url` is the
-    notification URL that Square signs."""
+    """Create the application. `secrets` are those of callbacks by provider, and Plaid's API secret;
+    `square_url` is the notification URL that Square signs."""
     app = FastAPI(title="Sandbox providers")
     fault_injection.install(app, seed=seed, count=lambda _: None)
     money = MobileMoney(secrets, seed=seed)

@@ -1,7 +1,7 @@
-"""Exchange rates: the European Central Bank's file, and a JSON source, of the same figures.
+"""Exchange rates: the European Central Bank's file and a JSON source, with the same figures.
 
-`PUT /_rates` sets them: `{"day": "2026-11-20", "rates": {"USD": "1.1"}, "fails": ["ecb"]}`; without
-`day` it is today.
+`PUT /_rates` sets them: `{"day": "2026-11-20", "rates": {"USD": "1.1"}, "fails": ["ecb"]}`; the
+default of `day` is today.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ xmlns="http://www.ecb.int/vocabulary/2002-08-01/eurofxref">
 \t<Cube><Cube time='{day}'>{rates}</Cube></Cube>
 </gesmes:Envelope>
 """
-# The bank has no African currency but the rand; others have.
+# The bank publishes no African currency but the rand; other sources do.
 _NOT_OF_THE_BANK = frozenset({"NGN", "GHS", "KES"})
 _FIRST = {
     "USD": "1.0842", "GBP": "0.8391", "JPY": "163.27", "CHF": "0.9312", "ZAR": "19.3041",
@@ -64,7 +64,7 @@ def create_router() -> APIRouter:
     async def latest() -> Any:
         if "json" in now.fails:
             return Response("busy", 503)
-        # Numbers, not texts, as such services have them.
+        # Numbers, not strings, as in such services.
         body = ", ".join(f'"{currency}": {rate}' for currency, rate in now.rates.items())
         text = f'{{"base": "EUR", "date": "{now.shown_day}", "rates": {{{body}}}}}'
         return Response(text, media_type="application/json")

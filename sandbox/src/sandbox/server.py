@@ -1,4 +1,4 @@
-"""Running a stand-in as a process of its own."""
+"""Runs a stand-in as a process of its own."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         host=host,
         port=port,
         log_level="warning",
-        timeout_graceful_shutdown=1,  # it may be hanging on purpose
+        timeout_graceful_shutdown=1,  # a request may hang on purpose
     )

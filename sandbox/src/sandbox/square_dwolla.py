@@ -1,7 +1,7 @@
-"""Square and Dwolla: what they say of payments, payouts and transfers, asked for and by webhook.
+"""Square and Dwolla: their reports of payments, payouts and transfers, by query and by webhook.
 
-`POST /_square/payments`, `/_square/payouts` and `/_dwolla/transfers` make one, `PUT` on its id
-moves it on. Each tells the webhook, signed, as well or badly as `PUT /_delivery` says.
+`POST /_square/payments`, `/_square/payouts` and `/_dwolla/transfers` create an object, `PUT` on its
+id changes its status. Each sends a signed webhook, with the faults that `PUT /_delivery` sets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Move(BaseModel):
 
 
 class Books:
-    """`square_url` is the notification URL that Square was given, byte for byte."""
+    """`square_url` is the notification URL registered at Square, byte for byte."""
 
     def __init__(self, postman: Postman, secrets: Mapping[str, str], square_url: str) -> None:
         self.things: dict[str, dict[str, Any]] = {}

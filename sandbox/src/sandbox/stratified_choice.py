@@ -1,4 +1,4 @@
-"""Chances that come out as they were asked for: dealt like cards, not thrown like dice."""
+"""Random outcomes with exact shares: dealt like cards, not thrown like dice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CardT = TypeVar("CardT")
 
 
 class Deck(Generic[CardT]):
-    """Of every `size` cards as many are of a kind as its share says; the others are `else_`."""
+    """In every `size` cards each kind has exactly its share; the others are `else_`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Delivers providers' callbacks, as badly as it is told to."""
+"""Delivers providers' callbacks, with configurable faults."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sandbox.stratified_choice import Deck
 
-# In truth hours, over days.
+# In production these are hours, over days.
 _PATIENT_TRIES = 200
 _PATIENT_PAUSE_SECONDS = 1.0
 
-# httpx looks at every connection for every request that waits for one: thousands that wait while a
-# gateway is down would take all of its time.
+# httpx scans every connection for every waiting request: thousands waiting while a gateway is down
+# would take all of its time.
 _AT_ONCE = 32
 
 
 class Delivery(BaseModel):
-    """What becomes of callbacks: shares that are lost or sent twice, and up to how late each is
-    sent, which also changes their order. `urls` says where to, by provider; left out, it stays."""
+    """Faults of delivery: shares of callbacks that are lost or sent twice, and the maximum delay of
+    each, which also reorders them. `urls` are the destinations by provider; omitted, they stay."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,17 +36,16 @@ class Delivery(BaseModel):
 
 
 class Postman:
-    """Each callback is sent once, as mobile money providers do, and not again when it is not
-    answered 2xx, but for those of `patient` providers. `body` is JSON, as bytes where they are
-    signed."""
+    """Sends each callback once, as mobile money providers do, without a retry when the response is
+    not 2xx, except for `patient` providers. `body` is JSON, as bytes where it is signed."""
 
     def __init__(self, seed: int) -> None:
         self.delivery = Delivery()
         self.counts: Counter[str] = Counter()
-        self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
+        self._chance = random.Random(seed)  # noqa: S311 - reproducible misbehaviour
         self._deck: Deck[int] | None = None
         self._dealt_for: Delivery | None = None
-        # Made once: a client reads all the certificates that there are.
+        # Created once: each client loads all certificates.
         self._http = httpx.AsyncClient(timeout=10)
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._under_way: set[asyncio.Task[None]] = set()
@@ -62,7 +61,7 @@ class Postman:
         surely: bool = False,
         patient: bool = False,
     ) -> None:
-        """`surely` is for what must arrive whatever the delivery is like: a forgery."""
+        """Send a callback. `surely` exempts it from the delivery faults: for forgeries."""
         to = url or self.delivery.urls.get(provider)
         if to is None:
             return
@@ -78,7 +77,7 @@ class Postman:
             task.add_done_callback(self._under_way.discard)
 
     def _times(self) -> int:
-        """How often the next callback is sent."""
+        """Return how many times the next callback is sent."""
         if self._deck is None or self._dealt_for != self.delivery:
             shares = {0: self.delivery.drop, 2: self.delivery.duplicate}
             self._deck = Deck(shares, 1, self._chance)

@@ -1,4 +1,4 @@
-"""Work that a process does at an interval, until it is stopped."""
+"""Periodic tasks that run until they are stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import suppress
 
 
 class PeriodicTask(ABC):
-    """Runs `step` every `interval` seconds; at once again while it returns that there is more."""
+    """Task that runs `step` every `interval` seconds, and again immediately while it returns
+    True."""
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
@@ -25,4 +26,4 @@ class PeriodicTask(ABC):
 
     @abstractmethod
     async def step(self) -> bool:
-        """Whether there is more to do now. What it raises ends the task."""
+        """Return whether more work is due now. An exception ends the task."""

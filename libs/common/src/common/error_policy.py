@@ -1,4 +1,4 @@
-"""What an error says about trying again: one table for consumers and HTTP APIs."""
+"""Retry classification of errors: one table for consumers and HTTP APIs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 
 
 class ErrorKind(StrEnum):
-    """What an error says about trying again."""
+    """Retry policy of an error."""
 
-    OUTAGE = "outage"  # our own database or broker is away: keep the message, wait, count nothing
-    BUSY = "busy"  # not a failure: come back, count nothing
-    RATE_LIMITED = "rate_limited"  # come back, but not before the other side said
+    OUTAGE = "outage"  # own database or broker unreachable: hold the message, use up no attempt
+    BUSY = "busy"  # not a failure: retry later, no attempt used
+    RATE_LIMITED = "rate_limited"  # retry, but not before the provider allows it
     PERMANENT = "permanent"  # the same message can only fail again
-    TRANSIENT = "transient"  # everything else: it may work next time
+    TRANSIENT = "transient"  # everything else: the next attempt may succeed
 
 
-# The first row that fits decides. An error that no row names is transient: a bug's fix may be
-# deployed before the attempts are used up, and what never succeeds ends as a dead letter.
+# The first matching row decides. An error without a row is transient: a bug's fix may be deployed
+# before the attempts are exhausted, and a permanent failure still ends as a dead letter.
 _TABLE: tuple[tuple[type[BaseException], ErrorKind], ...] = (
     (Unavailable, ErrorKind.OUTAGE),
     (Busy, ErrorKind.BUSY),
@@ -48,10 +48,10 @@ def classify(error: BaseException) -> ErrorKind:
 def _database_is_away(error: sqlalchemy.exc.DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
-    # SQLSTATE (PostgreSQL, appendix A): 08 connection, 53 out of resources, 57P shutdown, 25006
-    # read-only, as a standby is; and lost races that say nothing about the message: 40 deadlock or
-    # serialization, 55P03 lock time-out.
-    # An OperationalError without a state was raised before the server could answer.
+    # SQLSTATE (PostgreSQL, appendix A): 08 connection, 53 insufficient resources, 57P shutdown,
+    # 25006 read-only, as on a standby; and lost races, which do not depend on the message: 40
+    # deadlock or serialization failure, 55P03 lock timeout. An OperationalError without a state was
+    # raised before the server could respond.
     state: str | None = getattr(error.orig, "sqlstate", None)
     if state is None:
         return isinstance(error, sqlalchemy.exc.OperationalError)

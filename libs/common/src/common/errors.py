@@ -1,42 +1,42 @@
-"""What can go wrong, in the words of the domain. Nothing here knows of HTTP or AMQP."""
+"""Domain errors, independent of HTTP and AMQP."""
 
 from pydantic import ValidationError
 
 
 class PaybusError(Exception):
-    """Base of errors whose message is meant to be read by a person."""
+    """Base of errors whose message is written for human readers."""
 
 
 class NotFound(PaybusError):
-    """What was asked for does not exist."""
+    """The requested object does not exist."""
 
 
 class Invalid(PaybusError):
-    """The request can't be understood; it has to change before it is sent again."""
+    """The request is malformed and must change before it is sent again."""
 
 
 class Conflict(PaybusError):
-    """The thing's present state does not allow this."""
+    """The object's present state does not allow this."""
 
 
 class Unauthenticated(PaybusError):
-    """Who calls is not known: no token, or one that is not valid."""
+    """The caller is unknown: no token, or an invalid one."""
 
 
 class Forbidden(PaybusError):
-    """The caller is known and has not the role that this needs."""
+    """The caller is known but lacks the required role."""
 
 
 class TooLarge(PaybusError):
-    """The body is larger than this endpoint takes."""
+    """The body exceeds this endpoint's limit."""
 
 
 class TooSlow(PaybusError):
-    """The request did not come as quickly as it has to."""
+    """The request did not arrive within its time limit."""
 
 
 class TooMany(PaybusError):
-    """The caller calls too often. `retry_after` is in seconds."""
+    """The caller exceeds its rate limit. `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -48,15 +48,15 @@ class Unavailable(PaybusError):
 
 
 class Upstream(PaybusError):
-    """An outside system failed or refused; what it said is in the message."""
+    """An external system failed or refused; the message has its response."""
 
 
 class Permanent(PaybusError):
-    """Trying again can't help: the message goes to the dead letters at once."""
+    """A retry can't succeed: the message is dead-lettered at once."""
 
 
 class RateLimited(PaybusError):
-    """An outside system asked us to wait. `retry_after` is in seconds."""
+    """An external system requested a delay. `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class RateLimited(PaybusError):
 
 
 class Busy(PaybusError):
-    """Somebody else works on the same thing; come back in `retry_after` seconds.
+    """Another worker processes the same object; retry in `retry_after` seconds.
 
     Not a failure: it uses up no attempt.
     """
@@ -75,23 +75,25 @@ class Busy(PaybusError):
 
 
 class NotYet(Busy):
-    """It is not the time for this; the same request succeeds later. Nothing of it was done."""
+    """Premature request: the same one succeeds later. Nothing was done."""
 
 
 class Undecided(PaybusError):
-    """It may have been done, and that could not be written down."""
+    """The operation may have been done, but its outcome could not be recorded."""
 
 
 def describe(error: BaseException) -> str:
-    """An error's class and words; many connection errors have no words of their own, and those of
-    a `ValidationError` show the values that failed."""
+    """Return an error's class and message, without the invalid values of a `ValidationError`.
+
+    Many connection errors have no message: then the class alone.
+    """
     if isinstance(error, ValidationError):
         return f"ValidationError: {validation_faults(error)}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def validation_faults(error: ValidationError) -> str:
-    """A validation error's places and reasons, without the values that failed."""
+    """Return a validation error's locations and reasons, without the invalid values."""
     return "; ".join(
         f"{'.'.join(str(part) for part in each['loc']) or 'body'}: {each['msg']}"
         for each in error.errors(include_input=False, include_url=False, include_context=False)
@@ -99,15 +101,15 @@ def validation_faults(error: ValidationError) -> str:
 
 
 class NotAuthorized(Upstream):
-    """The other side does not take our credentials, or not any more."""
+    """The external system does not accept our credentials, or no longer does."""
 
 
 class ProviderTimeout(Upstream):
-    """Nobody knows whether the call was taken: the other side may still be busy with it."""
+    """Unknown outcome: the external system may still be processing the call."""
 
 
 class ProviderRejected(Upstream):
-    """The other side understood and says no; what was asked for was not done."""
+    """The external system understood and refused the request; nothing was done."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

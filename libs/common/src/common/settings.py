@@ -1,4 +1,4 @@
-"""Settings from environment variables, checked before anything starts."""
+"""Settings from environment variables, validated before anything starts."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ CommaSeparated = NoDecode  # marks a list that is written as `a,b,c`, not as JSO
 
 
 def split_commas(value: Any) -> Any:
-    """For a `BeforeValidator` of a `CommaSeparated` list."""
+    """Split a string, as the `BeforeValidator` of a `CommaSeparated` list."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
 
 
 class Settings(BaseSettings):
-    """What every process reads. Names are upper case in the environment."""
+    """Settings of every process. Names are upper case in the environment."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
@@ -112,7 +112,7 @@ class DatabaseSettings(Settings):
 
 
 class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
-    """What every worker reads."""
+    """Settings of every worker."""
 
     inbox_retention_days: int = Field(
         default=8, ge=8, description="how long duplicates are recognised; the journal keeps 7 days"
@@ -126,7 +126,7 @@ class ScheduleSettings(Settings):
 
 
 class ThrottleSettings(Settings):
-    """How often an API may be called."""
+    """Rate limits of an API."""
 
     calls_per_minute_per_token: int = Field(default=6000, ge=1, description="calls of one caller")
     calls_per_minute_per_address: int = Field(
@@ -148,7 +148,7 @@ class ThrottleSettings(Settings):
 
 
 class AuthSettings(ThrottleSettings):
-    """Where the public keys of API tokens are: a file or a URL."""
+    """Location of the public keys of API tokens: a file or a URL."""
 
     auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = Field(
         default=None, description="the public keys of tokens, as a JSON Web Key Set"
@@ -176,7 +176,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def load_or_exit(model: type[SettingsT]) -> SettingsT:
-    """Read the environment, or end the process with one sentence per broken variable (status 2)."""
+    """Read the environment, or exit with one sentence per invalid variable (status 2)."""
     try:
         return model()
     except ValidationError as error:
@@ -184,7 +184,7 @@ def load_or_exit(model: type[SettingsT]) -> SettingsT:
 
 
 def _refuse(error: ValidationError) -> NoReturn:
-    # Only names and reasons: the value that failed may be a secret.
+    # Only names and reasons: the invalid value may be a secret.
     for each in error.errors(include_input=False, include_url=False, include_context=False):
         reason = each["msg"].removeprefix("Value error, ")
         if each["loc"]:
@@ -195,7 +195,7 @@ def _refuse(error: ValidationError) -> NoReturn:
 
 
 def secrets_of(settings: BaseModel) -> list[str]:
-    """Every secret value in settings or options, so that logs and dead letters hide them."""
+    """Return every secret value in settings or options, for masking in logs and dead letters."""
     found: list[str] = []
     for name in type(settings).model_fields:
         value = getattr(settings, name)

@@ -1,4 +1,4 @@
-"""`python -m devstack run|demo...|webhook|token`; the Makefile calls it."""
+"""`python -m devstack run|demo...|webhook|token`; called by the Makefile."""
 
 from __future__ import annotations
 

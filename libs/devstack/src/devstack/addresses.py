@@ -1,4 +1,4 @@
-"""Where the broker and the database are, and how free ports are found."""
+"""Addresses of the broker and the database, and the search for free ports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 
 class DevstackError(Exception):
-    """The development stack can't start; the message is one sentence that says what to do."""
+    """The development stack cannot start; the message is one sentence with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Addresses:
     postgres_url: str
 
     def environment(self) -> dict[str, str]:
-        """What names these servers to `*_from_environment`."""
+        """Return the environment from which `*_from_environment` read these servers."""
         return {
             "RABBITMQ_URL": self.rabbitmq.url,
             "RABBITMQ_MANAGEMENT_URL": self.rabbitmq.management_url,
@@ -61,7 +61,7 @@ def postgres_from_environment() -> str | None:
 
 
 def with_path(url: str, path: str) -> str:
-    """The same address with another path: a virtual host of a broker, a database of a server."""
+    """Return the URL with another path: a virtual host of a broker, a database of a server."""
     return urlunsplit(urlsplit(url)._replace(path="/" + quote(path, safe="")))
 
 
@@ -72,15 +72,15 @@ def with_login(url: str, user: str, password: str) -> str:
 
 
 def with_port(url: str, port: int) -> str:
-    """The same address at another port of this machine: of a proxy before it."""
+    """Return the URL with another port of this machine: that of a proxy in front of the server."""
     parts = urlsplit(url)
     login, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{port}"))
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that nobody listens on now; from the range that PAYBUS_PORTS names,
-    such as 20000-21999, where several stacks are started at once."""
+    """Return distinct loopback ports on which no process listens now; from the range in
+    PAYBUS_PORTS, such as 20000-21999, where several stacks start concurrently."""
     with ExitStack() as stack:
         sockets: list[socket.socket] = []
         for candidate in _candidates():
@@ -108,8 +108,8 @@ def _candidates() -> Iterator[int]:
 
 
 def claim_preferred_ports() -> bool:
-    """Whether this process may use the ports that are written in the documentation: one on the
-    machine may, until it ends. Two that are started at once would both find them free."""
+    """Return whether this process may use the documented ports. Only one process on the machine
+    may, until it ends: two that start concurrently would both find them free."""
     global _claim  # noqa: PLW0603 - held until the process ends
     place = Path(tempfile.gettempdir()) / f"paybus-ports-{os.getuid()}.lock"
     _claim = place.open("w")
@@ -124,8 +124,8 @@ _claim: IO[str] | None = None
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether that process listens on the loopback port, and not another one. Where there is no
-    /proc to say so it is believed."""
+    """Return whether that process, and no other, listens on the loopback port. Without /proc to
+    check, it is assumed."""
     try:
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
         fields = [line.split() for line in lines]
@@ -144,7 +144,7 @@ def listens(pid: int, port: int) -> bool:
 
 
 def preferred_port(port: int) -> int:
-    """`port` if it is free on loopback, else any free one: two copies run side by side."""
+    """Return `port` if it is free on loopback, or else a free one: two copies can run."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,5 +1,5 @@
 """The endpoints and accounts files of a development machine: every provider, with secrets that
-guard nothing."""
+protect nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 TENANT = "default"
 SQUARE_URL = "http://127.0.0.1:8000/webhooks/square"
 
-# By the provider's name; those that are missing have none.
+# By the provider's name; providers that are missing have no secret.
 SECRETS: Mapping[str, str] = {
     "stripe": "whsec_development_only",
     "fapshi": "fapshi_development_only",
@@ -21,9 +21,9 @@ SECRETS: Mapping[str, str] = {
     "stripe-payouts": "whsec_payouts_development_only",
     "fapshi-payouts": "fapshi_payouts_development_only",
 }
-# Endpoints beside a provider's first one: these are for accounts that pay out.
+# Endpoints in addition to a provider's first one, for accounts that pay out.
 _PAYING = {"stripe": {"mode": "test"}, "fapshi": {"payouts_only": True}}
-# Guards nothing either.
+# Protects nothing either.
 ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1rZXktMzItYnl0ZXMtbG8="
 _DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"
 _DWOLLA_SOURCE = "707177c3-bf15-4e7e-b37c-55c3898d9bf4"
@@ -32,8 +32,8 @@ PLAID_SECRET = "plaid_development_only"  # noqa: S105 - likewise
 
 
 def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:
-    """An endpoint for every provider; `sandbox` and `stripe` are the URLs of the stand-ins that
-    are asked."""
+    """Return an endpoint for every provider; `sandbox` and `stripe` are the URLs of the stand-ins
+    to query."""
     options = _credentials(sandbox, stripe) | {
         "square": {"notification_url": SQUARE_URL},
         "plaid": _plaid(sandbox),
@@ -62,7 +62,7 @@ def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:
 
 
 def payout_accounts(sandbox: str, **more: Any) -> list[dict[str, Any]]:
-    """An account with everyone who pays out; `more` options are for all of them."""
+    """Return an account at each payout provider; `more` options apply to all of them."""
     dollars = {"limits": {"USD": 1_000_000}, "approval_threshold": {"USD": 100_000}}
     francs = {"limits": {"XAF": 5_000_000}, "approval_threshold": {"XAF": 1_000_000}}
     options: dict[str, dict[str, Any]] = {
@@ -98,7 +98,7 @@ def payout_accounts(sandbox: str, **more: Any) -> list[dict[str, Any]]:
 
 
 def bank_accounts(sandbox: str, gateway: str, **more: Any) -> list[dict[str, Any]]:
-    """The client at Plaid; `gateway` is the URL that webhooks are sent to, `more` are options."""
+    """Return the client at Plaid; `gateway` is the base URL of its webhooks, `more` are options."""
     options = _plaid(sandbox) | {"webhook": f"{gateway}/webhooks/plaid"}
     return [{"provider": "plaid", "tenant": TENANT, "options": options | more}]
 
@@ -112,8 +112,7 @@ def _plaid(sandbox: str) -> dict[str, str]:
 
 
 def development_accounts(sandbox: str, stripe: str, gateway: str) -> list[dict[str, Any]]:
-    """An account with everyone who can start a checkout; `gateway` is the URL that callbacks are
-    sent to."""
+    """Return an account at each checkout provider; `gateway` is the base URL of callbacks."""
     callbacks = {
         name: {"callback_url": f"{gateway}/webhooks/{name}"}
         for name in ("mtn-momo", "orange-money")
@@ -126,7 +125,7 @@ def development_accounts(sandbox: str, stripe: str, gateway: str) -> list[dict[s
 
 
 def _credentials(sandbox: str, stripe: str) -> dict[str, dict[str, str]]:
-    """For the APIs of those at whom payments are started and asked about."""
+    """Return the credentials for the APIs at which payments are started and queried."""
     return {
         "stripe": {"api_key": "sk_test_development", "base_url": stripe},
         "fapshi": {
@@ -153,7 +152,7 @@ def _credentials(sandbox: str, stripe: str) -> dict[str, dict[str, str]]:
 
 
 def write(path: Path, tables: Sequence[Mapping[str, Any]], *, kind: str = "endpoint") -> Path:
-    """Replaces the file at once: whoever watches it never reads half of it."""
+    """Replace the file atomically, so that a process that watches it never reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".new")
     whole.touch(mode=0o600)
@@ -163,7 +162,7 @@ def write(path: Path, tables: Sequence[Mapping[str, Any]], *, kind: str = "endpo
 
 
 def _table(kind: str, table: Mapping[str, Any]) -> str:
-    # JSON's strings and lists of them are TOML's too.
+    # Strings and lists of strings have the same syntax in JSON and TOML.
     lines = [f"[[{kind}]]"]
     lines += [f"{k} = {json.dumps(v)}" for k, v in table.items() if k != "options"]
     if options := table.get("options"):

@@ -17,7 +17,7 @@ ISSUER = "paybus-development"
 
 
 class DevKeys:
-    """An ES256 key pair under `folder`, made at first use."""
+    """An ES256 key pair under `folder`, created at first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

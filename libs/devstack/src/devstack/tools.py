@@ -1,8 +1,8 @@
-"""Programs that platform engineers use: kubectl, docker-compose, Prometheus and its kin.
+"""Programs for platform engineers: kubectl, docker-compose, Prometheus and related ones.
 
-`python -m devstack.tools kubectl promtool` prints the folder that has them. They come from Debian
-13's packages, unpacked under `.paybus/` (nothing is installed), where apt is there to get them;
-else from this machine's PATH.
+`python -m devstack.tools kubectl promtool` prints the folder that contains them. They come from
+Debian 13's packages, unpacked under `.paybus/` (nothing is installed), where apt can fetch them;
+otherwise from this machine's PATH.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RELEASE = "trixie"
 
 
 def tool(name: str) -> Path:
-    """Raises `DevstackError` with one sentence where it can't be had."""
+    """Return the program's path. Raises `DevstackError` with one sentence if it is unavailable."""
     unpacked = PAYBUS / "tools" / "usr" / "bin" / name
     if unpacked.exists():
         return unpacked
@@ -44,7 +44,7 @@ def tool(name: str) -> Path:
 
 
 def _unpack(package: str) -> None:
-    """With lists of its own: this machine's apt is asked for its mirror, and left as it is."""
+    """Unpack a package, with lists of its own: this machine's apt remains unchanged."""
     root = PAYBUS / "tools"
     apt = root / "apt"
     (apt / "lists" / "partial").mkdir(parents=True, exist_ok=True)

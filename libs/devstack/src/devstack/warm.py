@@ -1,9 +1,9 @@
-"""Starts a process by forking one that has imported its libraries already.
+"""Starts a process by forking one that has already imported its libraries.
 
-`make test` starts some two hundred processes, and more than half of what each costs is importing
+`make test` starts some two hundred processes, and more than half of the cost of each is importing
 FastAPI, SQLAlchemy and the like. A fork of a warm parent runs the same `python -m` module with the
-same arguments, environment and signals; only third-party libraries are there before it begins, so
-its own modules are imported, and its metrics registered, as always.
+same arguments, environment and signals; only third-party libraries are loaded in advance, so its
+own modules are imported, and its metrics registered, as usual.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LIBRARIES = [
 
 
 class WarmProcess:
-    """What of `subprocess.Popen` a keeper of processes uses."""
+    """The part of `subprocess.Popen`'s interface that a keeper of processes uses."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class WarmProcess:
         *,
         errors: Path | None = None,
     ) -> None:
-        """What it writes goes to the end of `log`, or what it writes as errors to `errors`."""
+        """Start the process. Its output is appended to `log`, its errors to `errors` if given."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_LIBRARIES)
         files = (os.fspath(log), os.fspath(errors or log))
@@ -66,7 +66,7 @@ class WarmProcess:
             target=_become, args=(module, tuple(arguments), dict(env), files)
         )
         self._process.start()
-        # The exit status comes once, by a pipe: whoever reads it first keeps it for the others.
+        # The exit status arrives once, by a pipe: the first reader stores it for the others.
         self._reading = threading.Lock()
 
     @property
@@ -87,7 +87,7 @@ class WarmProcess:
 
     def send_signal(self, how: signal.Signals) -> None:
         if self.poll() is None:
-            with suppress(ProcessLookupError):  # it has ended, and its status is on the way
+            with suppress(ProcessLookupError):  # it has ended; its status follows
                 os.kill(self.pid, how)
 
     def terminate(self) -> None:
@@ -100,7 +100,7 @@ class WarmProcess:
 def run(
     module: str, arguments: Sequence[str], env: Mapping[str, str], *, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run` does `python -m module arguments`, to its end: what it wrote is kept."""
+    """Run `python -m module arguments` to its end and return its output, like `subprocess.run`."""
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder) / "stdout", Path(folder) / "stderr"
         process = WarmProcess(module, arguments, env, out, errors=errors)

@@ -1,4 +1,4 @@
-"""Signed Stripe webhooks, made as Stripe makes them: for a first try by hand, and for tests."""
+"""Signed Stripe webhooks, in Stripe's format: for a first manual trial, and for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from devstack.processes.stack import PAYBUS
 
 
 def signature(body: bytes, secret: str, timestamp: int | None = None) -> str:
-    """A `Stripe-Signature` header, by Stripe's description and not by its SDK.
+    """Return a `Stripe-Signature` header, by Stripe's description rather than its SDK.
 
     https://docs.stripe.com/webhooks#verify-manually
     """
@@ -27,7 +27,7 @@ def signature(body: bytes, secret: str, timestamp: int | None = None) -> str:
 
 
 def subscription_created(number: str, *, status: str = "active") -> dict[str, Any]:
-    """A `customer.subscription.created` event as of API version 2025-03-31.basil."""
+    """Return a `customer.subscription.created` event as of API version 2025-03-31.basil."""
     now = int(time.time())
     price = {
         "id": "price_starter",
@@ -63,7 +63,7 @@ def subscription_created(number: str, *, status: str = "active") -> dict[str, An
 
 
 def main() -> int:
-    """Send one to what `make run` started, and say what came of it."""
+    """Send a webhook to the system of `make run`, and print the result."""
     place = PAYBUS / "run" / "addresses.json"
     if not place.exists():
         raise DevstackError(

@@ -1,7 +1,7 @@
 """Fapshi, MTN MoMo, Orange Money and Flutterwave: payments, their status, and callbacks.
 
-`PUT /_payments/{provider}/_{reference}` is the payer: it settles a payment, and the callback goes.
-`POST /_forge` sends a callback that claims what is not so.
+`PUT /_payments/{provider}/_{reference}` acts as the payer: it completes a payment and sends the
+callback. `POST /_forge` sends a callback with a false claim.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sandbox.webhook_sender import Delivery
 
 
 class Settle(BaseModel):
-    """`at` is when the payer paid, if not now; `silently` whether no callback goes."""
+    """`at` is when the payer paid, if not now; `silently` suppresses the callback."""
 
     standing: Standing
     at: datetime | None = None
@@ -48,7 +48,7 @@ class Forge(BaseModel):
 
 
 def create_router(money: MobileMoney, public_url: str) -> APIRouter:
-    """`public_url` is where a payer finds the payment pages."""
+    """Return the routes. `public_url` is the base URL of the payment pages."""
     router = APIRouter()
     _add_fapshi(router, money, public_url)
     _add_mtn(router, money)
@@ -68,17 +68,17 @@ def create_router(money: MobileMoney, public_url: str) -> APIRouter:
 
     @router.post("/_payments/flutterwave/_{reference}/again")
     async def charge_again(reference: str) -> None:
-        """The payer pays the same once more."""
+        """Pay the same payment a second time, as the payer."""
         money.charge_again(money.known("flutterwave", reference))
 
     @router.put("/_payments/{provider}/_{reference}/mix_up")
     async def mix_up(provider: str, reference: str, other: MixUp) -> None:
-        """Whoever asks about this payment is told of the other one."""
+        """Return the other payment in response to status queries about this one."""
         money.payments[provider, reference] = money.payments[provider, other.with_]
 
     @router.put("/_payments/{provider}/_{reference}/amount")
     async def pay_other(provider: str, reference: str, other: Amount) -> None:
-        """The payer pays another amount than was asked for."""
+        """Pay an amount other than the requested one, as the payer."""
         money.known(provider, reference).amount = other.amount
 
     @router.post("/_forge")
@@ -221,14 +221,15 @@ def _add_flutterwave(router: APIRouter, money: MobileMoney, public_url: str) -> 
     @router.get("/flutterwave/v3/transactions/verify_by_reference")
     async def verify(tx_ref: str) -> dict[str, Any]:
         payment = money.find("flutterwave", tx_ref)
-        if payment.standing == "pending":  # a link that nobody has used is no transaction yet
+        if payment.standing == "pending":  # an unused link has no transaction yet
             raise HTTPException(400, "No transaction was found for this id")
         message = "Transaction fetched successfully"
         return {"status": "success", "message": message, "data": flutterwave(payment)}
 
     @router.get("/flutterwave/v3/transactions")
     async def listed(tx_ref: str, status: str = "") -> dict[str, Any]:
-        """https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
+        """List transactions:
+        https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
         payment = money.find("flutterwave", tx_ref)
         found = [] if payment.standing == "pending" else flutterwave_charges(payment)
         found = [each for each in found if status in {"", each["status"]}]

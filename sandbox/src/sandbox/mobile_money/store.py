@@ -1,4 +1,4 @@
-"""The books of the mobile money providers, and how each speaks of a payment."""
+"""Payments at the mobile money providers, and each provider's representation of a payment."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Standing = Literal["pending", "succeeded", "failed", "expired"]
 
 @dataclass
 class Payment:
-    """`reference` is the provider's own name for it, `external` the merchant's; `asked` is how
-    often the merchant asked about it. `begun` and `paid` are times, UTC; `again` those of charges
-    for the same after the first one."""
+    """`reference` is the provider's name for the payment, `external` the merchant's; `asked` counts
+    the merchant's status queries. `begun` and `paid` are times, UTC; `again` those of further
+    charges for the same payment."""
 
     provider: str
     reference: str
@@ -67,7 +67,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 
 
 class MobileMoney:
-    """All four providers' books. `secrets` are those with which callbacks are authenticated."""
+    """The payments of all four providers. `secrets` authenticate the callbacks."""
 
     def __init__(self, secrets: Mapping[str, str], *, seed: int) -> None:
         self.payments: dict[tuple[str, str], Payment] = {}
@@ -79,7 +79,7 @@ class MobileMoney:
         return self.payments.setdefault((payment.provider, payment.reference), payment)
 
     def known(self, provider: str, reference: str) -> Payment:
-        """For whoever plays the payer."""
+        """Return a payment for the caller that acts as the payer."""
         if (provider, reference) not in self.payments:
             raise HTTPException(404, "no such payment; GET /_money lists them by reference")
         return self.payments[provider, reference]
@@ -103,14 +103,14 @@ class MobileMoney:
             self.call_back(payment, standing)
 
     def charge_again(self, payment: Payment) -> None:
-        """The payer opens the page once more, and pays once more."""
+        """Charge the payment once more: the payer opens the page and pays again."""
         payment.again.append(datetime.now(UTC))
         body = {"event": "charge.completed", "data": flutterwave_charges(payment)[-1]}
         headers = {"verif-hash": self._secrets["flutterwave"]}
         self.postman.send(payment.provider, body, headers)
 
     def call_back(self, payment: Payment, standing: Standing, *, surely: bool = False) -> None:
-        """Tell the merchant that the payment has this standing, whether it is true or not."""
+        """Send the merchant a callback with this status, whether it is true or not."""
         told = Payment(**{**vars(payment), "standing": standing})
         body, headers = _callback(told, self._secrets)
         self.postman.send(
@@ -177,7 +177,7 @@ def flutterwave(payment: Payment) -> dict[str, Any]:
 
 
 def flutterwave_charges(payment: Payment) -> list[dict[str, Any]]:
-    """Every charge of the payment, the first one first."""
+    """Return every charge of the payment, the first one first."""
     first = flutterwave(payment)
     others = [
         {**first, "id": first["id"] + number, "flw_ref": f"{first['flw_ref']}-{number}"}

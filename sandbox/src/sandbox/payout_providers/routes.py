@@ -1,4 +1,4 @@
-"""The APIs of those who pay out, and what tests and demos tell them."""
+"""APIs of the payout providers, and the controls for tests and demos."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _add_controls(router: APIRouter, payouts: Payouts) -> None:
 
     @router.post("/_payouts/transfers/{id_}/again")
     async def again(id_: str) -> dict[str, str]:
-        """The provider makes it once more, though it was told once."""
+        """Make the transfer a second time, as the provider's fault."""
         if id_ not in payouts.transfers:
             raise HTTPException(404, "not known here")
         before = payouts.transfers[id_]
@@ -84,7 +84,7 @@ def _add_controls(router: APIRouter, payouts: Payouts) -> None:
 
     @router.put("/_payouts/revoked/{account}")
     async def revoke(account: str, yes: bool = True) -> None:
-        """A connected account of Stripe's takes our access away."""
+        """Revoke our access to a connected account at Stripe."""
         (payouts.revoked.add if yes else payouts.revoked.discard)(account)
 
     @router.post("/_payouts/foreign")
@@ -320,8 +320,8 @@ def _add_fapshi(router: APIRouter, payouts: Payouts) -> None:
         limit: Annotated[int, Query(ge=1, le=100)] = 10,
         sort: Literal["asc", "desc"] = "desc",
     ) -> Response:
-        """https://docs.fapshi.com/en/api-reference/endpoint/search-transactions, of a service that
-        pays out."""
+        """Search the transactions of a service that pays out:
+        https://docs.fapshi.com/en/api-reference/endpoint/search-transactions"""
         if (failed := await payouts.read("fapshi")) is not None:
             return _response(failed)
         found = [

@@ -1,8 +1,8 @@
-"""Stripe Connect, Dwolla and Fapshi as those who pay out, with their rules of idempotency and their
-ways of failing; and the books of what they really paid.
+"""Stripe Connect, Dwolla and Fapshi as payout providers, with their rules of idempotency and their
+failures, and the records of what they really paid.
 
-`PUT /_payouts/behaviour` says how badly they answer, `PUT /_payouts/fates` what becomes of what
-they accepted, `POST /_payouts/clock` lets their time go by, `GET /_payouts` shows their books.
+`PUT /_payouts/behaviour` sets how they misbehave, `PUT /_payouts/fates` the outcomes of accepted
+payouts, `POST /_payouts/clock` moves their time forward, `GET /_payouts` returns their records.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Status = Literal["pending", "paid", "failed", "returned"]
 Mode = Literal["well", "error", "error_after", "lost", "rate_limited"]
 
 _KEYS_LIVE_SECONDS = 24 * 3600
-# Dwolla's: the account whose token everybody has, and its balance.
+# At Dwolla: the account that all tokens belong to, and its balance.
 DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"
 _DWOLLA_BALANCE = "b5e68264-7d4d-42a9-88d4-5616c77c6baa"
 _DWOLLA = "https://api-sandbox.dwolla.com"
@@ -37,8 +37,8 @@ _DWOLLA = "https://api-sandbox.dwolla.com"
 
 class Behaviour(BaseModel):
     """Shares of the calls: `error` is a 500 before the work, `error_after` one after it, `lost` is
-    no answer after it. Lists by date lack what was made in the last `lists_lag_seconds`; by our
-    reference everything is found at once."""
+    no response after it. Lists by date lack what was made in the last `lists_lag_seconds`; queries
+    by our reference find everything immediately."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,8 +51,8 @@ class Behaviour(BaseModel):
 
 
 class Fates(BaseModel):
-    """Shares of what was accepted; what neither fails nor comes back is paid. Stripe's transfers
-    are paid when they are accepted, and never fail."""
+    """Shares of the accepted payouts; those that neither fail nor come back are paid. Stripe's
+    transfers are paid when they are accepted, and never fail."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,8 +67,7 @@ class Forward(BaseModel):
 
 
 class Foreign(BaseModel):
-    """A transfer that somebody makes in the provider's dashboard; or, of Dwolla, one that comes
-    in."""
+    """A transfer made in the provider's dashboard or, at Dwolla, an incoming one."""
 
     provider: Literal["stripe", "dwolla"]
     amount: int = Field(gt=0)
@@ -76,8 +75,8 @@ class Foreign(BaseModel):
 
 
 class Move(BaseModel):
-    """`part` of a Stripe transfer comes back: the rest stays paid. `destination` is where it went
-    instead."""
+    """`part` of a Stripe transfer comes back, and the rest stays paid. `destination` is where it
+    went instead."""
 
     status: Status | None = None
     part: int | None = None
@@ -86,8 +85,8 @@ class Move(BaseModel):
 
 @dataclass
 class Transfer:
-    """`amount` is in minor units, `at` is the sandbox's time in seconds (UTC). `reference` is what
-    the caller calls it."""
+    """`amount` is in minor units, `at` is the sandbox's time in seconds (UTC). `reference` is the
+    caller's reference."""
 
     provider: str
     id: str
@@ -117,7 +116,7 @@ class Answer:
 
 @dataclass
 class Kept:
-    """What is remembered of an idempotency key; without an answer it is under way."""
+    """The record of an idempotency key; without a response the call is under way."""
 
     request: str
     at: float
@@ -127,13 +126,13 @@ class Kept:
 class Payouts:
     def __init__(self, secrets: Mapping[str, str], *, postman: Postman, seed: int) -> None:
         self.transfers: dict[str, Transfer] = {}
-        # Of Dwolla: what funds a transfer, or comes in. No recipient has anything of it.
+        # At Dwolla: transfers that fund another one, or come in. They pay no recipient.
         self.legs: dict[str, Transfer] = {}
         self.revoked: set[str] = set()
         self.calls: Counter[str] = Counter()
         self._secrets = secrets
         self._postman = postman
-        self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
+        self._chance = random.Random(seed)  # noqa: S311 - reproducible misbehaviour
         self._forward = 0.0
         self._keys: dict[tuple[str, str], Kept] = {}
         self._later: set[asyncio.Task[None]] = set()
@@ -158,11 +157,11 @@ class Payouts:
         return time.time() + self._forward
 
     def forward(self, seconds: float) -> None:
-        """The providers' time goes by: idempotency keys are forgotten."""
+        """Move the providers' time forward, so that idempotency keys expire."""
         self._forward += seconds
 
     def listed(self, transfer: Transfer) -> bool:
-        """Whether a list by date has it."""
+        """Return whether lists by date include the transfer."""
         return transfer.at <= self.now - self._lag
 
     def books(self) -> dict[str, Any]:
@@ -176,7 +175,7 @@ class Payouts:
     async def once(
         self, provider: str, key: str | None, request: str, work: Callable[[], Answer]
     ) -> Answer:
-        """Do the work as the provider's idempotency has it, and answer as badly as asked for."""
+        """Do the work under the provider's idempotency rules, with the configured faults."""
         kept = self._recall(provider, key)
         if kept is not None:
             return _again(provider, kept, request)
@@ -191,7 +190,7 @@ class Payouts:
             return Answer(429, _error("Too many requests"), {"Retry-After": "1"})
         if mode == "error":
             kept.answer = Answer(500, _error("told to fail"))
-            if provider != "stripe":  # which remembers its failures
+            if provider != "stripe":  # Stripe stores its failures
                 self._forget(provider, key)
             return kept.answer
         kept.answer = work()
@@ -205,7 +204,7 @@ class Payouts:
         return kept.answer
 
     async def read(self, provider: str) -> Answer | None:
-        """Before a look-up: whether it fails."""
+        """Return the error of a query, or None if it succeeds."""
         mode = self._modes.deal()
         self.calls[f"{provider} look-up {mode}"] += 1
         await asyncio.sleep(self._delay)
@@ -231,8 +230,8 @@ class Payouts:
             self._after(wait, transfer, "returned")
 
     def fund(self, transfer: Transfer) -> None:
-        """The leg from our bank to our balance that Dwolla makes by itself before a transfer: it
-        has the same correlation id, an id of its own, and is done first."""
+        """Create the leg from our bank to our balance, which Dwolla makes automatically before a
+        transfer: it has the same correlation id, an id of its own, and completes first."""
         leg = replace(transfer, id=str(uuid4()), kind="leg", more={})
         leg.more = {"source": transfer.more["source"], "destination": _DWOLLA_BALANCE}
         leg.more["funded"], transfer.more["funding"] = transfer.id, leg.id
@@ -298,8 +297,9 @@ class Payouts:
         self._postman.send("stripe-payouts", raw, headers, patient=True)
 
     def _tell_dwolla(self, transfer: Transfer, what: str) -> None:
-        """https://developers.dwolla.com/docs/transfer-lifecycle: the account hears of what leaves
-        it, and of its bank's part; each customer of what reaches them."""
+        """Send the webhooks. https://developers.dwolla.com/docs/transfer-lifecycle: the account
+        receives those of its outgoing transfers and of its bank's part, each customer those of
+        incoming transfers."""
         if transfer.kind == "leg":
             self._tell_dwolla_of(transfer, f"bank_transfer_{_DWOLLA_TOPICS[what]}")
             return
@@ -336,7 +336,7 @@ class Payouts:
 
 _STRIPE_EVENTS = {
     "transfer": {"returned": "reversed"},
-    # A bank that sends a payout back makes it a failed one, days after it was paid.
+    # A bank that returns a payout makes it a failed one, days after it was paid.
     "payout": {"returned": "failed"},
 }
 _DWOLLA_TOPICS = {
@@ -355,7 +355,8 @@ _FAPSHI_STATUS = {"pending": "PENDING", "paid": "SUCCESSFUL", "failed": "FAILED"
 
 
 def stripe_object(transfer: Transfer) -> dict[str, Any]:
-    """https://docs.stripe.com/api/transfers/object and /payouts/object, as far as it is used."""
+    """Return the object of https://docs.stripe.com/api/transfers/object or /payouts/object, as far
+    as used."""
     common = {
         "id": transfer.id,
         "object": transfer.kind,
@@ -396,8 +397,8 @@ def stripe_object(transfer: Transfer) -> dict[str, Any]:
 
 
 def dwolla_object(transfer: Transfer) -> dict[str, Any]:
-    """https://developers.dwolla.com/docs/api-reference/transfers, and the example of
-    .../retrieve-a-transfer"""
+    """Return the object of https://developers.dwolla.com/docs/api-reference/transfers, as in the
+    example of .../retrieve-a-transfer"""
     more = transfer.more
     ours = ("accounts", DWOLLA_ACCOUNT)
     theirs = ("customers", customer_of(transfer.destination))
@@ -427,12 +428,12 @@ def dwolla_object(transfer: Transfer) -> dict[str, Any]:
         "metadata": more.get("metadata", {}),
         "clearing": {"source": "standard"},
     }
-    # What was not given is not there.
+    # Values that were not given are absent.
     return found | ({"correlationId": transfer.reference} if transfer.reference else {})
 
 
 def customer_of(funding_source: str) -> str:
-    """Whose bank it is."""
+    """Return the customer who owns the funding source."""
     return str(uuid5(NAMESPACE_URL, funding_source))
 
 
@@ -445,7 +446,7 @@ def _hal(kind: str, id_: str) -> dict[str, str]:
 
 
 def fapshi_object(transfer: Transfer) -> dict[str, Any]:
-    """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
+    """Return the object of https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
     return {
         "transId": transfer.id,
         "status": _FAPSHI_STATUS[transfer.status],

@@ -1,4 +1,4 @@
-"""Plaid's side of what banks say: items with accounts and transactions, and what changes in them.
+"""The bank data behind Plaid: items with accounts and transactions, and their changes.
 
 https://plaid.com/docs/api/products/transactions/#transactionssync
 """
@@ -37,12 +37,12 @@ INSTITUTIONS = {
 
 
 def error_type(code: str) -> str:
-    """Of what kind an item's trouble is."""
+    """Return the error type of an item's error code."""
     return "INSTITUTION_ERROR" if code.startswith("INSTITUTION_") else "ITEM_ERROR"
 
 
 class PlaidFault(Exception):
-    """An answer that is an error; https://plaid.com/docs/errors/"""
+    """An error response; https://plaid.com/docs/errors/"""
 
     def __init__(self, type_: str, code: str, *, status: int = 400) -> None:
         super().__init__(code)
@@ -85,7 +85,7 @@ class Transaction:
 
 @dataclass
 class Item:
-    """`position` counts what has happened to its transactions."""
+    """`position` counts the changes of the item's transactions."""
 
     client_id: str
     institution_id: str
@@ -106,7 +106,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Change:
-    """What happens at a bank, to that many transactions each; `post` makes pending ones posted."""
+    """A change at a bank, as numbers of transactions; `post` makes pending ones posted."""
 
     add: int = 0
     modify: int = 0
@@ -115,8 +115,8 @@ class Change:
 
 
 class Bank:
-    """`per_minute` is how often an item may be synced and its balances asked for, `mutate` how many
-    syncs in a row are disturbed between two pages."""
+    """`per_minute` limits an item's syncs and balance queries. An item's `mutations` are the number
+    of consecutive syncs that are disturbed between two pages."""
 
     def __init__(self, seed: int) -> None:
         self.items: dict[str, Item] = {}
@@ -125,7 +125,7 @@ class Bank:
         self.per_minute: int | None = None
         self.limited = 0
         self._by_token: dict[str, Item] = {}
-        self._chance = random.Random(seed)  # noqa: S311 - misbehaviour that can be repeated
+        self._chance = random.Random(seed)  # noqa: S311 - reproducible misbehaviour
 
     def open(
         self,
@@ -147,7 +147,7 @@ class Bank:
         return item
 
     def revoke_account(self, item: Item, account_id: str) -> None:
-        """https://plaid.com/docs/api/items/#user_account_revoked"""
+        """Remove an account: https://plaid.com/docs/api/items/#user_account_revoked"""
         item.accounts.pop(account_id, None)
         of = {id_: each.body["account_id"] for id_, each in item.transactions.items()}
         for id_ in (id_ for id_, account in of.items() if account == account_id):
@@ -184,7 +184,7 @@ class Bank:
         return item
 
     def item(self, client_id: str, access_token: str, *, well: bool = True) -> Item:
-        """With `well`, an item whose login is broken is an error."""
+        """Return the item. With `well`, an item whose login is broken is an error."""
         item = self._by_token.get(access_token)
         if item is None or item.client_id != client_id:
             raise PlaidFault("INVALID_INPUT", "INVALID_ACCESS_TOKEN")
@@ -197,7 +197,7 @@ class Bank:
         del self._by_token[item.access_token]
 
     def count(self, item: Item, code: str) -> None:
-        """A call that is limited for each item."""
+        """Count a call that is limited per item."""
         now = time.monotonic()
         while item.calls and item.calls[0] < now - 60:
             item.calls.popleft()
@@ -260,7 +260,7 @@ class Bank:
         item.transactions[id_] = Transaction(body | more, item.position, item.position)
 
     def _post(self, item: Item, pending: Transaction) -> None:
-        """Another transaction, with another id and perhaps another amount, takes its place."""
+        """Replace a pending transaction with another, of another id and perhaps another amount."""
         item.position += 1
         pending.removed = pending.changed = item.position
         self._add(
@@ -281,8 +281,8 @@ class Bank:
         return self._chance.randint(-200_000, 50_000) / 100
 
     def sync(self, item: Item, cursor: str, count: int) -> str:
-        """One page, as JSON: what differs between the cursor's moment and that of the update's
-        first page, or an error when something has happened in between."""
+        """Return one page, as JSON: the differences between the time of the cursor and that of the
+        update's first page, or an error if something has changed in between."""
         since, until, skip = _read_cursor(cursor, item)
         if skip and item.mutations:
             item.mutations -= 1
@@ -315,7 +315,7 @@ class Bank:
         return f"{{{', '.join(texts)}, {json.dumps(rest)[1:]}"
 
     def books(self) -> dict[str, Any]:
-        """Everything that a client should know by now."""
+        """Return everything that a client should have received by now."""
         return {
             item.id: {
                 "institution_id": item.institution_id,
@@ -355,7 +355,7 @@ def expiration(hours: int = 4) -> str:
 
 
 def webhook_body(item: Item, kind: str, code: str, **more: Any) -> dict[str, Any]:
-    """https://plaid.com/docs/api/items/#webhooks"""
+    """Return a webhook's body: https://plaid.com/docs/api/items/#webhooks"""
     return {
         "webhook_type": kind,
         "webhook_code": code,

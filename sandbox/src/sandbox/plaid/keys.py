@@ -1,4 +1,4 @@
-"""The keys that Plaid signs its webhooks with.
+"""The keys with which Plaid signs its webhooks.
 
 https://plaid.com/docs/api/webhooks/webhook-verification/
 """
@@ -29,7 +29,7 @@ class KeyRequest(BaseModel):
 
 
 class SignRequest(BaseModel):
-    """`headers` and `claims` replace what a genuine token would have."""
+    """`headers` and `claims` override those of a genuine token."""
 
     body: str
     headers: dict[str, Any] = {}
@@ -58,13 +58,13 @@ class Key:
         }
 
     def sign(self, message: bytes) -> bytes:
-        """RFC 7518, 3.4: the two numbers side by side, not in DER."""
+        """Return the signature of RFC 7518, 3.4: the two numbers side by side, not in DER."""
         r, s = decode_dss_signature(self.private.sign(message, ec.ECDSA(hashes.SHA256())))
         return r.to_bytes(_BYTES) + s.to_bytes(_BYTES)
 
 
 class Keys:
-    """Those of one environment; the newest one signs."""
+    """The keys of one environment; the newest one signs."""
 
     def __init__(self) -> None:
         self.all = [Key()]
@@ -72,7 +72,7 @@ class Keys:
     def sign(
         self, body: bytes, headers: Mapping[str, Any] = {}, claims: Mapping[str, Any] = {}
     ) -> dict[str, str]:
-        """The header of a webhook with this body."""
+        """Return the header of a webhook with this body."""
         key = self.all[-1]
         digest = hashlib.sha256(body).hexdigest()
         parts = (

@@ -1,6 +1,6 @@
-"""Plaid's API, as far as items, accounts and transactions go. https://plaid.com/docs/api/
+"""Plaid's API, limited to items, accounts and transactions. https://plaid.com/docs/api/
 
-What is not Plaid's own begins with `_`: what happens at the bank, and the books to compare with.
+Paths that are not Plaid's begin with `_`: changes at the bank, and the records to compare with.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sandbox.webhook_sender import Postman
 
 
 class NewItems(BaseModel):
-    """Items as if somebody had linked them: their public tokens are the answer."""
+    """Items as if linked by a user; the response has their public tokens."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,8 +40,8 @@ class NewItems(BaseModel):
 
 
 class Happening(BaseModel):
-    """To transactions, that many each; `tell` is whether a webhook says so, and `mutate` how many
-    syncs in a row are disturbed between two of their pages."""
+    """Changes of transactions, as numbers; `tell` is whether a webhook reports them, `mutate` the
+    number of consecutive syncs that are disturbed between two of their pages."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,14 +56,14 @@ class Happening(BaseModel):
 
 
 class Trouble(BaseModel):
-    """`code` is the item's error, such as ITEM_LOGIN_REQUIRED; null mends it."""
+    """`code` is the item's error, such as ITEM_LOGIN_REQUIRED; null repairs it."""
 
     code: str | None
     tell: bool = True
 
 
 class Limits(BaseModel):
-    """Calls that one item allows in a minute; null for any number."""
+    """Calls that one item allows per minute; null for no limit."""
 
     per_minute: int | None = None
 
@@ -88,7 +88,7 @@ def create_router(bank: Bank, teller: Teller, secret: str) -> APIRouter:  # noqa
     router = APIRouter(prefix="/plaid")
 
     async def called(request: Request) -> tuple[str, dict[str, Any]]:
-        """By which client, with what; Plaid takes credentials as headers, or in the body."""
+        """Return the client and the body; Plaid accepts credentials in headers or in the body."""
         body = json.loads(await request.body() or b"{}")
         if (body.get("secret") or request.headers.get("plaid-secret")) != secret:
             raise PlaidFault("INVALID_INPUT", "INVALID_API_KEYS")
@@ -223,7 +223,7 @@ def create_controls(bank: Bank, teller: Teller) -> APIRouter:
 
     @router.post("/_items/{id_}/public_token")
     async def link_again(id_: str) -> str:
-        """The user passes Link once more for the same login."""
+        """Pass Link once more for the same login, as the user."""
         return bank.issue(bank.items[id_])
 
     @router.post("/_items/{id_}/happenings")

@@ -1,4 +1,4 @@
-"""The version of Stripe's API that the stand-ins speak, and which amounts it refuses."""
+"""The version of Stripe's API that the stand-ins implement, and the amounts it rejects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PAID_OUT_IN_HUNDREDS = {"huf", "twd"}
 
 
 def refusal(amount: int, currency: str, *, payout: bool = False) -> str | None:
-    """Why, for an amount as Stripe counts it."""
+    """Return why Stripe rejects the amount, given in Stripe's units, or None."""
     currency = currency.lower()
     if amount <= 0:
         return "This value must be greater than or equal to 1."

@@ -1,7 +1,7 @@
-"""localstripe, a Stripe emulator that others wrote, as a process that listens on loopback only.
+"""localstripe, a third-party Stripe emulator, as a process that listens on loopback only.
 
-Its own command listens on every interface and writes its whole store to one file in /tmp after each
-call, which two copies would share and which slows it down with every object.
+Its own command listens on every interface and writes its complete store to one file in /tmp after
+each call, which two copies would share and which slows it down with every object.
 """
 
 from __future__ import annotations

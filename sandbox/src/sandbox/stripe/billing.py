@@ -1,13 +1,14 @@
-"""What Stripe Billing has and localstripe has not: prices, discounts, schedules, the portal, keys
-of idempotency, webhooks of changes. And trouble, when it is told to make some.
+"""Features of Stripe Billing that localstripe lacks: prices, discounts, schedules, the portal,
+idempotency keys, webhooks of changes. And faults on request.
 
-`PUT /_config/behaviour` with `{"mode": "fail"}` answers 500 before the work, `fail_after` 500 after
-it, `hang` never and without the work, `hang_after` never after it, `too_often` 429; `rate` is the
-share of the calls that change something, `delay` how many seconds they take, `well` ends it.
+`PUT /_config/behaviour` with `{"mode": "fail"}` returns 500 before the work, `fail_after` 500 after
+it, `hang` never responds and does not do the work, `hang_after` never responds after the work,
+`too_often` returns 429; `rate` is the share of changing calls affected, `delay` how many seconds
+they take, `well` ends it.
 
-`PUT /_config/subscriptions/{id}` is what Stripe or its portal does by itself: `{"status":
-"unpaid"}`, `{"cancel_at": 1798392000}`; with `"events": ["paused"]` only these are sent of it.
-`PUT /_config/refunds/{id}/failed`: the payer's bank could not take it, and the money is back.
+`PUT /_config/subscriptions/{id}` makes changes that Stripe or its portal makes on its own:
+`{"status": "unpaid"}`, `{"cancel_at": 1798392000}`; with `"events": ["paused"]` only these are
+sent. `PUT /_config/refunds/{id}/failed`: the payer's bank rejected it, and the money is back.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ _MODES = {"well", "fail_after", "hang", "hang_after", *_BEFORE}
 
 
 class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
-    """https://docs.stripe.com/api/subscription_schedules/object, as far as it is used here. Nothing
-    moves its phases on."""
+    """The object of https://docs.stripe.com/api/subscription_schedules/object, as far as used here.
+    Its phases never advance."""
 
     object = "subscription_schedule"
     _id_prefix = "sub_sched_"
@@ -65,7 +66,7 @@ class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
         self.customer = subscription.customer
         self.status = "active"
         self.end_behavior = "release"
-        # Whether Stripe takes the subscription's payment method over is not described.
+        # Whether Stripe copies the subscription's payment method is undocumented.
         self.default_settings: dict[str, Any] = {
             "application_fee_percent": None,
             "billing_cycle_anchor": "automatic",
@@ -113,9 +114,9 @@ class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
         self.default_settings |= default_settings or {}
 
 
-def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a function
+def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per route
     state: dict[str, Any] = {"mode": "well", "rate": 1.0, "delay": 0.0, "under": "/"}
-    chance = random.Random(0)  # noqa: S311 - misbehaviour that can be repeated
+    chance = random.Random(0)  # noqa: S311 - reproducible misbehaviour
     answers: dict[str, tuple[int, bytes, bytes]] = {}
     _teach()
     _teach_items()
@@ -144,7 +145,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
             return _answer(400, json.dumps({"error": wrong}).encode())
         if mode == "fail_after":
             text = b'{"error": {"type": "api_error", "message": "told to fail after the work"}}'
-            answers[key] = (500, text, body)  # as Stripe does: the first answer is repeated
+            answers[key] = (500, text, body)  # like Stripe: the first response is repeated
             return _answer(500, text)
         if mode == "hang_after":
             await asyncio.sleep(3600)
@@ -152,7 +153,8 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - a route, a functio
 
     @web.middleware
     async def last_invoice(request: web.Request, handler: Any) -> web.StreamResponse:
-        """https://docs.stripe.com/api/subscriptions/cancel#cancel_subscription-invoice_now"""
+        """Invoice pending items on cancellation:
+        https://docs.stripe.com/api/subscriptions/cancel#cancel_subscription-invoice_now"""
         cancelled = re.fullmatch(r"/v1/subscriptions/([^/]+)", request.path)
         wanted = request.method == "DELETE" and request.query.get("invoice_now") == "true"
         done: web.StreamResponse = await handler(request)
@@ -253,9 +255,9 @@ def _tell(subscription: Any) -> None:
     schedule_webhook(Event("customer.subscription.updated", subscription))
 
 
-def _teach() -> None:  # noqa: PLR0915 - a function, a lesson
-    """Stripe's present names for what localstripe knows by its former ones; and what its events
-    say of what was so before."""
+def _teach() -> None:  # noqa: PLR0915 - one function per extension
+    """Add Stripe's current names for what localstripe knows under former ones, and the previous
+    values in its events."""
     begin, change = Subscription.__init__, Subscription._update
     following = Invoice._get_next_invoice
     make_event = Event.__init__
@@ -274,7 +276,7 @@ def _teach() -> None:  # noqa: PLR0915 - a function, a lesson
         trial_settings: Any = None, payment_settings: Any = None, **more: Any,
     ) -> None:  # fmt: skip
         coupon = _coupon(discounts)
-        # localstripe takes the customer's, and Stripe the subscription's own first.
+        # localstripe uses the customer's method first, and Stripe the subscription's own.
         with _paying_with(more["customer"], default_payment_method):
             begin(self, items=_plans(items), **more)
         self.default_payment_method = default_payment_method
@@ -331,11 +333,11 @@ def _teach() -> None:  # noqa: PLR0915 - a function, a lesson
 
 
 def _teach_items() -> None:
-    """That they are added to a subscription and taken from it."""
+    """Support adding items to a subscription and removing them."""
     create, delete = SubscriptionItem._api_create, SubscriptionItem._api_delete
 
     def add(cls: Any, /, subscription: str, price: str, **more: Any) -> Any:
-        """https://docs.stripe.com/api/subscription_items/create"""
+        """Add an item: https://docs.stripe.com/api/subscription_items/create"""
         item = create(subscription=subscription, plan=price, **more)
         changed = Subscription._api_retrieve(subscription)
         item.subscription, item.discounts = subscription, []
@@ -347,7 +349,7 @@ def _teach_items() -> None:
         return item
 
     def remove(cls: Any, /, id: str) -> Any:
-        """https://docs.stripe.com/api/subscription_items/delete"""
+        """Remove an item: https://docs.stripe.com/api/subscription_items/delete"""
         item = SubscriptionItem._api_retrieve(id)
         changed = Subscription._api_retrieve(item._subscription)
         changed.items._list.remove(item)
@@ -362,7 +364,8 @@ def _teach_items() -> None:
 
 
 def _changed(before: Any, now: Any) -> dict[str, Any]:
-    """The former values of what changed: of objects only what of them did, arrays whole.
+    """Return the former values of the changed attributes: of objects only the changed parts, arrays
+    in full.
 
     https://docs.stripe.com/api/events/object#event_object-data-previous_attributes
     """
@@ -377,7 +380,7 @@ def _changed(before: Any, now: Any) -> dict[str, Any]:
 
 
 def _plans(items: Any) -> Any:
-    """Prices are plans here, and items have no ids to keep."""
+    """Convert prices to localstripe's plans. Items have no ids to retain here."""
     if items is None:
         return None
     return [
@@ -388,7 +391,7 @@ def _plans(items: Any) -> Any:
 
 @contextmanager
 def _flexibly(subscription: Any, *, anchored: bool) -> Iterator[None]:
-    """localstripe invoices another interval at once, as it was in classic billing.
+    """Suppress localstripe's immediate invoice for another interval, as in classic billing.
 
     https://docs.stripe.com/billing/subscriptions/billing-mode/compare
     """
@@ -414,18 +417,19 @@ def _invoice_what_is_pending(subscription: str) -> None:
     if pending := [each for each in items if each.invoice is None]:
         invoice = Invoice(customer=customer, items=pending)
         invoice._finalize()
-        if invoice.status == "open":  # nothing is to be paid of a credit
+        if invoice.status == "open":  # a credit leaves nothing to pay
             Invoice._api_pay_invoice(invoice.id)
 
 
 def _rates(known: Any) -> list[Any]:
-    """Of a subscription or an item, which has their names once it was updated."""
+    """Return the tax rates of a subscription or an item, which has ids once it was updated."""
     names = [each if isinstance(each, str) else each.id for each in known or ()]
     return [TaxRate._api_retrieve(each)._export() for each in names]
 
 
 def _check_can_pay(subscription: Any, plans: Any) -> None:
-    """https://docs.stripe.com/api/subscriptions/update#update_subscription-payment_behavior"""
+    """Raise as
+    https://docs.stripe.com/api/subscriptions/update#update_subscription-payment_behavior"""
     amount = Plan._api_retrieve(plans[0]["plan"]).amount if plans else subscription.plan.amount
     if not amount:
         return
@@ -443,5 +447,5 @@ def _check_can_pay(subscription: Any, plans: Any) -> None:
 
 
 def _coupon(discounts: Any) -> list[str]:
-    """Raises a 404 for one that there is not."""
+    """Return the coupons' ids. Raises a 404 for an unknown one."""
     return [Coupon._api_retrieve(each["coupon"]).id for each in discounts or ()]

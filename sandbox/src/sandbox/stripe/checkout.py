@@ -1,6 +1,6 @@
-"""Stripe Checkout for localstripe, which has none: sessions, and a payer.
+"""Stripe Checkout for localstripe, which lacks it: sessions, and a payer.
 
-`POST /_config/checkout/{session}/pay` is the payer who completes the page, `/expire` the one who
+`POST /_config/checkout/{session}/pay` acts as a payer who completes the page, `/expire` as one who
 never does.
 """
 
@@ -29,7 +29,7 @@ _LIFETIME_SECONDS = 24 * 3600
 
 
 class CheckoutSession(StripeObject):  # type: ignore[misc]
-    """https://docs.stripe.com/api/checkout/sessions/object, as far as it is used here."""
+    """The object of https://docs.stripe.com/api/checkout/sessions/object, as far as used here."""
 
     object = "checkout.session"
     _id_prefix = "cs_test_"
@@ -59,7 +59,7 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         self._item = item
         self._subscription_data = request.get("subscription_data") or {}
 
-    def _pay(self) -> None:  # what has no underscore is exported
+    def _pay(self) -> None:  # names without an underscore are exported
         if self.status != "open":
             raise UserError(400, "the session is not open")
         details = {"email": self.customer_email or "payer@example.com", "name": "A Payer"}
@@ -90,7 +90,7 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
         customer, method = _payer(details)
         subscription = Subscription._api_create(
             customer=customer,
-            default_payment_method=method,  # of the subscription alone, as Checkout does it
+            default_payment_method=method,  # of the subscription only, as in Checkout
             items=[{"plan": self._item["price"]}],
             metadata=self._subscription_data.get("metadata"),
         )
@@ -98,7 +98,7 @@ class CheckoutSession(StripeObject):  # type: ignore[misc]
 
 
 def _payer(details: dict[str, str]) -> tuple[str, str]:
-    """A customer, and the card of it."""
+    """Create a customer with a card, and return both ids."""
     customer = Customer._api_create(**details)
     card = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
     method = PaymentMethod._api_create(type="card", card=card)

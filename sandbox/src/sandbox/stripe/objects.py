@@ -1,9 +1,9 @@
-"""Stripe's objects as its present API has them, made of localstripe's, which has those of 2019.
+"""Stripe's objects in its current API, converted from localstripe's, which are those of 2019.
 
-What fields there are, and of what kind, says the official SDK, which is generated from Stripe's
-OpenAPI file: tests/integration/test_described_stripe.py holds every answer and webhook against it.
-The larger changes since: https://docs.stripe.com/changelog/basil (periods are the items', an
-invoice names its subscription under `parent` and no payment intent) and
+The fields and their types are those of the official SDK, which is generated from Stripe's OpenAPI
+file: tests/integration/subscription/test_described_stripe.py checks every response and webhook against it. The
+larger changes since: https://docs.stripe.com/changelog/basil (periods belong to items, an invoice
+names its subscription under `parent` and no payment intent) and
 https://docs.stripe.com/changelog/clover (a discount names its coupon under `source`).
 """
 
@@ -21,7 +21,7 @@ Thing = dict[str, Any]
 
 
 def install() -> None:
-    """Whatever localstripe answers, and says by webhook, is of the present API."""
+    """Convert all responses and webhooks of localstripe to the current API."""
     export = StripeObject._export
 
     def present(self: Any, expand: Any = None) -> Thing:
@@ -69,7 +69,7 @@ def _discount(coupon: str, subscription: Thing) -> Thing:
 
 
 def price(plan: Thing) -> Thing:
-    """A plan by its present name. https://docs.stripe.com/api/prices/object"""
+    """Convert a plan to a price, its current name. https://docs.stripe.com/api/prices/object"""
     recurring = {name: plan[name] for name in ("interval", "interval_count", "usage_type")}
     same = ("id", "active", "billing_scheme", "created", "currency", "livemode", "metadata")
     return {
@@ -169,7 +169,7 @@ _CHANGES: Mapping[str, Callable[[Thing, Collection[str]], Thing]] = {
     "charge": _charge,
     "subscription_schedule": _schedule,
 }
-# What is not there any more, and what is there since, as it is where nobody has set it.
+# Fields that no longer exist, and fields added since, with their default values.
 _DROPPED: Mapping[str, Collection[str]] = {
     "subscription": {
         "current_period_end", "current_period_start", "discount", "plan", "quantity",

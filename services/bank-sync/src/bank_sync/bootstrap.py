@@ -1,4 +1,4 @@
-"""Wires the bank-sync service."""
+"""Wiring of the bank-sync service."""
 
 from datetime import timedelta
 
@@ -25,7 +25,7 @@ from common.runtime.service import RoleContext, RoleProcess, exit_with_error
 from common.security.encryption import SecretBox
 
 _ATTEMPTS = 8
-# Longer than the retry ladder: a sync that is retried by itself is not enqueued again.
+# Longer than the retry ladder: a sync that is still being retried is not enqueued again.
 _REQUEUE_AFTER = timedelta(hours=2)
 
 

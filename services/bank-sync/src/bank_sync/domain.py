@@ -1,4 +1,4 @@
-"""What Plaid says, and what it means for an item. Pure: no I/O, no clock."""
+"""Plaid's data, and its meaning for an item. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.contracts.money import exponent
 
 
 class Health(StrEnum):
-    """Of an item, the best first."""
+    """The health of an item, from best to worst."""
 
     HEALTHY = "healthy"
     NEW_ACCOUNTS = "new_accounts"
@@ -39,7 +39,7 @@ def what_to_do(health: Health, reason: str | None) -> str | None:
     return _LINK_ANEW if reason in GONE_ERRORS else WHAT_TO_DO[health]
 
 
-# https://plaid.com/docs/errors/item/: those that the user mends in Link's update mode.
+# https://plaid.com/docs/errors/item/: errors that the user fixes in Link's update mode.
 LOGIN_ERRORS = frozenset(
     {
         "ITEM_LOGIN_REQUIRED", "ACCESS_NOT_GRANTED", "INSUFFICIENT_CREDENTIALS",
@@ -48,20 +48,20 @@ LOGIN_ERRORS = frozenset(
     }
 )  # fmt: skip
 REVOKED_ERRORS = frozenset({"USER_PERMISSION_REVOKED"})
-# Of another environment, or removed: nothing mends that, and nothing says that its data must go.
+# An item of another environment, or a removed one: final, but no reason to delete its data.
 GONE_ERRORS = frozenset({"ITEM_NOT_FOUND", "INVALID_ACCESS_TOKEN"})
 
 
 def health_of_error(code: str) -> Health | None:
-    """What an error of the provider's says of an item's health; None for nothing."""
+    """Return the health that an error of the provider implies for an item; None for no change."""
     if code in LOGIN_ERRORS or code in GONE_ERRORS:
         return Health.LOGIN_REQUIRED
     return Health.REVOKED if code in REVOKED_ERRORS else None
 
 
 def merge_health(health: Health, news: Health, *, repaired: bool = False) -> Health:
-    """An item's health after news of it. The worse one stands, until it is `repaired`: Link's
-    update mode was passed, or the provider says that the login works again."""
+    """Return an item's health after a report. The worse health stands until `repaired`: the user
+    completed Link's update mode, or the provider reports that the login works again."""
     if repaired:
         return Health.HEALTHY
     order = list(Health)
@@ -69,16 +69,16 @@ def merge_health(health: Health, news: Health, *, repaired: bool = False) -> Hea
 
 
 def health_after_sync(health: Health, warning: Health | None) -> Health:
-    """After a sync that worked: then the login works, too. What the provider has warned of stands
-    until somebody acts on it."""
+    """Return the health after a successful sync, which proves that the login works. A warning of
+    the provider stands until the user acts on it."""
     return (warning or Health.HEALTHY) if health is Health.LOGIN_REQUIRED else health
 
 
 @dataclass(frozen=True)
 class Money:
     """`amount` is in minor units of an ISO 4217 `currency`; of an unofficial one in
-    hundred-millionths. `rounded` is whether the bank's figure had further digits, or was larger
-    than what can be kept."""
+    hundred-millionths. `rounded` is whether the bank's figure had further digits, or was too large
+    to be stored."""
 
     amount: int
     currency: str | None
@@ -91,7 +91,7 @@ _MOST = Decimal(2**63 - 1)
 
 
 def money(figure: Decimal, iso: str | None, unofficial: str | None) -> Money:
-    """Raises `ValueError` for what is no number."""
+    """Convert the bank's figure. Raises `ValueError` for a value that is not a number."""
     digits = exponent(iso) if iso is not None else _UNOFFICIAL_EXPONENT
     exact = figure.scaleb(digits)
     if not exact.is_finite():
@@ -103,7 +103,7 @@ def money(figure: Decimal, iso: str | None, unofficial: str | None) -> Money:
 
 @dataclass(frozen=True)
 class Account:
-    """`available`, `current` and `limit` are None where the bank does not say."""
+    """`available`, `current` and `limit` are None where the bank does not report them."""
 
     account_id: str
     name: str
@@ -120,7 +120,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Transaction:
-    """`money` is positive when it leaves the account, as Plaid has it."""
+    """`money` is positive when it leaves the account, as in Plaid's API."""
 
     transaction_id: str
     account_id: str
@@ -139,7 +139,7 @@ class Transaction:
 
 @dataclass(frozen=True)
 class SyncPage:
-    """One answer of /transactions/sync. `complete` is whether the whole history is there by now."""
+    """One response of /transactions/sync. `complete` is whether the entire history is available."""
 
     accounts: tuple[Account, ...]
     added: tuple[Transaction, ...]
@@ -152,7 +152,7 @@ class SyncPage:
 
 @dataclass
 class SyncUpdate:
-    """All pages of an update together: what is there after it, and what is not any more."""
+    """All pages of an update, merged: the transactions present after it, and those removed."""
 
     accounts: dict[str, Account] = field(default_factory=dict)
     there: dict[str, Transaction] = field(default_factory=dict)

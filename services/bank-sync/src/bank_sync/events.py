@@ -1,4 +1,4 @@
-"""The events that this service writes. Each is of one item: all of its carry one correlation id."""
+"""The events that this service publishes. All events of one item carry the same correlation id."""
 
 from __future__ import annotations
 

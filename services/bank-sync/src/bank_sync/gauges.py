@@ -1,4 +1,4 @@
-"""The gauges of items and of syncs that wait."""
+"""Gauges of items and of open syncs."""
 
 from __future__ import annotations
 

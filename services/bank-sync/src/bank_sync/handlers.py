@@ -1,4 +1,4 @@
-"""The effects of providers' webhooks about items, and of the commands to the worker."""
+"""Effects of providers' webhooks about items, and of the commands to the worker."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _ACCOUNT_REVOKED = "provider_bank_item.account_revoked"
 
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Lock the items of the batch, in the order that everybody keeps."""
+    """Lock the items of the batch, in the common lock order."""
     await set_tenant(session, None)
     ids = [models.item_id(event.tenant, event.data.item_id) for event in events]
     session.info["items"] = await repository.lock_items(session, ids)
 
 
 async def on_report(work: UnitOfWork, event: Event[ProviderBankItem]) -> None:
-    """Webhooks of an item that wait for the same sync cause one."""
+    """Apply a webhook about an item. Webhooks received while a sync is queued share that sync."""
     report = event.data
     item = work.session.info["items"].get(models.item_id(event.tenant, report.item_id))
     if item is None or item.removing_at is not None:
@@ -54,13 +54,13 @@ async def on_report(work: UnitOfWork, event: Event[ProviderBankItem]) -> None:
     if event.type == _ACCOUNT_REVOKED:
         if report.account_id is not None:
             await repository.delete_account(work.session, item.id, report.account_id)
-            # What a sync has read by now would bring it back.
+            # A running sync may have read the account already, and would restore it.
             await repository.cancel_running(work.session, item.id)
             if item.readable:
                 await repository.request_sync(work.session, item, "webhook", now)
         return
     health = _health(event.type, report)
-    if health is None:  # something is wrong: a sync finds out what
+    if health is None:  # an error of unknown meaning: a sync finds the cause
         if item.readable:
             await repository.request_sync(work.session, item, "webhook", now)
         return
@@ -88,7 +88,7 @@ def _health(type_: str, report: ProviderBankItem) -> Health | None:
 
 
 class Commands:
-    """The commands that call the provider: run a sync, and remove an item."""
+    """Commands that call the provider: run a sync, and remove an item."""
 
     def __init__(self, syncer: Syncer, service: ItemService) -> None:
         self._syncer = syncer

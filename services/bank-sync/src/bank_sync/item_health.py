@@ -1,4 +1,4 @@
-"""What becomes of an item when something is told of it."""
+"""Health changes of an item upon reports about it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def apply_health_report(
     until: datetime | None = None,
     repaired: bool = False,
 ) -> None:
-    """Of a (locked) item. `at` is when it was told: what is older than what is known says nothing,
-    nor does a broken login that has worked since."""
+    """Apply a report to a (locked) item. `at` is the time of the report: one older than the known
+    health is ignored, as is a broken login that has worked since."""
     if at < item.health_at:
         return
     if news is Health.LOGIN_REQUIRED and item.read_at is not None and at < item.read_at:
@@ -43,7 +43,8 @@ async def apply_health_report(
     item.health_until = until
     item.version += 1
     if now is Health.REVOKED:
-        # The token stays: Link's update mode restores the item, and its removal needs it.
+        # The token is retained for Link's update mode, which restores the item, and for its
+        # removal.
         item.cursor, item.complete = "", False
         item.next_sync_at = None
         await repository.delete_data(session, item.id)

@@ -1,4 +1,4 @@
-"""The life of bank items: link tokens, linking, balances on demand, and removal."""
+"""Life cycle of bank items: link tokens, linking, balances on demand, and removal."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from common.security.encryption import SecretBox
 
 log = get_logger(__name__)
 
-# Should the first sync not come to pass.
+# A fallback in case the first sync never runs.
 _FIRST_SWEEP = timedelta(hours=1)
 
 
 class ItemService:
-    """No transaction is open while the provider is called."""
+    """Operations on items. No transaction is open while the provider is called."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class ItemService:
         return await _link(client, wish)
 
     async def link(self, tenant: str, request: NewItem) -> Item:
-        """Exchange the public token and sync for the first time.
+        """Exchange the public token, and request the first sync.
 
-        The access token is kept before anything else is asked: nobody could ask for it again.
+        The access token is saved before any further call, because it cannot be requested again.
         """
         client = self._clients.find(tenant, request.client)
         try:
@@ -92,8 +92,7 @@ class ItemService:
                 health_at=now,
                 next_sync_at=now + _FIRST_SWEEP,
             )
-            # The same login, linked again: its token is another one now, and what was deleted of it
-            # is read from the beginning.
+            # The same login linked again has a new token; deleted data is read from the beginning.
             await session.execute(
                 adding.on_conflict_do_update(
                     index_elements=[Item.id],
@@ -123,7 +122,7 @@ class ItemService:
     async def _learn_institution(
         self, client: Client, item: Item, access_token: str, countries: list[str]
     ) -> None:
-        """Worth having, and nothing fails without it."""
+        """Store the item's institution. It is optional: a failure is only logged."""
         try:
             async with client.calling(OTHER, item.id):
                 institution_id = await client.api.institution_of(access_token)
@@ -156,8 +155,8 @@ class ItemService:
         item.institution_id = institution_id
 
     async def balances(self, item: Item, max_age: timedelta | None) -> bool:
-        """Have the item's balances read from the bank, unless they are fresh (None: as fresh as
-        `balance_ttl`). False if the bank can't be asked, so that the last known ones stay."""
+        """Refresh the item's balances from the bank, unless they are at most `max_age` old (None:
+        `balance_ttl`). Return False if the bank cannot be queried; the last known balances stay."""
         ttl = self._balance_ttl if max_age is None else max_age
         async with self._tenancy.begin(item.tenant) as session:
             if await self._are_fresh(session, item, ttl):
@@ -182,7 +181,7 @@ class ItemService:
             if locked is None or not locked.readable:
                 return False
             now = await tenant_rows.database_now(session)
-            # Meanwhile the user may have taken back an account, which is deleted then.
+            # The user may have revoked an account meanwhile, which deletes it.
             revoked = before - await self._accounts(session, item)
             by_id = {models.account_id(item.id, each.account_id): each for each in said}
             kept = [each for id_, each in by_id.items() if id_ not in revoked]
@@ -204,7 +203,7 @@ class ItemService:
         return bool(read_at) and all(at is not None and at > now - ttl for at in read_at)
 
     async def _told(self, item: Item, token: str, code: str, at: datetime) -> None:
-        """What the provider said of the item when it was asked by this token."""
+        """Apply an error of the item that the provider returned to a call with this token."""
         if (health := domain.health_of_error(code)) is None:
             return
         async with self._tenancy.begin(item.tenant) as session:
@@ -213,7 +212,7 @@ class ItemService:
                 await item_health.apply_health_report(session, locked, health, at, code)
 
     async def confirm_repaired(self, item: Item) -> str:
-        """The user has passed Link's update mode. Returns the id of the sync that follows."""
+        """Record that the user completed Link's update mode. Return the id of the next sync."""
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
             if locked is None or locked.removing_at is not None:
@@ -225,8 +224,8 @@ class ItemService:
             return await repository.request_sync(session, locked, "repaired", now)
 
     async def remove(self, item: Item) -> bool:
-        """Its data is gone at once. Returns whether the provider has let go of it, too; if not, it
-        is asked again by the clock."""
+        """Delete the item's data immediately. Return whether the provider has removed the item,
+        too; otherwise a scheduled job requests that again."""
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
             if locked is not None:

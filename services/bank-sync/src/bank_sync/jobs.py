@@ -1,4 +1,4 @@
-"""The scheduled jobs, for every tenant. A job only enqueues work."""
+"""Scheduled jobs, for every tenant. A job only enqueues work."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Jobs:
         )
 
     async def sweep(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Items that nobody has spoken of for long are synced: a webhook may have been lost."""
+        """Enqueue syncs of items that were not synced for long: a webhook may have been lost."""
         await set_tenant(work.session, None)
         now = await tenant_rows.database_now(work.session)
         found = await repository.items_to_sync(work.session, now, _MOST)
@@ -53,7 +53,7 @@ class Jobs:
         return f"{len(found)} items to sync"
 
     async def overdue_syncs(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Whose message was lost, or whose worker died, is ordered again."""
+        """Enqueue again each sync whose message was lost or whose worker died."""
         await set_tenant(work.session, None)
         now = await tenant_rows.database_now(work.session)
         found = await repository.overdue_syncs(work.session, now, self._requeue_after, _MOST)
@@ -66,7 +66,7 @@ class Jobs:
 
 
 async def removals(work: UnitOfWork, _: Event[RunJob]) -> str:
-    """Items that the provider has not let go of yet: it is asked again."""
+    """Enqueue again the removal of items that the provider has not removed yet."""
     await set_tenant(work.session, None)
     now = await tenant_rows.database_now(work.session)
     query = select(Item).where(Item.removing_at.is_not(None)).order_by(func.random()).limit(_MOST)
@@ -76,7 +76,7 @@ async def removals(work: UnitOfWork, _: Event[RunJob]) -> str:
 
 
 async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
-    """Syncs that are long over, and hours that nobody looks at any more."""
+    """Delete syncs that ended long ago, old hours of institutions, and unused rate limits."""
     await set_tenant(work.session, None)
     syncs = await work.session.execute(
         delete(Sync).where(Sync.finished_at < func.now() - _KEEP_SYNCS).returning(Sync.id)
@@ -91,7 +91,7 @@ async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
 
 
 async def _go_on(session: AsyncSession, event: Event[RunJob], count: int) -> None:
-    if count == _MOST:  # there may be more: not only at the next tick
+    if count == _MOST:  # there may be more: continue before the next tick
         await enqueue_run(
             session,
             service=SERVICE,

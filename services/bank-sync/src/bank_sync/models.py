@@ -1,5 +1,6 @@
-"""The service's tables. All but messaging's and the rate limits are under row-level security
-(`row_security.py`). Money is in minor units; of unofficial currencies in hundred-millionths."""
+"""The service's tables. All except those of messaging and the rate limits are under row-level
+security (`row_security.py`). Money is in minor units; of unofficial currencies in
+hundred-millionths."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ class Base(DeclarativeBase):
 
 
 class Item(TenantRow, Base):
-    """A customer's login at one bank. `access_token` is sealed.
+    """A customer's login at one bank. `access_token` is encrypted.
 
-    `health_at` is when the newest news of it was told, `warning` that the link ends at
-    `warned_until` unless the user acts; `read_at` when the last sync that worked began, `synced_at`
-    when it ended; `next_sync_at` when it is synced although nobody asked; `removing_at` since when
-    it is on its way out.
+    `health_at` is the time of the newest report about it, `warning` means that the link ends at
+    `warned_until` unless the user acts; `read_at` is when the last successful sync began,
+    `synced_at` when it ended; `next_sync_at` is when it is synced without a request; `removing_at`
+    is since when it is being removed.
     """
 
     __tablename__ = "bank_items"
@@ -54,13 +55,13 @@ class Item(TenantRow, Base):
 
     @property
     def readable(self) -> bool:
-        """Whether the provider may be asked about it."""
+        """Whether the provider may be queried about the item."""
         return self.removing_at is None and self.health != "revoked"
 
 
 class Account(TenantRow, Base):
-    """`balance_at` is when its figures were last read, `live_at` when the bank itself was last
-    asked for them; `closed` that the bank lists it no more."""
+    """`balance_at` is when the figures were last read, `live_at` when they were last queried from
+    the bank itself; `closed` means that the bank no longer lists the account."""
 
     __tablename__ = "accounts"
 
@@ -87,7 +88,7 @@ class Account(TenantRow, Base):
 
 
 class Transaction(TenantRow, Base):
-    """`amount` is positive when the money leaves the account, as Plaid has it."""
+    """`amount` is positive when the money leaves the account, as in Plaid's API."""
 
     __tablename__ = "transactions"
 
@@ -117,8 +118,8 @@ class Transaction(TenantRow, Base):
 
 
 class Sync(TenantRow, Base):
-    """`queued`, `running`, then `done`, `failed` or `cancelled`; of one item at most one of the
-    first two each. Who runs it holds `lease` until `lease_until`."""
+    """`queued`, `running`, then `done`, `failed` or `cancelled`; an item has at most one queued and
+    one running sync. The worker that runs it holds `lease` until `lease_until`."""
 
     __tablename__ = "sync_runs"
 
@@ -164,7 +165,7 @@ class Institution(TenantRow, Base):
 
 
 class InstitutionHour(Base):
-    """How syncs at an institution went in one hour (UTC)."""
+    """Outcomes of the syncs at an institution in one hour (UTC)."""
 
     __tablename__ = "institution_health"
 

@@ -1,5 +1,4 @@
-"""What the service asks its database. Rows are locked in one order everywhere: items, syncs,
-accounts, transactions."""
+"""SQL of the service. Rows are locked in one order: items, syncs, accounts, transactions."""
 
 from __future__ import annotations
 
@@ -37,8 +36,8 @@ async def lock_sync(session: AsyncSession, id_: str) -> Sync | None:
 
 
 async def request_sync(session: AsyncSession, item: Item, cause: str, now: datetime) -> str:
-    """Have the item synced. One that is queued already will see what this one would: its id is
-    returned then."""
+    """Request a sync of the item and return its id. If one is queued already, which will read the
+    same changes, return its id."""
     queuing = (
         insert(Sync)
         .values(
@@ -60,13 +59,13 @@ async def request_sync(session: AsyncSession, item: Item, cause: str, now: datet
 
 
 async def cancel_running(session: AsyncSession, item: str) -> None:
-    """The item's sync that is under way, if there is one, changes nothing any more."""
+    """Request cancellation of the item's running sync, if there is one; it then writes nothing."""
     running = update(Sync).where(Sync.item == item, Sync.status == "running")
     await session.execute(running.values(cancel_requested=True))
 
 
 async def enqueue_waiting(session: AsyncSession, tenant: str, item: str, now: datetime) -> None:
-    """The item's queued sync, if there is one, was waiting for another to end."""
+    """Enqueue the item's queued sync, if there is one, which waited for another sync to end."""
     waiting = (await session.scalars(queued_of(item))).all()
     await enqueue_syncs(session, [(tenant, item, id_) for id_ in waiting], now)
 
@@ -78,24 +77,24 @@ def queued_of(item: str) -> Any:
 async def enqueue_syncs(
     session: AsyncSession, syncs: Iterable[tuple[str, str, str]], now: datetime
 ) -> None:
-    """Order the syncs (tenant, item, id) from a worker, when the transaction commits."""
+    """Enqueue the syncs (tenant, item, id) for a worker; published when the transaction commits."""
     due = [events.sync_due(tenant, item, id_, now) for tenant, item, id_ in syncs]
     await outbox.enqueue(session, due)
 
 
 async def tell_removals(session: AsyncSession, items: Sequence[Item], now: datetime) -> None:
-    """Have a worker ask the provider to let go of them, when the transaction commits."""
+    """Enqueue the removal of the items at the provider; published when the transaction commits."""
     await outbox.enqueue(session, [events.removal_due(item, now) for item in items])
 
 
 async def delete_data(session: AsyncSession, item: str) -> None:
-    """All that was synced, and what it was synced by."""
+    """Delete all synced data of the item, and its syncs."""
     for table in (Transaction, Account, Sync):
         await session.execute(delete(table).where(table.item == item))
 
 
 async def delete_account(session: AsyncSession, item: str, account_id: str) -> None:
-    """`account_id` is the provider's."""
+    """Delete an account and its transactions. `account_id` is the provider's."""
     id_ = models.account_id(item, account_id)
     await session.execute(delete(Transaction).where(Transaction.account == id_))
     await session.execute(delete(Account).where(Account.id == id_))
@@ -104,7 +103,7 @@ async def delete_account(session: AsyncSession, item: str, account_id: str) -> N
 async def count_outcome(
     session: AsyncSession, item: Item, now: datetime, error: str | None
 ) -> None:
-    """How syncs at the item's institution go, by the hour."""
+    """Count a sync's outcome at the item's institution, by the hour."""
     if item.institution_id is None:
         return
     hour = now.replace(minute=0, second=0, microsecond=0)
@@ -145,7 +144,7 @@ async def items_to_sync(session: AsyncSession, now: datetime, most: int) -> Sequ
 async def overdue_syncs(
     session: AsyncSession, now: datetime, patience: timedelta, most: int
 ) -> Sequence[Sync]:
-    """Those that nobody has taken, and those whose worker shows no progress any more."""
+    """Return queued syncs that no worker has claimed, and running ones whose worker has stopped."""
     waiting = (Sync.status == "queued") & (Sync.requested_at <= now - patience)
     dead = (Sync.status == "running") & (Sync.lease_until <= now) & (
         Sync.requested_at <= now - patience

@@ -1,8 +1,8 @@
-"""Whose rows a transaction sees: row-level security holds it, whatever a query forgets.
+"""Row-level security: which tenant's rows a transaction can access, whatever its queries omit.
 
-Every table with tenants' data has one policy: a row is there for its tenant only, which each
-transaction says in the setting `paybus.tenant`, or for what the clock does, which says that it is
-for every tenant. A transaction that says nothing sees nothing.
+Every table with tenants' data has one policy: a row is visible to its tenant only, which each
+transaction states in the setting `paybus.tenant`, or to work for all tenants, which is stated in
+`paybus.every_tenant`. A transaction that states neither sees no rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TENANT = "tenant"
 
 
 async def set_tenant(session: AsyncSession, tenant: str | None) -> None:
-    """From now on, in this transaction; None for every tenant."""
+    """Set the tenant for the rest of this transaction; None for every tenant."""
     await session.execute(_SAY, _settings(tenant))
 
 
@@ -33,8 +33,7 @@ def _settings(tenant: str | None) -> dict[str, str]:
 
 
 class TenantSessions:
-    """Sessions that say whose they are as each of their transactions begins; None is for every
-    tenant's."""
+    """Sessions that set their tenant at the start of each transaction; None for every tenant."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions

@@ -1,4 +1,4 @@
-"""What callers ask for."""
+"""Request bodies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class _Request(BaseModel):
 
 
 class NewLinkToken(_Request):
-    """For Plaid's Link in the user's browser. `user` is what the tenant calls the user: no e-mail
-    address, no phone number."""
+    """Request for a link token for Plaid's Link in the user's browser. `user` is the tenant's id of
+    the user: no e-mail address, no phone number."""
 
     user: User
     client: ClientName = DEFAULT
@@ -30,8 +30,8 @@ class NewLinkToken(_Request):
 
 
 class UpdateLinkToken(_Request):
-    """For Link in update mode, which mends an item; with `choose_accounts` the user may share
-    others."""
+    """Request for a link token for Link's update mode, which repairs an item; with
+    `choose_accounts` the user may share further accounts."""
 
     language: str = Field(default="en", pattern=r"^[a-z]{2}$")
     countries: list[Country] = Field(default=["US"], min_length=1, max_length=30)
@@ -40,7 +40,8 @@ class UpdateLinkToken(_Request):
 
 
 class NewItem(_Request):
-    """`public_token` is what Link gave; it lives 30 minutes and is good for one exchange."""
+    """Request to link an item. `public_token` is the token from Link; it is valid for 30 minutes
+    and for one exchange."""
 
     public_token: SecretStr = Field(min_length=1, max_length=500)
     user: User

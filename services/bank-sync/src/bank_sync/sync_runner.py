@@ -1,8 +1,8 @@
-"""Brings one item up to date with its provider.
+"""Synchronizes one item with its provider.
 
-No transaction is open while the provider is called. What all pages of an update say is written in
-one transaction with the cursor after it, so that a process may die anywhere: the update is read
-again from where the last one ended.
+No transaction is open while the provider is called. All pages of an update are written in one
+transaction, together with the cursor after it, so a process may die at any point: the update is
+then read again from the previous cursor.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from common.security.encryption import SecretBox
 
 log = get_logger(__name__)
 
-# The data keeps changing while it is read: later it may be quiet.
+# Beyond this the data changes too often while it is read; it may change less later.
 _MOST_RESTARTS = 10
 _RESTARTED_TOO_OFTEN_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 900.0
 _SHORTEST_PAUSE_SECONDS = 1.0  # between two attempts at a page
-_MOST_FAILURES = 2  # of one page, before the whole is read again later
-_SHORTEST_WAIT_SECONDS = 15.0  # before a sync that could not begin is taken up again
+_MOST_FAILURES = 2  # of one page, before the complete update is read again later
+_SHORTEST_WAIT_SECONDS = 15.0  # before a rate-limited sync is retried
 _AFTER_FAILURES = timedelta(hours=1)
 
 
@@ -58,12 +58,12 @@ class SyncLease:
 
 
 class Cancelled(Exception):
-    """The sync is not ours to go on with."""
+    """The sync is cancelled, or held by another worker."""
 
 
 class Syncer:
     """`lease` is how long a sync may show no progress before another worker takes it over, `sweep`
-    after how long an item is synced that nobody has spoken of."""
+    after how long an item is synced again without a webhook."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Syncer:
         self._sweep = sweep
 
     async def run(self, event: Event[RunBankSync]) -> None:
-        """Safe to run for the same sync, and the same item, from several places at once."""
+        """Run a sync. Safe to run concurrently for the same sync and for the same item."""
         running = await self._begin(event)
         if running is None:
             return
@@ -95,9 +95,9 @@ class Syncer:
         except Invalid as error:  # the accounts file does not name the client
             await self._let_go(running, str(error))
             raise Upstream(f"the sync waits: {error}") from error
-        except RateLimited as error:  # by the provider, or by ourselves: no failure of the bank's
+        except RateLimited as error:  # by the provider or by our own limits: no failure of the bank
             await self._let_go(running, describe(error), failed=False)
-            # Not all at once again: there are more than may be asked about now.
+            # Spread in time: more syncs wait than the limit allows now.
             seconds = max(error.retry_after, _SHORTEST_WAIT_SECONDS) * random.uniform(1, 3)  # noqa: S311
             raise Busy(f"the sync waits: {error}", seconds) from error
         except Exception as error:
@@ -107,7 +107,7 @@ class Syncer:
     async def give_up(
         self, work: UnitOfWork, event: Event[RunBankSync], error: BaseException
     ) -> None:
-        """Its attempts are used up: the next one is for the clock, or for whoever asks."""
+        """Fail a sync whose attempts are used up; the sweep or a caller requests the next one."""
         session = work.session
         await set_tenant(session, event.tenant)
         item = await repository.lock_item(session, event.data.item)
@@ -116,12 +116,12 @@ class Syncer:
             return
         now = await tenant_rows.database_now(session)
         if sync.status == "running" and sync.lease_until is not None and sync.lease_until > now:
-            return  # another message's worker is at it
+            return  # another worker runs it
         await self._finish(session, item, sync, now, "failed", describe(error))
         item.next_sync_at = now + min(self._sweep, _AFTER_FAILURES * random.uniform(0.5, 1.5))  # noqa: S311
 
     async def _begin(self, event: Event[RunBankSync]) -> SyncLease | None:
-        """The sync, if it is this worker's from now on."""
+        """Claim the sync for this worker; None if there is nothing to run."""
         async with self._tenancy.begin(event.tenant) as session:
             item = await repository.lock_item(session, event.data.item)
             sync = await repository.lock_sync(session, event.data.sync_id)
@@ -135,11 +135,11 @@ class Syncer:
             elif sync.status != "queued":
                 return None
             elif not await self._clear_the_way(session, item, now):
-                return None  # whoever syncs the item orders this one at the end
+                return None  # the worker of the running sync enqueues this one at its end
             if not item.readable:
                 sync.status, sync.finished_at = "cancelled", now
                 return None
-            if sync.cancel_requested:  # while it waited for another attempt
+            if sync.cancel_requested:  # cancelled while it waited for another attempt
                 await self._finish(session, item, sync, now, "cancelled", None)
                 return None
             sync.status = "running"
@@ -155,7 +155,7 @@ class Syncer:
             )
 
     async def _clear_the_way(self, session: AsyncSession, item: Item, now: datetime) -> bool:
-        """Whether no other sync of the item is under way; one whose worker died is ended."""
+        """Return whether no other sync of the item is running; one whose worker died is ended."""
         query = select(Sync).where(Sync.item == item.id, Sync.status == "running")
         other = (await session.scalars(query.with_for_update())).one_or_none()
         if other is None:
@@ -168,7 +168,7 @@ class Syncer:
         return True
 
     async def _read(self, client: Client, running: SyncLease) -> SyncUpdate:
-        """All pages; from the first one again when the data changes meanwhile."""
+        """Return all pages, merged; reading restarts from the first page when the data changes."""
         for restarts in range(_MOST_RESTARTS + 1):
             update, cursor = SyncUpdate(), running.cursor
             try:
@@ -188,8 +188,7 @@ class Syncer:
     async def _page(
         self, client: Client, running: SyncLease, cursor: str, update: SyncUpdate, restarts: int
     ) -> SyncPage:
-        """What was read already is not given away because the next page has to wait, or fails once
-        or twice."""
+        """Return one page. Earlier pages are retained if it has to wait, or fails once or twice."""
         waited, failures = 0.0, 0
         while True:
             try:
@@ -213,7 +212,8 @@ class Syncer:
                 waited += seconds
 
     async def _progress(self, running: SyncLease, update_: SyncUpdate, restarts: int) -> None:
-        """Raises `Cancelled` when somebody wants it to end, or it is another worker's by now."""
+        """Extend the lease and record progress. Raises `Cancelled` when cancellation was requested,
+        or another worker holds the sync by now."""
         async with self._tenancy.begin(running.tenant) as session:
             telling = (
                 update(Sync)
@@ -249,7 +249,7 @@ class Syncer:
             sync.pages, sync.added = update_.pages, applied.added
             sync.modified, sync.removed = applied.modified, applied.removed
             told = list(applied.events)
-            # What was told while it was read is newer.
+            # A report received during the read is newer than the read.
             warning = Health(item.warning) if item.warning is not None else None
             health = domain.health_after_sync(Health(item.health), warning)
             if health is not Health(item.health) and item.health_at <= running.begun:
@@ -264,7 +264,7 @@ class Syncer:
         metrics.transactions.labels("removed").inc(applied.removed)
 
     async def _fail(self, running: SyncLease, fault: ItemError) -> None:
-        """The provider says that something is wrong with the item: trying again mends nothing."""
+        """Fail the sync: the provider reports an error of the item, which no retry fixes."""
         async with self._tenancy.begin(running.tenant) as session:
             held = await self._held(session, running)
             if held is None:
@@ -273,7 +273,7 @@ class Syncer:
             now = await tenant_rows.database_now(session)
             await self._finish(session, item, sync, now, "failed", str(fault))
             health = domain.health_of_error(fault.code)
-            # Linked again meanwhile, it is by another token that it would have been said.
+            # If the item was linked again meanwhile, the error concerns the former token.
             if (
                 health is not None
                 and self._vault.decrypt(item.access_token) == running.access_token
@@ -291,7 +291,7 @@ class Syncer:
                 await self._finish(session, item, sync, now, status, error)
 
     async def _let_go(self, running: SyncLease, error: str, *, failed: bool = True) -> None:
-        """It is tried again later, by whoever gets the message."""
+        """Release the sync, to be retried later by the worker that receives the message."""
         async with self._tenancy.begin(running.tenant) as session:
             held = await self._held(session, running)
             if held is not None:
@@ -303,7 +303,7 @@ class Syncer:
                     await repository.count_outcome(session, item, now, error)
 
     async def _held(self, session: AsyncSession, running: SyncLease) -> tuple[Item, Sync] | None:
-        """Both rows, locked, as long as the sync is this worker's."""
+        """Return both rows, locked, while the sync is this worker's; otherwise None."""
         item = await repository.lock_item(session, running.item)
         sync = await repository.lock_sync(session, running.id)
         if item is None or sync is None:

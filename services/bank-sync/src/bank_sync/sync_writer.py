@@ -1,4 +1,4 @@
-"""Writes what an update says: accounts with their balances, and transactions."""
+"""Writing of an update: accounts with their balances, and transactions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WRITE = select(
 
 @dataclass
 class SyncWriteResult:
-    """How many transactions were new, changed and taken away, and what others are told."""
+    """The numbers of new, changed and removed transactions, and the events to publish."""
 
     added: int = 0
     modified: int = 0
@@ -46,7 +46,7 @@ class SyncWriteResult:
 async def apply(
     session: AsyncSession, item: Item, update: SyncUpdate, now: datetime, *, read_at: datetime
 ) -> SyncWriteResult:
-    """In the (locked) item's transaction. `read_at` is when the reading of it began."""
+    """Write the update in the (locked) item's transaction. `read_at` is when its reading began."""
     applied = SyncWriteResult()
     changed = await write_accounts(session, item, update.accounts.values(), read_at)
     applied.events += [events.balance_updated(item, each, now) for each in changed]
@@ -84,8 +84,8 @@ async def write_accounts(
     *,
     live: bool = False,
 ) -> list[Account]:
-    """Returns those whose balance is another one than before. `live` is whether the bank was asked
-    for it: a figure that was asked for later stands."""
+    """Write the accounts, and return those whose balance has changed. `live` is whether the bank
+    itself was queried: a figure that it gave after `read_at` is retained."""
     by_id = {models.account_id(item.id, each.account_id): each for each in said}
     found = await session.scalars(select(Account).where(equals_any(Account.id, sorted(by_id))))
     there = {row.id: row for row in found.all()}
@@ -108,7 +108,7 @@ async def write_accounts(
         if (row.available, row.current, row.limit, row.currency) != before:
             changed.append(row)
             if not live:
-                row.live_at = None  # what the bank itself said is not what is shown any more
+                row.live_at = None  # the stored figure is no longer the bank's own
     await session.flush()
     return changed
 

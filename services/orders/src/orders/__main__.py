@@ -1,4 +1,4 @@
-"""`python -m orders api|worker|migrate|generate-key|rotate-keys`"""
+"""Entry point: `python -m orders api|worker|migrate|generate-key|rotate-keys`."""
 
 from pathlib import Path
 

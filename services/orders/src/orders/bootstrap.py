@@ -1,4 +1,4 @@
-"""Wires the orders service."""
+"""Wire the orders service's API and worker."""
 
 from datetime import timedelta
 

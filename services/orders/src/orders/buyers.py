@@ -1,4 +1,4 @@
-"""The contact of an order's buyer: encrypted, and decrypted only where it is needed."""
+"""Contact data of an order's buyer: encrypted, and decrypted only where it is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONTACT = ("email", "name", "phone")
 
 
 def split(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An order's request without its buyer's contact, which may lie in clear, and the contact."""
+    """Split an order's request into a part storable in plain text, and the buyer's contact."""
     buyer = request["buyer"]
     public = request | {"buyer": {k: v for k, v in buyer.items() if k not in _CONTACT}}
     return public, {name: buyer.get(name) for name in _CONTACT}
@@ -24,13 +24,13 @@ class Buyers:
         self._vault = vault
 
     def columns(self, request: NewOrder) -> dict[str, Any]:
-        """The columns of an order's row."""
+        """Return the `request` and `contact` columns of an order's row; `contact` is encrypted."""
         public, contact = split(request.model_dump(mode="json"))
         return {"request": public, "contact": self._vault.encrypt(json.dumps(contact))}
 
     def request(self, order: Order) -> NewOrder:
-        """The complete request. Fields that this version does not know are ignored. Raises
-        `Unreadable`."""
+        """Return the complete request, ignoring fields unknown to this version. Raise
+        `DecryptionFailed`."""
         contact: dict[str, Any] = json.loads(self._vault.decrypt(order.contact))
         whole = order.request | {"buyer": order.request["buyer"] | contact}
         return NewOrder.model_validate(whole, extra="ignore")

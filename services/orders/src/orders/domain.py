@@ -1,4 +1,4 @@
-"""An order's life, and what is done with money that comes for it. Pure: no I/O, no clock."""
+"""Order states, and decisions about incoming payments. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class State(StrEnum):
     AWAITING_PAYMENT = "awaiting_payment"  # a checkout was started
     PAID = "paid"
     FULFILLED = "fulfilled"
-    COMPLETED = "completed"  # fulfilled, and its sellers' payouts are requested
+    COMPLETED = "completed"  # fulfilled, and its sellers' payouts were requested
     CANCELLED = "cancelled"
     REFUNDED = "refunded"  # in full
 
@@ -27,32 +27,32 @@ _NEXT: Mapping[State, frozenset[State]] = {
     State.PAID: frozenset({State.FULFILLED, State.REFUNDED}),
     State.FULFILLED: frozenset({State.COMPLETED, State.REFUNDED}),
     State.COMPLETED: frozenset({State.REFUNDED}),
-    State.CANCELLED: frozenset({State.PAID}),  # paid late, and opened again
+    State.CANCELLED: frozenset({State.PAID}),  # a late payment reopened it
     State.REFUNDED: frozenset(),
 }
 
 
 def require_transition(before: State, after: State) -> None:
-    """Raises `Conflict` for a step that there is not."""
+    """Raise `Conflict` for a transition that is not allowed."""
     if after not in _NEXT[before]:
         raise Conflict(f"an order that is {before} can't become {after}")
 
 
 class LateRule(StrEnum):
-    """What becomes of a payment that arrives after the clock has cancelled its order."""
+    """Rule for a payment that arrives after its order was cancelled automatically, unpaid."""
 
     REFUND = "refund"
     REOPEN = "reopen"
 
 
 class PaymentDecision(StrEnum):
-    """Over money that came."""
+    """Decision about an incoming payment."""
 
-    ACCEPTED = "accepted"  # it pays the order
-    REOPENED = "reopened"  # it pays the order, which was cancelled
-    LATE = "late"  # the order is cancelled: it goes back
-    DOUBLE = "double"  # the order is paid already: it goes back
-    WRONG = "wrong"  # too little, or another currency: it goes back
+    ACCEPTED = "accepted"  # pays the order
+    REOPENED = "reopened"  # pays and reopens the order, which was cancelled
+    LATE = "late"  # the order is cancelled: refunded
+    DOUBLE = "double"  # the order is already paid: refunded
+    WRONG = "wrong"  # too little, or another currency: refunded
 
 
 def decide_payment(
@@ -64,9 +64,10 @@ def decide_payment(
     by_clock: bool,
     in_time: bool = False,
 ) -> tuple[PaymentDecision, int]:
-    """What the money is taken for, and how much of it goes back. `total` and `came` are minor units
-    and their currency; `by_clock` is whether a cancelled order was cancelled for not being paid,
-    `in_time` whether it was paid before that all the same, and only heard of later."""
+    """Return the decision about a payment, and how much of it to refund. `total` and `came` are
+    amounts in minor units with their currencies. `by_clock` is whether a cancelled order was
+    cancelled automatically for non-payment; `in_time` is whether the payment was made before the
+    deadline, although its report arrived later."""
     amount, currency = came
     if state in SOLD or state is State.REFUNDED:
         return PaymentDecision.DOUBLE, amount
@@ -82,9 +83,9 @@ def decide_payment(
 class RefundState(StrEnum):
     REQUESTED = "requested"
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # the provider refused it: somebody has to look
-    UNKNOWN = "unknown"  # no call was answered: it may have been made
-    MANUAL = "manual"  # the provider has no refunds: somebody pays it back, and confirms
+    FAILED = "failed"  # the provider rejected it: an operator has to act
+    UNKNOWN = "unknown"  # no call got a response: it may have been made
+    MANUAL = "manual"  # the provider has no refunds: an operator pays it back and confirms it
 
 
 CHECKOUT_PURPOSE = "order/"

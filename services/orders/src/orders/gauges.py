@@ -1,4 +1,4 @@
-"""The gauges of refunds that are not done."""
+"""Gauges of unfinished refunds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orders import metrics
 from orders.domain import RefundState
 from orders.models import Refund
 
-# One that is only requested waits for the subscription service, which does it within minutes.
+# A `requested` refund waits for the subscription service, which makes it within minutes.
 _NOT_DONE = (
     RefundState.REQUESTED,
     RefundState.MANUAL,

@@ -1,4 +1,4 @@
-"""What is heard of orders' checkouts and refunds. One event, one function."""
+"""Handlers of events about orders' checkouts and refunds, one function per event type."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from orders.unit_of_work import OrderUnitOfWork
 
 log = get_logger(__name__)
 
-# Providers' times may be cut to it: what is not surely in time is late.
+# Providers may truncate times to whole seconds: a payment not certainly in time counts as late.
 _WHOLE_SECOND = timedelta(seconds=1)
-# A clock that goes has long struck.
+# A working scheduler has cancelled the order long before this time after the deadline.
 _CLOCK_LATE = timedelta(minutes=5)
 _WHY = {
     PaymentDecision.LATE: "paid after the order was cancelled",
@@ -62,7 +62,7 @@ async def on_checkout_settled(work: UnitOfWork, event: Event[CheckoutStatusChang
     }
     payment = await repository.keep_payment(work.session, values)
     if payment.decision is not None:
-        return  # it is judged once
+        return  # decided only once
     payment.status, payment.completed_at = report.status, event.time
     if report.amount is not None and report.currency is not None:
         payment.amount, payment.currency = report.amount, report.currency
@@ -75,8 +75,9 @@ async def on_checkout_settled(work: UnitOfWork, event: Event[CheckoutStatusChang
 async def _catch_up(
     work: UnitOfWork, event: Event[CheckoutStatusChanged], order: Order, paid_at: datetime
 ) -> None:
-    """What was paid long after its time finds the order cancelled, also where the clock stood
-    still: after a restore the payment is heard again, and it may have been given back since."""
+    """Cancel an unpaid order before applying a payment made long after the deadline, in case the
+    scheduler was down: after a restore the payment is reported again, and may have been refunded
+    since."""
     if order.state in UNPAID and paid_at > order.pay_by + _CLOCK_LATE:
         changes = OrderUnitOfWork(work.session, event)
         now = await tenant_rows.database_now(work.session)
@@ -119,11 +120,11 @@ async def _take(
 
 async def on_refund_settled(work: UnitOfWork, event: Event[RefundCompleted]) -> None:
     report = event.data
-    refund = await work.session.get(Refund, report.refund_id)  # locked, by `prepare`
+    refund = await work.session.get(Refund, report.refund_id)  # locked by `prepare`
     if refund is None or refund.tenant != event.tenant:
-        return  # somebody else's
+        return  # not a refund of this tenant's orders
     if event.sequence is not None and event.sequence <= refund.reports:
-        return  # something newer is known
+        return  # a newer report was applied
     refund.reports = event.sequence or refund.reports
     failed_later = report.status == "failed" and (
         report.provider_refund_id is not None
@@ -147,7 +148,7 @@ HANDLERS: Mapping[str, Handler] = {
 
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Lock every order that the batch touches, then every refund; everybody else does so too."""
+    """Lock the batch's orders, then its refunds; every transaction locks in this order."""
     request = [_named(event) for event in events]
     orders = await repository.locked_orders(session, [id_ for id_ in request if id_])
     session.info["orders"] = {order.id: order for order in orders}

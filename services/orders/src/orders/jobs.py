@@ -1,4 +1,4 @@
-"""The clock's jobs: orders that are not paid in time, sellers' payouts, the day's rates."""
+"""Scheduled jobs: unpaid orders, sellers' payouts, and the day's exchange rates."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Jobs:
     def schedule(self) -> Sequence[Schedule]:
         return (
             Schedule(_DUE, Every(self._interval), due_orders),
-            # The European Central Bank publishes at about 16:00 of its own time.
+            # The European Central Bank publishes at about 16:00 in its own time zone.
             Schedule("rates", Cron("30 16 * * *", "Europe/Berlin"), self.rates),
         )
 
     async def rates(self, work: UnitOfWork, _: Event[RunJob]) -> str:
-        """Every source's newest day; one that fails holds up no other."""
+        """Store the newest rates of every source; a failing source does not block the others."""
         told, failed = [], 0
         for source in self._sources:
             try:
@@ -58,28 +58,28 @@ class Jobs:
                 metrics.rates_stored.labels(source.name).inc(new)
                 told.append(f"{source.name}: {new} new rates of {day.day}")
         if failed and failed == len(self._sources):
-            raise Upstream("; ".join(told))  # tried again after a while
+            raise Upstream("; ".join(told))  # retried after a delay
         return "; ".join(told) or "no source of rates is set"
 
 
 async def due_orders(work: UnitOfWork, event: Event[RunJob]) -> str:
-    """Every order whose clock has struck: reminded, cancelled, or its sellers' payouts released."""
+    """Process the due orders: remind the buyer, cancel the order, or release the payouts."""
     now = await tenant_rows.database_now(work.session)
     due = await repository.due_orders(work.session, now, _MOST)
     failed = 0
     for order in due:
-        id_ = order.id  # which can't be asked of a row that was rolled back
+        id_ = order.id  # not readable from a row that was rolled back
         try:
             async with work.savepoint():
                 await _look(work, event, order, now)
         except DBAPIError:
             raise
-        except Exception as error:  # noqa: BLE001 - one that can't be read holds up nobody
+        except Exception as error:  # noqa: BLE001 - an unreadable order must not block the others
             log.error("order_job_deferred", order=id_, error=describe(error))
             failed += 1
             await work.session.refresh(order)
             order.due_at = now + _POSTPONED
-    if len(due) == _MOST:  # there may be more: not only at the next tick
+    if len(due) == _MOST:  # there may be more: continue before the next tick
         await enqueue_run(
             work.session, service=SERVICE, tenant=event.tenant, job=_DUE, at=now, goes_on=event
         )

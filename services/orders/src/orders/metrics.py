@@ -1,4 +1,4 @@
-"""What the orders service counts."""
+"""Prometheus metrics of the orders service."""
 
 from prometheus_client import Counter, Gauge
 

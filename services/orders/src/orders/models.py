@@ -1,4 +1,4 @@
-"""The orders service's tables. Amounts are minor units, times UTC."""
+"""Tables of the orders service. Amounts are in minor units, times in UTC."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Row(TenantRow, Base):
 
 
 class Order(Row):
-    """`request` is what was requested, `contact` how the buyer is reached, sealed (`buyers.py`).
-    `terms` are those of the tenant when it was placed. `refunded` is what goes back of the
-    payment that was accepted (`paid_by`, a payment's id); `due_at` when its clock strikes next."""
+    """An order. `request` is the request as placed, `contact` the buyer's encrypted contact data
+    (`buyers.py`), `terms` the tenant's terms at that time. `refunded` is the total requested to be
+    refunded from the accepted payment (`paid_by`, a payment's id); `due_at` is when the scheduled
+    job next processes the order."""
 
     __tablename__ = "orders"
 
@@ -50,7 +51,7 @@ class Order(Row):
     paid_by: Mapped[str | None]
     refunded: Mapped[int] = mapped_column(server_default="0")
     cancelled_at: Mapped[datetime | None]
-    # Who cancelled it; null when it was the clock.
+    # The caller who cancelled it; null when it was cancelled automatically for non-payment.
     cancelled_by: Mapped[str | None]
     fulfilled_at: Mapped[datetime | None]
     release_at: Mapped[datetime | None]
@@ -68,8 +69,8 @@ class Order(Row):
 
 
 class Line(Row):
-    """`amount` is in the order's currency: `original_amount` of `original_currency` at `rate`, of
-    `rate_day` by `rate_source`."""
+    """A line of an order. `amount` is in the order's currency: `original_amount` of
+    `original_currency` at `rate`, published for `rate_day` by `rate_source`."""
 
     __tablename__ = "order_lines"
 
@@ -89,7 +90,8 @@ class Line(Row):
 
 
 class Share(Row):
-    """A seller's part of an order; `requested` is what payouts was told in all, by `requests`."""
+    """A seller's share of an order. `requested` is the total of the `requests` requests to
+    payouts."""
 
     __tablename__ = "seller_shares"
 
@@ -108,8 +110,8 @@ class Share(Row):
 
 
 class Payment(Row):
-    """A checkout for an order, by its id; of further charges for the same checkout each is one of
-    its own. `amount` is what came, `decision` what it was taken for."""
+    """A checkout for an order, under the checkout's id; each further charge for the same checkout
+    has a row of its own. `amount` is the amount received, `decision` the decision about it."""
 
     __tablename__ = "payments"
 
@@ -129,8 +131,8 @@ class Payment(Row):
 
 
 class Refund(Row):
-    """Money that goes back of a payment. `parts` says whose share it is taken from, by seller; it
-    is empty for money that never was the order's."""
+    """A refund from a payment. `parts` maps each seller to the amount taken from that seller's
+    share; it is empty for money that never belonged to the order."""
 
     __tablename__ = "refunds"
 
@@ -142,7 +144,7 @@ class Refund(Row):
     reason: Mapped[str]
     parts: Mapped[dict[str, int]]
     state: Mapped[str]
-    # How often it was asked for, and which report of it was the newest.
+    # How often it was requested, and the sequence number of its newest report.
     requests: Mapped[int] = mapped_column(Integer, server_default="1")
     reports: Mapped[int] = mapped_column(server_default="0")
     created_by: Mapped[str | None]
@@ -157,7 +159,7 @@ class Refund(Row):
 
 
 class Terms(Base):
-    """What holds for a tenant's new orders, as `requests.Terms`."""
+    """A tenant's terms for new orders, as `schemas.Terms`."""
 
     __tablename__ = "tenant_terms"
 
@@ -168,7 +170,7 @@ class Terms(Base):
 
 
 class Rate(Base):
-    """What a source said of a day: units of the currency for one euro. Never changed."""
+    """A source's rate for a day: units of the currency per euro. Rows never change."""
 
     __tablename__ = "exchange_rates"
 

@@ -1,4 +1,4 @@
-"""What people do with orders: place, cancel, fulfil, refund. Each in the caller's transaction."""
+"""Operations on orders: place, cancel, fulfil, refund. Each runs in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def terms_of(session: AsyncSession, tenant: str) -> Terms:
 
 
 def stored_terms(values: dict[str, Any]) -> Terms:
-    """As they were written down, perhaps by a version that knew others."""
+    """Parse stored terms, ignoring fields that another version wrote."""
     return Terms.model_validate(values, extra="ignore")
 
 
@@ -40,8 +40,9 @@ async def place(
     sources: Sequence[str],
     buyers: Buyers,
 ) -> Order:
-    """Raises `Conflict` when the key was used for another order, `NoRate` when a price can't be
-    converted."""
+    """Place the order, or return the one placed with the same key. Raise `Conflict` if the key was
+    used for another order, `NoRate` if a price cannot be converted, `Invalid` if the total is
+    zero."""
     known = await session.get(Order, order_id(tenant, key))
     if known is not None:
         return _same(buyers, known, request)
@@ -81,12 +82,13 @@ async def place(
 
 
 async def cancel(session: AsyncSession, tenant: str, id_: str, by: str, reason: str) -> Order:
-    """Raises `Conflict` for one that is paid: that one is refunded."""
+    """Cancel an unpaid order. Raise `Conflict` if it is paid: a paid order is refunded instead."""
     order = await repository.locked_order(session, tenant, id_)
     if order.state in SOLD:
         raise Conflict(f"the order is {order.state}: refund it")
     if order.state == State.CANCELLED:
-        # The answer to the first call was lost; or the clock was first, and now a person says so.
+        # The response to the first call was lost; or it was cancelled automatically, and a caller
+        # now confirms it.
         order.cancelled_by = order.cancelled_by or by
         return order
     changes = OrderUnitOfWork(session)
@@ -100,7 +102,7 @@ async def cancel(session: AsyncSession, tenant: str, id_: str, by: str, reason: 
 async def cancel_unpaid(
     changes: OrderUnitOfWork, order: Order, now: datetime, *, by: str | None, reason: str
 ) -> None:
-    """`by` is None for the clock."""
+    """Cancel the order. `by` is None for the scheduled job."""
     changes.move(order, State.CANCELLED)
     order.cancelled_at, order.cancelled_by, order.due_at = now, by, None
     shares = await repository.shares(changes.session, order.id)
@@ -110,7 +112,7 @@ async def cancel_unpaid(
 async def fulfil(session: AsyncSession, tenant: str, id_: str) -> Order:
     order = await repository.locked_order(session, tenant, id_)
     if order.state in {State.FULFILLED, State.COMPLETED}:
-        return order  # the answer to the first call was lost
+        return order  # the response to the first call was lost
     changes = OrderUnitOfWork(session)
     changes.move(order, State.FULFILLED)
     order.fulfilled_at = await tenant_rows.database_now(session)
@@ -128,7 +130,7 @@ def complete(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) ->
 
 
 async def release(changes: OrderUnitOfWork, order: Order, now: datetime) -> None:
-    """The holding period is over: payouts are told what the sellers are to have."""
+    """End the holding period: publish the sellers' earnings to payouts."""
     shares = await repository.shares(changes.session, order.id)
     order.released_at, order.due_at = now, None
     settle(changes, order, shares)
@@ -142,7 +144,7 @@ def settle(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) -> N
 
 @dataclass(frozen=True)
 class RefundOrder:
-    """Who wants what refunded, by which key."""
+    """A requested refund, with its idempotency key and the caller who requested it."""
 
     key: str
     by: str
@@ -150,9 +152,11 @@ class RefundOrder:
 
 
 async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOrder) -> Refund:
-    """Of what was paid for the order, from its sellers' parts in proportion, or from one's.
+    """Refund part or all of the order's payment, from its sellers' shares in proportion to what
+    remains of them, or from one seller's share.
 
-    Raises `Conflict` when there is not so much left, or the key was used for another refund.
+    Raise `Conflict` if less than that is left or the key was used for another refund, and
+    `NotFound` if the seller has no share in the order.
     """
     order = await repository.locked_order(session, tenant, id_)
     request = ordered.request
@@ -212,13 +216,13 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
     return row
 
 
-# Longer than a message waits between its attempts, all together.
+# Longer than all retry delays of a message together.
 _REQUEST_LOST_AFTER = timedelta(hours=2)
 
 
 async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
-    """Request again a refund that failed, whose outcome is unknown, or whose request may be lost:
-    an earlier attempt is looked for first."""
+    """Request a refund again that failed, whose outcome is unknown, or whose request may be lost.
+    The subscription service looks for an earlier attempt first."""
     row = await tenant_rows.get_for_tenant(session, Refund, tenant, id_)
     order = await repository.locked_order(session, tenant, row.order_id)
     (locked,) = await repository.locked_refunds(session, [id_])
@@ -237,7 +241,7 @@ async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
 async def refund_payment(
     changes: OrderUnitOfWork, order: Order, payment: Payment, amount: int, reason: str
 ) -> None:
-    """Money that never was the order's, or that is more than it costs."""
+    """Refund money that never belonged to the order, or that exceeds its price."""
     row = Refund(
         id=derived_id("refunds", payment.id, "back"),
         tenant=order.tenant,
@@ -258,7 +262,7 @@ async def refund_payment(
 
 
 def reminder_at(terms: Terms, pay_by: datetime) -> datetime | None:
-    """Not before half of the time to pay is over; None for never."""
+    """Return the reminder's time (UTC), in the second half of the time to pay; None for never."""
     if not terms.reminder_seconds:
         return None
     return pay_by - timedelta(seconds=min(terms.reminder_seconds, terms.grace_seconds / 2))

@@ -1,4 +1,4 @@
-"""All SQL of the orders service."""
+"""SQL queries of the orders service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def set_terms(session: AsyncSession, tenant: str, values: Mapping[str, Any
 
 
 async def locked_order(session: AsyncSession, tenant: str, id_: str) -> Order:
-    """Raises `NotFound`, also for another tenant's."""
+    """Return the order, locked. Raise `NotFound`, also for another tenant's order."""
     found = await locked_orders(session, [id_])
     if not found or found[0].tenant != tenant:
         raise NotFound(f"no order has the id {id_!r}")
@@ -36,7 +36,7 @@ async def locked_order(session: AsyncSession, tenant: str, id_: str) -> Order:
 
 
 async def locked_orders(session: AsyncSession, ids: Sequence[str]) -> Sequence[Order]:
-    """In the order of their ids, so that nobody waits in a circle."""
+    """Return the orders, locked in the order of their ids to prevent deadlocks."""
     query = (
         select(Order)
         .where(equals_any(Order.id, sorted({*ids})))
@@ -68,7 +68,7 @@ async def refunds(session: AsyncSession, order_id: str) -> Sequence[Refund]:
 
 
 async def locked_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[Refund]:
-    """In the order of their ids."""
+    """Return the refunds, locked in the order of their ids."""
     query = (
         select(Refund)
         .where(equals_any(Refund.id, sorted({*ids})))
@@ -80,14 +80,14 @@ async def locked_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[
 
 
 async def keep_payment(session: AsyncSession, values: Mapping[str, Any]) -> Payment:
-    """Insert unless it is there: its news may be quicker than whoever started it. The order is
-    locked, so what this session knows of the row is what there is."""
+    """Insert the payment unless it exists, and return it: its report may arrive before the request
+    that started it returns. The order is locked, so the session's copy of the row is current."""
     await session.execute(insert(Payment).values(values).on_conflict_do_nothing())
     return await session.get_one(Payment, values["id"])
 
 
 async def due_orders(session: AsyncSession, now: datetime, most: int) -> Sequence[Order]:
-    """Locked; those that somebody else works on are theirs."""
+    """Return the due orders, locked; orders locked by another worker are skipped."""
     query = (
         select(Order)
         .where(Order.due_at <= now)
@@ -99,7 +99,7 @@ async def due_orders(session: AsyncSession, now: datetime, most: int) -> Sequenc
 
 
 async def keep_rates(session: AsyncSession, rates: DayRates) -> int:
-    """How many are new; what is there stays as it is."""
+    """Insert the rates and return how many are new; existing rates are not changed."""
     rows = [
         {"day": rates.day, "source": rates.source, "currency": currency, "rate": rate}
         for currency, rate in sorted(rates.rates.items())
@@ -111,8 +111,9 @@ async def keep_rates(session: AsyncSession, rates: DayRates) -> int:
 async def rates(
     session: AsyncSession, *, on: date, most_days: int, sources: Sequence[str]
 ) -> list[DayRates]:
-    """The newest day first; of a day the preferred source first. Days that are too old are among
-    them when there is none younger, so that one can say so."""
+    """Return the rates by day and source: the newest day first, and within a day the preferred
+    source first. Days of the last month are included even if too old to use, so that an error can
+    name them."""
     oldest = on - timedelta(days=max(most_days, 31))
     query = select(Rate).where(Rate.day <= on, Rate.day >= oldest)
     by_day: dict[tuple[date, str], dict[str, Any]] = {}

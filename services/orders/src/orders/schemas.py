@@ -1,4 +1,4 @@
-"""What a caller may ask for."""
+"""API request models for orders."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from common.contracts.money import Currency
 from common.http.return_urls import ReturnUrl
 from orders.domain import LateRule
 
-# The caller's own name for somebody or something.
+# The caller's own name for a seller, a buyer or an order.
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,100}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
-# Of one line; an order of the most lines still fits into what JSON keeps exactly.
+# Limit of one line: an order with the maximum number of lines still fits into the integers that
+# JSON represents exactly.
 Amount = Annotated[int, Field(gt=0, le=10**12, strict=True, description="minor units")]
 
 _DAY = 24 * 3600
@@ -26,7 +27,7 @@ class _Part(BaseModel):
 
 
 class Terms(_Part):
-    """What holds for a tenant's orders from the time that they are placed."""
+    """A tenant's terms. An order keeps the terms that applied when it was placed."""
 
     currency: Currency = Field(default="EUR", description="in which buyers pay")
     grace_seconds: int = Field(
@@ -65,7 +66,7 @@ class Buyer(_Part):
 
 
 class NewOrder(_Part):
-    """`reference` is the shop's own name for the order."""
+    """An order to place. `reference` is the shop's own name for it."""
 
     reference: Reference
     buyer: Buyer
@@ -79,7 +80,7 @@ class NewOrder(_Part):
 
 
 class NewPayment(_Part):
-    """How the buyer pays. What is left out of contact data is taken from the order's buyer."""
+    """The buyer's way to pay. Omitted contact data is taken from the order's buyer."""
 
     provider: Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterwave"]
     account: str = Field(default=DEFAULT, pattern=r"^[a-z0-9_-]{1,64}$")
@@ -88,8 +89,8 @@ class NewPayment(_Part):
 
 
 class NewRefund(_Part):
-    """All that is left when there is no `amount`; of all sellers' parts when there is no
-    `seller`."""
+    """A refund to request. Without `amount`, everything that is left is refunded; without `seller`,
+    it is taken from all sellers' shares."""
 
     amount: Amount | None = None
     seller: Reference | None = None

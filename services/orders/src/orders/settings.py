@@ -1,4 +1,4 @@
-"""The orders service's settings, per role."""
+"""Settings of the orders service, per role."""
 
 from pydantic import Field, HttpUrl
 

@@ -1,4 +1,4 @@
-"""What one transaction tells others of orders: events are written with the rows, or not at all."""
+"""Events of one transaction on orders: written with the rows, or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PayloadT = TypeVar("PayloadT", bound=Payload)
 
 
 class OrderUnitOfWork:
-    """`cause` is the event that is being handled, None when somebody called the API."""
+    """Collector of one transaction's events. `cause` is the handled event, None for an API call."""
 
     def __init__(self, session: AsyncSession, cause: Event[Any] | None = None) -> None:
         self.session = session
@@ -31,7 +31,7 @@ class OrderUnitOfWork:
         self._events: list[Event[Any]] = []
 
     def move(self, order: Order, to: State) -> None:
-        """Raises `Conflict` for a step that there is not."""
+        """Set the order's state. Raise `Conflict` for a transition that is not allowed."""
         require_transition(State(order.state), to)
         order.state = to
 
@@ -68,7 +68,8 @@ class OrderUnitOfWork:
         self._emit("refund.requested", data, order, refund.id, refund.requests)
 
     def publish_earnings(self, order: Order, shares: Sequence[Share], owed: Sequence[int]) -> None:
-        """Tell payouts the difference between what each seller is to have, and what it was told."""
+        """Publish to payouts the difference between each seller's `owed` total and the total
+        requested so far."""
         for share, whole in zip(shares, owed, strict=True):
             more = whole - share.requested
             if not more:
@@ -86,7 +87,7 @@ class OrderUnitOfWork:
             self._emit(type_, data, order, share.id, share.requests)
 
     async def close(self) -> None:
-        """The transaction's last act."""
+        """Enqueue the collected events; this is the transaction's last step."""
         events, self._events = self._events, []
         await outbox.enqueue(self.session, events)
 

@@ -1,4 +1,4 @@
-"""Wires the payouts service."""
+"""Wiring of the payouts service."""
 
 from datetime import timedelta
 
@@ -72,7 +72,7 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
     sessions = wiring.sessions(engine)
     accounts = await _accounts(settings, context, sessions, Circuits(sessions))
     for account in accounts:
-        metrics.doubled.labels(account.provider)  # from 0 on, or its first increase is not seen
+        metrics.doubled.labels(account.provider)  # from 0 on, or the first increase is not seen
         for state in ("submitted", "paid", "failed"):
             metrics.moves.labels(account.provider, state)
     details = _details(settings)
@@ -118,7 +118,8 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
             topology.queue("payouts.requests"),
             earnings.by_event(),
             prepare=earnings.prepare,
-            # Each locks balances, then the audit log's head; a second one would do so again.
+            # Each event locks balances, then the audit log's head; a second one in the same
+            # transaction would lock balances after the head.
             batch=1,
             **options,
         ),

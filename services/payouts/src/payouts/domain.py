@@ -1,9 +1,9 @@
-"""The life of a payout. Pure: no I/O, no clock.
+"""State machine of a payout. Pure: no I/O, no clock.
 
 scheduled -> approved -> submitting -> submitted -> paid | failed | returned
-                            |   ^
-                            v   |
-                          unknown   (from here the provider is asked before anything is sent)
+                ^           |  |
+                |           v  +-> failed, or approved if deferred
+                +------- unknown   (from here the provider is queried before anything is sent)
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class State(StrEnum):
     SCHEDULED = "scheduled"  # waits for a second person's approval
     APPROVED = "approved"  # may be sent when it is due
     SUBMITTING = (
-        "submitting"  # the intent to send is kept; the call is under way, or its process died
+        "submitting"  # the intent to send is stored; the call is under way, or its process died
     )
-    UNKNOWN = "unknown"  # the call had no answer that says what became of it
+    UNKNOWN = "unknown"  # the response is missing or does not state the outcome
     SUBMITTED = "submitted"  # the provider has it
     PAID = "paid"
-    FAILED = "failed"  # the provider says that it was not made
+    FAILED = "failed"  # the provider reports that it was not made
     RETURNED = "returned"  # the money came back
     CANCELLED = "cancelled"
 
 
 class TransferStatus(StrEnum):
-    """What a provider says of one transfer."""
+    """A provider's status of one transfer."""
 
     ACCEPTED = "accepted"
     PAID = "paid"
@@ -40,22 +40,22 @@ class TransferStatus(StrEnum):
 
     @property
     def moves_money(self) -> bool:
-        """Whether the recipient has the money or may still get it."""
+        """Return whether the recipient has the money or may still receive it."""
         return self in {TransferStatus.ACCEPTED, TransferStatus.PAID}
 
 
 class Transition(StrEnum):
-    """What Paybus or a person does; what a provider says is a `TransferStatus`."""
+    """An action of Paybus or of a user; a provider's report is a `TransferStatus`."""
 
     APPROVE = "approve"
-    RECONSIDER = "reconsider"  # where it goes was changed since it was approved
+    RECONSIDER = "reconsider"  # its destination was changed after the approval
     CANCEL = "cancel"
     RETRY = "retry"
     SEND = "send"
-    DEFER = "defer"  # it was not taken: asked too often, or nobody was there
-    REFUSE = "refuse"  # the provider understood and says no
-    LOSE = "lose"  # nobody knows what became of the call
-    FREE = "free"  # the provider was asked and knows nothing of it
+    DEFER = "defer"  # not accepted: rate limited, circuit open, or credentials refused
+    REFUSE = "refuse"  # the provider understood and refused
+    LOSE = "lose"  # the outcome of the call is unknown
+    FREE = "free"  # the provider was queried and does not know it
 
 
 _MOVES: Mapping[Transition, Mapping[State, State]] = {
@@ -74,12 +74,12 @@ _MOVES: Mapping[Transition, Mapping[State, State]] = {
     Transition.FREE: {State.UNKNOWN: State.APPROVED},
 }
 
-# Where the status of the last attempt's transfer, merged from all reports, takes the payout.
+# State of the payout after the status of its last attempt's transfer, merged from all reports.
 _OPEN = frozenset({State.SUBMITTING, State.UNKNOWN, State.SUBMITTED})
-# What is not sent, as far as we know.
+# Not sent, as far as the database knows.
 _UNSENT = frozenset({State.SCHEDULED, State.APPROVED})
-# A payout that came back may be paid by another transfer of its own: a transfer that came back is
-# never paid again itself (`merge_status`).
+# A returned payout may be paid by another transfer of its own: a transfer that came back is never
+# paid again itself (`merge_status`).
 _ENDED_UNPAID = frozenset({State.FAILED, State.CANCELLED, State.RETURNED})
 _FATES: Mapping[TransferStatus, tuple[frozenset[State], State]] = {
     TransferStatus.ACCEPTED: (_OPEN | _UNSENT | _ENDED_UNPAID, State.SUBMITTED),
@@ -90,7 +90,8 @@ _FATES: Mapping[TransferStatus, tuple[frozenset[State], State]] = {
 
 
 def transition(state: State, move: Transition) -> State:
-    """Raises `Conflict` for a move that the state does not allow."""
+    """Return the state after the move. Raises `Conflict` for a move that the state does not
+    allow."""
     try:
         return _MOVES[move][state]
     except KeyError:
@@ -118,13 +119,14 @@ _REASONS: Mapping[tuple[Transition, State], str] = {
 
 
 def can_hold(state: State) -> bool:
-    """What can be held was not handed over yet; of the unknown, that it is not sent again."""
+    """Return whether the payout can be held: while the provider does not have it. If its outcome is
+    unknown, a hold keeps it from being sent again."""
     return state in {State.SCHEDULED, State.APPROVED, State.FAILED, State.UNKNOWN}
 
 
 def merge_status(known: TransferStatus | None, told: TransferStatus) -> TransferStatus:
-    """All that was said of one transfer, in whatever order it came: a payment that also failed came
-    back."""
+    """Merge a report into the known status of a transfer, whatever the order of the reports: a
+    transfer reported both as paid and as failed is returned."""
     told_before = known or TransferStatus.ACCEPTED
     if {told_before, told} == {TransferStatus.PAID, TransferStatus.FAILED}:
         return TransferStatus.RETURNED
@@ -132,24 +134,24 @@ def merge_status(known: TransferStatus | None, told: TransferStatus) -> Transfer
 
 
 def merge_queried_status(known: TransferStatus | None, told: TransferStatus) -> TransferStatus:
-    """The same, when the provider was asked, and so says what is so now: what is paid now is paid,
-    also when a failure was heard of before."""
+    """Merge the result of a query. A query gives the current status: a transfer that is paid now is
+    paid, even if a failure was reported before."""
     if told is TransferStatus.PAID and known in {TransferStatus.FAILED, TransferStatus.ACCEPTED}:
         return told
     return merge_status(known, told)
 
 
 def status_after(state: State, transfer_status: TransferStatus) -> State:
-    """The state to which its last attempt's transfer takes a payout; the same one if it is no news.
+    """Return the payout's state after a status of its transfer; the same state if nothing changes.
 
-    The provider is believed whatever we thought: a payout that was cancelled and is paid, is paid.
+    The provider's status overrides ours: a cancelled payout that was paid is paid.
     """
     from_, to = _FATES[transfer_status]
     return to if state in from_ else state
 
 
 def after_other(state: State, transfer_status: TransferStatus) -> State:
-    """The same for a payout whose own transfer moves no money any more, while another one of its
+    """Return the payout's state when its own transfer no longer moves money, but another of its
     transfers, with this status, does."""
     if state is State.PAID and transfer_status is TransferStatus.ACCEPTED:
         return State.SUBMITTED
@@ -158,7 +160,7 @@ def after_other(state: State, transfer_status: TransferStatus) -> State:
 
 class NextAction(StrEnum):
     NOTHING = "nothing"
-    LOOK = "look"  # ask the provider
+    LOOK = "look"  # query the provider
     SEND = "send"
 
 
@@ -172,10 +174,11 @@ def next_step(
     under_way: bool,
     asked_for: bool = False,
 ) -> NextAction:
-    """What to do about a payout now. `attempts` is how often it was sent, `under_way` whether a
-    process may still be waiting for the answer, `asked_for` whether somebody says that it changed.
+    """Return what to do about a payout now. `attempts` is how often it was sent, `under_way`
+    whether a process may still be waiting for the response, `asked_for` whether a status check was
+    requested because of a report of a change.
 
-    Only what was never sent is sent without asking.
+    Only a payout that was never sent is sent without a status check.
     """
     if state is State.SUBMITTING:
         return NextAction.NOTHING if under_way else NextAction.LOOK
@@ -191,8 +194,8 @@ def next_step(
 @dataclass(frozen=True)
 class ProviderTransfer:
     """A transfer that the provider lists under our reference. `amount` is in minor units, and so is
-    `amount_returned`, which came back of one that is paid; `destination` is the provider's name of
-    where it went, if it says so."""
+    `amount_returned`, the part of a paid transfer that came back. `destination` is the provider's
+    identifier of where it went, if the provider reports it."""
 
     transfer_id: str
     transfer_status: TransferStatus
@@ -204,7 +207,7 @@ class ProviderTransfer:
 
 @dataclass(frozen=True)
 class AttemptRef:
-    """An attempt of ours. Without an answer its `transfer_id` is not known."""
+    """An attempt of ours. `transfer_id` is None if it had no response."""
 
     number: int
     transfer_id: str | None
@@ -213,8 +216,9 @@ class AttemptRef:
 def match_transfers(
     attempts: list[AttemptRef], found: list[ProviderTransfer]
 ) -> ProviderTransfer | None:
-    """Which of the transfers that a look-up found is the payout's own, if any. One that moves money
-    is, whichever attempt made it; one that does not belongs to the attempt that it is known by."""
+    """Return the payout's own transfer among those that a status check found, if any: one that
+    moves money, whichever attempt made it, a paid one first; otherwise one that the last attempt
+    made or may have made."""
     moving = [each for each in found if each.transfer_status.moves_money]
     if moving:
         return next(
@@ -231,19 +235,21 @@ def match_transfers(
     return mine[-1] if mine else None
 
 
-# Automatic attempts after a failure; then a person decides.
+# After this many failures there is no automatic retry: an operator decides.
 MOST_FAILURES = 5
 _RETRY_HOURS = (1, 2, 4, 8)
 
 
 def retry_after(failures: int) -> timedelta | None:
-    """How long after its failure number `failures` (from 1) it is tried again by itself."""
+    """Return the delay before the automatic retry after failure number `failures` (from 1); None if
+    there is none."""
     if failures >= MOST_FAILURES:
         return None
     return timedelta(hours=_RETRY_HOURS[failures - 1])
 
 
 def status_check_delay(status_checks: int, first: timedelta, longest: timedelta) -> timedelta:
-    """The wait before status check number `status_checks` (from 0): twice as long each time."""
+    """Return the delay before status check number `status_checks` (from 0): it doubles each time,
+    up to `longest`."""
     wait = first * (1 << min(status_checks, 16))
     return min(longest, wait)

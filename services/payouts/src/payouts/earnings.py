@@ -1,4 +1,4 @@
-"""What other services say that recipients earned: it becomes available, and is paid."""
+"""Earnings that other services report: they become available and are paid out."""
 
 from __future__ import annotations
 
@@ -31,24 +31,26 @@ class Earnings:
         return {"earnings.credit": self.on_report, _TAKEN_BACK: self.on_report}
 
     async def prepare(self, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-        """Lock the recipients, in the order of their ids; tenants before them, as everybody
-        does."""
+        """Lock the recipients in the order of their ids, after their tenants: the common lock
+        order."""
         for tenant in sorted({event.tenant for event in events}):
             await repository.ensure_tenant(session, tenant)
         await repository.lock_recipients(session, [_recipient(event) for event in events])
 
     async def on_report(self, work: UnitOfWork, event: Event[EarningsAdjustment]) -> None:
-        """Raises `NotFound` for an unknown recipient: add it, and replay the dead letter. Raises
-        `NotYet` while a restored database may have forgotten what the recipient was paid."""
+        """Credit or take back earnings. Raises `NotFound` for an unknown recipient: add it, then
+        replay the dead letter. Raises `NotYet` while a restored database may have forgotten payouts
+        to the recipient."""
         report = event.data
         found = await repository.recipients(work.session, [_recipient(event)])
         if not found:
             raise NotFound(f"no recipient is called {report.recipient}: add it, then replay this")
         (recipient,) = found.values()
-        # It pays from a balance that may not be what it seems: rather later.
+        # After a restore the balance may be wrong: pay later rather than too much.
         check_reconciled(recipient, await repository.unreconciled(work.session))
         taken = event.type == _TAKEN_BACK
-        # What was paid out already leaves the balance below zero: the next earnings make up for it.
+        # If the money was paid out already, the balance goes below zero, and the next earnings make
+        # up for it.
         entry = (
             Entry(LedgerAccount.AVAILABLE, LedgerAccount.PLATFORM, report.amount)
             if taken
@@ -66,12 +68,12 @@ class Earnings:
         )
         kind = Schedule.model_validate(recipient.schedule, extra="ignore").kind
         if new and not taken and kind == "manual":
-            # Nothing else would pay it: this is the request to do so. As many payouts as the
-            # account's limit makes of it.
+            # Nothing else would pay it: these earnings are the request to do so, split into as many
+            # payouts as the account's limit requires.
             for number in range(_MOST_PAYOUTS):
                 occasion = f"{report.request_id}:{number}"
                 if await self._service.has_paid(work.session, recipient, occasion):
-                    continue  # before a restore
+                    continue  # made before a restore
                 if not await self._service.pay_balances(work.session, [(recipient, occasion)]):
                     break
 

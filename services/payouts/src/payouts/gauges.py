@@ -1,4 +1,4 @@
-"""The gauges of what waits."""
+"""Gauges of open payouts and discrepancies, read from the database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNSETTLED = (
     State.SUBMITTED,
     State.FAILED,
 )
-# Those of which a sending may be tried again.
+# States in which a payout may still be sent again.
 _OPEN = (State.APPROVED, State.SUBMITTING, State.UNKNOWN)
 
 
@@ -40,8 +40,9 @@ async def measure(session: AsyncSession) -> None:
 
 
 def _longest_unanswered() -> Select[Any]:
-    """The age (seconds) of the oldest attempt whose outcome is unknown, of payouts that are still
-    open. The payout's own row is touched by every look-up and every new attempt."""
+    """Select the age (seconds) of the oldest attempt with an unknown outcome, of payouts that are
+    still open. The payout's own row is no measure: every status check and every new attempt updates
+    it."""
     failed = aliased(Attempt)
     last_failure = select(func.max(failed.number)).where(
         failed.payout_id == Attempt.payout_id, failed.outcome == "refused"

@@ -1,4 +1,4 @@
-"""What providers' webhooks say of transfers finishes payouts."""
+"""Handlers of providers' reports about transfers, and of the commands that call providers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PROVED = {"signature", "requery"}
 
 
 class Reports:
-    """Handles what providers say; what a batch needs lives in its session."""
+    """Handler of providers' reports. The rows that a batch needs are in its session."""
 
     def __init__(self, times: StatusCheckDelays) -> None:
         self._times = times
@@ -51,7 +51,7 @@ class Reports:
         return dict.fromkeys(_FATES, self.on_report)
 
     async def prepare(self, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-        """Lock what the batch needs, in the order that everybody keeps."""
+        """Lock the rows that the batch needs, in the common lock order."""
         transfers = await repository.lock_transfers(session, [_key(event) for event in events])
         ids = {row.payout_id for row in transfers.values()} | {e.data.reference for e in events}
         found = await repository.lock_payouts(session, sorted(filter(None, ids)))
@@ -83,7 +83,7 @@ class Reports:
         if file is None:
             if (
                 transfer_status is not None
-            ):  # an answer that was lost, or nothing of ours: who asks will see
+            ):  # a lost response, or not ours: a status check will show
                 transfer.transfer_status = whole
             if transfer_status in {TransferStatus.FAILED, TransferStatus.RETURNED}:
                 log.warning(
@@ -97,8 +97,8 @@ class Reports:
         if transfer_status is None:
             batch.books.enqueue(file.row, ask=True)
         elif whole is TransferStatus.RETURNED and report.provider not in READ_ONLY:
-            # Another transfer of the payout may stand, of which nobody knows: money that is owed
-            # again is paid again, so the provider says first what there is.
+            # Another transfer of the payout may still move money without our knowledge. Money that
+            # is owed again is paid again, so the provider is queried first.
             transfer.transfer_status = whole
             file.take(transfer)
             batch.books.enqueue(file.row, ask=True)
@@ -131,7 +131,8 @@ class ReportBatch:
         self._recipients = recipients
 
     def file_of(self, event: Event[TransferReported], transfer: Transfer) -> PayoutHistory | None:
-        """The payout that the report is about: another tenant's is none."""
+        """Return the payout that the report is about; None if it belongs to another tenant or
+        account."""
         for id_ in (transfer.payout_id, event.data.reference):
             file = self.files.get(id_) if id_ else None
             if file is not None and (file.row.tenant, file.row.provider, file.row.account) == (
@@ -143,7 +144,7 @@ class ReportBatch:
         return None
 
     def open_square(self, event: Event[TransferReported]) -> PayoutHistory | None:
-        """Square pays by itself: its payouts are written down when it reports them."""
+        """Record a payout that Square reports: Square pays on its own schedule."""
         report = event.data
         recipient = self._recipients.get((event.tenant, report.account or ""))
         if recipient is None or not report.amount or report.currency != recipient.currency:
@@ -165,7 +166,7 @@ class ReportBatch:
 
 
 def _fate(event: Event[TransferReported]) -> TransferStatus | None:
-    """None where the provider has to be asked."""
+    """Return the reported status; None if the provider has to be queried."""
     report = event.data
     if report.provider == "stripe" and event.type == "provider_transfer.created":
         return TransferStatus.PAID  # it is in the connected account's balance
@@ -185,7 +186,8 @@ def _key(event: Event[TransferReported]) -> TransferKey:
 
 
 class Commands:
-    """The commands that call providers: process a payout, write a report, reconcile an account."""
+    """Handler of the commands that call providers: process a payout, write a report, reconcile an
+    account."""
 
     def __init__(self, executor: PayoutExecutor, reconciler: Reconciler) -> None:
         self._executor = executor

@@ -1,4 +1,5 @@
-"""What the clock does. A job only decides and orders: the work runs on whichever worker gets it."""
+"""Scheduled jobs. A job only decides and enqueues: the work runs on whichever worker receives
+it."""
 
 from __future__ import annotations
 
@@ -29,14 +30,14 @@ _MOST = 1000
 _KEEP_TRANSFERS = timedelta(days=90)
 SERVICE = "payouts"
 
-# Banks return payments for days, and in the United States for sixty.
+# Banks return payments for days, and in the United States for sixty days.
 _DAYS_BACK = (1, 3, 7, 14, 60)
 _ORDER_AGAIN = timedelta(minutes=5)
 
 
 class Jobs:
-    """`interval` is that of the searches for due payouts; one that was not processed is
-    enqueued again after `reorder`."""
+    """The jobs of the service. `interval` is the time between searches for due payouts; a payout
+    that was not processed is enqueued again after `reorder`."""
 
     def __init__(
         self,
@@ -64,18 +65,18 @@ class Jobs:
         )
 
     async def due_payouts(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """What is approved and due is ordered."""
+        """Enqueue payouts that are approved and due."""
         count = await self._order(work, event, [State.APPROVED])
         return f"{count} payouts ordered"
 
     async def look_ups(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Whose outcome is open is asked about: the unknown, those whose process died, and those
-        that the provider has had for long without a webhook."""
+        """Enqueue status checks of payouts with an open outcome: unknown ones, those whose sending
+        process died, and submitted ones that have waited long for a webhook."""
         count = await self._order(work, event, [State.SUBMITTING, State.UNKNOWN, State.SUBMITTED])
         return f"{count} look-ups ordered"
 
     async def retry_failed(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Hourly: what failed and is due again is approved again."""
+        """Hourly: approve failed payouts again when their retry is due."""
         books = PayoutUnitOfWork(work.session, await tenant_rows.database_now(work.session))
         found = await self._due(work.session, [State.FAILED], books.now)
         for row in found:
@@ -90,7 +91,7 @@ class Jobs:
         return f"{len(found)} payouts tried again"
 
     async def pay_balances(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """What recipients' schedules want paid out of what is available."""
+        """Create the payouts that recipients' schedules pay from available balances."""
         now = await tenant_rows.database_now(work.session)
         found = await repository.recipients_due(work.session, now, _MOST)
         due: list[tuple[Recipient, str | None]] = []
@@ -103,7 +104,7 @@ class Jobs:
         return f"{paid} of {len(found)} recipients due are paid"
 
     async def daily_report(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Of yesterday (UTC), for each tenant that has payouts."""
+        """Enqueue yesterday's report (UTC) for each tenant that has payouts."""
         day = event.time.date() - timedelta(days=1)
         tenants = (await work.session.scalars(select(Payout.tenant).distinct())).all()
         for tenant in tenants:
@@ -111,8 +112,8 @@ class Jobs:
         return f"reports of {day} enqueued for {len(tenants)} tenants"
 
     async def reconcile(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Yesterday (UTC) at each account is compared with the ledger, and earlier days again: what
-        was paid then may have come back since."""
+        """Enqueue the comparison of yesterday (UTC) at each account with the ledger, and of earlier
+        days again: money paid then may have come back since."""
         days = [event.time.date() - timedelta(days=back) for back in _DAYS_BACK]
         accounts = list(self._accounts)
         for day in days:
@@ -138,7 +139,7 @@ class Jobs:
         return (await session.scalars(repository.select_due(states, now, _MOST))).all()
 
     async def _go_on(self, work: UnitOfWork, event: Event[RunJob], found: Sequence[object]) -> None:
-        if len(found) == _MOST:  # there may be more: not only at the next tick
+        if len(found) == _MOST:  # there may be more: do not wait for the next tick
             await enqueue_run(
                 work.session,
                 service="payouts",
@@ -150,7 +151,7 @@ class Jobs:
 
 
 async def recover(work: UnitOfWork, event: Event[RunJob]) -> str:
-    """After a restore: days that are not settled are compared again."""
+    """After a restore: enqueue again the reconciliation of days that are still open."""
     before = await tenant_rows.database_now(work.session) - _ORDER_AGAIN
     found = await repository.recoveries_due(work.session, before, _MOST)
     await enqueue_recoveries(work.session, event, found)
@@ -160,7 +161,8 @@ async def recover(work: UnitOfWork, event: Event[RunJob]) -> str:
 def forgotten_days(
     accounts: Sequence[ProviderAccount], since: datetime, now: datetime
 ) -> Sequence[Recovery]:
-    """Each day (UTC) of each account that a restored database may have forgotten something of."""
+    """Return a recovery for each day (UTC) of each account of which a restored database may have
+    forgotten payouts."""
     days = (now.date() - since.date()).days + 1
     return [
         Recovery(
@@ -187,8 +189,8 @@ async def enqueue_recoveries(
 
 
 async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
-    """What nobody asks for any more: transfers that never were ours. Payouts, ledger and audit log
-    stay for good."""
+    """Delete old transfers that never were ours. Payouts, ledger and audit log are kept
+    permanently."""
     old = func.now() - _KEEP_TRANSFERS
     transfers = await work.session.execute(
         delete(Transfer)

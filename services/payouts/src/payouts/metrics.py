@@ -1,4 +1,4 @@
-"""The payouts service's own metrics. Amounts are no labels, and no id ever is."""
+"""Metrics of the payouts service. Amounts and ids are never labels."""
 
 from prometheus_client import Counter, Gauge, Histogram
 

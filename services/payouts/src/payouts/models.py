@@ -1,4 +1,4 @@
-"""The payouts service's tables."""
+"""Database tables of the payouts service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Base(DeclarativeBase):
 
 
 class Recipient(TenantRow, Base):
-    """Who is paid. `details`, where the money goes, are encrypted; people see `masked_details`."""
+    """A recipient. `details`, where the money goes, are encrypted; users see `masked_details`."""
 
     __tablename__ = "recipients"
 
@@ -29,12 +29,12 @@ class Recipient(TenantRow, Base):
     currency: Mapped[str]
     details: Mapped[str]
     masked_details: Mapped[str]
-    # The name of the recipient in the provider's reports, which is no secret.
+    # The recipient's identifier in the provider's reports; not a secret.
     provider_ref: Mapped[str]
     blocked: Mapped[bool] = mapped_column(server_default="false")
     schedule: Mapped[dict[str, Any]]
     next_payout_at: Mapped[datetime | None]
-    # How many payouts its schedule has made: the next one's name, also after a restore.
+    # How many payouts its schedule has made. The number names the next one, also after a restore.
     scheduled: Mapped[int] = mapped_column(server_default="0")
     details_changed_at: Mapped[datetime | None]
     details_changed_by: Mapped[str | None]
@@ -50,7 +50,7 @@ class Recipient(TenantRow, Base):
 
 
 class Payout(TenantRow, Base):
-    """Its id is our reference at the provider. Amounts are in minor units.
+    """A payout. Its id is our reference at the provider. Amounts are in minor units.
 
     `due_at` is when it may be sent, `next_action_at` when it has to be processed next.
     """
@@ -66,7 +66,7 @@ class Payout(TenantRow, Base):
     amount: Mapped[int] = mapped_column(BigInteger)
     fee: Mapped[int] = mapped_column(BigInteger)
     fee_charged: Mapped[bool] = mapped_column(server_default="false")
-    # Of a paid one. Of one that is `returned`, all of it came back.
+    # The part of a paid payout that came back; 0 for a `returned` one, which came back in full.
     amount_returned: Mapped[int] = mapped_column(BigInteger, server_default="0")
     currency: Mapped[str]
     funding: Mapped[str]
@@ -74,11 +74,11 @@ class Payout(TenantRow, Base):
     state: Mapped[str]
     held: Mapped[bool] = mapped_column(server_default="false")
     created_by: Mapped[str]
-    # Whose credits it pays: they can't approve it either.
+    # Users whose credits this payout pays: they can't approve it either.
     credited_by: Mapped[list[str]] = mapped_column(server_default="{}")
     approved_by: Mapped[str | None]
     approved_at: Mapped[datetime | None]
-    # The provider's list showed it, and the database had forgotten it.
+    # Found in the provider's list, after a restored database had forgotten it.
     adopted: Mapped[bool] = mapped_column(server_default="false")
     due_at: Mapped[datetime]
     next_action_at: Mapped[datetime | None]
@@ -94,7 +94,7 @@ class Payout(TenantRow, Base):
 
     @property
     def recipient(self) -> str:
-        """Its reference."""
+        """Return the recipient's reference."""
         return str(self.request["recipient"])
 
     @property
@@ -118,8 +118,9 @@ class Payout(TenantRow, Base):
 
 
 class Attempt(Base):
-    """One sending, written down before it. `outcome` is null while it runs, or when the process
-    died in it; `transfer_status` merges all that the provider reported about its transfer."""
+    """One send attempt, stored before the call. `outcome` is null while it runs; if its process
+    died, until a status check finds that, or permanently if a webhook comes first.
+    `transfer_status` merges all that the provider reported about its transfer."""
 
     __tablename__ = "attempts"
 
@@ -132,7 +133,7 @@ class Attempt(Base):
     finished_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     key_consumed: Mapped[bool] = mapped_column(server_default="false")
-    # Sealed, as the recipient's were then: the provider is asked about what was sent.
+    # Encrypted, as the recipient's were then: status checks query for what was sent.
     details: Mapped[str]
     transfer_id: Mapped[str | None]
     transfer_status: Mapped[str | None]
@@ -142,8 +143,8 @@ class Attempt(Base):
 
 
 class Transfer(Base):
-    """What a provider reported about a transfer, in an answer or a webhook, whichever came first.
-    One without a payout is not ours, or its answer was lost."""
+    """A provider's transfer, from a response or a webhook, whichever came first. Without
+    `payout_id` it is not ours, or its response was lost."""
 
     __tablename__ = "transfers"
 
@@ -176,7 +177,8 @@ class Batch(TenantRow, Base):
 
 
 class LedgerEntry(Base):
-    """Never changed: a trigger refuses it. `audit_position` names the action that made it."""
+    """A ledger entry. A trigger refuses changes. `audit_position` is that of the audit entry of its
+    action."""
 
     __tablename__ = "ledger_entries"
 
@@ -198,7 +200,7 @@ class LedgerEntry(Base):
 
 
 class Balance(Base):
-    """The sums of a recipient's ledger entries, updated with them."""
+    """The sums of a recipient's ledger entries in minor units, updated with them."""
 
     __tablename__ = "balances"
 
@@ -213,7 +215,8 @@ class Balance(Base):
 
 
 class AuditEntry(Base):
-    """Who did what, when and why. Each has the hash of the one before; never changed either."""
+    """An audit entry: who did what, when and why. It has the hash of the entry before. A trigger
+    refuses changes."""
 
     __tablename__ = "audit_log"
 
@@ -247,9 +250,9 @@ class AuditHead(Base):
 
 
 class TenantControl(Base):
-    """A tenant's emergency stop. After a backup was restored, and until
-    `status_check_required_until`, each payout's status is checked before it is sent, for the
-    database may have forgotten that it was sent."""
+    """A tenant's emergency stop. After a restore, and until `status_check_required_until`, each
+    payout's status is checked before it is sent, because the database may have forgotten that it
+    was sent."""
 
     __tablename__ = "tenant_controls"
 
@@ -277,7 +280,8 @@ class Recovery(Base):
 
 
 class DailyReport(Base):
-    """A tenant's day (UTC): what was paid, what failed, and the balances at its end."""
+    """A tenant's report of a day (UTC): payouts by state, and the balances when the report was
+    written."""
 
     __tablename__ = "daily_reports"
 
@@ -288,8 +292,8 @@ class DailyReport(Base):
 
 
 class Discrepancy(TenantRow, Base):
-    """A discrepancy between the provider's records and ours of a day (UTC). `resolved_at` is when
-    both agreed again, or when the person `resolved_by` resolved it."""
+    """A discrepancy between the provider's records and ours on a day (UTC). `resolved_at` is when
+    both agreed again, or when the user `resolved_by` resolved it."""
 
     __tablename__ = "discrepancies"
 
@@ -312,10 +316,11 @@ def recipient_id(tenant: str, reference: str) -> str:
 
 
 def square_key(transfer_id: str) -> str:
-    """The key of a payout that Square made by itself."""
+    """Return the key of a payout that Square made on its own schedule."""
     return f"square:{transfer_id}"
 
 
 def payout_id(tenant: str, key: str) -> str:
-    """`key` is the caller's Idempotency-Key, or derives from the cause of the payout."""
+    """Return the payout's id. `key` is the caller's Idempotency-Key, or derives from the payout's
+    cause."""
     return derived_id("payouts", tenant, key)

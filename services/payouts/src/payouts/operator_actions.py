@@ -1,4 +1,4 @@
-"""What a person does to a payout, and to all of them."""
+"""Actions of users on a payout, and on all payouts of a tenant."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from payouts.providers.registry import READ_ONLY, Accounts
 
 
 def actor(caller: Caller) -> Actor:
-    """Raises `Forbidden` for a person who is called like Paybus itself."""
+    """Return the caller as an actor. Raises `Forbidden` for a user with the name of Paybus
+    itself."""
     if caller.subject == PAYBUS.name:
         raise Forbidden(f"nobody may be called {PAYBUS.name!r} here: it stands for no person")
     return Actor(caller.subject, caller.role.name.lower())
 
 
 async def approve(session: AsyncSession, row: Payout, by: Actor, reason: str | None) -> None:
-    """Raises `Forbidden` for who ordered it, credited what it pays, or has changed since it was
-    ordered where it goes: over all of that there are two persons."""
+    """Approve a payout. Raises `Forbidden` for a user who created it, credited what it pays, or was
+    the last to change its destination, since its creation or, if Paybus created it, at any time:
+    two persons are needed over the complete chain."""
     if row.state == State.SCHEDULED:
         recipient = await session.get_one(Recipient, row.recipient_id, populate_existing=True)
         _second_person(row, recipient, by)
@@ -49,7 +51,7 @@ def _second_person(row: Payout, recipient: Recipient, by: Actor) -> None:
     if by.name in row.credited_by:
         raise Forbidden("who credited what a payout pays can't approve it: a second person has to")
     changed_at = recipient.details_changed_at
-    # Whoever orders a payout has seen where it goes; a schedule or an event has not.
+    # A user who creates a payout has seen the destination; a schedule or an event has not.
     unseen = row.created_by == PAYBUS.name or (changed_at and changed_at > row.created_at)
     if recipient.details_changed_by == by.name and unseen:
         raise Forbidden(
@@ -59,14 +61,15 @@ def _second_person(row: Payout, recipient: Recipient, by: Actor) -> None:
 
 
 async def hold(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
-    """It is not sent until it is released. Holding it twice is holding it."""
+    """Keep the payout from being sent until it is released. Holding it twice has no further
+    effect."""
     if not domain.can_hold(State(row.state)):
         raise Conflict(f"it is {row.state}: too late to hold it")
     if row.held:
         return
     books = await _books(session)
     row.held = True
-    if row.state != State.UNKNOWN:  # which goes on to be asked about
+    if row.state != State.UNKNOWN:  # its status checks continue
         row.next_action_at = None
     books.annotate(row, by, "hold", reason)
     await _close(books, row)
@@ -98,11 +101,12 @@ async def cancel(session: AsyncSession, row: Payout, by: Actor, reason: str) -> 
 async def retry(
     session: AsyncSession, row: Payout, by: Actor, reason: str, *, accounts: Accounts
 ) -> None:
-    """Of a failed or returned one: the provider is asked first. What came back is paid with other
-    money now, so that its approval is void, and who retries it is among those who ask for it.
+    """Send a failed or returned payout again; its status is checked at the provider first. A
+    returned payout is paid with other money now: its approval is void, and the user who retries it
+    counts among its requesters.
 
-    Raises `Conflict` for one in another state, `NotYet` while a restored database may have
-    forgotten what was paid since.
+    Raises `Conflict` in another state or if too little is available, `NotYet` while a restored
+    database may have forgotten payouts made since the backup.
     """
     if row.provider in READ_ONLY:
         raise Conflict(f"{row.provider} pays by itself: there is nothing to try again")
@@ -112,7 +116,8 @@ async def retry(
     row.next_action_at = books.now
     if row.state == State.RETURNED:
         recipient = await session.get_one(Recipient, row.recipient_id)
-        # The schedule may have paid what came back, by a payout that is forgotten.
+        # The schedule may have paid the returned money, by a payout that the database has
+        # forgotten.
         check_reconciled(recipient, await repository.unreconciled(session))
         needed, there = await _take_from_balance(session, row)
         account = accounts.find(row.tenant, row.provider, row.account)
@@ -126,8 +131,8 @@ async def retry(
 
 
 async def _take_from_balance(session: AsyncSession, row: Payout) -> tuple[int, int]:
-    """What it takes, and what is available: what came back may be in another payout by now. Raises
-    `Conflict`."""
+    """Return the amount needed and the amount available (minor units). Raises `Conflict` if too
+    little is available: the money that came back may be in another payout by now."""
     available = await repository.available_balances(session, [row.recipient_id])
     there = available[row.recipient_id, row.currency]
     needed = row.amount + (0 if row.fee_charged else row.fee)
@@ -137,8 +142,8 @@ async def _take_from_balance(session: AsyncSession, row: Payout) -> tuple[int, i
 
 
 async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Discrepancy:
-    """Resolve a discrepancy; it opens again only if one side changes. Raises `Conflict` when it
-    is resolved already."""
+    """Resolve a discrepancy; it opens again if one side changes, or if it is not found once and
+    then comes back. Raises `Conflict` if it is resolved already."""
     row = await session.get_one(Discrepancy, id_, with_for_update=True, populate_existing=True)
     if row.resolved_at is not None:
         raise Conflict("it is resolved already")
@@ -154,7 +159,8 @@ async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Di
 async def pause(
     session: AsyncSession, tenant: str, by: Actor, reason: str, *, paused: bool
 ) -> TenantControl:
-    """The emergency stop: once this is committed, nothing of the tenant's begins to be sent."""
+    """Set (`paused`) or end the emergency stop: once it is committed, no intent to send is created
+    for the tenant. `until_nothing_begins` waits for those that exist."""
     action = "pause" if paused else "resume"
     return await _control(session, tenant, by, action, reason, {"paused": paused})
 
@@ -168,9 +174,9 @@ async def require_status_check_until(
     until: datetime,
     unreconciled: Sequence[Recovery],
 ) -> TenantControl:
-    """A database that was restored has forgotten what it did since its backup. Until then (UTC) the
-    provider is asked even about what was never sent, as far as we know; and nothing is sent from
-    the unreconciled accounts, or ordered there, before these days are compared."""
+    """Require a status check before each payout until `until` (UTC), even of payouts without a
+    recorded attempt: a restored database has forgotten what it did since its backup. Nothing is
+    sent from the unreconciled accounts, or created there, before these days are compared."""
     await repository.set_recoveries(session, tenant, unreconciled)
     return await _control(
         session, tenant, by, "ask first", reason, {"status_check_required_until": until}
@@ -178,11 +184,11 @@ async def require_status_check_until(
 
 
 async def until_nothing_begins(session: AsyncSession, tenant: str) -> None:
-    """After the emergency stop was pulled: until what was about to be sent is sent, or will not be.
-    An intent is acted upon within seconds, or never."""
+    """After the emergency stop was set, wait until every intent was acted upon or has expired. An
+    intent is acted upon within seconds, or never."""
     oldest = planner.FRESH + _CLOCKS_DIFFER
     while await repository.is_about_to_send(session, tenant, oldest):
-        await session.rollback()  # no transaction is held open meanwhile
+        await session.rollback()  # hold no transaction open meanwhile
         await asyncio.sleep(_LOOK_SECONDS)
 
 

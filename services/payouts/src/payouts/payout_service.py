@@ -1,4 +1,4 @@
-"""What people ask for: recipients, credits, payouts and batches of them."""
+"""Requests of API callers and schedules: recipients, credits, payouts and batches."""
 
 from __future__ import annotations
 
@@ -50,18 +50,19 @@ _UNRECONCILED_SECONDS = 60
 
 @dataclass(frozen=True)
 class Ordered:
-    """`new` are those that this request made; the others were there already."""
+    """Payouts of a request. `new` is the number that this request created; the others existed
+    already."""
 
     payouts: Sequence[Payout]
     new: int
 
 
-# Of what schedules and batches order, and of what a provider paid by itself.
+# Key prefixes of payouts that schedules and batches create, and that a provider made on its own.
 _OUR_KEYS = ("schedule:", "batch:", "square:")
 
 
 class PayoutService:
-    """Everything runs in the caller's transaction."""
+    """Creation of recipients, credits and payouts. Everything runs in the caller's transaction."""
 
     def __init__(
         self, accounts: Accounts, details: RecipientDetailsCipher, *, reorder: timedelta
@@ -73,7 +74,9 @@ class PayoutService:
     async def add_recipient(
         self, session: AsyncSession, tenant: str, by: Actor, request: NewRecipient
     ) -> Recipient:
-        """Raises `Conflict` when the reference is another recipient's already."""
+        """Add a recipient; repeating the same request returns the existing one. Raises `Conflict`
+        if the reference belongs to a different recipient, `Invalid` for details or a currency that
+        the account can't pay."""
         account = self.accounts.find(tenant, request.provider, request.account)
         details = read_details(account.client.details_model, request.details)
         if account.pays and not account.limit(request.currency):
@@ -130,12 +133,12 @@ class PayoutService:
     async def credit(
         self, session: AsyncSession, tenant: str, id_: str, key: str, by: Actor, credit: Credit
     ) -> bool:
-        """Whether it is new: the same key credits once.
+        """Credit the recipient once for each key; return whether the credit is new.
 
-        Raises `Conflict` when the key was used for another credit.
+        Raises `Conflict` if the key was used for another credit.
         """
         await tenant_rows.get_for_tenant(session, Recipient, tenant, id_)
-        # Whoever credits the same recipient waits here, and then sees what the first one did.
+        # A concurrent credit to the same recipient waits here, and then sees this one.
         recipient = await session.get_one(
             Recipient, id_, with_for_update=True, populate_existing=True
         )
@@ -162,11 +165,11 @@ class PayoutService:
         currency: str,
         reason: str,
     ) -> bool:
-        """An entry between a (locked) recipient and the platform, once for each subject; and
-        whether it is new.
+        """Post an entry between a (locked) recipient and the platform, once for each subject;
+        return whether it is new.
 
-        Raises `Conflict` when the subject stands for another one, `Invalid` for what the recipient
-        can't have.
+        Raises `Conflict` if the subject was used for a different entry, `Invalid` if the recipient
+        can't have this entry.
         """
         if recipient.provider in READ_ONLY:
             raise Invalid(f"{recipient.provider} pays {recipient.reference} by itself")
@@ -196,8 +199,9 @@ class PayoutService:
     async def order(
         self, session: AsyncSession, tenant: str, key: str, by: Actor, request: NewPayout
     ) -> Ordered:
-        """Raises `Conflict` when the key was used for another payout, `NotFound` for an unknown
-        recipient, `Invalid` for what can't be paid and a key that is one of ours."""
+        """Create a payout. Raises `Conflict` if the key was used for another payout, `NotFound` for
+        an unknown recipient, `Invalid` for a payout that can't be paid and for a key with a
+        reserved prefix."""
         if key.startswith(_OUR_KEYS):
             raise Invalid(f"an Idempotency-Key does not begin with {', '.join(_OUR_KEYS)}")
         await repository.serialize_on(session, payout_id(tenant, key))
@@ -206,7 +210,7 @@ class PayoutService:
     async def order_batch(
         self, session: AsyncSession, tenant: str, key: str, by: Actor, request: NewBatch
     ) -> tuple[Batch, bool]:
-        """All of it or nothing, and whether it is new."""
+        """Create all payouts of a batch, or none; return the batch and whether it is new."""
         id_ = derived_id("batches", tenant, key)
         content = json.dumps(request.model_dump(mode="json"), sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -232,12 +236,13 @@ class PayoutService:
     async def pay_balances(
         self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
     ) -> int:
-        """What these (locked) recipients' schedules want paid out of what is available, of whatever
-        tenants; each with what names the occasion, or none for the next of its schedule's. Returns
-        how many are paid.
+        """Create the payouts that the schedules of these (locked) recipients, of any tenant, pay
+        from what is available. Each recipient comes with a name of the occasion, or None for the
+        next payout of its schedule. Return the number of payouts created.
 
-        A schedule numbers its payouts. So one that a restored database has forgotten has the name
-        of the next one that the schedule makes, and is found at the provider before that is sent.
+        A schedule numbers its payouts. So a payout that a restored database has forgotten has the
+        id of the next one that the schedule creates, and is found at the provider before that one
+        is sent.
         """
         for tenant in sorted({recipient.tenant for recipient, _ in due}):
             await repository.ensure_tenant(session, tenant)
@@ -255,7 +260,7 @@ class PayoutService:
                 payout = self._of_balance(books.now, id_, key, recipient, there)
             except PaybusError as error:
                 log.error("scheduled_payout_failed", recipient=recipient.id, error=str(error))
-                # One that waits for enough would be found again at once.
+                # A `threshold` schedule has no time and would be found again immediately.
                 recipient.next_payout_at = recipient.next_payout_at or books.now + _TRY_AGAIN
                 continue
             if payout.state == State.SCHEDULED:
@@ -266,14 +271,14 @@ class PayoutService:
         return len(made)
 
     async def has_paid(self, session: AsyncSession, recipient: Recipient, occasion: str) -> bool:
-        """Whether there is a payout of this occasion."""
+        """Return whether a payout of this occasion exists."""
         id_ = payout_id(recipient.tenant, f"schedule:{recipient.id}:{occasion}")
         return id_ in await repository.payouts(session, {id_})
 
     async def _next_occasions(
         self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
     ) -> Mapping[str, tuple[str, Recipient]]:
-        """The ids, keys and recipients of the payouts that are not made yet."""
+        """Return the keys and recipients of the payouts that do not exist yet, by payout id."""
         found: dict[str, tuple[str, Recipient]] = {}
         waiting = list(due)
         while waiting:
@@ -294,14 +299,14 @@ class PayoutService:
     def _of_balance(
         self, now: datetime, id_: str, key: str, recipient: Recipient, there: int
     ) -> Payout:
-        """Raises what `_check` raises."""
+        """Return a payout of as much of `there` (minor units) as the account can pay. Raises
+        `Invalid` if that is nothing or `_check` refuses it."""
         account = self.accounts.find(recipient.tenant, recipient.provider, recipient.account)
         if not account.limit(recipient.currency):
             raise Invalid(f"{account.path} pays nothing in {recipient.currency}")
         details = self._details.open(recipient.provider, recipient.details)
         step = account.client.step(recipient.currency, details)
-        # What is more than one payout may be, or less than the provider can pay, stays for the
-        # next time.
+        # The rest, above the account's limit or below the provider's step, stays for the next time.
         amount = min(there, account.limit(recipient.currency)) // step * step
         if not amount:
             raise Invalid(f"{recipient.provider} pays multiples of {step} {recipient.currency}")
@@ -382,7 +387,7 @@ class PayoutService:
     def _check(
         self, account: ProviderAccount, recipient: Recipient, id_: str, request: NewPayout
     ) -> None:
-        """Raises `Invalid`."""
+        """Raise `Invalid` for a payout that can't be paid."""
         who = recipient.reference
         if not account.pays:
             raise Invalid(
@@ -417,7 +422,7 @@ class PayoutService:
         self, session: AsyncSession, row: Recipient, by: Actor, action: str, reason: str | None
     ) -> None:
         books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
-        # Details are no part of it: neither sealed nor open do they belong in a log.
+        # Details do not belong in a log, neither encrypted nor in plain text.
         data = {
             "masked_details": row.masked_details,
             "blocked": row.blocked,
@@ -438,8 +443,7 @@ class PayoutService:
 
 
 def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey]) -> None:
-    """Raises `NotYet` while a restored database may have forgotten what was paid to the
-    recipient."""
+    """Raise `NotYet` while a restored database may have forgotten payouts to the recipient."""
     if (recipient.tenant, recipient.provider, recipient.account) in unreconciled:
         raise NotYet(
             f"the database was restored, and {recipient.provider}/{recipient.account} is not "
@@ -450,14 +454,15 @@ def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey])
 
 
 def _claim(books: PayoutUnitOfWork, row: Payout, key: str, request: NewPayout, by: Actor) -> None:
-    """A payout that the database had forgotten is ordered again, with the key that it had: from now
-    on it is as it was ordered. Raises `Conflict` when it is another one."""
+    """Claim an adopted payout: a caller creates again, with its key, a payout that the database had
+    forgotten. From now on it is as it was requested. Raises `Conflict` if the request differs."""
     asked = (request.recipient, request.currency, request.amount)
     if asked != (row.recipient, row.currency, row.amount):
         raise Conflict("this Idempotency-Key was used for another payout")
     posted = []
     given_up = row.state == State.CANCELLED and not row.fee_charged
-    # It was taken from what is available, which was not right, and is not what was given up.
+    # Adoption took the amount from the available balance, which is wrong for a direct payout; a
+    # cancelled one was given back already.
     if request.funding == "direct" and not given_up:
         posted.append(Entry(Ledger.PLATFORM, Ledger.AVAILABLE, row.amount + request.fee))
     if request.fee and row.fee_charged:
@@ -473,7 +478,7 @@ def _claim(books: PayoutUnitOfWork, row: Payout, key: str, request: NewPayout, b
 async def _check_balances(
     session: AsyncSession, made: Sequence[Payout], recipients: Mapping[str, Recipient]
 ) -> None:
-    """Raises `Conflict` when more is wanted from a balance than is available."""
+    """Raise `Conflict` if more is requested from a balance than is available."""
     request: Counter[tuple[str, str]] = Counter()
     for row in made:
         if row.funding == "balance":
@@ -505,7 +510,7 @@ def _row(
     by: Actor,
     batch_id: str | None,
 ) -> Payout:
-    # A fee is taken from what is the recipient's, too.
+    # A fee is taken from the recipient's balance too.
     taken = request.amount + (request.fee if request.funding == "balance" else 0)
     waits = account.needs_approval(taken, request.currency)
     due_at = moment(request, now)
@@ -540,7 +545,8 @@ def _row(
 
 
 def next_payout(schedule: Schedule, after: datetime) -> datetime | None:
-    """When the schedule pays next, UTC; for a threshold, whenever something was credited."""
+    """Return when the schedule pays next (UTC); None for `manual`, which never pays, and
+    `threshold`, which pays by balance."""
     if schedule.kind in {"manual", "threshold"}:
         return None
     return Cron(schedule.expression, schedule.zone).next_after(after.astimezone(UTC))

@@ -1,4 +1,5 @@
-"""All SQL of the payouts service that reads; `ledger/unit_of_work.py` writes."""
+"""SQL of the payouts service: its reads, locks and control rows. `ledger/unit_of_work.py` writes
+payouts and the ledger."""
 
 from __future__ import annotations
 
@@ -30,15 +31,15 @@ from payouts.models import (
 
 
 async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Payout]:
-    """In the order of their ids, as everywhere."""
+    """Lock the payouts in the order of their ids, the common lock order."""
     query = select(Payout).where(equals_any(Payout.id, sorted({*ids}))).order_by(Payout.id)
-    # As it is now, also where the session has read it before it had the lock.
+    # Read the current row, even if the session read it before the lock.
     fresh = query.with_for_update().execution_options(populate_existing=True)
     return {row.id: row for row in (await session.scalars(fresh)).all()}
 
 
 async def payouts(session: AsyncSession, ids: Iterable[str]) -> Mapping[str, Payout]:
-    """Not locked, and of whatever tenant."""
+    """Return the payouts without locking them, of any tenant."""
     query = select(Payout).where(equals_any(Payout.id, sorted({*ids})))
     return {row.id: row for row in (await session.scalars(query)).all()}
 
@@ -46,7 +47,7 @@ async def payouts(session: AsyncSession, ids: Iterable[str]) -> Mapping[str, Pay
 async def owners_of(
     session: AsyncSession, provider: str, transfer_ids: Sequence[str]
 ) -> Mapping[str, str]:
-    """The payouts, of whatever tenant, whose these transfers of the provider's are."""
+    """Return the ids of the payouts, of any tenant, that own these transfers of the provider."""
     query = select(Transfer.transfer_id, Transfer.payout_id).where(
         Transfer.provider == provider,
         Transfer.payout_id.is_not(None),
@@ -67,13 +68,14 @@ async def lock_recipients(session: AsyncSession, ids: Sequence[str]) -> None:
 
 
 async def hold_recipient(session: AsyncSession, id_: str) -> None:
-    """Until the commit nobody changes it, such as where it is paid."""
+    """Lock the recipient (shared), so that it does not change before the commit: its destination in
+    particular."""
     held = {"read": True}
     await session.get(Recipient, id_, with_for_update=held, populate_existing=True)
 
 
 async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Attempt]]:
-    """By payout, the first one first."""
+    """Return the attempts by payout, the oldest first."""
     query = select(Attempt).where(equals_any(Attempt.payout_id, sorted({*ids})))
     by_payout: dict[str, list[Attempt]] = {id_: [] for id_ in ids}
     for attempt in (await session.scalars(query.order_by(Attempt.number))).all():
@@ -82,7 +84,7 @@ async def attempts_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str,
 
 
 async def transfers_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, list[Transfer]]:
-    """By (locked) payout, all that are known to be its: they change under its lock only."""
+    """Return all known transfers by (locked) payout: they change only under its lock."""
     query = select(Transfer).where(equals_any(Transfer.payout_id, sorted({*ids})))
     fresh = query.order_by(Transfer.seen_at, Transfer.transfer_id)
     by_payout: dict[str, list[Transfer]] = {id_: [] for id_ in ids}
@@ -94,15 +96,15 @@ async def transfers_of(session: AsyncSession, ids: Sequence[str]) -> Mapping[str
 async def lock_controls(
     session: AsyncSession, tenants: Sequence[str]
 ) -> Mapping[str, TenantControl]:
-    """Held until the commit: whoever pulls the emergency stop waits for those who looked before,
-    and nobody begins after that."""
+    """Lock the tenants' controls (shared) until the commit: the emergency stop waits for
+    transactions that read it before, and no intent to send is committed after it."""
     query = select(TenantControl).where(equals_any(TenantControl.tenant, sorted({*tenants})))
     found = await session.scalars(query.with_for_update(read=True))
     return {row.tenant: row for row in found.all()}
 
 
 async def ensure_tenant(session: AsyncSession, tenant: str) -> None:
-    """So that there is a row that `lock_controls` can hold."""
+    """Insert the tenant's row if it is missing, so that `lock_controls` can lock it."""
     await session.execute(insert(TenantControl).values(tenant=tenant).on_conflict_do_nothing())
 
 
@@ -111,7 +113,7 @@ AccountKey = tuple[str, str, str]
 
 
 async def set_recoveries(session: AsyncSession, tenant: str, days: Sequence[Recovery]) -> None:
-    """These days of the tenant's accounts have to be compared, and no others."""
+    """Replace the days of the tenant's accounts that have to be reconciled."""
     await session.execute(delete(Recovery).where(Recovery.tenant == tenant))
     session.add_all(days)
     await session.flush()
@@ -124,7 +126,8 @@ async def recoveries(session: AsyncSession, tenant: str) -> Sequence[Recovery]:
 
 
 async def recoveries_due(session: AsyncSession, before: datetime, limit: int) -> Sequence[Recovery]:
-    """Those that were ordered before this moment (UTC), and are still there."""
+    """Lock and return the recoveries that were requested before this time (UTC) and are still
+    open."""
     query = select(Recovery).where(Recovery.requested_at < before).order_by(Recovery.requested_at)
     locking = query.limit(limit).with_for_update(skip_locked=True)
     return (await session.scalars(locking)).all()
@@ -137,8 +140,8 @@ async def is_recovering(session: AsyncSession, account: AccountKey, day: date) -
 async def settle_recovery(
     session: AsyncSession, account: AccountKey, day: date, fault: str | None
 ) -> bool:
-    """The day was compared: it is settled, unless there is a fault. Whether it was the tenant's
-    last one."""
+    """Record that the day was compared: close its recovery, or store the fault. Return whether it
+    was the tenant's last one."""
     tenant, provider, name = account
     await serialize_on(session, f"recoveries/{tenant}")
     this = and_(
@@ -155,7 +158,7 @@ async def settle_recovery(
 
 
 async def is_about_to_send(session: AsyncSession, tenant: str, within: timedelta) -> bool:
-    """Whether an intent of the tenant's, not older than `within`, may still be acted upon."""
+    """Return whether an intent of the tenant, not older than `within`, may still be acted upon."""
     fresh = (
         select(Attempt.id)
         .join(Payout, Payout.id == Attempt.payout_id)
@@ -170,13 +173,13 @@ async def is_about_to_send(session: AsyncSession, tenant: str, within: timedelta
 
 
 async def unreconciled(session: AsyncSession) -> Collection[AccountKey]:
-    """Accounts of which a restored database may have forgotten what it sent."""
+    """Return the accounts whose payouts a restored database may have forgotten."""
     query = select(Recovery.tenant, Recovery.provider, Recovery.account).distinct()
     return {(row.tenant, row.provider, row.account) for row in (await session.execute(query)).all()}
 
 
 def _reconciled(table: type[Payout | Recipient]) -> ColumnElement[bool]:
-    """Whether nothing of the row's account may be forgotten."""
+    """Return the condition that a restored database has forgotten nothing of the row's account."""
     of_account = select(Recovery.tenant).where(
         Recovery.tenant == table.tenant,
         Recovery.provider == table.provider,
@@ -186,9 +189,9 @@ def _reconciled(table: type[Payout | Recipient]) -> ColumnElement[bool]:
 
 
 def select_due(states: Sequence[State], now: datetime, limit: int) -> Select[Payout]:
-    """Payouts that somebody has to look at, the longest waiting first. Those in use are skipped,
-    and those that would be sent, of tenants whose emergency stop is pulled and of accounts that
-    are not reconciled after a restore."""
+    """Select and lock due payouts, the longest waiting first. Skip those that are locked elsewhere.
+    Skip those that would be sent, if the tenant's emergency stop is on or the account is not
+    reconciled after a restore."""
     halted = select(TenantControl.tenant).where(TenantControl.paused)
     sends = [str(State.APPROVED), str(State.FAILED)]
     may_send = and_(Payout.tenant.not_in(halted), _reconciled(Payout))
@@ -203,7 +206,7 @@ def select_due(states: Sequence[State], now: datetime, limit: int) -> Select[Pay
 
 
 async def serialize_on(session: AsyncSession, id_: str) -> None:
-    """Whoever orders the same thing at the same moment waits until the first one is done."""
+    """Lock this id until the commit, so that concurrent requests for it run one after the other."""
     await session.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": id_}
     )
@@ -212,8 +215,8 @@ async def serialize_on(session: AsyncSession, id_: str) -> None:
 async def available_balances(
     session: AsyncSession, ids: Sequence[str]
 ) -> Mapping[tuple[str, str], int]:
-    """What these recipients could be paid, in minor units, by recipient and currency: 0 where
-    nothing is known. Their balances are locked, all at once and in the order of their ids."""
+    """Return the available balances (minor units) by recipient and currency; 0 where none is known.
+    The balances are locked, all together and in the order of the recipients' ids."""
     query = (
         select(Balance)
         .where(equals_any(Balance.recipient_id, sorted({*ids})))
@@ -226,7 +229,8 @@ async def available_balances(
 
 
 async def lock_unsent(session: AsyncSession, recipients: Sequence[str]) -> Sequence[Payout]:
-    """What is to be paid to these recipients from their balances and was not begun."""
+    """Lock and return the payouts of these recipients that are paid from the balance and were never
+    sent."""
     query = (
         select(Payout)
         .where(
@@ -248,8 +252,8 @@ TransferKey = tuple[str, str, str, str]
 async def lock_transfers(
     session: AsyncSession, keys: Iterable[TransferKey]
 ) -> Mapping[TransferKey, Transfer]:
-    """Those with these keys, inserted where they are missing. Before any payout is locked, and in
-    the order of the keys: so does everybody."""
+    """Lock the transfers with these keys, and insert those that are missing, in the common lock
+    order: before any payout is locked, and in the order of the keys."""
     values = [dict(zip(_TRANSFER_COLUMNS, key, strict=True)) for key in sorted({*keys})]
     if not values:
         return {}
@@ -267,9 +271,10 @@ _INSERT_TRANSFERS = insert_rows(Transfer.__table__, _TRANSFER_COLUMNS)  # type: 
 
 
 async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Sequence[Recipient]:
-    """Whose schedule wants something paid: its time has come, or there is enough. Not while the
-    tenant is paused, for after a restore what was taken back may not have been heard yet, nor
-    while a restored database may have forgotten what was paid to them."""
+    """Lock and return recipients whose schedule has something to pay: its time has come, or the
+    balance reached the threshold. Skip tenants that are paused, because after a restore the
+    reversals of earnings may not have been received yet, and recipients whose payouts a restored
+    database may have forgotten."""
     enough = (
         select(Balance.recipient_id)
         .where(
@@ -299,7 +304,7 @@ async def recipients_due(session: AsyncSession, now: datetime, limit: int) -> Se
 async def recipients_by_handle(
     session: AsyncSession, provider: str, handles: Sequence[str]
 ) -> Mapping[tuple[str, str], Recipient]:
-    """By tenant and the provider's name of the recipient."""
+    """Return recipients by tenant and the provider's identifier."""
     query = select(Recipient).where(
         Recipient.provider == provider, equals_any(Recipient.provider_ref, sorted({*handles}))
     )
@@ -307,7 +312,7 @@ async def recipients_by_handle(
 
 
 async def counts(session: AsyncSession, *which: ColumnElement[bool]) -> dict[str, int]:
-    """Payouts by state."""
+    """Count payouts by state."""
     query = select(Payout.state, func.count()).where(*which).group_by(Payout.state)
     return {row[0]: row[1] for row in (await session.execute(query)).all()}
 
@@ -318,13 +323,14 @@ async def audit_of(session: AsyncSession, subject: str, limit: int) -> Sequence[
 
 
 async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> list[str]:
-    """The persons whose credits make up the recipient's available balance of `there` minor units.
+    """Return the users whose credits make up the recipient's available balance of `there` minor
+    units.
 
-    Money is paid as from a stack: what was credited last leaves first. What is taken back was no
-    person's credit, for persons can't take back, so it leaves nobody's name out. What a payout was
-    given, took and gave back, since it was cancelled or came back, is as if it had not moved;
-    whoever credited or ordered a payout that gave back counts. Rather too many are named than too
-    few.
+    Money is paid as from a stack: the newest credit leaves first. Money taken back was never a
+    user's credit, because users can't take back, so it removes no user. Amounts that went to a
+    payout and came back when it was cancelled or returned, or that a payout received and passed on,
+    count as if they had not moved; the creditors and the creator of a payout that gave money back
+    are included. Too many users are named rather than too few.
     """
     ledger, available = LedgerEntry, LedgerAccount.AVAILABLE
     moved = (
@@ -354,7 +360,7 @@ async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> 
             break
         if target != available:
             if payout is None:
-                continue  # it is among what was taken back
+                continue  # counted in taken_back
             back = min(amount, given_back[payout.id])
             gone += amount - back
             given_back[payout.id] -= back

@@ -1,4 +1,4 @@
-"""What a caller may ask for."""
+"""Request bodies of the API."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from payouts.settings import Priority
 
 MOST_IN_A_BATCH = 10_000
 
-# The caller's own name for somebody.
+# The caller's own name for a recipient.
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,100}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
-# A double-precision number of JSON is exact up to there.
+# JSON numbers are double precision: exact up to this value.
 Amount = Annotated[int, Field(gt=0, le=2**53 - 1, strict=True)]
 
 
@@ -35,8 +35,8 @@ class _Part(BaseModel):
 
 
 class Schedule(_Part):
-    """When what is available is paid out by itself: at an hour of each day or one day a week, or
-    as soon as it reaches `minimum` (minor units)."""
+    """When the available balance is paid out automatically: at an hour of each day, on one day a
+    week, or as soon as it reaches `minimum` (minor units)."""
 
     kind: Literal["manual", "daily", "weekly", "threshold"] = "manual"
     hour: int = Field(default=6, ge=0, le=23, description="in the time zone")
@@ -46,12 +46,13 @@ class Schedule(_Part):
 
     @property
     def expression(self) -> str:
-        """As cron has it; there is none for `manual` and `threshold`."""
+        """Return the schedule as a cron expression; not for `manual` and `threshold`."""
         return f"0 {self.hour} * * {self.weekday % 7 if self.kind == 'weekly' else '*'}"
 
 
 class NewRecipient(_Part):
-    """`details` name the account that receives the money (docs/guides/payouts.md)."""
+    """A new recipient. `details` are the destination, in the fields of the provider
+    (docs/guides/payouts.md)."""
 
     reference: Reference
     name: Text
@@ -65,7 +66,7 @@ class NewRecipient(_Part):
 
 
 class RecipientChange(_Part):
-    """What is left out stays."""
+    """A change of a recipient. Fields that are left out stay as they are."""
 
     name: Text | None = None
     details: dict[str, Any] | None = None
@@ -102,7 +103,7 @@ class NewBatch(_Part):
 
 
 class Credit(_Part):
-    """Money that a recipient has earned: from now on it is available for payouts."""
+    """Money that a recipient has earned: it becomes available for payouts."""
 
     amount: Amount = Field(description="minor units")
     currency: Currency
@@ -114,14 +115,14 @@ class ReasonBody(_Part):
 
 
 class Period(_Part):
-    """Days of UTC, both included."""
+    """A range of days (UTC), both included."""
 
     first: date
     last: date
 
 
 def stored(request: dict[str, Any]) -> NewPayout:
-    """A request as it was written down, perhaps by a version that knew more fields."""
+    """Parse a stored request, possibly written by a version that has more fields."""
     return NewPayout.model_validate(request, extra="ignore")
 
 

@@ -1,4 +1,4 @@
-"""The payouts service's settings, per role."""
+"""Settings of the payouts service, per role."""
 
 from typing import Annotated, Literal
 
@@ -58,11 +58,11 @@ class WorkerSettings(settings.WorkerSettings, PayoutSettings):
         return self
 
 
-# Of the concurrency; what is left over goes to the first.
+# Shares of the concurrency, rounded down, at least 1 each.
 SHARES: dict[Priority, float] = {"critical": 0.35, "direct": 0.3, "default": 0.3, "low": 0.05}
 
 
 def concurrency_of(priority: Priority, settings: WorkerSettings) -> int:
-    """Each priority has places of its own, so that none waits for another's."""
+    """Return the priority's own concurrency, so that no priority waits for another."""
     whole = sum(SHARES[each] for each in settings.payout_queues)
     return max(1, int(settings.concurrency * SHARES[priority] / whole))

@@ -1,4 +1,4 @@
-"""Wires the provisioning service."""
+"""Wiring of the provisioning service."""
 
 import httpx
 
@@ -21,7 +21,7 @@ from provisioning.provisioner import SOURCE, Provisioner
 from provisioning.settings import ApiSettings, BackendSettings, WorkerSettings
 
 _ATTEMPTS = 5
-_AT_ONCE = 500  # as many operations as CONCURRENCY may be
+_AT_ONCE = 500  # the maximum of CONCURRENCY
 
 
 async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:

@@ -1,4 +1,4 @@
-"""What an organization should be, and the next step towards it. Pure: no I/O, no clock."""
+"""The desired state of an organization, and the next step towards it. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Operation(StrEnum):
 
 
 class Status(StrEnum):
-    """What an operator sees of an integration."""
+    """The status of an integration, as displayed to operators."""
 
     WAITING = "waiting"  # the customer's e-mail address is not known yet
     PENDING = "pending"  # an operation is due or under way
@@ -45,7 +45,8 @@ class SubscriptionState:
 
 
 def desired_state(subscriptions: Iterable[SubscriptionState]) -> Organization:
-    """One active subscription is enough; a customer has one organization however many there are."""
+    """Return the desired state. One active subscription is enough; a customer has one organization,
+    however many subscriptions there are."""
     all_ = list(subscriptions)
     if any(each.active for each in all_):
         return Organization.ACTIVE
@@ -55,10 +56,10 @@ def desired_state(subscriptions: Iterable[SubscriptionState]) -> Organization:
 def next_operation(
     desired: Organization, observed: Organization, *, unknown: bool = False
 ) -> Operation | None:
-    """The call that brings `observed` closer to `desired`; None when there is nothing to do.
+    """Return the operation that brings `observed` closer to `desired`; None when none is due.
 
     An organization whose subscriptions ended first is never created. While a call's outcome is
-    `unknown`, `observed` is not certain: the call is repeated even if it seems to be done.
+    `unknown`, `observed` is not certain: the call is repeated even if it seems to have succeeded.
     """
     if unknown and desired is Organization.SUSPENDED:
         return Operation.SUSPEND  # the provisioner checks first whether it exists
@@ -82,7 +83,7 @@ def status(
     contact_known: bool,
     enabled: bool,
 ) -> Status:
-    """The status while nothing has failed for good."""
+    """Return the status while nothing has failed permanently."""
     operation = next_operation(desired, observed, unknown=unknown)
     if operation is Operation.CREATE and not contact_known:
         return Status.WAITING
@@ -96,5 +97,5 @@ def status(
 
 
 def too_many_failed(failed: int, finished: int, limit: float = 0.10) -> bool:
-    """Whether more than `limit` of the finished attempts failed."""
+    """Return whether more than `limit` of the finished attempts failed."""
     return finished > 0 and failed / finished > limit

@@ -1,4 +1,4 @@
-"""The gauges of integrations that wait for an e-mail address."""
+"""Gauges of integrations that wait for an e-mail address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subscriptions and customers as other services report them, each to the organization it needs."""
+"""Handlers of other services' subscription and customer events, for the organization concerned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from provisioning.provisioner import Provisioner, status_of
 
 
 class Handlers:
-    """The functions that need to know whether the integration is switched on."""
+    """Handlers that depend on whether the integration is switched on."""
 
     def __init__(self, provisioner: Provisioner) -> None:
         self._provisioner = provisioner
@@ -55,21 +55,21 @@ class Handlers:
     async def on_organization_requested(self, event: Event[ReconcileOrganization]) -> None:
         try:
             await self._provisioner.reconcile(event.data.integration_id, event)
-        except CircuitOpen as error:  # nothing was tried: that uses up no attempt
+        except CircuitOpen as error:  # no call was made: no attempt is used up
             raise Busy(str(error), error.retry_after) from error
 
     def _decide(self, work: UnitOfWork, row: Integration, event: Event[Any]) -> None:
-        """Update the desired state after an event; true if an operation is due."""
+        """Update the desired state after an event, and request an operation if one is due."""
         row.desired_state = domain.desired_state(
             SubscriptionState(each.active) for each in row.subscriptions
         )
-        # A pending one has an open request, whose handler reads the desired state.
+        # A pending integration has an open request, whose handler reads the desired state.
         if row.status != Status.PENDING:
             request(work, row, event, enabled=self._provisioner.enabled)
 
 
 def request(work: UnitOfWork, row: Integration, cause: Event[Any], *, enabled: bool) -> None:
-    """Have a worker reconcile the (locked) integration, unless the back end is switched off."""
+    """Request reconciliation of the (locked) integration, unless integrations are switched off."""
     row.status = status_of(row, enabled=enabled)
     if row.status == Status.PENDING:
         work.emit(
@@ -82,7 +82,7 @@ def request(work: UnitOfWork, row: Integration, cause: Event[Any], *, enabled: b
 
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Lock, in one go per table and always in the same order, every row that the batch touches."""
+    """Lock every row that the batch touches, in one query per table, always in the same order."""
     integrations, subscriptions = {}, {}
     for event in events:
         id_ = integration_id(event.tenant, event.data.customer_id)

@@ -1,4 +1,4 @@
-"""The scheduled jobs: failed and parked integrations are requested again, failures are watched."""
+"""Scheduled jobs: requesting failed and parked integrations again, and monitoring failures."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Jobs:
         )
 
     async def retry_failed(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Request what failed, or was lost, and is still due."""
+        """Request integrations that failed, or whose request was lost, and that are still due."""
         return f"{await self._request_again(work, event, repository.to_try_again())} requested"
 
     async def release_parked(self, work: UnitOfWork, event: Event[RunJob]) -> str:
-        """Request what was parked while the back end was switched off."""
+        """Request integrations that were parked while the backend API was switched off."""
         if not self._provisioner.enabled:
             return "the integration is switched off (BACKEND_INTEGRATION_ENABLED)"
         return f"{await self._request_again(work, event, repository.parked())} requested"

@@ -16,7 +16,7 @@ class Base(DeclarativeBase):
 
 
 class Integration(TenantRow, Base):
-    """A customer's organization in the back end. Its id is our reference there."""
+    """A customer's organization in the backend API. Its id is our reference there."""
 
     __tablename__ = "integrations"
 
@@ -40,7 +40,7 @@ class Integration(TenantRow, Base):
     late_calls: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
-    # Loaded by the query that wants it, never by looking at it.
+    # Loaded only by queries that request it, never lazily.
     subscriptions: Mapped[list[Subscription]] = relationship(
         primaryjoin="Integration.id == foreign(Subscription.integration_id)",
         viewonly=True,
@@ -54,7 +54,7 @@ class Integration(TenantRow, Base):
 
 
 class Subscription(TenantRow, Base):
-    """What is known of one subscription: its newest `sequence`, and whether it is active."""
+    """The known state of one subscription: its newest `sequence`, and whether it is active."""
 
     __tablename__ = "subscriptions"
 
@@ -66,8 +66,7 @@ class Subscription(TenantRow, Base):
 
 
 class Attempt(Base):
-    """One operation against the back end. `outcome` is null while it runs, or when it never
-    returned."""
+    """One operation against the backend API. `outcome` is null while it runs, or after a crash."""
 
     __tablename__ = "attempts"
 

@@ -1,6 +1,6 @@
 """Brings an organization to its desired state, one call at a time, saving each intent first.
 
-Safe to run for the same integration from several places at once: a lease lets one of them call.
+Safe to run concurrently for the same integration: a lease lets only one process call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from provisioning.models import Integration
 
 SOURCE = "/provisioning"
 
-# Between the end of a call, which is bounded, and the end of its lease.
+# Seconds between the latest end of a call and the end of its lease.
 _LEASE_MARGIN_SECONDS = 2
 _BUSY_RETRY_SECONDS = 5
 _LONGEST_ERROR = 2_000
@@ -37,9 +37,9 @@ _LONGEST_STACK = 16_000
 
 @dataclass(frozen=True)
 class Intent:
-    """What is about to be done, as it was committed before doing it.
+    """An operation about to be run, as committed before its call.
 
-    `deadline`, by the event loop's clock, is when the call is cut off: before its lease ends.
+    `deadline`, by the event loop's clock, is when the call is cancelled: before its lease ends.
     """
 
     integration_id: str
@@ -56,8 +56,8 @@ class Intent:
 
 
 class Provisioner:
-    """`timeout` (seconds) bounds all calls of one operation together. With `look_first` the back
-    end is asked before anything is created, also when nothing says that it ever was."""
+    """`timeout` (seconds) limits all calls of one operation together. With `look_first` the backend
+    API is queried before any creation, even without a record of an earlier one."""
 
     def __init__(
         self,
@@ -81,14 +81,14 @@ class Provisioner:
     async def reconcile(self, integration_id: str, cause: Event[Any]) -> None:
         """Run operations until none is due: the desired state may change meanwhile.
 
-        Raises `Busy` while another process does it, `CircuitOpen` while the back end is not
+        Raises `Busy` while another process runs one, `CircuitOpen` while the backend API is not
         called, and what `Backend` raises.
         """
         while await self._one_operation(integration_id, cause):
             pass
 
     async def _one_operation(self, integration_id: str, cause: Event[Any]) -> bool:
-        """Whether there was one to do."""
+        """Run one operation. Return False if none was due."""
         async with self._gate.admit():
             intent = await self._begin(integration_id)
             if intent is None:
@@ -112,9 +112,9 @@ class Provisioner:
             return True
 
     async def give_up(self, work: UnitOfWork, cause: Event[Any], error: BaseException) -> None:
-        """All attempts are used up: show it, tell it. Running it twice is the same as once."""
+        """Record and publish the failure after the last attempt. Idempotent."""
         row = await repository.lock_integration(work.session, cause.data.integration_id)
-        if operation_of(row) is None:  # somebody else has done it meanwhile
+        if operation_of(row) is None:  # another process has completed it meanwhile
             row.status = status_of(row, enabled=self.enabled)
             return
         row.status = Status.FAILED
@@ -130,15 +130,16 @@ class Provisioner:
             )
 
     def _text(self, error: BaseException) -> str:
-        """The whole stack; NUL, which a back end's answer may hold, PostgreSQL can't store."""
+        """Return the stack trace, redacted. NUL, which a response may contain, is escaped:
+        PostgreSQL can't store it."""
         stack = "".join(traceback.format_exception(error)).replace("\x00", "\\x00")
         return self._redact.end(stack, _LONGEST_STACK)
 
     async def _begin(self, integration_id: str) -> Intent | None:
         async with self._sessions.begin() as session:
             row = await repository.lock_integration(session, integration_id)
-            # Both only now, for the lock may have been waited for; and by the database's clock,
-            # which all workers share.
+            # Both times are read only now, since the lock may have been waited for. The lease uses
+            # the database's clock, which all workers share.
             deadline = asyncio.get_running_loop().time() + self.timeout
             now = await repository.database_now(session)
             row.status = status_of(row, enabled=self.enabled)
@@ -171,7 +172,7 @@ class Provisioner:
         return intent
 
     async def _call(self, intent: Intent) -> str | None:
-        """The organization's id, or None when there turns out to be none to suspend."""
+        """Return the organization's id, or None when it turns out that none exists."""
         if intent.operation is Operation.CREATE:
             return await self._create(intent)
         organization = intent.organization_id
@@ -180,7 +181,7 @@ class Provisioner:
         if organization is None:
             return None
         if intent.operation is Operation.RESUME and not intent.admin_created:
-            # Its creation did not get that far before it was suspended.
+            # It was suspended before its creation added the admin.
             await self._give_admin(intent, organization, look_first=True)
         await self._backend.set_status(organization, intent.operation.result)
         return organization
@@ -227,7 +228,7 @@ class Provisioner:
             await work.flush()
 
     async def _not_begun(self, intent: Intent) -> None:
-        """Nothing was sent: it is as if there had been no attempt."""
+        """Delete the attempt, since nothing was sent."""
         async with self._sessions.begin() as session:
             await repository.forget_attempt(session, intent.attempt_id)
             row = await repository.lock_integration(session, intent.integration_id)
@@ -248,8 +249,8 @@ class Provisioner:
 
 
 def _repeat(row: Integration) -> None:
-    """A call ended after another process had taken over, perhaps after that process's own call: on
-    a machine that was suspended, time-outs stand still. The desired state is set once more."""
+    """Record a call that ended after another process had taken over, perhaps after that process's
+    own call: timeouts stand still on a suspended machine. The desired state is set again."""
     row.late_calls += 1
     row.outcome_unknown = True
 

@@ -1,4 +1,4 @@
-"""All SQL of the provisioning service."""
+"""SQL of the provisioning service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from provisioning.schemas import IntegrationFilter
 
 
 async def lock_integration(session: AsyncSession, id_: str) -> Integration:
-    """Raises `Permanent` for an id that nothing ever created."""
+    """Lock an integration. Raises `Permanent` for an id that was never created."""
     row = await session.get(Integration, id_, with_for_update=True)
     if row is None:
         raise Permanent(f"there is no integration {id_}")
@@ -25,13 +25,13 @@ async def lock_integration(session: AsyncSession, id_: str) -> Integration:
 
 
 async def load_subscriptions(session: AsyncSession, integrations: Iterable[str]) -> None:
-    """Give each of these integrations, which the session holds, its `subscriptions`."""
+    """Load the `subscriptions` of these integrations, which the session holds."""
     query = select(Integration).where(Integration.id.in_(sorted(integrations)))
     (await session.scalars(query.options(selectinload(Integration.subscriptions)))).all()
 
 
 async def database_now(session: AsyncSession) -> datetime:
-    """The database's time, not the transaction's: it may have waited for a lock."""
+    """Return the database's time, not the transaction's, which may have waited for a lock."""
     now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return now
 
@@ -61,7 +61,7 @@ async def attempts_of(session: AsyncSession, integration: str, limit: int) -> Se
 
 
 async def attempts_finished(session: AsyncSession, window: timedelta) -> tuple[int, int]:
-    """How many attempts finished within the window that ends now, and how many of them failed."""
+    """Return how many attempts finished within the window until now, and how many failed."""
     query = select(func.count(), func.count().filter(Attempt.outcome == "failed")).where(
         Attempt.finished_at > func.now() - window
     )
@@ -70,8 +70,8 @@ async def attempts_finished(session: AsyncSession, window: timedelta) -> tuple[i
 
 
 def to_try_again() -> Select[Integration]:
-    """What failed; and what is pending although its request must have been lost long ago, for the
-    longest wait between two attempts is an hour."""
+    """Select failed integrations, and pending ones whose request must have been lost long ago: the
+    longest wait between two attempts is one hour."""
     orphaned = Integration.updated_at < func.now() - timedelta(hours=2)
     return select(Integration).where(
         or_(
@@ -88,7 +88,7 @@ def parked() -> Select[Integration]:
 async def lock_some(
     session: AsyncSession, query: Select[Integration], limit: int
 ) -> Sequence[Integration]:
-    """Lock up to `limit` of the query's rows, the longest unchanged first; skip those in use."""
+    """Lock up to `limit` of the query's rows, those unchanged longest first; skip locked rows."""
     query = query.order_by(Integration.updated_at).limit(limit).with_for_update(skip_locked=True)
     return (await session.scalars(query)).all()
 

@@ -1,4 +1,4 @@
-"""What callers of the API send."""
+"""Request bodies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from provisioning.domain import Status
 
 
 class IntegrationFilter(BaseModel):
-    """Which integrations. `error` matches a part of the error's text."""
+    """A filter of integrations. `error` matches a part of the error's text."""
 
     model_config = ConfigDict(extra="forbid")
 

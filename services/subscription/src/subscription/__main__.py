@@ -1,4 +1,4 @@
-"""`python -m subscription api|worker|migrate|generate-key|rotate-keys`"""
+"""Entry point: `python -m subscription api|worker|migrate|generate-key|rotate-keys`."""
 
 from pathlib import Path
 

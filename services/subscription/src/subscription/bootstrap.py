@@ -1,4 +1,4 @@
-"""Wires the subscription service."""
+"""Wire the subscription service's API and worker."""
 
 from datetime import timedelta
 from functools import partial

@@ -1,8 +1,8 @@
-"""What a provider's reports mean for a subscription. Pure: no I/O, no clock.
+"""Effect of a provider's reports on a subscription. Pure: no I/O, no clock.
 
-Reports come late, twice and in any order. So a subscription is not stepped from state to state: it
-keeps the newest report of each kind, by an order that all reports share, and its status is a
-function of those. Whatever the order of arrival, the same reports give the same subscription.
+Reports arrive late, more than once and in any order. So a subscription does not step from state to
+state: it stores the newest report of each kind, by an order common to all reports, and its status
+is a function of those. The same reports give the same subscription in any order of arrival.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Final
 
 from common.contracts.subscriptions import Status
 
-# The source of our own events.
+# The `source` of this service's events.
 SOURCE: Final = "/subscription"
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
-# Only a subscription that went round in a circle in each of so many seconds, and whose webhooks
-# overtook each other, can't be told the end of.
+# The last state is ambiguous only for a subscription that went through a circle of states within
+# each of this many seconds, and whose webhooks arrived out of order.
 _SECONDS_KEPT = 3
-# More are only kept of a subscription that turns and turns.
+# Only a subscription that alternates between statuses has more; the oldest are dropped.
 _STATUSES_KEPT = 30
 
-# Where a subscription's usual life leads. Of two snapshots of the same second that say nothing
-# better of their order the one that is further along is the newer.
+# The usual course of a subscription. Of two snapshots of the same second without better evidence of
+# their order, the one further along counts as newer.
 _ALONG = {
     Status.INCOMPLETE: 0,
     Status.ACTIVE: 1,
@@ -41,7 +41,7 @@ _ALONG = {
 
 
 class Lifecycle(StrEnum):
-    """Which of a provider's three subscription events a snapshot came with."""
+    """The subscription event, one of a provider's three, that a snapshot came with."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -53,17 +53,17 @@ class Lifecycle(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a subscription stands for those who act on it."""
+    """Phase of a subscription, as its consumers see it."""
 
-    UNUSED = "unused"  # never was active, whatever its status
+    UNUSED = "unused"  # never active, whatever its status
     ACTIVE = "active"
     PAST_DUE = "past_due"
-    SUSPENDED = "suspended"  # the provider keeps it, and it entitles its customer to nothing
+    SUSPENDED = "suspended"  # the provider retains it, but it gives no entitlement
     ENDED = "ended"
 
 
 ENTITLING = frozenset({Phase.ACTIVE, Phase.PAST_DUE})
-# A subscription with one of these was active before, whether that was reported or not.
+# A subscription with one of these was active before, whether or not that was reported.
 _WAS_ACTIVE = frozenset({Status.ACTIVE, Status.PAST_DUE, Status.UNPAID, Status.PAUSED})
 
 
@@ -77,8 +77,8 @@ _PHASE = {
 
 @dataclass(frozen=True)
 class Policy:
-    """What a tenant's customers are entitled to while they don't pay. Who is past due is entitled
-    for `past_due_grace` since then; None is without an end."""
+    """Entitlements of a tenant's customers while they do not pay. A past-due customer is entitled
+    for `past_due_grace` from then on; None means without limit."""
 
     past_due: bool = True
     past_due_grace: timedelta | None = timedelta(days=30)
@@ -86,14 +86,14 @@ class Policy:
     paused: bool = False
 
     def past_due_until(self, since: datetime) -> datetime | None:
-        """When the right of who is past due since then ends; None for never."""
+        """Return when the entitlement of a customer past due since `since` ends; None: never."""
         if not self.past_due:
             return since
         return since + self.past_due_grace if self.past_due_grace is not None else None
 
 
 class Change(StrEnum):
-    """What others are told; each is the last part of an event type."""
+    """Published change of a subscription; each value is the last part of an event type."""
 
     ACTIVATED = "activated"
     RENEWED = "renewed"
@@ -107,7 +107,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class Item:
-    """One of the plans of a subscription. `quantity` is None where it is metered."""
+    """One of the plans of a subscription. `quantity` is None for a metered plan."""
 
     plan_id: str
     quantity: int | None = None
@@ -116,8 +116,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a provider says of a subscription. `cancel_at` is when it ends, if that is decided;
-    `plan_id` is the first of `items`, which are empty where only one plan is named."""
+    """A provider's statements about a subscription. `cancel_at` is when it ends, if that is
+    decided; `plan_id` is the first of `items`, which is empty if only one plan is named."""
 
     status: Status
     plan_id: str | None = None
@@ -129,9 +129,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The provider's picture of a subscription at `at` (UTC, in Stripe's whole seconds): its
-    `facts`, and what they were before the change that it reports, if it says so. `recorded_at` is
-    when it reached us."""
+    """The provider's view of a subscription at `at` (UTC, in Stripe's whole seconds): its `facts`,
+    and `previous`, the facts before the reported change if the provider states them. `recorded_at`
+    is when the report reached Paybus."""
 
     at: datetime
     event_id: str
@@ -142,7 +142,7 @@ class Snapshot:
 
     @property
     def order(self) -> tuple[int, datetime, int, datetime, str]:
-        """Of snapshots of one second that say nothing of their order."""
+        """Order of snapshots of the same second that do not state their order."""
         return (
             self.lifecycle.along,
             self.recorded_at,
@@ -153,7 +153,7 @@ class Snapshot:
 
     @property
     def seen(self) -> frozenset[Seen]:
-        """What it says of statuses: which there is, and which there was until now."""
+        """Return the statuses in the snapshot: the current one and, if given, the previous one."""
         said = [self.facts, self.previous] if self.previous is not None else [self.facts]
         return frozenset(Seen(self.at, each.status) for each in said)
 
@@ -167,7 +167,7 @@ class Seen:
 
 
 def newest(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """The one that holds, of at least one; each second begins where the one before it ended."""
+    """Return the snapshot that applies, of at least one; each second continues the one before."""
     found: Snapshot | None = None
     for _, second in groupby(sorted(snapshots, key=_at), key=_at):
         found = _last_of(list(second), found)
@@ -176,9 +176,11 @@ def newest(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def _last_of(second: Sequence[Snapshot], before: Snapshot | None) -> Snapshot:
-    """Stripe's time stamps are whole seconds, and one call of its API may make several events. What
-    was so before each change orders them: what was reached more often than left is the end, and a
-    circle ends where it began. Where nothing is said of it, the order of their arrival holds.
+    """Return the last snapshot of one second.
+
+    Stripe's timestamps are whole seconds, and one call of its API may create several events. They
+    are ordered by the facts before each change: the state reached more often than left is the end,
+    and a circle ends where it began. Without those facts, the order of arrival decides.
     """
     last = max(each.lifecycle.along for each in second)
     kind = [each for each in second if each.lifecycle.along == last]
@@ -201,7 +203,7 @@ def _at(snapshot: Snapshot) -> datetime:
 
 @dataclass(frozen=True)
 class PaymentReport:
-    """A payment for the subscription succeeded or failed at `at` (UTC)."""
+    """Success or failure of a payment for the subscription at `at` (UTC)."""
 
     at: datetime
     event_id: str
@@ -214,8 +216,8 @@ class PaymentReport:
 
 @dataclass(frozen=True)
 class Subscription:
-    """Every snapshot of the newest seconds, the newest payment report, whether it was ever in use,
-    and the statuses that it was seen with."""
+    """A subscription's snapshots of the newest seconds, its newest payment report, whether it was
+    ever active, and the statuses it was seen with."""
 
     snapshots: tuple[Snapshot, ...] = ()
     payment: PaymentReport | None = None
@@ -228,10 +230,10 @@ class Subscription:
 
     @property
     def status(self) -> Status:
-        """A snapshot says it; payments speak for it only as long as there is none.
+        """Return the newest snapshot's status; payments decide only while there is no snapshot.
 
-        One exception: `incomplete` comes before the first payment, so a snapshot that says it of a
-        subscription that was in use is older than it looks.
+        One exception: `incomplete` precedes the first payment, so a snapshot with that status of a
+        subscription that was active is older than it looks.
         """
         if (snapshot := self.snapshot) is not None:
             if snapshot.facts.status is Status.INCOMPLETE and self.ever_active:
@@ -243,8 +245,8 @@ class Subscription:
 
     @property
     def since(self) -> datetime:
-        """Since when it has its status, UTC: the first time that it was seen with it after the
-        last time with another, for not every report comes."""
+        """Return when the current status began (UTC): the first time the subscription was seen with
+        it after the last time with another one, since reports may be missing."""
         status = self.status
         left = max((each.at for each in self.statuses if each.status is not status), default=_NEVER)
         since = [each.at for each in self.statuses if each.status is status and each.at >= left]
@@ -269,19 +271,19 @@ class Subscription:
                 return _PHASE[settled]
 
     def changes_at(self, policy: Policy, now: datetime) -> datetime | None:
-        """When its phase changes though nothing is reported; None for never."""
+        """Return when the phase changes without a report (UTC); None for never."""
         if self.phase(policy, now) is not Phase.PAST_DUE or self.status is not Status.PAST_DUE:
             return None
         return policy.past_due_until(self.since)
 
     @property
     def facts(self) -> Facts:
-        """Those of the newest snapshot; without one it is only known whether it is paid."""
+        """Return the newest snapshot's facts; without one, only the status that payments show."""
         return self.snapshot.facts if self.snapshot else Facts(self.status)
 
 
 def take_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
-    """A provider's, which is late or early: the newest holds."""
+    """Apply a provider's snapshot, which may be late or out of order: the newest one applies."""
     all_ = {each.event_id: each for each in (snapshot, *before.snapshots)}
     seconds = sorted({each.at for each in all_.values()})[-_SECONDS_KEPT:]
     kept = [each for each in all_.values() if each.at in seconds]
@@ -290,7 +292,7 @@ def take_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
 
 
 def replace_snapshot(before: Subscription, snapshot: Snapshot) -> Subscription:
-    """Our own, made now from all that is known: it holds."""
+    """Apply our own snapshot, computed now from all that is known: it replaces all others."""
     return _with(before, snapshot, (snapshot,))
 
 
@@ -307,7 +309,7 @@ def _with(
 
 
 def _fewer(statuses: frozenset[Seen]) -> frozenset[Seen]:
-    """Without the oldest of those that only repeat what was so before and is so after."""
+    """Drop the oldest statuses that equal the ones before and after them, down to the limit."""
     kept = sorted(statuses)
     place = 1
     while len(kept) > _STATUSES_KEPT and place < len(kept) - 1:
@@ -328,10 +330,10 @@ def take_payment(before: Subscription, report: PaymentReport) -> Subscription:
 
 
 def changes(before: tuple[Subscription, Phase], after: tuple[Subscription, Phase]) -> list[Change]:
-    """What to tell others, in order.
+    """Return the changes to publish, in order.
 
-    The last `activated`, `suspended` or `cancelled` that was told always agrees with the phase, so
-    those who follow only these end in the same state for every order of arrival.
+    The last `activated`, `suspended` or `cancelled` published always matches the phase, so
+    consumers of only these reach the same state for every order of arrival.
     """
     told = list(_TOLD.get((before[1], after[1]), ()))
     if Change.CANCELLED in told and after[0].status is Status.EXPIRED:
@@ -341,8 +343,8 @@ def changes(before: tuple[Subscription, Phase], after: tuple[Subscription, Phase
     return told
 
 
-# A late report may show for the first time that a subscription was in use, after its end is known:
-# then both are told. What is not listed is not news.
+# A late report may be the first to show that a subscription was active, when its end is already
+# known: then both are published. A transition that is not listed publishes nothing.
 _TOLD: Mapping[tuple[Phase, Phase], tuple[Change, ...]] = {
     (Phase.UNUSED, Phase.ACTIVE): (Change.ACTIVATED,),
     (Phase.UNUSED, Phase.PAST_DUE): (Change.ACTIVATED, Change.PAST_DUE),
@@ -375,7 +377,7 @@ def _contract_changes(before: Subscription, after: Subscription) -> list[Change]
 
 
 def _sold(facts: Facts, other: Facts) -> Counter[tuple[str | None, int | None]]:
-    """Each plan with its quantity, as far as both say so."""
+    """Count each plan with its quantity, or only the plan if either side has no items."""
     if facts.items and other.items:
         return Counter((each.plan_id, each.quantity) for each in facts.items)
     return Counter([(facts.plan_id, None)])
@@ -383,14 +385,14 @@ def _sold(facts: Facts, other: Facts) -> Counter[tuple[str | None, int | None]]:
 
 @dataclass(frozen=True)
 class VersionedValue:
-    """A value and the report that it came with; the newest report's value holds."""
+    """A value with the report it came from; the newest report's value applies."""
 
     value: str | None = None
     at: datetime = _NEVER
     event_id: str = ""
 
     def or_newer(self, value: str | None, at: datetime, event_id: str) -> VersionedValue:
-        """A report without a value says nothing."""
+        """Return the newer value; a report without a value changes nothing."""
         if value is None or (at, event_id) <= (self.at, self.event_id):
             return self
         return VersionedValue(value, at, event_id)
@@ -398,7 +400,7 @@ class VersionedValue:
 
 @dataclass(frozen=True)
 class Payment:
-    """What is known of one payment: a success outlasts every failure, before or after it."""
+    """State of a payment: a success outweighs every failure, before or after it."""
 
     paid: bool
     at: datetime

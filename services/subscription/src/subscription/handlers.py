@@ -1,4 +1,4 @@
-"""What each event does. One event, one function; a batch shares one transaction."""
+"""Event handlers, one function per event type. A batch of events shares one transaction."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ async def on_checkout_completed(work: UnitOfWork, event: Event[CheckoutCompleted
     checkout = outcomes.find_checkout(work.session, event)
     ours = report.metadata.get(models.CHECKOUT_IN_METADATA)
     if checkout is None and ours is not None and report.paid:
-        # Of a single payment nothing else tells, and of a plan nothing else whose it is. After a
-        # restore the checkout is unknown until its caller repeats it, and then has another session
-        # if Stripe has forgotten the first request.
+        # No other event reports a single payment, or to which of our customers a plan belongs.
+        # After a restore the checkout is unknown until its caller repeats the request, and then has
+        # another session if Stripe has forgotten the first request.
         raise NotFound(
             f"session {report.checkout_id} was paid for checkout {ours}, which is unknown here or "
             "has another session: have its caller repeat it with its Idempotency-Key, then "
             "replay this; or refund it at Stripe"
         )
     if checkout is not None and report.paid:
-        # The answer that would have said it may have been lost with a backup: refunds go by it.
+        # The response with the reference may be missing after a restore, and refunds need it.
         checkout.reference = checkout.reference or report.checkout_id
         if report.customer_id is not None:
             checkout.customer_id = _id(models.Customer, event, report.customer_id)
@@ -58,7 +58,7 @@ async def on_checkout_completed(work: UnitOfWork, event: Event[CheckoutCompleted
         paid = (report.amount or 0, report.currency or "") if known else None
         await outcomes.apply_payment(work, event, checkout, paid, report.contact)
     if report.customer_id is None:
-        return  # a guest's single payment: neither customer nor subscription of ours
+        return  # a guest's single payment: no customer or subscription of ours
     await store.update_contact(
         work, event, _id(models.Customer, event, report.customer_id), report.contact
     )
@@ -91,7 +91,7 @@ async def on_payment(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
 
 
 def _count_unclaimed(event: Event[PaymentOutcome]) -> None:
-    """After a restore there may be money for a checkout that the database has forgotten."""
+    """Count a payment without a checkout: after a restore, the database may lack the checkout."""
     metrics.unclaimed.labels(event.data.provider).inc()
     log.warning(
         "payment_without_checkout",
@@ -174,7 +174,7 @@ HANDLERS: Mapping[str, Handler] = {
 
 
 async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Lock, in one go per table and always in the same order, every row that the batch touches."""
+    """Lock every row that the batch touches, one table at a time and always in the same order."""
     await outcomes.lock_checkouts(session, events, payers)
     await commands.lock(session, events)
     customers: dict[str, dict[str, Any]] = {}
@@ -233,7 +233,7 @@ async def _subscription(
 
 
 def _plans(report: ProviderSubscription) -> list[PlanSnapshot]:
-    """One of two items at one price is kept once."""
+    """Return the report's plans; one shared by two items is listed once."""
     plans = [*filter(None, [report.plan]), *report.more_plans]
     return list({each.plan_id: each for each in plans}.values())
 

@@ -1,4 +1,4 @@
-"""The scheduled jobs: renewals of our own subscriptions, and commands that nobody has finished."""
+"""Scheduled jobs: renewals of our own subscriptions, and unfinished commands."""
 
 from __future__ import annotations
 

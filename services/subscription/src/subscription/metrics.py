@@ -1,4 +1,4 @@
-"""The subscription service's own metrics."""
+"""Prometheus metrics of the subscription service."""
 
 from prometheus_client import Counter
 
@@ -21,7 +21,7 @@ to_return = Counter(
 )
 
 for _provider in ("fapshi", "flutterwave", "mtn-momo", "orange-money"):
-    to_return.labels(_provider)  # an increase is one only of what was 0
+    to_return.labels(_provider)  # from 0 on, or the first increase would not be seen
     unclaimed.labels(_provider)
 
 commands = Counter("paybus_billing_commands_total", "Commands by outcome.", ["kind", "outcome"])

@@ -1,5 +1,5 @@
-"""The subscription service's tables. Ids are derived from the provider's, so any report can name a
-row before it exists."""
+"""Tables of the subscription service. Ids are derived from the provider's ids, so any report can
+name a row before it exists."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from common.db.tenant_rows import TYPES, TenantRow
 from subscription.domain import ENTITLING
 from subscription.schemas.checkout import NewCheckout
 
-# The provider of customers, plans and subscriptions that no provider keeps.
+# The provider of customers, plans and subscriptions that Paybus itself manages.
 OURS: Final = "paybus"
-# Where a session of Stripe's has our checkout's id: its metadata can't be set by payers.
+# Key of our checkout's id in the metadata of Stripe's sessions, which payers cannot set.
 CHECKOUT_IN_METADATA: Final = "paybus_checkout"
 
 
@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 
 class Row(TenantRow, Base):
-    """A provider's object, as it is known here."""
+    """A provider's object, as known here."""
 
     __abstract__ = True
 
@@ -73,7 +73,7 @@ class Subscription(Row):
 
     provider_subscription_id: Mapped[str]
     customer_id: Mapped[str]
-    # Derived by `domain`, kept for queries. `phase` is the one that was published last.
+    # Derived by `domain`, stored for queries. `phase` is the last one published.
     status: Mapped[str] = mapped_column(server_default="incomplete")
     phase: Mapped[str] = mapped_column(server_default="unused")
     plan_id: Mapped[str | None]
@@ -81,8 +81,8 @@ class Subscription(Row):
     current_period_end: Mapped[datetime | None]
     cancel_at_period_end: Mapped[bool] = mapped_column(server_default="false")
     cancel_at: Mapped[datetime | None]
-    # What it is derived from. `snapshots` are all of the newest seconds, up to `snapshot_at`;
-    # `statuses` are those that it was seen with, and when.
+    # The input of that derivation. `snapshots` are all of the newest seconds, up to `snapshot_at`;
+    # `statuses` are those it was seen with, and when.
     ever_active: Mapped[bool] = mapped_column(server_default="false")
     snapshot_at: Mapped[datetime | None]
     snapshots: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
@@ -90,14 +90,14 @@ class Subscription(Row):
     payment_at: Mapped[datetime | None]
     payment_event_id: Mapped[str | None]
     payment_paid: Mapped[bool | None]
-    # When its clock strikes next; for those that are ours, which period's end was told of.
+    # When the renewals job next processes it; for our own, the period end of the last reminder.
     due_at: Mapped[datetime | None]
     policy_version: Mapped[int] = mapped_column(server_default="0")
     reminder_sent_for: Mapped[datetime | None]
-    # For those that are ours: `now` or `period_end`, and since when somebody wants it to end so.
+    # For our own: `now` or `period_end`, and when that cancellation was requested.
     cancel_when: Mapped[str | None]
     cancel_requested_at: Mapped[datetime | None]
-    # Until when payments were given up by a cancellation at once: they never count again.
+    # Payments up to this time were forfeited by a cancellation: they never count again.
     forfeited_until: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
@@ -142,7 +142,8 @@ class Payment(Row):
 
 
 class Reversal(Row):
-    """A refund or a dispute. It names its payment by shared references, so it may come first."""
+    """A refund, a failed refund or a dispute. It refers to its payment by shared references, so it
+    may arrive first."""
 
     __tablename__ = "reversals"
 
@@ -157,8 +158,9 @@ class Reversal(Row):
 
 
 class Checkout(Row):
-    """A payment that we started, or are about to. `terms` and `payer` (sealed) are what the
-    caller asked for, `reference` what the provider calls it, `error` why it was refused."""
+    """A payment that Paybus started, or is about to start. `terms` and `payer` (encrypted) are the
+    caller's request, `reference` is the provider's id of the payment, `error` why it was rejected
+    or what was paid instead."""
 
     __tablename__ = "checkouts"
 
@@ -190,8 +192,8 @@ class Checkout(Row):
 
 
 class Refund(Row):
-    """Money that somebody wants to go back of a checkout: the intent is written down before the
-    provider is asked. `attempts` had each a key of its own there."""
+    """A requested refund of a checkout. The intent is stored before the provider is called. Each of
+    its `attempts` has a key of its own there."""
 
     __tablename__ = "refunds"
 
@@ -201,7 +203,7 @@ class Refund(Row):
     reason: Mapped[str]
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default="1")
-    # The newest request that was honoured, by its number; one that comes again asks for nothing.
+    # Number of the newest request that was honoured; a repeated one requests nothing.
     requests: Mapped[int] = mapped_column(server_default="1")
     reports: Mapped[int] = mapped_column(server_default="0")
     provider_refund_id: Mapped[str | None]
@@ -212,9 +214,9 @@ class Refund(Row):
 
 
 class Command(Row):
-    """Something that somebody wants done at the provider about `subject`, its customer or its
-    subscription. `begun` counts its calls, `ended` those of which the end is known; `accepted_at`
-    is when its caller was told that it will be done, `confirmed_at` when a report showed it."""
+    """A requested operation at the provider on `subject`, its customer or its subscription. `begun`
+    counts its calls, `ended` those whose end is known; `accepted_at` is when its caller learned
+    that it will be done, `confirmed_at` when a report showed it."""
 
     __tablename__ = "billing_commands"
 
@@ -229,7 +231,7 @@ class Command(Row):
     error: Mapped[str | None]
     begun: Mapped[int] = mapped_column(server_default="0")
     ended: Mapped[int] = mapped_column(server_default="0")
-    # When a call ended without an answer: what became of it may still come.
+    # When a call ended without a response: it may still take effect.
     unanswered_at: Mapped[datetime | None]
     accepted_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
@@ -252,7 +254,7 @@ class Command(Row):
 
 
 class EntitlementPolicy(Base):
-    """What a tenant's customers may use while they don't pay. `version` counts its changes."""
+    """A tenant's policy for customers who do not pay. `version` counts its changes."""
 
     __tablename__ = "entitlement_policies"
 
@@ -264,11 +266,11 @@ class EntitlementPolicy(Base):
 
 
 def row_id(table: type[Row], tenant: str, provider: str, provider_id: str) -> str:
-    """The id of a provider's object in our tables."""
+    """Return our id of a provider's object."""
     return derived_id(table.__tablename__, tenant, provider, provider_id)
 
 
 def our_subscription(request: NewCheckout) -> str | None:
-    """The name of the subscription that a checkout prolongs, whoever the provider is; None for a
-    single payment. A customer has one of each plan."""
+    """Return the name of the subscription that a checkout extends, with any provider; None for a
+    single payment. A customer has one subscription per plan."""
     return f"{request.customer.reference}/{request.plan.plan_id}" if request.plan else None

@@ -1,4 +1,4 @@
-"""All SQL of the subscription service."""
+"""SQL queries of the subscription service."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from subscription.schemas.checkout import EntitlementPolicy
 
 
 async def plans(session: AsyncSession, ids: Iterable[str]) -> Sequence[Plan]:
-    """Not locked, for they are shared by all subscriptions."""
+    """Return the plans; not locked, since all subscriptions share them."""
     return (await session.scalars(select(Plan).where(equals_any(Plan.id, sorted(set(ids)))))).all()
 
 
 async def policy(session: AsyncSession, tenant: str) -> tuple[EntitlementPolicy, int]:
-    """And its version, which is 0 while nobody has set one."""
+    """Return the tenant's policy and its version; the defaults and 0 if none was set."""
     row = await session.get(models.EntitlementPolicy, tenant)
     if row is None:
         return EntitlementPolicy(), 0
@@ -33,7 +33,8 @@ async def policy(session: AsyncSession, tenant: str) -> tuple[EntitlementPolicy,
 async def set_policy(
     session: AsyncSession, tenant: str, request: EntitlementPolicy, by: str
 ) -> None:
-    """Subscriptions that were judged by another version are found by `judged_otherwise`."""
+    """Store the tenant's policy under a new version. `judged_otherwise` finds the subscriptions
+    that were evaluated with another version."""
     values = {"policy": request.model_dump(mode="json"), "changed_by": by}
     row = insert(models.EntitlementPolicy).values(tenant=tenant, **values)
     changed = {"changed_at": func.now(), "version": models.EntitlementPolicy.version + 1}
@@ -45,7 +46,7 @@ async def set_policy(
 
 
 async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Insert, or replace by a newer report."""
+    """Insert the plan, or replace it by a newer report."""
     row = insert(Plan).values(values)
     newer = tuple_(Plan.seen_at, Plan.seen_event_id) < tuple_(
         row.excluded.seen_at, row.excluded.seen_event_id
@@ -55,14 +56,14 @@ async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
         row.on_conflict_do_update(
             index_elements=[Plan.id],
             set_={name: getattr(row.excluded, name) for name in changed}
-            | {"name": func.coalesce(row.excluded.name, Plan.name)},  # no name says nothing
+            | {"name": func.coalesce(row.excluded.name, Plan.name)},  # null keeps the name
             where=newer,
         )
     )
 
 
 async def keep_reversal(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Insert, or raise the amount: a provider reports the total so far, in any order."""
+    """Insert the reversal or raise its amount: providers report the total so far, in any order."""
     row = insert(Reversal).values(values)
     await session.execute(
         row.on_conflict_do_update(
@@ -78,7 +79,7 @@ async def keep_reversal(session: AsyncSession, values: Mapping[str, Any]) -> Non
 async def refund_reported(
     session: AsyncSession, tenant: str, reference: str | None, provider_refund_id: str
 ) -> Refund | None:
-    """Locked. By what we called it, or by what the provider did."""
+    """Return the refund, locked, by our reference or by the provider's id."""
     named = or_(Refund.id == (reference or ""), Refund.provider_refund_id == provider_refund_id)
     query = select(Refund).where(Refund.tenant == tenant, named).with_for_update().limit(1)
     return (await session.scalars(query)).first()
@@ -87,7 +88,7 @@ async def refund_reported(
 async def reversals_of(
     session: AsyncSession, payments: Sequence[Payment]
 ) -> Mapping[str, Sequence[Reversal]]:
-    """Each payment's refunds and disputes, by the payment's id."""
+    """Return each payment's refunds and disputes, by the payment's id."""
     found: dict[str, list[Reversal]] = {payment.id: [] for payment in payments}
     rows = await session.execute(
         select(Payment.id, Reversal)
@@ -108,7 +109,7 @@ async def reversals_of(
 
 
 async def intend_checkout(session: AsyncSession, values: Mapping[str, Any]) -> Checkout:
-    """Insert unless it is there; returns it, locked."""
+    """Insert the checkout unless it exists; return it, locked."""
     await session.execute(insert(Checkout).values(values).on_conflict_do_nothing())
     return await locked_checkout(session, values["id"])
 
@@ -119,7 +120,7 @@ async def locked_checkout(session: AsyncSession, id_: str) -> Checkout:
 
 
 async def checkouts_named(session: AsyncSession, names: Sequence[str]) -> Sequence[Checkout]:
-    """By their own ids or the providers' references; locked, in the order of their ids."""
+    """Return checkouts by our ids or the providers' references, locked in order of their ids."""
     named = or_(equals_any(Checkout.id, names), equals_any(Checkout.reference, names))
     locking = select(Checkout).where(named).order_by(Checkout.id).with_for_update()
     return (await session.scalars(locking)).all()
@@ -128,7 +129,7 @@ async def checkouts_named(session: AsyncSession, names: Sequence[str]) -> Sequen
 async def paid_checkouts(
     session: AsyncSession, subscriptions: Sequence[str]
 ) -> Mapping[str, Sequence[Checkout]]:
-    """Each subscription's paid checkouts, by its id."""
+    """Return each subscription's paid checkouts, by the subscription's id."""
     found: dict[str, list[Checkout]] = {id_: [] for id_ in subscriptions}
     paid = (
         select(Checkout)
@@ -143,7 +144,7 @@ async def paid_checkouts(
 async def due_subscriptions(
     session: AsyncSession, now: datetime, most: int
 ) -> Sequence[Subscription]:
-    """Locked; those that somebody else works on are theirs."""
+    """Return due subscriptions, locked; those locked by another worker are skipped."""
     due = (
         select(Subscription)
         .where(Subscription.due_at <= now)
@@ -155,8 +156,8 @@ async def due_subscriptions(
 
 
 async def judged_otherwise(session: AsyncSession, most: int) -> Sequence[Subscription]:
-    """Subscriptions that are entitled, or not, by another version of their tenant's policy. Locked,
-    as above."""
+    """Return subscriptions whose entitlement was decided by another version of their tenant's
+    policy; locked as by `due_subscriptions`."""
     policy = models.EntitlementPolicy
     stale = (
         select(Subscription)

@@ -1,4 +1,4 @@
-"""The subscription service's settings, per role."""
+"""Settings of the subscription service, per role."""
 
 from pydantic import Field, FilePath
 
@@ -23,7 +23,7 @@ class AccountsSettings(DatabaseSettings, EncryptionSettings):
 
 
 class ApiSettings(AccountsSettings, settings.ApiSettings):
-    """`redis_url` is where entitlements are cached, too."""
+    """Settings of the API. Entitlements are also cached at `redis_url`."""
 
 
 class WorkerSettings(AccountsSettings, settings.WorkerSettings, ScheduleSettings):

@@ -1,4 +1,4 @@
-"""Wires the gateway. Its API has no database: what that answers for is on the broker."""
+"""Wiring of the gateway. Its API has no database: its state is on the broker, or spooled."""
 
 import sqlite3
 from datetime import timedelta

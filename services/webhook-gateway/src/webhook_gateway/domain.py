@@ -1,4 +1,4 @@
-"""When to poll a provider for a payment, and what its results mean. Pure: no I/O, no clock."""
+"""The polling schedule of a payment, and the effect of each result. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Final
 
 FIRST_POLL: Final = timedelta(seconds=15)
-# However many notifications arrive, one payment is polled no more often than this.
+# One payment is polled no more often than this, however many notifications arrive.
 NOTIFICATION_POLL_INTERVAL: Final = timedelta(seconds=5)
 _MAX_POLL_INTERVAL = timedelta(minutes=10)
-# A payment that was under way when it expired may still succeed, so it is polled, but seldom.
+# A payment that was under way when it expired may still succeed, so it is still polled, rarely.
 LATE_PAYMENT_WINDOW: Final = timedelta(hours=24)
 _LATE_POLL_INTERVAL = timedelta(hours=1)
 # How long a provider may be unreachable, or an endpoint's credentials wrong.
@@ -35,7 +35,7 @@ class PaymentStatus(StrEnum):
 
 @dataclass(frozen=True)
 class PollState:
-    """A payment that is polled. `announced` is whether one of our checkouts started it."""
+    """The polling state of a payment. `announced` is whether one of our checkouts started it."""
 
     announced: bool
     expires_at: datetime
@@ -52,23 +52,23 @@ class Step:
 
 
 def poll_interval(poll_count: int, *, announced: bool) -> timedelta:
-    """Time until the next poll, which grows with each poll up to ten minutes."""
+    """Return the time until the next poll, which grows with each poll up to ten minutes."""
     first = FIRST_POLL if announced else timedelta(seconds=5)
     return min(_MAX_POLL_INTERVAL, first * 1.5 ** min(poll_count, 20))
 
 
 def paid_at(reported: datetime | None, known_since: datetime, now: datetime) -> datetime:
-    """When a payment was made: the provider's time if it is plausible, otherwise now. A time in the
-    future comes from a wrong clock or time zone, one long before the payment was known from a
-    default value."""
+    """Return when a payment was made: the provider's time if it is plausible, otherwise now. A time
+    in the future comes from a wrong clock or time zone, one long before the payment was known from
+    a default value."""
     if reported is None or not known_since - _MAX_ANNOUNCEMENT_DELAY <= reported <= now:
         return now
     return reported
 
 
 def second_payment_check_at(watch: PollState, now: datetime) -> datetime | None:
-    """When to check, without a notification, whether a paid payment was paid a second time: once,
-    after its page has expired; at once if the page expired long before the payment was known."""
+    """Return when to check, without a notification, whether a paid payment was paid a second time:
+    once, after its page has expired; now if the page expired long before the payment was known."""
     over = watch.expires_at + _LATE_POLL_INTERVAL
     if now < over:
         return over
@@ -78,7 +78,7 @@ def second_payment_check_at(watch: PollState, now: datetime) -> datetime | None:
 def on_result(
     watch: PollState, answer: PaymentStatus, now: datetime, *, failure_is_final: bool
 ) -> Step:
-    """The step after a result.
+    """Return the step after a result.
 
     Success is final. A failure or an expiry is published once, and polling continues while the
     payment can still be made: a payer may open a link again.
@@ -89,7 +89,7 @@ def on_result(
         return Step(answer, None)
     again = next_poll_at(watch, now)
     if answer is PaymentStatus.PENDING and again is None and watch.announced:
-        # It may still be paid, so it is polled less often instead of being given up.
+        # It may still be paid, so it is polled less often instead of being abandoned.
         again = now + _OVERDUE_POLL_INTERVAL if now < watch.expires_at + _MAX_SILENCE else None
     if answer is PaymentStatus.FAILED:
         failed = answer if watch.published_status is not answer else None
@@ -104,11 +104,12 @@ def on_result(
 
 
 def on_no_result(watch: PollState, now: datetime) -> Step:
-    """The step after a poll without a readable answer.
+    """Return the step after a poll without a readable response.
 
-    It says nothing about the payment, so an announced one is polled for days before it counts as
-    expired. A payment that succeeded is checked for further charges, and may have become known
-    as late as that, so it is polled twice as long."""
+    Such a poll proves nothing about the payment, so an announced one is polled for days before it
+    counts as expired. A payment that succeeded is checked for further charges, and may have become
+    known as late as that, so it is polled twice as long.
+    """
     again = next_poll_at(watch, now)
     silence = (
         2 * _MAX_SILENCE if watch.published_status is PaymentStatus.SUCCEEDED else _MAX_SILENCE
@@ -120,7 +121,7 @@ def on_no_result(watch: PollState, now: datetime) -> Step:
 
 
 def next_poll_at(watch: PollState, now: datetime) -> datetime | None:
-    """The next poll, whatever the last result was; None when there is none."""
+    """Return the time of the next poll, regardless of the last result; None when there is none."""
     if not watch.announced and (
         watch.poll_count >= _MAX_UNANNOUNCED_POLLS or now >= watch.expires_at
     ):

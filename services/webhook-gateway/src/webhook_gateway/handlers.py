@@ -1,4 +1,4 @@
-"""What starts the polling of a payment: one of our checkouts, or a provider's notification."""
+"""Handlers that start polling a payment, upon a checkout of ours or a provider's notification."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webhook_gateway.providers.registry import PROVIDERS
 
 log = get_logger(__name__)
 
-# For a payment that no checkout announced; it is polled a few times only, see `domain`.
+# For a payment that no checkout announced; it is polled only a few times, see `domain`.
 _UNANNOUNCED_EXPIRES_AFTER = timedelta(hours=1)
 _POLLED = {name: kind for name, kind in PROVIDERS.items() if issubclass(kind, PollableProvider)}
 _NOTIFIES_BY_SECRET = frozenset(name for name, kind in _POLLED.items() if kind.notifies_by_secret)
@@ -27,7 +27,7 @@ _CHARGE_AGAIN = frozenset(name for name, kind in _POLLED.items() if kind.charges
 
 
 class Handlers:
-    """`wake` is called when a payment can be polled now."""
+    """The event handlers. `wake` is called when a payment can be polled now."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake

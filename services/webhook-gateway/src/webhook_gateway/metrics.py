@@ -13,7 +13,7 @@ _webhooks = Histogram(
 )
 
 
-@lru_cache(maxsize=256)  # finding the child takes longer than counting
+@lru_cache(maxsize=256)  # looking up the labels takes longer than counting
 def webhook(provider: str, outcome: str) -> Histogram:
     return _webhooks.labels(provider, outcome)
 
@@ -51,7 +51,7 @@ duplicated = Counter(
     "Further charges of payments that had succeeded; they have to be refunded.",
     ["provider"],
 )
-duplicated.labels("flutterwave")  # an increase is one only of what was 0
+duplicated.labels("flutterwave")  # an increase is visible only from an existing 0
 
 watched = Gauge(
     "paybus_pending_payments",

@@ -1,4 +1,4 @@
-"""The gateway worker's tables: payments that are polled."""
+"""The gateway worker's tables: polled payments, and positions in Stripe's event lists."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Base(DeclarativeBase):
 
 
 class PendingPayment(TenantRow, Base):
-    """`next_poll_at` is null when polling has ended. `published_status` is the last status that was
-    published; `charges` are the provider's ids of the published charges, where there can be
-    several; `notified_at` is when the provider first sent a notification."""
+    """A payment that is polled. `next_poll_at` is null when polling has ended. `published_status`
+    is the last status that was published; `charges` are the provider's ids of the published
+    charges, where there can be several; `notified_at` is when the provider first sent a
+    notification."""
 
     __tablename__ = "pending_payments"
 
@@ -59,7 +60,7 @@ class PendingPayment(TenantRow, Base):
 
 
 class StripeEventCursor(Base):
-    """Up to when (the provider's time stamps) an endpoint's event list was read."""
+    """The time up to which an endpoint's event list was read, by the provider's timestamps."""
 
     __tablename__ = "stripe_event_cursors"
 

@@ -1,4 +1,4 @@
-"""The SQL of the gateway's worker."""
+"""SQL of the gateway's worker."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from common.resilience.rate_limiter import SharedRate
 from webhook_gateway.domain import NOTIFICATION_POLL_INTERVAL
 from webhook_gateway.models import PendingPayment, StripeEventCursor
 
-# What a notification may have written already, and what only polls change.
+# Columns of an existing row that a checkout does not overwrite: a notification may have created it.
 _LASTING = frozenset({"id", "tenant", "provider", "endpoint", "reference", "next_poll_at"})
 _OPEN = PendingPayment.published_status != "succeeded"
 
 
 async def watch_payment(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Poll a payment that one of our checkouts started. A notification may have come before it."""
+    """Poll a payment of one of our checkouts. A notification may have created its row already."""
     row = insert(PendingPayment).values(announced=True, **values)
     known = [name for name in values if name not in _LASTING] + ["announced"]
     await session.execute(
@@ -44,7 +44,7 @@ async def watch_payment(session: AsyncSession, values: Mapping[str, Any]) -> Non
 async def record_notification(
     session: AsyncSession, values: Mapping[str, Any], *, again: bool = False
 ) -> None:
-    """Poll a payment now, one that succeeded only if `again`. It may be unknown until now."""
+    """Poll a payment now; after it succeeded, only if `again`. The payment may be new."""
     row = insert(PendingPayment).values(notified_at=func.now(), next_poll_at=func.now(), **values)
     changes = {**_NOTIFIED, "next_poll_at": _NO_LATER} if again else _NOTIFIED
     await session.execute(
@@ -55,7 +55,7 @@ async def record_notification(
 async def record_notification_by_secret(
     session: AsyncSession, tenant: str, provider: str, endpoint: str, notification_reference: str
 ) -> bool:
-    """The same for a notification with a secret instead of the reference; False if unknown."""
+    """Do the same for a notification with a secret instead of the reference; False if unknown."""
     found = await session.execute(
         update(PendingPayment)
         .where(
@@ -74,7 +74,7 @@ _SOONEST = func.greatest(func.now(), PendingPayment.last_polled_at + NOTIFICATIO
 _NOT_POLLED_SINCE = PendingPayment.notified_at.is_not(None) & func.coalesce(
     PendingPayment.notified_at >= PendingPayment.last_polled_at, true()
 )
-# An overdue poll keeps its place: a notification must not move it behind those that wait.
+# An overdue poll retains its place: a notification must not move it behind other waiting ones.
 _NO_LATER = func.least(PendingPayment.next_poll_at, _SOONEST)
 _NOTIFIED: Mapping[str, Any] = {
     "notified_at": func.coalesce(PendingPayment.notified_at, func.now()),
@@ -93,14 +93,14 @@ async def claim(
     max_payments: int,
     lease: timedelta,
 ) -> Sequence[PendingPayment]:
-    """Payments to poll now, within the endpoint's rate; announced ones go first.
+    """Claim payments to poll now, within the endpoint's rate; announced ones first.
 
-    No other worker polls them until the lease ends, and one does if this process dies meanwhile.
+    No other worker polls them until the lease ends; then one does if this process died.
     """
     due = (
         (PendingPayment.provider == provider)
         & (PendingPayment.endpoint == endpoint)
-        & (PendingPayment.tenant == tenant)  # an endpoint may have become another tenant's
+        & (PendingPayment.tenant == tenant)  # an endpoint may have moved to another tenant
         & (PendingPayment.next_poll_at <= func.now())
     )
     if not await session.scalar(select(PendingPayment.id).where(due).limit(1)):
@@ -115,7 +115,7 @@ async def claim(
             .where(due)
             .order_by(
                 PendingPayment.announced.desc(),
-                # Their provider has just called, while most others are pages that nobody pays.
+                # Their provider has just sent a call; most others are pages that are never paid.
                 _NOT_POLLED_SINCE.desc(),
                 PendingPayment.next_poll_at,
             )
@@ -136,8 +136,8 @@ async def lock(session: AsyncSession, id_: str) -> PendingPayment | None:
 
 
 async def delete_stale_notifications(session: AsyncSession, age: timedelta) -> int:
-    """Delete unannounced payments without an outcome, and return their number. The others stay: a
-    late notification must find them, or an old success would be published again."""
+    """Delete unannounced payments without an outcome, and return their number. Others stay: a late
+    notification must find them, or an old success would be published again."""
     gone = await session.execute(
         delete(PendingPayment)
         .where(
@@ -154,8 +154,8 @@ async def delete_stale_notifications(session: AsyncSession, age: timedelta) -> i
 async def claim_event_list(
     session: AsyncSession, path: str, interval: timedelta
 ) -> tuple[datetime, datetime] | None:
-    """Up to when the list was read, and the time now; None when it is not due, or when another
-    worker reads it. A list that was never read begins now."""
+    """Return the time up to which the list was read, and the current time; None when it is not due
+    or another worker reads it. A list that was never read starts at the current time."""
     fresh = insert(StripeEventCursor).values(path=path, read_to=func.now(), read_next_at=func.now())
     await session.execute(fresh.on_conflict_do_nothing())
     cursor = await session.get(StripeEventCursor, path, with_for_update={"skip_locked": True})
@@ -174,7 +174,7 @@ async def move_event_cursor(session: AsyncSession, path: str, read_to: datetime)
 
 @dataclass(frozen=True)
 class PendingPaymentCount:
-    """The pending payments of a tenant's endpoint, and the age of the oldest."""
+    """The pending payments of a tenant's endpoint, and when the oldest one was created."""
 
     tenant: str
     provider: str

@@ -1,4 +1,4 @@
-"""The gateway's settings. Secrets of providers are in the endpoints file (endpoints.py)."""
+"""The gateway's settings. Providers' secrets are in the endpoints file (providers/endpoint.py)."""
 
 from pydantic import DirectoryPath, Field, FilePath, SecretStr
 

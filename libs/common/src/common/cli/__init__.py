@@ -1,1 +1,1 @@
-"""What the commands share."""
+"""Shared code of the command-line tools."""

@@ -1,4 +1,4 @@
-"""What the services' commands have in common: calling an API, and showing what it says."""
+"""Shared parts of the services' commands: API calls and output."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rich.text import Text
 
 from common.errors import PaybusError
 
-# A file or a pipe has no width: nothing is cut off there.
+# A file or a pipe has no width: a wide console truncates nothing there.
 console = Console() if sys.stdout.isatty() else Console(width=250, no_color=True)
 
 
 def run(app: typer.Typer) -> None:
-    """The command; ends with 1 and a sentence for what it can't do."""
+    """Run the command. Print an expected error as one sentence and exit with status 1."""
     try:
         app()
     except httpx.HTTPError as error:
@@ -39,8 +39,11 @@ def run(app: typer.Typer) -> None:
 
 
 class Api:
-    """A service's API. `where` says its address and the token to call it with, when it is called;
-    paths that begin with no slash are below `prefix`."""
+    """Client of a service's API.
+
+    `where` returns the base URL and the token; it runs when the API is called. Paths without a
+    leading slash are below `prefix`.
+    """
 
     def __init__(self, where: Callable[[], tuple[str, SecretStr]], *, prefix: str) -> None:
         self._where = where
@@ -60,7 +63,7 @@ class Api:
         return path if path.startswith("/") else f"{self._prefix}/{path}"
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """What it answers; ends the command with what it says is wrong."""
+        """Return the parsed JSON response. On an error response, print its detail and exit."""
         with self.client() as http:
             answer = http.request(method, self.path(path), **request)
         if not answer.is_success:
@@ -68,7 +71,7 @@ class Api:
         return answer.json()
 
     def listed(self, path: str, filters: Mapping[str, Any], most: int) -> list[Any]:
-        """Up to `most`, over as many pages as that takes."""
+        """Return up to `most` items, read page by page."""
         given = {name: value for name, value in filters.items() if value is not None}
         found: list[Any] = []
         cursor = None
@@ -86,7 +89,7 @@ def refused(answer: httpx.Response) -> NoReturn:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = answer.text[:400]
-    # Wrongly called, like an option that there is not.
+    # Status 2, as for an unknown option: the call itself was wrong.
     die(f"{answer.status_code}: {detail}", 2 if answer.status_code in {400, 422} else 1)
 
 
@@ -103,7 +106,7 @@ def print_table(found: Sequence[Any], columns: Sequence[str], as_json: bool) -> 
         return
     table = Table(box=None)
     for name in columns:
-        # Ids are for copying.
+        # Ids stay on one line so that they can be copied.
         table.add_column(name, no_wrap=name in {"id", "payout_id"}, overflow="fold")
     for each in found:
         table.add_row(*(_cell(each[name]) for name in columns))
@@ -111,12 +114,12 @@ def print_table(found: Sequence[Any], columns: Sequence[str], as_json: bool) -> 
 
 
 def _cell(value: Any) -> Text:
-    """As it is: what somebody else wrote is neither markup nor a terminal's control code."""
+    """Return the value as plain text: foreign input is neither markup nor a control code."""
     return plain("" if value is None else str(value))
 
 
 def plain(text: str, style: str = "") -> Text:
-    """For a terminal: no control codes."""
+    """Return text for a terminal, with a space in place of each control character."""
     return Text("".join(each if each.isprintable() else " " for each in text), style=style)
 
 

@@ -1,1 +1,1 @@
-"""Clients of systems outside of Paybus."""
+"""Clients of systems outside Paybus."""

@@ -1,4 +1,4 @@
-"""Files that list a tenant's accounts with providers, as TOML: one table for each account."""
+"""TOML files that list tenants' accounts with providers: one table per account."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DEFAULT = "default"
 
 
 class AccountsInvalid(PaybusError):
-    """A file of accounts can't be used. The message names places and reasons, and no secret."""
+    """Unusable accounts file. The message names places and reasons, never a secret."""
 
 
 class Account(BaseModel):
-    """One account with a provider; `name` tells apart several with the same one."""
+    """One account with a provider; `name` distinguishes several accounts with the same provider."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,9 +38,11 @@ class Account(BaseModel):
 
 
 def gateway_source(provider: str, name: str) -> str:
-    """The source of the events that the gateway tells of an account. It names the endpoint, for
-    whoever holds another tenant's secret could otherwise send events that pass for duplicates of
-    this one's."""
+    """Return the source of the gateway's events about an account.
+
+    It names the endpoint: otherwise the holder of one tenant's secret could send events that count
+    as duplicates of another tenant's.
+    """
     return f"/webhook-gateway/{provider}" + ("" if name == DEFAULT else f"/{name}")
 
 
@@ -49,7 +51,7 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
-    """The file's `[[table]]`s. Raises `AccountsInvalid`."""
+    """Return the accounts in the file's `[[table]]` tables. Raise `AccountsInvalid`."""
     accounts: TypeAdapter[dict[str, list[AccountT]]] = TypeAdapter(dict[str, list[model]])  # type: ignore[valid-type]
     try:
         file = tomllib.loads(path.read_text())
@@ -76,7 +78,7 @@ def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
 
 
 def options_of(account: Account, model: type[OptionsT]) -> OptionsT:
-    """Raises `AccountsInvalid`."""
+    """Return the account's options as `model`. Raise `AccountsInvalid`."""
     try:
         return model.model_validate(account.options)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Calling an outside system's JSON API."""
+"""Calls to external JSON APIs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from common.observability.redaction import Redactor
 
 Object = dict[str, Any]
 
-# Of an answer, decompressed. The largest page that is asked for has 200 transfers (Dwolla).
+# Limit of a decompressed response. The largest requested page has 200 transfers (Dwolla).
 LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
 _LONGEST_ANSWER = 10_000
 _LONGEST_EXCERPT = 400
 _RETRY_AFTER_SECONDS = 30.0
 _LONGEST_RETRY_AFTER_SECONDS = 600.0
-# What was so of the body before it was decompressed.
+# Headers that describe the body as transferred, before decompression.
 _OF_THE_WAY = frozenset({"content-encoding", "content-length", "transfer-encoding"})
-# Of the 4xx, those that say nothing about what was asked for.
+# The 4xx statuses that do not reject the request itself.
 _NOT_A_REFUSAL = frozenset({httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_EARLY})
 
 
 class OAuthToken:
-    """An OAuth access token (RFC 6749, 4.4), asked for anew a minute before it ends."""
+    """OAuth access token (RFC 6749, 4.4), renewed one minute before it expires."""
 
     def __init__(self) -> None:
         self._token = ""
@@ -48,17 +48,17 @@ class OAuthToken:
 
 
 def excerpt(said: str, redact: Redactor) -> str:
-    """What is kept of a text of any length, without its secrets."""
+    """Return the part of a text of any length that is stored, without secrets and NUL."""
     return redact.beginning(strip_nul(said), _LONGEST_EXCERPT)
 
 
 def strip_nul(text: str) -> str:
-    """Without NUL, which PostgreSQL keeps in no text."""
+    """Remove NUL, which PostgreSQL can't store in text."""
     return text.replace("\0", "")
 
 
 def join_url(base: HttpUrl, *parts: str) -> str:
-    """Each part is one of the path, whatever characters it has."""
+    """Append `parts` to a URL; each is quoted as one path segment, whatever its characters."""
     return "/".join([str(base).rstrip("/"), *(quote(part, safe="") for part in parts)])
 
 
@@ -70,8 +70,11 @@ async def bounded(
     largest: int = LARGEST_ANSWER_BYTES,
     **options: Any,
 ) -> httpx.Response:
-    """The answer, read and decompressed up to `largest` bytes: a few bytes may unfold to more than
-    a process has. Raises `ProviderTimeout` beyond that, and what httpx raises."""
+    """Return the response, read and decompressed up to `largest` bytes.
+
+    A few compressed bytes may expand to more than the process's memory. Raise `ProviderTimeout`
+    beyond the limit, and httpx's own errors.
+    """
     body = bytearray()
     async with http.stream(method, url, **options) as streamed:
         async for chunk in streamed.aiter_bytes():
@@ -93,8 +96,10 @@ async def bounded(
 async def request_json(
     http: httpx.AsyncClient, method: str, url: str, **options: Any
 ) -> Object | None:
-    """The JSON object of an answer, empty for an empty one; None when what was asked for is not
-    known there. Raises what `request` raises."""
+    """Return the JSON object of the response, empty for an empty body; None for 404.
+
+    Raise what `request` raises, and `Upstream` for JSON that is no object.
+    """
     answered = await request(http, method, url, **options)
     if answered is None:
         return None
@@ -107,11 +112,11 @@ async def request_json(
 async def request(
     http: httpx.AsyncClient, method: str, url: str, **options: Any
 ) -> httpx.Response | None:
-    """A successful answer; None for 404.
+    """Return a successful response; None for 404.
 
-    Raises `RateLimited`, `NotAuthorized`, `ProviderRejected`, or `Upstream` when the outcome is not
-    known: `ProviderTimeout` when the call may still be under way. The message has the answer: mask
-    the secrets in it, then cut it (`excerpt`).
+    Raise `RateLimited`, `NotAuthorized`, `ProviderRejected`, or `Upstream` when the outcome is
+    unknown; its subclass `ProviderTimeout` means that the call may still be in progress. The
+    message contains the response: mask its secrets before truncating it (`excerpt`).
     """
     try:
         response = await bounded(http, method, url, **options)
@@ -132,5 +137,5 @@ async def request(
     if status == httpx.codes.INTERNAL_SERVER_ERROR:
         raise Upstream(said)
     if not response.is_success:
-        raise ProviderTimeout(said)  # somebody between us and the other side, who may still be busy
+        raise ProviderTimeout(said)  # maybe an intermediary's: the call may be in progress
     return response

@@ -1,4 +1,4 @@
-"""The official Stripe SDK as every service calls it: one try, and its errors in our words."""
+"""The official Stripe SDK as every service uses it: one attempt, errors as Paybus errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from common.errors import (
 
 API = HttpUrl("https://api.stripe.com")
 # https://docs.stripe.com/currencies#special-cases
-_IN_HUNDREDTHS = frozenset({"ISK", "UGX"})  # that these do not have: they are always 00
+_IN_HUNDREDTHS = frozenset({"ISK", "UGX"})  # no minor unit; Stripe's two digits are always 00
 _IN_WHOLES = frozenset({"MGA"})
 _IN_TENS = frozenset({"BHD", "JOD", "KWD", "OMR", "TND"})
 _PAID_OUT_IN_WHOLES = frozenset({"HUF", "TWD"})
@@ -30,15 +30,17 @@ _RETRY_AFTER_SECONDS = 5.0
 
 
 def step(currency: str, *, payout: bool = False) -> int:
-    """What every amount has to be a multiple of, in minor units of ISO 4217. `payout` is whether it
-    goes to a bank."""
+    """Return the number of ISO 4217 minor units that every amount must be a multiple of.
+
+    `payout` is whether the amount goes to a bank.
+    """
     if currency in _IN_WHOLES or (payout and currency in _PAID_OUT_IN_WHOLES):
         return 100
     return 10 if currency in _IN_TENS else 1
 
 
 def check_amount(amount: int, currency: str, *, payout: bool = False) -> None:
-    """Raises `Invalid` for an amount (minor units) that Stripe can't move."""
+    """Raise `Invalid` for an amount (minor units) that Stripe can't move."""
     multiple = step(currency, payout=payout)
     if amount % multiple:
         what = "pays out" if payout else "takes"
@@ -46,9 +48,9 @@ def check_amount(amount: int, currency: str, *, payout: bool = False) -> None:
 
 
 def to_stripe(amount: int, currency: str) -> int:
-    """Minor units of ISO 4217 as Stripe counts them, which for a few currencies is otherwise.
+    """Convert ISO 4217 minor units to Stripe's units, which differ for a few currencies.
 
-    Raises `ValueError` for what Stripe has no unit for (`check_amount`).
+    Raise `ValueError` for an amount that Stripe has no unit for (`check_amount`).
     """
     if currency in _IN_WHOLES:
         if amount % 100:
@@ -58,7 +60,7 @@ def to_stripe(amount: int, currency: str) -> int:
 
 
 def from_stripe(amount: int, currency: str) -> int:
-    """The other way round. Raises `ValueError` for what is no amount of the currency."""
+    """Convert Stripe's units to ISO 4217 minor units. Raise `ValueError` for an invalid amount."""
     if currency in _IN_WHOLES:
         return amount * 100
     if currency not in _IN_HUNDREDTHS:
@@ -69,8 +71,10 @@ def from_stripe(amount: int, currency: str) -> int:
 
 
 def stripe_client(api_key: SecretStr, base_url: HttpUrl, *, timeout: Any) -> stripe.StripeClient:
-    """It never tries again by itself: whoever calls knows what a second call would do. `timeout` is
-    what httpx takes, in seconds."""
+    """Return a client that never retries: only the caller knows the effect of a second call.
+
+    `timeout` is passed to httpx, in seconds.
+    """
     return stripe.StripeClient(
         api_key.get_secret_value(),
         base_addresses={"api": str(base_url).rstrip("/")},
@@ -80,16 +84,21 @@ def stripe_client(api_key: SecretStr, base_url: HttpUrl, *, timeout: Any) -> str
 
 
 class IdempotencyKeyConsumed(Upstream):
-    """A 500 to a call with an idempotency key: Stripe would repeat it for the same key. `partly` is
-    whether a call before it changed something."""
+    """HTTP 500 for a call with an idempotency key; Stripe would repeat it for the same key.
+
+    `partly` is whether an earlier call changed something.
+    """
 
     partly = False
 
 
 @contextmanager
 def with_key() -> Iterator[None]:
-    """Around one call that has an idempotency key. Raises `IdempotencyKeyConsumed`, and what
-    `stripe_answers` raises of errors after which the same key is right."""
+    """Wrap one call that has an idempotency key.
+
+    Raise `IdempotencyKeyConsumed`, and those errors of `stripe_answers` after which the same key is
+    still right.
+    """
     try:
         with stripe_answers():
             yield
@@ -101,14 +110,14 @@ def with_key() -> Iterator[None]:
 
 @contextmanager
 def stripe_answers() -> Iterator[None]:
-    """Raises what `common.clients.json_api.call` raises."""
+    """Translate the SDK's errors into those of `common.clients.json_api.request`."""
     try:
         yield
     except stripe.RateLimitError as error:
         raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
     except stripe.PermissionError as error:
-        code = error.error.code if error.error else None  # the SDK sets `code` of some errors only
-        if code == "account_invalid":  # a connected account that has taken our access away
+        code = error.error.code if error.error else None  # the SDK sets `code` for some errors only
+        if code == "account_invalid":  # a connected account that revoked our access
             raise ProviderRejected(f"answers 403: {code} {error.user_message}", 403) from error
         raise NotAuthorized(f"answers 403: check what the api_key may do ({code})") from error
     except stripe.AuthenticationError as error:
@@ -124,4 +133,4 @@ def stripe_answers() -> Iterator[None]:
         said = f"answers {error.http_status} ({type(error).__name__})"
         if error.http_status == httpx.codes.INTERNAL_SERVER_ERROR:
             raise Upstream(said) from error
-        raise ProviderTimeout(said) from error  # the key is busy, or somebody in between gave up
+        raise ProviderTimeout(said) from error  # the key is in use, or an intermediary gave up

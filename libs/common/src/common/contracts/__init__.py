@@ -1,1 +1,1 @@
-"""The published language: what services say to each other, and where it goes."""
+"""Published language: the messages between services, and their routing."""

@@ -1,5 +1,5 @@
-"""Exchange `banking`: what providers say about a customer's link to a bank, what Paybus does to
-keep its data in sync, and what changed by that."""
+"""Exchange `banking`: provider reports about a customer's bank link, commands that sync its data,
+and the resulting changes."""
 
 from datetime import date
 from typing import Literal
@@ -10,11 +10,11 @@ from common.contracts.event import Id, Payload
 
 
 class ProviderBankItem(Payload):
-    """News of one item (a customer's login at one bank). The event's type says what kind, `code` in
-    the provider's own word.
+    """Provider report about one item (a customer's login at one bank).
 
-    `account_id` is given when it is about one account only; `until` is when the link ends unless
-    the customer acts; the two flags come with new transactions only.
+    The event type gives the kind, `code` the provider's own term. `account_id` is set when the
+    report is about one account only. `until` is when the link ends unless the customer acts. The
+    two flags accompany new transactions only.
     """
 
     provider: str
@@ -28,14 +28,14 @@ class ProviderBankItem(Payload):
 
 
 class RunBankSync(Payload):
-    """A command: do this sync now. Doing it twice is doing it once."""
+    """Command: run this sync now. Idempotent."""
 
     sync_id: Id
     item: Id
 
 
 class RemoveBankItem(Payload):
-    """A command: have the provider let go of this item. Doing it twice is doing it once."""
+    """Command: remove this item at the provider. Idempotent."""
 
     item: Id
 
@@ -51,8 +51,10 @@ Health = Literal[
 
 
 class BankItemChanged(Payload):
-    """A linked item after the change that the event's type names. `item` is Paybus's id of it,
-    `item_id` the provider's; `user` is whose it is, as the tenant calls that user."""
+    """Linked item after the change that the event type names.
+
+    `item` is Paybus's id, `item_id` the provider's; `user` is the tenant's own name for its user.
+    """
 
     item: Id
     item_id: Id
@@ -64,8 +66,8 @@ class BankItemChanged(Payload):
 
 
 class TransactionsSynced(Payload):
-    """What one sync changed: how many transactions were added, modified and removed, and the
-    earliest and latest days among those that are there now."""
+    """Result of one sync: how many transactions were added, modified and removed, and the earliest
+    and latest days of those added or modified that remain."""
 
     item: Id
     user: str
@@ -78,8 +80,8 @@ class TransactionsSynced(Payload):
 
 
 class BalanceUpdated(Payload):
-    """An account's balance after a change, in minor units (of an unofficial currency in
-    hundred-millionths); null where the bank does not say."""
+    """Balance of an account after a change, in minor units (hundred-millionths for an unofficial
+    currency); null where the bank reports none."""
 
     item: Id
     user: str

@@ -1,4 +1,4 @@
-"""The envelope of every message: CloudEvents 1.0, structured JSON.
+"""Envelope of every message: CloudEvents 1.0, structured JSON.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 """
@@ -17,7 +17,7 @@ from common.errors import validation_faults
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 
-# An id of a provider's or ours.
+# An id of a provider or of Paybus.
 Id = Annotated[str, Field(min_length=1, max_length=255)]
 
 Trust = Literal["signature", "secret", "requery", "none"]
@@ -33,13 +33,13 @@ PayloadT = TypeVar("PayloadT", bound=Payload)
 
 
 class Event(BaseModel, Generic[PayloadT]):
-    """One event. (`source`, `id`) identifies it, however often it is delivered.
+    """One event, identified by (`source`, `id`), however often it is delivered.
 
-    `time` is when it happened at its origin, `recordedtime` when Paybus wrote it down, both UTC.
-    `correlationid` is the id of the first event of the chain, `causationid` of the one before.
-    `sequence` is the producer's version of `subject`: a consumer keeps the highest it has seen.
-    `trust` says how the origin was authenticated: by a signature over the body, by a plain secret,
-    by asking the provider ourselves, or not at all.
+    `time` is when it happened at its origin, `recordedtime` when Paybus recorded it, both in UTC.
+    `correlationid` is the id of the first event of the chain, `causationid` that of the direct
+    cause. `sequence` is the producer's version of `subject`: a consumer retains the highest it has
+    seen. `trust` is how the origin was authenticated: a signature over the body, a plain secret,
+    our own status query to the provider, or not at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +47,7 @@ class Event(BaseModel, Generic[PayloadT]):
     specversion: Literal["1.0"] = "1.0"
     id: Id
     source: Id
-    type: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")  # it is the AMQP routing key too
+    type: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,255}$")  # also the AMQP routing key
     subject: Id
     time: AwareDatetime
     recordedtime: AwareDatetime
@@ -61,7 +61,7 @@ class Event(BaseModel, Generic[PayloadT]):
     data: PayloadT
 
     def encode(self) -> bytes:
-        """As a message. An attribute that is not set is left out; the data keeps its nulls."""
+        """Return the message body. Unset attributes are omitted; the data retains its nulls."""
         unset = {name for name in _OPTIONAL if getattr(self, name) is None}
         return self.model_dump_json(exclude=unset).encode()
 
@@ -70,18 +70,19 @@ _OPTIONAL = ("causationid", "traceparent", "sequence")
 
 
 class DecodeError(ValueError):
-    """The message is no event of a known type."""
+    """The message is not an event of a known type."""
 
 
 class Unheard(DecodeError):
-    """A type, or a word of an enumeration, that a newer version may know: during an update old
-    replicas get its events, too."""
+    """Event type or enumeration value that a newer version may know: during an update old replicas
+    receive its events, too."""
 
 
 def decode(body: bytes, model_of: Callable[[str], type[Payload]]) -> Event[Any]:
     """Parse a message; `model_of` maps an event type to its payload model.
 
-    Raises `DecodeError`, or its `Unheard`, with the fields at fault but none of their values.
+    Raise `DecodeError`, or its subclass `Unheard`, with the invalid fields but none of their
+    values.
     """
     try:
         raw = from_json(body)
@@ -101,10 +102,10 @@ def decode(body: bytes, model_of: Callable[[str], type[Payload]]) -> Event[Any]:
 
 @lru_cache(maxsize=256)
 def event_model(payload: type[PayloadT]) -> type[Event[PayloadT]]:
-    """`Event` with this payload; made once per type, pydantic's own look-up is slower."""
+    """Return `Event` with this payload, cached because pydantic's own lookup is slower."""
     return Event[payload]  # type: ignore[valid-type]
 
 
 def derived_id(*parts: str) -> str:
-    """A UUIDv5 (RFC 9562) of the parts: the same parts give the same id in every process."""
+    """Return a UUIDv5 (RFC 9562) of the parts: the same parts give the same id in every process."""
     return str(uuid5(NAMESPACE_URL, "urn:paybus:" + "\x1f".join(parts)))

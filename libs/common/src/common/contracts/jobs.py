@@ -1,4 +1,4 @@
-"""Job messages: a service's scheduler tells its own workers to run something once."""
+"""Job messages from a service's scheduler to its own workers: run something once."""
 
 from pydantic import AwareDatetime
 
@@ -6,10 +6,10 @@ from common.contracts.event import Id, Payload
 
 
 class RunJob(Payload):
-    """A tick of the scheduler: run this job once. `run_id` names the run.
+    """Scheduler tick: run this job once. `run_id` names the run.
 
-    A run that leaves the rest to another one hands on when the first was ordered (UTC): who cancels
-    the job means all of them.
+    A run that leaves work to a further run passes on when the first was enqueued (UTC): cancelling
+    the job covers all of them.
     """
 
     job: str

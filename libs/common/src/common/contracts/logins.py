@@ -1,10 +1,10 @@
-"""What each service's login may do at the broker: publish its own events, read its own queues.
+"""Broker permissions of each service's login: publish its own events, read its own queues.
 
-`operations` declares all of the topology, takes every dead letter and sends what operators replay,
-so its login may do everything in the virtual host. The others can't declare, can't read another's
-queue, and can't get a message into one, whatever the routing key: not as an event, not as a retry,
-not as a dead letter that an operator would replay. Every service may read the journal, for its
-queue is refilled from there.
+`operations` declares the complete topology, takes every dead letter and sends replays, so its login
+has all permissions in the virtual host. The other logins can't declare, can't read another
+service's queue, and can't route a message into one, whatever the routing key: not as an event, a
+retry, or a dead letter that an operator would replay. Every service may read the journal, because
+its queues are refilled from it.
 https://www.rabbitmq.com/docs/access-control
 """
 
@@ -22,7 +22,8 @@ from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, RETRIES
 
 DECLARES: Final = "operations"
 
-# By service and exchange: the types of the events that it publishes, as regular expressions.
+# By service and exchange: the types of the events that the service publishes, as regular
+# expressions.
 PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "webhook-gateway": {
         "payments": (
@@ -72,7 +73,7 @@ PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     },
     "operations": {"operations": (r"job\.run\.operations",)},
 }
-# What every consumer says of a message that was replayed, and where it reads the journal to.
+# What every consumer publishes: completed replay items, and marks at the end of the journal.
 _OF_ALL: Final[Mapping[str, Sequence[str]]] = {
     "operations": (r"replay\.items_completed",),
     MARKS: (JOURNAL,),
@@ -81,8 +82,10 @@ _OF_ALL: Final[Mapping[str, Sequence[str]]] = {
 
 @dataclass(frozen=True)
 class Login:
-    """Regular expressions, as RabbitMQ takes them; `topics` are those of the routing keys that may
-    be published to an exchange."""
+    """Login with its permissions as RabbitMQ's regular expressions.
+
+    `topics` maps an exchange to the routing keys that may be published to it.
+    """
 
     name: str
     configure: str
@@ -92,12 +95,12 @@ class Login:
 
 
 def name_of(service: str) -> str:
-    """Of a service's login."""
+    """Return the name of a service's login."""
     return f"paybus-{service}"
 
 
 def login_of(service: str, waits: Sequence[str]) -> Login:
-    """`waits` are the names of the retry ladder's, such as `5s`."""
+    """Return a service's login. `waits` are the names of the retry delays, such as `5s`."""
     if service == DECLARES:
         return Login(name_of(service), ".*", ".*", ".*", {})
     own = rf"^{re.escape(service)}\.[a-z]+$"
@@ -119,8 +122,10 @@ def login_of(service: str, waits: Sequence[str]) -> Login:
 def definitions(
     passwords: Mapping[str, str], waits: Sequence[str], *, virtual_host: str = "/"
 ) -> dict[str, Any]:
-    """As RabbitMQ imports them; `passwords` by service.
-    https://www.rabbitmq.com/docs/definitions"""
+    """Return the definitions for RabbitMQ to import; `passwords` is keyed by service.
+
+    https://www.rabbitmq.com/docs/definitions
+    """
     logins = {service: login_of(service, waits) for service in passwords}
     return {
         "users": [user(login.name, passwords[service]) for service, login in logins.items()],
@@ -150,7 +155,7 @@ def definitions(
 
 
 def user(name: str, password: str, *tags: str) -> dict[str, Any]:
-    """One of `definitions`' users."""
+    """Return one entry of `users` in the definitions."""
     return {
         "name": name,
         "password_hash": _hashed(password),
@@ -160,7 +165,10 @@ def user(name: str, password: str, *tags: str) -> dict[str, Any]:
 
 
 def _hashed(password: str) -> str:
-    """https://www.rabbitmq.com/docs/passwords#computing-password-hash"""
+    """Return the salted password hash.
+
+    https://www.rabbitmq.com/docs/passwords#computing-password-hash
+    """
     salt = secrets.token_bytes(4)
     return b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 

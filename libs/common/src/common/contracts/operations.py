@@ -1,4 +1,4 @@
-"""What consumers tell the operators' service."""
+"""Reports of consumers to the operations service."""
 
 from pydantic import Field
 
@@ -6,9 +6,11 @@ from common.contracts.event import Id, Payload
 
 
 class ReplayItemsCompleted(Payload):
-    """Messages that an operator had sent again were handled by the service of `queue`; each is
-    named by its item of the replay. Those in `duplicates` it had taken in already: by an earlier
-    delivery, or by this one before its worker died."""
+    """Replayed messages that the service of `queue` handled, each named by its replay item.
+
+    Those in `duplicates` had been processed already: by an earlier delivery, or by this one before
+    its worker crashed.
+    """
 
     queue: str
     done: list[Id] = Field(default_factory=list)

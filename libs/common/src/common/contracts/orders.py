@@ -1,11 +1,11 @@
-"""Exchange `orders`: what becomes of the marketplace's orders."""
+"""Exchange `orders`: changes of the marketplace's orders."""
 
 from common.contracts.event import Id, Payload
 from common.contracts.money import Currency, MinorUnits
 
 
 class SellerShare(Payload):
-    """A seller's part: `gross` of the order's total, of which `refunded` went back."""
+    """A seller's share: `gross` of the order's total, of which `refunded` went back."""
 
     seller: str
     gross: MinorUnits
@@ -13,8 +13,11 @@ class SellerShare(Payload):
 
 
 class OrderChanged(Payload):
-    """An order after the change that the event's type names. `reference` is the shop's own name for
-    it, `buyer` the shop's for who buys; `refunded` is the sum of what goes back of its payment."""
+    """Order after the change that the event type names.
+
+    `reference` and `buyer` are the shop's own names for the order and its buyer. `refunded` is the
+    sum of the refunds of its payment.
+    """
 
     order_id: Id
     reference: str

@@ -1,4 +1,5 @@
-"""Exchange `payments`: what providers say about money, and webhooks that nobody translates."""
+"""Exchange `payments`: provider reports about money, and webhooks that Paybus does not
+translate."""
 
 from typing import Any, Literal
 
@@ -9,17 +10,18 @@ from common.contracts.money import Currency, MinorUnits
 
 
 class Contact(Payload):
-    """Who paid, as far as the provider says."""
+    """The payer's contact data, as far as the provider reports it."""
 
     email: str | None = None
     name: str | None = None
 
 
 class CheckoutStarted(Payload):
-    """A customer was sent to pay. `reference` is what the provider calls the payment.
+    """Start of a checkout: a customer was sent to pay. `reference` is the provider's id of the
+    payment.
 
-    `lookup` has further parameters for querying its status; `notification_reference` is what the
-    provider's notifications carry instead of the reference, where they do.
+    `lookup` has further parameters for its status query. `notification_reference` is the id that
+    the provider's notifications carry in place of the reference, where they do.
     """
 
     provider: str
@@ -34,11 +36,11 @@ class CheckoutStarted(Payload):
 
 
 class CheckoutStatusChanged(Payload):
-    """What became of a checkout that somebody else had started, for a `purpose` that they named.
+    """Outcome of a checkout that was started with a `purpose`, for the service that named it.
 
-    `amount` is what came, of a paid or an underpaid one, and `paid_at` (UTC) when; one that failed
-    or expired may still be paid. `charge` is the provider's name of a further charge for the same
-    checkout: what came by it is besides what came before.
+    `amount` is the money received, for a paid or underpaid checkout, and `paid_at` (UTC) when it
+    arrived; a failed or expired checkout may still be paid. `charge` is the provider's id of a
+    further charge for the same checkout: its money is in addition to what arrived before.
     """
 
     checkout_id: Id
@@ -53,8 +55,10 @@ class CheckoutStatusChanged(Payload):
 
 
 class RefundRequested(Payload):
-    """A command: give this much of what was paid in a checkout back to the payer, once for each
-    `refund_id`. `again` is whether one that the provider refused is to be tried again."""
+    """Command: refund this much of a checkout's payment to the payer, once per `refund_id`.
+
+    `again` is whether to retry a refund that the provider refused.
+    """
 
     refund_id: Id
     checkout_id: Id
@@ -65,8 +69,11 @@ class RefundRequested(Payload):
 
 
 class RefundCompleted(Payload):
-    """What became of it. `manual` is where the provider has no refunds: somebody has to pay it
-    back. `unknown` is where no call was answered: it may have been made."""
+    """Outcome of a refund.
+
+    `manual`: the provider has no refunds, so an operator has to pay it back. `unknown`: no call got
+    a response, so the refund may have been made.
+    """
 
     refund_id: Id
     checkout_id: Id
@@ -78,7 +85,7 @@ class RefundCompleted(Payload):
 
 
 class CheckoutCompleted(Payload):
-    """A customer finished a provider's checkout page."""
+    """Completion of a provider's checkout page by a customer."""
 
     provider: str
     checkout_id: Id
@@ -94,9 +101,9 @@ class CheckoutCompleted(Payload):
 
 
 class UnverifiedPaymentNotification(Payload):
-    """Somebody says that a payment changed. It proves nothing: the provider has to be asked.
+    """Unverified report that a payment changed. It proves nothing: the provider must be queried.
 
-    `reference` is what `endpoint`'s provider is asked for; `claim` is for people who read it.
+    `reference` is what to query `endpoint`'s provider for; `claim` is for human readers.
     """
 
     provider: str
@@ -108,8 +115,8 @@ class UnverifiedPaymentNotification(Payload):
 class PaymentOutcome(Payload):
     """One attempt to pay, successful or not.
 
-    `payment_id` is the provider's name of what was paid (an invoice); `references` are the other
-    ids under which the provider may speak of the same money (payment intent, charge).
+    `payment_id` is the provider's id of what was paid (an invoice). `references` are the other ids
+    under which the provider may report the same money (payment intent, charge).
     """
 
     provider: str
@@ -124,7 +131,8 @@ class PaymentOutcome(Payload):
 
 
 class PaymentRefunded(Payload):
-    """Money went back. `amount_refunded` is the total so far, so a later report replaces it."""
+    """Money returned to the payer. `amount_refunded` is the total so far, so a later report
+    replaces it."""
 
     provider: str
     refund_of: Id = Field(description="the provider's id of the charge")
@@ -133,14 +141,17 @@ class PaymentRefunded(Payload):
     currency: Currency
 
 
-# The beginning of the keys under which our ids are in the metadata of providers' objects.
+# Prefix of the metadata keys that hold our ids in providers' objects.
 OUR_METADATA = "paybus_"
 REFUND_IN_METADATA = f"{OUR_METADATA}refund"
 
 
 class RefundReported(Payload):
-    """What a provider says of one refund, which may fail after it had succeeded: the money is with
-    us again then. `reference` is what we called it, if the provider repeats that."""
+    """Provider report about one refund. It may fail after it succeeded: then we have the money
+    again.
+
+    `reference` is our own id of the refund, if the provider repeats it.
+    """
 
     provider: str
     refund_id: Id
@@ -153,7 +164,7 @@ class RefundReported(Payload):
 
 
 class PaymentDisputed(Payload):
-    """The payer's bank asks for the money back."""
+    """Demand of the payer's bank for the money back."""
 
     provider: str
     dispute_id: Id
@@ -164,10 +175,10 @@ class PaymentDisputed(Payload):
 
 
 class ProviderEvent(Payload):
-    """A verified webhook of a type that Paybus does not translate; `body` is its parsed JSON.
+    """Verified webhook of a type that Paybus does not translate; `body` is its parsed JSON.
 
-    `not_served` is why one of a type that Paybus does translate has no effect: it is of another
-    account, or of another mode, than its endpoint serves.
+    `not_served` is why a webhook of a type that Paybus does translate has no effect: it belongs to
+    another account, or another mode, than its endpoint serves.
     """
 
     provider: str

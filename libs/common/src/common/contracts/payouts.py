@@ -1,5 +1,5 @@
-"""Exchange `payouts`: what providers say about money on its way to somebody, what Paybus does to
-pay its recipients, and how far it came."""
+"""Exchange `payouts`: provider reports about outgoing money, commands that pay Paybus's recipients,
+and the progress of payouts."""
 
 from datetime import date
 
@@ -8,12 +8,12 @@ from common.contracts.money import Currency, MinorUnits, SignedMinorUnits
 
 
 class TransferReported(Payload):
-    """A transfer to a seller's account with the provider, or a payout to a bank.
+    """Transfer to a seller's account with the provider, or a payout to a bank.
 
-    `reference` is what we called it when we ordered it, if the provider repeats that. `amount` is
-    None where the provider only names the transfer: it must be asked then. It is negative where the
-    provider takes money out of the bank account, to make up for a balance below zero.
-    `amount_returned` is how much of it came back, where the provider says so; None for all of it.
+    `reference` is our own id from when we created it, if the provider repeats it. `amount` is None
+    where the provider only names the transfer, which must then be queried. It is negative where the
+    provider debits the bank account to cover a balance below zero. `amount_returned` is how much of
+    it came back, where the provider reports that; None for all of it.
     """
 
     provider: str
@@ -27,8 +27,11 @@ class TransferReported(Payload):
 
 
 class EarningsAdjustment(Payload):
-    """A command: the recipient has earned this much more, or less, once for each `request_id`.
-    `recipient` is who ordered it calls them."""
+    """Command: adjust a recipient's earnings up or down, as the event type says, once per
+    `request_id`.
+
+    `recipient` is the requester's own name for the recipient.
+    """
 
     request_id: Id
     recipient: str
@@ -38,9 +41,9 @@ class EarningsAdjustment(Payload):
 
 
 class ProcessPayout(Payload):
-    """A command: do what this payout's state asks for now. Doing it twice is doing it once.
+    """Command: do what this payout's state requires now. Idempotent.
 
-    `ask` has the provider asked about it whatever its state: somebody says that it changed.
+    `ask` forces a status check at the provider in any state: a report says that the payout changed.
     """
 
     payout_id: Id
@@ -50,13 +53,13 @@ class ProcessPayout(Payload):
 
 
 class GenerateDailyReport(Payload):
-    """Write the tenant's report of a day (UTC)."""
+    """Command: write the tenant's report of a day (UTC)."""
 
     day: date
 
 
 class ReconcileAccount(Payload):
-    """Compare a day (UTC) of one account at a provider with the ledger."""
+    """Command: compare a day (UTC) of one account at a provider with the ledger."""
 
     day: date
     provider: str
@@ -64,9 +67,11 @@ class ReconcileAccount(Payload):
 
 
 class PayoutChanged(Payload):
-    """A payout after the change that the event's type names. `amount` is what is sent to the
-    recipient, negative for what the provider takes back from the recipient's bank; `fee` is what
-    the recipient is charged beside it."""
+    """Payout after the change that the event type names.
+
+    `amount` is sent to the recipient; it is negative for a debit of the recipient's bank account.
+    `fee` is charged to the recipient in addition.
+    """
 
     payout_id: Id
     recipient_id: Id

@@ -1,16 +1,16 @@
-"""Exchange `provisioning`: organizations in the back end."""
+"""Exchange `provisioning`: organizations in the backend API."""
 
 from common.contracts.event import Id, Payload
 
 
 class ReconcileOrganization(Payload):
-    """A command: bring the integration's organization to the state that is wanted now."""
+    """Command: bring the integration's organization to the state that is desired now."""
 
     integration_id: Id
 
 
 class OrganizationChanged(Payload):
-    """An organization after the change that the event's type names."""
+    """Organization after the change that the event type names."""
 
     integration_id: Id
     customer_id: Id

@@ -1,4 +1,4 @@
-"""Every event type: which exchange carries it, what its data looks like, what it means."""
+"""Registry of event types: the exchange, payload and meaning of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -281,7 +281,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
 
 
 def lookup(type_: str) -> EventType:
-    """The type's entry. Raises `LookupError` for a type that no contract names."""
+    """Return the type's entry. Raise `LookupError` for a type that no contract names."""
     if type_.startswith(PROVIDER_PREFIX):
         return EventType("payments", ProviderEvent, "A webhook that Paybus does not translate.")
     try:
@@ -291,5 +291,5 @@ def lookup(type_: str) -> EventType:
 
 
 def decode(body: bytes) -> Event[Any]:
-    """Parse a message of any registered type. Raises `DecodeError`."""
+    """Parse a message of any registered type. Raise `DecodeError`."""
     return event.decode(body, lambda type_: lookup(type_).payload)

@@ -1,4 +1,4 @@
-"""The delays between attempts, and the queues in which messages wait for them."""
+"""Delays between attempts, and the queues in which messages wait for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True)
 class RetryDelay:
-    """One `retry.<name>` queue; `seconds` is how long a message stays in it."""
+    """One `retry.<name>` queue; a message stays in it for `seconds`."""
 
     name: str
     seconds: float
@@ -34,7 +34,7 @@ class RetryDelay:
 
 
 class RetryLadder:
-    """The delays between attempts, shared by all consumers: `RetryLadder.parse("5s,30s,2m")`."""
+    """Delays between attempts, shared by all consumers: `RetryLadder.parse("5s,30s,2m")`."""
 
     def __init__(self, rungs: Sequence[RetryDelay]) -> None:
         if not rungs:
@@ -55,5 +55,5 @@ class RetryLadder:
         return cls(rungs)
 
     def at_least(self, seconds: float) -> RetryDelay:
-        """The shortest wait that is not shorter than asked, or the longest there is."""
+        """Return the shortest delay of at least `seconds`, or the longest one if none is."""
         return next((rung for rung in self.rungs if rung.seconds >= seconds), self.rungs[-1])

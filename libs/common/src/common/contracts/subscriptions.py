@@ -1,4 +1,5 @@
-"""Exchange `subscriptions`: what providers say of subscriptions, and what Paybus concludes."""
+"""Exchange `subscriptions`: provider reports about subscriptions, and what Paybus derives from
+them."""
 
 from enum import StrEnum
 
@@ -10,19 +11,19 @@ from common.contracts.payments import Contact
 
 
 class Status(StrEnum):
-    """A subscription's status in Paybus, whatever the provider calls it."""
+    """Subscription status in Paybus, whatever the provider calls it."""
 
     INCOMPLETE = "incomplete"
     ACTIVE = "active"
     PAST_DUE = "past_due"
-    UNPAID = "unpaid"  # the provider has given up collecting, and keeps the subscription
+    UNPAID = "unpaid"  # the provider stopped collecting, and retains the subscription
     PAUSED = "paused"  # a trial ended without a payment method: nothing is charged until it resumes
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 
 
 class PlanSnapshot(Payload):
-    """What is subscribed to. `interval` is `day`, `week`, `month` or `year`."""
+    """Subscribed plan. `interval` is `day`, `week`, `month` or `year`."""
 
     plan_id: Id
     name: str | None = None
@@ -32,7 +33,7 @@ class PlanSnapshot(Payload):
 
 
 class SubscriptionItem(Payload):
-    """One of the plans that a subscription is made of. `quantity` is None where it is metered."""
+    """One plan of a subscription. `quantity` is None for a metered plan."""
 
     plan_id: Id
     quantity: int | None = None
@@ -40,7 +41,7 @@ class SubscriptionItem(Payload):
 
 
 class PreviousSubscription(Payload):
-    """What was so of a subscription before the change that an event reports."""
+    """State of a subscription before the change that an event reports."""
 
     status: Status
     plan_id: Id | None = None
@@ -51,11 +52,12 @@ class PreviousSubscription(Payload):
 
 
 class ProviderSubscription(Payload):
-    """A provider's snapshot of one subscription at the event's `time`.
+    """Provider's snapshot of one subscription at the event's `time`.
 
-    `plan` is that of its first item, `more_plans` those of the others, and `items` name each with
-    its quantity and end. `cancel_at` is when it ends, if that is decided; `previous` is what was so
-    before, where the provider says so: of two snapshots of one second it tells which is the later.
+    `plan` is the plan of its first item, `more_plans` those of the others; `items` has each with
+    its quantity and end. `cancel_at` is when the subscription ends, if that is decided. `previous`
+    is the state before, where the provider reports it: it decides which of two snapshots of the
+    same second is the later one.
     """
 
     provider: str
@@ -73,15 +75,15 @@ class ProviderSubscription(Payload):
 
 
 class ResumeBillingCommand(Payload):
-    """A command: go on with what somebody wants done at the provider. Twice is once."""
+    """Command: resume an unfinished billing command at the provider. Idempotent."""
 
     command_id: Id
 
 
 class SubscriptionChanged(Payload):
-    """A subscription after the change that the event's type names.
+    """Subscription after the change that the event type names.
 
-    `subscription_id`, `customer_id` and the plans' are Paybus's own ids. `plan_id` is that of the
+    `subscription_id`, `customer_id` and the plan ids are Paybus's own. `plan_id` is that of the
     first of `items`, which are empty where the provider names one plan only.
     """
 
@@ -101,7 +103,7 @@ class SubscriptionChanged(Payload):
 
 
 class CustomerChanged(Payload):
-    """A customer's e-mail address or name became known or changed."""
+    """Customer whose e-mail address or name became known or changed."""
 
     customer_id: Id
     contact: Contact

@@ -1,8 +1,8 @@
-"""Every exchange, queue and binding of the whole system, as data.
+"""Exchanges, queues and bindings of the complete system, as data.
 
-A message published to a domain exchange goes to the journal and to each queue bound to its type.
-A message that fails goes to a `retry.<delay>` queue and from there back to the queue it came from;
-when its attempts are used up, or the error is permanent, it goes to `<queue>.dead`.
+A message published to a domain exchange goes to the journal and to each queue bound to its type. A
+failed message goes to a `retry.<delay>` queue and from there back to its own queue; when its
+attempts are exhausted, or the error is permanent, it goes to `<queue>.dead`.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,22 @@ DOMAIN_EXCHANGES: Final = (
 # Publish here with a queue's name as the routing key.
 DEAD_LETTER_EXCHANGE: Final = "dead-letters"
 
-# The broker dead-letters by the one above, services by this one. With the two below it is a topic
-# exchange, whose routing keys a login can be limited to: each service's to its own queues.
+# The broker dead-letters through the exchange above, services through this one. Like the two below
+# it is a topic exchange: a login can be limited to some of its routing keys, those of the service's
+# own queues.
 GIVEN_UP: Final = "given-up"
 
-# Publish here with a queue's name as the routing key to copy to it what the journal has of it.
+# Publish here with a queue's name as the routing key to copy an event from the journal to it.
 REFILLS: Final = "refills"
 
-# Publish here with a stream's name as the routing key to mark in it where it ends just now.
+# Publish here with a stream's name as the routing key to mark the stream's present end.
 MARKS: Final = "stream-marks"
 
-# Publish to `retries.<wait>` with a queue's name as the routing key: there it goes after the wait.
+# Publish to `retries.<wait>` with a queue's name as the routing key; after the wait the message
+# goes to that queue.
 RETRIES: Final = "retries"
 
-# A stream of everything that was published to a domain exchange.
+# Stream of every message published to a domain exchange.
 JOURNAL: Final = "journal"
 JOURNAL_DAYS: Final = 7
 _JOURNAL_ARGUMENTS: Final = {
@@ -46,8 +48,8 @@ _JOURNAL_ARGUMENTS: Final = {
 }
 
 # Publish here with a queue's name as the routing key to send a dead letter, or an event of the
-# journal, to that queue once more. A publish reaches the queue and this stream: whoever takes over
-# from an operations worker that died reads there what was sent.
+# journal, to that queue again. A publish reaches the queue and this stream, from which the
+# successor of a crashed operations worker reads what was sent.
 REPLAYS: Final = "replays"
 _REPLAYS_ARGUMENTS: Final = {
     "x-queue-type": "stream",
@@ -56,11 +58,12 @@ _REPLAYS_ARGUMENTS: Final = {
     "x-stream-max-segment-size-bytes": 50_000_000,
 }
 
-# After so many deliveries without an outcome (the worker died each time) the broker dead-letters
-# the message. Explicit because the default differs by version: none in RabbitMQ 3.10, 20 from 4.0.
+# After this many deliveries without an outcome (the worker crashed each time) the broker
+# dead-letters the message. Explicit because the default differs by version: none in RabbitMQ 3.10,
+# 20 from 4.0.
 DELIVERY_LIMIT: Final = 20
 
-# A dead letter has nowhere further to go: the broker would drop it at the limit of RabbitMQ 4.
+# A dead letter has no further destination: at RabbitMQ 4's default limit the broker would drop it.
 _NO_DELIVERY_LIMIT: Final = 1_000_000_000
 
 
@@ -72,7 +75,7 @@ class Binding:
 
 @dataclass(frozen=True)
 class Queue:
-    """A quorum queue with one consumer service; it always has a `<name>.dead`."""
+    """Quorum queue with one consuming service; it always has a `<name>.dead` queue."""
 
     name: str
     bindings: tuple[Binding, ...] = ()
@@ -82,7 +85,7 @@ class Queue:
         return f"{self.name}.dead"
 
     def takes(self, exchange: str, routing_key: str) -> bool:
-        """Whether a message published so is routed to this queue."""
+        """Return whether a message with this exchange and routing key is routed to this queue."""
         return any(
             each.exchange == exchange and matches(each.pattern, routing_key)
             for each in self.bindings
@@ -125,7 +128,8 @@ QUEUES: Final = (
     ),
     Queue("provisioning.organizations", (Binding("provisioning", "organization.reconcile"),)),
     Queue("provisioning.jobs", (Binding("provisioning", "job.run.provisioning"),)),
-    # One queue a priority, each with consumers of its own: nothing waits behind what may wait.
+    # One queue per priority, each with its own consumers: an urgent payout never waits behind
+    # others.
     Queue("payouts.critical", (Binding("payouts", "payout.process.critical"),)),
     Queue("payouts.direct", (Binding("payouts", "payout.process.direct"),)),
     Queue("payouts.default", (Binding("payouts", "payout.process.default"),)),
@@ -175,16 +179,16 @@ QUEUES: Final = (
     Queue("operations.jobs", (Binding("operations", "job.run.operations"),)),
 )
 
-# Bindings of earlier versions, which a broker keeps until they are taken away.
+# Bindings of earlier versions, which a broker retains until they are removed.
 RETIRED_BINDINGS: Final = (
     ("subscription.billing", Binding("payments", "payment.*")),
     ("subscription.billing", Binding("payments", "checkout.*")),
 )
 
-# Webhooks that are authentic and still can't be understood: no queue, only its dead letters.
+# Authentic webhooks that can't be understood: there is no queue, only its dead-letter queue.
 WEBHOOKS: Final = Queue("webhook-gateway.webhooks")
 
-# These types have no queue on purpose: they are for the journal.
+# Types that deliberately have no queue: they are for the journal only.
 JOURNAL_ONLY: Final = (
     "subscription.renewed",
     "subscription.past_due",
@@ -210,7 +214,8 @@ JOURNAL_ONLY: Final = (
 
 
 def matches(pattern: str, routing_key: str) -> bool:
-    """A topic exchange's rule: `*` is one word, `#` any number of them, none included."""
+    """Match as a topic exchange does: `*` is one word, `#` is any number of words, including
+    none."""
     return _matches(pattern.split("."), routing_key.split("."))
 
 
@@ -223,7 +228,8 @@ def _matches(pattern: list[str], words: list[str]) -> bool:
 
 
 def queue_arguments(queue: Queue) -> dict[str, Any]:
-    """A full queue refuses publishers, never drops; dead letters are handed on with confirms."""
+    """Return arguments of a queue that rejects publishes when full, never drops messages, and
+    dead-letters with publisher confirms."""
     return {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERY_LIMIT,
@@ -243,8 +249,11 @@ def dead_queue_arguments() -> dict[str, Any]:
 
 
 def retry_queue_arguments(delay_seconds: float) -> dict[str, Any]:
-    """After the delay the message returns, through the default exchange, to the queue that its
-    routing key names. One fixed delay a queue: per-message delays block behind each other."""
+    """Return the arguments of a retry queue with one fixed delay.
+
+    After the delay the message returns, through the default exchange, to the queue that its routing
+    key names. Messages with different delays in one queue would block one another.
+    """
     return {
         "x-queue-type": "quorum",
         "x-message-ttl": round(delay_seconds * 1000),
@@ -263,5 +272,5 @@ def replays_arguments() -> dict[str, Any]:
 
 
 def queue(name: str) -> Queue:
-    """The queue of this name. Raises `StopIteration` for a name that is not on this page."""
+    """Return the queue of this name. Raise `StopIteration` for an unknown name."""
     return next(each for each in QUEUES if each.name == name)

@@ -1,7 +1,7 @@
-"""Many rows in one statement, as one array for each column.
+"""Bulk statements for many rows, with one array per column.
 
-A statement with a placeholder for each value is compiled and parsed anew for each number of rows;
-with arrays its text is always the same, which makes a batch far cheaper
+A statement with a placeholder for each value is compiled and parsed again for each number of rows.
+With arrays its text never changes, which makes a batch far cheaper
 (docs/explanation/performance.md).
 """
 
@@ -15,7 +15,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 
 
 def insert_rows(table: Table, columns: Sequence[str]) -> Insert:
-    """`INSERT INTO table (columns) SELECT * FROM unnest(...)`; execute it with `columns_of`."""
+    """Return `INSERT INTO table (columns) SELECT * FROM unnest(...)`; execute it with
+    `columns_of`."""
     values = [bindparam(name, type_=ARRAY(table.c[name].type)) for name in columns]
     unnest = func.unnest(*values)
     rows = unnest.table_valued(*(Column(n, table.c[n].type) for n in columns)).render_derived()
@@ -23,12 +24,12 @@ def insert_rows(table: Table, columns: Sequence[str]) -> Insert:
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """The parameters of `insert_rows`."""
+    """Return the parameters of `insert_rows`."""
     return {name: [row[name] for row in rows] for name in columns}
 
 
 def equals_any(column: Any, values: Sequence[Any]) -> ColumnElement[bool]:
-    """`column = ANY (array)`."""
+    """Return the condition `column = ANY (array)`."""
     result: ColumnElement[bool] = column == any_(
         bindparam(None, list(values), type_=ARRAY(column.type))
     )

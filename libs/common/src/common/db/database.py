@@ -1,4 +1,4 @@
-"""The database engine, with every wait bounded."""
+"""Database engine with a time limit for every wait."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from common.settings import DatabaseSettings
 
 Sessions = async_sessionmaker[AsyncSession]
 
-# Seconds, but for tcp_user_timeout (milliseconds): a server that went silent is noticed. One that
-# takes no changes is none of ours: after a failover a name may still lead to the old primary.
+# In seconds, except tcp_user_timeout (milliseconds): they detect an unresponsive server. A
+# read-only server is not accepted: after a failover a host name may still lead to the old primary.
 CONNECT_ARGUMENTS = {
     "target_session_attrs": "read-write",
     "connect_timeout": 5,
@@ -37,15 +37,15 @@ CONNECT_ARGUMENTS = {
 
 _TAKES_CHANGES = text("SELECT NOT current_setting('transaction_read_only')::boolean")
 
-# More than the server's own limit of a statement: it only matters when no answer gets through.
+# Longer than the server's own statement limit: it only matters when no response gets through.
 _ANSWER_SECONDS = 25
 
 
 class Connection(psycopg.AsyncConnection[Any]):
-    """Gives up a server that does not answer at all.
+    """Connection that is closed when the server does not respond at all.
 
-    The socket options above notice a host that is gone. A network that swallows packets behind a
-    proxy or a load balancer, which goes on acknowledging them, they do not.
+    The socket options above detect a host that is gone. They do not detect a network that drops
+    packets behind a proxy or a load balancer which still acknowledges them.
     """
 
     async def wait(self, *args: Any, **options: Any) -> Any:
@@ -82,27 +82,32 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
 
 
 async def connect_directly(bound: AsyncEngine) -> Connection:
-    """A connection beside the pool, to what its URL names: SQLAlchemy reads it, for hosts in a list
-    and passwords with blanks mean other things in libpq's own form of it."""
+    """Open a connection outside the pool, to the server that the engine's URL names.
+
+    SQLAlchemy parses the URL, because libpq reads host lists and passwords with blanks differently.
+    """
     _, named = bound.dialect.create_connect_args(bound.url)
     arguments: dict[str, Any] = {**named, **CONNECT_ARGUMENTS}
     return await Connection.connect(autocommit=True, **arguments)
 
 
 def _drop_read_only(context: ExceptionContext) -> None:
-    """The server behind the connection became a standby, which a ping does not see. Every other
-    connection of the pool goes, too: it was made before as well."""
+    """Treat a connection to a read-only server as lost: it became a standby, which a ping does not
+    detect.
+
+    The pool's other connections are dropped too, because they are as old.
+    """
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
 
 
 def sessions_of(bound: AsyncEngine) -> Sessions:
-    # No autoflush: a batch's changes are written together, at the commit.
+    # No autoflush: a batch's changes are written together at the commit.
     return async_sessionmaker(bound, expire_on_commit=False, autoflush=False)
 
 
 async def unfit(bound: AsyncEngine) -> str | None:
-    """Why the server can't be used at all; None also while it is away."""
+    """Return why the server can't be used at all, or None; None also while it is unreachable."""
     try:
         async with asyncio.timeout(_FIRST_SECONDS), bound.connect() as connection:
             limit = await connection.scalar(text("SHOW statement_timeout"))
@@ -111,7 +116,7 @@ async def unfit(bound: AsyncEngine) -> str | None:
     return None if limit == "20s" else _POOLER
 
 
-# A process begins without its database, too.
+# Short, because a process also starts without its database.
 _FIRST_SECONDS = 3
 
 _POOLER = (
@@ -121,7 +126,7 @@ _POOLER = (
 
 
 async def fault(sessions: Sessions) -> str | None:
-    """Why the database can't be used now; None when it answers, and takes changes."""
+    """Return why the database can't be used now; None when it responds and accepts changes."""
     try:
         async with sessions() as session:
             takes_changes = await session.scalar(_TAKES_CHANGES)

@@ -1,4 +1,4 @@
-"""One transaction for what many tasks want to do at the same moment."""
+"""One transaction for the concurrent requests of many tasks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Run = Callable[[AsyncSession, Sequence[ItemT]], Awaitable[Sequence[ResultT | Pay
 
 
 class GroupCommit(Generic[ItemT, ResultT]):
-    """`run` does a batch in one transaction: one result for each item, or the error of that item,
-    which must not have changed anything. Whoever waits is answered after the commit.
+    """Combination of concurrent items into one transaction on one connection.
 
-    When the batch fails each item is run alone, so that one never takes its neighbours with it.
-    However many wait, one connection is used.
+    `run` processes a batch. It returns for each item a result, or an error of that item, which must
+    not have changed anything. Callers get their results after the commit. When a batch fails, each
+    of its items runs alone, so that one item never fails its neighbours.
     """
 
     def __init__(self, sessions: Sessions, run: Run[ItemT, ResultT], *, most: int = 100) -> None:
@@ -51,7 +51,7 @@ class GroupCommit(Generic[ItemT, ResultT]):
                 waiting.set_exception(Unavailable("the process is stopping"))
 
     async def do(self, item: ItemT) -> ResultT:
-        """Raises the item's own error, or what the transaction failed with."""
+        """Return the item's result. Raise its own error, or the error of the transaction."""
         if self._task is None or self._task.done():
             raise Unavailable("the process is stopping")
         waiting: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
@@ -75,7 +75,7 @@ class GroupCommit(Generic[ItemT, ResultT]):
         try:
             async with self._sessions.begin() as session:
                 results = await self._run(session, [item for item, _ in batch])
-        except Exception as error:  # noqa: BLE001 - each waiter is told, and decides
+        except Exception as error:  # noqa: BLE001 - each waiter gets the error and decides
             if len(batch) > 1:
                 log.info("batch_failed_running_singly", size=len(batch), error=describe(error))
                 for each in batch:
@@ -91,5 +91,5 @@ class GroupCommit(Generic[ItemT, ResultT]):
 
 
 def _fail(waiting: asyncio.Future[ResultT], error: Exception) -> None:
-    if not waiting.done():  # whoever waited may have been cancelled
+    if not waiting.done():  # the waiting task may have been cancelled
         waiting.set_exception(error)

@@ -1,4 +1,4 @@
-"""Seals what a service's tables keep sealed with the first of ENCRYPTION_KEYS, while it runs."""
+"""Re-encryption of a service's sealed columns with the first of ENCRYPTION_KEYS, while it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class RotationSettings(DatabaseSettings, EncryptionSettings):
 
 @dataclass(frozen=True)
 class SealedColumn:
-    """Text, or bytes, of the table `of`, which has an `id`; null or empty where nothing is kept."""
+    """Text or bytes column of the table `of`, which has an `id`; null or empty where nothing is
+    stored."""
 
     of: Any
     name: str
@@ -36,7 +37,7 @@ class SealedColumn:
 
 @dataclass(frozen=True)
 class Sealing:
-    """What a service keeps sealed. `begin` opens a transaction that sees every row."""
+    """Sealed columns of a service. `begin` opens a transaction that sees every row."""
 
     columns: Sequence[SealedColumn]
     begin: Callable[[Sessions], AbstractAsyncContextManager[AsyncSession]] = Sessions.begin
@@ -44,7 +45,7 @@ class Sealing:
 
 @dataclass
 class Rotation:
-    """How many were sealed with another key than the first, and what no key opens, such as
+    """Count of values re-encrypted with the first key, and rows that no key opens, such as
     `recipients/4711`."""
 
     renewed: int = 0
@@ -52,7 +53,7 @@ class Rotation:
 
 
 def run(settings: RotationSettings, sealing: Sealing) -> int:
-    """The role `rotate-keys`; returns the process's status."""
+    """Run the role `rotate-keys`; return the exit status."""
     try:
         done = asyncio.run(_rotate(settings, sealing))
     except SQLAlchemyError as error:
@@ -84,7 +85,7 @@ async def _rotate(settings: RotationSettings, sealing: Sealing) -> Rotation:
 async def _renew_some(
     session: AsyncSession, vault: SecretBox, column: SealedColumn, after: Any, done: Rotation
 ) -> Any:
-    """The next rows; returns the id of the last of them, None when there are none."""
+    """Re-encrypt the next rows; return the id of the last one, None when there are none."""
     table, kept = column.of, getattr(column.of, column.name)
     sizes = select(table.id, func.octet_length(kept)).where(func.octet_length(kept) > 0)
     if after is not None:

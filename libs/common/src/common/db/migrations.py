@@ -1,4 +1,4 @@
-"""Alembic migrations that live inside each service's package."""
+"""Alembic migrations from each service's package."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = get_logger(__name__)
 
 
 def upgrade(settings: DatabaseSettings, package: Path) -> None:
-    """Bring the database to the newest version. Safe to run from several places at once."""
+    """Migrate the database to the newest version. Concurrent calls are safe."""
     config = Config()
     config.set_main_option("script_location", str(package / "migrations"))
     engine = sa.create_engine(
         settings.database_url.get_secret_value(), connect_args=CONNECT_ARGUMENTS
     )
     with engine.begin() as connection:
-        # Held until the commit: a second migrate waits here and then finds nothing to do.
+        # Held until the commit: a concurrent `migrate` waits here and then finds nothing to do.
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('paybus-migrations'))"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -32,13 +32,14 @@ def upgrade(settings: DatabaseSettings, package: Path) -> None:
 
 
 def run_environment() -> None:
-    """All that a service's `migrations/env.py` does."""
+    """Run the migrations; a service's `migrations/env.py` only calls this."""
     context.configure(connection=context.config.attributes["connection"])
     context.run_migrations()
 
 
 def create_rate_limits() -> None:
-    """For a service that limits its calls of others (`resilience/rate_limiter.py`)."""
+    """Create the table of a service that limits its outgoing calls
+    (`resilience/rate_limiter.py`)."""
     op.create_table(
         "rate_limits",
         sa.Column("name", sa.Text, primary_key=True),
@@ -47,7 +48,8 @@ def create_rate_limits() -> None:
 
 
 def create_circuit_breakers() -> None:
-    """For a service that calls others through a `CallGuard` (`resilience/circuit_store.py`)."""
+    """Create the table of a service that calls others through a `CallGuard`
+    (`resilience/circuit_store.py`)."""
     op.create_table(
         "circuit_breakers",
         sa.Column("tenant", sa.Text, primary_key=True),
@@ -63,7 +65,7 @@ def create_circuit_breakers() -> None:
 def create_messaging_tables() -> None:
     """Create inbox, outbox and schedules, for a service's first migration.
 
-    They are not derived from `tables.py`, for a migration that has run must not change. A test
+    They are not derived from `tables.py`, because a migration that has run must not change. A test
     compares both.
     """
     now = sa.func.now()
@@ -84,7 +86,7 @@ def create_messaging_tables() -> None:
         sa.Column("body", sa.LargeBinary, nullable=False),
         sa.Column("created_at", time, nullable=False, server_default=now),
         sa.Column("set_aside", sa.Text),
-        # Rows live for milliseconds; vacuum must not wait for a fifth of a large table.
+        # Rows live for milliseconds: vacuum must not wait until a fifth of a large table is dead.
         postgresql_with={
             "autovacuum_vacuum_scale_factor": "0.0",
             "autovacuum_vacuum_threshold": "5000",

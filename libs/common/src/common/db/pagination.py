@@ -1,4 +1,4 @@
-"""Keyset pagination: opaque cursors, pages, and reading a whole query in chunks."""
+"""Keyset pagination: opaque cursors, pages, and reading a complete query in chunks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from common.errors import Invalid
 
 
 def encode_cursor(*key: str) -> str:
-    """An opaque mark of where a page ended."""
+    """Return an opaque cursor for the end of a page."""
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, parts: int) -> list[str]:
-    """Raises `Invalid` for anything that `encode_cursor` did not make."""
+    """Return the parts of a cursor. Raise `Invalid` for anything that `encode_cursor` did not
+    make."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
@@ -48,7 +49,7 @@ async def page(
     cursor: str | None,
     limit: int,
 ) -> tuple[Sequence[RowT], bool]:
-    """Up to `limit` rows of the query, the newest first, and whether there are more after them."""
+    """Return up to `limit` rows of the query, newest first, and whether more rows follow."""
     if cursor is not None:
         at, id_ = decode_cursor(cursor, 2)
         query = query.where(tuple_(table.created_at, table.id) < tuple_(_moment(at), id_))
@@ -62,8 +63,10 @@ async def in_chunks(
     query: Select[Any],
     *keys: InstrumentedAttribute[Any],
 ) -> AsyncIterator[Sequence[Any]]:
-    """All rows of the query in the order of `keys`, which are unique together, 500 at a time. Each
-    time by a session of its own: meanwhile a slow reader keeps no connection."""
+    """Yield all rows of the query in chunks of 500, ordered by `keys`, which are unique together.
+
+    Each chunk uses its own session, so that a slow reader holds no connection between chunks.
+    """
     last: tuple[Any, ...] | None = None
     while True:
         chunk = query.order_by(*keys).limit(_CHUNK)

@@ -1,4 +1,4 @@
-"""Rows that belong to a tenant: locking, finding and paging them, the same way in every service."""
+"""Rows of a tenant: locking, lookup and pagination, the same in every service."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from common.db.bulk import columns_of, equals_any, insert_rows
 from common.errors import NotFound
 
-# For a service's `DeclarativeBase`.
+# Type map for a service's `DeclarativeBase`.
 TYPES = {str: Text, datetime: DateTime(timezone=True), list[str]: ARRAY(Text)}
 
 
 class TenantRow:
-    """What every such table has. `id` is derived from what the row is about, never random, so that
-    a second writer finds the first one's row."""
+    """Columns of every table with tenants' rows.
+
+    `id` is derived from the row's subject, never random, so that a second writer finds the row of
+    the first.
+    """
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant: Mapped[str]
@@ -33,10 +36,10 @@ RowT = TypeVar("RowT", bound=TenantRow)
 async def lock_or_insert(
     session: AsyncSession, table: type[RowT], rows: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Lock the rows with these ids in the session, inserting those that are missing.
+    """Lock the rows with these ids in the session, inserting the missing ones.
 
-    In the order of their ids, so that two workers never wait for each other in a circle. Whoever
-    then calls `session.get_one` finds them without asking the database.
+    Rows are locked in the order of their ids, so that two workers never deadlock. A later
+    `session.get_one` then finds them without a query.
     """
     if not rows:
         return
@@ -48,12 +51,12 @@ async def lock_or_insert(
         statement = select(table).from_statement(inserting)
         inserted = (await session.scalars(statement, columns_of(values, columns))).all()
         pin(session, inserted)
-        # What somebody else inserted meanwhile.
+        # Rows that another transaction inserted in the meantime.
         await _lock_found(session, table, sorted({*missing} - {row.id for row in inserted}))
 
 
 async def _lock_found(session: AsyncSession, table: type[RowT], ids: Sequence[str]) -> list[str]:
-    """Lock and hold the rows that there are; return the ids of the others."""
+    """Lock and pin the existing rows; return the ids of the missing ones."""
     if not ids:
         return []
     locking = select(table).where(equals_any(table.id, ids)).order_by(table.id).with_for_update()
@@ -69,18 +72,18 @@ def _table(of: type[TenantRow]) -> Table:
 
 
 def pin(session: AsyncSession, found: Sequence[TenantRow]) -> None:
-    """Keep the rows in the session: its own references are weak, and it would read them again."""
+    """Hold the rows in the session: its own references are weak, and it would query them again."""
     session.info.setdefault("held", []).extend(found)
 
 
 async def database_now(session: AsyncSession) -> datetime:
-    """The database's time, which all replicas share."""
+    """Return the database's time, which all replicas share."""
     now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return now
 
 
 async def get_for_tenant(session: AsyncSession, table: type[RowT], tenant: str, id_: str) -> RowT:
-    """Raises `NotFound`, also for another tenant's row."""
+    """Return the tenant's row. Raise `NotFound`, also for another tenant's row."""
     row = await session.get(table, id_)
     if row is None or row.tenant != tenant:
         raise NotFound(f"no {table.__name__.lower()} has the id {id_!r}")
@@ -88,7 +91,8 @@ async def get_for_tenant(session: AsyncSession, table: type[RowT], tenant: str, 
 
 
 def filtered(table: type[RowT], tenant: str, filters: Mapping[str, Any]) -> Select[RowT]:
-    """The tenant's rows whose columns equal the filters; a filter that is None says nothing."""
+    """Return a query for the tenant's rows whose columns equal the filters; a None filter is
+    ignored."""
     query = select(table).where(table.tenant == tenant)
     for column, value in filters.items():
         if value is not None:

@@ -1,1 +1,1 @@
-"""What every service's HTTP API shares."""
+"""Shared parts of every service's HTTP API."""

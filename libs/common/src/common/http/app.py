@@ -1,4 +1,4 @@
-"""What every HTTP API shares: its errors, cursors, health and metrics."""
+"""Shared parts of every HTTP API: errors, request limits, health and metrics."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ Check = Callable[[], Awaitable[str | None]]
 def create_app(
     title: str, *, alive: Check, ready: Check, large_bodies: Collection[str] = (), **options: Any
 ) -> FastAPI:
-    """An application with `/healthz`, `/readyz`, `/metrics` and errors as problem documents.
+    """Return an application with `/healthz`, `/readyz`, `/metrics` and errors as problem documents.
 
-    The bodies of `large_bodies`, paths, may be larger than others.
+    `large_bodies` are the paths whose bodies may be larger than others.
 
-    `alive` fails only when a restart would help; a broker or database that is away makes a process
-    not ready, and restarting it would not bring them back.
+    `alive` fails only when a restart would help. An unreachable broker or database makes a process
+    not ready; a restart would not bring it back.
     """
-    # No pages of documentation: they load scripts from elsewhere. No telemetry of FastAPI's own:
-    # its spans have queries in them, its logs the values that failed; ours is
+    # No documentation pages: they load scripts from other hosts. FastAPI's own telemetry is off:
+    # its spans contain queries, its logs the invalid values; ours is
     # common/observability/tracing.py.
     app = FastAPI(title=title, openapi_url=None, telemetry=_SILENT, **options)
     app.add_middleware(Guard, large_bodies=frozenset(large_bodies))
@@ -72,7 +72,7 @@ def create_app(
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def description() -> Response:
-        # Made once, beside the event loop: it takes some tenths of a second.
+        # Generated once, outside the event loop: it takes some tenths of a second.
         return JSONResponse(await asyncio.to_thread(app.openapi))
 
     for path, endpoint in (
@@ -124,7 +124,7 @@ async def _on_database_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_overflow(_: Request, __: Exception) -> Response:
-    """Such as of the year 1, less a day."""
+    """Handle an overflow, such as a date one day before the year 1."""
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a date or a number that is out of all range")
 
 

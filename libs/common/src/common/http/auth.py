@@ -1,4 +1,4 @@
-"""Who calls an API, and what they may do: JSON Web Tokens with roles."""
+"""API authentication and authorization: JSON Web Tokens with roles."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from common.settings import AuthSettings
 # Asymmetric only: with HS256 a public key would be accepted as a shared secret.
 _ALGORITHMS = ["RS256", "ES256", "EdDSA"]
 _CLOCK_SKEW_SECONDS = 30
-# A token that outlives its key, its issuer and its owner's job was not meant.
+# A token that outlives its key, its issuer and its owner's job is a mistake.
 LONGEST_LIFE = timedelta(days=366)
 _LONGEST_NAME = 255
 
 
 class Role(IntEnum):
-    """Each role may do what the ones below it may."""
+    """Role of a caller; each includes the permissions of the ones below it."""
 
     VIEWER = 1
     OPERATOR = 2
@@ -42,7 +42,8 @@ class Caller:
 
 
 class Authenticator:
-    """Checks a bearer token: signature, expiry, audience, and that it names a role and a tenant."""
+    """Validator of bearer tokens: signature, expiry, audience, issuer, a known role and a
+    tenant."""
 
     def __init__(self, settings: AuthSettings) -> None:
         self._settings = settings
@@ -55,7 +56,8 @@ class Authenticator:
             self._client = jwt.PyJWKClient(str(settings.auth_jwks_url), timeout=5)
 
     async def authenticate(self, header: str | None) -> Caller:
-        """Raises `Unauthenticated`; `Unavailable` when the key set can't be fetched."""
+        """Return the caller. Raise `Unauthenticated`, or `Unavailable` when the key set can't be
+        fetched."""
         scheme, _, token = (header or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("send a token: `Authorization: Bearer <token>`")
@@ -74,7 +76,7 @@ class Authenticator:
             raise Unavailable("the key set for tokens can't be fetched") from error
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the token is not valid: {error}") from error
-        except (TypeError, ValueError, OverflowError) as error:  # a key of another kind, and such
+        except (TypeError, ValueError, OverflowError) as error:  # such as a key of another type
             raise Unauthenticated("the token is not valid: it can't be read") from error
         if expires > (datetime.now(UTC) + LONGEST_LIFE).timestamp():
             raise Unauthenticated(f"the token is valid for more than {LONGEST_LIFE.days} days")
@@ -82,7 +84,7 @@ class Authenticator:
 
     async def _key(self, token: str) -> Any:
         if self._client is not None:
-            # Blocking I/O, only when the key is not in its cache.
+            # Blocking I/O, but only when the key is not cached.
             return (await asyncio.to_thread(self._client.get_signing_key_from_jwt, token)).key
         key = self._keys.get(jwt.get_unverified_header(token).get("kid"))
         if key is None:
@@ -113,17 +115,17 @@ def _name(claims: dict[str, Any], claim: str) -> str:
     return named
 
 
-# Only so that the OpenAPI document says it; the header is read and judged by `Authenticator`.
+# For the OpenAPI document only: `Authenticator` reads and checks the header.
 _BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT")
 
 
 def requires(role: Role) -> Callable[..., Awaitable[Caller]]:
-    """A FastAPI dependency: the caller, who has at least `role`."""
+    """Return a FastAPI dependency for the caller, who must have at least `role`."""
 
     described: object = Security(_BEARER, scopes=[role.name.lower()])
 
     async def check(request: Request, _: object = described) -> Caller:
-        caller: Caller = request.state.caller  # whom the middleware let in
+        caller: Caller = request.state.caller  # set by the middleware after authentication
         if caller.role < role:
             raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
         return caller

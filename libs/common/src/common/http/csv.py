@@ -1,4 +1,4 @@
-"""CSV that a spreadsheet opens without harm (RFC 4180)."""
+"""CSV that is safe to open in a spreadsheet (RFC 4180)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ def line(cells: Sequence[Any]) -> str:
 
 
 async def prefetch(lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The same lines, of which the first are read already: what fails there is still told by the
-    answer's status."""
+    """Return the same lines after reading the first two.
+
+    An error in them can still be reported by the response's status.
+    """
     first = [await anext(lines)]
     with suppress(StopAsyncIteration):
         first.append(await anext(lines))
@@ -40,5 +42,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = "" if value is None else str(value)
-    # A spreadsheet would run it; a number of ours is none.
+    # A spreadsheet would run it as a formula; our own numbers are no formulas.
     return f"'{text}" if isinstance(value, str) and text[:1] in _FORMULA else text

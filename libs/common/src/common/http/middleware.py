@@ -1,4 +1,4 @@
-"""What every request passes before a service reads it: who calls, how much, and how long."""
+"""Checks of every request before a service reads it: caller, rate, size and time."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from common.http.auth import Authenticator
 from common.http.problems import SECURITY_HEADERS, problem_response
 from common.http.throttling import Throttle
 
-# A body is parsed and checked in one turn of the event loop, and each of its values may be a fault
-# that is written down: with these limits other callers do not wait long. `large_bodies`, whose
-# lists end at their first fault, may have more.
+# A body is parsed and validated in one turn of the event loop, and each of its values may be an
+# error that is recorded: with these limits other callers do not wait long. Lists in `large_bodies`
+# stop at their first error, so these may have more.
 MOST_BODY_BYTES = 1024 * 1024
 MOST_VALUES = 10_000
 MOST_LARGE_BODY_BYTES = 2 * 1024 * 1024
 MOST_LARGE_VALUES = 120_000
-# What all large bodies may take of a process's memory at once. Of each body the first bytes are not
-# counted, so that callers who hold large ones back keep no usual call and no webhook out.
+# Memory limit for all large bodies of a process together. The first bytes of each body are not
+# counted, so that callers who send large ones slowly block no usual call and no webhook.
 MOST_HELD_BYTES = 64 * 1024 * 1024
 UNCOUNTED_BYTES = 32 * 1024
-# As long as the most patient provider waits for an answer.
+# The longest time that a provider waits for a response.
 BODY_SECONDS = 10.0
 TOO_SLOW = f"the body did not come within {BODY_SECONDS:g} s"
-# What needs no token: health and metrics, the API's description, and the console, which has a
-# session of its own.
+# Paths without a token: health and metrics, the API description, and the console, which has its own
+# session.
 _FOR_PROBES = ("/healthz", "/readyz", "/metrics")
 _PUBLIC = (*_FOR_PROBES, "/openapi.json", "/console")
 _SIGN_IN = "/console/login"
 
 
 class HeldBody:
-    """One request's body, from its first byte until the request is answered."""
+    """Memory accounting of one request's body, from its first byte until the response is sent."""
 
     _all: ClassVar[int] = 0
     __slots__ = ("_counted",)
@@ -52,7 +52,8 @@ class HeldBody:
         self._counted = 0
 
     def has(self, size: int) -> None:
-        """Raises `Unavailable` when this process holds too much already."""
+        """Count the body's present size. Raise `Unavailable` when this process holds too much
+        already."""
         more = size - UNCOUNTED_BYTES - self._counted
         if more <= 0:
             return
@@ -63,10 +64,12 @@ class HeldBody:
 
 
 class Guard:
-    """The token is checked first, and how often is called; then of a body no more than
-    `MOST_BODY_BYTES` are read within `BODY_SECONDS`, with no more than `MOST_VALUES` values; of all
-    bodies no more than `MOST_HELD_BYTES` are held. Every answer gets the headers that keep browsers
-    out of it."""
+    """Middleware that checks a request in this order: address rate, token, caller rate, body.
+
+    At most `MOST_BODY_BYTES` of a body are read within `BODY_SECONDS`, with at most `MOST_VALUES`
+    values (more for `large_bodies`); at most `MOST_HELD_BYTES` of all bodies are held. Every
+    response gets security headers for browsers.
+    """
 
     def __init__(self, app: ASGIApp, *, large_bodies: frozenset[str] = frozenset()) -> None:
         self._app = app
@@ -99,15 +102,15 @@ class Guard:
             error = fault if isinstance(fault, PaybusError) else TooSlow(TOO_SLOW)
             answer = problem_response(error)
             if has_body:
-                answer.headers["connection"] = "close"  # the rest is not read
+                answer.headers["connection"] = "close"  # the rest of the body is not read
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
 
 async def read_body(headers: Headers, receive: Receive, held: HeldBody, *, most: int) -> bytes:
-    """The body as it came. Raises `TooLarge` as soon as it is too large, `Unavailable` when too
-    much is held, and `Invalid` when the caller goes away."""
+    """Return the unparsed body. Raise `TooLarge` as soon as it is too large, `Unavailable` when too
+    much is held, and `Invalid` when the caller disconnects."""
     too_large = TooLarge(f"a body may have {most} bytes at the most")
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
@@ -126,7 +129,7 @@ async def read_body(headers: Headers, receive: Receive, held: HeldBody, *, most:
 
 
 async def _admit(scope: Scope, headers: Headers) -> None:
-    """Raises `Unauthenticated`, `Unavailable` or `TooMany`."""
+    """Check rate limits and token. Raise `Unauthenticated`, `Unavailable` or `TooMany`."""
     state = scope["app"].state
     throttle: Throttle | None = getattr(state, "throttle", None)
     path = scope["path"]
@@ -150,7 +153,8 @@ def _is_public(path: str, public: Iterable[str]) -> bool:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A body that was read, to be read; what comes then is what there is."""
+    """Return a `receive` that replays the body already read, then continues with the original
+    one."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_message() -> Message:

@@ -32,7 +32,7 @@ from common.observability.logging import get_logger
 
 log = get_logger(__name__)
 
-# The one place where domain errors become HTTP. The first row that fits decides.
+# The only mapping of domain errors to HTTP. The first matching row decides.
 _STATUS: tuple[tuple[type[PaybusError], HTTPStatus], ...] = (
     (NotFound, HTTPStatus.NOT_FOUND),
     (Invalid, HTTPStatus.BAD_REQUEST),
@@ -63,7 +63,7 @@ SECURITY_HEADERS: Final = {
 def problem(
     status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
-    """A problem document, RFC 9457."""
+    """Return a problem document, RFC 9457."""
     body = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
     return JSONResponse(
         body | more,
@@ -74,7 +74,7 @@ def problem(
 
 
 def problem_response(error: PaybusError) -> Response:
-    """The problem document that says what went wrong."""
+    """Return the problem document of an error."""
     status = next((status for cls, status in _STATUS if isinstance(error, cls)), None)
     if status is None:
         return internal_error_response(error)
@@ -89,7 +89,7 @@ def problem_response(error: PaybusError) -> Response:
 
 
 def internal_error_response(error: Exception) -> Response:
-    """500, and the whole error in the log."""
+    """Log the complete error and return 500."""
     log.error("unhandled_error", exc_info=error)
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; the log has it with its stack."

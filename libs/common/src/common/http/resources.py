@@ -1,4 +1,4 @@
-"""What the `/v1` APIs of all services share: dependencies, the session, and pages."""
+"""Shared parts of all services' `/v1` APIs: dependencies, the session, and pages."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PartT = TypeVar("PartT")
 
 
 def provide(app: FastAPI, *parts: object) -> None:
-    """Make `parts` available to the app's endpoints, which name them by their types."""
+    """Make `parts` available to the app's endpoints, which name them by type."""
     app.state.parts = {type(part): part for part in parts}
 
 
 def part_of(request: Request, kind: type[PartT]) -> PartT:
-    """The app's part of this type."""
+    """Return the app's part of this type."""
     part: PartT = request.app.state.parts[kind]
     return part
 
 
 def provided(kind: type[PartT]) -> Any:
-    """The same as a dependency: `Annotated[Accounts, provided(Accounts)]`."""
+    """Return the part as a dependency: `Annotated[Accounts, provided(Accounts)]`."""
 
     def find(request: Request) -> PartT:
         return part_of(request, kind)
@@ -49,7 +49,7 @@ async def _session(sessions: SessionFactory) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-# Closed before the response is sent: a caller who does not read it holds no pooled connection.
+# Closed before the response is sent: a caller who reads slowly holds no pooled connection.
 Session = Annotated[AsyncSession, Depends(_session, scope="function")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -64,13 +64,13 @@ IdempotencyKey = Annotated[
 
 
 def secure(app: FastAPI, settings: AuthSettings) -> None:
-    """Have the middleware check who calls the app, and how often."""
+    """Make the middleware authenticate the app's callers and limit their rate."""
     app.state.authenticator = Authenticator(settings)
     app.state.throttle = Throttle(settings)
 
 
 class View(BaseModel):
-    """A row as callers see it."""
+    """Row as an API returns it."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -82,7 +82,7 @@ ViewT = TypeVar("ViewT", bound=View)
 
 
 class Page(BaseModel, Generic[ViewT]):
-    """`next_cursor` is null on the last page."""
+    """Page of results; `next_cursor` is null on the last one."""
 
     items: list[ViewT]
     next_cursor: str | None

@@ -1,4 +1,4 @@
-"""Where somebody's browser is sent when a provider is done with it."""
+"""Return URLs: where a provider sends the browser when it is done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _checked(url: HttpUrl) -> HttpUrl:
 
 
 def check_return_url(url: HttpUrl | None) -> None:
-    """Raises `Invalid`."""
+    """Raise `Invalid` unless the URL is a public HTTPS address or this machine's own."""
     try:
         if url is not None:
             _checked(url)

@@ -1,5 +1,5 @@
-"""The HTTP server's protocol, with bounds on requests' heads, on answers that are not read and on
-connections that uvicorn does not have."""
+"""HTTP server protocol with limits that uvicorn lacks: for request heads, unread responses and
+connections."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from typing import ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 10.0
-# How long nothing of an answer may be read, once the buffers to the caller are full.
+# How long a caller may read nothing of a response, once the buffers to it are full.
 UNREAD_SECONDS = 30.0
 _MOST_HEAD_BYTES = 64 * 1024
-# What a header takes beside its text.
+# Memory overhead of a header beyond its text.
 _HEADER_BYTES = 32
-# Of requests that wait for the answers to those before them on the same connection.
+# Requests that wait for the responses to earlier ones on the same connection.
 _MOST_PIPELINED = 8
-# All may end at the same moment, and the event loop does nothing else while they do.
+# All may close at the same moment, which blocks the event loop meanwhile.
 MOST_CONNECTIONS = 4_000
 
 
 class _TooMuch(Exception):
-    """Raised in a parser's callback: the connection is answered 400 and closed."""
+    """Raised in a parser's callback: the connection gets a 400 response and is closed."""
 
 
 class BoundedHeads(HttpToolsProtocol):
-    """Closes a connection on which nothing comes at first, or whose request's head takes too long
-    or is too large, what stands behind a body included, or that has too many requests waiting, or
-    whose answers nobody reads, and, where there are too many connections, the one that has been
-    without a request for longest. Between requests uvicorn's own bound holds."""
+    """Protocol that closes connections beyond its limits.
+
+    It closes a connection on which no data arrives at first, whose request head or trailers take
+    too long or are too large, on which too many requests wait, or whose caller does not read the
+    responses. Where there are too many connections, it closes the one that has been without a
+    request for longest. Between requests uvicorn's own time limit applies.
+    """
 
     _without_request: ClassVar[dict[BoundedHeads, None]] = {}
     """Of this process, the longest first."""
@@ -90,7 +93,8 @@ class BoundedHeads(HttpToolsProtocol):
         self.leave()
 
     def leave(self) -> None:
-        """Closing alone would wait until the caller has read what is still to be sent."""
+        """Close the connection; abort it if data is unsent, because a close would wait for the
+        caller to read it."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         elif not self.transport.is_closing():

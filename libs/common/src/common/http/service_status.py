@@ -1,4 +1,4 @@
-"""What a service's database says of how it is: for the operators' overview."""
+"""Status of a service as its database records it, for the operators' overview."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ class ServiceStatus(BaseModel):
 
 
 def status_router(tenant: str, *, circuits: bool = False) -> APIRouter:
-    """`GET /v1/status`, for callers of `tenant`, the one that operates Paybus. `circuits` is
-    whether the service keeps them."""
+    """Return the router of `GET /v1/status`, for callers of `tenant`, which operates Paybus.
+
+    `circuits` is whether the service stores circuit states.
+    """
     router = APIRouter(prefix="/v1/status", tags=["status"])
 
     def check(caller: Caller) -> None:

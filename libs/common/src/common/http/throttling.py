@@ -1,7 +1,7 @@
-"""How often the APIs may be called: by each caller, and from each address.
+"""Rate limits of the APIs, per caller and per address.
 
-Counted by the `throttled` library, in Redis for all replicas where there is one, else in each
-process. A Redis that is away lets everything pass: who has a good token is not turned away for it.
+The `throttled` library counts, in Redis for all replicas if it is configured, else in each process.
+While Redis is unreachable every call passes: a caller with a valid token is not turned away for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ throttled = Counter(
 
 
 class Throttle:
-    """A minute's calls may all come at once; then they come as fast as the limit lets them."""
+    """Rate limits that allow one minute's calls at once, then calls at the limit's rate."""
 
     def __init__(self, settings: ThrottleSettings) -> None:
         url = settings.redis_url.get_secret_value() if settings.redis_url is not None else None
@@ -61,7 +61,7 @@ class Throttle:
         }
 
     async def take(self, by: str, key: str) -> None:
-        """Count a call by its `token`, its `address`, or as a `sign-in`. Raises `TooMany`."""
+        """Count a call by its `token`, its `address`, or as a `sign-in`. Raise `TooMany`."""
         try:
             result = await self._circuit.ask(partial(self._count, by, key))
         except RedisAway as error:
@@ -74,12 +74,15 @@ class Throttle:
     async def _count(self, by: str, key: str) -> RateLimitResult:
         try:
             return await self._limits[by].limit(key)
-        except StoreUnavailableError as error:  # no relative of the errors that it is made of
+        except StoreUnavailableError as error:  # not a subclass of the errors it wraps
             raise ConnectionError(str(error.__cause__ or error)) from error
 
     def address(self, client: str, forwarded_for: Sequence[str]) -> str:
-        """Whose call it is: of a proxy of ours, the last address that is none of them, of all its
-        X-Forwarded-For headers. Of IPv6 it is the network, which one household has."""
+        """Return the address that a call is counted for.
+
+        For a call through our proxies this is the last address in all its X-Forwarded-For headers
+        that is not one of them. For IPv6 it is the /64 network, which one household has.
+        """
         forwarded = [each.strip() for each in ",".join(forwarded_for).split(",")]
         hops = [client, *(each for each in reversed(forwarded) if each)]
         return _counted(next((each for each in hops if not self._is_trusted(each)), hops[-1]))
@@ -102,5 +105,5 @@ def _counted(address: str) -> str:
 
 
 def _in_capitals(options: Mapping[str, Any]) -> dict[str, Any]:
-    """As the library names them."""
+    """Return the options under the library's names."""
     return {name.upper(): value for name, value in options.items()}

@@ -1,1 +1,1 @@
-"""Publishing and consuming without losing or doubling anything."""
+"""Publishing and consuming without loss and without duplicate effects."""

@@ -1,6 +1,6 @@
-"""Backing off from destinations that the broker does not confirm, such as a full queue's.
+"""Backoff from destinations that the broker does not confirm, such as those of a full queue.
 
-Messages for them wait, and all others go on. Each attempt at a rejected message may add a copy to
+Their messages wait while all others continue. Each attempt at a rejected message may add a copy to
 the journal, so one message is tried for all of them, at growing intervals.
 """
 
@@ -28,7 +28,8 @@ _MAX_SECONDS = 10.0
 
 @dataclass
 class _State:
-    """Monotonic seconds: since when the oldest message waits, and when one is tried again."""
+    """Monotonic times in seconds: since when the oldest message waits, and when one is tried
+    again."""
 
     since: float
     retry_at: float
@@ -36,7 +37,7 @@ class _State:
 
 
 class DestinationBackoff:
-    """`what` waits, for the log."""
+    """State of the rejecting destinations. `what` names the waiting messages in the log."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -46,7 +47,7 @@ class DestinationBackoff:
         return list(self._states)
 
     def due(self) -> list[Destination]:
-        """The blocked ones of which one message may be tried now."""
+        """Return the blocked destinations to which one message may be tried now."""
         now = time.monotonic()
         return [destination for destination, state in self._states.items() if state.retry_at <= now]
 
@@ -56,7 +57,7 @@ class DestinationBackoff:
         return max((now - state.since for state in self._states.values()), default=0.0)
 
     def rejected(self, destination: Destination, error: Unavailable, *, age: float = 0.0) -> None:
-        """By the broker, which is up. `age` is the message's, in seconds."""
+        """Record a rejection by a broker that is up. `age` is the message's, in seconds."""
         now = time.monotonic()
         state = self._states.get(destination)
         if state is None:
@@ -69,18 +70,18 @@ class DestinationBackoff:
                 routing_key=routing_key,
                 error=str(error),
             )
-        elif state.retry_at <= now:  # not of the batch that was rejected first
+        elif state.retry_at <= now:  # not part of the batch that was rejected first
             state.failures += 1
             interval = _FIRST_SECONDS * 2.0 ** min(state.failures, 10)
             state.retry_at = now + min(interval, _MAX_SECONDS)
 
     def not_tried(self, destination: Destination) -> None:
-        """The broker was down, which says nothing about the destination."""
+        """Postpone the next try: the broker was down, so nothing is known about the destination."""
         if (state := self._states.get(destination)) is not None:
             state.retry_at = time.monotonic() + _FIRST_SECONDS
 
     def release(self, destinations: Iterable[Destination]) -> bool:
-        """Those that were not rejected again; returns whether there was one."""
+        """Unblock those destinations that did not reject again; return whether there were any."""
         now = time.monotonic()
         released = [each for each in destinations if self._states[each].retry_at <= now]
         for exchange, routing_key in released:

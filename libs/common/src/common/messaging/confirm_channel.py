@@ -1,8 +1,8 @@
-"""A channel whose publishes share frames on the wire, so that many at once cost little each.
+"""Channel whose publishes share writes to the socket, which makes many concurrent ones cheap.
 
 aiormq's own `basic_publish` takes a task switch, a lock, three futures and a socket write for each
-message. Here those that are published in the same turn of the event loop are written together, and
-each waits for one plain future. What the broker answers is read by aiormq as ever.
+message. Here all messages published in the same turn of the event loop are written together, and
+each waits for one plain future. aiormq still reads the broker's responses.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _MOST_UNSENT_BYTES = 32 * 1024 * 1024
 
 
 class PublishBufferFull(ConnectionError):
-    """More waits to be written to the broker than this process wants to hold."""
+    """More data waits to be written to the broker than this process may hold."""
 
 
 class ConfirmChannel(aiormq.Channel):
-    """Open one with `open_on`. Its publishes are mandatory."""
+    """Channel for mandatory publishes; open one with `open_on`."""
 
     def __init__(self, connection: aiormq.abc.AbstractConnection, number: int) -> None:
         super().__init__(connection, number, publisher_confirms=True, on_return_raises=True)
         self._name = uuid4().hex[:12]
-        # aiormq finds the publish that a returned message belongs to by its message id.
+        # aiormq finds a returned message's publish by its message id.
         self.message_id_delivery_tag = _TagsInMessageIds(self.confirmations)
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -44,16 +44,18 @@ class ConfirmChannel(aiormq.Channel):
 
     @property
     def silent_seconds(self) -> float:
-        """For how long something was published and nothing at all confirmed."""
+        """Return for how many seconds a publish has waited and nothing at all was confirmed."""
         since = self._waiting_since
         return 0.0 if since is None else self.loop.time() - since
 
     def publish(
         self, body: bytes, exchange: str, routing_key: str, properties: spec.Basic.Properties
     ) -> asyncio.Future[Any]:
-        """The future is done when the broker has confirmed; it raises `PublishError` for a returned
-        message, `DeliveryError` for a refused one, `ChannelInvalidStateError` when the channel
-        closes first."""
+        """Return a future that is done when the broker confirms.
+
+        It raises `PublishError` for a returned message, `DeliveryError` for a refused one, and
+        `ChannelInvalidStateError` when the channel closes first.
+        """
         if self.is_closed:
             raise aiormq.exceptions.ChannelInvalidStateError("the channel is closed")
         if self._unsent_bytes > _MOST_UNSENT_BYTES:
@@ -69,8 +71,8 @@ class ConfirmChannel(aiormq.Channel):
                 *(pamqp.frame.marshal(part, self.number) for part in self._parts(body)),
             )
         )
-        # Only what could be encoded is counted: the broker counts what it gets, and a tag too many
-        # would take each later confirm for another message's.
+        # Only an encoded message is counted: the broker counts what it receives, and a surplus tag
+        # would match each later confirm to the wrong message.
         self.delivery_tag = tag
         confirmed: asyncio.Future[Any] = self.loop.create_future()
         self.confirmations[tag] = confirmed
@@ -83,7 +85,8 @@ class ConfirmChannel(aiormq.Channel):
         return confirmed
 
     async def _on_confirm_frame(self, frame: aiormq.abc.ConfirmationFrameType) -> None:
-        """aiormq's own looks at every open publish for each confirm of several."""
+        """Handle a confirm. aiormq's own version scans every open publish for a confirm of
+        several."""
         tag = frame.delivery_tag
         assert tag is not None
         if not getattr(frame, "multiple", False):
@@ -122,7 +125,7 @@ class ConfirmChannel(aiormq.Channel):
 
 
 class _TagsInMessageIds(dict[str, int]):
-    """Reads the delivery tag from a message id, in place of one entry for each publish."""
+    """Mapping that reads the delivery tag from a message id, in place of one entry per publish."""
 
     def __init__(self, confirmations: Mapping[int, Any]) -> None:
         super().__init__()
@@ -131,7 +134,7 @@ class _TagsInMessageIds(dict[str, int]):
     def get(self, message_id: str, default: Any = None) -> Any:
         tag = int(message_id.rpartition("-")[2])
         waiting = self._confirmations.get(tag)
-        # Nobody waits for a publish that timed out: aiormq would fail on its finished future.
+        # A publish that timed out has no waiter: aiormq would fail on its finished future.
         return tag if isinstance(waiting, asyncio.Future) and not waiting.done() else default
 
 
@@ -142,7 +145,7 @@ def _publish_frame(number: int, exchange: str, routing_key: str) -> bytes:
 
 
 async def open_on(connection: AbstractConnection) -> ConfirmChannel:
-    """Raises as aiormq does."""
+    """Open a channel on the connection. Raise what aiormq raises."""
     transport = connection.transport
     if transport is None or connection.is_closed:
         raise ConnectionError("the connection was lost just now")

@@ -1,4 +1,4 @@
-"""One connection to the broker that is made again whenever it is lost."""
+"""Broker connection that is re-established whenever it is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ CONNECTION_ERRORS = (
 OnConnect = Callable[[AbstractConnection, bool], Awaitable[None]]
 """Gets the connection, and whether something of the topology was found to be missing."""
 
-# A far broker takes several round trips for it, and longer when hundreds connect at once.
+# A distant broker needs several round trips to connect, and more time when hundreds connect at
+# once.
 _CONNECT_SECONDS = 20
 _CLOSE_SECONDS = 5
 _DECLARE_SECONDS = 120
@@ -37,12 +38,12 @@ _LONGEST_PAUSE = 2.0
 
 @contextmanager
 def broker_errors(what: str) -> Iterator[None]:
-    """Turn whatever a broken connection raises into `Unavailable`, with `what` in its message."""
+    """Translate every error of a broken connection to `Unavailable`, with `what` in its message."""
     try:
         yield
     except asyncio.CancelledError as error:
-        # aiormq lets those who wait on a channel that closes see CancelledError, although nobody
-        # cancelled them. Passed on, it would silently end the task that waits.
+        # When a channel closes, aiormq raises CancelledError in its waiters, although no caller
+        # cancelled them. Passed on, it would silently end the waiting task.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
@@ -52,12 +53,12 @@ def broker_errors(what: str) -> Iterator[None]:
 
 
 class BrokerConnection:
-    """Keeps one connection open; hands out channels on it.
+    """One open connection, re-established whenever it is lost, and the channels on it.
 
-    aio-pika's robust connection restores channels and consumers behind the caller's back. Here a
-    lost connection is an error that each user sees, and everything is set up again from scratch by
-    the same code as at the start. `on_connect` runs before anyone gets a channel. `pause` gives the
-    seconds to wait after so many failures.
+    aio-pika's robust connection restores channels and consumers without the caller's knowledge.
+    Here every user of a lost connection gets an error, and the same code as at startup sets
+    everything up again from scratch. `on_connect` runs before any caller gets a channel. `pause`
+    maps the number of consecutive failures to the seconds to wait.
     """
 
     def __init__(
@@ -84,16 +85,16 @@ class BrokerConnection:
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody tries to connect any more, which only a restart can mend."""
+        """Return whether the task that connects has ended; only a restart can recover from that."""
         return self._task is not None and self._task.done()
 
     async def start(self) -> None:
-        """Begin to connect; returns at once, also when the broker is away."""
+        """Start to connect; return at once, even while the broker is unreachable."""
         self._task = asyncio.create_task(self._keep_connected(), name="broker")
 
     async def close(self) -> None:
         if self._task is not None:
-            # Again and again: while it connects, aiormq may take a cancellation for a failure.
+            # Repeated: while it connects, aiormq may treat a cancellation as a failure.
             while not self._task.done():
                 self._task.cancel()
                 await asyncio.wait({self._task}, timeout=1)
@@ -102,8 +103,11 @@ class BrokerConnection:
             await _close(self._connection)
 
     async def declare(self, *, missing: bool = True) -> None:
-        """Declare the topology again, after something of it was deleted; without `missing` only if
-        it is not there, or was declared long ago. Raises `Unavailable`."""
+        """Declare the topology again, after a part of it was deleted.
+
+        Without `missing`, declare it only if it is incomplete or was last declared long ago. Raise
+        `Unavailable`.
+        """
         with broker_errors("declaring the topology"):
             async with asyncio.timeout(_DECLARE_SECONDS):
                 await self._connected.wait()
@@ -113,7 +117,7 @@ class BrokerConnection:
     async def channel(
         self, *, confirms: bool = True, within: float | None = None
     ) -> AbstractChannel:
-        """An open channel. Raises `Unavailable` when there is no connection `within` seconds."""
+        """Return an open channel. Raise `Unavailable` without a connection `within` seconds."""
         with broker_errors("no channel to RabbitMQ"):
             async with asyncio.timeout(within):
                 await self._connected.wait()
@@ -127,7 +131,8 @@ class BrokerConnection:
                 return channel
 
     async def confirm_channel(self) -> ConfirmChannel:
-        """An open channel for publishing. Raises `Unavailable` when there is no connection."""
+        """Wait for a connection; return an open channel for publishing. Raise `Unavailable` when
+        opening fails."""
         with broker_errors("no channel to RabbitMQ"):
             await self._connected.wait()
             assert self._connection is not None
@@ -163,7 +168,7 @@ class BrokerConnection:
                 with broker_errors("declaring the topology"):
                     async with asyncio.timeout(_DECLARE_SECONDS):
                         await self._on_connect(connection, False)
-            # Whatever it is: aiormq raises StopAsyncIteration when the other side hangs up early.
+            # Any exception: aiormq raises StopAsyncIteration when the server disconnects early.
             except Exception as error:  # noqa: BLE001
                 failures += 1
                 if connection is not None:
@@ -183,7 +188,7 @@ class BrokerConnection:
 
 
 def pause_after(failures: int) -> float:
-    """Seconds before the next attempt: doubling up to a limit, and never in step with others."""
+    """Return the seconds before the next attempt: doubled up to a limit, with random jitter."""
     longest = min(_LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
     return longest * random.uniform(0.5, 1)  # noqa: S311
 

@@ -1,8 +1,8 @@
-"""Taking messages from a queue.
+"""Consumption of messages from a queue.
 
-`TransactionalConsumer` is for effects that are rows, `EffectfulConsumer` for effects outside. Both
-acknowledge a message only when its effect is safe, or when it failed and is safe elsewhere
-(failure_handler.py).
+`TransactionalConsumer` is for effects in our own database, `EffectfulConsumer` for external
+effects. Both acknowledge a message only when its effect is durable, or when it failed and is stored
+elsewhere (failure_handler.py).
 """
 
 from __future__ import annotations
@@ -46,16 +46,19 @@ _OUTCOMES = ("done", "duplicate", "retried", "deferred", "dead_lettered")
 
 
 class RefillFailed(Exception):
-    """A queue that was lost could not be refilled from the journal now."""
+    """A lost queue could not be refilled from the journal now."""
 
 
 class ConsumerStopped(Exception):
-    """The consumer is stopping or lost its channel: leave what is unfinished to redelivery."""
+    """The consumer is stopping or lost its channel: unfinished messages are left to redelivery."""
 
 
 class Consumer(ABC):
-    """One consumer of one queue. `prefetch` bounds what is held unacknowledged; `attempts` and
-    `on_give_up` are those of `FailureHandler`."""
+    """Consumer of one queue.
+
+    `prefetch` limits its unacknowledged messages; `attempts` and `on_give_up` are those of
+    `FailureHandler`.
+    """
 
     def __init__(
         self,
@@ -89,10 +92,10 @@ class Consumer(ABC):
             on_give_up=on_give_up,
         )
         self._arrived: deque[Delivery] = deque()
-        self._held: dict[int, float] = {}  # by tag, in their order: what is not acknowledged
+        self._held: dict[int, float] = {}  # unacknowledged messages by tag, in order
         metrics.oldest_message_seconds.labels(queue.name).set_function(self._oldest)
         for outcome in _OUTCOMES:
-            metrics.consumed.labels(queue.name, outcome)  # from 0 on, or the first is not seen
+            metrics.consumed.labels(queue.name, outcome)  # from 0, or the first increment is missed
         self.waits_for_database = False
         self._wake = asyncio.Event()
         self._stopping = False
@@ -101,16 +104,16 @@ class Consumer(ABC):
 
     @property
     def consuming(self) -> bool:
-        """Whether the broker has us as a consumer now."""
+        """Return whether the broker has us registered as a consumer now."""
         return self._channel is not None
 
     def stop(self) -> None:
-        """Finish what is in hand and take nothing new; `run` then returns."""
+        """Finish the current work and take nothing new; `run` then returns."""
         self._stopping = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Consume until stopped, from a new channel whenever the old one was lost."""
+        """Consume until stopped, on a new channel whenever the old one is lost."""
         while not self._stopping:
             await self._after_cancel()
             await self._database()
@@ -128,8 +131,11 @@ class Consumer(ABC):
                 self._held.clear()
 
     async def _database(self) -> None:
-        """Wait for it. What is taken from the queue meanwhile would be given back with every
-        connection that is lost, and the broker counts that: at its limit it gives a message up."""
+        """Wait until the database is available.
+
+        Messages taken meanwhile would be returned with every lost connection. The broker counts
+        that and at its limit dead-letters a message.
+        """
         while not self._stopping and (fault := await database.fault(self._sessions)) is not None:
             if not self.waits_for_database:
                 log.warning(
@@ -186,7 +192,7 @@ class Consumer(ABC):
             await channel.close()
 
     def _cancelled(self, channel: AbstractChannel) -> None:
-        """By the broker, mostly because the queue was deleted; by now it may be there again."""
+        """Handle the broker's cancel, mostly of a deleted queue, which may already exist again."""
         self._order_refill = not self._stopping
         self._lose(channel)
 
@@ -197,7 +203,7 @@ class Consumer(ABC):
 
     async def _arrive(self, channel: AbstractChannel, message: DeliveredMessage) -> None:
         if channel is not self._channel:
-            return  # of a channel that is lost already: the broker delivers it again
+            return  # from a channel that is already lost: the broker delivers it again
         delivery = Delivery.of(channel, message)
         self._arrived.append(delivery)
         self._held[delivery.tag] = delivery.waits_since
@@ -207,7 +213,7 @@ class Consumer(ABC):
         return max(0.0, time.time() - min(self._held.values(), default=math.inf))
 
     def _take(self, most: int) -> list[Delivery]:
-        """Up to so many of what arrived, as far as they are not too large together."""
+        """Return up to `most` deliveries, as long as they are not too large together."""
         taken: list[Delivery] = []
         size = 0
         while self._arrived and len(taken) < most and (not taken or size < BATCH_BYTES):
@@ -216,10 +222,10 @@ class Consumer(ABC):
         return taken
 
     def _take_alone(self) -> Delivery | None:
-        """One of the deliveries that must run alone, if there are any.
+        """Return one of the deliveries that must run alone, None without any.
 
-        At random: those that were only neighbours get through before the one that kills, sooner
-        or later, and it alone reaches the queue's delivery limit.
+        The choice is random: sooner or later mere neighbours get through before the message that
+        crashes the worker, and only that one reaches the queue's delivery limit.
         """
         apart = [delivery for delivery in self._arrived if delivery.alone]
         if not apart:
@@ -237,7 +243,7 @@ class Consumer(ABC):
                 publisher=self._publisher,
                 sessions=self._sessions,
             )
-        except Exception as error:  # noqa: BLE001 - also an outage: the queue's messages go on
+        except Exception as error:  # noqa: BLE001 - even in an outage the queue's messages continue
             failed = RefillFailed(f"{self.queue.name} can't be refilled: {describe(error)}")
             failed.__cause__ = error
             await self._fail(delivery, failed)
@@ -251,7 +257,7 @@ class Consumer(ABC):
         await self._through_outages(partial(replay_marker.publish_completed, self._publisher, told))
 
     async def _arrivals(self) -> None:
-        """Wait for something to do. Raises `ConsumerStopped` when the channel is gone."""
+        """Wait for something to do. Raise `ConsumerStopped` when the channel is gone."""
         while not self._arrived and not self._stopping and self._channel is not None:
             self._wake.clear()
             await self._wake.wait()
@@ -262,7 +268,7 @@ class Consumer(ABC):
             raise ConsumerStopped
 
     async def _acknowledge(self, delivery: Delivery, *, multiple: bool = False) -> None:
-        # On the channel it came by: tags of another channel would name other messages.
+        # On the delivery's own channel: its tag would name another message on any other.
         with broker_errors("not acknowledged"):
             await delivery.channel.basic_ack(delivery.tag, multiple=multiple, wait=False)
         if delivery.channel is not self._channel:
@@ -273,7 +279,8 @@ class Consumer(ABC):
             self._held.pop(delivery.tag, None)
 
     async def _through_outages(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Run `action`; while our own database or broker is away keep the messages and try again.
+        """Run `action`, again while our own database or broker is unreachable; hold the messages
+        meanwhile.
 
         An outage says nothing about a message, so it uses up none of its attempts.
         """
@@ -292,11 +299,11 @@ class Consumer(ABC):
             self._check_channel()
 
     async def _fail(self, delivery: Delivery, error: BaseException) -> None:
-        """Try it again later, or bury it; the caller acknowledges it."""
+        """Schedule a retry or dead-letter the message; the caller acknowledges it."""
         await self._through_outages(partial(self._failing.settle, delivery, error))
 
     async def _bury(self, delivery: Delivery) -> None:
-        """What could not be decoded: there is nothing to hand to a handler."""
+        """Dead-letter a message that could not be decoded: no handler can process it."""
         await self._fail(delivery, delivery.decode_error or DecodeError("not decoded"))
 
     def _done(self, events: Sequence[Event[Any]]) -> None:

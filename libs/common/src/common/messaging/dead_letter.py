@@ -1,4 +1,4 @@
-"""What a message carries about its failures: up the retry ladder and into the dead letters."""
+"""Failure headers of a message, on the retry ladder and among the dead letters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ REASON: Final = "x-paybus-reason"
 ERROR: Final = "x-paybus-error"
 STACK: Final = "x-paybus-stack"
 DEAD_SINCE: Final = "x-paybus-dead-since"
-# Of a webhook that was not understood: where it came.
+# The endpoint that received a webhook which could not be understood.
 ENDPOINT: Final = "x-paybus-endpoint"
 
-# In bytes, as they are encoded: all headers share one AMQP frame of 128 KiB, and the broker closes
-# the connection at a larger one.
+# In bytes, as encoded: all headers share one AMQP frame of 128 KiB, and the broker closes the
+# connection at a larger one.
 _LONGEST_ERROR = 2_000
 _LONGEST_STACK = 16_000
 _LONGEST_HISTORY = 48_000
@@ -33,19 +33,19 @@ _LARGEST_ATTEMPT = 1_000
 
 @dataclass(frozen=True)
 class FailureHistory:
-    """The attempts so far: `history` has one `{"attempt", "at", "error"}` each, `at` in UTC."""
+    """Attempts so far: `history` has one `{"attempt", "at", "error"}` each, `at` in UTC."""
 
     attempt: int
     history: tuple[Mapping[str, Any], ...]
 
     @classmethod
     def of(cls, headers: Mapping[str, Any]) -> FailureHistory:
-        """Read from a message's headers; broken ones count as none, so that it is still handled."""
+        """Read a message's headers; invalid ones count as none, so that it is still handled."""
         try:
             history = json.loads(_text(headers.get(HISTORY, "[]")))
             attempt = int(headers.get(ATTEMPT, 1))
             return cls(min(max(1, attempt), _LARGEST_ATTEMPT), tuple(history))
-        except Exception:  # noqa: BLE001 - anyone may have written them
+        except Exception:  # noqa: BLE001 - the headers are untrusted input
             return cls(1, ())
 
     def with_error(self, error: BaseException, redact: Redactor) -> FailureHistory:
@@ -57,7 +57,7 @@ class FailureHistory:
         return FailureHistory(self.attempt, (*self.history, entry)[-_MOST_ATTEMPTS_TOLD:])
 
     def headers(self, *, attempt: int) -> dict[str, Any]:
-        """The oldest attempts are left out where all of them would be too long."""
+        """Return the headers; the oldest attempts are omitted where all would be too long."""
         told = [json.dumps(each, ensure_ascii=False) for each in self.history]
         while sum(len(each.encode()) for each in told) > _LONGEST_HISTORY:
             del told[0]
@@ -67,7 +67,7 @@ class FailureHistory:
 def headers(
     failures: FailureHistory, *, queue: str, reason: str, error: BaseException, redact: Redactor
 ) -> dict[str, Any]:
-    """For publishing to the dead-letter exchange; `failures` includes `error` already."""
+    """Return the headers for the dead-letter exchange; `failures` already includes `error`."""
     stack = "".join(traceback.format_exception(error))
     return failures.headers(attempt=failures.attempt) | {
         QUEUE: queue,
@@ -87,7 +87,7 @@ def _end(text: str) -> str:
 
 
 def _encoded(text: str) -> bytes:
-    """An error may quote what is no valid Unicode; a header must be."""
+    """Encode for a header: it must be valid Unicode, which text in an error may not be."""
     return text.encode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""A message as it arrived."""
+"""A message as the broker delivered it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from common.errors import describe
 from common.messaging import queue_recovery, replay_marker
 from common.messaging.dead_letter import FailureHistory
 
-# A quorum queue's own header: how often it was given back or its consumer was lost.
+# A quorum queue's own header: how often the message was returned or its consumer was lost.
 _RETURNS = "x-delivery-count"
-# The broker's mark on what came back from the retry ladder.
+# Header that the broker adds to a message returned from the retry ladder.
 _LADDER = "x-death"
 _SUSPECT_RETURNS = 2
-# Of an envelope, in which it comes before the data.
+# Matches the envelope's attribute, which precedes the data.
 _RECORDED = re.compile(rb'"recordedtime":\s*"([^"]{1,40})"')
 _KEPT = frozenset({queue_recovery.ORDER, replay_marker.MARK})
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Decoded when it is looked at, and not as it arrives: decoded it takes several times as much
-    memory, and many may wait."""
+    """Message that is decoded on first access, not on arrival.
+
+    A decoded message takes several times as much memory, and many may wait.
+    """
 
     channel: AbstractChannel
     tag: int
@@ -41,14 +43,14 @@ class Delivery:
 
     @classmethod
     def of(cls, channel: AbstractChannel, message: DeliveredMessage) -> Self:
-        """Never fails: a message that did not arrive would be skipped over."""
+        """Return the delivery. Never fails: a message that did not arrive would be skipped."""
         headers = message.header.properties.headers or {}
         assert message.delivery_tag is not None
         return cls(channel, message.delivery_tag, message.body, headers, FailureHistory.of(headers))
 
     @property
     def event(self) -> Event[Any] | None:
-        """None when it can't be decoded."""
+        """Return the decoded event; None when the message can't be decoded."""
         return None if isinstance(self._decoded, DecodeError) else self._decoded
 
     @property
@@ -66,8 +68,11 @@ class Delivery:
 
     @property
     def alone(self) -> bool:
-        """Whether to run it with no other: an order to refill, or a message that came back more
-        than once without an outcome, so that it or a neighbour may be killing the process."""
+        """Return whether to run the message without others.
+
+        That is so for a refill request, and for a message that was returned more than once without
+        an outcome: it or a neighbour may be crashing the process.
+        """
         if queue_recovery.is_recovery(self.headers):
             return True
         returns = self.headers.get(_RETURNS, 0)
@@ -75,8 +80,11 @@ class Delivery:
 
     @property
     def waits_since(self) -> float:
-        """When it came to the queue, as far as can be told, in seconds since 1970: an event's
-        record for its first delivery, and now for what waited on the ladder or is sent again."""
+        """Return the best known time when it came to the queue, in seconds since 1970.
+
+        It is the event's `recordedtime` for a first delivery, and now for a retried or replayed
+        message.
+        """
         recorded = _RECORDED.search(self.body)
         if recorded is None or _LADDER in self.headers or replay_marker.MARK in self.headers:
             return time.time()
@@ -87,6 +95,6 @@ class Delivery:
 
     @property
     def kept_headers(self) -> dict[str, Any]:
-        """What goes with the message, up the retry ladder and into the dead letters: that it is an
-        order to refill, or part of a replay."""
+        """Return the headers that stay on the message through retries and dead letters: those of a
+        refill request or a replay item."""
         return {key: value for key, value in self.headers.items() if key in _KEPT}

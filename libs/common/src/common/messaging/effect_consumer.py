@@ -1,4 +1,4 @@
-"""Consuming events whose effects are outside: a call to another system."""
+"""Consumption of events with external effects: calls to another system."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ Effect = Callable[[Event[Any]], Awaitable[None]]
 
 
 class EffectfulConsumer(Consumer):
-    """Runs each message by itself, up to `concurrency` at a time, outside any transaction.
+    """Consumer that runs each message separately, up to `concurrency` at a time, outside any
+    transaction.
 
-    The effect keeps its own intent with an idempotency key, so that a redelivery continues from it.
+    The effect stores its own intent with an idempotency key, from which a redelivery continues.
     """
 
     def __init__(self, queue: Queue, effect: Effect, *, concurrency: int, **options: Any) -> None:
@@ -61,11 +62,11 @@ class EffectfulConsumer(Consumer):
                     await self._run(delivery, delivery.event)
             await self._acknowledge(delivery)
         except (ConsumerStopped, Unavailable) as error:
-            # Unacknowledged: the broker delivers it again, and the intent is found.
+            # Unacknowledged: the broker delivers it again, and its intent is found.
             log.info("message_requeued", queue=self.queue.name, error=describe(error))
         except Exception:
-            # Neither done nor given up. A new channel makes the broker deliver it again; kept on
-            # this one it would use up its place for ever.
+            # Neither done nor given up. A new channel makes the broker deliver it again; on this
+            # one it would occupy a place of the prefetch forever.
             log.exception("message_outcome_unknown", queue=self.queue.name)
             self._lose(delivery.channel)
         metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
@@ -76,7 +77,7 @@ class EffectfulConsumer(Consumer):
                 await self._through_outages(partial(self._effect, event))
         except ConsumerStopped:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
+        except Exception as error:  # noqa: BLE001 - the retry table decides for any error
             await self._fail(delivery, error)
         else:
             await self._tell_replayed(delivery, event)

@@ -1,4 +1,4 @@
-"""Events that a service emits: new ones, and those that follow from another event."""
+"""Events that a service emits: new ones, and those that another event causes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def follow_up_event(
     sequence: int | None = None,
     tenant: str | None = None,
 ) -> Event[PayloadT]:
-    """The event that a service emits while it handles `cause`.
+    """Return the event that a service emits while it handles `cause`.
 
-    The id is derived from the cause, so that handling `cause` again emits the same event; the
-    sequence keeps apart two events of one type and subject with the same cause.
+    The id is derived from the cause, so that handling `cause` again emits the same event. The
+    sequence distinguishes two events of one type and subject with the same cause.
     """
     now = datetime.now(UTC)
     return event_model(data.__class__)(
@@ -55,7 +55,7 @@ def new_event(
     time: datetime | None = None,
     trust: Trust = "signature",
 ) -> Event[PayloadT]:
-    """An event of our own that no other event caused: somebody called an API, a clock struck."""
+    """Return an event that no other event caused, but an API call or a schedule."""
     now = datetime.now(UTC)
     return event_model(data.__class__)(
         id=id,

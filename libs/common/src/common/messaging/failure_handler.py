@@ -1,4 +1,4 @@
-"""What becomes of a message that failed: another attempt later, or the queue's dead letters."""
+"""Handling of a failed message: another attempt later, or the queue's dead letters."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ OnGiveUp = Callable[[UnitOfWork, Event[Any], BaseException], Awaitable[None]]
 
 
 class FailureHandler:
-    """One queue's. `attempts` counts the first one.
+    """Handler of the failed messages of one queue. `attempts` includes the first one.
 
-    When they are used up, or the error is permanent, `on_give_up` runs in a transaction of its own
-    (it must bear being run twice), then the message goes to the dead letters.
+    When they are exhausted, or the error is permanent, `on_give_up` runs in its own transaction (it
+    must be safe to run twice); then the message is dead-lettered.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FailureHandler:
     async def settle(self, delivery: Delivery, error: BaseException) -> None:
         """Return when the broker has the message elsewhere, so that it may be acknowledged.
 
-        Raises what classifies as an outage; it may then be run again.
+        Raise what is classified as an outage; the call may then be repeated.
         """
         with handling(delivery.event) if delivery.event is not None else nullcontext():
             decision = plan(
@@ -74,7 +74,7 @@ class FailureHandler:
 
     async def _try_later(self, delivery: Delivery, retry: Retry, error: BaseException) -> None:
         failures, outcome = delivery.failures, "deferred"
-        if retry.attempt != failures.attempt:  # failed, and was not only put off
+        if retry.attempt != failures.attempt:  # failed, not only deferred
             failures, outcome = failures.with_error(error, self._redact), "retried"
             metrics.retries.labels(self._queue.name, str(failures.attempt)).inc()
             log.warning(
@@ -126,5 +126,5 @@ class FailureHandler:
         except Exception as failure:
             if classify(failure) is ErrorKind.OUTAGE:
                 raise
-            # The dead letter is what counts: without it the message would go round for ever.
+            # The dead letter matters more: without it the message would be redelivered forever.
             log.exception("give_up_record_failed", queue=self._queue.name)

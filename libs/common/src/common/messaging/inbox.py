@@ -1,4 +1,4 @@
-"""Which events this database has already taken in."""
+"""Record of the events that this database has already processed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _CLAIM = insert_rows(inbox, _COLUMNS).on_conflict_do_nothing().returning(inbox.c
 async def claim(
     session: AsyncSession, queue: str, events: Sequence[Event[Any]]
 ) -> list[Event[Any]]:
-    """Write the events' ids into the inbox; return those that were not there, in order.
+    """Insert the events' ids into the inbox; return the events that were new, in order.
 
-    The rows become final with the caller's transaction. Another transaction that holds the same
-    id is waited for: it either commits, and the event is a duplicate, or rolls back.
+    The rows become final with the caller's transaction. If another transaction holds the same id
+    this one waits for it: after its commit the event is a duplicate, after its rollback it is new.
     """
     if not events:
         return []
     by_key = {(event.source, event.id): event for event in reversed(events)}
-    # Sorted: two workers with the same duplicates then never wait for each other in a circle.
+    # Sorted, so that two workers with the same duplicates never deadlock.
     rows = [{"queue": queue, "source": source, "id": id_} for source, id_ in sorted(by_key)]
     found = await session.execute(_CLAIM, columns_of(rows, _COLUMNS))
     claimed = {(row.source, row.id) for row in found}
@@ -41,7 +41,7 @@ async def claim(
 async def already_processed(
     session: AsyncSession, queue: str, keys: Sequence[tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """Those of the (source, id) that were taken in already."""
+    """Return those (source, id) keys that are in the inbox already."""
     if not keys:
         return set()
     found = await session.execute(

@@ -1,4 +1,4 @@
-"""Removes inbox rows that nothing can ask for any more, so that the table stays small.
+"""Removal of inbox rows that no replay can need any more, which keeps the table small.
 
 The outbox needs none: the relay removes its rows as they are confirmed.
 """
@@ -24,9 +24,10 @@ _BATCH = 5_000
 
 
 class Housekeeper(PeriodicTask):
-    """One runs in every worker; they share the rows by SKIP LOCKED.
+    """Task that deletes old inbox rows. One runs in every worker; SKIP LOCKED divides the rows.
 
-    `keep_days` must be more than the journal's age: what can be replayed must still be known.
+    `keep_days` must exceed the journal's age: a replayed event must still be recognised as a
+    duplicate.
     """
 
     def __init__(self, sessions: Sessions, *, keep_days: int) -> None:

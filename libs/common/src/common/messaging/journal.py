@@ -1,5 +1,5 @@
-"""Reading a stream: the journal of everything that was published to a domain exchange, or the
-record of what operators had sent again."""
+"""Reading a stream: the journal of everything published to a domain exchange, or the record of
+operators' replays."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ CLOCKS_DIFFER: Final = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Entry:
-    """`offset` is its place in the stream; the others as it was published. A mark is nobody's
-    event: of an earlier version it has no exchange."""
+    """Entry of a stream: its `offset`, and the message as it was published.
+
+    A mark is no event; one of an earlier version has no exchange.
+    """
 
     offset: int
     exchange: str
@@ -45,13 +47,13 @@ class Entry:
 async def read_to_now(
     broker: BrokerConnection, publisher: Publisher, *, start: int | datetime, stream: str = JOURNAL
 ) -> AsyncGenerator[Entry]:
-    """Everything from `start` on that was published before this call: an offset, or a time (UTC) by
-    whatever clock, from which on nothing is left out, and something earlier comes along.
+    """Yield the entries from `start` on that were published before this call.
 
-    A stream has no end to be seen, so a mark is written into it and read up to. Raises
-    `Unavailable` when the broker or the stream is away.
+    `start` is an offset, or a time (UTC) by any machine's clock: no entry since then is omitted,
+    and some earlier ones are included. A stream's end can't be read, so a mark is written to it and
+    read up to. Raise `Unavailable` when the broker or the stream is unreachable.
     """
-    if isinstance(start, datetime):  # the broker looks for it by its own
+    if isinstance(start, datetime):  # the broker searches by its own clock
         start -= CLOCKS_DIFFER
     mark = json.dumps({"type": _MARK, "id": str(uuid4())}).encode()
     await publisher.publish(MARKS, stream, mark)
@@ -71,10 +73,10 @@ async def follow(
     stream: str = JOURNAL,
     silence_seconds: float | None = None,
 ) -> AsyncGenerator[Entry]:
-    """Everything from `start` on, and what comes from now on; marks, too.
+    """Yield the entries from `start` on and all that follow, marks included.
 
-    `start` is an offset, a time, or `first`, what is left of the stream. Raises `Unavailable` when
-    the broker or the stream is away, and after `silence_seconds` without an entry.
+    `start` is an offset, a time, or `first` for all that is left of the stream. Raise `Unavailable`
+    when the broker or the stream is unreachable, and after `silence_seconds` without an entry.
     """
     arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
     with broker_errors(f"the stream {stream} can't be read"):
@@ -82,7 +84,7 @@ async def follow(
         try:
             underlay = await channel.get_underlay_channel()
             underlay.closing.add_done_callback(lambda _: arrived.put_nowait(None))
-            # By the broker, when the stream is deleted.
+            # The broker cancels when the stream is deleted.
             underlay.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
             await underlay.basic_qos(prefetch_count=_PREFETCH)
             await underlay.basic_consume(stream, arrived.put, arguments={"x-stream-offset": start})

@@ -1,4 +1,4 @@
-"""Events that wait, in the transaction that caused them, to be published."""
+"""Events that are written in the transaction that causes them, and published after its commit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _WRITE = insert_rows(outbox, _COLUMNS)
 
 
 async def enqueue(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
-    """Publish the events if, and only if, the session's transaction commits. Wakes a relay then.
+    """Publish the events if, and only if, the session's transaction commits; a relay wakes up then.
 
-    Raises `Permanent` for an event that is larger than the broker takes.
+    Raise `Permanent` for an event that exceeds the broker's message size.
     """
     if not events:
         return
@@ -49,7 +49,7 @@ async def enqueue(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
 
 
 class UnitOfWork:
-    """What a handler gets: the open transaction, and a way to emit events with it."""
+    """Open transaction of a handler, and a way to emit events with it."""
 
     def __init__(self, session: AsyncSession, source: str) -> None:
         self.session = session
@@ -88,7 +88,7 @@ class UnitOfWork:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """A part that may fail by itself: its rows and events are undone then, not the others'."""
+        """Run a part that may fail separately: only its own rows and events are then undone."""
         before = len(self._emitted)
         try:
             async with self.session.begin_nested():
@@ -98,12 +98,12 @@ class UnitOfWork:
             raise
 
     def before_commit(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Do this once, after all handlers of the transaction: what they collected is written."""
+        """Run `act` once, after all handlers of the transaction, to write what they collected."""
         if act not in self._at_end:
             self._at_end.append(act)
 
     async def flush(self) -> None:
-        """Write what was emitted into the outbox. The owner of the transaction calls it last."""
+        """Write the emitted events to the outbox. The owner of the transaction calls it last."""
         for act in self._at_end:
             await act()
         emitted, self._emitted = self._emitted, []

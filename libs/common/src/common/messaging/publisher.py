@@ -29,38 +29,38 @@ Message = tuple[str, str, bytes]
 
 _NOT_CONFIRMED = "RabbitMQ did not confirm"
 # Seen on RabbitMQ 4.3.6: after a partition, channels that were open on the isolated node get no
-# confirms any more, while new ones do (docs/adr/0027).
+# more confirms, while new ones do (docs/adr/0027).
 _LONGEST_SILENCE_SECONDS = 10.0
 
 
-# What RabbitMQ 4 takes of one message, less the frames around it: `max_message_size`,
+# RabbitMQ 4's maximum size of a message, less the frames around it: `max_message_size`,
 # https://www.rabbitmq.com/docs/configure#config-items
 LARGEST_BODY = 16 * 1024 * 1024 - 64 * 1024
 
 
-# What is taken, copied or sent together; far less than what may wait to be written to the broker.
+# Maximum size of a batch; far less than what may wait to be written to the broker.
 BATCH_BYTES = 8 * 1024 * 1024
 
 
 class Unroutable(Unavailable):
-    """The broker has no queue for the message and gave it back. The topology is incomplete."""
+    """The broker returned the message: no queue is bound for it. The topology is incomplete."""
 
 
 class NotTaken(Unavailable):
-    """The broker is there, and has not confirmed this message: a queue of its is full or has no
+    """The broker is up but did not confirm this message: one of its queues is full or has no
     majority."""
 
 
 class Impossible(Unavailable):
-    """No broker takes it: it is too large, or its routing key is too long."""
+    """No broker accepts the message: it is too large, or its routing key is too long."""
 
 
 class Publisher:
-    """Publishes on one channel; any number of callers may do so at once, their confirms overlap.
+    """Publisher on one channel for any number of concurrent callers; their confirms overlap.
 
-    `timeout` (seconds) bounds the whole publish, waiting for a connection included. While the
+    `timeout` (seconds) limits the complete publish, including the wait for a connection. While the
     broker blocks publishers (a memory or disk alarm) nothing is written to it, so that nothing
-    piles up in this process.
+    accumulates in this process.
     """
 
     def __init__(self, broker: BrokerConnection, *, timeout: float = 2.0) -> None:
@@ -72,7 +72,7 @@ class Publisher:
         self._dropping: asyncio.Task[None] | None = None
 
     async def publish_event(self, event: Event[Any]) -> None:
-        """Publish to the exchange of the event's type. Raises as `publish` does."""
+        """Publish to the exchange of the event's type. Raise what `publish` raises."""
         await self.publish(lookup(event.type).exchange, event.type, event.encode())
 
     async def publish(
@@ -86,8 +86,8 @@ class Publisher:
     ) -> None:
         """Return when a queue has the message on disk.
 
-        Raises `Unavailable` when the broker did not confirm in time, which leaves open whether it
-        has the message; `Unroutable` when no queue takes it.
+        Raise `Unavailable` when the broker did not confirm in time, which leaves open whether it
+        has the message; `Unroutable` when no queue is bound for it.
         """
         properties = _properties(content_type, headers)
         failed: Unavailable | None = None
@@ -105,9 +105,9 @@ class Publisher:
         *,
         headers: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[Unavailable | None]:
-        """Publish many at once; return what went wrong with each, None where a queue has it.
+        """Publish many messages at once; return the error of each, None where a queue has it.
 
-        The time-out is for all of them together. `headers` has one entry for each message.
+        The timeout applies to all of them together. `headers` has one entry per message.
         """
         deadline = self._deadline()
         handed_over: list[asyncio.Future[Any] | Unavailable] = []
@@ -117,7 +117,7 @@ class Publisher:
             for message, each in every:
                 with broker_errors(_NOT_CONFIRMED):
                     handed_over.append(_hand_over(channel, message, _properties(headers=each)))
-        except Unavailable as error:  # what was handed over before it may be confirmed
+        except Unavailable as error:  # messages handed over before may be confirmed
             handed_over += [error] * (len(messages) - len(handed_over))
         if confirms := [each for each in handed_over if isinstance(each, asyncio.Future)]:
             left = deadline - asyncio.get_running_loop().time()
@@ -152,7 +152,7 @@ class Publisher:
             except TimeoutError:
                 self._look_for_silence(channel)
                 raise
-            except DeliveryError as error:  # and PublishError, which is one
+            except DeliveryError as error:  # includes its subclass PublishError
                 raise _failure(error, exchange, routing_key) from error
 
     def _look_for_silence(self, channel: ConfirmChannel) -> None:
@@ -184,7 +184,7 @@ class Publisher:
         metrics.published.labels(exchange, outcome).inc()
 
     def _mend_topology(self) -> None:
-        """Something was deleted from the broker: declare it again, beside our callers."""
+        """Declare the topology again in the background: a part of it was deleted."""
         if self._mending is None or self._mending.done():
             log.error("topology_missing_declaring")
             self._mending = asyncio.create_task(self._declare())

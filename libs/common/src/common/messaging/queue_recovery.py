@@ -1,8 +1,8 @@
-"""A queue that was deleted is filled again with what its service has not taken in.
+"""Refill of a deleted queue with the events that its service has not processed.
 
-Whoever declares a queue that is missing, although there is a journal, leaves an order for it. The
-order travels like a retry, so it survives everything that a message survives, and the consumer
-that gets it copies from the journal whatever is bound to the queue and not in the inbox.
+The process that declares a missing queue although a journal exists publishes a refill request. The
+request travels like a retry, so it survives whatever a message survives. The consumer that receives
+it copies from the journal every event that is bound to the queue and not in the inbox.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ log = get_logger(__name__)
 ORDER: Final = "x-paybus-refill"
 
 _BATCH = 500
-# One message must not be held for longer than the broker's consumer time-out (30 minutes).
+# A message must not be held longer than the broker's consumer timeout (30 minutes).
 _LONGEST_SECONDS = 300
 
 
 def recovery_headers(offset: int | None = None) -> dict[str, Any]:
-    """The headers of an order; the body is empty. `offset` is where in the journal to go on."""
+    """Return the headers of a refill request; its body is empty. `offset` is where to resume in the
+    journal."""
     return {ORDER: -1 if offset is None else offset}
 
 
 def recovery_delay(ladder: RetryLadder) -> RetryDelay:
-    """Where an order waits: long enough for the queue to be declared meanwhile."""
+    """Return the delay of a refill request: enough time to declare the queue."""
     return ladder.at_least(5)
 
 
@@ -54,16 +55,17 @@ async def recover_queue(
     publisher: Publisher,
     sessions: Sessions,
 ) -> None:
-    """Carry out an order. What arrives twice by this is a duplicate to the inbox.
+    """Execute a refill request. The inbox ignores events that arrive twice because of it.
 
-    Raises `Unavailable` when broker, journal or database are away; it may then be run again.
+    Raise `Unavailable` when broker, journal or database are unreachable; the call may then be
+    repeated.
     """
     offset = int(headers[ORDER])
-    # Whoever declares the queue may not have bound it yet: what comes after the journal was read
-    # and before that would be missed.
+    # The declaring process may not have bound the queue yet: events published after the journal was
+    # read and before that would be missed.
     await broker.declare()
     started = time.monotonic()
-    # A stream forgets by whole segments, so it may hold what the inbox has forgotten already.
+    # A stream deletes complete segments, so it may contain events that the inbox no longer has.
     oldest = datetime.now(UTC) - timedelta(days=JOURNAL_DAYS)
     copied = size = 0
     batch: list[Entry] = []
@@ -107,7 +109,7 @@ def _older(body: bytes, oldest: datetime) -> bool:
 
 
 def _key(body: bytes) -> tuple[str, str] | None:
-    """(source, id) of an event; None for what is none, which is copied as it is."""
+    """Return (source, id) of an event; None for any other message, which is copied unchanged."""
     try:
         event = json.loads(body)
         return str(event["source"]), str(event["id"])

@@ -1,4 +1,4 @@
-"""Publishes the outbox. One runs in every worker; they share the rows by SKIP LOCKED."""
+"""Outbox relay. One runs in every worker; SKIP LOCKED divides the rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 _BATCH = 500
 _POLL_SECONDS = 1.0  # a NOTIFY can be missed while the listening connection is down
-_LISTEN_SECONDS = 15.0  # then asks whether anyone is still there; less than an answer may take
+_LISTEN_SECONDS = 15.0  # then checks the connection; less than a response may take
 _PAUSE_AFTER_FAILURE = 0.5
 _SETTLED_SECONDS = 30.0
 _FULL_SCAN_SECONDS = 10.0
@@ -43,8 +43,11 @@ _DESTINATION = tuple_(outbox.c.exchange, outbox.c.routing_key)
 
 @dataclass(frozen=True)
 class Batch:
-    """How many rows were taken and published; `more` may be there, and `away` is the broker, so
-    that trying again at once is of no use."""
+    """Numbers of rows read and published.
+
+    `more` is whether further rows may be there, `away` whether the broker is unreachable, so that
+    an immediate retry is useless.
+    """
 
     taken: int = 0
     published: int = 0
@@ -53,8 +56,11 @@ class Batch:
 
 
 class Relay:
-    """A queue that is full holds up nobody else's rows, and what no broker takes is set aside.
-    After `settled` seconds no transaction commits any more that was open before."""
+    """Publisher of the outbox.
+
+    A full queue delays no other rows, and a message that no broker accepts is set aside.
+    Transactions are assumed to commit within `settled` seconds; a full scan finds later ones.
+    """
 
     def __init__(
         self, engine: AsyncEngine, publisher: Publisher, *, settled: float = _SETTLED_SECONDS
@@ -72,7 +78,7 @@ class Relay:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until stopped; then once more, so that what was committed last leaves with us."""
+        """Publish until stopped, then once more for the last committed rows."""
         listener = asyncio.create_task(self._listen(), name="outbox-listener")
         try:
             while not self._stopping:
@@ -88,7 +94,8 @@ class Relay:
             await asyncio.gather(listener, return_exceptions=True)
 
     async def drain(self) -> bool:
-        """Publish until nothing is left but what is held; False when something stood in the way."""
+        """Publish until only blocked rows are left; return False if the broker or database
+        failed."""
         try:
             await self._probe()
             while (batch := await self.publish_batch()).more and not batch.away:
@@ -99,9 +106,9 @@ class Relay:
         return not batch.away
 
     async def publish_batch(self) -> Batch:
-        """Publish up to a batch, then remove what was confirmed.
+        """Publish up to one batch, then remove the confirmed rows.
 
-        A crash in between publishes again; the consumers' inboxes make that harmless.
+        A crash in between publishes them again; the consumers' inboxes make that harmless.
         """
         full = self._scan.begin()
         async with self._sessions.begin() as session:
@@ -116,12 +123,12 @@ class Relay:
                 max(float(rows[0].age) if rows else 0.0, self._backoff.oldest_seconds)
             )
             batch = await self._publish(session, rows)
-        if full and batch.more:  # the rest of it is not behind the floor either
+        if full and batch.more:  # its remaining rows may lie before the floor, too
             self._scan.restart()
         return batch
 
     async def _probe(self) -> None:
-        """A single row for each destination that was left alone for long enough."""
+        """Try a single row for each destination whose backoff has passed."""
         if not (due := self._backoff.due()):
             return
         async with self._sessions.begin() as session:
@@ -166,7 +173,7 @@ class Relay:
         if any(map(_not_allowed, outcomes)):
             await self._again_by_destination(rows, outcomes)
         if any(map(_closed_the_channel, outcomes)):
-            # A broker that takes less than we think says only that one of them is too large.
+            # A broker with a lower limit than ours only reports that one of them is too large.
             largest = max(range(len(rows)), key=lambda number: len(rows[number].body))
             (alone,) = await self._publisher.publish_all([messages[largest]])
             again = alone is not None and _closed_the_channel(alone)
@@ -174,8 +181,10 @@ class Relay:
         return outcomes
 
     async def _again_by_destination(self, rows: Sequence[Any], outcomes: list[Outcome]) -> None:
-        """What this login may not publish closes the channel for all others: each destination's
-        rows are sent by themselves."""
+        """Send each destination's rows separately.
+
+        A publish that this login may not make closes the channel for all others.
+        """
         numbers: dict[tuple[str, str], list[int]] = {}
         for number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True)):
             if outcome is not None:
@@ -200,20 +209,20 @@ class Relay:
                     while True:
                         async for _ in connection.notifies(timeout=_LISTEN_SECONDS):
                             self._wake.set()
-                        await connection.execute("SELECT true")  # or silence would mean nothing
+                        await connection.execute("SELECT true")  # otherwise silence proves nothing
             except psycopg.Error as error:
                 log.warning("outbox_listen_failed_polling", error=describe(error))
             await asyncio.sleep(_PAUSE_AFTER_FAILURE)
 
 
 class _Scan:
-    """Where in the outbox the next scan starts.
+    """Start position of the next outbox scan.
 
     While a snapshot is held, for instance by a backup, deleted rows stay in the table and its
-    index, and skipping them costs more with each scan. So most scans start after what was published
-    half a minute ago. A full scan, from the first row, finds what longer transactions committed
-    and what other workers could not publish; it runs every ten seconds, less often when it is
-    expensive.
+    index, and skipping them costs more with each scan. So most scans start after the rows that were
+    published half a minute ago. A full scan, from the first row, finds rows that longer
+    transactions committed or that other workers could not publish. It runs every ten seconds, less
+    often when it is expensive.
     """
 
     def __init__(self, settled: float) -> None:
@@ -225,7 +234,7 @@ class _Scan:
         self._began = 0.0
 
     def begin(self) -> bool:
-        """Returns whether this is a full scan."""
+        """Start a scan; return whether it is a full one."""
         self._began = time.monotonic()
         self._full = self._began >= self._full_at
         while self._batches and self._batches[0][0] <= self._began - self._settles_after:
@@ -243,11 +252,11 @@ class _Scan:
             self._full_at = now + max(_FULL_SCAN_SECONDS, cost)
 
     def published(self, position: int) -> None:
-        """Every visible row up to this position is published."""
+        """Record that every visible row up to this position is published."""
         self._batches.append((time.monotonic(), position))
 
     def restart(self) -> None:
-        """The next scan is a full one."""
+        """Make the next scan a full one."""
         self._full_at = 0.0
 
 
@@ -256,8 +265,8 @@ _BY_INDEX = text("SET LOCAL enable_seqscan = off")
 
 
 def _select(limit: int, *conditions: Any) -> Select[Any]:
-    """Lock the oldest rows, and read as many of them as fit into a batch. `age` is in seconds,
-    `found` how many there are."""
+    """Lock the oldest rows and return as many as fit into a batch, with their `age` in seconds;
+    `found` is the number locked."""
     some = (
         select(
             outbox.c.position,

@@ -1,6 +1,6 @@
-"""What an operator had sent again keeps a mark: whoever handles it tells what became of it.
+"""Mark of replayed messages: the service that handles one reports its outcome.
 
-A failure needs no telling: it ends among the dead letters, the mark with it.
+A failure is not reported: it becomes a dead letter that carries the mark.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _TYPE: Final = "replay.items_completed"
 
 
 def replay_headers(item: str) -> dict[str, Any]:
-    """The header of a message that is sent again as this item of a replay."""
+    """Return the header of a message that is sent again as this replay item."""
     return {MARK: item}
 
 
 def replay_item_of(headers: Mapping[str, Any]) -> str | None:
-    """The item of a replay that the message is, if it is one."""
+    """Return the replay item that the message is; None without one."""
     item = headers.get(MARK)
     return item if isinstance(item, str) and 0 < len(item) <= 255 else None
 
@@ -36,7 +36,8 @@ def replay_completed(
     done: Sequence[str],
     duplicates: Sequence[str] = (),
 ) -> Event[ReplayItemsCompleted]:
-    """What became of these items; `first` is one of the events that they are, if they are any."""
+    """Return the report of these items; `first` is one of their events, None if they are no
+    events."""
     anybody = next(iter((*done, *duplicates)))
     return new_event(
         id=derived_id(_TYPE, queue, *done, "", *duplicates),
@@ -50,6 +51,9 @@ def replay_completed(
 
 
 async def publish_completed(publisher: Publisher, event: Event[ReplayItemsCompleted]) -> None:
-    """Return when the broker has it; raises `Unavailable`. Before the messages that it is about are
-    acknowledged: who dies in between handles and tells them again."""
+    """Return when the broker has the event; raise `Unavailable`.
+
+    Call it before the reported messages are acknowledged: after a crash in between they are handled
+    and reported again.
+    """
     await publisher.publish_event(event)

@@ -1,4 +1,4 @@
-"""When a message that failed is tried again."""
+"""Schedule of the next attempt at a failed message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class GiveUp:
 def plan(
     ladder: RetryLadder, *, attempt: int, attempts: int, error: BaseException
 ) -> Retry | GiveUp:
-    """What to do with a message whose attempt number `attempt` (from 1) of `attempts` failed."""
+    """Decide about a message whose attempt number `attempt` (from 1) of `attempts` failed."""
     match classify(error):
         case ErrorKind.PERMANENT:
             return GiveUp("permanent")

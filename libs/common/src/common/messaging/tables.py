@@ -1,4 +1,4 @@
-"""The tables of messaging in every service's database."""
+"""Messaging tables of every service's database."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ outbox = Table(
     Column("routing_key", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # No broker takes it, and why: a person has to look at it.
+    # Why no broker accepts it: an operator has to inspect the row.
     Column("set_aside", Text),
 )

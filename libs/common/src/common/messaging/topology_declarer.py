@@ -1,8 +1,8 @@
-"""Declares the topology. Idempotent: every process sees to it whenever it connects.
+"""Declaration of the topology. Idempotent: every process ensures it whenever it connects.
 
-Hundreds of processes may connect at once to a broker that is far away. So each looks first whether
-everything is there, one of them at a time declares what is not, and neither waits for one answer
-after the other: every channel has one question at a time, and there are several channels.
+Hundreds of processes may connect at once to a distant broker. So each first checks whether
+everything exists, and one at a time declares what is missing. Neither waits for responses one after
+the other: several channels have one request each in flight.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DECLARER: Final = "paybus.declaring"
 _MARKS: Final = "paybus.declared"
 _MARK_SECONDS = 3600
 _LOOK_AGAIN_SECONDS = (0.5, 3.0)
-# Both connections of a process come and go together.
+# A process's two connections are lost and re-established together.
 _SEEN_SECONDS = 5.0
 
 Job = Callable[[AbstractChannel], Awaitable[Any]]
@@ -59,11 +59,11 @@ class TopologyMismatch(ConnectionError):
 
 
 class TopologyMissing(ConnectionError):
-    """Something is not there, and this login may not declare it."""
+    """A queue or exchange is missing, and this login may not declare it."""
 
 
 def declaring(ladder: RetryLadder) -> OnConnect:
-    """For `Broker(on_connect=...)`; one for all connections of a process."""
+    """Return the `on_connect` of `BrokerConnection`; one for all connections of a process."""
     one_at_a_time = asyncio.Lock()
     seen = -_SEEN_SECONDS
 
@@ -79,10 +79,10 @@ def declaring(ladder: RetryLadder) -> OnConnect:
                             await _declare(connection, ladder)
                             break
                 except ChannelAccessRefused as error:
-                    # A login that is limited to its own service: operations' worker declares.
+                    # A login limited to its own service: operations' worker declares.
                     await _check_there(connection, ladder, error, whole=missing)
                     break
-                # Somebody else declares it, and not everybody looks again at one moment.
+                # Another process declares it; the random delay spreads the next checks.
                 await asyncio.sleep(random.uniform(*_LOOK_AGAIN_SECONDS))  # noqa: S311
                 missing = False
             seen = time.monotonic()
@@ -91,8 +91,8 @@ def declaring(ladder: RetryLadder) -> OnConnect:
 
 
 async def _is_whole(connection: AbstractConnection, ladder: RetryLadder) -> bool:
-    """Whether some process has lately declared all that this one would, and nobody another topology
-    since; and whether it is still there."""
+    """Return whether a process recently declared this topology, no other one was declared since,
+    and everything still exists."""
     (marked,) = await _ask(connection, [partial(_is_empty, _mark(ladder))])
     if not marked:
         return False
@@ -106,9 +106,12 @@ async def _check_there(
     *,
     whole: bool,
 ) -> None:
-    """For who may not declare. Raises `TopologyMissing`, also while it is of another version: what
-    is published without this one's bindings goes to the journal and to no queue. `whole` is for
-    who saw something missing: also while somebody is at declaring it."""
+    """Check the topology for a login that may not declare it.
+
+    Raise `TopologyMissing`, also while only another version's topology is declared: without this
+    version's bindings an event goes to the journal and to no queue. `whole` is for a caller that
+    found something missing: then also raise it while another process is still declaring.
+    """
     mark = _lasting_mark(ladder)
     there = _is_empty if whole else _has_queue
     (declared,) = await _ask(connection, [partial(there, mark)])
@@ -120,7 +123,7 @@ async def _check_there(
 
 
 async def _missing(connection: AbstractConnection, ladder: RetryLadder) -> Sequence[str]:
-    """Of queues that messages could be lost from, and exchanges: the names of those not there."""
+    """Return the names of missing exchanges, and of missing queues that could lose messages."""
     queues = [rung.queue for rung in ladder.rungs] + [each.name for each in topology.QUEUES]
     exchanges = [rung.exchange for rung in ladder.rungs]
     exchanges += [*DOMAIN_EXCHANGES, DEAD_LETTER_EXCHANGE, GIVEN_UP, MARKS, REFILLS, REPLAYS]
@@ -136,14 +139,17 @@ async def _missing(connection: AbstractConnection, ladder: RetryLadder) -> Seque
 
 
 def _mark(ladder: RetryLadder) -> str:
-    """The name of a queue that is declared last: another topology has another one, and each hour.
-    A binding that somebody took away is seen by nobody, for the journal gets every event; so
-    everything is declared once an hour, if somebody connects."""
+    """Return the name of the expiring mark, a queue that is declared last; it changes every hour.
+
+    Another topology has another name. A removed binding is otherwise not detected, because the
+    journal still receives every event; so everything is declared once an hour if a process
+    connects.
+    """
     return f"{_lasting_mark(ladder)}.{int(time.time() // _MARK_SECONDS)}"
 
 
 def _lasting_mark(ladder: RetryLadder) -> str:
-    """Likewise, of a topology that was declared at any time."""
+    """Return the name of the lasting mark: this topology was declared at any time."""
     described = repr(
         (
             [(rung.exchange, rung.queue, rung.seconds) for rung in ladder.rungs],
@@ -163,7 +169,8 @@ def _lasting_mark(ladder: RetryLadder) -> str:
 
 @asynccontextmanager
 async def _alone(connection: AbstractConnection) -> AsyncIterator[bool]:
-    """Whether no other connection declares meanwhile: an exclusive queue is its connection's."""
+    """Yield whether no other connection declares meanwhile: an exclusive queue belongs to one
+    connection."""
     channel = connection.channel(publisher_confirms=False)
     await channel.initialize()
     try:
@@ -180,7 +187,8 @@ async def _alone(connection: AbstractConnection) -> AsyncIterator[bool]:
 
 
 async def _declare(connection: AbstractConnection, ladder: RetryLadder) -> None:
-    # A message makes a mark void, whoever's it is: a version that is rolled back declares, too.
+    # A message in a mark voids it, whichever version's it is: after a rollback the older version
+    # declares, too.
     await _ask(connection, [partial(_declare_exchange, _MARKS, ExchangeType.FANOUT)])
     await _ask(connection, [_void_marks])
     try:
@@ -199,7 +207,7 @@ async def _declare(connection: AbstractConnection, ladder: RetryLadder) -> None:
         try:
             await declare(connection)
         except ChannelNotFoundEntity as error:
-            # Queues are confirmed without it, so payments go on; only the record has a gap.
+            # Queues confirm without the stream, so payments continue; only the record has a gap.
             # Seen on 3.10 when a node is killed within a second of its first stream's creation.
             log.error(
                 "stream_unavailable",
@@ -207,7 +215,7 @@ async def _declare(connection: AbstractConnection, ladder: RetryLadder) -> None:
                 f"`rabbitmq-streams restart_stream {stream}`, or delete it",
                 error=str(error),
             )
-            return  # without the mark: whoever connects next tries again
+            return  # without the mark: the next process to connect tries again
     try:
         lasting = partial(_set_mark, _lasting_mark(ladder), {})
         expiring = partial(_set_mark, _mark(ladder), {"x-expires": 2 * _MARK_SECONDS * 1000})
@@ -217,13 +225,13 @@ async def _declare(connection: AbstractConnection, ladder: RetryLadder) -> None:
 
 
 async def _lost_queues(connection: AbstractConnection, ladder: RetryLadder) -> Sequence[Queue]:
-    """Those that have lost messages, because they or a retry queue were deleted.
+    """Return the queues that lost messages because they or a retry queue were deleted.
 
-    It is looked for before anything is declared: afterwards nobody could tell.
+    Call it before anything is declared: afterwards the loss can't be detected.
     """
     (has_journal,) = await _ask(connection, [partial(_has_queue, JOURNAL)])
     if not has_journal:
-        return ()  # a new broker, or one that has nothing to refill from
+        return ()  # a new broker, or one without a journal to refill from
     waits = [rung.queue for rung in ladder.rungs]
     names = [*waits, *(each.name for each in topology.QUEUES)]
     questions = [partial(_has_queue, each) for each in names]
@@ -231,14 +239,14 @@ async def _lost_queues(connection: AbstractConnection, ladder: RetryLadder) -> S
     found = await _ask(connection, [*questions, *exchanges])
     there = dict(zip(names, found, strict=False))
     for name, had in zip(waits, found[len(names) :], strict=True):
-        if had and not there[name]:  # without its exchange it is a new wait
+        if had and not there[name]:  # without its exchange it is a new delay
             log.error("retry_queue_lost_recovering", queue=name)
             return topology.QUEUES
     return [queue for queue in topology.QUEUES if not there[queue.name]]
 
 
 async def _order_refill(connection: AbstractConnection, ladder: RetryLadder, queue: Queue) -> None:
-    """The order waits on the ladder while the queue is declared, and then finds it there."""
+    """Publish a refill request; it waits on the ladder until the queue is declared."""
     log.error("queue_lost_messages_recovering", queue=queue.name)
     async with connection.channel() as channel:
         exchange = await channel.get_exchange(
@@ -255,7 +263,8 @@ async def _declare_all(connection: AbstractConnection, lost: Container[Queue]) -
     topics = [partial(_declare_exchange, each, ExchangeType.TOPIC) for each in every_topic]
     dead = partial(_declare_exchange, DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT)
     await _ask(connection, [dead, *topics])
-    # Lost ones first: an order that comes back before its queue waits for minutes in the broker.
+    # Lost queues first: a refill request that returns before its queue exists waits for minutes in
+    # the broker.
     for first in (True, False):
         some = [each for each in topology.QUEUES if (each in lost) is first]
         await _ask(connection, [partial(_declare_queue, each) for each in some])
@@ -287,7 +296,7 @@ async def _has_queue(queue: str, channel: AbstractChannel) -> bool:
     try:
         await channel.declare_queue(queue, passive=True)
     except ChannelNotFoundEntity as error:
-        # The same code stands for a queue that is there and down, which has not been deleted.
+        # The broker uses the same code for a queue that exists but is down, which was not deleted.
         return "no queue" not in str(error)
     return True
 
@@ -307,7 +316,7 @@ async def _void_marks(channel: AbstractChannel) -> None:
 
 async def _set_mark(name: str, more: Mapping[str, Any], channel: AbstractChannel) -> None:
     arguments: dict[str, Any] = {
-        "x-queue-type": "quorum",  # which is there although a node is not
+        "x-queue-type": "quorum",  # available even while a node is down
         "x-max-length": 1,
         **more,
     }
@@ -366,14 +375,14 @@ async def _bind(queue: str, exchange: str, key: str, channel: AbstractChannel) -
 
 
 async def _ask(connection: AbstractConnection, jobs: Sequence[Job]) -> list[Any]:
-    """Do all of them, in any order; return what each says. Raises what one raises."""
+    """Run all jobs, in any order; return the result of each. Raise the error of one."""
     said: list[Any] = [None] * len(jobs)
     waiting = iter(enumerate(jobs))
 
     async def work() -> None:
         channel: AbstractChannel | None = None
         for number, job in waiting:
-            if channel is None or channel.is_closed:  # as a question is answered with no
+            if channel is None or channel.is_closed:  # a negative result closes it
                 channel = connection.channel(publisher_confirms=False)
                 await channel.initialize()
             said[number] = await job(channel)

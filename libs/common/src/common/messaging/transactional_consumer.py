@@ -1,4 +1,4 @@
-"""Consuming events whose effects are rows of our own database."""
+"""Consumption of events whose effects are rows of our own database."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ Prepare = Callable[[AsyncSession, Sequence[Event[Any]]], Awaitable[None]]
 
 
 class TransactionalConsumer(Consumer):
-    """Runs a batch in one transaction: inbox rows, handlers, outbox rows. Then acknowledges it.
+    """Consumer that runs a batch in one transaction (inbox, handlers, outbox), then acknowledges
+    it.
 
-    `prepare` may load and lock what the batch needs in one go. If the batch fails, its halves are
-    run, and theirs, until what fails is alone: a poisonous message never takes its neighbours with
-    it, and delays them little.
+    `prepare` may load and lock at once what the batch needs. A failed batch is split into halves,
+    and those again, until the failing message is alone: a poisonous message never fails its
+    neighbours, and delays them little.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class TransactionalConsumer(Consumer):
             else:
                 batch = self._take(self._batch)
                 await self._handle(batch)
-                # Those that run alone go first and the others in order, so everything up to the
+                # Messages that run alone go first and the others in order, so everything up to the
                 # last one is done.
                 await self._acknowledge(batch[-1], multiple=True)
             metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
@@ -79,7 +80,7 @@ class TransactionalConsumer(Consumer):
             await self._tell_replayed(good, new)
         except ConsumerStopped:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the retry table decides
+        except Exception as error:  # noqa: BLE001 - the retry table decides for any error
             if len(good) == 1:
                 await self._fail(good[0], error)
                 return
@@ -89,7 +90,8 @@ class TransactionalConsumer(Consumer):
             await self._handle(good[middle:])
 
     async def _transact(self, deliveries: Sequence[Delivery], new: set[int]) -> None:
-        """`new` gets the `id()` of each event that was not in the inbox."""
+        """Process the deliveries; add to `new` the `id()` of each event that was not in the
+        inbox."""
         events = [delivery.event for delivery in deliveries if delivery.event is not None]
         async with self._sessions.begin() as session:
             fresh = await inbox.claim(session, self.queue.name, events)

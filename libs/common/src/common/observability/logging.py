@@ -1,4 +1,4 @@
-"""JSON lines on standard output, with the ids of the event at hand."""
+"""JSON log lines on standard output, with the ids of the current event."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
 
     def mask(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {
-            k: cut(k)(v, _MAX_VALUE_LENGTH) if isinstance(v, str) else v
-            for k, v in record.items()
+            k: cut(k)(v, _MAX_VALUE_LENGTH) if isinstance(v, str) else v for k, v in record.items()
         }
 
     shared: list[Any] = [
@@ -60,7 +59,7 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # Their own reconnect noise; ours says it once, in words.
+    # These libraries log every reconnect; our own log reports it once.
     for noisy in ("aiormq", "aio_pika", "httpx", "httpcore", "stripe", "uvicorn"):
         logging.getLogger(noisy).setLevel("ERROR")
     logging.getLogger("aiormq.connection").setLevel("CRITICAL")
@@ -73,7 +72,7 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 @contextmanager
 def handling(event: Event[Any]) -> Iterator[None]:
-    """Every record written inside carries the event's ids."""
+    """Add the event's ids to every record that is logged inside the context."""
     with bound_contextvars(
         event_id=event.id,
         event_type=event.type,

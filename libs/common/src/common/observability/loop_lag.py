@@ -1,4 +1,4 @@
-"""Measures how long one turn of the event loop keeps everybody else waiting."""
+"""Measurement of how long one turn of the event loop blocks all other tasks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ _EVERY_SECONDS = 0.05
 
 
 async def beat() -> None:
-    """Until it is cancelled. What counts is the thread's own time: a machine that has no processor
-    for us just now is no fault of a handler's."""
+    """Measure until cancelled.
+
+    Only the thread's own CPU time counts: a handler does not cause the delays of a busy machine.
+    """
     while True:
         expected, worked = time.monotonic() + _EVERY_SECONDS, time.thread_time()
         await asyncio.sleep(_EVERY_SECONDS)

@@ -1,4 +1,4 @@
-"""Every metric that common code keeps, in one place. Labels have few values: never an id."""
+"""All metrics of common code, in one place. Labels have few values: never an id."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ broker_connected = Gauge(
 
 
 def watch_files(settings: BaseModel) -> None:
-    """The ages of the files that the settings name."""
+    """Export the ages of the files that the settings name."""
 
     def age(path: Path) -> float:
         try:

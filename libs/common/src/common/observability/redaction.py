@@ -1,7 +1,7 @@
-"""Keeps secrets and personal data out of logs, errors, listings and dead letters.
+"""Masking of secrets and personal data in logs, errors, listings and dead letters.
 
-Every pattern takes a time that grows with the text's length and nothing else: what repeats begins
-only where the same could not have begun before, and is never tried shorter (possessive).
+The time of every pattern grows only with the text's length: a repetition begins only where it could
+not have begun earlier, and it never backtracks (possessive).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
 MASK = "[secret]"
-# No secret that is worth it is longer.
+# No secret that matters is longer.
 _LONGEST = 4096
 
-# Credentials that reach a text without being a setting of ours: a library's message, a header. The
-# issuers of GitHub's, AWS's, Stripe's, Slack's and Plaid's document their beginnings; Square's and
-# Flutterwave's are as they are seen.
+# Credentials that reach a text without being one of our settings, such as in a library's message or
+# a header. GitHub, AWS, Stripe, Slack and Plaid document their prefixes; those of Square and
+# Flutterwave are as observed.
 _CREDENTIALS = re.compile(
     r"(?<=://)[^\s/@:]*+:[^\s/@]++@"
     r"|\b(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]++"  # https://docs.stripe.com/keys
@@ -34,13 +34,13 @@ _CREDENTIALS = re.compile(
     r"|\bBearer\s++[A-Za-z0-9._~+/=-]++",
     re.IGNORECASE,
 )
-# What stands behind such a name is none of a reader's business, whatever it looks like: the whole
-# of a text in quotes, also where they are escaped, else a word.
+# The value after such a name is masked whatever it looks like: the complete text in quotes, also in
+# escaped ones, else one word.
 _NAMED = re.compile(
     r"((?:passw(?:or)?d|passphrase|secret|authorization|verif-hash"
     r"|(?:api|private|subscription|secret(?:[_-]access)?)[_-]?key"
     r"|(?:access|refresh|id|client|session|pay|notif)[_-]?token"
-    # By itself it is a word of prose, too.
+    # Alone it is also an ordinary word.
     r"""|(?:\b|_)token(?=\\{0,3}["']?[ \t]{0,3}=|\\{0,3}["'][ \t]{0,3}:)"""
     r"|\b(?:pwd|cvc|cvv|pin|otp|ssn))"
     r"""\\{0,3}["']?[ \t]{0,3}[:=][ \t]{0,3})"""
@@ -48,14 +48,14 @@ _NAMED = re.compile(
     r"""|(?:(?:Basic|Bearer|Token)[ \t]++)?+[^\s"'&,;<>{}\[\]]++)""",
     re.IGNORECASE | re.DOTALL,
 )
-# A number with such a name is somebody's phone, without a plus as well.
+# A number after such a name is a phone number, even without a plus.
 _NAMED_PHONE = re.compile(
     r"((?:phone(?:[_-]?number)?|mobile|msisdn|party[_-]?id)"
     r"""\\{0,3}["']?[ \t]{0,3}[:=][ \t]{0,3}\\{0,3}["']?)"""
     r"\+?\d(?:[ .()-]{0,2}\d){5,14}",
     re.IGNORECASE,
 )
-# A local part and a domain, or what is as good as that in a query.
+# A local part and a domain, also with the @ encoded as in a query.
 _MAIL = re.compile(
     r"""(?<![^\s@<>"'=&:;,()])(?:(?!%(?:25){0,2}40)[^\s@<>"'=&:;,()])++(?:@|%(?:25){0,2}40)"""
     r"""[^\s@<>"'=&:;,().]++(?:\.[^\s@<>"'=&:;,().]++)++""",
@@ -68,17 +68,18 @@ _CARD = re.compile(
     r"(?<![\w-])(?:\d{13,19}+"
     r"|\d{4}([ ._\u00a0\u202f-]{1,2})\d{4,6}\1\d{4,5}(?:\1\d{1,4}){0,2})(?![\w-])"
 )
-_ISSUED = re.compile(r"2[2-7]|3[0-9]|4|5[0-9]|6|8")  # by whom cards are issued, ISO/IEC 7812
-# https://www.iso.org/standard/81090.html: the whole is looked at only if the beginning is right.
+_ISSUED = re.compile(r"2[2-7]|3[0-9]|4|5[0-9]|6|8")  # issuers' prefixes, ISO/IEC 7812
+# https://www.iso.org/standard/81090.html: all of it is checked only if the beginning matches.
 _IBAN = re.compile(
     r"(?<![A-Za-z0-9])(?=([A-Z]{2}\d{2}(?:[ \u00a0\u202f-]?[A-Z0-9]){11,30}))"
-    # In small letters only if nothing follows: it may be a part of some other identifier.
+    # Lower case only if nothing follows: it may be a part of another identifier.
     r"|(?<![\w-])(?=([a-z]{2}\d{2}"
     r"(?:[a-z0-9]{11,30}|(?: [a-z0-9]{4}){2,6}(?: [a-z0-9]{1,4})?+)(?![\w-])))"
 )
 
 _DIGITS = re.compile(r"\d{4}[ ._\u00a0\u202f-]{0,2}\d{4}")
-# Of the register, https://www.swift.com/standards/data-standards/iban-international-bank-account-number.
+# From the register:
+# https://www.swift.com/standards/data-standards/iban-international-bank-account-number.
 _LENGTHS = """
 15NO 16BE 18DK 18FI 18FK 18FO 18GL 18NL 18SD 19MK 19SI 20AT 20BA 20EE 20KZ 20LT 20LU 20MN 20XK 21CH
 21CR 21HR 21LI 21LV 22BG 22BH 22DE 22GB 22GE 22IE 22ME 22RS 22VA 23AE 23GI 23IL 23IQ 23OM 23SO 23TL
@@ -93,7 +94,7 @@ _IBAN_LENGTHS = {each[2:]: int(each[:2]) for each in _LENGTHS.split()}
 
 
 class Redactor:
-    """Replaces known secret values, and what looks like one, in any text."""
+    """Masking of known secret values, and of text that looks like a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._values: set[str] = set()
@@ -101,9 +102,9 @@ class Redactor:
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Mask these too, from now on; none is ever forgotten."""
+        """Mask these secrets too, permanently."""
         self._values |= {part for secret in secrets for part in _parts(secret) if len(part) >= 6}
-        # Longest first, so that a secret that contains another is masked whole.
+        # Longest first, so that a secret that contains another is masked completely.
         ordered = sorted(self._values, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
@@ -118,8 +119,8 @@ class Redactor:
         return _without_ibans(text) if _IBAN.search(text) else text
 
     def beginning(self, text: str, most: int) -> str:
-        """At the most so many characters of a text that may be of any length."""
-        # What is cut in two is not recognized: so more is looked at than is shown.
+        """Return at most `most` characters, masked, of a text of any length."""
+        # A truncated secret is not recognized, so more is masked than is returned.
         return self(text[: most + _LONGEST])[:most]
 
     def end(self, text: str, most: int) -> str:
@@ -127,13 +128,13 @@ class Redactor:
 
 
 def _named(match: re.Match[str]) -> str:
-    """The name, and what was in quotes stays so."""
+    """Mask the value; the name and any quotes stay."""
     quote = next(filter(None, match.groups()[1:]), "")
     return f"{match[1]}{quote}{MASK}{quote}"
 
 
 def _card(match: re.Match[str]) -> str:
-    """Masked if a part of it, from its begin, is the number of a card."""
+    """Mask the longest leading part that is a card number, if there is one."""
     text, between = match[0], match[1]
     groups = text.split(between) if between else [text]
     for count in range(len(groups), 0, -1):
@@ -145,7 +146,7 @@ def _card(match: re.Match[str]) -> str:
 
 
 def _luhn(digits: str) -> bool:
-    """https://www.iso.org/standard/70484.html, annex B."""
+    """Check the Luhn digit: https://www.iso.org/standard/70484.html, annex B."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (2 if place % 2 else 1)
@@ -177,7 +178,7 @@ def _ibans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _is_iban(compact: str) -> bool:
-    """ISO 13616: the remainder by 97 of what it says as digits, its begin last, is 1."""
+    """Check ISO 13616: with its beginning moved last and as digits, the remainder by 97 is 1."""
     return int((compact[4:] + compact[:4]).translate(_IN_DIGITS)) % 97 == 1
 
 
@@ -185,7 +186,7 @@ def _hints(text: str) -> tuple[str, ...]:
     return tuple(text.split("|"))
 
 
-# What a text has in small letters if the pattern is to be found in it: most have none of it.
+# Each pattern's hints: only a text that contains one in lower case can match; most contain none.
 _STEPS = (
     (
         _hints(
@@ -207,7 +208,7 @@ _STEPS = (
 
 
 def _parts(secret: str) -> list[str]:
-    """A URL's password is a secret by itself; the rest of the URL is not."""
+    """Return what to mask of a secret: only the password of a URL, else all of it."""
     if "://" in secret:
         password = urlsplit(secret).password
         return [password, unquote(password)] if password else []

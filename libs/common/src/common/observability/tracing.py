@@ -1,7 +1,7 @@
-"""Traces, by OpenTelemetry: from a webhook over the outbox to the last consumer of what it caused.
+"""Traces, by OpenTelemetry: from a webhook through the outbox to the last consumer of its events.
 
-An event carries its `traceparent` (https://www.w3.org/TR/trace-context/), so a trace goes on in
-whichever process takes the event, however much later. Off, unless `OTEL_TRACES_EXPORTER` or an
+An event carries its `traceparent` (https://www.w3.org/TR/trace-context/), so a trace continues in
+whichever process handles the event, however much later. Off, unless `OTEL_TRACES_EXPORTER` or an
 `OTEL_EXPORTER_OTLP_ENDPOINT` is set: then the SDK is configured by its own environment variables
 (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 """
@@ -34,10 +34,10 @@ def wanted() -> bool:
 
 
 def configure(service: str, role: str) -> Callable[[], None]:
-    """Begin to trace, if that is wanted; returns what sends the last spans at the end.
+    """Start tracing if it is enabled; return the function that sends the last spans at shutdown.
 
-    The SDK is loaded only then. Raises `ValueError` for an exporter other than `otlp`, the one
-    that is installed, and `console`.
+    The SDK is loaded only then. Raise `ValueError` for an exporter other than `otlp`, the one that
+    is installed, and `console`.
     """
     if not wanted():
         return lambda: None
@@ -71,7 +71,7 @@ def configure(service: str, role: str) -> Callable[[], None]:
     return provider.shutdown
 
 
-_tracing = wanted()  # asked once: with tracing off, a span costs this look
+_tracing = wanted()  # evaluated once: with tracing off, a span costs this check
 
 
 @contextmanager
@@ -82,10 +82,11 @@ def span(
     parent: str | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> Iterator[Span | None]:
-    """Around a piece of work; `parent` is a `traceparent`, else the span that is open here. `kind`
-    is `server`, `consumer`, `producer`, `client` or `internal`. None when nothing is traced.
+    """Trace a piece of work; yield the span, or None when tracing is off.
 
-    An error that passes is noted by its type alone: its message may be somebody's data.
+    `parent` is a `traceparent`; the default is the current span. `kind` is `server`, `consumer`,
+    `producer`, `client` or `internal`. An error is recorded by its type alone: its message may
+    contain personal data.
     """
     if not _tracing:
         yield None
@@ -115,7 +116,7 @@ def span(
 
 
 def consuming(queue: str, event: Event[Any]) -> AbstractContextManager[Span | None]:
-    """Around the handling of an event: it goes on with the trace that the event is of."""
+    """Trace the handling of an event as a part of the event's own trace."""
     if not _tracing:
         return nullcontext()
     return span(
@@ -125,7 +126,7 @@ def consuming(queue: str, event: Event[Any]) -> AbstractContextManager[Span | No
         attributes={
             "messaging.system": "rabbitmq",
             "messaging.destination.name": queue,
-            # Whoever names a thing may name it by an e-mail address or the number of a card.
+            # An id may contain an e-mail address or a card number.
             "messaging.message.id": _redact(event.id),
             "messaging.message.conversation_id": _redact(event.correlationid),
         },
@@ -133,8 +134,11 @@ def consuming(queue: str, event: Event[Any]) -> AbstractContextManager[Span | No
 
 
 class Traced:
-    """An ASGI application whose requests are traced. What a caller sends as `traceparent` is not
-    taken up: it would be anybody's say which traces are kept."""
+    """ASGI application whose requests are traced.
+
+    A caller's `traceparent` is ignored: otherwise any caller could decide which traces are
+    retained.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -151,7 +155,7 @@ class Traced:
 
 
 def traceparent() -> str | None:
-    """Of the span that is open here; None when nothing is traced."""
+    """Return the `traceparent` of the current span; None when tracing is off."""
     if not _tracing:
         return None
     from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415

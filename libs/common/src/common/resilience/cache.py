@@ -1,5 +1,7 @@
-"""What may be forgotten: values for a while, in Redis for all replicas where there is one, in this
-process else. Nobody fails because of it: without the cache there is nothing in it."""
+"""Cache of expendable values, in Redis for all replicas if it is configured, else in this process.
+
+An unreachable Redis fails no caller: without it the cache misses.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,10 @@ ValueT = TypeVar("ValueT")
 
 
 class Cache:
-    """Values that JSON can hold, by tenant and key. `name` keeps apart what is cached for what.
+    """Cache of JSON values by tenant and key. `name` separates the caches.
 
-    After three errors in a row Redis is not asked for five seconds; what this process has put
-    there itself it knows all the same.
+    After three errors in a row Redis is not queried for five seconds; values that this process
+    stored itself are found all the same.
     """
 
     def __init__(self, name: str, redis_url: SecretStr | None) -> None:
@@ -56,7 +58,7 @@ class Cache:
             await self._redis.aclose()
 
     async def get(self, tenant: str, key: str) -> Any:
-        """None when it is not there."""
+        """Return the value; None when it is not cached."""
         place = self._place(tenant, key)
         kept = self._memory.get(place)
         found: Any = kept[0] if kept else None
@@ -76,7 +78,7 @@ class Cache:
                 )
 
     def _place(self, tenant: str, key: str) -> str:
-        # The lengths keep apart what would else read the same.
+        # The length separates tenants and keys that would otherwise read the same.
         return f"paybus:{self._name}:{len(tenant)}:{tenant}:{key}"
 
     async def _asked(self, call: Callable[[], Awaitable[ValueT]]) -> ValueT:

@@ -1,5 +1,4 @@
-"""What stands before every call of an outside system: how many at once, how often, and whether at
-all."""
+"""Guard of every call to an external system: concurrency, rate, and circuit breaker."""
 
 from __future__ import annotations
 
@@ -32,20 +31,20 @@ OnChange = Callable[[str], None]
 
 
 def ignore(_: str) -> None:
-    """Nobody wants to hear of it."""
+    """Discard the circuit's new state."""
 
 
 class CircuitOpen(RateLimited):
-    """Too many calls in a row had no answer; nothing is called for a while."""
+    """Too many calls in a row got no response; no call is made for a while."""
 
 
 class CallGuard:
-    """Guards the calls to one account of one system. While the circuit is open nothing is called.
+    """Guard of the calls to one account of one system. While the circuit is open no call is made.
 
-    `max_concurrency` bounds calls in this process, `quota` those of all replicas. `failures` calls
-    in a row without an answer open the circuit for `open_seconds`; then calls are let through on
-    trial, and the first that fails opens it again. `answers` are further errors that count as
-    answers. `on_change` receives the circuit's new state.
+    `max_concurrency` limits the calls of this process, `quota` those of all replicas. `failures`
+    calls in a row without a response open the circuit for `open_seconds`; then calls are let
+    through on trial, and the first failure opens it again. `answers` are further errors that count
+    as responses. `on_change` receives the circuit's new state.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class CallGuard:
         self._open_seconds = open_seconds
         self._wait_seconds = wait_seconds
         self._on_change = on_change
-        # What the other side says is an answer; only silence and server errors count.
+        # A refusal is a response, too; only silence and server errors count as failures.
         self._circuits = AsyncCircuitBreakerFactory(
             default_threshold=failures,
             default_ttl=open_seconds,
@@ -86,9 +85,9 @@ class CallGuard:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
-        """For one piece of work, which may make several calls; each goes through `call`.
+        """Admit one piece of work, which may make several calls; each goes through `call`.
 
-        Raises `RateLimited` when there is no place in time, `CircuitOpen` while nothing is called.
+        Raise `RateLimited` when there is no place in time, `CircuitOpen` while no call is made.
         """
         circuit = await self._circuits.get_breaker(self.system)
         try:
@@ -114,7 +113,7 @@ class CallGuard:
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
-        """Around one call: what it raises is counted. Raises `CircuitOpen` too."""
+        """Wrap one call and count its errors. Raise `CircuitOpen`, too."""
         circuit = await self._circuits.get_breaker(self.system)
         try:
             await circuit.__aenter__()
@@ -125,7 +124,7 @@ class CallGuard:
         try:
             yield
         except BaseException as error:
-            # Who is cancelled was not waited for any longer: that is silence, too.
+            # A cancelled call was not awaited any longer: that counts as silence, too.
             counted = (
                 error if isinstance(error, Exception) else ProviderTimeout("gave no answer in time")
             )
@@ -135,7 +134,8 @@ class CallGuard:
             await circuit.__aexit__(None, None, None)
 
     def _openness(self) -> float:
-        """For the metric: an open circuit is on trial when its time is up, called or not."""
+        """Return the metric's value: an open circuit is on trial when its time is up, called or
+        not."""
         if self._state == "opened" and time.monotonic() - self._since >= self._open_seconds:
             return _VALUES["half-opened"]
         return _VALUES[self._state]

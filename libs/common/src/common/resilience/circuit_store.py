@@ -1,4 +1,5 @@
-"""What a service's workers last said of their circuits: kept for people, `Gate` decides without."""
+"""Latest circuit states of a service's workers: for operators only, `CallGuard` decides without
+them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from common.resilience.call_guard import CLOSED, OnChange
 
 log = get_logger(__name__)
 
-# What a worker said that has been gone for so long says nothing any more.
+# A state that has not changed for this long is obsolete: its worker is gone.
 _KEEP = timedelta(days=7)
 
 metadata = MetaData()
@@ -36,7 +37,8 @@ circuit_breakers = Table(
 
 
 class CircuitView(BaseModel):
-    """`name` is the account's, as `stripe/default`; `state` is `opened` or `half-opened`."""
+    """Circuit of the account `name`, such as `stripe/default`; `state` is `opened` or
+    `half-opened`."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -47,7 +49,7 @@ class CircuitView(BaseModel):
 
 
 class Circuits:
-    """Writes down what this worker's circuits do."""
+    """Record of the states of this worker's circuits."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -56,7 +58,7 @@ class Circuits:
         self._writing: asyncio.Task[None] | None = None
 
     def listener(self, tenant: str, name: str) -> OnChange:
-        """For the `Gate` of a tenant's account."""
+        """Return the `on_change` of a tenant's account for its `CallGuard`."""
         return lambda state: self._changed(tenant, name, state)
 
     def _changed(self, tenant: str, name: str, state: str) -> None:
@@ -65,7 +67,7 @@ class Circuits:
             self._writing = asyncio.create_task(self._write(), name="circuits")
 
     async def _write(self) -> None:
-        """One after the other: the state that was last is the one that stays."""
+        """Write one state after the other, so that the latest one remains."""
         while self._latest:
             (tenant, name), state = self._latest.popitem()
             row = insert(circuit_breakers).values(
@@ -85,7 +87,7 @@ class Circuits:
 
 
 async def not_closed(session: AsyncSession, tenant: str | None = None) -> list[CircuitView]:
-    """Of one tenant, or of all: where nothing is sent just now."""
+    """Return the circuits that are not closed, of one tenant or of all."""
     query = select(circuit_breakers).where(circuit_breakers.c.state != CLOSED)
     if tenant is not None:
         query = query.where(circuit_breakers.c.tenant == tenant)

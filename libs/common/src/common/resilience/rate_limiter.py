@@ -1,4 +1,4 @@
-"""So many a second, counted for all replicas together in PostgreSQL."""
+"""Rate limits per second, counted for all replicas together in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ rate_limits = Table(
     Column("full_at", DateTime(timezone=True), nullable=False),
 )
 
-# The generic cell rate algorithm (ITU-T I.371): `full_at` is when all that was granted is used up.
+# The generic cell rate algorithm (ITU-T I.371): `full_at` is when all granted calls are used up.
 _TAKE = text(
     """
     INSERT INTO rate_limits AS q (name, full_at)
@@ -31,7 +31,7 @@ _TAKE = text(
     """
 )
 
-# What of `burst` is left, in a row that nobody else uses until the transaction ends.
+# The seconds of `burst` in use, from a row that stays locked until the transaction ends.
 _LOCK = text(
     """
     SELECT greatest(0, extract(epoch FROM full_at - clock_timestamp()))::float8
@@ -60,13 +60,15 @@ _BLOCK = text(
 
 
 async def delete_unused(session: AsyncSession) -> None:
-    """Delete the limits that nothing has used for a day, where their names come from rows."""
+    """Delete the limits that were not used for a day, for limits whose names come from rows."""
     await session.execute(_DELETE_UNUSED)
 
 
 class SharedRate:
-    """For those who choose their work by what may be called now, in one transaction:
-    `rate_per_second` on average, `burst` at once, by all replicas together."""
+    """Rate limit for a caller that selects its work by the calls available now, in one transaction.
+
+    `rate_per_second` is the average, `burst` the maximum at once, by all replicas together.
+    """
 
     def __init__(self, name: str, rate_per_second: float, burst: int) -> None:
         self._name = name
@@ -74,27 +76,29 @@ class SharedRate:
         self._burst = burst
 
     async def available(self, session: AsyncSession) -> int:
-        """How many calls may begin now; locks the row. 0 while another replica has it locked."""
+        """Return how many calls may begin now, and lock the row; 0 while another replica has it
+        locked."""
         await session.execute(_ENSURE, {"name": self._name})
         used: float | None = await session.scalar(_LOCK, {"name": self._name})
-        # A call that is half paid for is none, and rounding must not take one away.
+        # A partial call does not count, and rounding must not remove one.
         return 0 if used is None else max(0, int(self._burst - used / self._step + 1e-6))
 
     async def use(self, session: AsyncSession, calls: int) -> None:
-        """`calls` of the available ones begin."""
+        """Count `calls` of the available ones as begun."""
         if calls:
             await session.execute(_ADD, {"name": self._name, "seconds": calls * self._step})
 
     async def block(self, session: AsyncSession, seconds: float) -> None:
-        """No call begins for `seconds`, which the other side asked for."""
+        """Let no call begin for `seconds`, as the external system requested."""
         used_up = self._burst * self._step
         await session.execute(_BLOCK, {"name": self._name, "seconds": used_up + seconds})
 
 
 class RateLimiter:
-    """`rate_per_second` on average, `burst` at once. `name` is what all replicas call it.
+    """Rate limit of `rate_per_second` on average and `burst` at once. All replicas share its
+    `name`.
 
-    Whoever asks at the same moment shares one transaction.
+    Concurrent requests share one transaction.
     """
 
     def __init__(self, name: str, rate_per_second: float, burst: int, sessions: Sessions) -> None:
@@ -107,21 +111,21 @@ class RateLimiter:
         self._asking: list[asyncio.Future[float]] = []
 
     async def acquire(self, *, most_seconds: float) -> float:
-        """A place in the line: how many seconds to wait for it.
+        """Take a place in the line; return the seconds to wait for it.
 
-        Raises `RateLimited` when that would be more than `most_seconds`; nothing is taken then.
+        Raise `RateLimited` when that would exceed `most_seconds`; no place is taken then.
         """
         place: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._asking.append(place)
-        async with self._turn:  # who comes first asks for all that came meanwhile
+        async with self._turn:  # the first requests places for all that arrived meanwhile
             if not place.done():
                 asking, self._asking = self._asking[: self._burst], self._asking[self._burst :]
                 try:
                     await self._take(asking, most_seconds)
-                except asyncio.CancelledError:  # only who asked for them all is cancelled
+                except asyncio.CancelledError:  # only the task that acts for all is cancelled
                     _tell(asking, RateLimited("whoever asked was stopped", 1))
                     raise
-                except Exception as error:  # noqa: BLE001 - each of them is told
+                except Exception as error:  # noqa: BLE001 - each waiter gets the error
                     _tell(asking, error)
         return await place
 
@@ -143,7 +147,7 @@ class RateLimiter:
         elif count == 1:
             limit = f"the limit of {self._per_second:g} a second is used up"
             _tell(asking, RateLimited(limit, most_seconds))
-        else:  # not for all of them
+        else:  # not enough for all of them
             await self._take(asking[: count // 2], most_seconds)
             await self._take(asking[count // 2 :], most_seconds)
 

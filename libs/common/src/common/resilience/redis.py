@@ -1,4 +1,4 @@
-"""How Redis is asked: shortly, and not at all for a while when it does not answer."""
+"""Redis calls with short timeouts, and none for a while after Redis stopped responding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from common.errors import describe
 
 _ANSWER_SECONDS = 0.2
-# TLS takes several round trips and reckoning on both sides, once per connection.
+# TLS takes several round trips and computation on both sides, once per connection.
 _TLS_CONNECT_SECONDS = 2.0
 _FAILURES = 3
 _OPEN_SECONDS = 5.0
@@ -21,11 +21,12 @@ ValueT = TypeVar("ValueT")
 
 
 class RedisAway(Exception):
-    """Redis does not answer, or has not lately; `str()` says how."""
+    """Redis does not respond, or did not recently; `str()` gives the reason."""
 
 
 def time_limits(url: str) -> dict[str, Any]:
-    """Keyword arguments for a client of that URL (`redis://` or `rediss://`), in seconds."""
+    """Return the timeouts of a client of that URL (`redis://` or `rediss://`) as keyword arguments,
+    in seconds."""
     by_tls = url.startswith("rediss://")
     return {
         "socket_timeout": _ANSWER_SECONDS,
@@ -34,7 +35,7 @@ def time_limits(url: str) -> dict[str, Any]:
 
 
 class RedisCircuit:
-    """After three errors in a row Redis is not asked for five seconds."""
+    """Circuit breaker: after three errors in a row Redis is not called for five seconds."""
 
     def __init__(self) -> None:
         self._circuits = AsyncCircuitBreakerFactory(
@@ -42,7 +43,7 @@ class RedisCircuit:
         )
 
     async def ask(self, call: Callable[[], Awaitable[ValueT]]) -> ValueT:
-        """Raises `RedisAway`."""
+        """Return the call's result. Raise `RedisAway`."""
         try:
             async with await self._circuits.get_breaker("redis"):
                 return await call()

@@ -1,1 +1,1 @@
-"""What runs a service's processes: roles, wiring, gauges."""
+"""Runtime of a service's processes: roles, wiring, gauges."""

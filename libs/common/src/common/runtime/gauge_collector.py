@@ -1,4 +1,4 @@
-"""Gauges of what stands in a database. Every replica asks it, so that all of them say the same."""
+"""Gauges of database state. Every replica queries it, so that all report the same values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EVERY_SECONDS = 15.0
 
 
 class GaugeCollector(PeriodicTask):
-    """Runs `measure` every 15 seconds."""
+    """Task that runs `measure` every 15 seconds."""
 
     def __init__(
         self, sessions: Sessions, measure: Callable[[AsyncSession], Awaitable[None]]
@@ -50,7 +50,7 @@ async def set_by_state(
     waiting: Gauge,
     oldest_seconds: Gauge,
 ) -> None:
-    """Set how many rows are in each of the states, and the age of the oldest (seconds)."""
+    """Set the number of rows in each of the states, and the age of the oldest (seconds)."""
     age = func.extract("epoch", func.now() - func.min(since))
     query = select(state, func.count(), age).where(state.in_([str(each) for each in states]))
     rows = (await session.execute(query.group_by(state))).all()

@@ -1,4 +1,4 @@
-"""What waits in a service's database, for the metrics that every worker has."""
+"""Backlog in a service's database, for the metrics that every worker has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.observability import metrics
 from common.scheduling.tables import schedules
 
 _DEAD_ROWS = text("SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'outbox'::regclass")
-# What autovacuum last saw: counting millions of rows would be a load of its own.
+# Autovacuum's latest estimate: counting millions of rows would be a load of its own.
 _INBOX = text("SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'inbox'::regclass")
 _OVERDUE = select(
     schedules.c.name,

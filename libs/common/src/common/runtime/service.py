@@ -1,4 +1,4 @@
-"""Runs a role of a service: background tasks, HTTP server, and an orderly end on SIGTERM."""
+"""Runtime of a service's role: background tasks, HTTP server, and graceful shutdown on SIGTERM."""
 
 from __future__ import annotations
 
@@ -33,30 +33,31 @@ from common.settings import DatabaseSettings, HttpSettings, SettingsT, load_or_e
 
 log = get_logger(__name__)
 
-# Loading makes objects that stay, and a batch thousands that reference counting alone frees: with
-# the defaults an eighth of the time to start, and a tenth of a worker's, goes into looking at them.
+# Loading creates objects that stay, and a batch creates thousands that reference counting alone
+# frees. With the defaults, an eighth of the startup time and a tenth of a worker's time go into
+# scanning them.
 gc.set_threshold(50_000, 20, 50)
 
 
-# Longer than a proxy keeps an idle connection (ingress-nginx: 60 s). Whoever closes first may do so
-# while the other sends, and a call that fails like that is not sent again by a proxy.
+# Longer than a proxy retains an idle connection (ingress-nginx: 60 s). The side that closes first
+# may do so while the other one sends, and a proxy does not resend a call that fails like that.
 _KEEP_ALIVE_SECONDS = 75
 
 
 class Task(Protocol):
-    """Something that runs beside the HTTP server: a consumer, the relay, the scheduler."""
+    """Background task beside the HTTP server: a consumer, the relay, the scheduler."""
 
     async def run(self) -> None: ...
 
     def stop(self) -> None:
-        """Finish what is in hand; `run` then returns."""
+        """Finish the current work; `run` then returns."""
 
 
 @dataclass(frozen=True)
 class RoleProcess:
-    """What a role is made of. `relays` are stopped last: they publish what `tasks` committed.
+    """Parts of a role. `relays` are stopped last: they publish what `tasks` committed.
 
-    Resources on the role's `AsyncExitStack` outlive all of it.
+    Resources on the role's `AsyncExitStack` outlive all of them.
     """
 
     app: Asgi
@@ -66,7 +67,7 @@ class RoleProcess:
 
 @dataclass(frozen=True)
 class RoleContext:
-    """What the runtime gives to a role's wiring."""
+    """Objects that the runtime passes to a role's wiring."""
 
     redact: Redactor
     resources: AsyncExitStack
@@ -78,7 +79,7 @@ Wire = Callable[[Any, RoleContext], Awaitable[RoleProcess]]
 
 @dataclass(frozen=True)
 class Role:
-    """`wire` gets the role's settings, read and checked."""
+    """Role of a service. `wire` gets the role's settings, read and validated."""
 
     settings: type[HttpSettings]
     wire: Wire
@@ -91,11 +92,11 @@ def main(
     migrations: Path | None = None,
     sealing: Sealing | None = None,
 ) -> NoReturn:
-    """`python -m <service> <role>`: the one entry point of every service.
+    """Run `python -m <service> <role>`: the one entry point of every service.
 
-    With `migrations`, the package that holds them, there is a role `migrate` too: it brings the
-    database up to date and ends. With `sealing` there are `generate-key`, which prints a key for
-    ENCRYPTION_KEYS, and `rotate-keys`.
+    With `migrations`, the package that contains them, there is also a role `migrate`, which brings
+    the database up to date and exits. With `sealing` there are `generate-key`, which prints a key
+    for ENCRYPTION_KEYS, and `rotate-keys`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name.replace('-', '_')}")
     more = [
@@ -106,7 +107,7 @@ def main(
     role: str = parser.parse_args().role
     if role == "migrate":
         assert migrations is not None
-        from common.db.migrations import upgrade  # noqa: PLC0415 - other roles start without Alembic
+        from common.db.migrations import upgrade  # noqa: PLC0415 - loads Alembic
 
         upgrade(_begin(name, role, DatabaseSettings)[0], migrations)
         sys.exit(0)
@@ -122,7 +123,7 @@ def main(
 
 
 def exit_with_error(sentence: str) -> NoReturn:
-    """End the process because of a setting that only the role itself can check (status 2)."""
+    """Exit with status 2 because of a setting that only the role itself can check."""
     print(f"{sentence}.", file=sys.stderr)
     sys.exit(2)
 
@@ -174,7 +175,7 @@ async def _serve(settings: HttpSettings, wire: Wire, redact: Redactor) -> int:
         status = _report_failures({http, *tasks, *relays})
         log.info("process_stopping", shutdown_grace_seconds=settings.shutdown_grace_seconds)
         started = time.monotonic()
-        # HTTP last: health and metrics stay to be seen while the others finish.
+        # HTTP last: health and metrics stay available while the others finish.
         deadline = started + settings.shutdown_grace_seconds
         await _drain(tasks, deadline)
         await _drain(relays, deadline)
@@ -226,4 +227,4 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # signals are ours: tasks are drained before the server goes
+        yield  # signals are ours: tasks are drained before the server stops

@@ -1,4 +1,4 @@
-"""The parts that every service's `bootstrap.py` puts together, and their health."""
+"""Components that every service's `bootstrap.py` assembles, and their health checks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from common.scheduling.api import schedules_router
 from common.scheduling.scheduler import Schedule, Scheduler, job_handler
 from common.settings import ApiSettings, BrokerSettings, DatabaseSettings, WorkerSettings
 
-# Longer than a reconnect and a redeclaration take; a consumer gone for longer will not come back.
+# Longer than a reconnect and a redeclaration take; a consumer absent for longer will not return.
 _CONSUMER_GRACE_SECONDS = 60
 
 _GIVEN_UP = "nothing tries to connect to RabbitMQ any more"
@@ -50,7 +50,7 @@ class Messaging:
 
 
 async def messaging(settings: BrokerSettings, context: RoleContext, name: str) -> Messaging:
-    """Begin to connect to the broker; the topology is declared whenever that succeeds."""
+    """Start to connect to the broker; the topology is declared after every connect."""
     ladder = RetryLadder.parse(settings.retry_ladder)
     declare = declaring(ladder)
     broker = await _connect(settings, context, name, declare, purpose="publishing")
@@ -60,10 +60,11 @@ async def messaging(settings: BrokerSettings, context: RoleContext, name: str) -
 async def consuming(
     settings: BrokerSettings, context: RoleContext, parts: Messaging, name: str
 ) -> BrokerConnection:
-    """A connection for consumers only.
+    """Return a connection for consumers only.
 
     A broker in a memory or disk alarm reads nothing from a connection that has published, not even
-    its acknowledgements; consumers go on, and what they take away ends the alarm.
+    its acknowledgements. On their own connection consumers continue, and draining the queues ends
+    the alarm.
     """
     return await _connect(settings, context, name, parts.declare, purpose="consuming")
 
@@ -81,7 +82,8 @@ async def _connect(
 
 
 async def database_engine(settings: DatabaseSettings, context: RoleContext) -> AsyncEngine:
-    """Ends the process when the URL leads to what would not keep what is relied on."""
+    """Return the engine. Exit when the URL leads to a pooler, which retains neither time limits nor
+    LISTEN."""
     engine = await context.resources.enter_async_context(database.engine(settings))
     if (wrong := await database.unfit(engine)) is not None:
         exit_with_error(f"DATABASE_URL is wrong: {wrong}")
@@ -99,8 +101,11 @@ def api(
     has_circuits: bool = False,
     large_bodies: Collection[str] = (),
 ) -> RoleProcess:
-    """An API: `routers`, and the schedules and the status of `service`. `parts` are what its
-    endpoints depend on, by their types; `has_circuits` is whether it calls other systems."""
+    """Return an API of `routers`, and of the schedules and the status of `service`.
+
+    `parts` are the dependencies of its endpoints, by type; `has_circuits` is whether it calls other
+    systems.
+    """
     app = create_app(
         title, alive=always_healthy, ready=database_check(engine), large_bodies=large_bodies
     )
@@ -125,8 +130,8 @@ def worker(
     tasks: Sequence[Task] = (),
     routers: Sequence[APIRouter] = (),
 ) -> RoleProcess:
-    """A worker: the consumers, an outbox relay, further tasks, and their health over HTTP, where
-    `routers` add what else there is to see."""
+    """Return a worker: the consumers, an outbox relay, further tasks, and their health over HTTP,
+    where `routers` add further endpoints."""
     relay = Relay(engine, parts.publisher)
     housekeeper = Housekeeper(sessions(engine), keep_days=settings.inbox_retention_days)
     watchdog = Watchdog([parts.broker, *(each.broker for each in consumers)], consumers)
@@ -143,7 +148,8 @@ def worker(
 def jobs(
     service: str, schedule: Sequence[Schedule], tenant: str, options: Mapping[str, Any]
 ) -> tuple[Consumer, Task]:
-    """The consumer that runs a service's scheduled jobs, and the scheduler that enqueues them."""
+    """Return the consumer that runs a service's scheduled jobs, and the scheduler that enqueues
+    them."""
     known = options["sessions"]
     consumer = TransactionalConsumer(
         topology.queue(f"{service.replace('_', '-')}.jobs"),
@@ -157,7 +163,7 @@ def jobs(
 def consumer_options(
     parts: Messaging, consuming: BrokerConnection, engine: AsyncEngine, *, source: str
 ) -> dict[str, Any]:
-    """What every consumer of a worker is given."""
+    """Return the options common to all consumers of a worker."""
     return {
         "broker": consuming,
         "publisher": parts.publisher,
@@ -174,9 +180,9 @@ def sessions(engine: AsyncEngine) -> Sessions:
 
 @dataclass
 class Watchdog:
-    """Liveness of a worker: a consumer that stays away although the broker is there is a fault.
+    """Liveness of a worker: a consumer that stays absent while the broker is connected is a fault.
 
-    A broker or a database that is away is not: restarting would not bring it back.
+    An unreachable broker or database is none: a restart would not bring it back.
     """
 
     brokers: Sequence[BrokerConnection]
@@ -235,5 +241,5 @@ def all_checks(*checks: Check) -> Check:
 
 
 async def always_healthy() -> str | None:
-    """For processes whose being there to answer is all that liveness asks."""
+    """Report no fault, for processes that are alive if they respond at all."""
     return None

@@ -1,4 +1,4 @@
-"""`/v1/schedules`: see, pause, run and cancel a service's scheduled jobs."""
+"""`/v1/schedules`: list, pause, run and cancel a service's scheduled jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.scheduling import scheduler
 
 
 class ScheduleView(BaseModel):
-    """A scheduled job and how its last run ended. Times are UTC."""
+    """Scheduled job and the outcome of its last run. Times are in UTC."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -36,8 +36,10 @@ class RunOrdered(BaseModel):
 
 
 def schedules_router(service: str, tenant: str) -> APIRouter:
-    """See, pause, resume, run and cancel the service's scheduled jobs, which serve all tenants:
-    only for callers of `tenant`, the one that runs them."""
+    """Return the endpoints that list, pause, resume, run and cancel the service's scheduled jobs.
+
+    The jobs serve all tenants, so only callers of `tenant`, which runs them, have access.
+    """
     router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 
     def check(caller: Caller) -> None:

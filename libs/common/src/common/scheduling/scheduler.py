@@ -1,4 +1,5 @@
-"""Jobs by the clock. A tick only writes a job message; the job runs on whichever worker gets it."""
+"""Scheduled jobs. A tick only writes a job message; the job runs on whichever worker receives
+it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ log = get_logger(__name__)
 
 _TICK_SECONDS = 1.0
 _REGISTER_SECONDS = 60.0
-# What no version has registered for so long is gone; an update is rolled out, or back, before that.
+# A job that no version has registered for this long is deleted; rollouts and rollbacks finish
+# sooner.
 _FORGOTTEN_AFTER = timedelta(days=7)
 _LEADER_LOCK = func.pg_try_advisory_xact_lock(func.hashtext("paybus-scheduler"))
 
@@ -41,7 +43,7 @@ Job = Callable[[UnitOfWork, Event[RunJob]], Awaitable[str]]
 
 @dataclass(frozen=True)
 class Every:
-    """At a fixed interval."""
+    """Schedule at a fixed interval."""
 
     interval: timedelta
 
@@ -54,7 +56,7 @@ class Every:
 
 @dataclass(frozen=True)
 class Cron:
-    """At the times of a cron expression (five fields), in a time zone, daylight saving included."""
+    """Schedule by a cron expression (five fields) in a time zone, daylight saving included."""
 
     expression: str
     zone: str = "UTC"
@@ -69,7 +71,7 @@ class Cron:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`name` is the job's; `run` returns a sentence about what it did."""
+    """Job `name` with its schedule; `run` returns a sentence about what it did."""
 
     name: str
     when: Every | Cron
@@ -77,11 +79,12 @@ class Schedule:
 
 
 class Scheduler(PeriodicTask):
-    """Ticks once a second. One runs in every worker: who gets the advisory lock ticks.
+    """Task that enqueues due jobs, once a second. One runs in every worker; the advisory lock
+    elects one.
 
-    Moving `next_run_at` on and writing the job message are one transaction, so a tick is neither
-    lost nor doubled. Runs that were missed while nothing ran are made up for once, not one by one.
-    The time is the database's: a machine whose clock is wrong would move the jobs of all others.
+    Advancing `next_run_at` and writing the job message are one transaction, so a tick is neither
+    lost nor duplicated. Runs that were missed while nothing ran are made up for once, not one by
+    one. The time is the database's: a machine with a wrong clock would move the jobs of all others.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class Scheduler(PeriodicTask):
     async def step(self) -> bool:
         try:
             if time.monotonic() >= self._next_registration:
-                await self.register()  # again and again: what is not, is of another version
+                await self.register()  # repeated: unregistered jobs expire
                 self._next_registration = time.monotonic() + _REGISTER_SECONDS
             await self.tick()
         except sqlalchemy.exc.SQLAlchemyError as error:
@@ -110,7 +113,7 @@ class Scheduler(PeriodicTask):
             if not await session.scalar(select(_LEADER_LOCK)):
                 return
             now = await tenant_rows.database_now(session)
-            known = schedules.c.name.in_(list(self._schedule))  # others are of another version
+            known = schedules.c.name.in_(list(self._schedule))  # others belong to another version
             found = await session.execute(
                 select(schedules.c.name, schedules.c.next_run_at)
                 .where(known, ~schedules.c.paused)
@@ -135,8 +138,10 @@ class Scheduler(PeriodicTask):
                 )
 
     async def register(self) -> None:
-        """Write the schedule into the database; what was paused stays paused. While versions mix,
-        each leaves the others' jobs alone, and of two opinions about one job the sooner run holds.
+        """Write the schedule to the database; paused jobs stay paused.
+
+        While versions are mixed, each leaves the others' jobs alone, and where two differ about a
+        job the earlier next run applies.
         """
         async with self._sessions.begin() as session:
             now = await tenant_rows.database_now(session)
@@ -169,8 +174,10 @@ async def enqueue_run(
     at: datetime,
     goes_on: Event[RunJob] | None = None,
 ) -> str:
-    """Have `job` run once, when the session commits; returns the run's id. `goes_on` is the run
-    whose rest this one does."""
+    """Run `job` once when the session commits; return the run's id.
+
+    `goes_on` is the run whose remaining work this one does.
+    """
     first = goes_on and (goes_on.data.first_ordered_at or goes_on.time)
     run_id = derived_id(service, job, at.isoformat())
     order = new_event(
@@ -189,11 +196,11 @@ async def enqueue_run(
 def job_handler(
     sessions: Sessions, schedule: Sequence[Schedule]
 ) -> Callable[[UnitOfWork, Event[RunJob]], Awaitable[None]]:
-    """The consumer's handler for job messages: runs the job and keeps its outcome."""
+    """Return the consumer's handler for job messages: it runs the job and stores its outcome."""
     jobs: Mapping[str, Job] = {each.name: each.run for each in schedule}
     for each in jobs:
         for outcome in ("succeeded", "failed", "cancelled"):
-            metrics.job_runs.labels(each, outcome)  # from 0 on, or the first is not seen
+            metrics.job_runs.labels(each, outcome)  # from 0, or the first increment is missed
 
     async def handle(work: UnitOfWork, event: Event[RunJob]) -> None:
         name = event.data.job
@@ -206,7 +213,7 @@ def job_handler(
         try:
             result = await jobs[name](work, event)
         except Exception as error:
-            # In a transaction of its own: the job's is about to be rolled back.
+            # In a separate transaction: the job's own is about to be rolled back.
             async with sessions.begin() as session:
                 await _keep_outcome(session, name, started, "failed", describe(error))
             raise
@@ -245,13 +252,16 @@ async def list_all(session: AsyncSession) -> list[dict[str, Any]]:
 
 
 async def get(session: AsyncSession, name: str) -> dict[str, Any]:
-    """Raises `NotFound`."""
+    """Return the schedule. Raise `NotFound`."""
     found = await session.execute(select(schedules).where(schedules.c.name == name))
     return _row(found, name)
 
 
 async def set_paused(session: AsyncSession, name: str, *, paused: bool) -> dict[str, Any]:
-    """Raises `NotFound`. A schedule that was due while paused runs once after it is resumed."""
+    """Pause or resume a schedule. Raise `NotFound`.
+
+    A schedule that was due while paused runs once after it is resumed.
+    """
     changed = await session.execute(
         update(schedules).where(schedules.c.name == name).values(paused=paused).returning(schedules)
     )
@@ -259,8 +269,11 @@ async def set_paused(session: AsyncSession, name: str, *, paused: bool) -> dict[
 
 
 async def cancel(session: AsyncSession, name: str) -> dict[str, Any]:
-    """Raises `NotFound`. What was ordered until now and has not begun never will; a run that is
-    under way leaves nothing to another one. Later ticks run as ever."""
+    """Cancel the runs enqueued until now. Raise `NotFound`.
+
+    A run that has not begun never will; a run in progress leaves no work to a further one. Later
+    ticks run as usual.
+    """
     changed = await session.execute(
         update(schedules)
         .where(schedules.c.name == name)

@@ -1,4 +1,4 @@
-"""The table of scheduled jobs."""
+"""Table of scheduled jobs."""
 
 from __future__ import annotations
 

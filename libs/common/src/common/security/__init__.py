@@ -1,1 +1,1 @@
-"""Encryption of what the database stores."""
+"""Encryption of stored secrets."""

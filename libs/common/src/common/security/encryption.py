@@ -1,4 +1,4 @@
-"""Secrets at rest: encrypted with keys that can be changed while everything runs."""
+"""Encryption of stored secrets, with keys that can be changed while all processes run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.settings import CommaSeparated, Settings, split_commas
 
 
 class DecryptionFailed(Permanent):
-    """None of the keys opens it."""
+    """None of the keys decrypts the value."""
 
 
 def _fernet_key(key: SecretStr) -> SecretStr:
@@ -41,8 +41,10 @@ class EncryptionSettings(Settings):
 
 
 class SecretBox:
-    """Fernet (AES-128-CBC with HMAC-SHA256), https://github.com/fernet/spec. The first key
-    encrypts."""
+    """Fernet encryption (AES-128-CBC with HMAC-SHA256), https://github.com/fernet/spec.
+
+    The first key encrypts; all keys decrypt.
+    """
 
     def __init__(self, keys: Sequence[SecretStr]) -> None:
         self._fernet = MultiFernet([Fernet(key.get_secret_value()) for key in keys])
@@ -55,11 +57,11 @@ class SecretBox:
         return self._fernet.encrypt(content)
 
     def decrypt(self, sealed: str) -> str:
-        """Raises `DecryptionFailed`."""
+        """Return the plain text. Raise `DecryptionFailed`."""
         return self.open_bytes(sealed.encode()).decode()
 
     def open_bytes(self, sealed: bytes) -> bytes:
-        """Raises `DecryptionFailed`."""
+        """Return the plain bytes. Raise `DecryptionFailed`."""
         try:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
@@ -68,7 +70,8 @@ class SecretBox:
             ) from None
 
     def reencrypt(self, sealed: bytes) -> bytes | None:
-        """Sealed with the first key; None when it is already. Raises `DecryptionFailed`."""
+        """Return it encrypted with the first key; None when it already is. Raise
+        `DecryptionFailed`."""
         try:
             self._first.decrypt(sealed)
         except InvalidToken:

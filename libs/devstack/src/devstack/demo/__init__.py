@@ -1,1 +1,1 @@
-"""What `make demo` and its kin play through, on this machine."""
+"""The scenarios of `make demo` and its variants, on this machine."""

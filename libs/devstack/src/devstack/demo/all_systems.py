@@ -1,4 +1,4 @@
-"""The end of `make demo`: a row for each of the five systems that Paybus replaces."""
+"""The end of `make demo`: one row for each of the five systems that Paybus replaces."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _XAF_FOR_A_EURO = Decimal("655.957")
 
 
 async def play(system: System, keys: DevKeys, console: Console) -> bool:
-    """After Stripe's and mobile money's subscriptions. Whether all came true."""
-    introduce(system.layout)  # nothing is dropped any more
+    """Run after the subscriptions by Stripe and mobile money. Return whether all checks passed."""
+    introduce(system.layout)  # no callbacks are dropped any more
     headers = {"Authorization": f"Bearer {keys.token('operator')}"}
     async with httpx.AsyncClient(headers=headers, timeout=30) as http:
         started = time.monotonic()
@@ -46,7 +46,7 @@ async def play(system: System, keys: DevKeys, console: Console) -> bool:
 
 
 async def _organizations(system: System, http: httpx.AsyncClient) -> list[Check]:
-    """By whom the customers who have one pay."""
+    """Count the provisioned customers by their payment provider."""
     subscriptions = await everything(
         http, f"{system.layout.url('subscription-api')}/v1/subscriptions", status="active"
     )
@@ -68,7 +68,7 @@ async def _organizations(system: System, http: httpx.AsyncClient) -> list[Check]
 async def _finance(
     system: System, keys: DevKeys, http: httpx.AsyncClient, console: Console
 ) -> Check:
-    """Commands at Stripe up to their webhooks, and banks up to equal books."""
+    """Check commands at Stripe up to their webhooks, and banks up to equal records."""
     console.print(f"finance: a subscription is cancelled and resumed, {_BANKS} banks are linked")
     url = f"{system.layout.url('subscription-api')}/v1"
     page = await http.get(f"{url}/subscriptions", params={"status": "active", "limit": 200})
@@ -119,7 +119,7 @@ async def _marketplace(
 
 
 async def _rate(system: System, http: httpx.AsyncClient) -> Check:
-    """A thousand dollars by the day's rate, and by the source's own."""
+    """Compare a thousand dollars at the day's rate with the source's own rate."""
     orders = f"{system.layout.url('orders-api')}/v1"
     (await http.post(f"{orders}/schedules/rates/run")).raise_for_status()
     asked = {"amount": "100000", "from": "USD", "to": "XAF"}
@@ -136,7 +136,7 @@ async def _rate(system: System, http: httpx.AsyncClient) -> Check:
 
 
 async def _payouts(system: System, keys: DevKeys, console: Console) -> Check:
-    """Sent while providers lose answers, some of them after the work."""
+    """Send payouts while providers lose responses, some of them after the work."""
     console.print(f"payouts: {_PAYOUTS}, at providers that lose answers")
     payday = Payday(system.layout, keys, _PAYOUTS, _SEED)
     before = await payday.states()
@@ -162,5 +162,5 @@ async def _payouts(system: System, keys: DevKeys, console: Console) -> Check:
 
 async def _until(settled: Callable[[], Awaitable[bool]]) -> None:
     until = time.monotonic() + _PATIENCE_SECONDS
-    while not await settled() and time.monotonic() < until:  # noqa: ASYNC110 - it is others who act
+    while not await settled() and time.monotonic() < until:  # noqa: ASYNC110 - other processes act
         await asyncio.sleep(0.5)

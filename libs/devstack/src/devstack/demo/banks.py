@@ -1,6 +1,6 @@
 """`make demo-banks`: users link their banks, whose data changes while it is read, whose webhooks
-get lost, and whose provider limits and fails, while workers are killed; then the bank's books and
-ours are compared row by row."""
+get lost, and whose provider rate-limits and fails, while workers are killed; then the bank's
+records and ours are compared row by row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAILING = 0.05
 _WORKER_DIES_EVERY_SECONDS = 3.0
 _PATIENCE_SECONDS = 300
 _SEED = 50
-# A day in ten seconds, so that the sweep heals what no webhook told.
+# A day in ten seconds, so that the sweep recovers what no webhook reported.
 _ENVIRONMENT = {
     "BANK_SYNC_MAX_AGE_HOURS": str(10 / 3600),
     "BANKS_INTERVAL_SECONDS": "1",
@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 
 @dataclass
 class Tally:
-    """Rows at the bank, those of ours that are equal, and ours that the bank does not have."""
+    """Rows at the bank, our rows equal to them, and our rows that the bank does not have."""
 
     there: Counter[str] = field(default_factory=Counter)
     equal: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ def main(items: int, transactions: int) -> int:
         console,
         replicas={"bank-sync-worker": 2},
         extra_env=_ENVIRONMENT,
-        # More than the sandbox allows, so that it has to say no.
+        # More than the sandbox allows, so that it has to refuse calls.
         bank_options={"item_syncs": 60, "circuit_reset_seconds": 2},
     ) as (system, keys):
         return asyncio.run(_play(Banks(system, keys), console, items, transactions))
@@ -112,7 +112,7 @@ class Banks:
     def __init__(self, system: System, keys: DevKeys) -> None:
         self._system = system
         self._layout = system.layout
-        self._dice = random.Random(_SEED)  # noqa: S311 - so that each run tells the same story
+        self._dice = random.Random(_SEED)  # noqa: S311 - the same scenario in each run
         token = keys.token("operator")
         self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60)
         self._items: list[str] = []
@@ -128,7 +128,7 @@ class Banks:
         await self._sandbox("PUT", "/plaid/_limits", per_minute=None)
 
     async def live(self, items: int, transactions: int) -> None:
-        """Users link their banks, and life goes on there."""
+        """Link banks as their users, and change the data there."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(number: int) -> None:
@@ -161,7 +161,7 @@ class Banks:
             "remove": self._dice.randint(0, 3),
             "post": self._dice.randint(0, 4),
         }
-        # So much that it takes two pages, which are disturbed in between.
+        # Enough changes for two pages, with a change in between.
         if self._dice.random() < 0.2:
             what |= {"add": 600, "mutate": 1}
         self._happened.update(what)
@@ -172,13 +172,13 @@ class Banks:
         await kill_workers(self._system, worker, self._dice, every)
 
     async def compare(self) -> Tally:
-        """Both books, row by row."""
+        """Compare both sides' records, row by row."""
         tally = Tally()
         theirs = (await self._sandbox("GET", "/plaid/_books"))["items"]
         linked = {each["item_id"] for each in await self._all("items")}
         tally.there["items"] = len(self._items)
         tally.equal["items"] = len(linked & {*self._items})
-        transactions = await self._all("transactions")  # whose accounts are there by then
+        transactions = await self._all("transactions")  # their accounts exist by then
         accounts = {each["id"]: each for each in await self._all("accounts")}
         ours = {each["account_id"]: each for each in accounts.values()}
         for item in self._items:
@@ -200,7 +200,7 @@ class Banks:
         return tally
 
     async def given_up(self) -> Sequence[str]:
-        """Why, of each after which no other one took over."""
+        """Return the errors of the failed syncs that no later sync took over."""
         errors = [str(each["error"]) for each in await self._all("syncs", status="failed")]
         return [each for each in errors if "took over" not in each]
 

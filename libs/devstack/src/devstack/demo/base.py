@@ -1,4 +1,4 @@
-"""What every part of the demo has: the running system, its APIs, and what is heard of it."""
+"""Shared parts of the demos: the running system, its APIs, and the events received from it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from devstack.demo.report import Bars, Check
 from devstack.processes.system import System
 from devstack.tokens import DevKeys
 
-_PATIENCE_SECONDS = 90  # without any news; longer than a killed worker's lease and retry
+_PATIENCE_SECONDS = 90  # without any event; longer than a killed worker's lease and retry
 
 
 @dataclass
 class Stage:
-    """`listeners` hear every event on the exchanges, as any other consumer would."""
+    """The system under demonstration. `listeners` receive every event on the exchanges, like any
+    other consumer."""
 
     system: System
     connection: AbstractConnection
@@ -59,13 +60,13 @@ class Stage:
             self.broken = str(error)
             return
         if event.type.startswith("job.run."):
-            return  # the clock's, no news
+            return  # a scheduled job, not progress
         self.last_news = time.monotonic()
         for listener in self.listeners:
             listener(event)
 
     async def settle(self) -> None:
-        """Stand-ins send their last webhooks some time after the calls; let them come in."""
+        """Wait for the last webhooks, which stand-ins send some time after the calls."""
         while (quiet := time.monotonic() - self.last_news) < 2:  # noqa: ASYNC110
             await asyncio.sleep(2 - quiet)
 
@@ -83,14 +84,14 @@ class Stage:
 
 
 class Part(ABC):
-    """A story that the demo tells."""
+    """A scenario of the demo."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         stage.listeners.append(self.hear)
 
     async def play(self) -> bool:
-        """Whether all came true."""
+        """Run the scenario. Return whether all checks passed."""
         story = asyncio.create_task(self.act())
         try:
             with Bars(self.stage.console, self.counts) as show:
@@ -120,7 +121,7 @@ class Part(ABC):
 
     @abstractmethod
     async def act(self) -> None:
-        """What the outside world does."""
+        """Act as the outside world."""
 
     @abstractmethod
     def hear(self, event: Event[Any]) -> None: ...
@@ -133,15 +134,15 @@ class Part(ABC):
 
     @abstractmethod
     async def checks(self) -> list[Check]:
-        """Asked of the services' own APIs and of the stand-ins' books."""
+        """Check the services' own APIs and the stand-ins' records."""
 
     @abstractmethod
     async def tables(self, checks: list[Check]) -> list[Table]: ...
 
 
 async def insist(http: httpx.AsyncClient, url: str, **request: Any) -> dict[str, Any]:
-    """Post it, with the same key again while the answer is that it is not known or not the time,
-    as docs/guides/checkouts.md tells callers to."""
+    """Post, and post again with the same key while the result is unknown or the service is busy, as
+    docs/guides/checkouts.md instructs callers to do."""
     async for attempt in AsyncRetrying(
         retry=retry_if_exception(_is_passing), wait=wait_fixed(1), stop=stop_after_delay(60)
     ):
@@ -160,7 +161,7 @@ def _is_passing(error: BaseException) -> bool:
 
 
 async def everything(http: httpx.AsyncClient, url: str, **filters: str) -> list[dict[str, Any]]:
-    """All pages of a list."""
+    """Return all pages of a list."""
     found: list[dict[str, Any]] = []
     cursor = None
     while True:

@@ -1,5 +1,5 @@
-"""`make demo-dead-letters`: a cause is mended, and everything that failed by it is sent again,
-while operations is killed; then each message's outcome is counted where it had its effect."""
+"""`make demo-dead-letters`: a cause is fixed, and all messages that failed because of it are
+replayed while operations is killed; then outcomes are counted where each had its effect."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def _play(cemetery: Cemetery, system: System, console: Console) -> int:
             kill_workers(
                 system,
                 "operations-worker",
-                random.Random(_SEED),  # noqa: S311 - so that each run tells the same story
+                random.Random(_SEED),  # noqa: S311 - the same scenario in each run
                 _OPERATIONS_DIES_EVERY_SECONDS,
             )
         )
@@ -132,7 +132,8 @@ class Cemetery:
         return self.count // _BAD_ONE_IN
 
     async def measure_consumer(self, count: int) -> float:
-        """Messages a second of the same kind, as many bad ones among them, from a full queue."""
+        """Return the consumer's messages per second from a full queue, of the same kind and with
+        the same share of bad ones."""
         await self._publish("", _payments("measured", count), None)
         before = time.monotonic()
         self._system.start([_CONSUMER])
@@ -171,7 +172,7 @@ class Cemetery:
         return self.collected
 
     async def time_pages(self) -> Mapping[str, float]:
-        """The median time of an answer, in seconds."""
+        """Return the median response time of each page, in seconds."""
         found = {}
         for path in ("dead-letters", "dead-letters/groups"):
             times = []
@@ -227,7 +228,7 @@ class Cemetery:
         return int(self._ask(query, pattern))
 
     def _ask(self, query: str, parameter: str) -> float:
-        """One figure of the subscription service's database."""
+        """Return one figure from the subscription service's database."""
         url = self._layout.databases["subscription"].replace("+psycopg", "")
         with psycopg.connect(url) as connection:
             row = connection.execute(query, [parameter]).fetchone()
@@ -246,7 +247,7 @@ def _payments(prefix: str, count: int) -> Sequence[Event[PaymentOutcome]]:
 
 
 def _payment(id_: str, reason: str | None = None) -> Event[PaymentOutcome]:
-    """PostgreSQL stores no NUL: with one as its reason it can't be written."""
+    """Return a payment. A NUL in `reason` makes it impossible to write: PostgreSQL stores none."""
     return new_event(
         id=id_,
         type="payment.failed",

@@ -1,4 +1,4 @@
-"""What every demo begins with: a system of its own, and workers that die."""
+"""The start of every demo: a system of its own, and workers that die."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def scene(
     replicas: Mapping[str, int] | None = None,
     **options: Any,
 ) -> Iterator[tuple[System, DevKeys]]:
-    """The processes run, on databases and a virtual host that begin empty; they end with the block.
-    `replicas` says of which there are how many; `options` are `plan`'s."""
-    # Progress goes to the terminal; the SDKs' and the broker client's chatter does not.
+    """Run the processes on databases and a virtual host that start empty; they end with the block.
+    `replicas` are the numbers of processes where several run; `options` are those of `plan`."""
+    # The terminal displays progress, not the logs of the SDKs and the broker client.
     logging.disable(logging.CRITICAL)
     logs = PAYBUS / name / "logs"
     shutil.rmtree(logs, ignore_errors=True)
@@ -60,7 +60,7 @@ def scene(
 
 
 async def kill_workers(system: System, worker: str, dice: random.Random, every: float) -> None:
-    """SIGKILL one of the worker's replicas every so many seconds; each is started again."""
+    """SIGKILL one of the worker's replicas every `every` seconds; each is started again."""
     while True:
         await asyncio.sleep(every)
         running = [

@@ -1,4 +1,4 @@
-"""`make demo`: the systems that Paybus replaces, played through on this machine."""
+"""`make demo`: scenarios of the systems that Paybus replaces, on this machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main(subscriptions: int, checkouts: int) -> int:
 async def play(
     system: System, keys: DevKeys, console: Console, subscriptions: int, checkouts: int
 ) -> bool:
-    """Whether all came true, in a scene with `OPTIONS`."""
+    """Run all scenarios in a scene with `OPTIONS`. Return whether all checks passed."""
     introduce(system.layout)
     connection = await aio_pika.connect(system.layout.rabbitmq_url)
     async with connection:

@@ -1,6 +1,6 @@
-"""A shop on mobile money: payers who pay or do not, callbacks that are lost, doubled and forged.
+"""A shop on mobile money: payers who pay or do not, callbacks that are lost, duplicated and forged.
 
-What is forged has the provider's secret and names a real payment: it is a lie all the same.
+A forged callback has the provider's secret and names a real payment, but its claim is false.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MobileMoneyShop(Part):
         super().__init__(stage)
         self._wanted = wanted
         self._fates = _fates(wanted)
-        self._started: dict[str, dict[str, Any]] = {}  # by the subscription that it is for
+        self._started: dict[str, dict[str, Any]] = {}  # by the subscription that each is for
         self._paid: set[str] = set()
         self._forged: dict[str, str] = {}  # the payment's reference
         self._told: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class MobileMoneyShop(Part):
         return await self._forgeries_asked_about() == len(self._forged)
 
     async def _forgeries_asked_about(self) -> int:
-        """How many forged payments the provider was asked about."""
+        """Return how many forged payments were confirmed by a status query."""
         forged = set(self._forged.values())
         payments = (await self._books("sandbox-providers"))["payments"]
         return sum(each["asked"] > 0 for each in payments if each["reference"] in forged)
@@ -167,7 +167,7 @@ class MobileMoneyShop(Part):
         return table
 
     async def _healed(self) -> Mapping[str, int]:
-        """As the gateway's worker counts it."""
+        """Return the recovered payments as counted by the gateway's worker."""
         async with httpx.AsyncClient() as http:
             answer = await http.get(f"{self.stage.url('webhook-gateway-worker')}/metrics")
         return {
@@ -190,9 +190,9 @@ class MobileMoneyShop(Part):
 
 
 def _fates(count: int) -> list[str]:
-    """What becomes of each checkout, in the shares that are wanted and in no order."""
+    """Return the outcome of each checkout, in the configured shares and in random order."""
     shares = {"forged": _FORGED, "failed": _FAILED, "ignored": _IGNORED}
     fates = [fate for fate, share in shares.items() for _ in range(round(count * share))]
     fates += ["paid"] * (count - len(fates))
-    random.Random(_SEED).shuffle(fates)  # noqa: S311 - so that each run tells the same story
+    random.Random(_SEED).shuffle(fates)  # noqa: S311 - the same scenario in each run
     return fates

@@ -1,5 +1,5 @@
 """`make demo-orders`: thousands of orders of several sellers; a third is never paid, some are paid
-too late, some are refunded, while workers are killed. Then every book is added up."""
+too late, some are refunded, while workers are killed. Then all ledgers are added up."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SEED = 3
 
 @dataclass
 class Bought:
-    """What one buyer means to do, and what came of it."""
+    """One buyer's intent, and the resulting order."""
 
     fate: str
     lines: list[dict[str, Any]]
@@ -55,7 +55,7 @@ class Bought:
 
     @property
     def provider(self) -> str:
-        """Money that will go back is paid where it can."""
+        """The payment provider; orders to be refunded are paid where refunds are possible."""
         return "fapshi" if self.fate == "paid" else "stripe"
 
 
@@ -67,7 +67,7 @@ class Marketplace:
     ) -> None:
         self._layout = layout
         self._grace, self._holding = grace, holding
-        self._dice = random.Random(_SEED)  # noqa: S311 - so that each run tells the same story
+        self._dice = random.Random(_SEED)  # noqa: S311 - the same scenario in each run
         self._http = {
             role: httpx.AsyncClient(
                 headers={"Authorization": f"Bearer {keys.token(role)}"}, timeout=60
@@ -96,11 +96,11 @@ class Marketplace:
                 "details": {"phone": f"6{number:08}"},
                 "schedule": {"kind": "threshold"},
             }
-            # Who says where money goes approves none of it.
+            # The role that sets where money goes approves none of it.
             await self._call("admin", "POST", "payouts-api", "/v1/recipients", body)
 
     async def trade(self) -> None:
-        """Half of the orders are placed under each rule for late payments."""
+        """Place the orders, half of them under each rule for late payments."""
         for rule in ("refund", "reopen"):
             terms = {
                 "currency": _CURRENCY,
@@ -122,14 +122,14 @@ class Marketplace:
         await self._refund()
 
     async def approve(self) -> None:
-        """Payouts that are so large that they wait for a second person."""
+        """Approve the payouts whose amount requires a second person."""
         for payout in await self._all("payouts-api", "/v1/payouts", state="scheduled"):
             path = f"/v1/payouts/{payout['id']}/approve"
             body = {"reason": "the seller is known"}
             await self._call("approver", "POST", "payouts-api", path, body)
 
     async def settled(self) -> bool:
-        """Whether every order is at its end, and what is owed to sellers was told to payouts."""
+        """Return whether every order is final, and payouts are requested for all that is owed."""
         await self.approve()
         states = Counter(each["state"] for each in await self.orders())
         open_ = states["placed"] + states["awaiting_payment"] + states["paid"]
@@ -140,7 +140,7 @@ class Marketplace:
         if any(balances["pending"].values()) or any(
             each > 0 for each in balances["available"].values()
         ):
-            return False  # below zero is who was paid before a refund: nothing more is to come
+            return False  # below zero: sellers paid before a refund; no payout follows
         return all(
             each["owed"] == each["requested"] == -balances["platform"][each["seller"]]
             for each in await self._report()
@@ -213,7 +213,7 @@ class Marketplace:
         return await self._call("operator", "POST", "orders-api", path, wanted)
 
     async def _pay(self, buyer: Bought, payment: dict[str, Any]) -> None:
-        """What the buyer does; the page that was opened has the provider's name of the payment."""
+        """Pay as the buyer; the checkout has the provider's name of the payment."""
         path = f"/v1/checkouts/{payment['id']}"
         checkout = await self._call("viewer", "GET", "subscription-api", path)
         if buyer.provider == "stripe":
@@ -256,7 +256,7 @@ class Marketplace:
     async def _call(
         self, role: str, method: str, process: str, path: str, body: Any = None
     ) -> dict[str, Any]:
-        """Again, with the same key, until somebody answers."""
+        """Call again, with the same key, until a service responds."""
         url = f"{self._layout.url(process)}{path}"
         headers = {"Idempotency-Key": f"demo-{self._dice.getrandbits(80):x}"}
         while True:
@@ -278,7 +278,7 @@ class Marketplace:
         return list(found)
 
     async def _balances(self) -> dict[str, Counter[str]]:
-        """By ledger account and recipient."""
+        """Return balances by ledger account and recipient."""
         found: dict[str, Counter[str]] = {}
         for each in await self._all("payouts-api", "/v1/recipients"):
             path = f"/v1/recipients/{each['id']}"
@@ -305,7 +305,7 @@ class Marketplace:
         return sum((await self._stripe("refunds")).values())
 
     async def _stripe(self, what: str) -> Counter[str]:
-        """Amounts of the account's objects, by id."""
+        """Return the amounts of the account's objects, by id."""
         found: Counter[str] = Counter()
         last = ""
         url = f"{self._layout.url('sandbox-stripe')}/v1/{what}"
@@ -327,7 +327,7 @@ class Marketplace:
 
     def _buyers(self, count: int) -> Iterator[Bought]:
         shares = {"never": _NEVER, "late": _LATE, "partly": _PARTLY, "wholly": _WHOLLY}
-        # Two of each at least: one under each rule.
+        # At least two of each, one under each rule.
         fates = [
             fate for fate, share in shares.items() for _ in range(max(2, round(count * share)))
         ]

@@ -1,6 +1,6 @@
 """A directory: a Stripe emulator's own signed webhooks, through to provisioned organizations.
 
-Customers, plans and subscriptions are made with the official SDK; everything after that is Paybus.
+Customers, plans and subscriptions are created with the official SDK; the rest is Paybus.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from common.contracts.event import Event
 from devstack.demo.base import Part, Stage, everything
 from devstack.demo.report import Check, table_of_checks, table_of_times
 
-# Six webhooks each. The emulator, the SDK and all of Paybus share this machine's cores; faster than
-# this the table would show the queue in front of the emulator.
+# Six webhooks each. The emulator, the SDK and all of Paybus share this machine's cores; a higher
+# rate would measure the queue in front of the emulator.
 _PER_SECOND = 20
 
 
@@ -108,11 +108,11 @@ class Directory(Part):
 
 
 async def _subscribe(client: stripe.StripeClient, number: int) -> None:
-    """What a shop does for a new customer."""
+    """Subscribe a new customer, as a shop does."""
     email = f"owner-{number}@example.com"
     name = f"Organization {number}"
     customer = await client.v1.customers.create_async({"email": email, "name": name})
-    # A test card's number, which the SDK's types leave out because only browsers should send one.
+    # The number of a test card. The SDK's types omit it because only browsers should send one.
     card: Any = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
     method = await client.v1.payment_methods.create_async({"type": "card", "card": card})
     await client.v1.payment_methods.attach_async(method.id, {"customer": customer.id})

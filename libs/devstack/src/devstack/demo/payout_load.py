@@ -1,5 +1,5 @@
-"""A platform's payday: many payouts at once, to providers that answer badly. Afterwards their books
-and ours are compared, one payout after the other."""
+"""A platform's payday: many concurrent payouts, to providers with faults. Afterwards their records
+and ours are compared, payout by payout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "PAYOUT_STATUS_POLL_DELAY_SECONDS": "5",
     "PROVIDER_TIMEOUT_SECONDS": "2",
 }
-# What the stand-ins have done by then they have done.
+# The stand-ins create a payout within this grace period or not at all.
 OPTIONS: Mapping[str, Any] = {"not_found_grace_seconds": 2, "rate_per_second": 500}
 
 LOST, FAILING, LIMITED = 0.1, 0.1, 0.05
@@ -36,7 +36,7 @@ _AT_ONCE = 8
 
 @dataclass
 class Tally:
-    """What both books say, by provider."""
+    """The contents of both sides' records, by provider."""
 
     ordered: Counter[str] = field(default_factory=Counter)
     paid: Counter[str] = field(default_factory=Counter)
@@ -55,13 +55,13 @@ class Payday:
         self.count = count
         self._layout = layout
         self._keys = keys
-        self._dice = random.Random(seed)  # noqa: S311 - so that each run tells the same story
+        self._dice = random.Random(seed)  # noqa: S311 - the same scenario in each run
         self._recipients: list[tuple[str, str]] = []
         self._wanted: dict[str, dict[str, Any]] = {}  # by the payout's id
         self._references: dict[str, str] = {}
 
     async def prepare(self, sellers: int = 100) -> None:
-        """Recipients, while everything is well; then it is not."""
+        """Create recipients without faults, and then enable the faults."""
         introduce_providers(self._layout)
         async with self._client("approver") as http:
             for number in range(sellers):
@@ -79,11 +79,12 @@ class Payday:
         await self._sandbox("PUT", "/_delivery", duplicate=0.2, delay_seconds=2)
 
     async def behave_well(self) -> None:
-        """What providers have lost until then they have lost."""
+        """Disable the faults; responses that were lost before stay lost."""
         await self._sandbox("PUT", "/_payouts/behaviour", delay_seconds=0.05)
 
     async def order(self) -> None:
-        """In batches; what is not answered is ordered again with the same key."""
+        """Request the payouts in batches; a batch without a response is requested again with the
+        same key."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(number: int, size: int) -> None:
@@ -111,7 +112,7 @@ class Payday:
                 batches.create_task(one(number, size))
 
     async def states(self) -> Mapping[str, int]:
-        """Payouts by state; asked until somebody answers."""
+        """Return payouts by state; retried until a response arrives."""
         while True:
             try:
                 async with self._client("viewer") as http:
@@ -123,7 +124,7 @@ class Payday:
                 return states
 
     async def settled(self) -> bool:
-        """Whether every payout is at its end, here and there."""
+        """Return whether every payout is final, on both sides."""
         states = await self.states()
         if states.get("paid", 0) + states.get("returned", 0) < self.count:
             return False
@@ -132,7 +133,7 @@ class Payday:
         return there["pending"] == 0 and there["returned"] == states.get("returned", 0)
 
     async def tally(self) -> Tally:
-        """Compare both books; every payout, and every unit."""
+        """Compare both sides' records: every payout, and every unit."""
         found = Tally()
         theirs: dict[str, list[dict[str, Any]]] = {}
         for each in (await self._sandbox("GET", "/_payouts"))["transfers"]:

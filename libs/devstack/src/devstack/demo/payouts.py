@@ -1,5 +1,5 @@
-"""`make demo-payouts`: a payday over three providers that answer badly, while workers and broker
-are killed; then the providers' books and ours are compared."""
+"""`make demo-payouts`: a payday over three providers with faults, while workers and broker are
+killed; then the providers' records and ours are compared."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _by_provider(payday: Payday, tally: Tally, calls: object) -> Table:
 
 
 def _verify(system: System) -> bool:
-    """As an operator does it."""
+    """Verify the ledger as an operator does."""
     command = [sys.executable, "-m", "payouts.cli.main", "verify-ledger"]
     env = {**os.environ, "DATABASE_URL": system.layout.databases["payouts"]}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -139,6 +139,6 @@ async def _trouble(system: System, broker: PrivateNode | None, killed: list[floa
                 broker.kill()
                 await asyncio.to_thread(broker.start)
 
-    dice = random.Random(_SEED)  # noqa: S311 - so that each run tells the same story
+    dice = random.Random(_SEED)  # noqa: S311 - the same scenario in each run
     dying = kill_workers(system, "payouts-worker", dice, _WORKER_DIES_EVERY_SECONDS)
     await asyncio.gather(dying, brokers())

@@ -1,4 +1,4 @@
-"""What the demo prints: progress while it runs, and a table at the end."""
+"""Output of the demos: progress while they run, and a table at the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def table_of_checks(title: str, checks: Iterable[Check]) -> Table:
 
 
 def table_of_times(title: str, times: Mapping[str, Iterable[float]]) -> Table:
-    """`times` are seconds."""
+    """Return a table of medians and 99th percentiles; `times` are seconds."""
     table = Table(title=title)
     for column in ("to", "p50", "p99"):
         table.add_column(column, justify="right" if column != "to" else "left")
@@ -52,7 +52,7 @@ def table_of_times(title: str, times: Mapping[str, Iterable[float]]) -> Table:
 
 
 class Bars:
-    """Progress bars on a terminal; a line now and then where there is none."""
+    """Progress bars on a terminal; otherwise a line every two seconds."""
 
     def __init__(self, console: Console, counts: Counts) -> None:
         self._counts = counts

@@ -1,1 +1,1 @@
-"""The processes that run on a developer's machine."""
+"""Management of the processes that run on a developer's machine."""

@@ -1,4 +1,4 @@
-"""Child processes that can't outlive the process that owns them."""
+"""Child processes that cannot outlive the process that owns them."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def wait_until(
 
 
 def stop(child: subprocess.Popen[bytes], how: signal.Signals, seconds: float) -> None:
-    """Ask with `how`, wait, then kill the whole process group."""
+    """Send `how`, wait, then kill the entire process group."""
     if child.poll() is None:
         child.send_signal(how)
         try:
             child.wait(seconds)
         except subprocess.TimeoutExpired:
             child.kill()
-    with suppress(ProcessLookupError, PermissionError):  # gone already, which is what we want
+    with suppress(ProcessLookupError, PermissionError):  # already gone, as desired
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

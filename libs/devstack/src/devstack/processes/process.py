@@ -21,15 +21,15 @@ from devstack.processes.stack import Stack
 from devstack.warm import WarmProcess
 
 _RESTART_PAUSE_SECONDS = 0.5
-# Names the setting by which processes are forked from a warm parent (`devstack.warm`).
+# The setting by which processes are forked from a warm parent (`devstack.warm`).
 WARM = "PAYBUS_WARM_START"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One process. `module` and `arguments` are what users run: `python -m <module> <arguments>`.
+    """One process. Users run `python -m <module> <arguments>`.
 
-    `ready` is the URL that answers 200 when it can work.
+    `ready` is the URL that returns 200 when the process can work.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Spec:
         return [sys.executable, "-m", self.module, *self.arguments]
 
 
-# A process ends so because of a setting, such as a port that is taken: the next one would, too.
+# The exit status for a wrong setting, such as a port in use: the next process would also fail.
 _WRONG_SETTING = 2
 
 
 class Process:
-    """A running `Spec`. With `restart` it is started again whenever it ends by itself."""
+    """A running `Spec`. With `restart` it is started again whenever it ends on its own."""
 
     def __init__(self, spec: Spec, stack: Stack, logs: Path, *, restart: bool = False) -> None:
         self.spec = spec
@@ -70,8 +70,8 @@ class Process:
         return self._popen.poll() is None
 
     def wait_ready(self, seconds: float = 60) -> None:
-        """Until `ready` answers 200, and it is this process that answers. Raises `DevstackError`
-        with the end of the log."""
+        """Wait until `ready` returns 200, and from this process. Raises `DevstackError` with the
+        end of the log."""
         if self.spec.ready is None:
             return
         port = httpx.URL(self.spec.ready).port or 80
@@ -91,11 +91,11 @@ class Process:
         self._popen.send_signal(how)
 
     def wait(self, seconds: float = 60) -> int:
-        """Until it has ended; returns its status."""
+        """Wait until the process has ended; return its status."""
         return self._popen.wait(seconds)
 
     def stop(self, seconds: float = 30) -> None:
-        """SIGTERM, wait, SIGKILL."""
+        """Stop the process: SIGTERM, wait, SIGKILL."""
         self.ask_to_stop()
         try:
             self._popen.wait(seconds)
@@ -106,19 +106,19 @@ class Process:
         self._stack.forget(self._popen.pid)
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, and do not start it again."""
+        """Send SIGTERM, and do not start the process again."""
         self._stopping = True
         if self.is_running():
             self._popen.terminate()
 
     def tail(self, lines: int = 20) -> str:
-        if not self.log.exists():  # it has not begun yet
+        if not self.log.exists():  # it has not started yet
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _start(self) -> subprocess.Popen[bytes] | WarmProcess:
         spec, env = self.spec, _environment() | dict(self.spec.env)
-        if os.environ.get(WARM) and "LD_PRELOAD" not in env:  # which a fork does not load
+        if os.environ.get(WARM) and "LD_PRELOAD" not in env:  # a fork does not load it
             forked = WarmProcess(spec.module, spec.arguments, env, self.log)
             self._stack.watch(forked.pid)
             return forked
@@ -129,7 +129,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=env,
-                start_new_session=True,  # Ctrl-C is ours to pass on, in order
+                start_new_session=True,  # Ctrl-C is passed on by us, in order
             )
         self._stack.watch(popen.pid)
         return popen
@@ -149,7 +149,7 @@ class Process:
 
 
 def stop_all(processes: Sequence[Process]) -> None:
-    """All at once, so that the slowest one decides how long it takes."""
+    """Stop all processes concurrently, so that the slowest one determines the duration."""
     for process in processes:
         process.ask_to_stop()
     for process in processes:
@@ -170,6 +170,6 @@ def run_once(spec: Spec, logs: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What a process needs of ours; settings reach it by its `Spec` only."""
+    """Return what a process needs of our environment; settings come only from its `Spec`."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH")
     return {k: os.environ[k] for k in kept if k in os.environ} | {"PYTHONUNBUFFERED": "1"}

@@ -31,9 +31,9 @@ PAYBUS = PROJECT / ".paybus"
 class Stack:
     """A RabbitMQ and a PostgreSQL, started on entry and stopped on exit or with this process.
 
-    `name` makes the data stay for the next stack of that name; without one it is thrown away.
-    With `servers`, which somebody else has started, it starts and stops none of its own.
-    Raises `DevstackError` with one sentence when a part can't be had.
+    With `name` the data is retained for the next stack of that name; without one it is deleted.
+    With `servers`, which another process has started, the stack starts and stops none of its own.
+    Raises `DevstackError` with one sentence when a part is unavailable.
     """
 
     addresses: Addresses
@@ -85,7 +85,7 @@ class Stack:
         self._keeper.stdout.close()
 
     def watch(self, pid: int) -> None:
-        """Have the keeper stop this process too, should we die without doing it."""
+        """Have the keeper stop this process too, if we die without doing so."""
         self._tell(f"watch {pid}")
 
     def forget(self, pid: int) -> None:
@@ -97,7 +97,7 @@ class Stack:
         user = urlsplit(base).username or "guest"
         vhost = quote(name, safe="")
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        # A broker that has just started answers before it can create virtual hosts.
+        # A broker that has just started responds before it can create virtual hosts.
         with httpx.Client(timeout=30, transport=httpx.HTTPTransport(retries=3)) as client:
             client.put(f"{base}/api/vhosts/{vhost}").raise_for_status()
             url = f"{base}/api/permissions/{vhost}/{quote(user, safe='')}"
@@ -105,8 +105,8 @@ class Stack:
         return with_path(self.addresses.rabbitmq.url, name)
 
     def logins(self, virtual_host: str, ladder: str) -> dict[str, str]:
-        """Each service's own login at the broker: AMQP URLs by service. `ladder` is RETRY_LADDER.
-        Their passwords are their names: the broker listens on loopback and is ours alone."""
+        """Create a login at the broker for each service; return AMQP URLs by service. `ladder` is
+        RETRY_LADDER. Passwords equal names: the broker listens on loopback and is ours alone."""
         passwords = {service: logins.name_of(service) for service in logins.PUBLISHES}
         waits = [rung.name for rung in RetryLadder.parse(ladder).rungs]
         imported = logins.definitions(passwords, waits, virtual_host=virtual_host)
@@ -165,7 +165,7 @@ def _exists(connection: psycopg.Connection, query: str, name: str) -> bool:
 
 
 def _sweep(ephemeral: Path) -> None:
-    """Remove what a killed keeper left, recognised by its lock being free."""
+    """Remove the data that a killed keeper left, recognised by its lock being free."""
     if not ephemeral.exists():
         return
     for marker in ephemeral.glob("*.lock"):

@@ -1,8 +1,8 @@
-"""The process that owns the private broker and database, and outlives whoever asked for them.
+"""The process that owns the private broker and database, and outlives its parent.
 
 Its standard input is a pipe from that parent: when the pipe closes, for whatever reason, everything
-stops. Lines on it name further processes to stop at that moment: `watch 1234`, `forget 1234`.
-Its standard output carries one line of JSON, the addresses or an error.
+stops. Lines on it name further processes to stop at that moment: `watch 1234`, `forget 1234`. Its
+standard output carries one line of JSON, the addresses or an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from devstack.addresses import (
 from devstack.servers import containers, rabbitmq
 from devstack.servers.postgres import Postgres, version
 
-_ATTEMPTS = 3  # another process may take a free port between our look and our use
+_ATTEMPTS = 3  # another process may claim a free port before we use it
 
 
 class Server(Protocol):
@@ -92,7 +92,7 @@ class Keeper:
             server = rabbitmq.install_server()
 
         def make() -> rabbitmq.PrivateNode:
-            # A node can't read another generation's data, so each has a folder of its own.
+            # A node cannot read another generation's data, so each has a folder of its own.
             state = self._state / rabbitmq.generation(server)
             node = rabbitmq.PrivateNode(server, state, self._password)
             self._broker = node
@@ -140,7 +140,7 @@ def main() -> None:
         except DevstackError as error:
             answer({"error": str(error)})
         finally:
-            # Nothing may end the stopping half-way: a second signal would leave servers behind.
+            # No signal may interrupt the shutdown: a second one would leave servers behind.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             end(watched)
             keeper.stop()
@@ -158,7 +158,7 @@ def follow(lines: TextIO, watched: set[int]) -> None:
 
 
 def end(pids: set[int], seconds: float = 10) -> None:
-    """Ask processes to stop, then kill those that don't."""
+    """Send SIGTERM to the processes, then kill those that do not stop."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -171,7 +171,7 @@ def end(pids: set[int], seconds: float = 10) -> None:
 
 
 class lock:
-    """Hold `state` for ourselves; yields None when somebody else holds it."""
+    """Hold the lock of `state`; yields None when another process holds it."""
 
     def __init__(self, state: Path) -> None:
         self._path = state.with_name(state.name + ".lock")
@@ -199,7 +199,7 @@ def _alive(pid: int) -> bool:
 
 
 def _password(state: Path) -> str:
-    """One random password per state folder, readable by its owner only."""
+    """Return the state folder's random password, readable by its owner only."""
     path = state / "password"
     if not path.exists():
         state.mkdir(parents=True, exist_ok=True)

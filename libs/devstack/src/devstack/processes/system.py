@@ -1,4 +1,4 @@
-"""Which processes make up Paybus on one machine, and how each is configured."""
+"""The processes that make up Paybus on one machine, and their configuration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERVICES = (
     "operations",
 )
 
-# Whose stand-ins call the gateway by themselves, and where.
+# The stand-ins that call the gateway on their own, and the paths that they call.
 CALLED = {
     **{name: name for name in ("fapshi", "mtn-momo", "orange-money", "flutterwave", "square")},
     "dwolla": "dwolla",
@@ -38,8 +38,9 @@ CALLED = {
     "fapshi-payouts": "fapshi/payouts",
 }
 
-# Tried first, so that addresses are the same each time; another copy gets free ones.
-_LADDER = "5s,30s,2m,10m,1h"  # as the services have it
+# The ports of `_PREFERRED` are tried first, so that addresses are the same each time; another copy
+# gets free ones.
+_LADDER = "5s,30s,2m,10m,1h"  # the services' default
 _PREFERRED = {
     "webhook-gateway": 8000,
     "subscription-api": 8001,
@@ -63,7 +64,7 @@ _PREFERRED = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of one Paybus is: `databases` by service, `ports` by process."""
+    """The addresses of one Paybus: `databases` by service, `ports` by process."""
 
     rabbitmq_url: str
     databases: Mapping[str, str]
@@ -77,14 +78,14 @@ class Layout:
     logins: Mapping[str, str] = field(default_factory=dict)
 
     def broker_url(self, service: str) -> str:
-        """With the service's own login, if there are such."""
+        """Return the broker's URL with the service's own login, if there is one."""
         return self.logins.get(service, self.rabbitmq_url)
 
     def url(self, process: str) -> str:
         return f"http://127.0.0.1:{self.ports[process]}"
 
     def spec(self, process: str, *, replica: int = 0, **env: str) -> Spec:
-        """The process of this name; further replicas get a port of their own."""
+        """Return the process of this name; further replicas get a port of their own."""
         make = _MAKERS[process]
         port = self.ports[process] if replica == 0 else free_ports(1)[0]
         spec = make(self, port)
@@ -114,9 +115,9 @@ def plan(
     bank_options: Mapping[str, Any] | None = None,
     own_logins: bool = False,
 ) -> Layout:
-    """Choose addresses for one Paybus in the stack. `payout_options` are for every account that
-    pays out, `bank_options` for the client at Plaid. With `own_logins` each service has its own at
-    the broker, and operations' worker has to run, for no other may declare anything."""
+    """Choose addresses for one Paybus in the stack. `payout_options` are for every payout account,
+    `bank_options` for the client at Plaid. With `own_logins` each service has its own login at the
+    broker, and operations' worker has to run, because no other process may declare anything."""
     free = free_ports(len(_PREFERRED))
     ports = {
         name: preferred_port(port) if prefer_ports else free[index]
@@ -200,7 +201,7 @@ PROCESSES = tuple(_PREFERRED)
 
 
 def introduce(layout: Layout) -> None:
-    """Tell the stand-ins where their webhooks go, as one does in a provider's dashboard."""
+    """Configure the stand-ins' webhook URLs, as in a provider's dashboard."""
     introduce_providers(layout)
     gateway = f"{layout.url('webhook-gateway')}/webhooks"
     hook = {"url": f"{gateway}/stripe", "secret": endpoints.SECRETS["stripe"]}
@@ -209,7 +210,7 @@ def introduce(layout: Layout) -> None:
 
 
 def introduce_providers(layout: Layout) -> None:
-    """Likewise, but localstripe."""
+    """Do the same, except for localstripe."""
     gateway = f"{layout.url('webhook-gateway')}/webhooks"
     urls = {name: f"{gateway}/{path}" for name, path in CALLED.items()}
     sandbox = layout.url("sandbox-providers")
@@ -321,7 +322,7 @@ def _paying(layout: Layout) -> dict[str, str]:
     return {"PAYOUT_ACCOUNTS_FILE": str(layout.payout_accounts), **_KEYS}
 
 
-# One person plays a whole market here.
+# One user plays an entire market here.
 _NO_LIMITS = dict.fromkeys(
     ("CALLS_PER_MINUTE_PER_TOKEN", "CALLS_PER_MINUTE_PER_ADDRESS", "SIGN_INS_PER_MINUTE"), "1000000"
 )

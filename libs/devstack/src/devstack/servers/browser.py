@@ -1,4 +1,4 @@
-"""A browser to look at the console with."""
+"""A browser for the tests of the console."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from devstack.servers import debian
 
 
 def chromium() -> Path:
-    """PAYBUS_CHROMIUM, this machine's, or Debian's, which is then installed. Raises
+    """Return PAYBUS_CHROMIUM, this machine's browser, or Debian's, installed if necessary. Raises
     `DevstackError`."""
     if chosen := os.environ.get("PAYBUS_CHROMIUM"):
         return Path(chosen)

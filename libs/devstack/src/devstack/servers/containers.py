@@ -1,4 +1,4 @@
-"""RabbitMQ and PostgreSQL from Docker, where there is an engine and no RabbitMQ on the machine."""
+"""RabbitMQ from Docker, where an engine runs and the machine has no RabbitMQ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def engine_runs() -> bool:
 
 
 class RabbitMQContainer:
-    """RabbitMQ 4 with the management plugin, on ports that Docker picks."""
+    """RabbitMQ 4 with the management plugin, on ports that Docker chooses."""
 
     def __init__(self, password: str) -> None:
         from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - only with Docker
@@ -43,5 +43,5 @@ class RabbitMQContainer:
         return RabbitMQ(f"amqp://{login}:{amqp}/", f"http://{login}:{management}")
 
     def stop(self, *, keep_data: bool) -> None:
-        del keep_data  # a container's data goes with it
+        del keep_data  # a container's data is deleted with it
         self._container.stop()

@@ -1,4 +1,4 @@
-"""What Debian and Ubuntu package."""
+"""Packages of Debian and Ubuntu."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devstack.addresses import DevstackError
 
 
 def install(package: str, *, otherwise: str) -> None:
-    """By `apt-get`, as root or with sudo; raises `otherwise`, one sentence, where that can't be."""
+    """Install with `apt-get`, as root or with sudo. Raises `otherwise`, a sentence, if it can't."""
     apt = shutil.which("apt-get")
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if apt is None or (prefix and not _may_sudo()):
@@ -29,7 +29,7 @@ def install(package: str, *, otherwise: str) -> None:
 
 
 def mirror() -> str:
-    """Where apt on this machine gets Debian from."""
+    """Return the mirror from which apt on this machine gets Debian."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "Created-By: Packages", "--format", "$(REPO_URI) $(LABEL)"],
         capture_output=True,
@@ -43,7 +43,7 @@ def mirror() -> str:
 
 
 def run(command: Sequence[str], folder: Path | None = None) -> None:
-    """One of Debian's programs, which asks nothing. Raises `DevstackError` when it fails."""
+    """Run one of Debian's programs, without prompts. Raises `DevstackError` when it fails."""
     done = subprocess.run(
         command,
         cwd=folder,

@@ -32,7 +32,7 @@ _SETTINGS = {
 class Postgres:
     """One server with its data in `state`; `start` creates the cluster when there is none.
 
-    `programs` is a folder of PostgreSQL's, in place of the wheel's.
+    `programs` is a folder of PostgreSQL's programs, in place of the wheel's.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Postgres:
         child.wait_until(self._accepts, self._process, what="PostgreSQL", log=self._log, seconds=60)
 
     def use_tls(self, certificate: bytes, key: bytes) -> None:
-        """From the next start on it answers by TLS, too: the wheel's can't, Debian's can."""
+        """Enable TLS from the next start on: Debian's server supports it, the wheel's does not."""
         self._state.mkdir(parents=True, exist_ok=True)
         for setting, content in (("ssl_cert_file", certificate), ("ssl_key_file", key)):
             file = self._state / f"{setting}.pem"
@@ -83,8 +83,8 @@ class Postgres:
         self._settings["ssl"] = "on"
 
     def follow(self, primary_url: str) -> None:
-        """Start as a streaming standby of that server, with a copy of its data in place of what
-        there was. `pg_promote()` makes a primary of it."""
+        """Start as a streaming standby of that server, with a copy of its data in place of the
+        previous data. `pg_promote()` promotes it to primary."""
         shutil.rmtree(self._data, ignore_errors=True)
         self._state.mkdir(parents=True, exist_ok=True)
         if self._user is not None:
@@ -134,7 +134,8 @@ class Postgres:
 
 
 def debian_programs() -> Path:
-    """Debian's, whose server knows TLS; installed if need be. Raises `DevstackError`."""
+    """Return Debian's programs, whose server supports TLS; install them if missing. Raises
+    `DevstackError`."""
     if (found := _find_programs()) is None:
         debian.install(
             "postgresql",
@@ -152,10 +153,10 @@ def _find_programs() -> Path | None:
 
 
 def state_root(preferred: Path) -> Path:
-    """`preferred`, or a folder under /tmp where root's PostgreSQL user could not reach it.
+    """Return `preferred`, or a folder under /tmp where root's PostgreSQL user could not reach it.
 
-    PostgreSQL refuses to run as root; then it runs as `nobody`, who can't pass a closed folder such
-    as /root.
+    PostgreSQL refuses to run as root; then it runs as `nobody`, who cannot traverse a closed folder
+    such as /root.
     """
     preferred.mkdir(parents=True, exist_ok=True)
     if _unprivileged_user() is None or _open_to_all(preferred):
@@ -199,6 +200,6 @@ def _open_to_all(path: Path) -> bool:
 
 
 def version() -> str:
-    """What the wheel's server says of itself."""
+    """Return the version that the wheel's server reports."""
     output = subprocess.check_output([_binaries(None) / "postgres", "--version"], text=True)
     return output.strip()

@@ -25,9 +25,9 @@ _DEBIAN_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 class PrivateNode:
     """One node with its data in `state`; the same `state` starts with the same queues.
 
-    With `cluster`, the names of all its nodes, it joins the others; whoever made them runs the epmd
-    at `epmd_port`. A node that is silent for `silence` seconds is down (Erlang's default is 60).
-    At `metrics_port`, if any, Prometheus may ask it. `configuration` are more lines of its own.
+    With `cluster`, the names of all its nodes, it joins the others; the code that created them runs
+    the epmd at `epmd_port`. A node that is silent for `silence` seconds is down (Erlang's default
+    is 60). `metrics_port`, if any, serves Prometheus. `configuration` are additional lines.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class PrivateNode:
 
     @property
     def distribution_port(self) -> int:
-        """Where the other nodes of a cluster reach it."""
+        """The port at which the other nodes of a cluster reach it."""
         return self._distribution
 
     @property
     def pid(self) -> int:
-        """The broker's own process, to be killed by tests."""
+        """The pid of the broker's own process, for tests to kill."""
         return self._processes[-1].pid
 
     def start(self) -> None:
@@ -88,18 +88,18 @@ class PrivateNode:
         )
 
     def has_written(self, queues: Iterable[str]) -> bool:
-        """Whether the node would still know these quorum queues, and its streams, if it were killed
-        now. RabbitMQ 3.10 writes their names half a second late; what it had not written is there
-        after a restart and confirms nothing."""
+        """Return whether the node would still know these quorum queues, and its streams, if it were
+        killed now. RabbitMQ 3.10 writes their names half a second late; a queue that it had not
+        written exists after a restart but confirms nothing."""
         names = [queue.encode() for queue in (*queues, "rabbit_stream_coordinator")]
-        # Queues' are in `quorum`, the streams' in `coordination`.
+        # The queues' names are in `quorum`, the streams' in `coordination`.
         written = b"".join(
             each.read_bytes() for each in self._state.glob("mnesia/*/*/*/names.dets")
         )
         return all(name in written for name in names)
 
     def kill(self) -> None:
-        """SIGKILL the broker, as a machine that fails would. `start` brings it back, same ports."""
+        """SIGKILL the broker, like a machine failure. `start` starts it again on the same ports."""
         child.stop(self._processes[-1], signal.SIGKILL, 30)
         self.stop(keep_data=False)
 
@@ -109,7 +109,7 @@ class PrivateNode:
         self._processes = []
 
     def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` on the node and return what it prints."""
+        """Run `rabbitmqctl` on the node and return its output."""
         control = str(self._server.with_name("rabbitmqctl"))
         command = [control, "--node", self.name, *arguments]
         done = subprocess.run(
@@ -143,8 +143,8 @@ class PrivateNode:
                 if self._metrics
                 else ""
             )
-            # The first as deploy/k8s has it. The other nodes are started afterwards, and RabbitMQ 4
-            # would wait for them for a minute and a half.
+            # The first line as in deploy/k8s. The other nodes are started afterwards, and RabbitMQ
+            # 4 would wait for them for a minute and a half.
             + (
                 "cluster_partition_handling = pause_minority\n"
                 "cluster_formation.discovery_retry_limit = 1\n"
@@ -168,7 +168,7 @@ class PrivateNode:
     def _environment(self) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         return inherited | {
-            "HOME": str(self._state),  # the Erlang cookie lives here
+            "HOME": str(self._state),  # location of the Erlang cookie
             "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self._amqp),
@@ -196,7 +196,7 @@ class PrivateNode:
 
 @contextmanager
 def broker_of_our_own(*, metrics_port: int | None = None) -> Iterator[PrivateNode | None]:
-    """A node that may be killed or asked for its metrics, for what is started inside; None where
+    """Run a node for the code inside the block, which may kill it or read its metrics; None where
     the environment names a broker, or this machine has none."""
     server = find_server()
     if server is None or "RABBITMQ_URL" in os.environ:
@@ -217,14 +217,14 @@ def broker_of_our_own(*, metrics_port: int | None = None) -> Iterator[PrivateNod
 def start_epmd(
     server: Path, port: int, log: Path, env: Mapping[str, str] | None = None
 ) -> Popen[bytes]:
-    """An epmd of our own, in the foreground: a node would start one that outlives everybody."""
+    """Start our own epmd, in the foreground: a node would start one that outlives all processes."""
     beside = server.with_name("epmd")
     epmd = beside if beside.exists() else shutil.which("epmd") or "epmd"
     return child.start([epmd, "-port", str(port)], log=log, env=env)
 
 
 def find_server() -> Path | None:
-    """The RabbitMQ start script to use: PAYBUS_RABBITMQ_SERVER, or this machine's, or None."""
+    """Return the RabbitMQ start script: PAYBUS_RABBITMQ_SERVER, or this machine's, or None."""
     if chosen := os.environ.get("PAYBUS_RABBITMQ_SERVER"):
         return Path(chosen)
     if _DEBIAN_SERVER.exists():
@@ -234,13 +234,13 @@ def find_server() -> Path | None:
 
 
 def generation(server: Path) -> str:
-    """A name for the data of this server's version, such as `rabbitmq_server-3.10.8`."""
+    """Return a name for the data of this server's version, such as `rabbitmq_server-3.10.8`."""
     versioned = [part for part in server.resolve().parts if part.startswith("rabbitmq_server-")]
     return versioned[0] if versioned else f"rabbitmq-{server.resolve().parent.parent.name}"
 
 
 def install_server() -> Path:
-    """Install Debian's `rabbitmq-server`; raise with one sentence where that can't be done."""
+    """Install Debian's `rabbitmq-server`. Raises with one sentence if that is impossible."""
     debian.install(
         "rabbitmq-server",
         otherwise="RabbitMQ is missing: install `rabbitmq-server`, start Docker, or set "

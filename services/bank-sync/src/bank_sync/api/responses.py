@@ -1,4 +1,4 @@
-"""What callers see."""
+"""Response bodies."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class AccountView(View):
 
 
 class Balances(BaseModel):
-    """`fresh` is whether they are as fresh as was asked for; else the bank could not be asked."""
+    """`fresh` is whether the balances are as recent as requested; if not, the bank query failed."""
 
     fresh: bool
     accounts: list[AccountView]
@@ -97,7 +97,7 @@ class TransactionView(View):
 
 
 class Spent(BaseModel):
-    """What left accounts in one month (YYYY-MM) in one category, in minor units; of an
+    """Money that left the accounts in one month (YYYY-MM) in one category, in minor units; of an
     unofficial currency in hundred-millionths."""
 
     month: str
@@ -133,7 +133,7 @@ class InstitutionView(View):
 
 
 class HourView(BaseModel):
-    """How syncs at an institution went in the hour that begins then (UTC)."""
+    """Outcomes of the syncs at an institution in the hour that begins at `hour` (UTC)."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -1,4 +1,4 @@
-"""The API: transactions, and what was spent."""
+"""API of transactions and spending."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def list_transactions(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[TransactionView]:
-    """Those from `first` to `last`, both included; the newest first."""
+    """List the transactions from `first` to `last`, both inclusive, newest first."""
     filters = {
         "item": item,
         "account": account,
@@ -82,7 +82,7 @@ async def export(
     currency: str | None = None,
     pending: bool | None = None,
 ) -> Response:
-    """Every transaction from `first` to `last`, both included; the oldest first."""
+    """Export all transactions from `first` to `last`, both inclusive, oldest first, as CSV."""
     filters = {
         "item": item,
         "account": account,
@@ -114,7 +114,7 @@ async def spending(
     account: str | None = None,
     currency: str | None = None,
 ) -> list[Spent]:
-    """What left the accounts, by month and category; what is pending is not counted yet."""
+    """Return what left the accounts, by month and category, without pending transactions."""
     month = func.to_char(Transaction.date, cast("YYYY-MM", Text))
     category = func.coalesce(Transaction.category, cast(_NO_CATEGORY, Text))
     query = _between(

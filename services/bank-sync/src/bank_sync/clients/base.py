@@ -1,4 +1,4 @@
-"""What Paybus wants of a provider of bank data."""
+"""Interface of a provider of bank data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.errors import ProviderRejected
 
 
 class ItemError(ProviderRejected):
-    """The provider says that something is wrong with the item; `code` is its word for it."""
+    """The provider reports an error of the item; `code` is the provider's error code."""
 
     def __init__(self, code: str, message: str, status: int) -> None:
         super().__init__(message, status)
@@ -20,11 +20,11 @@ class ItemError(ProviderRejected):
 
 
 class InstitutionError(ProviderRejected):
-    """One bank is in trouble, not the provider; it may be well later."""
+    """One bank fails, not the provider; it may recover later."""
 
 
 class PaginationMutated(ProviderRejected):
-    """The data changed between two pages: the update begins anew, from its first cursor."""
+    """The data changed between two pages: the update has to be read again from its first cursor."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class LinkToken:
 
 @dataclass(frozen=True)
 class LinkTokenRequest:
-    """`access_token` is for update mode: the item is mended, or with `choose_accounts` shares
-    others."""
+    """`access_token` selects update mode: the item is repaired or, with `choose_accounts`, shares
+    further accounts."""
 
     user: str
     webhook: str | None
@@ -62,24 +62,24 @@ class InstitutionInfo:
 
 
 class BankClient(Protocol):
-    """Of one client at the provider. Every call raises what `common.clients.json_api.call`
+    """API of one client at the provider. Every call raises what `common.clients.json_api.call`
     raises, and `ItemError`."""
 
     async def sync(self, access_token: str, cursor: str) -> SyncPage:
-        """The next page of what changed since the cursor. Raises `PaginationMutated`."""
+        """Return the next page of changes since the cursor. Raises `PaginationMutated`."""
 
     async def balances(self, access_token: str) -> Sequence[Account]:
-        """As the bank says now: slow, and often limited."""
+        """Return the bank's current balances: slow, and often rate-limited."""
 
     async def link_token(self, wish: LinkTokenRequest) -> LinkToken: ...
 
     async def exchange(self, public_token: str) -> LinkedItem: ...
 
     async def institution_of(self, access_token: str) -> str | None:
-        """The id of the item's institution."""
+        """Return the id of the item's institution."""
 
     async def institution(self, institution_id: str, countries: Sequence[str]) -> InstitutionInfo:
-        """Raises `ItemError` for one that is not known."""
+        """Return an institution. Raises `ItemError` for an unknown one."""
 
     async def remove(self, access_token: str) -> None:
-        """Of an item that is gone already nothing is left to remove."""
+        """Remove the item. An item that no longer exists is no error."""

@@ -1,8 +1,7 @@
 """Plaid, through the official SDK. https://plaid.com/docs/api/
 
-The SDK makes and sends the calls; what comes back is read by models of our own, from its text: the
-SDK's take 200 times the CPU for a page (docs/explanation/performance.md), and read amounts as
-floats.
+The SDK builds and sends the calls; our own models parse the text of the responses. The SDK's models
+take 200 times the CPU for a page (docs/explanation/performance.md) and read amounts as floats.
 """
 
 from __future__ import annotations
@@ -62,17 +61,17 @@ PAGE = 500
 
 _RETRY_AFTER_SECONDS = 60.0
 _LONGEST_CODE = 100
-# https://plaid.com/docs/errors/institution/: the bank will not be well again.
+# https://plaid.com/docs/errors/institution/: permanent errors of a bank.
 _FOR_GOOD = frozenset({"INSTITUTION_NO_LONGER_SUPPORTED", "INSTITUTION_REGISTRATION_REQUIRED"})
 
-# At its level DEBUG the SDK logs whole answers, access tokens among them.
+# At its level DEBUG the SDK logs complete responses, including access tokens.
 logging.getLogger("plaid.rest").setLevel(logging.INFO)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Plaid:
-    """`max_concurrency` calls run in as many threads: the SDK waits for each answer."""
+    """`max_concurrency` calls run in as many threads, because the SDK blocks during a call."""
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class Plaid:
             host=str(base_url).rstrip("/"),
             api_key={"clientId": client_id, "secret": secret.get_secret_value()},
         )
-        configuration.retries = urllib3.Retry(0)  # who tries again, and when, is decided here
+        configuration.retries = urllib3.Retry(0)  # retries are decided by our own code
         configuration.connection_pool_maxsize = max_concurrency
         self._api = PlaidApi(_Texts(configuration))
         self._timeout = timeout
@@ -174,7 +173,7 @@ class Plaid:
         try:
             said = await loop.run_in_executor(self._threads, call)
         except plaid.ApiException as error:
-            raise _fault(error) from None  # whose text shows what was answered
+            raise _fault(error) from None  # its text contains the response
         except urllib3.exceptions.HTTPError as error:
             raise ProviderTimeout(f"Plaid gave no answer ({type(error).__name__})") from None
         try:
@@ -186,14 +185,14 @@ class Plaid:
 
 
 class _Texts(plaid.ApiClient):  # type: ignore[misc]
-    """Leaves answers as they came."""
+    """Leaves responses as received."""
 
     def deserialize(self, response: Any, response_type: Any, _check_type: Any) -> Any:
         return response.data
 
 
 def _fault(error: plaid.ApiException) -> Exception:
-    """https://plaid.com/docs/errors/"""
+    """Return the exception for an API error: https://plaid.com/docs/errors/"""
     status = error.status or 0
     try:
         body = json.loads(error.body or "")
@@ -323,12 +322,12 @@ class _Nothing(BaseModel):
 
 
 def page_of(answer: str) -> SyncPage:
-    """Of /transactions/sync's answer, as JSON. Raises `ValidationError`."""
+    """Return the page in a /transactions/sync response, given as JSON. Raises `ValidationError`."""
     return _page(_Sync.model_validate(_exactly(answer)))
 
 
 def _exactly(answer: str) -> Any:
-    """Decoded with every figure as it was written: a float has not enough digits."""
+    """Decode JSON with every figure exactly as written: a float has too few digits."""
     return json.loads(answer, parse_float=Decimal, parse_constant=_no_number)
 
 

@@ -1,5 +1,5 @@
-"""How often something may be called, counted for all replicas together: by the `limits` library in
-Redis where there is one, in PostgreSQL where there is none or it is away."""
+"""Rate limits of calls, shared by all replicas: counted by the `limits` library in Redis where it
+is configured, in PostgreSQL without Redis or while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = get_logger(__name__)
 
 _NAMESPACE = "paybus-banks"
 _MOST_KEPT = 10_000
-# Whoever would wait longer gives the place away and comes again.
+# A call that would wait longer is refused, to be retried later.
 _LONGEST_WAIT_SECONDS = 2.0
 
 
@@ -40,7 +40,7 @@ class ProviderRateLimiter:
             )
 
     async def take(self, name: str, per_minute: int) -> None:
-        """One call; waits for its turn if that comes soon. Raises `RateLimited`."""
+        """Count one call, waiting for its turn if that comes soon. Raises `RateLimited`."""
         if self._redis is not None:
             try:
                 item = RateLimitItemPerMinute(per_minute)
@@ -62,7 +62,7 @@ class ProviderRateLimiter:
     def _quota(self, name: str, per_minute: int) -> RateLimiter:
         key = (name, per_minute)
         if (quota := self._quotas.get(key)) is None:
-            # Some at once, the others over the minute: never more than all in any minute.
+            # A burst, and the rest spread over the minute: never more than the limit in any minute.
             burst = max(per_minute // 5, min(2, per_minute - 1))
             quota = RateLimiter(name, (per_minute - burst) / 60, burst, self._sessions)
             self._quotas[key] = quota

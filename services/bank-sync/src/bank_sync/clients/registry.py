@@ -1,4 +1,4 @@
-"""The bank accounts file: a tenant's clients at Plaid, as whose items are linked.
+"""The bank accounts file: each tenant's clients at Plaid, under which items are linked.
 
 [[client]]
 provider = "plaid"
@@ -9,7 +9,7 @@ client_id = "..."
 secret = "..."
 webhook = "https://hooks.example.com/webhooks/plaid"
 
-`name` is the one of the gateway's endpoint for the same client: there its webhooks come in.
+`name` is that of the gateway's endpoint for the same client, which receives its webhooks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SYNC, BALANCE, OTHER = "sync", "balance", "other"
 
 
 class Options(BaseModel):
-    """Credentials, and how often Plaid allows what (calls a minute; of one item, and of all).
+    """Credentials, and Plaid's limits (calls per minute; of one item, and of all).
     https://plaid.com/docs/errors/rate-limit-exceeded/"""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,8 +72,8 @@ class Client:
 
     @asynccontextmanager
     async def calling(self, kind: str, item: str | None = None) -> AsyncIterator[None]:
-        """Around one call of the provider. Raises `RateLimited` when it would be one too many, and
-        while the circuit is open."""
+        """Wrap one call of the provider. Raises `RateLimited` when it exceeds a limit, and while
+        the circuit is open."""
         of_item: Mapping[str, int] = {
             SYNC: self.options.item_syncs,
             BALANCE: self.options.item_balances,
@@ -107,8 +107,8 @@ class Clients:
         circuits: Circuits | None = None,
         closing: Callable[[Callable[[], None]], object],
     ) -> None:
-        """Raises `AccountsInvalid`. Without a file there are none. `closing` is told what to call
-        at the end."""
+        """Read the file. Raises `AccountsInvalid`. Without a file there are no clients. `closing`
+        registers a function to call at shutdown."""
         self._clients: dict[tuple[str, str], Client] = {}
         for each in accounts_file.read(path, "client", accounts_file.Account) if path else ():
             if each.provider != "plaid":
@@ -135,7 +135,7 @@ class Clients:
             self._clients[each.tenant, each.name] = client
 
     def find(self, tenant: str, name: str) -> Client:
-        """Raises `Invalid` when the tenant has no such client."""
+        """Return the tenant's client. Raises `Invalid` when there is no such client."""
         try:
             return self._clients[tenant, name]
         except KeyError:

@@ -1,1 +1,1 @@
-"""The HTTP API of orders and exchange rates."""
+"""HTTP API for orders and exchange rates."""

@@ -1,5 +1,4 @@
-"""The API: orders are placed, paid for, fulfilled, refunded and read; all of the caller's
-tenant."""
+"""HTTP API for placing, paying, fulfilling, refunding and reading orders of the caller's tenant."""
 
 from __future__ import annotations
 
@@ -95,8 +94,8 @@ async def start_payment(
     body: NewPayment,
     idempotency_key: IdempotencyKey,
 ) -> PaymentView:
-    """Start a checkout with a provider. The same request with the same key is one checkout, also
-    when the answer to it was lost."""
+    """Start a checkout for the order with a payment provider. Repeating the request with the same
+    Idempotency-Key starts no second checkout, even if the first response was lost."""
     async with session.begin():
         order = await repository.locked_order(session, caller.tenant, id_)
         if order.state not in UNPAID:
@@ -132,7 +131,7 @@ async def fulfil_order(caller: Operator, session: Session, id_: str) -> OrderVie
 
 @orders.post("/{id_}/cancel", responses=_PROBLEMS)
 async def cancel_order(caller: Operator, session: Session, id_: str, why: ReasonBody) -> OrderView:
-    """One that is not paid; a payment that arrives all the same goes back."""
+    """Cancel an unpaid order. A payment that still arrives afterwards is refunded."""
     async with session.begin():
         order = await order_service.cancel(session, caller.tenant, id_, caller.subject, why.reason)
         return await _shown(session, order)
@@ -146,7 +145,8 @@ async def refund_order(
     body: NewRefund,
     idempotency_key: IdempotencyKey,
 ) -> RefundView:
-    """In full or in part; sellers' payouts are reduced, or taken back if they were made."""
+    """Refund an order in full or in part. Its sellers' payouts are reduced, or reversed if they
+    were already made."""
     async with session.begin():
         ordered = RefundOrder(idempotency_key, caller.subject, body)
         row = await order_service.refund(session, caller.tenant, id_, ordered)
@@ -168,7 +168,8 @@ async def list_refunds(
 
 @refunds.post("/{id_}/retry", status_code=202, responses=_PROBLEMS)
 async def retry_refund(caller: Operator, session: Session, id_: str) -> RefundView:
-    """One that failed, or of which nobody knows; what was given back after all is found first."""
+    """Retry a refund that failed, whose outcome is unknown, or whose request was lost (still
+    `requested` after two hours). An earlier attempt that went through is detected first."""
     async with session.begin():
         row = await order_service.retry_refund(session, caller.tenant, id_)
         return RefundView.model_validate(row)
@@ -176,7 +177,8 @@ async def retry_refund(caller: Operator, session: Session, id_: str) -> RefundVi
 
 @refunds.post("/{id_}/confirm", responses=_PROBLEMS)
 async def confirm_refund(caller: Operator, session: Session, id_: str) -> RefundView:
-    """Somebody paid it back by hand. Not of one that may have been made: that is tried again."""
+    """Mark a `manual` or `failed` refund as paid back manually. A refund that may have been made
+    cannot be confirmed: retry it instead."""
     async with session.begin():
         await tenant_rows.get_for_tenant(session, Refund, caller.tenant, id_)
         row = await session.get_one(Refund, id_, with_for_update=True, populate_existing=True)
@@ -184,7 +186,7 @@ async def confirm_refund(caller: Operator, session: Session, id_: str) -> Refund
             raise Conflict(f"a refund that is {row.state} is not confirmed by hand")
         row.state, row.completed_at = RefundState.SUCCEEDED, await tenant_rows.database_now(session)
         row.error = f"paid back by hand: {caller.subject}"
-        row.provider_refund_id = None  # one that failed is not what gave it back
+        row.provider_refund_id = None  # the failed refund is not the one that returned the money
         return RefundView.model_validate(row)
 
 
@@ -195,7 +197,7 @@ async def get_terms(caller: Viewer, session: Session) -> Terms:
 
 @terms.put("")
 async def set_terms(caller: Admin, session: Session, body: Terms) -> Terms:
-    """For orders that are placed from now on. What is left out stays as it is."""
+    """Change the terms for orders placed from now on. Omitted fields keep their values."""
     async with session.begin():
         before = await order_service.terms_of(session, caller.tenant)
         after = before.model_copy(update=body.model_dump(exclude_unset=True))
@@ -205,7 +207,7 @@ async def set_terms(caller: Admin, session: Session, body: Terms) -> Terms:
 
 
 def _checkout(order: Order, buyer: Buyer, body: NewPayment) -> dict[str, Any]:
-    """What the subscription service is asked for."""
+    """Return the request body for the subscription service's `POST /v1/checkouts`."""
     contact = {"email": buyer.email, "name": buyer.name, "phone": body.phone or buyer.phone}
     return {
         "provider": body.provider,

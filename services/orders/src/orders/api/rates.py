@@ -1,4 +1,4 @@
-"""The API of exchange rates, and of what sellers earned."""
+"""HTTP API for exchange rates and for reports of sellers' earnings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Day = Annotated[date | None, Query(description="UTC; today when it is left out")
 
 @rates.get("")
 async def list_rates(caller: Viewer, session: Session, day: Day = None) -> list[RatesView]:
-    """What each source said of the newest day that is not after `day`."""
+    """Return each source's rates of its newest day that is not after `day`."""
     known = await _known(session, caller.tenant, day or _today())
     newest: dict[str, DayRates] = {}
     for each in known:
@@ -54,7 +54,8 @@ async def convert_amount(
     target: Annotated[Currency, Query(alias="to")],
     day: Day = None,
 ) -> Converted:
-    """Rounded once, half to even. 409 when there is no rate that is young enough."""
+    """Convert an amount in minor units, rounded once, half to even. Returns 409 if no rate is
+    recent enough."""
     on = day or _today()
     known = await _known(session, caller.tenant, on)
     most_days = (await order_service.terms_of(session, caller.tenant)).oldest_rate_days
@@ -70,8 +71,9 @@ async def sellers(
     until: AwareDatetime,
     in_own_currency: bool = False,
 ) -> list[SellerReport]:
-    """What each seller earned by orders that were paid in the time, in the tenant's currency by
-    today's rates, or in the orders' own."""
+    """Report what each seller earned from orders paid from `since` up to, but not including,
+    `until`, in the tenant's currency at today's rates or, with `in_own_currency`, in the orders'
+    own currencies."""
     query = (
         select(Order.currency, Share)
         .join(Share, Share.order_id == Order.id)

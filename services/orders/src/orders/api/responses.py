@@ -1,4 +1,4 @@
-"""What callers see of orders. Amounts are minor units, times UTC."""
+"""API response models for orders. Amounts are in minor units, times in UTC."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class LineView(_Part):
 
 
 class ShareView(_Part):
-    """`owed` is what the seller is to have in the end, `requested` what payouts was told so far."""
+    """A seller's share of an order. `owed` is the final amount due to the seller, `requested` the
+    amount requested from the payouts service so far."""
 
     seller: str
     gross: int
@@ -96,8 +97,9 @@ class OrderDetail(OrderView):
 
 
 class Converted(BaseModel):
-    """`rate` is units of the target for one unit of the original; `day` and `source` say whose it
-    was, null where the currencies are the same or have a fixed parity."""
+    """A converted amount. `rate` is units of the target currency per unit of the original. `day`
+    and `source` identify the published rate: both are null for the same currency; for a fixed
+    parity `day` is null and `source` is `parity`."""
 
     amount: int
     currency: str
@@ -107,7 +109,7 @@ class Converted(BaseModel):
 
 
 class RatesView(BaseModel):
-    """Units of each currency for one `base`."""
+    """Units of each currency per unit of `base`."""
 
     base: str
     day: date
@@ -116,8 +118,8 @@ class RatesView(BaseModel):
 
 
 class SellerReport(BaseModel):
-    """A seller's orders that were paid in the time, in `currency` by the rates of `day`; without
-    `currency` each stays in the order's own."""
+    """Totals of a seller's orders that were paid in the requested period. Amounts are in minor
+    units of `currency`: the tenant's currency at today's rates, or the orders' own on request."""
 
     seller: str
     currency: str

@@ -1,1 +1,1 @@
-"""Outside systems, and the services that orders asks."""
+"""Clients of external systems and of the services that orders calls."""

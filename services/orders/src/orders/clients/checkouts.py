@@ -1,4 +1,4 @@
-"""The subscription service, which starts checkouts with every provider."""
+"""Client of the subscription service, which starts checkouts with every provider."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _BUSY_SECONDS = 5.0
 
 
 class CheckoutStarter:
-    """It is called as the caller of ours, by whose `token`."""
+    """Client that starts checkouts on behalf of our own caller, with that caller's `token`."""
 
     def __init__(self, url: HttpUrl | None, http: httpx.AsyncClient) -> None:
         self._url = f"{str(url).rstrip('/')}/v1/checkouts" if url is not None else None
         self._http = http
 
     async def start(self, token: str, key: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The checkout as that service shows it. Raises what its answer means: `Invalid`,
-        `Refused`, or `Upstream` and `RateLimited` when the same may be asked again."""
+        """Return the checkout as the subscription service represents it. Raise `Invalid` or
+        `ProviderRejected`, or `Upstream` or `RateLimited` if the same request may be sent again."""
         if self._url is None:
             raise Invalid("no checkouts: SUBSCRIPTION_URL names nothing")
         headers = {"Authorization": token, "Idempotency-Key": key}

@@ -1,1 +1,1 @@
-"""Shares, fees and exchange rates."""
+"""Sellers' shares, fees and exchange rates."""

@@ -1,7 +1,7 @@
-"""Dividing amounts so that no unit is made or lost. Pure: no I/O, no clock.
+"""Division of amounts without creating or losing a unit. Pure: no I/O, no clock.
 
-Amounts are integers in minor units; what can't be divided evenly is rounded half to even (banker's
-rounding, ISO 80000-1 rule B), once, and the parts always sum to the whole.
+Amounts are integers in minor units. Fees are rounded once, half to even (banker's rounding, ISO
+80000-1 rule B), and the parts of an amount always sum to the amount.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ _BASIS_POINTS = 10_000
 
 
 def allocate(amount: int, weights: Sequence[int]) -> list[int]:
-    """`amount` in parts proportional to `weights`, by the largest remainder; of equal remainders
-    the first part gets the unit. No part is more than its weight if `amount` is at most their sum.
+    """Split `amount` in proportion to `weights` by the largest remainder; of equal remainders the
+    first part gets the unit. No part exceeds its weight if `amount` is at most the sum of the
+    weights.
 
-    Raises `ValueError` when there is an amount, and no weight to give it to.
+    Raise `ValueError` for negative numbers, and for an amount without a weight to assign it to.
     """
     whole = sum(weights)
     if amount < 0 or any(weight < 0 for weight in weights) or (amount and not whole):
@@ -32,7 +33,7 @@ def allocate(amount: int, weights: Sequence[int]) -> list[int]:
 
 
 def fee(gross: int, basis_points: int) -> int:
-    """The platform's part of `gross`: 250 basis points are 2.5 %."""
+    """Return the platform's fee on `gross`, rounded half to even. 250 basis points are 2.5 %."""
     whole, rest = divmod(gross * basis_points, _BASIS_POINTS)
     half = _BASIS_POINTS // 2
     return whole + (rest > half or (rest == half and whole % 2 == 1))
@@ -40,8 +41,8 @@ def fee(gross: int, basis_points: int) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """A seller's part of an order: `gross` is what the buyer pays for it, `refunded` what of that
-    went back, `fee_basis_points` the platform's part of what remains."""
+    """A seller's share of an order. `gross` is what the buyer pays for it, `refunded` how much of
+    that was refunded, `fee_basis_points` the platform's fee on the remainder."""
 
     gross: int
     refunded: int
@@ -57,5 +58,5 @@ class Share:
 
     @property
     def owed(self) -> int:
-        """What the seller is to have in the end."""
+        """Return the final amount due to the seller."""
         return self.remaining - self.fee

@@ -1,8 +1,8 @@
-"""Amounts in other currencies, by a day's rates. Pure: no I/O, no clock.
+"""Currency conversion at a day's rates. Pure: no I/O, no clock.
 
-A rate says how many units of a currency one unit of the base is, as the European Central Bank has
-it: 1 EUR = 1.0842 USD. Conversion is exact in decimals, from major unit to major unit, and rounded
-once, half to even (banker's rounding), to the minor unit of the target.
+A rate is the number of units of a currency per unit of the base, as published by the European
+Central Bank: 1 EUR = 1.0842 USD. Conversion uses exact decimals, from major unit to major unit, and
+rounds once, half to even (banker's rounding), to the minor unit of the target.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ PARITIES: Final[Mapping[str, Decimal]] = {
     "XAF": Decimal("655.957"),
     "XOF": Decimal("655.957"),
 }
-# More digits than any product or quotient here needs to be rounded rightly.
+# More digits than any product or quotient here needs to be rounded correctly.
 _PRECISION = 60
 
 
 class NoRate(Conflict):
-    """There is no rate, or none that is young enough; nothing was converted."""
+    """There is no rate, or none recent enough; nothing was converted."""
 
 
 @dataclass(frozen=True)
 class DayRates:
-    """What one source said of one day: units of each currency for one `BASE`."""
+    """A source's rates for one day: units of each currency per unit of `BASE`."""
 
     day: date
     source: str
@@ -45,8 +45,9 @@ class DayRates:
 
 @dataclass(frozen=True)
 class Conversion:
-    """`amount` is in minor units of the target. `rate` is how many units of the target one unit of
-    the original is; `day` and `source` say whose rate it was, None where none was needed."""
+    """A converted amount, in minor units of the target. `rate` is units of the target per unit of
+    the original. `day` and `source` identify the published rate: both are None for the same
+    currency; for a fixed parity `day` is None and `source` is `parity`."""
 
     amount: int
     rate: Decimal
@@ -63,8 +64,9 @@ def convert(
     on: date,
     most_days: int,
 ) -> Conversion:
-    """`known` are the days' rates, the preferred first. Raises `NoRate` when none of them has both
-    currencies and is of `on` or at most `most_days` before."""
+    """Convert `amount`, in minor units. `known` lists the days' rates, the preferred ones first.
+    Raise `NoRate` if none of them has both currencies and is of `on` or at most `most_days`
+    before."""
     if origin == target:
         return Conversion(amount, Decimal(1), None, None)
     if origin in PARITIES and target in PARITIES:
@@ -74,7 +76,7 @@ def convert(
         day, source = chosen.day, chosen.source
         one, other = _there(chosen, origin), _there(chosen, target)
     with localcontext(prec=_PRECISION):
-        # One division, at the end: a rounded cross rate would lose units of large amounts.
+        # A single division, at the end: a rounded cross rate would lose units of large amounts.
         exact = major_units(amount, origin) * other / one
         rounded = exact.scaleb(exponent(target)).quantize(Decimal(1), ROUND_HALF_EVEN)
         return Conversion(int(rounded), other / one, day, source)

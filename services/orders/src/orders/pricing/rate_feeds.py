@@ -1,4 +1,4 @@
-"""Where exchange rates come from. All are told as units of a currency for one euro."""
+"""Feeds of exchange rates, each read as units of a currency per euro."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LARGEST = 1_000_000
 
 
 class RateSource(ABC):
-    """`fetch` raises `Upstream` when there is no answer, or none that can be understood."""
+    """A feed of exchange rates. `fetch` raises `Upstream` without a usable response."""
 
     name: ClassVar[str]
 
     def __init__(self, url: HttpUrl, http: httpx.AsyncClient, *, seconds: float) -> None:
-        """`seconds` is how long an answer may take, however slowly it comes."""
+        """Set up the feed. `seconds` limits the complete response, however slowly it arrives."""
         self._url = str(url)
         self._http = http
         self._seconds = seconds
@@ -58,7 +58,7 @@ class RateSource(ABC):
 
 
 class Ecb(RateSource):
-    """The reference rates of the European Central Bank: of a day, or its history of 90 days.
+    """Reference rates of the European Central Bank: of one day, or its history of 90 days.
 
     https://www.ecb.europa.eu/stats/policy_and_exchange_rates/euro_reference_exchange_rates
     """
@@ -75,8 +75,11 @@ class Ecb(RateSource):
 
 
 class Json(RateSource):
-    """`{"base": "USD", "date": "2026-11-20", "rates": {"EUR": 0.92, "XAF": 604.5}}`, as many
-    services have it. With another base than the euro, its rate to the euro has to be there."""
+    """Rates in a form that many services use. If the base is not the euro, the rates must include
+    it.
+
+    `{"base": "USD", "date": "2026-11-20", "rates": {"EUR": 0.92, "XAF": 604.5}}`
+    """
 
     name = "json"
 

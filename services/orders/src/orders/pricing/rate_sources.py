@@ -1,4 +1,4 @@
-"""The sources of exchange rates, the preferred one first."""
+"""Sources of exchange rates, the preferred one first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCES: Final = (Ecb.name, Json.name)
 def sources(
     ecb: HttpUrl | None, json: HttpUrl | None, http: httpx.AsyncClient, *, seconds: float
 ) -> list[RateSource]:
-    """Those that have an address; `seconds` is how long each may take."""
+    """Return the sources that have a URL; `seconds` is the time limit of each."""
     found: list[RateSource] = []
     if ecb is not None:
         found.append(Ecb(ecb, http, seconds=seconds))

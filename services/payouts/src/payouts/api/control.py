@@ -1,4 +1,4 @@
-"""The API of a tenant's emergency stop, and what is to be seen of its payouts as a whole."""
+"""Endpoints of a tenant's emergency stop and of the overall status of its payouts."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ async def status(caller: Viewer, accounts: AccountsInUse, session: Session) -> S
 
 @control.post("/pause")
 async def pause(caller: Operator, session: Session, why: ReasonBody) -> ControlView:
-    """The emergency stop: once this is answered, within seconds, no sending begins. Calls that are
-    under way end, and statuses are still checked."""
+    """Set the emergency stop. The response arrives within seconds, when no further payout can begin
+    to be sent. Calls under way complete, and statuses are still checked."""
     control = await _pause(session, caller, why, paused=True)
     await operator_actions.until_nothing_begins(session, caller.tenant)
     return control
@@ -90,9 +90,9 @@ class StatusCheckRequirement(ReasonBody):
 async def require_status_check(
     caller: Admin, accounts: AccountsInUse, session: Session, body: StatusCheckRequirement
 ) -> ControlView:
-    """After a backup was restored: for `days`, each payout's status is checked at the provider
-    before it is sent, also when the database has no attempt of it. Until an account is
-    reconciled from the backup to now, nothing is sent from it or scheduled there."""
+    """Require status checks after a backup was restored: for `days`, each payout's status is
+    checked at the provider before it is sent, even if the database has no attempt of it. Until an
+    account is reconciled from the backup to now, nothing is sent from it or created there."""
     now = datetime.now(UTC)
     mine = [each for each in accounts if each.tenant == caller.tenant]
     since = min(body.since or now - _USUAL_BACKUP, now)

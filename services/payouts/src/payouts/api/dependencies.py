@@ -1,4 +1,4 @@
-"""What the endpoints depend on."""
+"""Dependencies of the endpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from payouts.providers.registry import Accounts
 
 @dataclass(frozen=True)
 class OperatorTenant:
-    """The tenant that operates Paybus, which sees what is of all tenants."""
+    """The tenant that operates Paybus and may see data of all tenants."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""The paths of the payout system that Paybus replaces, as aliases; docs/migration.md lists them."""
+"""Aliases of the payout API that Paybus replaces; docs/migration.md lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API of payouts and batches. docs/guides/payouts.md says which role may do what."""
+"""Endpoints of payouts and batches. docs/guides/payouts.md lists which role may use them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from payouts.schemas import NewBatch, NewPayout, ReasonBody
 
 payouts = APIRouter(prefix="/v1/payouts", tags=["payouts"], responses=PROBLEMS)
 batches = APIRouter(prefix="/v1/batches", tags=["batches"], responses=PROBLEMS)
-# A batch has up to ten thousand payouts: its body may be larger than others.
+# A batch has up to 10,000 payouts: its body may be larger than others.
 LARGE_BODIES = (batches.prefix,)
 
 
@@ -78,7 +78,9 @@ async def get_payout(caller: Viewer, session: Session, id_: str) -> PayoutDetail
 
 @payouts.post("/{id_}/approve")
 async def approve(caller: Approver, session: Session, id_: str, why: ReasonBody) -> PayoutDetail:
-    """By another person than the one who created it."""
+    """Approve a scheduled payout. A second person has to: neither its creator, nor a user who
+    credited what it pays, nor the last user to change its destination, unless another user created
+    it since."""
     return await _act(session, caller, id_, operator_actions.approve, why)
 
 
@@ -101,8 +103,8 @@ async def cancel(caller: Operator, session: Session, id_: str, why: ReasonBody) 
 async def retry(
     accounts: AccountsInUse, caller: Operator, session: Session, id_: str, why: ReasonBody
 ) -> PayoutDetail:
-    """Send a failed or returned payout again, after its status was checked at the provider. A
-    returned one is paid with other money: above the approval threshold it needs a second person."""
+    """Send a failed or returned payout again, after a status check at the provider. A returned one
+    is paid with other money: above the approval threshold it needs a second person's approval."""
     do = partial(operator_actions.retry, accounts=accounts)
     return await _act(session, caller, id_, do, why)
 
@@ -115,7 +117,7 @@ async def create_batch(
     body: NewBatch,
     idempotency_key: IdempotencyKey,
 ) -> BatchView:
-    """All of its payouts are created, or none."""
+    """Create all payouts of the batch, or none."""
     async with session.begin():
         row, _ = await service.order_batch(
             session, caller.tenant, idempotency_key, actor(caller), body
@@ -142,7 +144,7 @@ async def _act(
 ) -> PayoutDetail:
     async with session.begin():
         found = await tenant_rows.get_for_tenant(session, Payout, caller.tenant, id_)
-        # First, as everybody locks them: an approval is of where it goes now.
+        # First, in the common lock order: an approval is for the current destination.
         await repository.hold_recipient(session, found.recipient_id)
         row = (await repository.lock_payouts(session, [id_]))[id_]
         await session.refresh(row)

@@ -1,4 +1,4 @@
-"""The API of recipients: their details, balances and credits."""
+"""Endpoints of recipients: their details, balances and credits."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ async def credit(
     credit: Credit,
     idempotency_key: IdempotencyKey,
 ) -> BalanceView:
-    """Money that the recipient has earned becomes available for payouts from the balance."""
+    """Credit money that the recipient has earned: it becomes available for payouts from the
+    balance."""
     async with session.begin():
         await service.credit(session, caller.tenant, id_, idempotency_key, actor(caller), credit)
     row = await session.get_one(Balance, (id_, credit.currency), populate_existing=True)

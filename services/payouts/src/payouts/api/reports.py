@@ -1,4 +1,4 @@
-"""The API of reports: days, discrepancies, the audit log, and the export."""
+"""Endpoints of reports: days, discrepancies, the audit log, and the export."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ reports = APIRouter(prefix="/v1/reports", tags=["reports"], responses=PROBLEMS)
 async def daily_report(
     tenant: OperatingTenant, caller: Viewer, session: Session, day: date | None = None
 ) -> dict[str, Any]:
-    """As it was written; of a day that has none yet, as it would be now. The default is today
-    (UTC)."""
+    """Return the stored report of a day; if there is none yet, the current figures, with
+    `written_at` null. `day` (UTC) defaults to today."""
     body = _not_in_future(day or datetime.now(UTC).date())
     kept = await session.get(DailyReport, (caller.tenant, body))
     if kept is not None:
@@ -48,7 +48,7 @@ async def daily_report(
         found = await day_report(session, caller.tenant, body)
         report = found | {"written_at": None}
     if caller.tenant != tenant.name:
-        del report["audit_head"]  # the audit log has all tenants' actions
+        del report["audit_head"]  # the audit log contains all tenants' actions
     return report
 
 
@@ -99,7 +99,7 @@ async def audit_log(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> AuditPage:
-    """Every action of the tenant, the newest first."""
+    """List the tenant's actions, the newest first."""
     query = select(AuditEntry).where(AuditEntry.tenant == caller.tenant)
     if subject is not None:
         query = query.where(AuditEntry.subject == subject)
@@ -125,14 +125,15 @@ async def list_discrepancies(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[DiscrepancyView]:
-    """Differences between the providers' records and the ledger."""
+    """List discrepancies between the providers' records and the ledger."""
     filters = {"day": day, "kind": kind}
     return await page(session, Discrepancy, DiscrepancyView, caller.tenant, filters, cursor, limit)
 
 
 @reports.post("/discrepancies/{id_}/resolve")
 async def resolve(caller: Approver, session: Session, id_: str, why: ReasonBody) -> DiscrepancyView:
-    """A person resolves it. Those of kind `duplicate` are never resolved otherwise."""
+    """Resolve a discrepancy. Those of kind `doubled` and `destination` are never resolved
+    automatically."""
     async with session.begin():
         await tenant_rows.get_for_tenant(session, Discrepancy, caller.tenant, id_)
         row = await operator_actions.resolve(session, id_, actor(caller), why.reason)
@@ -158,7 +159,7 @@ async def reconcile(
     "/payouts.csv", response_class=Response, responses={200: {"content": {"text/csv": {}}}}
 )
 async def export(caller: Viewer, sessions: SessionFactory, first: date, last: date) -> Response:
-    """Every payout ordered from `first` to `last` (UTC, both included), the oldest first."""
+    """Export every payout created from `first` to `last` (UTC, both included), the oldest first."""
     if last < first:
         raise Invalid("last is before first")
     since = datetime.combine(first, time(), UTC)

@@ -1,4 +1,4 @@
-"""What callers see of recipients, payouts, batches and reports."""
+"""Response bodies of the API."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class RecipientView(View):
 
 
 class BalanceView(BaseModel):
-    """Minor units. What the platform put in is the others' sum, negative."""
+    """Balances in minor units. `platform` is what the platform has put in: negative, the sum of the
+    others."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -102,7 +103,8 @@ class PayoutView(View):
 
 
 class AttemptView(BaseModel):
-    """`outcome` is null while it runs, and for good when the process died in it."""
+    """A send attempt. `outcome` is null while it runs; if the sending process died, until a status
+    check finds that, or permanently if a webhook comes first."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -138,7 +140,7 @@ class AuditDetail(AuditView):
 
 
 class PayoutDetail(PayoutView):
-    # Not the row's `attempts`, which counts them.
+    # Not the row's `attempts`, which is a count.
     attempts: list[AttemptView] = Field(default_factory=list, validation_alias="_attempts")
     audit: list[AuditView] = Field(default_factory=list, description="the newest 100")
 
@@ -166,8 +168,8 @@ class ControlView(BaseModel):
 
 
 class AccountView(BaseModel):
-    """Limits are in minor units by currency, `rate_per_second` is of all workers,
-    `max_concurrency` of one."""
+    """A payout account. Limits are in minor units by currency; `rate_per_second` applies to all
+    workers together, `max_concurrency` to one worker."""
 
     path: str
     pays: bool = Field(description="false: it pays by itself, and is only compared")
@@ -178,8 +180,8 @@ class AccountView(BaseModel):
 
 
 class RecoveryView(BaseModel):
-    """A day (UTC) of an account that was not compared since the database was restored: until it is,
-    nothing is sent from the account, and nothing ordered there."""
+    """A day (UTC) of an account that was not reconciled since the database was restored. Until it
+    is, nothing is sent from the account or created there."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -208,7 +210,7 @@ class Volume(BaseModel):
 
 
 class Metrics(BaseModel):
-    """Of the payouts ordered within the time range."""
+    """Metrics of the payouts created within the time range."""
 
     since: datetime
     states: dict[str, int]
@@ -232,7 +234,7 @@ class DiscrepancyView(View):
 
 
 class AuditPage(BaseModel):
-    """`next_cursor` is null on the last page."""
+    """A page of audit entries. `next_cursor` is null on the last page."""
 
     items: list[AuditDetail]
     next_cursor: str | None

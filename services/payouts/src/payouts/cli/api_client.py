@@ -1,4 +1,4 @@
-"""Where `paybus-payouts` finds the API."""
+"""API client of `paybus-payouts`: its address and token."""
 
 from __future__ import annotations
 

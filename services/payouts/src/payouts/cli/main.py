@@ -1,7 +1,7 @@
-"""`paybus-payouts`: the API from a shell, and what needs the database itself.
+"""`paybus-payouts`: the payouts API from a shell, and verification of the database.
 
-Commands that call the API want PAYOUTS_URL and PAYBUS_TOKEN; `verify-ledger` wants
-DATABASE_URL. Status: 0 well, 1 something is wrong, 2 wrongly called.
+Commands that call the API need PAYOUTS_URL and PAYBUS_TOKEN; `verify-ledger` needs DATABASE_URL.
+Exit status: 0 success, 1 a fault, 2 a usage error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from common.cli.toolkit import (
 )
 from payouts.cli.api_client import API, call, listed
 
-# Commands load the database's packages by themselves: the others start in half the time.
+# Commands that need the database's packages import them: the others start in half the time.
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -54,7 +54,8 @@ def main() -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """What waits, whether all is paused, and which providers are not called."""
+    """Show payouts by state, whether sending is paused, circuits that are not closed, and accounts
+    that are not reconciled."""
     found = call("GET", "control")
     if as_json:
         print_json(found)
@@ -89,7 +90,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Payouts, the newest first."""
+    """List payouts, the newest first."""
     filters = {
         "state": state,
         "recipient_id": recipient_id,
@@ -114,7 +115,7 @@ def list_(
 
 @app.command()
 def show(id_: Id) -> None:
-    """A payout with its attempts and everything that was done to it."""
+    """Show a payout with its attempts and audit log."""
     print_json(call("GET", f"payouts/{id_}"))
 
 
@@ -153,7 +154,7 @@ def batch(
     key: Key = None,
     wait: Annotated[bool, typer.Option(help="until all are settled")] = True,
 ) -> None:
-    """Order all of a file's payouts or none, and watch them."""
+    """Create all payouts of a file, or none, and follow their progress."""
     request = {"name": name or file.name, "payouts": list(_payouts_in(file))}
     made = call("POST", "batches", json=request, headers=new_call_key(key), timeout=300)
     console.print(f"batch {made['id']}: {made['payouts']} payouts ordered")
@@ -163,37 +164,37 @@ def batch(
 
 @app.command()
 def approve(id_: Id, reason: Reason) -> None:
-    """Approve a payout that somebody else ordered."""
+    """Approve a payout that another user created."""
     _act("approve", id_, reason)
 
 
 @app.command()
 def hold(id_: Id, reason: Reason) -> None:
-    """Keep it from being sent until it is released."""
+    """Keep a payout from being sent until it is released."""
     _act("hold", id_, reason)
 
 
 @app.command()
 def release(id_: Id, reason: Reason) -> None:
-    """Let a held payout go on."""
+    """Release a held payout."""
     _act("release", id_, reason)
 
 
 @app.command()
 def cancel(id_: Id, reason: Reason) -> None:
-    """Give up a payout that was not submitted."""
+    """Cancel a payout that was not submitted."""
     _act("cancel", id_, reason)
 
 
 @app.command()
 def retry(id_: Id, reason: Reason) -> None:
-    """Try a failed or returned payout again; the provider is asked first."""
+    """Send a failed or returned payout again, after a status check at the provider."""
     _act("retry", id_, reason)
 
 
 @app.command()
 def pause(reason: Reason) -> None:
-    """The emergency stop: nothing begins to be sent."""
+    """Set the emergency stop: no payout begins to be sent."""
     call("POST", "control/pause", json={"reason": reason})
     console.print("paused: nothing begins to be sent until `paybus-payouts resume`")
 
@@ -214,7 +215,7 @@ def require_status_check(
     ] = None,
 ) -> None:
     """After a backup was restored: reconcile every account since then before anything is sent, and
-    ask the provider before each payout."""
+    check the status of each payout before it is sent."""
     body = {"reason": reason, "days": days, "since": since}
     call("POST", "control/require-status-check", json=body)
     if days:
@@ -228,7 +229,7 @@ def require_status_check(
 def wait_reconciled(
     seconds: Annotated[float, typer.Option(min=0, help="then end with 1")] = 3600,
 ) -> None:
-    """After `require-status-check`: until every account is reconciled since the backup."""
+    """After `require-status-check`: wait until every account is reconciled since the backup."""
     until = time.monotonic() + seconds
     with progress_bar("days reconciled") as (progress, task):
         whole = 0
@@ -245,13 +246,13 @@ def wait_reconciled(
 
 @app.command()
 def report(day: Annotated[str | None, typer.Option(help="YYYY-MM-DD, UTC; today")] = None) -> None:
-    """A day's report."""
+    """Show a day's report."""
     print_json(call("GET", "reports/daily", params={"day": day} if day else {}))
 
 
 @app.command()
 def discrepancies(day: str | None = None, as_json: AsJson = False) -> None:
-    """What providers and the ledger say differently."""
+    """List discrepancies between providers and the ledger."""
     found = listed("reports/discrepancies", {"day": day}, 100_000)
     columns = ("id", "day", "kind", "payout_id", "transfer_id", "ours", "theirs", "resolved_at")
     print_table(found, columns, as_json)
@@ -261,7 +262,7 @@ def discrepancies(day: str | None = None, as_json: AsJson = False) -> None:
 def resolve(
     id_: Annotated[str, typer.Argument(help="the discrepancy's id")], reason: Reason
 ) -> None:
-    """A person has dealt with a discrepancy."""
+    """Resolve a discrepancy."""
     call("POST", f"reports/discrepancies/{id_}/resolve", json={"reason": reason})
     console.print(f"{id_} resolved")
 
@@ -275,7 +276,7 @@ def reconcile(day: Annotated[str, typer.Argument(help="YYYY-MM-DD, UTC")]) -> No
 
 @app.command()
 def metrics(time_range: Annotated[str, typer.Option(help="such as 24h or 7d")] = "24h") -> None:
-    """Counts, success rate, times to paid and volumes."""
+    """Show counts, success rate, times to paid and volumes."""
     print_json(call("GET", "reports/metrics", params={"time_range": time_range}))
 
 
@@ -286,7 +287,7 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, max=100_000)] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Who did what, when and why; the newest first."""
+    """List who did what, when and why, the newest first."""
     found = listed("reports/audit", {"subject": subject, "actor": actor}, limit)
     columns = ("position", "at", "actor", "role", "action", "subject", "before", "after", "reason")
     print_table(found, columns, as_json)
@@ -294,7 +295,7 @@ def audit(
 
 @app.command()
 def recipients(reference: str | None = None, as_json: AsJson = False) -> None:
-    """Who is paid."""
+    """List recipients."""
     found = listed("recipients", {"reference": reference}, 100_000)
     columns = (
         "id",
@@ -313,7 +314,7 @@ def recipients(reference: str | None = None, as_json: AsJson = False) -> None:
 def add_recipient(
     file: Annotated[Path, typer.Argument(help="JSON, as the API takes it", dir_okay=False)],
 ) -> None:
-    """Add one."""
+    """Add a recipient."""
     try:
         request = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -328,7 +329,7 @@ def block(
     reason: Reason,
     undo: Annotated[bool, typer.Option("--undo", help="pay it again")] = False,
 ) -> None:
-    """Pay a recipient no more."""
+    """Block a recipient: nothing is sent to it."""
     change = {"blocked": not undo, "reason": reason}
     done = call("PATCH", f"recipients/{id_}", json=change)
     console.print(f"{done['reference']} {'blocked' if done['blocked'] else 'not blocked'}")
@@ -342,7 +343,7 @@ def credit(
     reason: Reason,
     key: Key = None,
 ) -> None:
-    """Money that a recipient has earned becomes available."""
+    """Credit money that a recipient has earned: it becomes available."""
     body = {"amount": amount, "currency": currency, "reason": reason}
     balance = call("POST", f"recipients/{id_}/credits", json=body, headers=new_call_key(key))
     console.print(f"{balance['available']} {balance['currency']} available (minor units)")
@@ -350,14 +351,14 @@ def credit(
 
 @app.command()
 def batches(as_json: AsJson = False) -> None:
-    """Batches, the newest first."""
+    """List batches, the newest first."""
     columns = ("id", "name", "payouts", "created_by", "created_at")
     print_table(listed("batches", {}, 1000), columns, as_json)
 
 
 @app.command()
 def schedules(as_json: AsJson = False) -> None:
-    """The clock's jobs: last run, result, next run."""
+    """List scheduled jobs: last run, result, next run."""
     found = call("GET", "/v1/schedules")
     columns = ("name", "expression", "paused", "next_run_at", "last_outcome", "last_result")
     print_table(found, columns, as_json)
@@ -368,7 +369,7 @@ def job(
     name: Annotated[str, typer.Argument(help="as `schedules` has it")],
     what: Annotated[str, typer.Argument(help="run, pause, resume or cancel")],
 ) -> None:
-    """Run a job now, pause or resume its schedule, or cancel what is ordered and has not begun."""
+    """Run a job now, pause or resume its schedule, or cancel runs that have not begun."""
     if what not in {"run", "pause", "resume", "cancel"}:
         die("run, pause, resume or cancel", 2)
     print_json(call("POST", f"/v1/schedules/{name}/{what}"))
@@ -376,7 +377,7 @@ def job(
 
 @app.command()
 def export(first: str, last: str) -> None:
-    """Payouts ordered from one day to another (UTC, both included), as CSV."""
+    """Export payouts created from one day to another (UTC, both included), as CSV."""
     params = {"first": first, "last": last}
     with (
         API.client() as http,
@@ -395,7 +396,7 @@ def verify_ledger(
         str | None, typer.Option(help="POSITION:HASH of a head that was kept elsewhere")
     ] = None,
 ) -> None:
-    """Whether the audit log, the ledger and the balances are as they were written."""
+    """Verify that the audit log, the ledger and the balances are as they were written."""
     from payouts.cli import maintenance  # noqa: PLC0415
 
     known = None
@@ -426,14 +427,14 @@ _BATCH_COLUMNS = frozenset({"recipient", "amount", "currency", "fee"})
 
 def _payouts_in(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")  # as Excel writes it, too
+        text = file.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark
     except UnicodeDecodeError:
         die(f"{file} is no UTF-8")
     reader = csv.DictReader(io.StringIO(text))
     if not {"recipient", "amount", "currency"} <= {*(reader.fieldnames or ())}:
         die(f"{file}:1: wants a first line with recipient,amount,currency[,fee]")
     if unknown := {*(reader.fieldnames or ())} - _BATCH_COLUMNS:
-        # Left out, they would change what is paid: `funding` or `due_at`, or a report's `state`.
+        # Ignoring these would change what is paid: `funding` or `due_at`, or a report's `state`.
         die(f"{file}:1: takes no column {', '.join(sorted(unknown))}: order those payouts singly")
     for number, line in enumerate(reader, start=2):
         try:

@@ -1,4 +1,4 @@
-"""What an operator does with the database itself."""
+"""Operations on the database itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from payouts.ledger.verification import VerificationResult, verify
 async def verify_books(
     expect: tuple[int, str] | None, progress: Callable[[int, int], None]
 ) -> VerificationResult:
-    """One snapshot of them. Raises `Upstream` when the database can't be used."""
+    """Verify the ledger in one snapshot. Raises `Upstream` when the database can't be used."""
     with _plainly():
         async with database.engine(load_or_exit(DatabaseSettings)) as engine:
             one_snapshot = engine.execution_options(isolation_level="REPEATABLE READ")

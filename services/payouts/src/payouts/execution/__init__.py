@@ -1,1 +1,1 @@
-"""The execution of payouts, each once."""
+"""Execution of payouts, each once."""

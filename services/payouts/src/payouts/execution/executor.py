@@ -1,8 +1,8 @@
-"""Sends payouts, each once: the intent with its idempotency key is committed before the provider is
-called, no transaction is open meanwhile, and what was ever sent is asked about before it is sent
-again.
+"""Send each payout once: the intent with its idempotency key is committed before the provider is
+called, no transaction is open during the call, and a payout that was ever sent is checked at the
+provider before it is sent again.
 
-Safe to run for the same payout from several places at once.
+Safe to run for the same payout in several processes at the same time.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ class PayoutExecutor:
         await self._commits.stop()
 
     async def process(self, event: Event[ProcessPayout]) -> None:
-        """Do what the payout's state asks for. What providers do is kept with the payout, which
-        comes back by the clock; raised is only what says nothing about it."""
+        """Do what the payout's state requires. Provider errors are stored with the payout, which a
+        scheduled job enqueues again. Raises `Upstream` if the account is not configured, or if a
+        requested status check was not made or failed and no job would repeat it."""
         due = event.data
         try:
             account = self._accounts.find(event.tenant, due.provider, due.account)
@@ -76,9 +77,9 @@ class PayoutExecutor:
                 if isinstance(next_, SendPayout):
                     answer = await self._send(account, next_)
                     await self._do(account, PayoutSent(due.payout_id, next_.number, answer))
-        except RateLimited as error:  # the gate: nothing was begun
+        except RateLimited as error:  # from the gate: nothing was started
             await self._do(account, Defer(due.payout_id, error.retry_after, str(error)))
-            if due.ask:  # which no clock would bring back
+            if due.ask:  # no job would repeat the status check
                 raise Upstream(f"payout {due.payout_id} is to be asked about: {error}") from error
 
     async def _do(self, account: ProviderAccount, item: PlannerInput) -> PlannerAction:
@@ -108,7 +109,7 @@ class PayoutExecutor:
         return answer
 
     async def _call(self, account: ProviderAccount, operation: str, call: Any) -> Any:
-        """The answer, or the error that it was."""
+        """Return the response, or the error that the call raised."""
         started = time.perf_counter()
         try:
             async with account.gate.call():
@@ -127,13 +128,14 @@ class PayoutExecutor:
         except TimeoutError as error:
             raise ProviderTimeout(f"gave no answer in {seconds:g} s") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            # Which may mean that it was done.
+            # The provider may have processed the request.
             raise ProviderTimeout(f"answers something strange ({type(error).__name__})") from error
 
     async def run(
         self, session: AsyncSession, items: Sequence[tuple[PlannerInput, ProviderAccount]]
     ) -> Sequence[PlannerAction | PaybusError]:
-        """One transaction: lock what the items need, in the order that everybody keeps."""
+        """Run a batch in one transaction, with the rows that its items need locked in the common
+        order."""
         transfers = await repository.lock_transfers(session, _transfers_of(items))
         ids = [item.payout_id for item, _ in items]
         found = await repository.lock_payouts(session, ids)

@@ -1,5 +1,5 @@
-"""What is to be done about a payout, and what came of it: decided in a transaction, with the rows
-locked. `executor.py` carries it out in between."""
+"""Decisions about a payout, before and after each provider call, made in a transaction with the
+rows locked. `executor.py` makes the calls in between."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from payouts.repository import AccountKey, TransferKey
 
 log = get_logger(__name__)
 
-# An intent that is so old is not acted upon, so that the call, which is bounded, is over when
-# another process may look: a process that was suspended in between must not send after that.
+# An older intent is not acted upon. So the call, which is bounded, has ended when another process
+# may check the status: a process that was suspended in between must not send later.
 FRESH = timedelta(seconds=5)
 _NOT_AUTHORIZED_SECONDS = 300.0
 _BLOCKED = timedelta(hours=1)
-# A restored database may have forgotten so much; look-ups go no further back.
+# How far back a restored database may have lost payouts; status checks go no further back.
 FORGOTTEN = timedelta(days=90)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
 class Start:
-    """See what is to be done about the payout; `ask` is whether to ask about it in any case."""
+    """Decide what to do about the payout; `ask` requests a status check in any case."""
 
     payout_id: str
     ask: bool = False
@@ -52,7 +52,8 @@ class Start:
 
 @dataclass(frozen=True)
 class CheckStatus:
-    """The provider is to be asked. `version` is the payout's, by which a change meanwhile shows."""
+    """Query the provider. `version` is the payout's: a different one afterwards shows a concurrent
+    change."""
 
     order: PayoutRequest
     version: int
@@ -67,14 +68,14 @@ class StatusChecked:
 
 
 def elapsed() -> float:
-    """Seconds since this machine was started; a machine that is suspended meanwhile counts on."""
+    """Return seconds since the machine was booted, including time during which it was suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True)
 class SendPayout:
-    """The provider is to be called: the intent is committed. `before` is the latest moment for it,
-    by `elapsed`."""
+    """Call the provider: the intent is committed. `before` is the latest time for the call, on the
+    clock of `elapsed`."""
 
     order: PayoutRequest
     number: int
@@ -102,7 +103,7 @@ PlannerAction = CheckStatus | SendPayout | None
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """`timeout` bounds each call of a provider."""
+    """Configuration of the planner. `timeout` bounds each provider call."""
 
     details: RecipientDetailsCipher
     timeout: timedelta
@@ -114,7 +115,7 @@ class PlannerConfig:
 
 
 class PayoutPlanner:
-    """Decides about one payout after the other, of one transaction."""
+    """Planner for the payouts of one transaction, one after the other."""
 
     account: ProviderAccount
     recipient: Recipient
@@ -127,8 +128,8 @@ class PayoutPlanner:
         unreconciled: Collection[AccountKey],
         before: float,
     ) -> None:
-        """`unreconciled` are the accounts of which nobody has compared what a restored database
-        may have forgotten: nothing is sent there."""
+        """`unreconciled` are the accounts whose payouts a restored database may have forgotten and
+        that are not reconciled yet: nothing is sent there."""
         self._unreconciled = unreconciled
         self._rules = rules
         self._times = rules.times
@@ -147,7 +148,7 @@ class PayoutPlanner:
             row.approved_by = row.approved_at = row.next_action_at = None
             if not (ask and row.attempts):
                 return None
-            # A report says that an earlier attempt may have paid: that has to be known first.
+            # A report says that an earlier attempt may have paid: check that first.
         step = self._step(file, ask=ask)
         if step is NextAction.SEND:
             return self._intend(file)
@@ -155,18 +156,18 @@ class PayoutPlanner:
             if row.state == State.SUBMITTING:
                 self._lose(file, "the process that sent it died", key_consumed=False)
             if row.state == State.UNKNOWN or self._waits(row):
-                row.next_action_at = self._now + self._timeout + FRESH  # should we die, too
+                row.next_action_at = self._now + self._timeout + FRESH  # in case we die too
             sealed = last.details if last is not None else self.recipient.details
             order = replace(self._order(row, sealed), destinations=self._destinations(file))
             return CheckStatus(order, row.version, self._first_sent(file) - _CLOCKS_DIFFER)
         if row.state == State.APPROVED:
             self._wait(row)
         elif row.state == State.SUBMITTING and last is not None:
-            row.next_action_at = last.deadline  # whoever sends it may die
+            row.next_action_at = last.deadline  # the sending process may die
         return None
 
     def _first_sent(self, file: PayoutHistory) -> datetime:
-        """Before this no transfer of the payout was made."""
+        """Return a time (UTC) before which no transfer of the payout was made."""
         first = file.attempts[0].started_at if file.attempts else self._now
         known = file.attempts and not self._forgetful(file.row)
         return first if known else min(first, self._now - FORGOTTEN)
@@ -175,13 +176,13 @@ class PayoutPlanner:
         self, file: PayoutHistory, item: StatusChecked, transfers: Mapping[TransferKey, Transfer]
     ) -> PlannerAction | PaybusError:
         row = file.row
-        if row.version != item.version:  # somebody knew more meanwhile, but perhaps not the newest
+        if row.version != item.version:  # changed meanwhile, perhaps not to the newest status
             if not self._waits(row):
                 self._books.enqueue(row, ask=True)
             return None
         if isinstance(item.found, Exception):
             error = self._rules.text(item.found)
-            if not self._waits(row):  # no clock would bring it back: who asked does
+            if not self._waits(row):  # no job repeats it: the caller retries
                 return Upstream(f"the look-up of payout {row.id} failed: {error}")
             status_updates.schedule_status_check(self._books, row, self._times, f"look-up: {error}")
             return None
@@ -199,10 +200,12 @@ class PayoutPlanner:
         found: Sequence[ProviderTransfer],
         transfers: Mapping[TransferKey, Transfer],
     ) -> bool:
-        """Let the payout follow all that the provider lists of it; whether any of it moves money.
+        """Apply every transfer that the provider lists for the payout; return whether any moves
+        money.
 
-        The payout's own transfer comes first, then whatever else moves money, so that this shows as
-        doubled; last those that moved money once, so that the payout can follow another one.
+        The payout's own transfer comes first, then every other one that moves money, so that it is
+        recorded as a duplicate. The payout's current transfer, if it no longer moves money, comes
+        last, so that the payout can follow another one.
         """
         row = file.row
         own = domain.match_transfers(status_updates.attempt_refs(file.attempts), list(found))
@@ -234,7 +237,7 @@ class PayoutPlanner:
         status_updates.compare_amounts(self._books, file.row, found, destinations)
 
     def _free(self, file: PayoutHistory) -> PlannerAction:
-        """The provider has nothing of the last attempt that moves money."""
+        """Continue when the provider lists no transfer of the payout that moves money."""
         row, last = file.row, file.last
         if row.state == State.SUBMITTED:
             status_updates.schedule_status_check(
@@ -244,7 +247,7 @@ class PayoutPlanner:
         if row.state not in {State.UNKNOWN, State.APPROVED}:
             return None
         if last is not None:
-            # The question may have begun a time-out ago.
+            # The status query may have begun one timeout ago.
             proved_at = (last.finished_at or last.deadline) + self._quiet + self._timeout
             if self._now < proved_at:
                 status_updates.schedule_status_check(self._books, row, self._times, None)
@@ -277,12 +280,12 @@ class PayoutPlanner:
         error = item.answer
         attempt.outcome = outcome_of(error)
         attempt.error = self._rules.text(error)
-        # Whether the key has its answer, which would be repeated; "asked too often" is none.
+        # A consumed key has a response, which the provider would repeat. A deferral consumes none.
         attempt.key_consumed = attempt.outcome != "deferred" and not isinstance(
             error, ProviderTimeout
         )
         if row.state != State.SUBMITTING or attempt is not file.last:
-            return  # a webhook, or whoever took it over, knew more
+            return  # a webhook or another worker has newer information
         match attempt.outcome:
             case "refused":
                 told = status_updates.record_failure(books, row, attempt.error)
@@ -303,7 +306,8 @@ class PayoutPlanner:
                 row.error = item.error
 
     def _waits(self, row: Payout) -> bool:
-        """Whether the clock brings it back for a look; a failed one has its own hour."""
+        """Return whether a job brings the payout back for a status check; a failed one has its own
+        retry time."""
         return row.next_action_at is not None and row.state != State.FAILED
 
     def _step(self, file: PayoutHistory, *, ask: bool) -> NextAction:
@@ -326,9 +330,8 @@ class PayoutPlanner:
         return approved and not held and self.account.pays
 
     def _is_void(self, row: Payout) -> bool:
-        """Whether a person approved something else: the recipient's details were changed since. Of
-        a payout that a restored database knows from its provider alone the approval is forgotten.
-        """
+        """Return whether the approval is void because the recipient's details were changed since. A
+        payout that a restored database knows only from its provider has lost its approval time."""
         changed_at = self.recipient.details_changed_at
         if row.state != State.APPROVED or changed_at is None:
             return False
@@ -343,13 +346,13 @@ class PayoutPlanner:
         return unreconciled or (control is not None and control.paused)
 
     def _forgetful(self, row: Payout) -> bool:
-        """Whether it may have been sent although no attempt says so."""
+        """Return whether the payout may have been sent although no attempt is recorded."""
         control = self._controls.get(row.tenant)
         until = control.status_check_required_until if control else None
         return until is not None and self._now < until
 
     def _wait(self, row: Payout) -> None:
-        """Until it is due, released, unblocked or resumed."""
+        """Wait until the payout is due, released, unblocked or resumed."""
         if row.held:
             row.next_action_at = None
         else:
@@ -378,9 +381,10 @@ class PayoutPlanner:
         return SendPayout(self._order(row, details), number, key, self._before)
 
     def _key_again(self, file: PayoutHistory, details: str) -> str | None:
-        """The last attempt's key, as long as the provider would recognise it: should that call be
-        under way there after all, it is not done twice. Not after an answer: Stripe would repeat
-        it, failures too. Nor with other details, which are another request."""
+        """Return the last attempt's key while the provider still recognises it: if that call is
+        still under way there, it is not processed twice. Return None after a response, because
+        Stripe would repeat it, failures included, and for other details, which are another
+        request."""
         last = file.last
         if last is None or not self._same(file.row.provider, last.details, details):
             return None
@@ -391,7 +395,8 @@ class PayoutPlanner:
         return last.idempotency_key if fresh else None
 
     def _same(self, provider: str, sealed: str, other: str) -> bool:
-        """Sealed anew they are other texts."""
+        """Return whether both are the same details: encrypting the same details again gives another
+        ciphertext."""
         open_ = self._rules.details.open
         return sealed == other or open_(provider, sealed) == open_(provider, other)
 
@@ -422,7 +427,8 @@ class PayoutPlanner:
         )
 
     def _destinations(self, file: PayoutHistory) -> frozenset[str]:
-        """The provider's names of where the payout was or will be sent."""
+        """Return the provider's identifiers of every destination to which the payout was or will be
+        sent."""
         sealed = {self.recipient.details, *(each.details for each in file.attempts)}
         open_ = self._rules.details.open
         return frozenset(open_(file.row.provider, each).provider_ref for each in sealed) - {""}
@@ -437,7 +443,7 @@ class PayoutPlanner:
 
 
 def too_late() -> Exception:
-    """Instead of an answer: nothing was sent."""
+    """Return the error that replaces a response when nothing was sent."""
     return RateLimited("this process was too slow to send it", 1)
 
 

@@ -1,5 +1,5 @@
-"""What an answer, a look-up or a webhook means for a payout's rows. No I/O: rows are locked before,
-and written when the books are closed."""
+"""Effects of a response, a status check or a webhook on a payout's rows. No I/O: the caller locks
+the rows before, and the unit of work writes them when it is flushed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from payouts.providers.registry import READ_ONLY
 
 log = get_logger(__name__)
 
-# For webhooks that never come.
+# Submitted payouts are polled because a webhook may never arrive.
 _LONGEST_POLL = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class StatusCheckDelays:
-    """`first_look` after an unknown outcome, `first_poll` after a submission."""
+    """Delays of status checks: `first_look` after an unknown outcome, `first_poll` after a
+    submission."""
 
     first_look: timedelta = timedelta(seconds=5)
     longest_look: timedelta = timedelta(hours=1)
@@ -36,7 +37,7 @@ class StatusCheckDelays:
 
 @dataclass
 class PayoutHistory:
-    """A payout with all of its attempts, the first one first, and every transfer known as its."""
+    """A payout with all its attempts, the oldest first, and every transfer known to be its own."""
 
     row: Payout
     attempts: list[Attempt] = field(default_factory=list)
@@ -47,19 +48,21 @@ class PayoutHistory:
         return self.attempts[-1] if self.attempts else None
 
     def attempt_of(self, transfer_id: str) -> Attempt | None:
-        """The one that made the transfer; else the newest of which it is not known what it made."""
+        """Return the attempt that made the transfer; otherwise the newest attempt without a known
+        transfer."""
         newest_first = self.attempts[::-1]
         known = next((each for each in newest_first if each.transfer_id == transfer_id), None)
         return known or next((each for each in newest_first if each.transfer_id is None), None)
 
     def take(self, transfer: Transfer) -> None:
-        """The transfer is this payout's."""
+        """Record the transfer as this payout's."""
         transfer.payout_id = self.row.id
         if transfer not in self.transfers:
             self.transfers.append(transfer)
 
     def standing(self, but: Transfer) -> Transfer | None:
-        """Another transfer of the payout that moves money; a paid one rather than an accepted."""
+        """Return another transfer of the payout that moves money, a paid one before an accepted
+        one."""
         moving = [
             each
             for each in self.transfers
@@ -85,12 +88,12 @@ def apply_status(
     cause: Event[Any] | None = None,
     amount_returned: int = 0,
 ) -> None:
-    """Record a transfer's status that the provider reports, and move the payout. `asked` is
-    whether the provider answered a query just now, `amount_returned` how much of a paid one
-    came back.
+    """Record a transfer's status that the provider reports, and move the payout. `asked` is whether
+    the status is the result of a query made just now, `amount_returned` how much of a paid payout
+    came back (minor units, in total).
 
-    Of several transfers of a payout those that move money count: one that comes back takes the
-    payout with it only when no other one stands.
+    Of several transfers of a payout, those that move money count: a transfer that comes back
+    returns the payout only if no other one moves money.
     """
     _follow(
         books,
@@ -170,7 +173,7 @@ def _follow(
 def _learn(
     file: PayoutHistory, transfer: Transfer, transfer_status: TransferStatus, *, asked: bool
 ) -> bool:
-    """Keep what the provider says of the transfer; whether that is news."""
+    """Store the reported status of the transfer; return whether it is new."""
     known = transfer.transfer_status
     joined = domain.merge_queried_status if asked else domain.merge_status
     transfer.transfer_status = joined(TransferStatus(known) if known else None, transfer_status)
@@ -186,8 +189,8 @@ def _learn(
 def transfer_to_follow(
     file: PayoutHistory, transfer: Transfer, *, news: bool
 ) -> tuple[Transfer, State] | None:
-    """Which of its transfers the payout follows after a report of this one, and to which state;
-    None when the report is not about the payout's present."""
+    """Return the transfer that the payout follows after a report about this one, and the state it
+    leads to; None when the report does not concern the payout's current state."""
     row, transfer_status, other = (
         file.row,
         TransferStatus(transfer.transfer_status or ""),
@@ -202,7 +205,7 @@ def transfer_to_follow(
             return None
         return transfer, domain.status_after(state, transfer_status)
     current = state in {State.SUBMITTED, State.PAID} and row.transfer_id == transfer.transfer_id
-    if not news and not current:  # a person may have it tried again since
+    if not news and not current:  # an operator may have retried the payout since
         return None
     if other is not None:
         return other, domain.after_other(state, TransferStatus(other.transfer_status or ""))
@@ -211,13 +214,14 @@ def transfer_to_follow(
         file.last is not None and file.last.transfer_id is None
     )
     if not last and (unanswered or row.transfer_id != transfer.transfer_id):
-        return None  # of an earlier attempt, after which another was begun
+        return None  # from an earlier attempt; another one was started since
     to = domain.status_after(state, transfer_status)
     return None if to is state else (transfer, to)
 
 
 def record_failure(books: PayoutUnitOfWork, row: Payout, error: str) -> bool:
-    """Of a payout that is about to be failed: when it is tried again by itself; whether never."""
+    """Record the failure of a payout that is about to become failed, and schedule its automatic
+    retry. Return whether there is none."""
     row.failures += 1
     row.error = error
     wait = None if row.provider in READ_ONLY else domain.retry_after(row.failures)
@@ -244,20 +248,20 @@ def compare_amounts(
     found: ProviderTransfer,
     destinations: Collection[str] | None = None,
 ) -> None:
-    """That the provider made what was ordered; `destinations` are the providers' names of where it
-    was sent, by each of its attempts."""
+    """Record a discrepancy if the provider's transfer differs from the payout. `destinations` are
+    the provider's identifiers of where the payout's attempts sent it."""
     ours, theirs = f"{row.amount} {row.currency}", f"{found.amount} {found.currency}"
     if ours != theirs:
         record_discrepancy(books, row, "amount", found.transfer_id, ours, theirs)
     if destinations and found.destination is not None and found.destination not in destinations:
-        # By their last characters: a discrepancy is seen by everybody who may see payouts.
+        # Only their last characters: every user who may view payouts sees discrepancies.
         ours, theirs = (last_four(each) for each in (max(destinations), found.destination))
         record_discrepancy(books, row, discrepancies.DESTINATION, found.transfer_id, ours, theirs)
 
 
 def part_returned(row: Payout, found: ProviderTransfer) -> int:
-    """How much of the payout came back, in all (minor units). What a transfer was too large by, and
-    was recovered of it, is nobody's."""
+    """Return how much of the payout came back, in total (minor units). An excess of the transfer
+    over the payout that was recovered does not count: it is owed to no recipient."""
     if not found.amount_returned:
         return 0
     return max(0, row.amount - (found.amount - found.amount_returned))
@@ -266,11 +270,12 @@ def part_returned(row: Payout, found: ProviderTransfer) -> int:
 def remember(
     books: PayoutUnitOfWork, file: PayoutHistory, found: ProviderTransfer, *, details: str
 ) -> None:
-    """An attempt that the database has forgotten, to the (sealed) `details`. What it sent is what
-    the payout is: a schedule pays what is available, which was another sum then."""
+    """Record an attempt that the database has forgotten, sent to the (encrypted) `details`. The
+    payout takes the amount of the transfer: a schedule pays what is available, which was a
+    different amount then."""
     row = file.row
     if found.transfer_status.moves_money and found.currency == row.currency:
-        if row.funding == "direct":  # of which the caller says how much
+        if row.funding == "direct":  # the caller decides its amount
             compare_amounts(books, row, found)
         books.correct(row, found.amount)
     row.attempts = 1
@@ -292,7 +297,7 @@ def remember(
 def record_discrepancy(
     books: PayoutUnitOfWork, row: Payout, kind: str, transfer_id: str | None, ours: str, theirs: str
 ) -> None:
-    """They say differently."""
+    """Log and record that the provider and the database differ."""
     log.error(
         "payout_discrepancy_found",
         payout=row.id,
@@ -306,7 +311,7 @@ def record_discrepancy(
 
 
 def record_duplicate(books: PayoutUnitOfWork, row: Payout, transfer_id: str) -> None:
-    """More than one transfer of a payout moves money."""
+    """Record that more than one transfer of the payout moves money."""
     metrics.doubled.labels(row.provider).inc()
     record_discrepancy(books, row, discrepancies.DOUBLED, transfer_id, "once", "once more")
 

@@ -1,8 +1,9 @@
-"""The log of every action, chained by hashes: whoever changes a row breaks the chain.
+"""Log of every action, chained by hashes: a changed row breaks the chain.
 
 An entry's hash covers the entry before, and the ledger entries that the action made. `audit_head`
-has the last one's, so that cutting off the end shows too. Who can write to the database can write
-the whole chain anew: keep the head's hash, which each daily report has, somewhere else.
+has the last one's hash, so that a truncated log is detected too. An attacker who can write to the
+database can rewrite the complete chain: store the head's hash, which each daily report contains,
+somewhere else.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ FIRST_HASH = "0" * 64
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts. `role` is one of the API's, or `system`."""
+    """The actor of an action. `role` is one of the API's, `system` or `provider`."""
 
     name: str
     role: str
 
 
 PAYBUS = Actor("paybus", "system")
-# The roles of actors that are no persons.
+# Roles of actors that are not persons.
 NOBODY = frozenset({"system", "provider"})
 
 
 @dataclass(frozen=True)
 class Posting:
-    """A ledger entry and whose it is."""
+    """A ledger entry with its recipient, currency and payout."""
 
     recipient_id: str
     currency: str
@@ -55,7 +56,7 @@ class Posting:
 
 @dataclass(frozen=True)
 class Action:
-    """`subject` is what was acted on, such as `payout/<id>`; `at` is UTC."""
+    """An action for the log. `subject` is its object, such as `payout/<id>`; `at` is UTC."""
 
     at: datetime
     tenant: str
@@ -70,7 +71,8 @@ class Action:
 
 
 def chain(previous: tuple[int, str], actions: Iterable[Action]) -> Iterator[dict[str, Any]]:
-    """The rows of the actions, after the entry of this position and hash."""
+    """Yield the rows of the actions, which follow the entry with the position and hash in
+    `previous`."""
     position, hash_ = previous
     for action in actions:
         position += 1
@@ -95,7 +97,8 @@ def chain(previous: tuple[int, str], actions: Iterable[Action]) -> Iterator[dict
 
 
 def digest(previous: str, row: dict[str, Any]) -> str:
-    """SHA-256 over the hash before and the row's columns as canonical JSON."""
+    """Return the SHA-256 (hexadecimal) over the previous hash and the row's columns as canonical
+    JSON."""
     content = [
         row["position"],
         row["at"].astimezone(UTC).isoformat(timespec="microseconds"),

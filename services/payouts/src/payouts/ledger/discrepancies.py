@@ -1,5 +1,5 @@
-"""What a provider and the ledger say differently: kept once, and open until both say the same again
-or a person has dealt with it."""
+"""Discrepancies between a provider and the ledger: stored once, and open until both agree again or
+a user resolves them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def of_payout(
 
 
 def not_ours(account: ProviderAccount, day: date, transfer_id: str, theirs: str) -> Discrepancy:
-    """A transfer at the provider that no payout of ours made."""
+    """Return the discrepancy of a transfer at the provider that no payout of ours made."""
     kind = "unknown_transfer"
     return Discrepancy(
         id=derived_id("discrepancies", account.path, kind, transfer_id),
@@ -60,8 +60,8 @@ def not_ours(account: ProviderAccount, day: date, transfer_id: str, theirs: str)
 
 
 async def keep(session: AsyncSession, found: Iterable[Discrepancy]) -> None:
-    """Those that are there already are open again, but for what a person has resolved and of which
-    both sides still say the same."""
+    """Store the discrepancies. One that is stored already is opened again, unless a user has
+    resolved it and both sides are still the same."""
     for each in sorted(found, key=lambda discrepancy: discrepancy.id):
         row = insert(Discrepancy).values({name: getattr(each, name) for name in _COLUMNS})
         dealt_with = and_(
@@ -91,8 +91,9 @@ async def resolve_others(
     checked: Collection[str],
     now: datetime,
 ) -> None:
-    """Those of the day that were not found any more, of a payout that was `checked` or of none;
-    should one come back, it is open again, whoever had dealt with it."""
+    """Resolve the day's discrepancies that were not found again, of a payout in `checked` or of
+    none; `doubled` and `destination` excepted. One that a user has resolved is opened again if it
+    comes back."""
     await session.execute(
         update(Discrepancy)
         .where(

@@ -1,4 +1,4 @@
-"""Which entries of the ledger a change of a payout makes. Pure.
+"""Ledger entries that a change of a payout makes. Pure.
 
 An entry moves an amount from one account to another, so no entry can be unbalanced: over all
 accounts of a recipient and currency the balances sum to zero.
@@ -15,7 +15,7 @@ from payouts.domain import State
 
 
 class LedgerAccount(StrEnum):
-    PLATFORM = "platform"  # what the platform has put in; negative, the sum of all others
+    PLATFORM = "platform"  # negative: what the platform has put in, the sum of all others
     AVAILABLE = "available"  # owed to the recipient, and in no payout
     PENDING = "pending"  # in a payout that is not settled
     PAID = "paid"
@@ -24,7 +24,7 @@ class LedgerAccount(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """`amount` is in minor units, more than zero."""
+    """A ledger entry. `amount` is in minor units and greater than zero."""
 
     source: LedgerAccount
     target: LedgerAccount
@@ -37,8 +37,9 @@ Funding = Literal["direct", "balance"]
 
 @dataclass(frozen=True)
 class PayoutAmount:
-    """Of one payout. `amount` is negative where the provider takes it from the recipient's bank;
-    `fee` is what is still to be charged: none once it was. `returned` came back of it before."""
+    """The amounts of one payout, in minor units. `amount` is negative if the provider takes it from
+    the recipient's bank; `fee` is what is still to be charged, 0 once it was charged; `returned` is
+    the part that came back before."""
 
     amount: int
     fee: int
@@ -51,7 +52,7 @@ class PayoutAmount:
 
 
 def opening(sum_: PayoutAmount) -> list[Entry]:
-    """Of a new payout."""
+    """Return the entries of a new payout."""
     if sum_.total < 0:
         return _turned(opening(PayoutAmount(-sum_.amount, -sum_.fee, sum_.funding)))
     entries = [Entry(LedgerAccount.AVAILABLE, LedgerAccount.PENDING, sum_.total)]
@@ -61,14 +62,14 @@ def opening(sum_: PayoutAmount) -> list[Entry]:
 
 
 def correction(state: State, sum_: PayoutAmount, amount: int) -> list[Entry]:
-    """Of a payout that is of another amount than was thought, and not settled."""
+    """Return the entries of an unsettled payout whose amount is corrected to `amount`."""
     if _place(state) is not LedgerAccount.PENDING:
         return []
     return opening(PayoutAmount(amount - sum_.amount, 0, sum_.funding))
 
 
 def of_transition(before: State, after: State, sum_: PayoutAmount) -> list[Entry]:
-    """Of a payout that changes its state."""
+    """Return the entries of a change of state."""
     if _place(before) is _place(after):
         return []
     if sum_.total < 0:
@@ -80,29 +81,30 @@ def of_transition(before: State, after: State, sum_: PayoutAmount) -> list[Entry
 
 
 def part_returned(sum_: PayoutAmount, returned: int) -> list[Entry]:
-    """Of a paid payout of which so much came back, in all."""
+    """Return the entries of a paid payout of which `returned` came back, in total (minor units)."""
     return [Entry(LedgerAccount.PAID, LedgerAccount.AVAILABLE, returned - sum_.returned)]
 
 
 def part_paid_again(sum_: PayoutAmount) -> list[Entry]:
-    """Of a paid payout that another transfer pays, of which nothing came back."""
+    """Return the entries of a paid payout that is now paid by another transfer, of which nothing
+    came back."""
     return (
         [Entry(LedgerAccount.AVAILABLE, LedgerAccount.PAID, sum_.returned)] if sum_.returned else []
     )
 
 
 def is_pending(state: State) -> bool:
-    """Whether the payout's money is set aside and not with the recipient."""
+    """Return whether the payout's money is set aside and not with the recipient."""
     return _place(state) is LedgerAccount.PENDING
 
 
 def _turned(entries: list[Entry]) -> list[Entry]:
-    """What a payout of a negative amount moves, it moves the other way."""
+    """Reverse the entries: a payout of a negative amount moves money the other way."""
     return [Entry(each.target, each.source, each.amount) for each in reversed(entries)]
 
 
 def _place(state: State) -> LedgerAccount | None:
-    """Where a payout's money is; None where the platform took it back."""
+    """Return the account that holds the payout's money; None if the platform took it back."""
     match state:
         case State.PAID:
             return LedgerAccount.PAID
@@ -132,14 +134,14 @@ def _enter(state: State, sum_: PayoutAmount) -> Iterator[Entry]:
             yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.PAID, sum_.amount)
             yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.FEES, sum_.fee)
         case LedgerAccount.AVAILABLE:
-            # What came back was paid, whether or not we heard of that first.
+            # Returned money was paid before, even if that was never reported.
             yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.FEES, sum_.fee)
         case None if sum_.funding == "direct":
             yield Entry(LedgerAccount.AVAILABLE, LedgerAccount.PLATFORM, sum_.total)
 
 
 def _shortened(path: list[Entry]) -> list[Entry]:
-    """What passes through `available` without staying there moves directly."""
+    """Merge a path through `available`: an amount that does not stay there moves directly."""
     first, rest = (path[0], path[1:]) if path else (None, [])
     through = sum(each.amount for each in rest)
     if first and rest and first.target is LedgerAccount.AVAILABLE and through == first.amount:

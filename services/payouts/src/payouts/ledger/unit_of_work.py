@@ -1,7 +1,7 @@
-"""What one transaction does to payouts: states, ledger, balances, audit log and events, together.
+"""One transaction's changes to payouts: states, ledger, balances, audit log and events, together.
 
-Rows are locked in one order everywhere: tenants, recipients, transfers, payouts, discrepancies,
-balances, audit head.
+Rows are locked in one order: tenants, recipients, transfers, payouts, discrepancies, balances,
+audit head. `PayoutExecutor.run` locks tenants, shared, after payouts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ _BALANCES = text(
 
 
 class PayoutUnitOfWork:
-    """Collects what is done in the session's transaction; `close` writes it, as its last act.
+    """Collector of the changes made in the session's transaction; `flush`, its last step, writes
+    them.
 
     `now` is the database's time (UTC).
     """
@@ -68,7 +69,7 @@ class PayoutUnitOfWork:
         self._moves: Counter[tuple[str, str]] = Counter()
 
     def create(self, row: Payout, actor: Actor, *, reason: str | None = None) -> None:
-        """Of a new payout."""
+        """Record a new payout."""
         posted = self._posted(row, entries.opening(sum_of(row)))
         self._note(row, actor, "create", None, reason, posted)
         self._moves[row.provider, row.state] += 1
@@ -84,7 +85,7 @@ class PayoutUnitOfWork:
         cause: Event[Any] | None = None,
         told: bool = True,
     ) -> None:
-        """Change the (locked) payout's state. `told` is whether others hear of it."""
+        """Change the (locked) payout's state. `told` is whether the change is published."""
         before = State(row.state)
         sum_ = sum_of(row)
         posted = self._posted(row, entries.of_transition(before, to, sum_))
@@ -99,8 +100,8 @@ class PayoutUnitOfWork:
             self._tell(row, to, cause)
 
     def correct(self, row: Payout, amount: int) -> None:
-        """A payout that the provider made before the database was restored is of the amount that
-        the provider made it of."""
+        """Correct the amount of a payout to that of the transfer that the provider made before the
+        database was restored."""
         if amount == row.amount:
             return
         before = row.amount
@@ -111,14 +112,15 @@ class PayoutUnitOfWork:
         self._note(row, PAYBUS, "correct", State(row.state), reason, posted)
 
     def return_part(self, row: Payout, returned: int, actor: Actor) -> None:
-        """Of a paid payout `returned` came back, in all (minor units): it is owed again."""
+        """Record that `returned` of a paid payout came back, in total (minor units): it is owed
+        again."""
         returning = entries.part_returned(sum_of(row), returned)
         row.amount_returned = returned
         reason = f"{returned} of {row.amount} {row.currency} came back, in all"
         self.annotate(row, actor, "return a part", reason, returning)
 
     def pay_by_other(self, row: Payout, transfer_id: str, actor: Actor, action: str) -> None:
-        """A payout that is paid is paid by another transfer than was thought."""
+        """Record that a paid payout is paid by a transfer other than the recorded one."""
         returning = entries.part_paid_again(sum_of(row))
         row.transfer_id, row.amount_returned = transfer_id, 0
         self.annotate(row, actor, action, f"it is paid by {transfer_id}", returning)
@@ -131,17 +133,17 @@ class PayoutUnitOfWork:
         reason: str | None,
         entries: Sequence[Entry] = (),
     ) -> None:
-        """An action that leaves the state as it is."""
+        """Record an action that leaves the state unchanged."""
         row.version += 1
         self._note(row, actor, action, State(row.state), reason, self._posted(row, entries))
 
     def audit(self, action: Action) -> None:
-        """An action on something else than a payout."""
+        """Record an action on an object other than a payout."""
         self._actions.append(action)
 
     def enqueue(self, row: Payout, priority: str | None = None, *, ask: bool = False) -> None:
-        """Have a worker look at the payout as soon as the transaction commits; with `ask`, have it
-        ask the provider whatever the payout's state is."""
+        """Enqueue the payout for a worker when the transaction commits; with `ask`, its status is
+        checked at the provider whatever its state."""
         id_ = derived_id("payout_due", row.id, str(row.version), str(ask), self.now.isoformat())
         self._events.append(
             new_event(
@@ -158,7 +160,7 @@ class PayoutUnitOfWork:
         )
 
     def add_discrepancy(self, discrepancy: Discrepancy) -> None:
-        """Keep it, once."""
+        """Store the discrepancy, once."""
         self._differences[discrepancy.id] = discrepancy
 
     async def flush(self) -> None:
@@ -248,7 +250,7 @@ class PayoutUnitOfWork:
                 counter[posted.entry.target] += posted.entry.amount
         if not sums:
             return
-        keys = sorted(sums)  # two workers with the same recipients never wait in a circle
+        keys = sorted(sums)  # sorted, so that concurrent workers never deadlock
         columns: dict[str, list[Any]] = {
             "recipient_id": [recipient for recipient, _ in keys],
             "currency": [currency for _, currency in keys],
@@ -258,7 +260,8 @@ class PayoutUnitOfWork:
         await self.session.execute(_BALANCES, columns)
 
     async def _append(self) -> None:
-        """Last: from here to the commit everyone else who appends waits."""
+        """Append to the log, as the last step: until the commit every other writer to the log
+        waits."""
         head = (await self.session.execute(_LOCK_HEAD)).one()
         found = list(audit_log.chain((head.position, head.hash), self._actions))
         await self.session.execute(_INSERT_AUDIT, columns_of(found, _AUDIT_COLUMNS))
@@ -292,6 +295,6 @@ _INSERT_LEDGER = insert_rows(LedgerEntry.__table__, _LEDGER_COLUMNS)  # type: ig
 
 def sum_of(row: Payout) -> PayoutAmount:
     fee = 0 if row.fee_charged else row.fee
-    # What was paid or came back once is the recipient's: given up later, it stays owed.
+    # Money that was paid or returned once is the recipient's: it stays owed after a cancellation.
     funding = "balance" if row.fee_charged else row.funding
     return PayoutAmount(row.amount, fee, funding, row.amount_returned)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whether anybody changed the books: the audit log's chain, the ledger, the balances."""
+"""Verification that the audit log's chain, the ledger and the balances were not changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ Sums = Counter[tuple[str, str, str]]
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """`faults` are sentences, the oldest entry's first; none means that the books are whole."""
+    """Result of a verification. `faults` are sentences, the oldest entry's first; an empty list
+    means that the records are intact."""
 
     entries: int
     ledger_entries: int
@@ -36,8 +37,8 @@ async def verify(
     progress: Callable[[int, int], None] = lambda *_: None,
     most_faults: int = 20,
 ) -> VerificationResult:
-    """Read everything, in one snapshot. `expect` is the position and hash of a head that was kept
-    elsewhere, such as a daily report's: it must be in the chain."""
+    """Read and verify everything, in one snapshot. `expect` is the position and hash of a head that
+    was stored elsewhere, such as a daily report's: it must be in the chain."""
     head = (await session.execute(select(AuditHead.position, AuditHead.hash))).one()
     faults: list[str] = []
     sums: Sums = Counter()
@@ -54,7 +55,7 @@ async def verify(
                 faults.append(
                     f"audit {position} ({row.action} {row.subject}): does not fit its hash"
                 )
-            previous = row.hash  # as it stands: one fault is told once
+            previous = row.hash  # as stored: a fault is reported once
             found = posted.pop(position, [])
             if found != row.data.get("ledger", []):
                 faults.append(
@@ -98,7 +99,7 @@ async def _pages(session: AsyncSession) -> AsyncIterator[list[AuditEntry]]:
 
 
 async def _ledger(session: AsyncSession, first: int, last: int) -> dict[int, list[list[object]]]:
-    """The entries as the log has them, by the position that they name."""
+    """Return the ledger entries in the log's format, by their audit position."""
     query = (
         select(LedgerEntry)
         .where(LedgerEntry.audit_position >= first, LedgerEntry.audit_position <= last)

@@ -1,4 +1,4 @@
-"""Thin clients of the providers that pay out, one module each."""
+"""Common interface of the payout providers' clients, which are one module each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from payouts.domain import ProviderTransfer
 
 
 class Options(BaseModel):
-    """What an account may set beside its credentials.
+    """Options of an account, besides its credentials.
 
-    `limits` are the largest payouts, in minor units by currency: in others nothing is paid.
-    `approval_threshold` are the amounts above which a second person has to approve.
+    `limits` are the largest payouts, in minor units by currency; a currency without a limit is not
+    paid. `approval_threshold` are the amounts (minor units) above which a second person has to
+    approve.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,26 +48,27 @@ class Options(BaseModel):
 
 
 class RecipientDetails(BaseModel, ABC):
-    """Where a recipient's money goes."""
+    """The destination of a recipient's money."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     @abstractmethod
     def masked_details(self) -> str:
-        """For people, without what would be of use to a thief."""
+        """Return a description for users, without anything that a thief could use."""
 
     @property
     def provider_ref(self) -> str:
-        """By which the provider's reports name where money went; empty if they don't."""
+        """Return the identifier by which the provider's reports name the destination; empty if they
+        do not."""
         return ""
 
 
 @dataclass(frozen=True)
 class PayoutRequest:
-    """A payout as its provider is told of it. `id` is our reference; `amount` is in minor units,
-    `known` the provider's names of its transfers so far, `destinations` its names of where any
-    attempt sent them."""
+    """A payout as it is sent to its provider. `id` is our reference; `amount` is in minor units;
+    `known` are the provider's ids of its transfers so far; `destinations` are the provider's
+    identifiers of where any attempt sent them."""
 
     id: str
     recipient_id: str
@@ -80,10 +82,11 @@ class PayoutRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedTransfer(ProviderTransfer):
-    """A transfer in a provider's list. `reference` is what we called it, if we made it, and
-    `recipient_id` whom we made it for, if the provider repeats that: so a database that has
-    forgotten the payout finds it again. `of_recipient` is whether it is in the recipient's own
-    account, `destination`, whose holder may write what they like: both prove nothing then."""
+    """A transfer in a provider's list. `reference` is our reference, if we made it, and
+    `recipient_id` the recipient it was made for, if the provider repeats that: a database that has
+    forgotten the payout finds it again by these. If `of_recipient` is true, the transfer is in the
+    recipient's own account, `destination`, whose holder can write any value there: neither field
+    proves anything then."""
 
     reference: str | None
     created_at: datetime
@@ -92,17 +95,17 @@ class ListedTransfer(ProviderTransfer):
 
 
 class Incomplete(Permanent):
-    """The provider's list of the transfers of a day ends before the day does."""
+    """The provider's list of a day's transfers does not cover the complete day."""
 
 
 class PayoutClient(ABC):
-    """Of one account. Every call raises what `json_api.call` raises, or `RateLimited`."""
+    """Client of one account. Every call raises what `json_api.request` raises, or `RateLimited`."""
 
     details_model: ClassVar[type[RecipientDetails]]
     options_model: ClassVar[type[Options]] = Options
-    # A request may still be under way at the provider so long after we stopped waiting for it.
+    # How long after our timeout a request may still be under way at the provider.
     quiet: ClassVar[timedelta] = timedelta(seconds=30)
-    # How long the provider recognises an idempotency key, with a margin; none where it has none.
+    # How long the provider recognises an idempotency key, with a margin; zero if it has none.
     keeps_keys: ClassVar[timedelta] = timedelta(hours=23)
 
     def __init__(self, options: Any, http: httpx.AsyncClient) -> None:
@@ -110,37 +113,39 @@ class PayoutClient(ABC):
         self._http = http
 
     def check(self, order: PayoutRequest) -> None:  # noqa: B027 - most have nothing against it
-        """Raises `Invalid` for what this provider could never do."""
+        """Raise `Invalid` for a payout that this provider can never make."""
 
     def step(self, currency: str, details: RecipientDetails) -> int:
-        """What every amount has to be a multiple of, in minor units."""
+        """Return the number of minor units of which every amount has to be a multiple."""
         return 1
 
     @abstractmethod
     async def send(self, order: PayoutRequest, key: str) -> ProviderTransfer:
-        """Pay. `key` is the idempotency key that was kept before."""
+        """Send the payout. `key` is the idempotency key that was stored before."""
 
     @abstractmethod
     async def find(self, order: PayoutRequest, since: datetime) -> Sequence[ListedTransfer]:
-        """Every transfer that carries our reference, none made before `since` (UTC)."""
+        """Return every transfer that carries our reference; none was made before `since` (UTC)."""
 
     @abstractmethod
     def transfers(
         self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
     ) -> AsyncIterator[ListedTransfer]:
-        """Those that were made from `first` until before `last` (UTC). `orders` are ours of that
-        time, where the provider has to be told about whom it is asked. Raises `Incomplete`."""
+        """Yield the transfers that were made from `first` until before `last` (UTC). `orders` name
+        our payouts of that time, or only recipients, for providers that have to be queried by
+        recipient. Raises `Incomplete`."""
 
 
 class ReadOnlyClient(PayoutClient):
-    """A provider that pays by its own rules: what it did is only compared."""
+    """Client of a provider that pays by its own rules: its payouts are only compared."""
 
     async def send(self, order: PayoutRequest, key: str) -> ProviderTransfer:
         raise Invalid("this provider pays by itself")
 
 
 def read_details(model: type[RecipientDetails], details: dict[str, Any]) -> RecipientDetails:
-    """Raises `Invalid`, which names the fields and shows none of their values."""
+    """Validate a recipient's details. Raises `Invalid`, which names the fields but shows none of
+    their values."""
     try:
         return model.model_validate(details)
     except ValidationError as error:

@@ -1,12 +1,12 @@
 """Dwolla: transfers between funding sources in the United States. Plain HTTP: the official package
-is synchronous and has no time-outs (docs/adr/0013-payouts.md).
+is synchronous and has no timeouts (docs/adr/0013-payouts.md).
 
 https://developers.dwolla.com/docs/api-reference/transfers/initiate-a-transfer
 
-One transfer is several at Dwolla, "hops" or "legs": from our bank to our balance, from there to
-the recipient. All carry our correlation id, which "Dwolla will preserve throughout the entire
-transfer life cycle" (https://developers.dwolla.com/docs/transfer-lifecycle). The payout is the one
-that leaves our account: `source` is the account or customer that a transfer comes from,
+At Dwolla one transfer consists of several, "hops" or "legs": from our bank to our balance, and from
+there to the recipient. All carry our correlation id, which "Dwolla will preserve throughout the
+entire transfer life cycle" (https://developers.dwolla.com/docs/transfer-lifecycle). The payout is
+the one that leaves our account. `source` is the account or customer that a transfer comes from,
 `destination` the one that it goes to; `source-funding-source` and `destination-funding-source` are
 the bank or balance (https://developers.dwolla.com/docs/api-reference/transfers).
 """
@@ -34,7 +34,8 @@ _UUID = r"^[0-9a-fA-F-]{36}$"
 
 
 class Options(CommonOptions):
-    """`account_id` is our own account, `funding_source` the one of ours that pays."""
+    """Options of a Dwolla account. `account_id` is our own account, `funding_source` our funding
+    source that pays."""
 
     key: str = Field(min_length=1)
     secret: SecretStr
@@ -98,7 +99,7 @@ class Dwolla(PayoutClient):
         self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
     ) -> AsyncIterator[ListedTransfer]:
         mine = {name for each in orders for name in (*each.destinations, each.details.provider_ref)}
-        # "After" and "before" these days, says Dwolla: a day more on both sides.
+        # Dwolla documents these as "after" and "before": query one more day on both sides.
         days = {
             "startDate": f"{first - timedelta(days=1):%Y-%m-%d}",
             "endDate": f"{last + timedelta(days=1):%Y-%m-%d}",
@@ -109,8 +110,9 @@ class Dwolla(PayoutClient):
                 yield each
 
     def _leaves(self, transfer: Object, destinations: Collection[str]) -> bool:
-        """Whether it takes money out of our account. The others are legs, or what came in: the
-        account's list has both. One to `destinations` is a payout, should they be our own."""
+        """Return whether the transfer takes money out of our account. The account's list also has
+        other legs and incoming transfers. A transfer to one of `destinations` is a payout even if
+        that funding source is our own."""
         account = self.options.account_id
         if _linked(transfer, "source") not in {None, account}:
             return False
@@ -155,7 +157,8 @@ class Dwolla(PayoutClient):
 
 
 def transfer_body(order: PayoutRequest, base_url: str, source: str) -> dict[str, Any]:
-    """The same order gives the same bytes: Dwolla compares them with those that the key had."""
+    """Return the request body. The same payout gives the same bytes: Dwolla compares them with
+    those first sent with the key."""
     assert isinstance(order.details, Details)
     base = base_url.rstrip("/")
     return {
@@ -197,6 +200,6 @@ def _listed(transfer: Object) -> ListedTransfer:
 
 
 def _linked(transfer: Object, relation: str) -> str | None:
-    """The id of what the link leads to."""
+    """Return the id of the linked resource, if any."""
     href: str | None = transfer["_links"].get(relation, {}).get("href")
     return href.rsplit("/", 1)[-1] if href else None

@@ -1,11 +1,11 @@
 """Fapshi: mobile money in Cameroon. https://docs.fapshi.com/en/api-reference/endpoint/payout
 
-Fapshi knows no idempotency key. Our reference goes into `userId`, the only thing that its
-transactions can be asked for by, and with the recipient's id into `externalId`; its not knowing of
-a payout proves nothing for a while. A service of Fapshi's that pays out can't collect, so its
-credentials are its own.
+Fapshi has no idempotency key. Our reference goes into `userId`, the only field by which its
+transactions can be queried, and with the recipient's id into `externalId`. For a while, a status
+query that does not find a payout proves nothing. A Fapshi service that pays out can't collect, so
+it has credentials of its own.
 
-The search shows the hundred oldest or newest of a day
+The search returns the hundred oldest or newest transactions of a day
 (https://docs.fapshi.com/en/api-reference/endpoint/search-transactions): a day of more than two
 hundred payouts can't be listed.
 """
@@ -84,7 +84,7 @@ class Fapshi(PayoutClient):
     async def transfers(
         self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
     ) -> AsyncIterator[ListedTransfer]:
-        # Whose days these are is not said: one more on both sides.
+        # Fapshi does not document the time zone of these days: query one more on both sides.
         day, end = first.date() - timedelta(days=1), last.date() + timedelta(days=1)
         while day <= end:
             for each in await self._of_day(day):

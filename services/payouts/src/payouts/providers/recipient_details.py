@@ -1,4 +1,4 @@
-"""Where recipients' money goes, sealed."""
+"""Encryption of recipients' details."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class RecipientDetailsCipher:
         return self._vault.encrypt(details.model_dump_json())
 
     def open(self, provider: str, sealed: str) -> base.RecipientDetails:
-        """Raises `Unreadable`."""
+        """Decrypt the details. Raises `DecryptionFailed` when no key decrypts them, `Invalid` when
+        they are not valid details."""
         return read_details(
             CLIENTS[provider].details_model, json.loads(self._vault.decrypt(sealed))
         )

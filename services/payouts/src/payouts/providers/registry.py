@@ -1,4 +1,4 @@
-"""The payout accounts file: at whose account with a provider a tenant's recipients are paid.
+"""The payout accounts file: the provider accounts from which a tenant's recipients are paid.
 
 [[account]]
 provider = "dwolla"
@@ -12,7 +12,7 @@ funding_source = "..."
 limits = { USD = 1_000_000 }
 approval_threshold = { USD = 100_000 }
 
-`name` is the one of the gateway's endpoint for the same account: there its webhooks come in.
+`name` is that of the gateway's endpoint that receives the account's webhooks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CLIENTS: Mapping[str, type[PayoutClient]] = {
     "stripe": Stripe,
 }
 
-# Who pays by rules of their own: nothing is ordered there, nor tried again.
+# Providers that pay by their own rules: payouts are neither created nor retried there.
 READ_ONLY = frozenset(name for name, kind in CLIENTS.items() if issubclass(kind, ReadOnlyClient))
 
 
@@ -73,7 +73,8 @@ class ProviderAccount:
         return not isinstance(self.client, ReadOnlyClient)
 
     def limit(self, currency: str) -> int:
-        """The largest amount that is paid; 0 in a currency that is not paid at all."""
+        """Return the largest amount that is paid (minor units); 0 for a currency that is not
+        paid."""
         found: int = self.client.options.limits.get(currency, 0)
         return found
 
@@ -92,7 +93,8 @@ class Accounts:
         *,
         circuits: Circuits | None = None,
     ) -> None:
-        """Raises `AccountsInvalid`. Without a file there are none."""
+        """Read the accounts file; without a file there are no accounts. Raises
+        `AccountsInvalid`."""
         self._accounts: dict[tuple[str, str, str], ProviderAccount] = {}
         for each in accounts_file.read(path, "account", accounts_file.Account) if path else ():
             kind = CLIENTS.get(each.provider)
@@ -122,7 +124,7 @@ class Accounts:
         return iter(self._accounts.values())
 
     def find(self, tenant: str, provider: str, name: str) -> ProviderAccount:
-        """Raises `Invalid` when the tenant has no such account."""
+        """Return the account. Raises `Invalid` if the tenant has no such account."""
         try:
             return self._accounts[tenant, provider, name]
         except KeyError:
@@ -135,6 +137,6 @@ class Accounts:
 
 
 def account_of(source: str, provider: str) -> str:
-    """The account that the gateway's events of this source are about."""
+    """Return the name of the account that gateway events of this source are about."""
     default = gateway_source(provider, accounts_file.DEFAULT)
     return source.removeprefix(f"{default}/") if source != default else accounts_file.DEFAULT

@@ -1,5 +1,5 @@
-"""Square, read only, through the official SDK: it pays its sellers by its own schedule, and what it
-paid is compared with the ledger. https://developer.squareup.com/reference/square/payouts-api
+"""Square, read only, through the official SDK: it pays its sellers on its own schedule, and its
+payouts are compared with the ledger. https://developer.squareup.com/reference/square/payouts-api
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RETRY_AFTER_SECONDS = 30.0
 
 
 class Options(base.Options):
-    """`access_token` may read Payouts."""
+    """Options of a Square account. `access_token` needs permission to read Payouts."""
 
     access_token: SecretStr
     base_url: HttpUrl = HttpUrl("https://connect.squareup.com")
@@ -60,7 +60,7 @@ class Square(ReadOnlyClient):
         )
 
     async def find(self, order: PayoutRequest, since: datetime) -> Sequence[ListedTransfer]:
-        """Of those that it told of."""
+        """Return the transfers in `order.known`, the ids that Square has reported."""
         found = []
         for id_ in order.known:
             with _answers():
@@ -74,7 +74,7 @@ class Square(ReadOnlyClient):
     async def transfers(
         self, first: datetime, last: datetime, orders: Sequence[PayoutRequest]
     ) -> AsyncIterator[ListedTransfer]:
-        """`orders` only say of which locations."""
+        """Yield the payouts of the locations in `orders`."""
         locations = {each.details.provider_ref for each in orders}
         for location in sorted(locations):
             with _answers():
@@ -111,7 +111,7 @@ def _listed(payout: Payout) -> ListedTransfer:
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """The SDK's errors in our words."""
+    """Translate the SDK's errors into Paybus errors."""
     try:
         yield
     except ApiError as error:

@@ -42,14 +42,15 @@ _PAGE = 100
 
 
 class Options(base.Options):
-    """`api_key` may write Transfers and Payouts."""
+    """Options of a Stripe account. `api_key` needs permission to write Transfers and Payouts."""
 
     api_key: SecretStr
     base_url: HttpUrl = API
 
 
 class Details(base.RecipientDetails):
-    """A connected account; `via` is whether it is sent there, or from there to its bank."""
+    """A connected account. `via` is `transfer` (to its balance) or `payout` (from its balance to
+    its bank)."""
 
     account: str = Field(pattern=r"^acct_[A-Za-z0-9_]{1,60}$")
     via: Literal["transfer", "payout"] = "transfer"
@@ -100,7 +101,7 @@ class Stripe(PayoutClient):
                     {"transfer_group": order.id, "limit": _PAGE}
                 )
                 return [_listed(_transfer(e), e.transfer_group, e) for e in listed.data]
-            # Payouts can't be searched for by what we called them.
+            # Payouts can't be searched for by our reference.
             of_account = await self._client.v1.payouts.list_async(
                 {"created": {"gte": int(since.timestamp()) - 1}, "limit": _PAGE},
                 {"stripe_account": details.account},
@@ -127,7 +128,7 @@ class Stripe(PayoutClient):
             try:
                 async for listed in self._of_account(account, created):
                     yield listed
-            except ProviderRejected as error:  # one that took our access away hides only its own
+            except ProviderRejected as error:  # an account that revoked access hides only its own
                 log.warning(
                     "provider_account_listing_failed", account=last_four(account), error=str(error)
                 )
@@ -140,13 +141,13 @@ class Stripe(PayoutClient):
                 {"created": created, "limit": _PAGE}, {"stripe_account": account}
             )
             async for payout in paid.auto_paging_iter():
-                if not payout.automatic:  # by the account's own schedule, not ours
+                if not payout.automatic:  # made by the account's own schedule, not by us
                     listed = _listed(_payout(payout, account), _reference(payout), payout)
                     yield replace(listed, of_recipient=True)
 
 
 def transfer_params(order: PayoutRequest) -> TransferCreateParams:
-    """https://docs.stripe.com/api/transfers/create"""
+    """Return the request of a transfer: https://docs.stripe.com/api/transfers/create"""
     params: TransferCreateParams = {
         "amount": to_stripe(order.amount, order.currency),
         "currency": order.currency.lower(),
@@ -160,7 +161,7 @@ def transfer_params(order: PayoutRequest) -> TransferCreateParams:
 
 
 def payout_params(order: PayoutRequest) -> PayoutCreateParams:
-    """https://docs.stripe.com/api/payouts/create"""
+    """Return the request of a payout: https://docs.stripe.com/api/payouts/create"""
     params: PayoutCreateParams = {
         "amount": to_stripe(order.amount, order.currency),
         "currency": order.currency.lower(),
@@ -177,8 +178,9 @@ def _details(order: PayoutRequest) -> Details:
 
 
 def _transfer(transfer: stripe.Transfer) -> ProviderTransfer:
-    """A transfer is in the connected account's balance as soon as it is made. What came back of it
-    is not; `reversed` is said of the whole only, `amount_reversed` of all parts together:
+    """Convert a transfer: its money is in the connected account's balance as soon as it is made,
+    except what came back. `reversed` is true only if all of it came back; `amount_reversed` is
+    the sum of all parts:
     https://docs.stripe.com/api/transfers/object#transfer_object-amount_reversed"""
     transfer_status = TransferStatus.RETURNED if transfer.reversed else TransferStatus.PAID
     part = 0 if transfer.reversed else transfer.amount_reversed
@@ -200,7 +202,8 @@ _PAYOUT_FATES = {
 
 
 def _payout(payout: stripe.Payout, account: str) -> ProviderTransfer:
-    """Of a connected account: its own `destination` is the bank, which nobody told us."""
+    """Convert a connected account's payout. Its own `destination` is the bank, which Paybus does
+    not know."""
     transfer_status = _PAYOUT_FATES[payout.status]
     currency = payout.currency.upper()
     return ProviderTransfer(

@@ -1,5 +1,6 @@
-"""What a provider made and the database does not know: payouts of a provider that pays by itself,
-and what a restored database has forgotten of ours, or a provider made of its own accord."""
+"""Adoption of transfers that a provider lists and the database does not know: payouts of a provider
+that pays on its own schedule, and payouts under our references that a restored database has
+forgotten or that a provider made without our request."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ def adopt(
     actor: Actor,
     reason: str,
 ) -> PayoutHistory:
-    """The payout, as if its call had just been answered; its status is applied next.
-    `amount` is in minor units, `made_at` UTC."""
+    """Add the payout as if its call had just been answered; the caller applies its status next.
+    `amount` is in minor units, `made_at` is UTC."""
     request = NewPayout.model_construct(
         recipient=recipient.reference,
         amount=amount,
@@ -102,14 +103,15 @@ async def adopt_listed(
     *,
     recovers: bool,
 ) -> str | None:
-    """Write down what the account's provider lists and no payout has, as far as it is ours; what is
-    wrong when the database does not know the recipient either. `recovers` is whether the database
-    may have forgotten payouts: else nothing that recipients may have written is adopted."""
+    """Record the transfers that the provider lists and no payout has, as far as they are ours.
+    Return a fault if the database does not know their recipient either. `recovers` is whether the
+    database may have forgotten payouts: otherwise no transfer whose data the recipient may have
+    written is adopted."""
     unrecorded = await _unrecorded(session, account, theirs)
     by_payout: dict[str, list[ListedTransfer]] = {}
     for each in unrecorded:
         by_payout.setdefault(_payout_id(account, each), []).append(each)
-    for id_ in sorted(by_payout):  # whoever orders it at this moment is done first
+    for id_ in sorted(by_payout):  # concurrent requests for it finish first
         await repository.serialize_on(session, id_)
     keys = [account.transfer_key(each.transfer_id) for each in unrecorded]
     transfers = await repository.lock_transfers(session, keys)
@@ -166,8 +168,9 @@ async def adopt_listed(
 
 
 async def _hold_what_is_not_covered(session: AsyncSession, recipients: Collection[str]) -> None:
-    """Who was paid more than was left, as far as is known, has been paid with the money of payouts
-    that this database has as unsent: those were cancelled, or came back, after its backup."""
+    """Hold the unsent balance payouts of recipients whose available balance is below zero: the
+    adopted payouts used their money, so the unsent ones were cancelled or came back after the
+    backup."""
     available = await repository.available_balances(session, sorted(recipients))
     short = {key for key, amount in available.items() if amount < 0}
     if not short:
@@ -207,7 +210,8 @@ def _adopted(
 async def _files(
     session: AsyncSession, account: ProviderAccount, known: Mapping[str, Payout]
 ) -> Mapping[str, PayoutHistory]:
-    """Those of the account: another tenant that shares it takes in what is its own."""
+    """Return the histories of the account's own payouts: another tenant that shares the account
+    adopts its own."""
     ids = [
         id_ for id_, row in known.items() if (row.tenant, row.provider, row.account) == account.key
     ]
@@ -217,16 +221,16 @@ async def _files(
 
 
 def _is_of(recipient: Recipient, listed: ListedTransfer) -> bool:
-    """Whether the transfer is the recipient's. What is in the account of another one is not,
-    whatever stands in it."""
+    """Return whether the transfer is the recipient's. A transfer in the account of another
+    recipient is not, whatever its fields contain."""
     return not listed.of_recipient or listed.destination == recipient.provider_ref
 
 
 async def _unrecorded(
     session: AsyncSession, account: ProviderAccount, theirs: Sequence[ListedTransfer]
 ) -> Sequence[ListedTransfer]:
-    """Those that we made, or that the provider made to a recipient, and that are no payout's of any
-    tenant: several may share the account."""
+    """Return the transfers that we made, or that the provider made to a recipient, and that belong
+    to no payout of any tenant: several tenants may share the account."""
     ours = [
         each
         for each in {each.transfer_id: each for each in theirs}.values()
@@ -242,7 +246,7 @@ async def _unrecorded(
 async def _recipients(
     session: AsyncSession, account: ProviderAccount, unknown: Sequence[ListedTransfer]
 ) -> Mapping[str, Recipient]:
-    """The tenant's, by the name that the provider's list has of them."""
+    """Return the tenant's recipients by their name in the provider's list."""
     names = sorted({_recipient_name(account, each) for each in unknown})
     if account.pays:
         found = await repository.recipients(session, names)

@@ -1,4 +1,4 @@
-"""The report of a day, and how the books stand."""
+"""Daily report: payouts of the day, and current balances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from payouts.models import AuditHead, Balance, DailyReport, Discrepancy, Payout
 
 
 async def write_report(session: AsyncSession, tenant: str, day: date) -> dict[str, Any]:
-    """The day's report, written again if it was there."""
+    """Store the day's report, replacing an earlier one."""
     report = await day_report(session, tenant, day)
     row = insert(DailyReport).values(tenant=tenant, day=day, report=report)
     await session.execute(
@@ -60,7 +60,7 @@ async def day_report(session: AsyncSession, tenant: str, day: date) -> dict[str,
     head = (await session.execute(select(AuditHead.position, AuditHead.hash))).one()
     return {
         "day": str(day),
-        # Balances, discrepancies and the log's head are those of this moment.
+        # Balances, discrepancies and the log's head are current, not those of the day's end.
         "as_of": datetime.now(UTC).isoformat(),
         "payouts": [
             {"currency": currency, "state": state, "count": count, "amount": int(amount)}
@@ -83,6 +83,6 @@ async def day_report(session: AsyncSession, tenant: str, day: date) -> dict[str,
 
 
 def span(day: date) -> tuple[datetime, datetime]:
-    """From when until before when, UTC."""
+    """Return the start of the day (included) and its end (excluded), UTC."""
     first = datetime.combine(day, time(), UTC)
     return first, first + timedelta(days=1)

@@ -1,5 +1,5 @@
-"""Work that no payout waits for: the report of a day, and the comparison of its payouts with what a
-provider says. Both can be done again at any time, and then say what is so now."""
+"""Daily report, and comparison of a day's payouts with the provider's list. Both can be repeated at
+any time and then give the current state."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from payouts.reconciliation.daily_report import span
 log = get_logger(__name__)
 
 _PAGE = 500
-# A provider's clock, and payouts that are sent as the day ends.
+# For differing clocks, and for payouts that are sent as the day ends.
 _SLACK = timedelta(hours=1)
-# What a provider says of a transfer, by the state that we have the payout in.
+# Transfer statuses that agree with a payout's state.
 _AGREE: Mapping[str, frozenset[TransferStatus]] = {
     State.SUBMITTED: frozenset(
         {TransferStatus.ACCEPTED, TransferStatus.PAID}
@@ -82,7 +82,7 @@ class Reconciler:
         await self._reconcile(account, command.day)
 
     async def _reconcile(self, account: ProviderAccount, day: date) -> None:
-        """Compare each transfer of the day at the provider with its payout, both ways."""
+        """Compare each transfer of the day at the provider with its payout, in both directions."""
         first, last = span(day)
         orders: list[PayoutRequest] = []
         ours: dict[str, ExpectedTransfer] = {}
@@ -101,7 +101,7 @@ class Reconciler:
                 )
                 ours[row.id] = ExpectedTransfer(row, attempt.transfer_id, whole=begun >= first)
             recovers = await repository.is_recovering(session, account.key, day)
-            # Of a restored database's own payouts some may be missing.
+            # A restored database may lack some of its own payouts.
             of_all = not account.pays or recovers
             others = await self._of_recipients(session, account) if of_all else []
         span_ = (first - _SLACK, last + _SLACK)
@@ -111,7 +111,7 @@ class Reconciler:
             fault = await adopt_listed(session, account, theirs, self._times, **more) or fault
         async with self._sessions.begin() as session:
             found = await _differences(session, account, day, ours, theirs)
-            # Payouts before discrepancies, as everybody locks them.
+            # Payouts before discrepancies: the common lock order.
             ids = [each.payout_id for each in found if each.kind in {"state", "amount"}]
             await repository.lock_payouts(session, [id_ for id_ in ids if id_])
             await _keep(session, account, day, found, checked=ours.keys())
@@ -129,8 +129,8 @@ class Reconciler:
         orders: Sequence[PayoutRequest],
         others: Sequence[PayoutRequest],
     ) -> tuple[list[ListedTransfer], str | None]:
-        """What the provider lists, and what is wrong when that is not all: then each of our own is
-        asked about. `others` only name recipients."""
+        """Return the provider's transfers, and a fault if the list is incomplete: then each of our
+        payouts is queried. `others` only name recipients."""
         client, gate = account.client, account.gate
         first, last = span
         try:
@@ -147,7 +147,8 @@ class Reconciler:
     async def _of_recipients(
         self, session: AsyncSession, account: ProviderAccount
     ) -> list[PayoutRequest]:
-        """Of whom a provider that pays by itself is asked."""
+        """Return requests that name the account's recipients, for providers that list transfers by
+        recipient."""
         query = select(Recipient).where(
             Recipient.tenant == account.tenant,
             Recipient.provider == account.provider,
@@ -172,8 +173,8 @@ async def _note_recovered(session: AsyncSession, tenant: str) -> None:
 
 @dataclass(frozen=True)
 class ExpectedTransfer:
-    """A payout of the day; `whole` is whether all of its attempts are: if not, the transfer may
-    stand under another day at the provider."""
+    """A payout of the day. `whole` is whether all its attempts began that day: if not, the provider
+    may list the transfer under another day."""
 
     row: Payout
     transfer_id: str | None
@@ -183,7 +184,7 @@ class ExpectedTransfer:
 async def _call_with_retry(
     gate: CallGuard, ask: Callable[[], Awaitable[Sequence[ListedTransfer]]]
 ) -> list[ListedTransfer]:
-    """Through the account's gate, however long the way there is."""
+    """Call through the account's gate, waiting as long as it takes."""
     while True:
         try:
             async with gate.admit(), gate.call():
@@ -193,7 +194,7 @@ async def _call_with_retry(
 
 
 async def _enqueue_status_checks(session: AsyncSession, ids: Sequence[str | None]) -> None:
-    """What the provider says otherwise is looked up, which puts the books right."""
+    """Enqueue a status check of the payouts that differ, which corrects them."""
     found = await repository.lock_payouts(session, [id_ for id_ in ids if id_])
     books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
     for row in found.values():
@@ -204,8 +205,8 @@ async def _enqueue_status_checks(session: AsyncSession, ids: Sequence[str | None
 async def _sent(
     session: AsyncSession, account: ProviderAccount, first: datetime, last: datetime
 ) -> AsyncIterator[tuple[Payout, Attempt, datetime]]:
-    """Payouts of which the last attempt began in that time, each with it and with when the first
-    one began."""
+    """Yield the payouts whose last attempt began in this period, each with that attempt and the
+    time at which its first attempt began."""
     after = ""
     each = aliased(Attempt)
     begun = select(func.min(each.started_at)).where(each.payout_id == Payout.id).scalar_subquery()
@@ -246,7 +247,7 @@ async def _differences(
     )
     seen: dict[str, list[ListedTransfer]] = {}
     found: list[Discrepancy] = []
-    # Pages that shift while they are read show a transfer twice.
+    # Pages that shift while they are read list a transfer twice.
     for each in {each.transfer_id: each for each in theirs}.values():
         called = None if each.of_recipient else each.reference
         id_ = by_transfer.get(each.transfer_id) or called or ""
@@ -258,7 +259,7 @@ async def _differences(
     for id_, listed in seen.items():
         row = ours[id_].row if id_ in ours else known.get(id_)
         if row is not None and (row.tenant, row.provider, row.account) != account.key:
-            continue  # the account serves another tenant, too: it is compared there
+            continue  # the account serves another tenant too: compared there
         if row is None:
             found += [
                 discrepancies.not_ours(account, day, each.transfer_id, _said(each))
@@ -284,7 +285,7 @@ async def _differences(
 
 
 def _duplicate_transfers(row: Payout, listed: Sequence[ListedTransfer]) -> list[str]:
-    """The transfers that move money beside the payout's own."""
+    """Return the transfers that move money besides the payout's own."""
     moving = [each.transfer_id for each in listed if each.transfer_status.moves_money]
     own = row.transfer_id if row.transfer_id in moving else moving[0]
     return [each for each in moving if each != own]

@@ -1,4 +1,4 @@
-"""Integrations: what was provisioned, what failed and why, and trying it again."""
+"""API of integrations: their state, their failures with the reasons, and retries."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def get_integration(caller: Viewer, session: Session, id_: str) -> Integra
 async def retry_matching(
     caller: Operator, session: Session, matching: IntegrationFilter
 ) -> Requested:
-    """Try every matching integration again; failed ones unless the filter says otherwise."""
+    """Retry every matching integration; by default the failed ones."""
     chosen = matching.model_copy(update={"status": matching.status or Status.FAILED})
     async with session.begin():
         query = repository.matching(chosen, caller.tenant)
@@ -75,16 +75,16 @@ async def retry(
     id_: str,
     wait: Annotated[bool, Query(description="provision now and answer with the outcome")] = False,
 ) -> IntegrationDetail:
-    """Try one integration again.
+    """Retry one integration.
 
-    With `wait`, a failure is answered 502 with what the back end said, and workers go on trying.
+    With `wait`, a failure returns 502 with the backend API's response; workers continue to retry.
     """
     async with session.begin():
         await tenant_rows.get_for_tenant(session, Integration, caller.tenant, id_)
         row = await repository.lock_integration(session, id_)
         event = await _request(session, row)
     if wait:
-        # A worker that took the request first has the lease: its outcome is waited for.
+        # A worker that claimed the request first holds the lease: wait for its outcome.
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Busy),
             wait=wait_fixed(_BUSY_POLL_SECONDS),
@@ -99,7 +99,7 @@ async def retry(
 
 
 async def _request(session: AsyncSession, row: Integration) -> Event[Any]:
-    """Ask the workers, in the session's transaction. Raises `Conflict` when nothing is due."""
+    """Enqueue a request in the session's transaction. Raises `Conflict` when nothing is due."""
     if operation_of(row) is None:
         raise Conflict(f"integration {row.id} is {row.status}: there is nothing to try again")
     if not row.email:

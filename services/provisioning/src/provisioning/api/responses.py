@@ -1,4 +1,4 @@
-"""What the API answers."""
+"""Response bodies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class IntegrationView(View):
 
 
 class AttemptView(BaseModel):
-    """`outcome` is null while it runs, and for good when the process died in it."""
+    """`outcome` is null while the operation runs, and permanently if the process died during it."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -1,7 +1,7 @@
-"""The back end that keeps organizations, over HTTP.
+"""Client of the backend API that manages organizations.
 
-Every call that changes something carries an idempotency key made from our own reference. Not every
-back end honours it for ever, so after an unknown outcome the caller looks up first.
+Calls that create something carry an idempotency key derived from our own reference. Not every
+backend API honours it indefinitely, so after an unknown outcome the caller queries first.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _LONGEST_EXCERPT = 500
 
 
 class BackendFailed(Upstream):
-    """No answer, or a server error: what was asked for may have been done nevertheless."""
+    """No response, or a server error: the call may have taken effect nevertheless."""
 
 
 class BackendBusy(BackendFailed):
-    """It answers that it can't do this now: its circuit has no reason to open."""
+    """The backend API responds that it can't do this now, which does not open its circuit."""
 
 
 class BackendRefused(Upstream, Permanent):
-    """The back end understood and refuses; asking again is no use."""
+    """The backend API understood the call and rejects it; a retry is useless."""
 
 
 class Backend:
@@ -36,13 +36,13 @@ class Backend:
         self._client = client
 
     async def find_organization(self, reference: str) -> str | None:
-        """The id of the organization that was created with our reference, if any."""
+        """Return the id of the organization that was created with our reference, if any."""
         found = await self._call("GET", "/organizations", params={"reference": reference})
         items = found["items"]
         return str(items[0]["id"]) if items else None
 
     async def create_organization(self, reference: str, name: str) -> str:
-        """Returns its id."""
+        """Create an organization and return its id."""
         created = await self._call(
             "POST", "/organizations", key=reference, json={"reference": reference, "name": name}
         )
@@ -58,13 +58,13 @@ class Backend:
         await self._call(
             "POST",
             f"/organizations/{organization}/users",
-            # A corrected address is another request, which the same key would not let through.
+            # A corrected address is a different request, which the same key would suppress.
             key=f"{reference}:admin:{derived_id(email)}",
             json={"email": email, "name": name, "role": "admin"},
         )
 
     async def set_status(self, organization: str, status: str) -> None:
-        """`active` or `suspended`; saying it twice is the same as once."""
+        """Set the status, `active` or `suspended`. Idempotent."""
         await self._call("PUT", f"/organizations/{organization}/status", json={"status": status})
 
     async def _call(

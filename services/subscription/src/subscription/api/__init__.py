@@ -1,1 +1,1 @@
-"""The HTTP API of subscriptions, checkouts and billing."""
+"""HTTP API for subscriptions, checkouts and billing."""

@@ -1,6 +1,6 @@
-"""The API of billing: what is done about subscriptions and customers at Stripe. Subscriptions by
-mobile money have neither cards nor prorations: what there can't be is refused, and says what to do
-instead."""
+"""HTTP API for billing: operations on subscriptions and customers at Stripe. Subscriptions paid by
+mobile money have neither cards nor prorations: an operation they do not support is rejected, and
+the message names the alternative."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ Account = Annotated[
 
 
 class CommandView(View):
-    """`accepted` is one whose outcome is not known yet: it is done once. `confirmed_at` is when a
-    webhook showed it, UTC: then the subscription here says it, too."""
+    """A billing command. `accepted` means that its outcome is not known yet: it is executed once.
+    `confirmed_at` is when a webhook confirmed it (UTC); the subscription here then shows it."""
 
     kind: str
     subject: str = Field(description="the provider's customer or subscription")
@@ -69,7 +69,7 @@ class MethodView(BaseModel):
 
 
 class InvoiceView(BaseModel):
-    """Amounts in minor units."""
+    """An invoice. Amounts are in minor units."""
 
     id: str
     number: str | None
@@ -83,7 +83,7 @@ class InvoiceView(BaseModel):
 
 
 class Preview(BaseModel):
-    """The next invoice if the plan changed now; minor units."""
+    """The next invoice if the plan changed now. Amounts are in minor units."""
 
     currency: str
     amount_due: int
@@ -101,7 +101,8 @@ class PortalSession(BaseModel):
 
 
 class Runner:
-    """Runs a command, and answers 202 when it is accepted and not known to be done."""
+    """FastAPI dependency that runs a command; it responds 202 if the command is accepted but not
+    known to be done."""
 
     def __init__(
         self, commands: Annotated[BillingCommands, provided(BillingCommands)], response: Response
@@ -134,7 +135,7 @@ async def subscribe(
     caller: Operator, run: Run, session: Session, id_: str, body: NewSubscription,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
-    """A plan for a customer who has a payment method, with a trial and a coupon if wanted."""
+    """Subscribe a customer with a payment method to a plan; a trial and a coupon are optional."""
     subject = await _customer(session, caller.tenant, id_)
     return await run(caller.tenant, account, idempotency_key, subject, body)
 
@@ -144,7 +145,7 @@ async def change_plan(
     caller: Operator, run: Run, session: Session, id_: str, body: ChangePlan,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
-    """Now, prorated or not, or at the end of the period."""
+    """Change the plan: now, with or without proration, or at the end of the period."""
     instead = "start a checkout for the other plan: POST /v1/checkouts"
     subject = await _subscription(session, caller.tenant, id_, instead)
     return await run(caller.tenant, account, idempotency_key, subject, body)
@@ -155,7 +156,7 @@ async def preview_plan(
     caller: Viewer, accounts: Called, session: Session, id_: str, plan_id: Name,
     prorate: bool = True, account: Account = DEFAULT,
 ) -> Preview:  # fmt: skip
-    """What a change would cost."""
+    """Preview the next invoice after a change of plan."""
     instead = "its price is the next checkout's"
     subject = await _subscription(session, caller.tenant, id_, instead)
     async with _calling(accounts, caller.tenant, account) as api:
@@ -167,7 +168,7 @@ async def cancel(
     caller: Operator, run: Run, session: Session, id_: str, body: Cancel,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
-    """Now, or at the end of the period."""
+    """Cancel the subscription, now or at the end of the period."""
     return await _end_or_go_on(run, session, (caller.tenant, account, idempotency_key), id_, body)
 
 
@@ -176,7 +177,7 @@ async def resume(
     caller: Operator, run: Run, session: Session, id_: str,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
-    """A cancellation at the end of the period is taken back."""
+    """Undo a cancellation at the end of the period."""
     return await _end_or_go_on(
         run, session, (caller.tenant, account, idempotency_key), id_, Resume()
     )
@@ -197,8 +198,8 @@ async def create_setup_intent(
     caller: Operator, run: Run, session: Session, id_: str,
     idempotency_key: IdempotencyKey, account: Account = DEFAULT,
 ) -> CommandView:  # fmt: skip
-    """For a browser that adds a payment method: its `client_secret` is in `result`, and not
-    kept."""
+    """Create a setup intent for adding a payment method in a browser. Its `client_secret` is
+    returned in `result` and is not stored."""
     subject = await _customer(session, caller.tenant, id_)
     return await run(caller.tenant, account, idempotency_key, subject, NewSetupIntent())
 
@@ -207,7 +208,7 @@ async def create_setup_intent(
 async def list_payment_methods(
     caller: Viewer, accounts: Called, session: Session, id_: str, account: Account = DEFAULT
 ) -> list[MethodView]:
-    """As Stripe has them now."""
+    """List the customer's payment methods (cards) as Stripe has them now."""
     subject = await _customer(session, caller.tenant, id_)
     async with _calling(accounts, caller.tenant, account) as api:
         found = await api.api.payment_methods(subject)
@@ -238,7 +239,7 @@ async def detach_method(
 async def list_invoices(
     caller: Viewer, accounts: Called, session: Session, id_: str, account: Account = DEFAULT
 ) -> list[InvoiceView]:
-    """The newest hundred, as Stripe has them now, with the links to their documents."""
+    """List the newest hundred invoices as Stripe has them now, with links to their documents."""
     subject = await _customer(session, caller.tenant, id_)
     async with _calling(accounts, caller.tenant, account) as api:
         found = await api.api.invoices(subject)
@@ -250,7 +251,8 @@ async def create_portal_session(
     caller: Operator, accounts: Called, session: Session, id_: str, body: NewPortalSession,
     account: Account = DEFAULT,
 ) -> PortalSession:  # fmt: skip
-    """A page of Stripe's where the customer sees to all of this; its address is for minutes."""
+    """Create a session of Stripe's customer portal, a page where the customer manages all of this.
+    Its URL is valid for minutes."""
     subject = await _customer(session, caller.tenant, id_)
     async with _calling(accounts, caller.tenant, account) as api:
         return PortalSession(url=await api.api.portal(subject, str(body.return_url)))
@@ -280,7 +282,8 @@ async def get_command(caller: Viewer, session: Session, id_: str) -> CommandView
 async def _end_or_go_on(
     run: Runner, session: Session, who: tuple[str, str, str], id_: str, body: Cancel | Resume
 ) -> CommandView:
-    """`who` is the tenant, the account and the key. One by mobile money is our own to end."""
+    """Run a cancellation or a resumption. `who` is the tenant, the account and the key. Paybus
+    itself executes it for a subscription paid by mobile money."""
     tenant, account, key = who
     async with session.begin():
         row = await tenant_rows.get_for_tenant(session, Subscription, tenant, id_)
@@ -296,7 +299,7 @@ def _calling(accounts: Accounts, tenant: str, account: str) -> AbstractAsyncCont
 
 
 async def _customer(session: Session, tenant: str, id_: str) -> str:
-    """What Stripe calls the customer. No transaction is open when it is asked."""
+    """Return Stripe's id of the customer. No transaction is open while Stripe is queried."""
     async with session.begin():
         row = await tenant_rows.get_for_tenant(session, Customer, tenant, id_)
         if row.provider == OURS:

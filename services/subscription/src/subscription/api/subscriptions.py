@@ -1,5 +1,5 @@
-"""The API: checkouts are started, plans, customers, payments and subscriptions read; all of the
-caller's tenant."""
+"""HTTP API for starting checkouts, and for reading plans, customers, payments and subscriptions of
+the caller's tenant."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class PaymentView(ProviderView):
 
 
 class ItemView(BaseModel):
-    """One plan of several, of a provider's subscription."""
+    """One of the plans of a provider's subscription."""
 
     plan_id: str
     quantity: int | None = Field(description="null where it is metered")
@@ -192,21 +192,23 @@ async def get_customer(caller: Viewer, session: Session, id_: str) -> CustomerVi
 async def get_entitlements(
     caller: Viewer, entitlements: EntitlementReader, customer: str
 ) -> Entitlements:
-    """What the customer may use now; at most a second old, and the last known when nothing newer
-    can be known. `customer` is the id here, or the name that the provider or the shop gave."""
+    """Return what the customer may use now. The result is at most a second old; if no newer one can
+    be determined, the last known result is returned. `customer` is our id, or the provider's or the
+    shop's name for the customer."""
     return await entitlements.get(caller.tenant, customer)
 
 
 @router.get("/entitlement-policy")
 async def get_policy(caller: Viewer, session: Session) -> EntitlementPolicy:
-    """What the tenant's customers may use while they don't pay."""
+    """Return what the tenant's customers may use while they do not pay."""
     policy, _ = await repository.policy(session, caller.tenant)
     return policy
 
 
 @router.put("/entitlement-policy")
 async def set_policy(caller: Admin, session: Session, body: EntitlementPolicy) -> EntitlementPolicy:
-    """What is left out stays as it is. Subscriptions follow within `RENEWALS_INTERVAL_SECONDS`."""
+    """Change the entitlement policy. Omitted fields keep their values. Subscriptions follow within
+    `RENEWALS_INTERVAL_SECONDS`."""
     async with session.begin():
         before, _ = await repository.policy(session, caller.tenant)
         after = before.model_copy(update=body.model_dump(exclude_unset=True))

@@ -1,8 +1,8 @@
-"""Commands about subscriptions and customers at Stripe: written down, done, confirmed by a webhook.
+"""Commands on subscriptions and customers at Stripe: stored, executed, and confirmed by a webhook.
 
-What the subscription is stays what webhooks say, so it does not matter which comes first, the
-command's answer or its webhook. A caller is told that a command is done; or that it is accepted,
-and then it is done once, by the job if need be; or that it is not done, and then it never is.
+A subscription's state always follows webhooks, so the order of a command's response and its webhook
+does not matter. A caller learns that a command is done; or that it is accepted, and then it is
+executed once, by the job if necessary; or that it is not done, and then it never will be.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _ANOTHER_AT_IT = "another command about the same is under way"
 _TURN_SECONDS = 0.1
 _AGAIN_SECONDS = 5
 _LEFT_ALONE = timedelta(seconds=60)
-# What was accepted and can't be done for so long is given up.
+# An accepted command that cannot be executed for this long is given up.
 _LONGEST = timedelta(hours=24)
-# Stripe's time is in whole seconds, and its own.
+# Stripe's times are in whole seconds, and of its own clock.
 _CLOCKS_DIFFER = timedelta(seconds=3)
 _MOST = 500
 
@@ -69,8 +69,9 @@ class _Turn(Enum):
 
 
 class BillingCommands:
-    """`timeout` (seconds) is how long Stripe may take to answer, `quiet` how much longer it may
-    be at work on what it has not answered."""
+    """Service that executes billing commands. `timeout` is the limit for a response from Stripe,
+    `quiet` how much longer Stripe may still be processing a call that got no response; both in
+    seconds."""
 
     def __init__(
         self,
@@ -90,12 +91,13 @@ class BillingCommands:
     async def execute(
         self, tenant: str, account: str, key: str, subject: str, request: CommandRequest
     ) -> Command:
-        """The command as it is then: `done`, or `accepted` when it is not known what became of it,
-        and it will be done once.
+        """Execute the command and return it: `done`, or `accepted` if its outcome is unknown and it
+        will be executed once.
 
-        Raises `Conflict` when the key was used for another command, `Invalid` for an account
-        that there is not, `Refused`; and `NotYet` when it was not done, and never will be unless
-        the same request comes again.
+        Raise `Conflict` if the key was used for another command, `Invalid` for an account that does
+        not exist, `ProviderRejected` if Stripe rejects it, `NotYet` if it was not done and never
+        will be unless the same request is sent again, and `Undecided` if its outcome could not be
+        stored.
         """
         self._accounts.billing(tenant, account)
         intended = CommandIntent(tenant, "stripe", account, key, subject, request)
@@ -111,8 +113,8 @@ class BillingCommands:
         return row
 
     async def resume_event(self, event: Event[ResumeBillingCommand]) -> None:
-        """One that was accepted, or whose process died; what can't be done now the job orders
-        again."""
+        """Resume a command that was accepted, or whose process died. If it cannot be executed now,
+        the job enqueues it again."""
         id_ = event.data.command_id
         async with self._sessions() as session:
             row = await session.get_one(Command, id_)
@@ -129,11 +131,11 @@ class BillingCommands:
             log.warning("billing_command_not_done", command=id_, status=row.status, error=row.error)
 
     async def _do(self, id_: str) -> Command:
-        """Do it, unless it is done; the row, as it is then."""
+        """Execute the command unless it is finished; return its row afterwards."""
         async with self._sessions() as session:
             row = await session.get_one(Command, id_)
         request = billing.stored(row.request)
-        # What a browser needs of it is a secret, and not kept: Stripe answers the same key again.
+        # The secret that the browser needs is not stored: Stripe returns it again for the same key.
         shown_again = row.status == CommandStatus.DONE and isinstance(request, NewSetupIntent)
         if row.status not in UNFINISHED and not shown_again:
             return row
@@ -170,7 +172,7 @@ class BillingCommands:
     ) -> Command:
         if isinstance(error, ProviderRejected):
             return await self._finish(row.id, CommandStatus.REFUSED, None, self._said(error))
-        if isinstance(error, RateLimited):  # it was not taken
+        if isinstance(error, RateLimited):  # Stripe did not accept the call
             metrics.commands.labels(row.kind, "put_off").inc()
             return await self._put_off(row.id, f"stripe: {error}", began=began)
         metrics.commands.labels(row.kind, "unknown").inc()
@@ -186,8 +188,8 @@ class BillingCommands:
     async def _resolve(
         self, row: Command, error: str | None = None, *, seen: int | None = None
     ) -> Command:
-        """Its call is over, and what became of it is not known: Stripe is asked. `seen` as for
-        `_put_off`."""
+        """Query Stripe for the command's outcome after its call has ended with an unknown one.
+        `seen` is as for `_put_off`."""
         client = self._accounts.billing(row.tenant, row.account)
         attempt = Attempt(row.id, row.subject, billing.stored(row.request), row.attempts)
         try:
@@ -203,10 +205,10 @@ class BillingCommands:
         return await self._put_off(row.id, error, began=seen is None, seen=seen)
 
     async def _begin(self, id_: str) -> _Turn:
-        """Write down that a call begins: whoever gives the command up must know of it.
+        """Record that a call begins, so that a worker that gives the command up knows about it.
 
-        Of what is wanted of one subject the last command that is done holds. So a command is done
-        when no other one is under way, and not after a later one.
+        For each subject, the last command executed takes precedence. A command is therefore
+        executed only while no other one is under way, and not after a later one.
         """
         async with self._locked(id_, alone=True) as row:
             if row.status == CommandStatus.WITHDRAWN:
@@ -235,7 +237,7 @@ class BillingCommands:
                 Command.status.in_(UNFINISHED),
                 Command.updated_at > func.now() - bounded,
             ),
-            # Stripe may still be at work on what it did not answer.
+            # Stripe may still be processing a call that got no response.
             Command.unanswered_at > func.now() - self._quiet,
         )
         others = select(Command.status, Command.created_at, under_way).where(
@@ -256,10 +258,13 @@ class BillingCommands:
     async def _put_off(
         self, id_: str, error: str, *, began: bool = False, seen: int | None = None
     ) -> Command:
-        """It was not done. Its caller is told so, and then it never is; unless the caller was told
-        before that it will be, or another request with the same key is at it.
+        """Record that the command was not done. It is withdrawn: its caller learns that it never
+        will be done, unless it is sent again. A command whose caller already learned that it will
+        be done, or that another request with the same key is executing, is or becomes accepted
+        instead.
 
-        `seen` is how many calls had begun when whoever gives it up looked: those are over.
+        `seen` is set when a command is given up: the number of calls that had begun when that was
+        decided, all of which are over. An accepted command is then withdrawn too.
         """
         async with self._locked(id_) as row:
             row.ended += began
@@ -275,7 +280,7 @@ class BillingCommands:
         return row
 
     async def _accept(self, id_: str, error: str) -> Command:
-        """What became of it is not known: it will be done once."""
+        """Record that the outcome is unknown: the command will be executed once."""
         async with self._locked(id_) as row:
             row.ended += 1
             row.unanswered_at = func.clock_timestamp()
@@ -291,7 +296,7 @@ class BillingCommands:
         async with self._locked(id_) as row:
             row.ended += 1
             known = row.status in {CommandStatus.DONE, status}
-            # What was done is done, also when another request had given it up.
+            # A command that was executed is done, even if another request had given it up.
             if not known and (row.status in UNFINISHED or status == CommandStatus.DONE):
                 row.status, row.result, row.error = status, result, error
                 metrics.commands.labels(row.kind, status).inc()
@@ -303,8 +308,8 @@ class BillingCommands:
 
     @asynccontextmanager
     async def _locked(self, id_: str, *, alone: bool = False) -> AsyncIterator[Command]:
-        """The row, locked, in a transaction of its own; as it is afterwards it can be read on.
-        `alone` is whether nobody may look at other commands of its subject meanwhile."""
+        """Yield the row, locked in a transaction of its own; it stays readable afterwards. `alone`
+        is whether no other worker may decide about commands on the same subject meanwhile."""
         async with self._sessions.begin() as session:
             if alone:
                 subject = select(Command.tenant + "/" + Command.subject).where(Command.id == id_)
@@ -322,8 +327,8 @@ class BillingCommands:
 
 @contextmanager
 def _written_down(*, began: bool) -> Iterator[None]:
-    """Raises `Undecided` when the database is away, after a call that Stripe may have carried out:
-    nobody may be told that it is not done."""
+    """Raise `Undecided` if the database fails after a call that Stripe may have executed: the
+    caller must not be informed that the command is not done."""
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
@@ -336,7 +341,7 @@ def _written_down(*, began: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class CommandIntent:
-    """A command of a caller's, by the caller's key."""
+    """A caller's command, identified by the caller's key."""
 
     tenant: str
     provider: str
@@ -347,8 +352,8 @@ class CommandIntent:
 
 
 async def record_intent(session: AsyncSession, intended: CommandIntent) -> Command:
-    """Write the command down, unless it is there; the row is locked. Raises `Conflict` when the
-    key was used for another one."""
+    """Insert the command unless it exists; return its row, locked. Raise `Conflict` if the key was
+    used for another command."""
     values = {
         "id": derived_id(Command.__tablename__, intended.tenant, intended.key),
         "tenant": intended.tenant,
@@ -392,8 +397,8 @@ async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
 
 
 def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
-    """The commands that this report shows to be done. One that is open stays so: whoever takes it
-    up looks at the provider for itself."""
+    """Mark the commands that this report shows to be done. An open command stays open: the worker
+    that resumes it checks with the provider."""
     report = event.data
     named = report.metadata.get(COMMAND_IN_METADATA)
     waiting: Sequence[Command] = session.info["commands"]
@@ -401,7 +406,7 @@ def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
         if row.tenant != event.tenant or row.confirmed_at is not None:
             continue
         if named != row.id and event.time < row.created_at - _CLOCKS_DIFFER:
-            continue  # what was so before says nothing of the command
+            continue  # an earlier state proves nothing about the command
         if named != row.id and row.subject != report.subscription_id:
             continue
         shows = row.id == named or billing.confirmed(
@@ -416,7 +421,7 @@ def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
 
 
 async def run_job(work: UnitOfWork, event: Event[RunJob]) -> str:
-    """The job: what nobody has finished for a minute is taken up."""
+    """Run the job: enqueue the commands that were left unfinished for a minute."""
     due = (
         update(Command)
         .where(

@@ -1,4 +1,4 @@
-"""What reports about payments mean for the checkouts that started them."""
+"""Effects of payment reports on the checkouts that started the payments."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Rows = Mapping[str, dict[str, Any]]
 async def lock_checkouts(
     session: AsyncSession, events: Sequence[Event[Any]], payers: Payers
 ) -> None:
-    """Lock the checkouts that the events are about, for `find_checkout`; `payers` is for whoever
-    settles one."""
+    """Lock the checkouts that the events refer to, for `find_checkout`. `payers` is stored in the
+    session for the handlers that apply payments."""
     session.info["payers"] = payers
     names = sorted({name for event in events for name in _references(event)})
     by_name: dict[tuple[str, str, str | None], Checkout] = {}
@@ -49,18 +49,18 @@ async def lock_checkouts(
 
 
 def find_checkout(session: AsyncSession, event: Event[Any]) -> Checkout | None:
-    """Of the account that the event came by."""
+    """Return the checkout that the event refers to, among those of the event's account."""
     by_name: Mapping[tuple[str, str, str], Checkout] = session.info["checkouts"]
     found = (by_name.get((event.tenant, event.source, name)) for name in _references(event))
     checkout = next((each for each in found if each is not None), None)
     if checkout is None or not isinstance(event.data, CheckoutCompleted):
         return checkout
-    # One session of Stripe's is one payment: another one is not for this checkout.
+    # One Stripe session is one payment: a different session does not belong to this checkout.
     return checkout if checkout.reference in {None, event.data.checkout_id} else None
 
 
 def rows_to_lock(checkout: Checkout) -> tuple[Rows, Rows]:
-    """The customer and the subscription that a checkout is for, to be locked."""
+    """Return the customer's and the subscription's rows to lock for a checkout, by id."""
     request = stored(checkout.terms)
     owner: dict[str, Any] = {"tenant": checkout.tenant, "provider": OURS}
     customers: dict[str, dict[str, Any]] = {}
@@ -84,11 +84,11 @@ async def apply_payment(
     paid: tuple[int, str] | None,
     payer: Contact,
 ) -> None:
-    """Take what a provider says was paid: minor units and their currency, None when it does not
-    say how much."""
+    """Apply a payment reported by a provider. `paid` is the amount in minor units and its currency,
+    None if the provider does not report the amount."""
     status = CheckoutStatus.PAID
     if paid is not None:
-        # A plan of Stripe's has its price there: what Stripe took for it is right.
+        # A Stripe plan has its price at Stripe: the amount that Stripe collected is right.
         request = stored(checkout.terms)
         status = of_payment(
             paid=paid[0],
@@ -107,9 +107,9 @@ async def apply_payment(
 async def settle_further_charge(
     work: UnitOfWork, event: Event[PaymentOutcome], checkout: Checkout
 ) -> None:
-    """One more charge for the same checkout. It buys nothing, unless what came before was too
-    little; whoever had the checkout started for a purpose judges it, and gives it back. Raises
-    `Conflict`, to be tried again, as long as the first charge has not been heard of."""
+    """Apply a further charge for the same checkout. It buys nothing, unless the payment before it
+    was too low; the service that had the checkout started for a purpose decides about it and
+    refunds it. Raise `Conflict`, to be retried, until the first charge has been received."""
     if checkout.status not in {CheckoutStatus.PAID, CheckoutStatus.UNDERPAID}:
         raise Conflict(
             f"a further charge of checkout {checkout.id} comes after the first one, which is not "
@@ -151,10 +151,11 @@ async def settle(
     payer: Contact,
     amount: tuple[int | None, str | None] = (None, None),
 ) -> None:
-    """Take a report; a paid period prolongs the subscription. `amount` is what came."""
+    """Apply a report to the checkout; a paid period extends the subscription. `amount` is the
+    amount received, in minor units, and its currency."""
     came = outcome.status in {CheckoutStatus.PAID, CheckoutStatus.UNDERPAID}
     if checkout.status == CheckoutStatus.REFUSED and not came:
-        return  # it says why, which an expiry does not
+        return  # keep the reason, which an expiry lacks
     first = checkout.reported_at is None
     if checkout.reported_at is not None:
         known = Outcome(
@@ -208,7 +209,7 @@ def _publish(
     *,
     charge: str | None = None,
 ) -> None:
-    """Whoever had it started for a purpose of theirs."""
+    """Publish the status to the service that had the checkout started for a purpose, if one did."""
     purpose = stored(checkout.terms).purpose
     if purpose is None:
         return
@@ -234,7 +235,7 @@ async def _activate_subscription(
     work: UnitOfWork, event: Event[Any], checkout: Checkout, payer: Contact, *, first: bool
 ) -> None:
     if checkout.provider == "stripe" or checkout.customer_id is None:
-        return  # Stripe keeps customer and subscription, and reports both
+        return  # Stripe manages customer and subscription, and reports both
     request = stored(checkout.terms)
     payers: Payers = work.session.info["payers"]
     asked_for = payers.contact(checkout)
@@ -252,21 +253,21 @@ async def _activate_subscription(
     await store.keep_plan(work.session, event, OURS, plan)
     assert checkout.paid_at is not None
     row = await work.session.get_one(models.Subscription, checkout.subscription_id)
-    await work.session.flush()  # this one is among them
+    await work.session.flush()  # the query below must find this checkout
     paid = await repository.paid_checkouts(work.session, [row.id])
     await renewals.renew(
         work, event, row, paid[row.id], await tenant_rows.database_now(work.session)
     )
     given_up = row.forfeited_until is not None and checkout.paid_at <= row.forfeited_until
     if first and (given_up or row.status == Status.CANCELLED):
-        # It was on its way when somebody cancelled: it buys nothing, so it has to go back.
+        # The payment was under way during the cancellation: it buys nothing and must be refunded.
         why = "paid for a subscription that was cancelled: refund it at the provider"
         _has_to_go_back(checkout, why)
 
 
 def _references(event: Event[Any]) -> list[str]:
-    """By which a report may name a checkout: the provider's reference, or ours where no payer could
-    have chosen it."""
+    """Return the names by which a report may refer to a checkout: the provider's reference, or ours
+    where a payer cannot have chosen it."""
     data = event.data
     if isinstance(data, CheckoutCompleted):
         return [data.checkout_id, *filter(None, [data.metadata.get(CHECKOUT_IN_METADATA)])]

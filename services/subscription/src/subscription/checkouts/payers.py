@@ -1,4 +1,4 @@
-"""What a checkout's request says of a person: sealed, and opened only where it is needed."""
+"""Personal data in checkout requests: encrypted, and decrypted only where it is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OF_REQUEST = ("description", "return_url")
 
 
 def split(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A request's terms, which may lie in clear, and what it says of the payer."""
+    """Split a request into terms, which may be stored in plain text, and the payer's data."""
     customer = request["customer"]
     terms = {name: value for name, value in request.items() if name not in _OF_REQUEST}
     terms["customer"] = {
@@ -30,19 +30,19 @@ class Payers:
         self._vault = vault
 
     def columns(self, request: NewCheckout) -> dict[str, Any]:
-        """As a checkout's row keeps them."""
+        """Return the `terms` and `payer` columns of a checkout's row; `payer` is encrypted."""
         terms, payer = split(request.model_dump(mode="json"))
         return {"terms": terms, "payer": self._vault.encrypt(json.dumps(payer))}
 
     def request(self, checkout: Checkout) -> NewCheckout:
-        """The whole of it, as it was asked for. Raises `Unreadable`."""
+        """Return the complete request as the caller sent it. Raise `DecryptionFailed`."""
         payer = self._opened(checkout)
         customer = checkout.terms["customer"] | {name: payer.get(name) for name in _OF_CUSTOMER}
         whole = checkout.terms | {name: payer.get(name) for name in _OF_REQUEST}
         return stored(whole | {"customer": customer})
 
     def contact(self, checkout: Checkout) -> Contact:
-        """Raises `Unreadable`."""
+        """Return the payer's contact. Raise `DecryptionFailed`."""
         payer = self._opened(checkout)
         return Contact(email=payer.get("email"), name=payer.get("name"))
 

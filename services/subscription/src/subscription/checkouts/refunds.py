@@ -1,7 +1,7 @@
-"""Giving a payer money back: the intent is written down, the provider asked, the answer told.
+"""Refunds to payers: store the intent, call the provider, publish the result.
 
-Safe to run for the same refund from several places at once: all use the same key at the provider,
-and whoever begins again looks first whether an earlier call got through.
+Several workers may safely process the same refund concurrently: all use the same key at the
+provider, and a repeated attempt first checks whether an earlier call went through.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _OPEN, _FAILED, _UNKNOWN = "requested", "failed", "unknown"
 
 
 class RefundService:
-    """`timeout` (seconds) is how long a provider may take to answer."""
+    """Service that makes refunds. `timeout` is the limit for a provider's response (seconds)."""
 
     def __init__(
         self, sessions: Sessions, accounts: Accounts, *, timeout: float, redact: Redactor
@@ -55,8 +55,8 @@ class RefundService:
         self._redact = redact
 
     async def do(self, event: Event[RefundRequested]) -> None:
-        """Raises `Permanent` for what never can be refunded, `Busy` when it is not the time, and
-        what the provider's client raises when it may be tried again."""
+        """Make a requested refund. Raise `Permanent` if it can never be made, `Busy` if it cannot
+        be made now, and the provider client's errors if it may be retried."""
         client, gate, request = await self._intend(event)
         if request is None:
             return
@@ -65,7 +65,7 @@ class RefundService:
                 returned = await client.refund(request)
         except ProviderRejected as error:
             returned = RefundResult("", accepted=False, reason=self._said(error))
-        except RateLimited as error:  # uses up no attempt: it is not over because they are busy
+        except RateLimited as error:  # uses up no attempt: a busy provider is no failure
             raise Busy(str(error), error.retry_after) from error
         except IdempotencyKeyConsumed:
             await self._next_key(request)
@@ -77,8 +77,9 @@ class RefundService:
     async def give_up(
         self, work: UnitOfWork, event: Event[RefundRequested], error: BaseException
     ) -> None:
-        """All attempts are used up: nobody knows whether one of them got through. Where not even
-        the intent was written down none did, and what failed is not paid when it comes again."""
+        """Report a refund whose attempts are all used up as `unknown`, since one of them may have
+        gone through. If not even the intent was stored, none did: it is reported as `failed`, and
+        is not paid when the same request is delivered again."""
         report = event.data
         checkout = await work.session.get(Checkout, report.checkout_id)
         mine = checkout is not None and checkout.tenant == event.tenant
@@ -99,7 +100,7 @@ class RefundService:
         row = await work.session.get_one(Refund, report.refund_id, with_for_update=True)
         same = (row.tenant, row.checkout_id, row.amount)
         if same != (event.tenant, report.checkout_id, report.amount):
-            return  # another refund has this name
+            return  # another refund has this id
         newer = (event.sequence or 1) > row.requests
         if begun and row.status != _OPEN and not (row.status == _FAILED and newer):
             return
@@ -139,11 +140,11 @@ class RefundService:
             if row.status == _UNKNOWN:
                 row.status, row.requests = _OPEN, max(row.requests, event.sequence or 1)
             elif row.status == _FAILED and report.again and (event.sequence or 0) > row.requests:
-                # Whoever asked may have paid by hand since: the same request is not honoured twice.
+                # An operator may have paid manually since: the same request is not honoured twice.
                 row.status, row.requests = _OPEN, event.sequence or 0
-                row.attempts += 1  # for the same key the refusal would be repeated
+                row.attempts += 1  # with the same key the rejection would be repeated
             elif row.status == _OPEN:
-                # Should this attempt be refused, an earlier request must not count as a new one.
+                # If this attempt is rejected, an earlier request must not count as a new one.
                 row.requests = max(row.requests, event.sequence or 1)
             elif report.again and (event.sequence or 0) > row.requests:
                 row.requests = event.sequence or 0
@@ -156,12 +157,12 @@ class RefundService:
         try:
             client = self._accounts.find(event.tenant, terms)
         except Invalid as error:
-            raise Upstream(str(error)) from error  # fixed in the accounts file
+            raise Upstream(str(error)) from error  # may be fixed in the accounts file
         gate = self._accounts.gate(event.tenant, terms)
         return client, gate, request if open_ else None
 
     async def _next_key(self, request: RefundRequest) -> None:
-        """A 500 would be repeated for the same key."""
+        """Use the next idempotency key: Stripe would repeat a 500 for the same key."""
         async with self._sessions.begin() as session:
             row = await session.get_one(Refund, request.id, with_for_update=True)
             row.attempts = max(row.attempts, request.attempt + 1)
@@ -171,7 +172,7 @@ class RefundService:
             row = await session.get_one(Refund, event.data.refund_id, with_for_update=True)
             made = returned is not None and returned.accepted
             if returned is not None and row.provider_refund_id == returned.refund_id != "":
-                return  # it is known of it already that it failed later
+                return  # recorded before, perhaps with a later failure
             if row.status not in {_OPEN, _UNKNOWN} and not (made and row.status == _FAILED):
                 return
             if returned is None:
@@ -187,8 +188,8 @@ class RefundService:
 
 
 async def take_report(work: UnitOfWork, event: Event[RefundReported]) -> None:
-    """A refund that the provider had made may fail all the same: it has the money back then, and
-    whoever asked for it is told so."""
+    """Apply a report that a refund failed after the provider had made it: the money is back in the
+    account, and the requester receives `refund.completed` with `failed`."""
     report = event.data
     if report.status != _FAILED:
         return
@@ -196,12 +197,12 @@ async def take_report(work: UnitOfWork, event: Event[RefundReported]) -> None:
         work.session, event.tenant, report.reference, report.refund_id
     )
     if row is None:
-        return  # nobody asked for it here
+        return  # not requested here
     known = row.provider_refund_id == report.refund_id
     if known and row.status in {_OPEN, _FAILED}:
-        return  # of an attempt that is known to have failed; another may be under way
+        return  # of an attempt known to have failed; another may be under way
     if not known and row.provider_refund_id and row.status != _OPEN:
-        return  # it was followed by another attempt, whose outcome is known
+        return  # followed by another attempt, whose outcome is known
     checkout = await work.session.get_one(Checkout, row.checkout_id)
     if gateway_source(checkout.provider, checkout.account) != event.source:
         return
@@ -214,7 +215,7 @@ async def take_report(work: UnitOfWork, event: Event[RefundReported]) -> None:
 
 
 async def _tell_again(session: AsyncSession, event: Event[RefundRequested], row: Refund) -> None:
-    """Its outcome is known here, and who asks again has not received it."""
+    """Publish the known outcome again: a requester that repeats its request has not received it."""
     row.reports += 1
     work = UnitOfWork(session, SOURCE)
     _tell(work, event, row)
@@ -234,7 +235,7 @@ def _tell(work: UnitOfWork, event: Event[Any], row: Refund) -> None:
             reason=row.error,
         ),
         subject=row.id,
-        # What the same command is told twice are two events.
+        # Two reports of the same outcome are two events.
         sequence=row.reports,
         cause=event,
     )

@@ -1,8 +1,8 @@
-"""Starting a checkout: write it down, ask the provider, write down the answer.
+"""Start of a checkout: store the intent, call the provider, store the response.
 
 The row with its idempotency key is committed before the provider is called, and no transaction is
-open meanwhile. Whoever sends the same request again continues where the last attempt ended; of two
-at once both are given the payment that was written down first.
+open during the call. A repeated request continues where the last attempt ended; of two concurrent
+requests, both return the payment that was stored first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _AGAIN = "send the same request with the same Idempotency-Key again"
 
 
 class CheckoutService:
-    """`timeout` (seconds) is how long a provider may take to answer."""
+    """Service that starts checkouts. `timeout` is the limit for a provider's response (seconds)."""
 
     def __init__(
         self,
@@ -57,15 +57,16 @@ class CheckoutService:
         self._redact = redact
 
     async def start(self, tenant: str, key: str, request: NewCheckout) -> Checkout:
-        """Raises `Invalid`; `Conflict` when the key was used for another request; `Refused`; and
-        `Upstream` or `RateLimited` when the same request may be sent again."""
+        """Start the checkout, or continue with the one of the same key. Raise `Invalid`; `Conflict`
+        if the key was used for another request; `ProviderRejected`; and `Upstream` or `RateLimited`
+        if the same request may be sent again."""
         known = await self._known(tenant, key, request)
         if known is not None and known.status != CheckoutStatus.STARTING:
             return _answer(known)
         try:
             client = self._accounts.find(tenant, request)
             client.check(request)
-            # Not a part of the request's model: what was accepted once is read from the database.
+            # Not part of the request's model, which also reads accepted requests from the database.
             check_return_url(request.return_url)
         except Invalid as error:
             if known is None or known.reference is None:
@@ -76,7 +77,7 @@ class CheckoutService:
         gate = self._accounts.gate(tenant, request)
         async with AsyncExitStack() as place:
             try:
-                # Before the attempt is written down: one that is not made reached nobody.
+                # Before the attempt is recorded: an attempt that is not made reached no payer.
                 await place.enter_async_context(gate.admit())
             except RateLimited as error:
                 raise RateLimited(f"{error}; {_AGAIN}", error.retry_after) from error
@@ -99,7 +100,7 @@ class CheckoutService:
     async def _intend(
         self, client: CheckoutClient, tenant: str, key: str, request: NewCheckout
     ) -> tuple[Checkout, CheckoutRequest | None]:
-        """The checkout, and the order that is to be sent now, if any."""
+        """Return the checkout, and the request to send now, if any."""
         async with self._sessions.begin() as session:
             checkout = await repository.intend_checkout(session, self._row(tenant, key, request))
             self._check_same(checkout, request)
@@ -108,7 +109,7 @@ class CheckoutService:
             checkout.attempts += 1
             name = checkout.reference or client.reference(checkout.id, checkout.attempts)
             order = CheckoutRequest(checkout.id, name, request)
-            if client.asks_the_payer:  # every attempt, for each gives the payer its time
+            if client.pushes_to_payer:  # on every attempt: each restarts the payer's time
                 started = client.started(order, name, None)
                 await _announce(session, checkout, started, _payload(order, started))
         return checkout, order
@@ -138,7 +139,7 @@ class CheckoutService:
             raise Conflict("this Idempotency-Key was used for another request")
 
     def _row(self, tenant: str, key: str, request: NewCheckout) -> dict[str, Any]:
-        ours = request.provider != "stripe"  # which says itself who the customer is
+        ours = request.provider != "stripe"  # Stripe reports the customer itself
         customer, subscription = request.customer.reference, models.our_subscription(request)
         return {
             "id": _id(tenant, key),
@@ -165,9 +166,9 @@ class CheckoutService:
         async with self._sessions.begin() as session:
             checkout = await repository.locked_checkout(session, order.id)
             if checkout.status != CheckoutStatus.STARTING:
-                return checkout  # another attempt fared better
+                return checkout  # another attempt already has an outcome
             checkout.error = str(refused)
-            unsure = client.asks_the_payer and checkout.attempts > 1
+            unsure = client.pushes_to_payer and checkout.attempts > 1
             if not unsure:
                 checkout.status = CheckoutStatus.REFUSED
         if unsure:
@@ -181,7 +182,7 @@ class CheckoutService:
         async with self._sessions.begin() as session:
             checkout = await repository.locked_checkout(session, order.id)
             if checkout.status not in {CheckoutStatus.STARTING, CheckoutStatus.REFUSED}:
-                return checkout  # another request was quicker, or the payer was
+                return checkout  # another request was faster, or the payer was
             checkout.status = CheckoutStatus.PENDING
             checkout.error = None
             await _announce(session, checkout, started, payload)
@@ -200,7 +201,7 @@ def _answer(checkout: Checkout) -> Checkout:
 
 
 def _payload(order: CheckoutRequest, started: Started) -> CheckoutStarted:
-    """Raises `ValidationError` for what a provider could not mean."""
+    """Return the payload of `checkout.started`. Raise `ValidationError` for impossible values."""
     return CheckoutStarted(
         provider=order.request.provider,
         endpoint=order.request.account,
@@ -222,7 +223,7 @@ async def _announce(
     checkout.expires_at = started.expires_at
     if checkout.provider == "stripe":
         checkout.amount, checkout.currency = started.amount, started.currency
-    # A later attempt at the same payment is news: it may be paid for longer.
+    # A later attempt at the same payment is a new event: it may be payable for longer.
     id_ = derived_id(
         "checkout.started", checkout.id, started.reference, started.expires_at.isoformat()
     )

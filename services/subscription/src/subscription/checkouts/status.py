@@ -1,4 +1,4 @@
-"""How a checkout ended. Pure: no I/O, no clock."""
+"""Outcome of a checkout. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from enum import StrEnum
 
 
 class CheckoutStatus(StrEnum):
-    STARTING = "starting"  # the provider may have heard of it or not
+    STARTING = "starting"  # the provider may have received it or not
     REFUSED = "refused"  # by the provider, at the start
     PENDING = "pending"
     PAID = "paid"
-    UNDERPAID = "underpaid"  # less, or in another currency, than was asked for
-    FAILED = "failed"  # may still be paid while the provider lets the payer try again
+    UNDERPAID = "underpaid"  # less than requested, or in another currency
+    FAILED = "failed"  # may still be paid while the provider lets the payer retry
     EXPIRED = "expired"
 
 
-# Whatever else is reported, before or after: money that came is not forgotten.
+# Money received outweighs every other report, before or after it.
 _WEIGHT = {CheckoutStatus.PAID: 2, CheckoutStatus.UNDERPAID: 1}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A report about a checkout at `at` (UTC). Of several the one with the highest order holds: a
-    payment, of two payments the earlier one, else the newest report."""
+    """A report about a checkout at `at` (UTC). The report with the highest `order` applies: the
+    earliest full payment, else the newest underpayment, else the newest other report."""
 
     status: CheckoutStatus
     at: datetime
@@ -40,7 +40,8 @@ class Outcome:
 def of_payment(
     *, paid: int, currency: str, expected: int | None, expected_currency: str | None
 ) -> CheckoutStatus:
-    """The status after a payment (minor units). `expected` is None for a price of the provider."""
+    """Return a payment's status (minor units). `expected` is None if the provider sets the
+    price."""
     if expected is not None and (currency != expected_currency or paid < expected):
         return CheckoutStatus.UNDERPAID
     return CheckoutStatus.PAID

@@ -1,1 +1,1 @@
-"""Payment providers: clients of checkouts, refunds and billing."""
+"""Clients of payment providers: checkouts, refunds and billing."""

@@ -1,4 +1,4 @@
-"""Starting a payment, one module per provider."""
+"""Interface for starting payments; each provider is a module of its own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from subscription.schemas.checkout import NewCheckout
 
 
 class Options(BaseModel):
-    """At most `max_concurrency` calls run together; after ten in a row without an answer there is
-    none for `circuit_reset_seconds`."""
+    """Options of an account. At most `max_concurrency` calls run at the same time; after ten in a
+    row without a response, none is made for `circuit_reset_seconds`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +30,7 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class CheckoutRequest:
-    """A checkout that was written down and is now to be started at the provider.
+    """A stored checkout that is now to be started at the provider.
 
     `reference` is our name for it at the provider.
     """
@@ -55,15 +55,15 @@ class CheckoutRequest:
 
     @property
     def label(self) -> str:
-        """What the payer reads."""
+        """Return the text that the payer reads."""
         plan = self.request.plan
         return self.request.description or (plan and (plan.name or plan.plan_id)) or "Payment"
 
 
 @dataclass(frozen=True)
 class RefundRequest:
-    """Money that is to go back of a paid checkout. `id` is our reference at the provider,
-    `checkout` what it calls the payment; each `attempt` (from 1) has a key of its own."""
+    """A refund of a paid checkout. `id` is our reference at the provider, `checkout` the provider's
+    id of the payment; each `attempt` (from 1) has a key of its own."""
 
     id: str
     checkout: str
@@ -74,7 +74,7 @@ class RefundRequest:
 
 @dataclass(frozen=True)
 class RefundResult:
-    """`accepted` is whether the money goes back; `reason` why it does not."""
+    """A provider's result. `accepted` is whether the money is refunded, `reason` why it is not."""
 
     refund_id: str
     accepted: bool
@@ -83,8 +83,9 @@ class RefundResult:
 
 @dataclass(frozen=True)
 class Started:
-    """`reference` is what the provider calls the payment; `url` where to send the payer, None if
-    the provider asks the payer's phone. For the rest see `CheckoutStarted`."""
+    """A started payment. `reference` is the provider's id of the payment, `url` where to send the
+    payer, None if the provider prompts the payer's phone. For the other fields see
+    `CheckoutStarted`."""
 
     reference: str
     url: str | None
@@ -96,42 +97,42 @@ class Started:
 
 
 class CheckoutClient(ABC):
-    """One account with one provider.
+    """Client of one account with one provider.
 
-    `asks_the_payer` is whether the call itself reaches the payer, who may pay although we never
-    learned its outcome: such a payment is announced before the call, under our own reference.
+    `pushes_to_payer` is whether the call itself reaches the payer, who may pay although its outcome
+    was never received: such a payment is announced before the call, under our own reference.
     """
 
     options_model: ClassVar[type[Options]] = Options
     lifetime: ClassVar[timedelta]
-    asks_the_payer: ClassVar[bool] = False
+    pushes_to_payer: ClassVar[bool] = False
 
     def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
         self.options = options
         self.http = http
 
     async def refund(self, request: RefundRequest) -> RefundResult | None:
-        """None where the provider has no refunds. Whoever asks again with the same `id` is told of
-        the first one. Raises what `start` raises."""
+        """Refund a payment; return None if the provider has no refunds. Repeated with the same
+        `id`, it returns the first refund. Raise the errors of `start`."""
         return None
 
-    def check(self, request: NewCheckout) -> None:  # noqa: B027 - most have nothing to say
-        """Raises `Invalid` when this provider could not take it."""
+    def check(self, request: NewCheckout) -> None:  # noqa: B027 - optional
+        """Raise `Invalid` if the provider cannot accept the request."""
 
     def reference(self, checkout_id: str, attempt: int) -> str:
-        """Our name for it at the provider. A further attempt (from 1) follows one whose outcome is
-        not known: of a link whose answer was lost nobody ever heard."""
+        """Return our name for the payment at the provider. A further `attempt` (from 1) follows one
+        whose outcome is unknown: a link whose response was lost never reached a payer."""
         return checkout_id
 
     @abstractmethod
     async def start(self, order: CheckoutRequest) -> Started:
-        """Raises `Refused` when nothing was started; `Upstream` or `RateLimited` when it may be
-        tried again with the same order."""
+        """Start the payment. Raise `ProviderRejected` if nothing was started; `Upstream` or
+        `RateLimited` if the same request may be retried."""
 
     def started(
         self, order: CheckoutRequest, reference: str, url: str | None, **more: object
     ) -> Started:
-        """For a payment whose amount is the order's."""
+        """Return the result for a payment of the requested amount."""
         return Started(
             reference,
             url,
@@ -143,7 +144,7 @@ class CheckoutClient(ABC):
 
 
 class TokenClient(CheckoutClient):
-    """One whose API wants an access token."""
+    """Client of an API that requires an access token."""
 
     def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
         super().__init__(options, http)
@@ -153,19 +154,19 @@ class TokenClient(CheckoutClient):
         try:
             return await self._start(order, await self._token.get(self._fetch_token))
         except NotAuthorized:
-            self._token.forget()  # it may have been revoked before its time
+            self._token.forget()  # it may have been revoked before its expiry
             raise
 
     @abstractmethod
     async def _fetch_token(self) -> Object | None:
-        """The token endpoint's answer."""
+        """Return the token endpoint's response."""
 
     @abstractmethod
     async def _start(self, order: CheckoutRequest, token: str) -> Started: ...
 
 
 def require_whole_units(request: NewCheckout) -> None:
-    """Raises `Invalid` for an amount with a fraction of the major unit."""
+    """Raise `Invalid` for an amount with a fraction of the major unit."""
     assert request.amount is not None
     assert request.currency is not None
     major = major_units(request.amount, request.currency)
@@ -176,13 +177,13 @@ def require_whole_units(request: NewCheckout) -> None:
 
 
 def require_field(request: NewCheckout, value: object, what: str) -> None:
-    """Raises `Invalid` when what the provider can't do without is missing."""
+    """Raise `Invalid` if a value that the provider requires is missing."""
     if value is None:
         raise Invalid(f"{request.provider} wants {what}")
 
 
 def require_found(answer: Object | None) -> Object:
-    """Raises `Upstream` for an answer that nothing is at this address."""
+    """Return the response. Raise `Upstream` if it was a 404."""
     if answer is None:
         raise Upstream("answers 404: check the account's base_url")
     return answer

@@ -1,4 +1,4 @@
-"""Fapshi: a payment link. https://docs.fapshi.com/en/api-reference/endpoint/generate-link"""
+"""Fapshi: payment link. https://docs.fapshi.com/en/api-reference/endpoint/generate-link"""
 
 from __future__ import annotations
 

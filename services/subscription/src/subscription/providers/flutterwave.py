@@ -1,4 +1,4 @@
-"""Flutterwave v3, Standard: a payment page.
+"""Flutterwave v3, Standard: payment page.
 
 https://developer.flutterwave.com/v3.0/docs/flutterwave-standard-1
 """
@@ -22,8 +22,8 @@ from subscription.schemas.checkout import NewCheckout
 
 
 class Options(base.Options):
-    """`payment_options` is which ways to pay the page offers, such as `mobilemoneyfranco`; left
-    out, those of the dashboard."""
+    """Options of an account. `payment_options` are the payment methods that the page offers, such
+    as `mobilemoneyfranco`; by default those of the dashboard."""
 
     secret_key: SecretStr
     payment_options: str | None = None

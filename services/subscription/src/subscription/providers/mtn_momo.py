@@ -1,4 +1,4 @@
-"""MTN MoMo: a request to pay, which the payer confirms on the phone.
+"""MTN MoMo: request to pay, which the payer confirms on the phone.
 
 https://momodeveloper.mtn.com/API-collections#api=collection
 """
@@ -28,7 +28,8 @@ _LONGEST_MESSAGE = 160
 
 
 class Options(base.Options):
-    """`callback_url` is the gateway's endpoint; its host must be the one MTN knows the user by."""
+    """Options of an account. `callback_url` is the gateway's endpoint; its host must be the one
+    that MTN has on record for the API user."""
 
     subscription_key: SecretStr
     api_user: str
@@ -41,15 +42,16 @@ class Options(base.Options):
 class MtnMomo(TokenClient):
     options_model = Options
     options: Options
-    lifetime = timedelta(minutes=30)  # the payer has five to confirm
-    asks_the_payer = True
+    lifetime = timedelta(minutes=30)  # the payer has five minutes to confirm
+    pushes_to_payer = True
 
     def check(self, request: NewCheckout) -> None:
         require_field(request, request.customer.phone, "customer.phone")
 
     def reference(self, checkout_id: str, attempt: int) -> str:
-        """MTN takes UUIDs of version 4 only, and each only once: a second call with the same one
-        asks nobody again, also of a checkout that the database has forgotten by a restore."""
+        """Return the same UUID for every attempt. MTN accepts only UUIDs of version 4, each once: a
+        second call with the same one does not prompt the payer again, even for a checkout lost in a
+        restore."""
         digest = hashlib.sha256(f"mtn-momo {checkout_id}".encode()).digest()
         return str(UUID(bytes=digest[:16], version=4))
 
@@ -75,7 +77,7 @@ class MtnMomo(TokenClient):
         body = {
             "amount": f"{order.major_amount:f}",
             "currency": order.currency,
-            "externalId": order.reference,  # a callback names the payment by this only
+            "externalId": order.reference,  # a callback names the payment only by this
             "payer": {"partyIdType": "MSISDN", "partyId": phone},
             "payerMessage": label,
             "payeeNote": label,

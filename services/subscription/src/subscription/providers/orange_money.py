@@ -1,4 +1,4 @@
-"""Orange Money Web Payment: a payment page. https://developer.orange.com/apis/om-webpay"""
+"""Orange Money Web Payment: payment page. https://developer.orange.com/apis/om-webpay"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from subscription.providers.base import (
 )
 from subscription.schemas.checkout import NewCheckout
 
-_DIGITS_OF_ID = 26  # of an order's 30 characters
+_DIGITS_OF_ID = 26  # of an order id's 30 characters
 
 
 class Options(base.Options):
-    """`callback_url` is the gateway's endpoint."""
+    """Options of an account. `callback_url` is the gateway's endpoint."""
 
     client_id: str
     client_secret: SecretStr
@@ -46,7 +46,7 @@ class OrangeMoney(TokenClient):
         require_whole_units(request)
 
     def reference(self, checkout_id: str, attempt: int) -> str:
-        """An order's name has 30 characters at the most, and is taken once."""
+        """Return an order id: it has at most 30 characters, and is accepted once."""
         if attempt > 999:
             raise Invalid("tried too often: start another checkout")
         return f"{UUID(checkout_id).hex[:_DIGITS_OF_ID]}.{attempt}"
@@ -85,7 +85,7 @@ class OrangeMoney(TokenClient):
             order,
             order.reference,
             page["payment_url"],
-            # Whoever knows the token may speak for the payment: only its hash is told to others.
+            # The token authenticates notifications of the payment: only its hash is published.
             notification_reference=hashlib.sha256(page["notif_token"].encode()).hexdigest(),
             lookup={
                 "order_id": order.reference,

@@ -1,12 +1,12 @@
-"""The accounts file: at whose account with a provider a tenant's checkouts are started.
+"""The accounts file: the provider accounts at which a tenant's checkouts are started.
 
 [[account]]
 provider = "fapshi"
 tenant = "shop"
 options = { api_user = "...", api_key = "..." }
 
-`name` is the one that the gateway's endpoint of the same account has: there its payments are heard
-of, and asked about.
+`name` is that of the gateway's endpoint for the same account, which receives its payments'
+notifications and queries their status.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ CLIENTS: Mapping[str, type[CheckoutClient]] = {
 
 @dataclass(frozen=True)
 class Billing:
-    """Stripe Billing of one account, and what stands before its calls."""
+    """Stripe Billing of one account, and the guard of its calls."""
 
     api: StripeBilling
     gate: CallGuard
 
     @asynccontextmanager
     async def calling(self) -> AsyncIterator[Self]:
-        """Around a call that changes nothing. Raises what the gate and the call raise, in the
-        words of the API's callers."""
+        """Guard a call that changes nothing. Raise the errors of the guard and the call, with
+        messages for the API's callers."""
         try:
             async with self.gate.admit(), self.gate.call():
                 yield self
@@ -75,7 +75,7 @@ class Accounts:
         *,
         circuits: Circuits | None = None,
     ) -> None:
-        """Raises `AccountsInvalid`. Without a file there are none."""
+        """Read the accounts file; without a file there are no accounts. Raise `AccountsInvalid`."""
         self._clients: dict[tuple[str, str, str], CheckoutClient] = {}
         self._gates: dict[tuple[str, str, str], CallGuard] = {}
         self._billing: dict[tuple[str, str], Billing] = {}
@@ -101,7 +101,7 @@ class Accounts:
                 self._billing[account.tenant, account.name] = Billing(client.billing, gate)
 
     def billing(self, tenant: str, account: str) -> Billing:
-        """Raises `Invalid` when the tenant has no such account with Stripe."""
+        """Return Stripe Billing of the account. Raise `Invalid` if the tenant has none."""
         try:
             return self._billing[tenant, account]
         except KeyError:
@@ -111,11 +111,11 @@ class Accounts:
             ) from None
 
     def gate(self, tenant: str, request: NewCheckout) -> CallGuard:
-        """What stands before calls of the account that `find` finds."""
+        """Return the guard of calls to the account that `find` returns."""
         return self._gates[tenant, request.provider, request.account]
 
     def find(self, tenant: str, request: NewCheckout) -> CheckoutClient:
-        """Raises `Invalid` when the tenant has no such account."""
+        """Return the client of the account. Raise `Invalid` if the tenant has no such account."""
         try:
             return self._clients[tenant, request.provider, request.account]
         except KeyError:

@@ -1,4 +1,4 @@
-"""Stripe Checkout, through the official SDK. https://docs.stripe.com/api/checkout/sessions/create"""
+"""Stripe Checkout through the official SDK. https://docs.stripe.com/api/checkout/sessions/create"""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from subscription.schemas.checkout import NewCheckout
 
 
 class Options(base.Options):
-    """`api_key` may write Checkout Sessions; and Refunds, Customers, Payment Methods and what
-    belongs to Billing, where those are used. `payment_methods` are Stripe's types that customers
-    may pay with.
+    """Options of an account. `api_key` needs write access to Checkout Sessions and, where they are
+    used, to Refunds, Customers, Payment Methods and the resources of Billing. `payment_methods` are
+    the Stripe types that customers may pay with.
 
-    Only those that are paid at once: with a bank debit Stripe makes a subscription active before
-    it is paid, and leaves it active when the debit fails.
+    Configure only types that are paid immediately: with a bank debit, Stripe activates a
+    subscription before it is paid, and leaves it active when the debit fails.
     https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses
     """
 
@@ -64,7 +64,7 @@ class Stripe(CheckoutClient):
             check_amount(request.amount, request.currency)
 
     def reference(self, checkout_id: str, attempt: int) -> str:
-        """Stripe's idempotency key: it answers with the first result, a 500 included, for a day."""
+        """Return Stripe's idempotency key: its first result, even a 500, is repeated for a day."""
         return f"{checkout_id}.{attempt}"
 
     async def start(self, order: CheckoutRequest) -> Started:
@@ -84,7 +84,7 @@ class Stripe(CheckoutClient):
         )
 
     async def refund(self, request: RefundRequest) -> RefundResult | None:
-        """https://docs.stripe.com/api/refunds/create"""
+        """Refund a payment: https://docs.stripe.com/api/refunds/create"""
         try:
             check_amount(request.amount, request.currency)
         except Invalid as error:
@@ -95,11 +95,11 @@ class Stripe(CheckoutClient):
             if intent is None:
                 raise ProviderRejected("has no payment for this session", 404)
             name = intent if isinstance(intent, str) else intent.id
-            # The answer to an earlier attempt may have been lost.
+            # The response to an earlier attempt may have been lost.
             known = await self._client.v1.refunds.list_async({"payment_intent": name, "limit": 100})
             async for refund in known.auto_paging_iter():
                 if refund.status in {"failed", "canceled"} and request.attempt > 1:
-                    continue  # of an earlier attempt: it gave nothing back
+                    continue  # an earlier attempt, which refunded nothing
                 if (refund.to_dict().get("metadata") or {}).get(REFUND_IN_METADATA) == request.id:
                     return _returned(refund)
         with with_key():
@@ -140,7 +140,8 @@ class Stripe(CheckoutClient):
 
 
 def _returned(refund: Any) -> RefundResult:
-    # What is under way is taken for made; what becomes of it is in Stripe's dashboard.
+    # A refund under way counts as made; Stripe's dashboard shows its outcome, and `take_report`
+    # applies a failure.
     accepted = refund.status in {"succeeded", "pending", "requires_action"}
     reason = None if accepted else f"{refund.status}: {getattr(refund, 'failure_reason', None)}"
     return RefundResult(refund.id, accepted, reason)

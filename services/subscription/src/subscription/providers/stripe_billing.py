@@ -1,6 +1,6 @@
-"""Stripe Billing, through the official SDK: what our commands do there, and what is read there.
+"""Stripe Billing, through the official SDK: execution of our commands, and reads.
 
-https://docs.stripe.com/api. Each command can be begun again: it looks first whether it was done.
+https://docs.stripe.com/api. Each command can be repeated: it first checks whether it was done.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _WITH_INVOICE: Any = {"expand": ["latest_invoice"]}
 
 class StripeBilling:
     def __init__(self, client: stripe.StripeClient, payment_methods: Sequence[str]) -> None:
-        """`payment_methods` are Stripe's types that customers may pay with."""
+        """Set up the client. `payment_methods` are the Stripe types that customers may pay with."""
         self._v1 = client.v1
         self._payment_methods = payment_methods
 
     async def find(self, attempt: Attempt) -> dict[str, Any] | None:
-        """What became of the command, if Stripe shows it to be done; None when it is not. Raises
-        what `common.clients.json_api.call` raises."""
+        """Return the command's result if Stripe shows it to be done, else None. Raise the errors of
+        `common.clients.json_api.request`."""
         subject = attempt.subject
         with stripe_answers():
             match attempt.request:
@@ -51,12 +51,12 @@ class StripeBilling:
                     found = (await self._v1.payment_methods.retrieve_async(method)).to_dict()
                     return {"detached": method} if found.get("customer") is None else None
                 case NewSetupIntent():
-                    return None  # which nobody has seen, and nobody will
+                    return None  # no caller received it, and none will
                 case ChangePlan() | Cancel() | Resume() | ApplyCoupon():
                     return await self._found_change(attempt)
 
-    async def do(self, attempt: Attempt) -> dict[str, Any]:  # noqa: PLR0911 - a case, an answer
-        """What became of the command, as it is kept. Raises what `json_api.call` raises."""
+    async def do(self, attempt: Attempt) -> dict[str, Any]:  # noqa: PLR0911 - one return per case
+        """Execute the command and return its result. Raise the errors of `json_api.request`."""
         subject = attempt.subject
         with stripe_answers():
             match attempt.request:
@@ -92,7 +92,7 @@ class StripeBilling:
                     raise ProviderRejected(f"does nothing like {attempt.request.kind}", 400)
 
     async def preview(self, subscription: str, plan: str, *, prorate: bool) -> dict[str, Any]:
-        """What the next invoice would be with this plan: minor units."""
+        """Return the next invoice with this plan; amounts are in minor units."""
         with stripe_answers():
             now = await self._v1.subscriptions.retrieve_async(subscription, _WITH_INVOICE)
             found = now.to_dict()
@@ -146,7 +146,7 @@ class StripeBilling:
         ]
 
     async def invoices(self, customer: str) -> list[dict[str, Any]]:
-        """The newest hundred."""
+        """Return the newest hundred invoices; amounts are in minor units."""
         with stripe_answers():
             params: Any = {"customer": customer, "limit": _PAGE}
             page = (await self._v1.invoices.list_async(params)).to_dict()
@@ -166,7 +166,7 @@ class StripeBilling:
         ]
 
     async def portal(self, customer: str, return_url: str) -> str:
-        """The address of a page where the customer sees to all of this; it is for minutes."""
+        """Return the URL of a page where the customer manages all of this; valid for minutes."""
         with stripe_answers():
             params: Any = {"customer": customer, "return_url": return_url}
             session = await self._v1.billing_portal.sessions.create_async(params)
@@ -189,8 +189,10 @@ class StripeBilling:
         return {"default_payment_method": method}
 
     async def _set_default(self, attempt: Attempt, method: str) -> dict[str, Any]:
-        """A subscription that was begun with a payment method, as Checkout begins it, has that one
-        as its own, which is taken before the customer's.
+        """Set the default payment method of the customer and its subscriptions.
+
+        A subscription started with a payment method, as Checkout starts it, has that one as its own
+        default, which takes precedence over the customer's.
 
         https://docs.stripe.com/api/subscriptions/object#subscription_object-default_payment_method
         """
@@ -203,7 +205,7 @@ class StripeBilling:
                 if not _pays_otherwise(each, method):
                     continue
                 if (schedule := _id(each.get("schedule"))) is not None:
-                    # Or its next phase would bring the old one back.
+                    # Otherwise its next phase would restore the old one.
                     default: Any = {"default_settings": {"default_payment_method": method}}
                     await self._v1.subscription_schedules.update_async(schedule, default)
                 with with_key():
@@ -215,8 +217,8 @@ class StripeBilling:
         return {"default_payment_method": method}
 
     async def _apply(self, attempt: Attempt, coupon: str) -> dict[str, Any]:
-        """Refused beside a planned change: the phase that begins then has the discounts that it was
-        planned with."""
+        """Apply a coupon. Raise `ProviderRejected` if a change of plan is planned: the phase that
+        begins then has the discounts it was planned with."""
         params: Any = {"expand": ["discounts"]}
         now = await self._v1.subscriptions.retrieve_async(attempt.subject, params)
         found = now.to_dict()
@@ -238,7 +240,7 @@ class StripeBilling:
             case ChangePlan(plan_id=plan, when="period_end") if _plan(_item(found)) != plan:
                 return await self._found_plan_change(found, plan)
             case ChangePlan(plan_id=plan):
-                # The present plan is asked for to take a planned change back.
+                # A request for the present plan undoes a planned change.
                 is_done = _plan(_item(found)) == plan and _id(found.get("schedule")) is None
             case Cancel(when="now"):
                 is_done = found["status"] == "canceled"
@@ -275,7 +277,7 @@ class StripeBilling:
         }
         if request.trial_days:
             params["trial_period_days"] = request.trial_days
-            # Otherwise an invoice is made that nothing can pay.
+            # Otherwise Stripe creates an invoice that nothing can pay.
             # https://docs.stripe.com/billing/subscriptions/trials
             params["trial_settings"] = {"end_behavior": {"missing_payment_method": "cancel"}}
         if request.coupon is not None:
@@ -308,14 +310,14 @@ class StripeBilling:
             _check_is_paid(found)
         found, released = await self._freed(attempt.subject, found)
         if _plan(item) == request.plan_id:
-            return _shown(found)  # done before, or nothing to do: not prorated twice
+            return _shown(found)  # already done, or nothing to do: not prorated twice
         with _planned_change_is_gone(when=released), partly_done(when=released):
             return await self._update(
                 attempt,
                 {
                     "items": [{"id": item["id"], "price": request.plan_id, **_quantity(item)}],
                     "proration_behavior": _prorate(request.prorate),
-                    # Stripe's default applies the change whether or not its invoice is paid.
+                    # By default Stripe applies the change whether or not its invoice is paid.
                     # https://docs.stripe.com/billing/subscriptions/pending-updates
                     "payment_behavior": "error_if_incomplete",
                     **_anchored(found, price),
@@ -328,8 +330,9 @@ class StripeBilling:
     async def _freed(
         self, subject: str, found: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], bool]:
-        """The subscription without a schedule, and whether it had one: a change that was planned
-        for later does not come, and Stripe allows no cancellation beside a schedule."""
+        """Release the subscription's schedule; return the subscription, and whether it had a
+        schedule. This drops a change planned for later; Stripe allows no cancellation beside a
+        schedule."""
         if found is None:
             found = (await self._v1.subscriptions.retrieve_async(subject)).to_dict()
         planned = _id(found.get("schedule"))
@@ -342,8 +345,8 @@ class StripeBilling:
     async def _change_later(
         self, attempt: Attempt, request: ChangePlan, found: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """By a schedule of two phases, after which the subscription goes on by itself."""
-        # A schedule that is released renews its subscription, whatever ended it before.
+        """Change the plan by a schedule of two phases, after which the subscription continues."""
+        # A released schedule renews its subscription, even if that was due to end before.
         # https://docs.stripe.com/api/subscription_schedules/create#create_subscription_schedule-end_behavior
         if _ends(found):
             raise ProviderRejected("says that it ends: resume it first, or change it now", 409)
@@ -361,7 +364,7 @@ class StripeBilling:
         began = (schedule.get("current_phase") or {}).get("start_date")
         phases_now = [each for each in schedule["phases"] if each["start_date"] == began]
         now = (phases_now or schedule["phases"])[0]
-        # An update replaces a phase whole: what is left out of it would be taken away.
+        # An update replaces the complete phase: what is omitted from it would be removed.
         kept = _kept(now, "default_tax_rates")
         of_item = _quantity(item) | _kept((now.get("items") or [{}])[0], "tax_rates")
         trial = {"trial_end": now["trial_end"]} if now.get("trial_end") else {}
@@ -381,7 +384,7 @@ class StripeBilling:
         ]
         changed: Any = {"phases": phases, "end_behavior": "release", "proration_behavior": "none"}
         if (method := _id(found.get("default_payment_method"))) is not None:
-            # Without one the customer's pays, and with Checkout only the subscription has one.
+            # Without one the customer's default pays; with Checkout only the subscription has one.
             # https://docs.stripe.com/api/subscription_schedules/object#subscription_schedule_object-default_settings-default_payment_method
             changed["default_settings"] = {"default_payment_method": method}
         with partly_done():
@@ -392,7 +395,7 @@ class StripeBilling:
         found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
         if found["status"] != "canceled":
             with with_key():
-                # Or usage and prorations that were not invoiced yet would be given away.
+                # Otherwise usage and prorations not yet invoiced would never be charged.
                 # https://docs.stripe.com/api/subscriptions/cancel#cancel_subscription-invoice_now
                 done = await self._v1.subscriptions.cancel_async(
                     attempt.subject, {"invoice_now": True}, _once(attempt)
@@ -407,7 +410,7 @@ class StripeBilling:
         if not _ends(found):
             return _shown(found)
         _, is_begun = await self._freed(attempt.subject, found)
-        # In flexible billing the portal sets `cancel_at` alone.
+        # In flexible billing the portal sets only `cancel_at`.
         # https://docs.stripe.com/billing/subscriptions/billing-mode
         for field, value in (("cancel_at_period_end", False), ("cancel_at", "")):
             if found.get(field):
@@ -433,7 +436,7 @@ class StripeBilling:
         return done.to_dict()
 
     async def _check_pays_at_once(self, method: str) -> None:
-        """Raises `ProviderRejected` for a type that the account's `payment_methods` lacks."""
+        """Raise `ProviderRejected` for a type that is not in the account's `payment_methods`."""
         found = (await self._v1.payment_methods.retrieve_async(method)).to_dict()
         if found["type"] not in self._payment_methods:
             raise ProviderRejected(
@@ -454,8 +457,8 @@ class StripeBilling:
 
 @contextmanager
 def partly_done(*, when: bool = True) -> Iterator[None]:
-    """Around a call after one that changed something: that Stripe is asked too often, or has not
-    done this one, does not mean any more that nothing was done."""
+    """Guard a call that follows one that changed something: if Stripe limits the rate of this call,
+    or has not executed it, that no longer means that nothing was done."""
     if not when:
         yield
         return
@@ -471,8 +474,7 @@ def partly_done(*, when: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _planned_change_is_gone(*, when: bool) -> Iterator[None]:
-    """Around a change that Stripe may refuse after the planned one was taken back: the caller has
-    to be told of both."""
+    """Guard a change that Stripe may reject after the planned one was dropped; report both."""
     try:
         yield
     except ProviderRejected as error:
@@ -491,12 +493,14 @@ def _mark(attempt: Attempt) -> dict[str, Any]:
 
 
 def _prorate(request: bool) -> Literal["always_invoice", "none"]:
-    """Invoiced now, so that a dearer plan is paid before it entitles to anything."""
+    """Return the proration behaviour: invoiced now, so that a more expensive plan is paid before it
+    entitles to anything."""
     return "always_invoice" if request else "none"
 
 
 def _quantity(item: Mapping[str, Any]) -> dict[str, Any]:
-    """A price takes the quantity 1 unless one is said with it; what is metered has none.
+    """Return the quantity to send with a price, for which Stripe otherwise uses 1; a metered price
+    has none.
     https://docs.stripe.com/billing/subscriptions/change-price"""
     return {"quantity": item["quantity"]} if item.get("quantity") is not None else {}
 
@@ -513,9 +517,10 @@ def _plan(item: Mapping[str, Any]) -> str:
 
 
 def _anchored(subscription: Mapping[str, Any], price: Mapping[str, Any]) -> dict[str, Any]:
-    """What a change to the price says of the billing cycle. Where its interval is another one, or
-    the one before was free, a new period begins and is invoiced: in flexible billing, in which
-    subscriptions are made, only if it is said. A trial goes on, and its end begins one.
+    """Return the billing cycle's parameters for a change to the price. If the interval differs, or
+    the price before was free, a new period begins and is invoiced; in flexible billing, in which
+    subscriptions are created, only if requested explicitly. A trial continues, and a period begins
+    at its end.
 
     https://docs.stripe.com/billing/subscriptions/billing-mode/compare
     """
@@ -528,28 +533,28 @@ def _anchored(subscription: Mapping[str, Any], price: Mapping[str, Any]) -> dict
 
 
 def _check_is_sold(price: Mapping[str, Any], plan: str) -> None:
-    """Before anything that was planned is given up.
+    """Raise `ProviderRejected` if the price is not active, before anything planned is dropped.
     https://docs.stripe.com/api/prices/object#price_object-active"""
     if not price["active"]:
         raise ProviderRejected(f"says that the price {plan} is not active", 400)
 
 
 def _costs_no_more(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
-    """Whether a unit of the other price is no dearer, for the same interval and currency."""
+    """Return whether a unit of the other price costs no more, in the same interval and currency."""
     before, after = now.get("unit_amount"), then.get("unit_amount")
     comparable = _interval(now) == _interval(then) and now["currency"] == then["currency"]
     return comparable and before is not None and after is not None and after <= before
 
 
 def _check_is_paid(subscription: Mapping[str, Any]) -> None:
-    """A proration credits what was invoiced, whether it was paid or not, and an invoice that credit
-    pays makes the subscription active. And nobody gets a dearer plan on credit. Raises
-    `ProviderRejected`.
+    """Raise `ProviderRejected` if the latest invoice is not paid. A proration credits what was
+    invoiced, paid or not, and an invoice paid by credit makes the subscription active. A more
+    expensive plan is not given on credit either.
 
     https://docs.stripe.com/billing/subscriptions/prorations
     """
     invoice = subscription.get("latest_invoice")
-    # Nor is one paid that was voided, or made while collection was paused.
+    # An invoice that was voided, or created while collection was paused, is not paid either.
     # https://docs.stripe.com/billing/subscriptions/pause-payment
     is_unpaid = isinstance(invoice, dict) and invoice.get("status") != "paid"
     if is_unpaid or subscription["status"] in {"past_due", "unpaid"}:
@@ -566,7 +571,7 @@ def _interval(price: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _kept(of: Mapping[str, Any], taxes: str) -> dict[str, Any]:
-    """The discounts and tax rates of a schedule's phase, or of an item in it, for the next one.
+    """Return the discounts and tax rates of a schedule's phase, or of an item in it, to carry over.
 
     https://docs.stripe.com/api/subscription_schedules/object#subscription_schedule_object-phases
     """
@@ -576,7 +581,7 @@ def _kept(of: Mapping[str, Any], taxes: str) -> dict[str, Any]:
 
 
 def _discounts(phase: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """As they are given back to Stripe: by their first name that there is."""
+    """Return the discounts as Stripe accepts them: each by the first name that it has."""
     names = ("discount", "coupon", "promotion_code")
     return [
         {name: _id(each[name])}
@@ -587,7 +592,7 @@ def _discounts(phase: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pays_otherwise(subscription: Mapping[str, Any], method: str) -> bool:
-    # Stripe does not allow this change of an incomplete subscription.
+    # Stripe does not allow this change on an incomplete subscription.
     # https://docs.stripe.com/api/subscriptions/object#subscription_object-status
     if subscription["status"] in {"canceled", "incomplete", "incomplete_expired"}:
         return False
@@ -596,20 +601,20 @@ def _pays_otherwise(subscription: Mapping[str, Any], method: str) -> bool:
 
 
 def _ends_with_period(subscription: Mapping[str, Any]) -> bool:
-    """Not at a later date, which was fixed when it was begun."""
+    """Return whether it ends with its period, not at a later date fixed at its start."""
     at, items = subscription.get("cancel_at"), subscription["items"]["data"]
     ends = [each["current_period_end"] for each in items if each.get("current_period_end")]
     return bool(subscription.get("cancel_at_period_end") or (at and ends and at <= max(ends)))
 
 
 def _ends(subscription: Mapping[str, Any]) -> bool:
-    """Whether its end is decided: `cancel_at_period_end`, or in flexible billing `cancel_at`
-    alone."""
+    """Return whether its end is decided: by `cancel_at_period_end`, or in flexible billing by
+    `cancel_at` alone."""
     return bool(subscription.get("cancel_at_period_end") or subscription.get("cancel_at"))
 
 
 def _coupons(subscription: Mapping[str, Any]) -> set[str | None]:
-    """Of its discounts: since 2025-09-30 under `source`, before that by themselves."""
+    """Return the coupons of its discounts: since 2025-09-30 in `source`, before that directly."""
     found: set[str | None] = set()
     for each in subscription.get("discounts") or ():
         discount = each if isinstance(each, dict) else {}
@@ -619,13 +624,13 @@ def _coupons(subscription: Mapping[str, Any]) -> set[str | None]:
 
 
 def _id(value: Any) -> str | None:
-    """Of what is an id, or was expanded."""
+    """Return the id of a value that is an id or an expanded object."""
     found = value["id"] if isinstance(value, dict) else value
     return str(found) if found is not None else None
 
 
 def _shown(subscription: Mapping[str, Any]) -> dict[str, Any]:
-    """Whatever it is made of: what was done must not be told as refused."""
+    """Return the result for any number of items: what was done must not be reported as rejected."""
     plans = [_plan(each) for each in subscription["items"]["data"]]
     return {
         "id": subscription["id"],

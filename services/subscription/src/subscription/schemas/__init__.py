@@ -1,1 +1,1 @@
-"""What callers of the API send."""
+"""API request models."""

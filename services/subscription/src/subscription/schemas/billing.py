@@ -1,4 +1,4 @@
-"""What a caller may want done about a subscription or a customer, and when it is confirmed.
+"""Commands on a subscription or a customer that a caller may request, and their confirmation.
 
 Pure: no I/O, no clock.
 """
@@ -19,11 +19,11 @@ When = Literal["now", "period_end"]
 
 
 class CommandStatus(StrEnum):
-    OPEN = "open"  # a caller waits for what becomes of it
-    ACCEPTED = "accepted"  # its outcome is not known yet: it is done once, if by the job
+    OPEN = "open"  # a caller waits for the outcome
+    ACCEPTED = "accepted"  # its outcome is not known yet: executed once, by the job if necessary
     DONE = "done"
-    REFUSED = "refused"  # the provider says no, or a later command took its place
-    WITHDRAWN = "withdrawn"  # not done, and never by itself: the caller was told so
+    REFUSED = "refused"  # rejected by the provider, or superseded by a later command
+    WITHDRAWN = "withdrawn"  # not done, and never automatically: the caller was informed
 
 
 UNFINISHED = (CommandStatus.OPEN, CommandStatus.ACCEPTED)
@@ -54,7 +54,7 @@ class Cancel(_Wanted):
 
 
 class Resume(_Wanted):
-    """A cancellation at the end of the period is taken back."""
+    """Undo a cancellation at the end of the period."""
 
     kind: Literal["resume"] = "resume"
 
@@ -65,7 +65,7 @@ class ApplyCoupon(_Wanted):
 
 
 class NewSetupIntent(_Wanted):
-    """A payment method is to be added, in the customer's browser."""
+    """Add a payment method in the customer's browser."""
 
     kind: Literal["setup_intent"] = "setup_intent"
 
@@ -97,9 +97,9 @@ _STORED: TypeAdapter[CommandRequest] = TypeAdapter(
 
 @dataclass(frozen=True)
 class Attempt:
-    """A command that was written down and is now to be done at the provider: `id` is our reference
-    there, `subject` the provider's customer or subscription; `number` (from 1) changes when a key
-    is used up."""
+    """A stored command that is now to be executed at the provider: `id` is our reference there,
+    `subject` the provider's customer or subscription; `number` (from 1) changes when a key is used
+    up."""
 
     id: str
     subject: str
@@ -107,9 +107,9 @@ class Attempt:
     number: int
 
 
-# Those that a report of the subscription shows to be done.
+# Kinds of commands that a report of the subscription confirms.
 CONFIRMED = ("subscribe", "change_plan", "cancel", "resume")
-# Of the kinds in one group the last command holds.
+# Of the kinds in one group, the last command takes precedence.
 SUPERSEDING = (("change_plan", "cancel", "resume"), ("set_default",), ("apply_coupon",))
 
 
@@ -118,8 +118,8 @@ def stored(request: dict[str, Any]) -> CommandRequest:
 
 
 def confirmed(request: CommandRequest, *, status: Status, plan: str | None, ends: bool) -> bool:
-    """Whether the provider's report of the subscription shows what was wanted. `plan` is the
-    provider's name of it, `ends` whether its end is decided, by whatever field."""
+    """Return whether the provider's report of the subscription shows the requested state. `plan` is
+    the provider's id of the plan, `ends` whether its end is decided, by whatever field."""
     match request:
         case Cancel(when="now"):
             return status is Status.CANCELLED

@@ -1,4 +1,4 @@
-"""What a caller may ask to be paid for."""
+"""API request models for checkouts and the entitlement policy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class _Part(BaseModel):
 
 
 class EntitlementPolicy(_Part):
-    """What a tenant's customers may use while they don't pay. By default who is past due is served
-    for thirty days; who is `unpaid` (Stripe has given up collecting) or `paused` (a trial ended
-    without a payment method) is not, until that changes."""
+    """Entitlements of a tenant's customers while they do not pay. By default a past-due customer is
+    entitled for thirty days; one who is `unpaid` (Stripe has given up collecting) or `paused` (a
+    trial ended without a payment method) is not, until that changes."""
 
     past_due: bool = Field(default=True, description="whether who is past due is entitled")
     past_due_grace_days: int | None = Field(
@@ -44,7 +44,7 @@ class EntitlementPolicy(_Part):
 
 
 class Buyer(_Part):
-    """`reference` is the caller's own name for the customer."""
+    """The customer who pays. `reference` is the caller's own name for the customer."""
 
     reference: str = Field(pattern=r"^[A-Za-z0-9._:@-]{1,100}$")
     email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)
@@ -57,9 +57,9 @@ class Buyer(_Part):
 
 
 class PlanTerms(_Part):
-    """What is subscribed to, for how long at a time, and what happens around the end.
+    """A plan, the interval that one payment covers, and the terms around its end.
 
-    With Stripe `plan_id` is a price of Stripe's, which has its own terms.
+    With Stripe, `plan_id` is a Stripe price, which has its own terms.
     """
 
     plan_id: str = Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")
@@ -74,7 +74,7 @@ class PlanTerms(_Part):
 
 
 class NewCheckout(_Part):
-    """One payment: for a plan's next period, or for something else if there is no plan."""
+    """A single payment: for a plan's next period or, without a plan, for something else."""
 
     provider: ProviderName
     account: str = Field(
@@ -111,5 +111,5 @@ class NewCheckout(_Part):
 
 
 def stored(request: dict[str, Any]) -> NewCheckout:
-    """A request as it was written down, perhaps by a version that knew more fields."""
+    """Parse a stored request, ignoring fields that another version wrote."""
     return NewCheckout.model_validate(request, extra="ignore")

@@ -1,1 +1,1 @@
-"""Subscriptions: stored, renewed, cancelled, and what they entitle to."""
+"""Subscriptions: storage, renewal, cancellation and entitlements."""

@@ -1,5 +1,5 @@
-"""Subscriptions of our own are cancelled, and cancellations taken back: nobody outside is asked, so
-the command and what it does are one transaction."""
+"""Cancellation and resumption of our own subscriptions. No provider is called, so the command and
+its effect are one transaction."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _IN_USE = frozenset({Status.ACTIVE, Status.PAST_DUE})
 async def run(
     session: AsyncSession, row: Subscription, key: str, request: Cancel | Resume
 ) -> Command:
-    """In the caller's transaction. Raises `Conflict` for a subscription that is over, or when the
-    key was used for another command."""
+    """Run the command in the caller's transaction. Raise `Conflict` if the subscription is over or
+    the key was used for another command."""
     intended = CommandIntent(row.tenant, OURS, "", key, row.provider_subscription_id, request)
     command = await record_intent(session, intended)
     if command.status == CommandStatus.OPEN:
@@ -50,7 +50,7 @@ async def _do(
     )
     work = UnitOfWork(session, SOURCE)
     paid = (await repository.paid_checkouts(session, [row.id]))[row.id]
-    await renewals.renew(work, cause, row, paid, now)  # the clock may have struck since
+    await renewals.renew(work, cause, row, paid, now)  # it may have become due since
     if row.status not in _IN_USE:
         raise Conflict(f"the subscription is {row.status}: start a checkout, POST /v1/checkouts")
     if isinstance(request, Cancel):

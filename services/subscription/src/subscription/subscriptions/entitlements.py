@@ -1,4 +1,4 @@
-"""What a customer may use now: asked often, answered quickly, also when the database is away."""
+"""Entitlements of a customer: read often, returned quickly, even while the database is down."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from subscription.subscriptions import store
 
 log = get_logger(__name__)
 
-# An answer is at most so old, so that it is right within a second of the event.
+# Maximum age of a result, so that it is right within a second of the event.
 _FRESH_SECONDS: Final = 0.8
-# What was answered last is told for so long when nothing newer can be known.
+# How long the last result is returned if no newer one can be determined.
 _LAST_KNOWN_SECONDS: Final = 24 * 3600
 _PATIENCE_SECONDS: Final = 2.0
 
 
 class Entitlement(BaseModel):
-    """A subscription that entitles its customer to a plan, by the tenant's policy; one of several
-    plans is told once for each. `until` is what is paid for so far, or when it ends before that."""
+    """A plan that a subscription entitles its customer to, by the tenant's policy; a subscription
+    to several plans has one entry for each. `until` is the end of the time paid so far, or of the
+    subscription if that is earlier."""
 
     subscription_id: str
     plan_id: str | None
@@ -46,8 +47,8 @@ class Entitlement(BaseModel):
 
 
 class Entitlements(BaseModel):
-    """`stale` is whether it is the last known answer because the database can't be asked; `as_of`
-    (UTC) says of when it is."""
+    """A customer's entitlements. `stale` is whether this is the last known result because the
+    database cannot be queried; `as_of` is its time (UTC)."""
 
     customer: str
     entitled: bool
@@ -62,8 +63,9 @@ class EntitlementService:
         self._cache = cache
 
     async def get(self, tenant: str, customer: str) -> Entitlements:
-        """`customer` is our id, the provider's or the shop's reference. Raises `NotFound`; and
-        `Unavailable` when the database is away and nothing is known."""
+        """Return the customer's entitlements. `customer` is our id, or the provider's or the shop's
+        reference. Raise `NotFound`; and `Unavailable` if the database is down and no result is
+        cached."""
         known = _known(await self._cache.get(tenant, customer))
         if known is not None and 0 <= _age(known) < _FRESH_SECONDS:
             return known
@@ -81,7 +83,7 @@ class EntitlementService:
 
 
 def _known(kept: Any) -> Entitlements | None:
-    """None also for what another version has kept."""
+    """Return the cached result; None if there is none, or another version stored it."""
     try:
         return Entitlements.model_validate(kept) if kept is not None else None
     except ValidationError:
@@ -96,7 +98,7 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
     as_of = datetime.now(UTC)
     named_so = or_(Customer.id == customer, Customer.provider_customer_id == customer)
     meant = select(Customer.id).where(Customer.tenant == tenant, named_so)
-    # Stripe names its customers itself; the checkout that they came by has the shop's reference.
+    # Stripe names its customers itself; the checkout they came from has the shop's reference.
     payer = Checkout.terms[("customer", "reference")].astext == customer
     came_by = select(Checkout.customer_id).where(
         Checkout.tenant == tenant, payer, Checkout.customer_id.is_not(None)

@@ -1,5 +1,5 @@
-"""Subscriptions whose clock is ours: prolonged by payments, reminded, past due, expired; and the
-grace of those that a provider keeps."""
+"""Subscriptions that Paybus itself times: extended by payments, reminded, past due, expired; and
+the grace period of those that a provider manages."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ async def renew(
     paid: Sequence[Checkout],
     now: datetime,
 ) -> None:
-    """Bring the subscription to what its paid checkouts and the clock (UTC) say."""
+    """Update the subscription to match its paid checkouts and the time (UTC)."""
     payments = [_payment(each) for each in paid]
     over = row.current_period_end if row.status == Status.CANCELLED else None
     if over is not None and any(each.at > over for each in payments):
-        row.forfeited_until = over  # it begins anew: nobody was served in between
+        row.forfeited_until = over  # a new start: nothing was provided in between
     term = terms.term(payments, _cancellation(row), row.forfeited_until)
     if term is None:
         row.due_at = None
@@ -69,7 +69,7 @@ async def renew(
 
 
 async def run(work: UnitOfWork, event: Event[RunJob]) -> str:
-    """The job: every subscription whose clock has struck."""
+    """Run the job: process subscriptions that are due, or were evaluated with another policy."""
     now = await tenant_rows.database_now(work.session)
     struck = await repository.due_subscriptions(work.session, now, _MOST)
     due = {row.id: row for row in struck}
@@ -85,12 +85,12 @@ async def run(work: UnitOfWork, event: Event[RunJob]) -> str:
                     await store.reassess(work, event, row)
         except DBAPIError:
             raise
-        except Exception as error:  # noqa: BLE001 - one that can't be read holds up nobody
+        except Exception as error:  # noqa: BLE001 - an unreadable row must not block the others
             said = describe(error)
             log.error("subscription_renewal_deferred", subscription=id_, error=said)
             failed += 1
             await repository.postpone(work.session, id_, now + _POSTPONED)
-    if len(due) >= _MOST:  # there may be more: not only at the next tick
+    if len(due) >= _MOST:  # there may be more: continue before the next tick
         await enqueue_run(
             work.session,
             service="subscription",

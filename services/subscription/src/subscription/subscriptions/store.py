@@ -1,4 +1,4 @@
-"""Writes what events say into the rows, and tells what changed by it."""
+"""Storage of what events report, and publication of the resulting changes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from subscription.models import OURS, row_id
 async def update_contact(
     work: UnitOfWork, event: Event[Any], customer_id: str, contact: Contact
 ) -> None:
-    """The customer's row is there, and locked."""
+    """Update the customer's contact. The customer's row exists, and is locked."""
     row = await work.session.get_one(models.Customer, customer_id)
     email = _known(row.email, row.email_at, row.email_event_id)
     name = _known(row.name, row.name_at, row.name_event_id)
@@ -132,7 +132,7 @@ def to_domain(row: models.Subscription) -> domain.Subscription:
     payment = None
     if row.payment_at is not None:
         payment = PaymentReport(row.payment_at, row.payment_event_id or "", bool(row.payment_paid))
-    # Earlier versions kept those of one second, and when that was beside them.
+    # Earlier versions stored the snapshots of one second only, and that second beside them.
     stored = [{"at": row.snapshot_at, **each} for each in row.snapshots]
     snapshots = tuple(_STORED.validate_python(each) for each in stored)
     statuses = frozenset(_SEEN.validate_python(each) for each in row.statuses)
@@ -140,7 +140,7 @@ def to_domain(row: models.Subscription) -> domain.Subscription:
 
 
 def items_of(row: models.Subscription) -> Sequence[Item]:
-    """One for each plan; one without a quantity, and maybe a name, where there is one plan only."""
+    """Return one item per plan; for a single plan it has no quantity, and perhaps no id."""
     if row.items:
         return _ITEMS.validate_python(row.items)
     return (Item(row.plan_id or "", None, row.current_period_end),)
@@ -159,14 +159,15 @@ async def save_changes(
     after: domain.Subscription,
     more: Sequence[Change] = (),
 ) -> None:
-    """Save it, and publish what changed by it, by the tenant's policy and the clock; and `more`."""
+    """Save the subscription; publish its changes, by the tenant's policy and the time, and
+    `more`."""
     now = await database_now(work.session)
     policy, row.policy_version = await policy_of(work.session, row)
     phase = after.phase(policy, now)
     changes = [*domain.changes((before, Phase(row.phase)), (after, phase)), *more]
     row.status, row.phase = after.status, phase
     row.ever_active = after.ever_active
-    if row.provider != OURS:  # which has a clock of its own
+    if row.provider != OURS:  # our own are timed by `renewals`
         row.due_at = after.changes_at(policy, now)
     if after.snapshots != before.snapshots:
         facts = after.facts
@@ -208,14 +209,14 @@ async def save_changes(
 
 
 async def reassess(work: UnitOfWork, event: Event[Any], row: models.Subscription) -> None:
-    """Nothing is reported of the (locked) subscription: its clock has struck, or its tenant's
-    policy was changed."""
+    """Evaluate the (locked) subscription again without a report: it is due, or its tenant's policy
+    was changed."""
     subscription = to_domain(row)
     await save_changes(work, event, row, subscription, subscription)
 
 
 async def database_now(session: AsyncSession) -> datetime:
-    """The database's time, asked once for a transaction."""
+    """Return the database's time, queried once per transaction."""
     if "now" not in session.info:
         session.info["now"] = await tenant_rows.database_now(session)
     now: datetime = session.info["now"]
@@ -223,13 +224,13 @@ async def database_now(session: AsyncSession) -> datetime:
 
 
 async def policy_of(session: AsyncSession, row: models.Subscription) -> tuple[Policy, int]:
-    """And its version."""
+    """Return the policy for the subscription, and its version."""
     policies: dict[str, tuple[Policy, int]] = session.info.setdefault("policies", {})
     if row.tenant not in policies:
         stored, version = await repository.policy(session, row.tenant)
         policies[row.tenant] = stored.as_rules(), version
     policy, version = policies[row.tenant]
-    if row.provider == OURS:  # a plan of our own says itself for how long who is past due is served
+    if row.provider == OURS:  # a plan of our own has its own grace period
         policy = replace(policy, past_due_grace=None)
     return policy, version
 

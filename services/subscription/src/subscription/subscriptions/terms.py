@@ -1,8 +1,8 @@
-"""For how long a subscription is paid, and what follows. Pure: no I/O, no clock.
+"""The paid time of a subscription, and what follows it. Pure: no I/O, no clock.
 
-A provider like Stripe keeps subscriptions itself and reports them. Mobile money has only single
-payments, so here the subscription is ours: a function of the set of its paid checkouts and of the
-time. Payments may be learned of in any order.
+A provider like Stripe manages subscriptions itself and reports them. Mobile money has only single
+payments, so here Paybus manages the subscription: it is a function of the set of its paid checkouts
+and of the time. Payments may be received in any order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INTERVALS: Final = {
 
 @dataclass(frozen=True)
 class Payment:
-    """A paid checkout: `at` (UTC) is when, `interval` what for."""
+    """A paid checkout: paid at `at` (UTC), for one `interval`."""
 
     at: datetime
     checkout_id: str
@@ -37,8 +37,8 @@ class Payment:
 
 @dataclass(frozen=True)
 class Cancellation:
-    """Somebody wants no further period since `at` (UTC), and with `now` not the rest of this one
-    either."""
+    """A cancellation, requested at `at` (UTC): no further period and, with `now`, not the rest of
+    the current one either."""
 
     at: datetime
     when: Literal["now", "period_end"]
@@ -46,9 +46,9 @@ class Cancellation:
 
 @dataclass(frozen=True)
 class PaidTerm:
-    """Paid up to `end`, past due until `grace_end`, expired from then on; one that is `cancelled`
-    is so from its end on. `remind_at` is when the customer is to be told that the end comes near,
-    None for never. All UTC."""
+    """Paid until `end`, past due until `grace_end`, then expired; one that is `cancelled` is
+    cancelled from its end on. `remind_at` is when the customer is reminded of the end, None for
+    never. All UTC."""
 
     end: datetime
     grace_end: datetime
@@ -66,7 +66,7 @@ class PaidTerm:
         return self.remind_at is not None and self.remind_at <= now < self.end
 
     def next_after(self, now: datetime) -> datetime | None:
-        """When there will be something to do next; None is never."""
+        """Return when the subscription next has to be processed; None for never."""
         moments = [each for each in (self.remind_at, self.end, self.grace_end) if each is not None]
         return min((each for each in moments if each > now), default=None)
 
@@ -92,7 +92,7 @@ class _ConsecutivePeriods:
             continued = _ConsecutivePeriods(self.anchor, self.count + 1, payment)
         else:
             continued = _ConsecutivePeriods(self.end, 1, payment)
-        # A short period may be over before the grace that it was paid in.
+        # A short period may be over before the grace period it was paid in.
         if payment.at >= min(self.end + self.last.grace, continued.end):
             return _ConsecutivePeriods(payment.at, 1, payment)
         return continued
@@ -103,14 +103,14 @@ def term(
     cancellation: Cancellation | None = None,
     forfeited_until: datetime | None = None,
 ) -> PaidTerm | None:
-    """What the payments come to; None for no payment.
+    """Return the time that the payments cover; None for no payment.
 
     A payment before the end, or in the grace period after it, buys the next period; a later one
-    starts anew. Months are counted from where they began: what began on the 31st of January ends
-    on the last of February, and a month later on the 31st of March.
+    starts a new sequence. Months are counted from their start: what began on 31 January ends on the
+    last day of February, and a month later on 31 March.
 
-    Who pays after a cancellation has changed their mind. What a cancellation at once gave up (all
-    that was paid until `forfeited_until`) never counts again, once something else was paid.
+    A payment after a cancellation revokes it. Payments forfeited by an immediate cancellation (all
+    up to `forfeited_until`) never count again once something else was paid.
     """
     ordered = sorted(payments, key=lambda each: (each.at, each.checkout_id))
     if forfeited_until is not None:

@@ -1,1 +1,1 @@
-"""Publishing of verified events, durably."""
+"""Durable publishing of verified events."""

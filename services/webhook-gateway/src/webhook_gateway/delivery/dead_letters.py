@@ -1,4 +1,4 @@
-"""Authentic calls that nobody understands are kept, whole, where people look."""
+"""Dead-lettering of authentic calls that cannot be translated: the complete body, for operators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def dead_letter_webhook(
     error: UntranslatableWebhook,
     redact: Redactor,
 ) -> None:
-    """Publish the body to the dead letters of webhooks. Raises as `publish` does."""
+    """Publish the body to the dead-letter queue of webhooks. Raises what `publish` raises."""
     headers = dead_letter.headers(
         FailureHistory(1, ()).with_error(error, redact),
         queue=WEBHOOKS.name,

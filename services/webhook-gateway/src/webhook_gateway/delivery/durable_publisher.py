@@ -1,4 +1,4 @@
-"""The gateway's way to the broker, and around it while it does not confirm."""
+"""Publishing to the broker, with a local spool for messages that it does not confirm."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _REFUSING_SECONDS = 10.0
 
 
 class DurablePublisher:
-    """Publishes, or spools what the broker does not confirm; and hands the spool on when it does.
+    """Publishes messages, spools those that the broker does not confirm, and drains the spool.
 
-    Without a spool it is the publisher alone.
+    Without a spool it only publishes.
     """
 
     def __init__(self, broker: BrokerConnection, publisher: Publisher, spool: Spool | None) -> None:
@@ -48,20 +48,21 @@ class DurablePublisher:
         return self._broker.connected
 
     async def spool_state(self) -> dict[str, Any]:
-        """For people: how much waits, and for how long."""
+        """Return how many messages the spool holds, and since when, for operators."""
         if self._spool is None:
             return {"used": False}
         waiting, since = await self._spool.measure()
         return {"used": True, "waiting": waiting, "full": self._spool.full, "oldest_at": since}
 
     async def accepts_webhooks(self) -> bool:
-        """Whether the next webhook would be taken in, as far as the last ones tell: a broker in an
-        alarm is connected and confirms nothing. Not for readiness: without calls it never ends."""
+        """Return whether the next webhook would be accepted, judging by recent ones: a broker in an
+        alarm is connected but confirms nothing. Not for readiness: a refusal counts for
+        `_REFUSING_SECONDS` only, and an unready process receives no calls that would renew it."""
         refusing = time.monotonic() - self._refused_at < _REFUSING_SECONDS
         return await self.check() is None and not (refusing and self._spool is None)
 
     async def check(self) -> str | None:
-        """Whether webhooks can be taken in, for readiness."""
+        """Return why webhooks cannot be accepted, or None; for readiness."""
         return self._fault()
 
     def _fault(self) -> str | None:
@@ -80,7 +81,7 @@ class DurablePublisher:
         headers: Mapping[str, Any] | None = None,
         content_type: str,
     ) -> bool:
-        """Return when the message is safe: True by the broker's confirm, False in the spool.
+        """Return when the message is durable: True if confirmed by the broker, False if spooled.
 
         Raises `Unavailable` when it is neither.
         """
@@ -99,7 +100,7 @@ class DurablePublisher:
         return False
 
     async def run(self) -> None:
-        """Hand on what waits, in its order, whenever the broker is there."""
+        """Drain the spool in order whenever the broker is connected."""
         spool = self._spool
         while not self._stop.is_set():
             if spool is not None:
@@ -112,7 +113,7 @@ class DurablePublisher:
                 await asyncio.wait_for(self._stop.wait(), _LOOP_SECONDS)
 
     async def _hand_on(self, spool: Spool) -> None:
-        """Once through the spool. What a queue refuses now stays, and holds up nothing else."""
+        """Go through the spool once. A message that its queue rejects stays and blocks no other."""
         due = self._backoff.due()
         first = [each for destination in due for each in await spool.first_of(destination)]
         kept, away = await self._hand_on_some(spool, first)
@@ -133,7 +134,7 @@ class DurablePublisher:
     async def _hand_on_some(
         self, spool: Spool, batch: Sequence[tuple[int, Spooled]]
     ) -> tuple[int, bool]:
-        """How many of them stay, and whether the broker is away."""
+        """Return how many of the batch stay, and whether the broker is unavailable."""
         batch = [each for each in batch if each[0] not in self._handed]
         outcomes = await asyncio.gather(
             *(self._confirm(message) for _, message in batch), return_exceptions=True
@@ -150,12 +151,13 @@ class DurablePublisher:
                 if not away:
                     log.warning("spool_drain_blocked", error=describe(outcome))
                 away = True
-        # A crash before this publishes again; the consumers' inboxes make that harmless.
+        # A crash before this publishes them again; the consumers' inboxes drop the duplicates.
         await self._remove(spool, confirmed)
         return len(batch) - len(confirmed), away
 
     async def _remove(self, spool: Spool, confirmed: list[int]) -> None:
-        """What can't be removed now is remembered, and not published again by us."""
+        """Delete the confirmed messages. One that cannot be deleted now is remembered, and this
+        process does not publish it again."""
         self._handed |= set(confirmed)
         if not self._handed:
             return

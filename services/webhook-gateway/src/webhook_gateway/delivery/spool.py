@@ -1,9 +1,9 @@
-"""Where webhooks wait on the local disk while the broker does not confirm.
+"""Local disk queue for webhooks while the broker does not confirm.
 
-An SQLite file with `synchronous=FULL`: what `add` returned from has been through fsync, so it
-survives SIGKILL and a power cut, though not the loss of the disk. Several processes may share a
-folder; one of them at a time, whoever holds the lock, hands the spool on. A file that the disk has
-damaged is set aside, and a new one begun.
+An SQLite file with `synchronous=FULL`: when `add` returns, the message has been through fsync, so
+it survives SIGKILL and a power cut, though not the loss of the disk. Several processes may share a
+folder; only the one that holds the lock drains the spool. A file that the disk has damaged is set
+aside and replaced by a new one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Spooled:
-    """A message as it is to be published."""
+    """A message to be published."""
 
     exchange: str
     routing_key: str
@@ -68,16 +68,16 @@ class Spooled:
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """What `PRAGMA quick_check` found."""
+    """The fault that `PRAGMA quick_check` found."""
 
 
 class SpoolFull(Unavailable):
-    """The local spool has reached its limit: the provider has to send this again."""
+    """The local spool has reached its limit; the provider has to send the webhook again."""
 
 
 class Spool:
-    """`most_bytes` bounds the file. All database work is done by one thread, which commits what
-    waited together: so one fsync serves many webhooks."""
+    """The spool of one folder. `most_bytes` limits the file. One thread does all database work and
+    commits waiting messages together, so that one fsync serves many webhooks."""
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         self._folder = folder
@@ -91,7 +91,7 @@ class Spool:
         self.full = False
 
     async def open(self) -> None:
-        """Raises `sqlite3.Error` or `OSError` when the folder can't be written."""
+        """Open the file. Raises `sqlite3.Error` or `OSError` when the folder cannot be written."""
         await self._run(self._open)
         await self.measure()
 
@@ -102,7 +102,7 @@ class Spool:
         self._thread.shutdown()
 
     async def add(self, message: Spooled) -> None:
-        """Return when it is on the disk. Raises `SpoolFull`, or `Unavailable` for a broken disk."""
+        """Return when the message is on disk. Raises `SpoolFull`, or `Unavailable` on a fault."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((message, written))
         if self._writing is None or self._writing.done():
@@ -112,26 +112,26 @@ class Spool:
     async def after(
         self, position: int, *, without: Sequence[Destination] = ()
     ) -> Sequence[tuple[int, Spooled]]:
-        """Up to a batch, the oldest first, with their positions; none for these destinations. Empty
-        also while another process hands the spool on."""
+        """Return a batch of messages after `position` with their positions, oldest first, except
+        those for the destinations `without`. Also empty while another process drains the spool."""
         others = " AND (exchange, routing_key) <> (?, ?)" * len(without)
         named = [name for destination in without for name in destination]
         return await self._run(self._read, f"position > ?{others}", [position, *named], _BATCH)
 
     async def first_of(self, destination: Destination) -> Sequence[tuple[int, Spooled]]:
-        """The oldest for this destination."""
+        """Return the oldest message for this destination."""
         of_it = "(exchange, routing_key) = (?, ?)"
         return await self._run(self._read, of_it, list(destination), 1)
 
     async def release(self) -> None:
-        """Let another process hand the spool on."""
+        """Release the lock, so that another process may drain the spool."""
         await self._run(fcntl.flock, self._lock, fcntl.LOCK_UN)
 
     async def remove(self, positions: Sequence[int]) -> None:
         await self._run(self._remove, positions)
 
     async def measure(self) -> tuple[int, float | None]:
-        """How many messages wait, and since when the oldest does (UTC seconds); for metrics too."""
+        """Return how many messages wait and since when (UTC seconds), and set the metrics."""
         count, since, self.full = await self._run(self._measure)
         damaged = {each.name.removesuffix("-wal").removesuffix("-shm") for each in self._damaged()}
         metrics.spools_damaged.set(len(damaged))
@@ -150,7 +150,7 @@ class Spool:
             except SpoolFull as error:
                 self.full = True
                 self._result_of(taken, error)
-            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+            except Exception as error:  # noqa: BLE001 - every waiting caller must receive it
                 log.error("spool_write_failed", error=describe(error))
                 self._result_of(
                     taken, Unavailable(f"the spool can't be written: {describe(error)}")
@@ -200,7 +200,8 @@ class Spool:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.executescript(_SCHEMA)
-        # A file that was set aside had positions that somebody may still be about to remove.
+        # A file that was set aside had positions which a process may still be about to delete: a
+        # new file must not reuse them.
         self._database.execute(
             "INSERT INTO sqlite_sequence (name, seq) SELECT 'spooled', ? "
             "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'spooled')",
@@ -211,13 +212,13 @@ class Spool:
             raise _Damaged(found)
 
     def _set_aside_if_damaged(self, error: sqlite3.DatabaseError) -> None:
-        """Raises the error, unless the file is damaged; then there is a new one."""
+        """Replace a damaged file with a new one; re-raise any other error."""
         named = getattr(error, "sqlite_errorname", "")
         if not isinstance(error, _Damaged) and not named.startswith(_DAMAGED_NAMES):
             raise error
         if self._database is not None:
             self._database.close()
-        if (self._folder / FILE).stat().st_ino == self._inode:  # or another process was first
+        if (self._folder / FILE).stat().st_ino == self._inode:  # else another process was first
             stamp = f"{time.time():.0f}"
             for part in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
@@ -232,7 +233,7 @@ class Spool:
         self._connect()
 
     def _use(self) -> sqlite3.Connection:
-        """The file that the folder has now, which another process may have set aside."""
+        """Return the folder's current file, which another process may have replaced."""
         assert self._database is not None
         with suppress(FileNotFoundError):
             if (self._folder / FILE).stat().st_ino == self._inode:
@@ -276,7 +277,8 @@ class Spool:
         return int(pages) - int(free)
 
     def _disk_is_full(self) -> bool:
-        """Removing wants room too, for the log: on a full disk nothing could be handed on."""
+        """Return whether the disk is nearly full. Deleting needs space too, for the write-ahead
+        log: on a full disk nothing could be drained."""
         disk = os.statvfs(self._folder)
         return disk.f_bavail * disk.f_frsize < _RESERVE_BYTES
 
@@ -316,7 +318,8 @@ class Spool:
 
 
 class _Transaction:
-    """`BEGIN IMMEDIATE`: two processes wait for each other at the start, and not in the middle."""
+    """A transaction with `BEGIN IMMEDIATE`: two processes wait for each other at its start rather
+    than in its middle."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database

@@ -1,1 +1,1 @@
-"""The HTTP side of the webhook path."""
+"""HTTP ingress of webhooks."""

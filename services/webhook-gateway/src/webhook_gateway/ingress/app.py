@@ -1,4 +1,4 @@
-"""`POST /webhooks/{provider}[/{endpoint}]`: verify, translate, publish, and only then answer 2xx.
+"""`POST /webhooks/{provider}[/{endpoint}]`: verify, translate, publish, and only then return 2xx.
 
 Plain ASGI in front of the FastAPI application, which has the health and metrics endpoints: routing,
 dependencies and middleware would take as long as all of the work here
@@ -51,8 +51,8 @@ _ACCEPTED: tuple[dict[str, Any], ...] = (
 
 
 class WebhookApp:
-    """The ASGI application: webhooks here, everything else by `otherwise`. `patience` is to be run
-    beside it."""
+    """The ASGI application: serves webhooks, and passes everything else to `otherwise`. `patience`
+    has to run beside it."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class WebhookApp:
     async def _take(
         self, provider: Provider, headers: Headers, receive: Receive, held: HeldBody
     ) -> str:
-        """Return `published`, `spooled` or `dead_lettered`: each when the call is safe."""
+        """Return `published`, `spooled` or `dead_lettered`, once the call is durable."""
         try:
             reading = read_body(headers, receive, held, most=self._max_body_bytes)
             body = await self.patience.wait(reading)
@@ -135,9 +135,9 @@ class WebhookApp:
         try:
             events = provider.translate(body, proof)
         except UntranslatableWebhook as error:
-            if proof.trust == "none":  # anybody's words: nothing is lost with them
+            if proof.trust == "none":  # an unauthenticated body: nothing is lost
                 raise Invalid(str(error)) from error
-            # The provider would send the same bytes again: keep them, answer 2xx, let people look.
+            # A retry would bring the same bytes: dead-letter them for an operator, and return 2xx.
             await dead_letter_webhook(self._outlet.publish, provider, body, error, self._redact)
             return "dead_lettered"
         confirmed = True

@@ -1,4 +1,4 @@
-"""Ending what takes too long, for many at once."""
+"""Timeouts for many concurrent operations with one shared timer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 
 
 class BodyTimeout:
-    """Cancels what takes longer than `seconds`, up to `look_seconds` later. A timer for each call
-    would cost half of what its signature does."""
+    """Cancels work that takes longer than `seconds`, up to `look_seconds` late. A timer per call
+    would cost half as much as verifying its signature."""
 
     def __init__(self, seconds: float, *, look_seconds: float = 1.0) -> None:
         self._seconds = seconds
         self._look_seconds = look_seconds
-        self._begun: dict[asyncio.Task[Any], float] = {}  # the oldest first
+        self._begun: dict[asyncio.Task[Any], float] = {}  # oldest first
         self._stop = asyncio.Event()
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Raises `TimeoutError`. One at a time in a task."""
+        """Await `work`; one at a time per task. Raises `TimeoutError`."""
         task = asyncio.current_task()
         assert task is not None
         self._begun[task] = time.monotonic()
@@ -30,7 +30,7 @@ class BodyTimeout:
             return await work
         except asyncio.CancelledError:
             if task in self._begun:
-                raise  # not by us
+                raise  # cancelled by other code
             task.uncancel()
             raise TimeoutError from None
         finally:

@@ -1,4 +1,4 @@
-"""What the gateway knows of itself: for operators, and in a word for anyone."""
+"""The gateway's health: details for operators, a public status for anyone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GOOD = frozenset({"published", "spooled", "dead_lettered"})
 
 @dataclass
 class EndpointCounters:
-    """Of one endpoint, since this process started; times in Unix seconds."""
+    """Counts of one endpoint's calls since this process started; times in Unix seconds."""
 
     accepted: int = 0
     refused: int = 0
@@ -30,13 +30,13 @@ class EndpointCounters:
 
 
 class EndpointStats:
-    """Of all endpoints, by path."""
+    """The counters of all endpoints, by path."""
 
     def __init__(self) -> None:
         self._seen: dict[str, EndpointCounters] = {}
 
     def record(self, path: str, outcome: str, reason: str | None) -> None:
-        """`reason` is why it was not accepted."""
+        """Count one call. `reason` is why it was not accepted."""
         seen = self._seen.get(path)
         if seen is None:
             seen = self._seen[path] = EndpointCounters()
@@ -49,7 +49,7 @@ class EndpointStats:
             seen.last_reason = reason or outcome
 
     def snapshot(self, path: str) -> Mapping[str, Any]:
-        """Times in UTC."""
+        """Return the endpoint's counters; times in UTC."""
         seen = self._seen.get(path, EndpointCounters())
         return {
             "accepted": seen.accepted,
@@ -71,8 +71,8 @@ def create_router(
 
     @router.get("/health/detailed", tags=["health"])
     async def detailed() -> dict[str, Any]:
-        """Broker, spool, and each endpoint since this process started. Not for the outside world:
-        it names tenants."""
+        """Return the state of the broker connection and the spool, and each endpoint's counters
+        since this process started. Internal use only: the response names tenants."""
         return {
             "broker": {"connected": outlet.connected},
             "spool": await outlet.spool_state(),
@@ -89,7 +89,7 @@ def create_router(
 
     @router.get("/webhooks/health", tags=["health"])
     async def webhooks() -> Response:
-        """Whether a webhook would be taken in now."""
+        """Return 200 if a webhook would be accepted now, otherwise 503."""
         well = await outlet.accepts_webhooks()
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"status": "ok" if well else "unavailable"}, status)

@@ -1,10 +1,10 @@
-"""How many calls an endpoint takes: a flood is answered 429 before anything is verified.
+"""Rate limits of endpoints: a flood gets 429 before anything is verified.
 
-Counted by the `limits` library, in this process, or in Redis for all of them together. A Redis that
-is away lets everything pass: a webhook turned away for its sake would be worse than a flood.
+The `limits` library counts calls, per process, or in Redis for all processes together. While Redis
+is unavailable, every call passes: refusing a genuine webhook would be worse than a flood.
 
-Calls are counted in steps of a thousandth of the limit, each paid for ahead: counting would else
-take as long as the signature does, and with Redis a round trip for each call.
+Calls are counted in steps of a thousandth of the limit, each reserved in advance: otherwise
+counting would take as long as verifying the signature and, with Redis, a round trip per call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STEPS = 1000
 
 
 class WebhookRateLimiter:
-    """`redis_url` is where counts are shared; without, each process counts for itself."""
+    """`redis_url` is where counts are shared; without it, each process counts on its own."""
 
     def __init__(self, redis_url: str | None) -> None:
         self._shared: aio_strategies.FixedWindowRateLimiter | None = None
@@ -44,7 +44,7 @@ class WebhookRateLimiter:
         self._paid: dict[tuple[str, str], int] = {}
 
     async def acquire(self, path: str, limit: str) -> None:
-        """Count one call. Raises `RateLimited` when there were too many."""
+        """Count one call. Raises `RateLimited` when the limit is exceeded."""
         paid = self._paid.get((path, limit), 0)
         if paid:
             self._paid[path, limit] = paid - 1
@@ -56,7 +56,7 @@ class WebhookRateLimiter:
         if not await self._hit(item, path, step):
             metrics.rate_limited.labels(path.partition("/")[0]).inc()
             raise RateLimited(f"more than {item}", float(item.get_expiry()))
-        # Others may have paid meanwhile.
+        # Other calls may have reserved a step meanwhile.
         self._paid[path, limit] = self._paid.get((path, limit), 0) + step - 1
 
     async def _hit(self, item: RateLimitItem, path: str, cost: int) -> bool:

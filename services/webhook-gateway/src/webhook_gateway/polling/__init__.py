@@ -1,1 +1,1 @@
-"""Status queries for payments whose webhook has not come."""
+"""Status queries for payments whose webhook has not arrived."""

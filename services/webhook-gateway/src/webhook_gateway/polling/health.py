@@ -1,4 +1,4 @@
-"""The health of the worker that polls providers."""
+"""Health of the worker that polls providers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def create_worker_router(poller: PaymentPoller) -> APIRouter:
 
     @router.get("/health/detailed", tags=["health"])
     async def detailed() -> dict[str, Any]:
-        """The payments that are still polled, by endpoint."""
+        """Return the payments that are still polled, by endpoint."""
         return {"payments": await poller.health()}
 
     return router

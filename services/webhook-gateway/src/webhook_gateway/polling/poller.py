@@ -1,7 +1,7 @@
-"""Polls providers for payments whose outcome is open, and publishes the outcomes.
+"""Polling of providers for payments whose outcome is open, and publishing of the outcomes.
 
-Webhooks and polls share this path: a notification only moves the next poll to now. Whichever comes
-first, an outcome is published once, for its event id derives from the payment and its status.
+Webhooks and polls share this path: a notification only moves the next poll to now. An outcome is
+published once, whichever comes first, because its event id derives from the payment and its status.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ _Said = TypeVar("_Said", PaymentStatusResult, Sequence[PaymentStatusResult])
 
 
 class PaymentPoller:
-    """One runs in every worker. `rate_per_second` and `burst` limit the queries to one endpoint's
-    provider across all workers, `max_concurrency` those of this process; `timeout` (seconds) limits
-    one query."""
+    """The poller of one worker process. `rate_per_second` and `burst` limit the queries to one
+    endpoint's provider across all workers, `max_concurrency` those of this process; `timeout`
+    (seconds) limits one query."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class PaymentPoller:
                 for provider in self._pollable_providers():
                     try:
                         await self._begin(http, provider)
-                    except Exception as error:  # noqa: BLE001 - the other providers are still polled
+                    except Exception as error:  # noqa: BLE001 - other providers are still polled
                         path = provider.endpoint.path
                         log.warning(
                             "payment_poll_claim_failed", endpoint=path, error=describe(error)
@@ -162,7 +162,7 @@ class PaymentPoller:
             else:
                 result = await self._result_of(provider, provider.poll(http, query))
                 await self._apply(provider, row, result)
-        except Exception as error:  # noqa: BLE001 - it is polled again when its lease ends
+        except Exception as error:  # noqa: BLE001 - polled again when its lease ends
             log.warning(
                 "provider_answer_not_recorded", provider=provider.name, error=describe(error)
             )
@@ -170,7 +170,7 @@ class PaymentPoller:
             self._waiting[provider.endpoint.path] -= 1
 
     async def _result_of(self, provider: PollableProvider, asking: Awaitable[_Said]) -> _Said | str:
-        """The provider's result, or why there is none."""
+        """Return the provider's result, or the reason why there is none."""
         outcome = "failed"
         try:
             async with asyncio.timeout(self._timeout):
@@ -190,7 +190,7 @@ class PaymentPoller:
     async def _apply(
         self, provider: PollableProvider, polled: PendingPayment, result: PaymentStatusResult | str
     ) -> None:
-        """`polled` is the payment as it was when the query began."""
+        """Apply a result. `polled` is the payment as it was when the query began."""
         async with self._sessions.begin() as session:
             row = await repository.lock(session, polled.id)
             if row is None:
@@ -296,7 +296,7 @@ class PaymentPoller:
         result: PaymentStatusResult | str,
         now: datetime,
     ) -> tuple[Step, Event[Any] | None, str | None]:
-        """The next step, the event to publish, and the error if there is no usable result."""
+        """Return the next step, the event to publish, and the error if no result is usable."""
         watch = _watch(row)
         if not isinstance(result, str):
             step = domain.on_result(
@@ -358,7 +358,7 @@ class PaymentPoller:
         )
 
     async def health(self) -> Sequence[Mapping[str, Any]]:
-        """The pending payments of each endpoint, since when, and whether they are polled."""
+        """Return the pending payments of each endpoint, since when, and whether they are polled."""
         return [
             {
                 "tenant": each.tenant,
@@ -417,8 +417,8 @@ def _duplicates(
     found: Sequence[PaymentStatusResult],
     now: datetime,
 ) -> list[Event[Any]]:
-    """An event for each charge that was not published yet. The first charge was published as the
-    payment, also where its id was not recorded."""
+    """Return an event for each charge that was not published yet. The first charge was published as
+    the payment, even where its id was not recorded."""
     charges = sorted(found, key=lambda each: (each.at or now, each.charge or ""))
     known = {*row.charges} or {each.charge or "" for each in charges[:1]}
     return [

@@ -1,7 +1,7 @@
-"""Publishes what Stripe could not deliver: reads its event list and compares it with the journal.
+"""Backfill of events that Stripe could not deliver, by comparing its event list with the journal.
 
-An event that came by webhook is in the journal under the same id, so nothing is published twice;
-and were it, it would be a duplicate to every inbox.
+An event received by webhook is in the journal under the same id, so it is not published again; if
+it were, every inbox would drop the duplicate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from webhook_gateway.providers.stripe import Stripe
 log = get_logger(__name__)
 
 _LOOP_SECONDS = 1.0
-# Stripe's first attempt takes seconds; what is older should have been here.
+# The longest period of the list that is read in one step.
 _LONGEST_WINDOW = timedelta(hours=1)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _PAGE = 100
@@ -44,8 +44,8 @@ _POLLED = Authentication("requery")
 
 
 class StripeBackfill(PeriodicTask):
-    """One runs in every worker; a row per endpoint says whose turn it is. `grace` is how long a
-    webhook may take before it is missed, `pause` how often is looked."""
+    """The backfill of one worker process; one row per endpoint decides which worker reads its list.
+    `grace` is how long a webhook may take until it counts as missed, `pause` the read interval."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class StripeBackfill(PeriodicTask):
         end = min(now - self._grace, start + _LONGEST_WINDOW)
         if end <= start:
             return
-        # Some of it for the second time: an event may appear late, and clocks differ.
+        # Overlaps the period read before: an event may appear late, and clocks differ.
         listed = await _list(provider, start - _CLOCKS_DIFFER, end)
         missing = listed
         if listed:
@@ -112,7 +112,7 @@ class StripeBackfill(PeriodicTask):
             )
 
     async def _known(self, source: str, start: datetime) -> set[str]:
-        """The ids of this endpoint's events in the journal."""
+        """Return the ids of this endpoint's events in the journal."""
         mark = f'"source":"{source}"'.encode()
         found: set[str] = set()
         async for entry in read_to_now(self._broker, self._publisher, start=start):
@@ -120,7 +120,7 @@ class StripeBackfill(PeriodicTask):
                 continue
             try:
                 event = from_json(entry.body)
-                if event["source"] == source:  # and not only its data, which anybody may write
+                if event["source"] == source:  # and not only its data, which senders control
                     found.add(event["id"])
             except (ValueError, LookupError, TypeError):
                 log.warning("journal_entry_invalid", offset=entry.offset)
@@ -133,7 +133,7 @@ class StripeBackfill(PeriodicTask):
         try:
             return provider.translate(body, _POLLED)
         except UntranslatableWebhook as error:
-            if event.get("created", 0) >= int(start.timestamp()):  # else it was buried before
+            if event.get("created", 0) >= int(start.timestamp()):  # otherwise already dead-lettered
                 await dead_letter_webhook(
                     self._publisher.publish, provider, body, error, self._redact
                 )
@@ -141,8 +141,8 @@ class StripeBackfill(PeriodicTask):
 
 
 def _paid(events: Sequence[Event[Any]]) -> set[str]:
-    """The payments that these events say succeeded: an invoice says it twice, and a session for a
-    subscription has an invoice."""
+    """Return the ids of the payments that succeeded by these events: an invoice has two such
+    events, and the session of a subscription has an invoice."""
     found = set()
     for event in events:
         if event.type == "payment.succeeded":
@@ -155,7 +155,7 @@ def _paid(events: Sequence[Event[Any]]) -> set[str]:
 
 
 async def _list(provider: Stripe, start: datetime, end: datetime) -> list[dict[str, Any]]:
-    """The events of these seconds, the oldest first."""
+    """Return the events created in this period, oldest first."""
     http = stripe.HTTPXClient(timeout=30)
     client = stripe.StripeClient(
         provider.options.api_key.get_secret_value(),

@@ -1,4 +1,4 @@
-"""One module per provider: how its calls are authenticated, and what they mean."""
+"""Base of the provider modules; each authenticates and translates its provider's calls."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Object = Mapping[str, Any]
 
 
 class VerificationFailed(PaybusError):
-    """The call is not authentic. The message names the reason and shows nothing of the call."""
+    """The call is not authentic. The message states the reason and contains nothing of the call."""
 
 
 class UntranslatableWebhook(PaybusError):
-    """The call can't be understood."""
+    """The call cannot be translated."""
 
 
 def _rate(value: str) -> str:
@@ -41,16 +41,16 @@ def _rate(value: str) -> str:
 
 @dataclass(frozen=True)
 class Authentication:
-    """How far a call can be trusted. `occasion` tells two calls with the same body apart, where a
-    provider says the same words of different things."""
+    """The trust level of a call. `occasion` distinguishes calls with identical bodies, for a
+    provider that repeats a body for different occurrences."""
 
     trust: Trust
     occasion: str | None = None
 
 
 class Options(BaseModel):
-    """What an endpoint of this provider may set besides its secrets. `rate_limit` is how many calls
-    it takes, such as `6000/minute`; left out, it is the provider's `usual_rate`."""
+    """Settings of an endpoint of this provider besides its secrets. `rate_limit` limits the
+    accepted calls, such as `6000/minute`; the default is the provider's `usual_rate`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,12 +58,12 @@ class Options(BaseModel):
 
 
 class Provider(ABC):
-    """One endpoint of one provider. Subclasses say the provider's name, and its two rules."""
+    """One endpoint of one provider. Subclasses define its name, verification and translation."""
 
     name: ClassVar[str]
     methods: ClassVar[frozenset[str]] = frozenset({"POST"})
     needs_secret: ClassVar[bool] = True
-    # Ten times what the busiest accounts send, and bursts of a whole minute's at once.
+    # Ten times the traffic of the busiest accounts; a minute's volume may arrive in one burst.
     usual_rate: ClassVar[str] = "600000/minute"
     options_model: ClassVar[type[Options]] = Options
 
@@ -76,10 +76,11 @@ class Provider(ABC):
 
     @abstractmethod
     async def verify(self, headers: Headers, body: bytes) -> Authentication:
-        """Raises `VerificationFailed`, or `Unavailable` when it can't be told now."""
+        """Verify the call's authenticity. Raises `VerificationFailed`, or `Unavailable` when it
+        cannot be decided now."""
 
     def translate(self, body: bytes, proof: Authentication) -> Sequence[Event[Any]]:
-        """The domain events of a verified call; the same call gives the same event ids.
+        """Return the domain events of a verified call. The same call yields the same event ids.
 
         Raises `UntranslatableWebhook`.
         """
@@ -98,7 +99,7 @@ class Provider(ABC):
 
     @abstractmethod
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
-        """What the parsed body means. May raise what reading a strange structure raises."""
+        """Translate the parsed body. May raise any error of reading an unexpected structure."""
 
     def event(
         self,
@@ -135,10 +136,10 @@ class Provider(ABC):
         time: datetime | None = None,
         not_served: str | None = None,
     ) -> Event[Any]:
-        """A verified call of a type that nobody asked for yet goes to the journal; so does one that
-        the endpoint does not serve.
+        """Return the event that records a verified call in the journal: of a type without a
+        translation, or one that the endpoint does not serve.
 
-        Raises `ValueError` for a body that nobody could read inside an envelope.
+        Raises `ValueError` for a body that cannot be parsed inside an envelope.
         """
         event = self.event(
             f"provider.{self.name}.{type_}",
@@ -150,7 +151,7 @@ class Provider(ABC):
             proof=proof,
             time=time,
         )
-        from_json(event.encode())  # it is nested deeper there
+        from_json(event.encode())  # the body is nested deeper there
         return event
 
 

@@ -1,8 +1,8 @@
 """Dwolla.
 
 https://developers.dwolla.com/docs/validating-webhooks: `X-Request-Signature-SHA-256` is the hex
-HMAC-SHA256 of the body. `id` is the event's, which a retry repeats; the body only links to the
-transfer, so amounts have to be asked for.
+HMAC-SHA256 of the body. `id` is the event's id, which a retry repeats. The body only links to the
+transfer, so amounts have to be queried.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from webhook_gateway.providers.base import Authentication, Provider
 from webhook_gateway.providers.signatures import hex_hmac, require_single_header, verify_any_secret
 from webhook_gateway.providers.timestamps import parse
 
-# https://developers.dwolla.com/docs/webhook-events; the same with `customer_` in front.
+# https://developers.dwolla.com/docs/webhook-events; topics with the prefix `customer_` are
+# translated alike.
 _TOPICS = {
     "transfer_created": "provider_transfer.created",
     "transfer_completed": "provider_transfer.succeeded",

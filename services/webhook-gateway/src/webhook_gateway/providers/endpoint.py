@@ -1,9 +1,9 @@
-"""The endpoints file: whose calls are taken, for which tenant, and with which secrets.
+"""The endpoints file: the accounts whose calls are accepted, with their tenants and secrets.
 
 [[endpoint]]
 provider = "stripe"
 tenant = "shop"
-secrets = ["whsec_new", "whsec_old"]    # several while one is being rotated
+secrets = ["whsec_new", "whsec_old"]    # several during a rotation
 
 [[endpoint]]
 provider = "square"
@@ -24,7 +24,7 @@ from common.clients.accounts_file import Account, gateway_source
 
 
 class Endpoint(Account):
-    """One account whose calls are taken. `name` is the last part of its path."""
+    """One account whose calls are accepted. `name` is the last segment of its path."""
 
     secrets: tuple[SecretStr, ...] = ()
 
@@ -37,10 +37,10 @@ class Endpoint(Account):
 
     @property
     def source(self) -> str:
-        """Of its events."""
+        """The `source` of the endpoint's events."""
         return gateway_source(self.provider, self.name)
 
 
 def read(path: Path) -> list[Endpoint]:
-    """Raises `AccountsInvalid`."""
+    """Read the endpoints file. Raises `AccountsInvalid`."""
     return accounts_file.read(path, "endpoint", Endpoint)

@@ -1,4 +1,4 @@
-"""Which provider answers for which path, as the endpoints file says now."""
+"""The endpoints by path, as the endpoints file currently defines them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ _LOOP_SECONDS = 2.0
 
 
 class EndpointRegistry(PeriodicTask):
-    """Reads the file anew when its content changes; what can't be used leaves the old one in force.
+    """Reloads the file when its content changes; an invalid file changes nothing.
 
-    Content rather than modification time: a mounted Kubernetes secret is replaced by a link.
+    Content is compared rather than modification times, because Kubernetes replaces a mounted secret
+    by switching a link.
     """
 
     def __init__(self, path: Path, redact: Redactor) -> None:
-        """Raises `AccountsInvalid`."""
+        """Read the file. Raises `AccountsInvalid`."""
         self._path = path
         self._redact = redact
         super().__init__(_LOOP_SECONDS)
         self._seen = _content(path)
         self._providers: Mapping[str, Provider] = {}
-        self.not_served: list[str] = []  # for want of a secret
+        self.not_served: list[str] = []  # endpoints that lack a required secret
         self._providers = self._read()
         self.fault: str | None = None
 
     def find(self, path: str) -> Provider | None:
-        """By `stripe` or `stripe/paris`."""
+        """Return the endpoint at `stripe` or `stripe/paris`, or None."""
         return self._providers.get(path)
 
     def all(self) -> list[Provider]:
@@ -74,7 +75,7 @@ class EndpointRegistry(PeriodicTask):
         before = {each.endpoint.path: each for each in self.all()}
         for endpoint in read_endpoints(self._path):
             kept = before.get(endpoint.path)
-            # One that did not change keeps its tokens, keys and budgets.
+            # An unchanged endpoint retains its tokens, keys and budgets.
             provider = kept if kept is not None and kept.endpoint == endpoint else make(endpoint)
             self._redact.learn([*provider.secrets, *secrets_of(provider.options)])
             if provider.needs_secret and not provider.secrets:
@@ -89,7 +90,7 @@ class EndpointRegistry(PeriodicTask):
 
 
 def make(endpoint: Endpoint) -> Provider:
-    """Raises `AccountsInvalid`."""
+    """Create the endpoint's provider. Raises `AccountsInvalid`."""
     kind = PROVIDERS.get(endpoint.provider)
     if kind is None:
         raise AccountsInvalid(

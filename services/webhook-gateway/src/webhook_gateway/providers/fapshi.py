@@ -1,9 +1,8 @@
 """Fapshi: mobile money in Cameroon.
 
 https://docs.fapshi.com/en/api-reference/endpoint/webhook: the header `x-wh-secret` is the secret
-itself, and a call is sent once only. The body is not signed, so it is unverified:
-Fapshi's own examples
-ask for the payment's status before they believe it.
+itself, and a call is sent only once. The body is not signed, so it is unverified: Fapshi's own
+examples query the payment's status before trusting it.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from webhook_gateway.providers.signatures import require_single_header, verify_a
 
 
 class Options(base.Options):
-    """The API's credentials. Without them hints can't be asked about.
+    """Credentials of the API. Without them notifications cannot be confirmed by a status query.
 
-    A service of Fapshi's that pays out takes no payments: `payouts_only` says that this is one, and
-    its payouts are asked about by the payouts service.
+    A Fapshi service that sends payouts accepts no payments. `payouts_only` marks such a service;
+    the payouts service queries the status of its payouts.
     """
 
     payouts_only: bool = False
@@ -58,8 +57,8 @@ class Fapshi(PollableProvider):
         return [self.notification(webhook["transId"], webhook["status"], proof)]
 
     def _payout_hint(self, webhook: Any, proof: Authentication) -> Event[Any]:
-        """Each is news, as with payments. The payouts service writes the payout's id and the
-        recipient's into `externalId`."""
+        """Return a new event for every call, as for payments. The payouts service writes the
+        payout's and the recipient's id into `externalId`."""
         reference, _, _ = (webhook.get("externalId") or "").partition("_")
         report = TransferReported(
             provider=self.name,
@@ -79,7 +78,7 @@ class Fapshi(PollableProvider):
         return bool(self.options.api_user and self.options.api_key.get_secret_value())
 
     async def poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
-        """https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
+        """Query the payment: https://docs.fapshi.com/en/api-reference/endpoint/payment-status"""
         answered = await request(
             http,
             "GET",
@@ -105,7 +104,7 @@ class Fapshi(PollableProvider):
 
 
 def _one(said: Any) -> Any:
-    """Status and webhook are documented as an array of one, and as an object."""
+    """Return the object: status and webhook are documented as an array of one and as an object."""
     if isinstance(said, list):
         (said,) = said
     return said

@@ -2,8 +2,8 @@
 
 v3 (https://developer.flutterwave.com/v3.0/docs/webhooks): the header `verif-hash` is the secret
 hash itself. v4 (https://developer.flutterwave.com/docs/webhooks): `flutterwave-signature` is the
-base64 HMAC-SHA256 of the body. Both ask to verify a transaction before giving value for it, so
-charges are hints whatever the scheme.
+base64 HMAC-SHA256 of the body. Both require a transaction to be verified before value is given for
+it, so charges are unverified notifications under either scheme.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TRANSFERS = {
 
 
 class Options(base.Options):
-    """`secret_key` is v3's, for its API. Without it hints can't be asked about."""
+    """`secret_key` is v3's, for its API. Without it notifications cannot be confirmed."""
 
     secret_key: SecretStr = SecretStr("")
     base_url: HttpUrl = HttpUrl("https://api.flutterwave.com/v3")
@@ -51,7 +51,7 @@ class Flutterwave(PollableProvider):
     name = "flutterwave"
     options_model = Options
     options: Options
-    charges_again = True  # a page can be paid again, and every charge has its `tx_ref`
+    charges_again = True  # a page can be paid again; every charge carries its `tx_ref`
 
     async def verify(self, headers: Headers, body: bytes) -> Authentication:
         if "flutterwave-signature" in headers:
@@ -72,7 +72,7 @@ class Flutterwave(PollableProvider):
             return [self.notification(reference, data["status"], proof)]
         id_ = webhook.get("id") or derived_id(self.source, type_, str(data["id"]), data["status"])
         status = data["status"].lower()
-        signed = proof.trust == "signature"  # v3's plain secret says nothing of the body
+        signed = proof.trust == "signature"  # v3's plain secret does not authenticate the body
         if signed and type_.startswith("transfer.") and status in _TRANSFERS:
             return [
                 self.event(
@@ -90,7 +90,8 @@ class Flutterwave(PollableProvider):
         return bool(self.options.secret_key.get_secret_value())
 
     async def poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
-        """https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref and, of
+        """Query the payment:
+        https://developer.flutterwave.com/v3.0/reference/verify-transaction-with-tx_ref and, for
         further attempts, https://developer.flutterwave.com/docs/collecting-payments/standard"""
         try:
             answer = await request_json(
@@ -103,14 +104,14 @@ class Flutterwave(PollableProvider):
         except ProviderRejected as error:
             if "no transaction was found" not in str(error).lower():
                 raise
-            answer = None  # a page that nobody has used is no transaction yet
+            answer = None  # an unused page has no transaction yet
         if answer is None:
             return PaymentStatusResult(PaymentStatus.UNKNOWN)
         pollable.require_same_payment(query, answer["data"]["tx_ref"])
         found = _answer(answer["data"])
         if found.status is not PaymentStatus.SUCCEEDED:
-            # Who failed, or did not confirm, may try again on the same page (`max_retry_attempt`),
-            # and it is not said which attempt this call shows.
+            # A payer whose attempt failed, or was not confirmed, may try again on the same page
+            # (`max_retry_attempt`), and the API does not say which attempt this call returns.
             paid = await self.charges(http, query)
             return min(paid, key=_when, default=found)
         return found
@@ -118,7 +119,8 @@ class Flutterwave(PollableProvider):
     async def charges(
         self, http: httpx.AsyncClient, query: PaymentQuery
     ) -> Sequence[PaymentStatusResult]:
-        """https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
+        """Query successful charges:
+        https://developer.flutterwave.com/v3.0/reference/get-multiple-transactions"""
         listed = await request_json(
             http,
             "GET",
@@ -141,10 +143,11 @@ def _when(charge: PaymentStatusResult) -> tuple[datetime, str]:
 
 
 def _answer(charge: Object) -> PaymentStatusResult:
-    """`created_at` is when the payer began to pay: of when it was confirmed v3 says nothing."""
+    """Return the result of one charge. Its time is `created_at`, when the payer began to pay: v3
+    does not report when the charge was confirmed."""
     customer = charge.get("customer") or {}
     return PaymentStatusResult(
-        # Of a word that is not known nothing follows, and it is asked again.
+        # An unknown status proves nothing: the payment is polled again.
         _STANDINGS.get(charge["status"].lower(), PaymentStatus.PENDING),
         amount=minor_units(str(charge["amount"]), charge["currency"]),
         currency=charge["currency"],

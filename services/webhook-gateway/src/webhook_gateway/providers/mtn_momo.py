@@ -1,8 +1,8 @@
 """MTN MoMo, collections.
 
-https://momodeveloper.mtn.com/api-documentation/callback: sent once, by PUT or POST, with no
-authentication at all. The body has the status of the payment but not its reference id, so Paybus
-sends the reference as `externalId` too.
+https://momodeveloper.mtn.com/api-documentation/callback: sent once, by PUT or POST, without any
+authentication. The body has the payment's status but not its reference id, so Paybus also sends the
+reference as `externalId`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult
 
 
 class Options(CommonOptions):
-    """The API's credentials. Without them hints can't be asked about."""
+    """Credentials of the API. Without them notifications cannot be confirmed by a status query."""
 
     subscription_key: SecretStr = SecretStr("")
     api_user: str = ""
@@ -50,7 +50,8 @@ class MtnMomo(UnsignedProvider):
         return bool(self.options.api_user and self.options.subscription_key.get_secret_value())
 
     async def _poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
-        """https://momodeveloper.mtn.com/API-collections#api=collection, requesttopay status"""
+        """Query the status: https://momodeveloper.mtn.com/API-collections#api=collection,
+        requesttopay status"""
         key = {"Ocp-Apim-Subscription-Key": self.options.subscription_key.get_secret_value()}
         base = self.options.base_url
         login = (self.options.api_user, self.options.api_key.get_secret_value())

@@ -1,8 +1,8 @@
 """Orange Money Web Payment.
 
 https://developer.orange.com/apis/om-webpay: a notification carries the `notif_token` that the
-payment's creation returned. Only whoever created the payment knows it, so it is hashed before it
-goes anywhere, and the worker compares the hash with the one it keeps.
+payment's creation returned. Only the creator knows it, so it is hashed before it is published, and
+the worker compares the hash with the stored one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult
 
 
 class Options(CommonOptions):
-    """The API's credentials. Without them hints can't be asked about."""
+    """Credentials of the API. Without them notifications cannot be confirmed by a status query."""
 
     client_id: str = ""
     client_secret: SecretStr = SecretStr("")
@@ -49,7 +49,7 @@ class OrangeMoney(UnsignedProvider):
         return bool(self.options.client_id and self.options.client_secret.get_secret_value())
 
     async def _poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
-        """The transaction status of a web payment, by order, amount and pay token."""
+        """Query the status of a web payment by order, amount and pay token."""
         base = self.options.base_url
         login = (self.options.client_id, self.options.client_secret.get_secret_value())
         token = await self._token.get(

@@ -1,10 +1,10 @@
 """Plaid.
 
 https://plaid.com/docs/api/webhooks/webhook-verification/: `Plaid-Verification` is a JSON Web Token,
-ES256, at most five minutes old, over the SHA-256 of the body. Its key is asked for by `kid`.
+ES256, at most five minutes old, over the SHA-256 of the body. Its key is fetched by `kid`.
 
-The official SDK is not used for that one call: it takes seconds to import its 1,500 models, which a
-gateway would pay at every start.
+The official SDK is not used for that one call: importing its 1,500 models takes seconds, which the
+gateway would spend at every start.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _REFUSED_SECONDS = 60
 _MOST_REFUSED = 1000
 _ASKS_PER_MINUTE = 30
 _ASK_SECONDS = 5
-# Plaid's are UUIDs: https://plaid.com/docs/api/webhooks/webhook-verification/
+# Plaid's key ids are UUIDs: https://plaid.com/docs/api/webhooks/webhook-verification/
 _LONGEST_KEY_ID = 64
 _NOT_VOUCHED = "Plaid does not vouch for the key of Plaid-Verification"
 
@@ -64,7 +64,7 @@ _ITEM_CODES: Mapping[str, str] = {
 
 
 class Options(base.Options):
-    """`secret` is the API's, with which keys are asked for; webhooks have no secret of ours."""
+    """`secret` is the API secret, used to fetch keys; webhooks have no secret of ours."""
 
     client_id: str
     secret: SecretStr
@@ -114,7 +114,7 @@ class Plaid(Provider):
         type_ = _ITEM_CODES.get(code) if kind == "ITEM" else None
         if (kind, code) == ("TRANSACTIONS", "SYNC_UPDATES_AVAILABLE"):
             type_ = "provider_bank_item.updated"
-        # There is no event id, and the same words mean something new another time, be it in the
+        # There is no event id, and an identical body may report a new occurrence, even within the
         # same second. A token is made for one call.
         id_ = derived_id(self.source, str(proof.occasion), json.dumps(webhook, sort_keys=True))
         if type_ is None:
@@ -140,23 +140,23 @@ def _report(webhook: Object) -> ProviderBankItem:
 
 
 class Keys:
-    """Plaid's public keys by id, asked for when they are first met and again every hour.
+    """Plaid's public keys by id, fetched when first met and again every hour.
 
-    Whoever invents ids makes us ask for each, so unknown ones share a budget; they can neither use
-    up that of the keys that are known nor drive those out.
+    Invented ids would cause a request each, so all unknown ids share a budget. They can neither
+    exhaust the budget of known keys nor evict those keys.
     """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._good: dict[str, _Good] = {}
-        self._refused: dict[str, float] = {}  # until when not to ask again
+        self._refused: dict[str, float] = {}  # when each may be fetched again, Unix seconds
         self._asked: deque[float] = deque(maxlen=_ASKS_PER_MINUTE)
-        # One request at a time each, so that known keys do not wait for invented ones.
+        # One request at a time per lock, so that known keys do not wait for invented ones.
         self._renewing, self._learning = asyncio.Lock(), asyncio.Lock()
 
     async def get(self, key_id: str) -> jwt.PyJWK:
-        """Raises `VerificationFailed` for a key that Plaid does not know or that has expired, and
-        `Unavailable` when Plaid can't be asked now."""
+        """Return the key. Raises `VerificationFailed` for a key that Plaid does not know or that
+        has expired, and `Unavailable` when Plaid cannot be reached now."""
         if (key := self._fresh(key_id)) is None:
             turn = self._renewing if key_id in self._good else self._learning
             try:

@@ -32,9 +32,9 @@ class PaymentQuery:
 
 @dataclass(frozen=True)
 class PaymentStatusResult:
-    """A provider's answer. `amount` is in minor units; it and `currency` are present unless the
-    status is `pending` or `unknown`. `at` (UTC) is when the status was reached, if the answer has
-    it; `charge` identifies the charge where a payment can have several."""
+    """The provider's result of a status query. `amount` is in minor units; `amount` and `currency`
+    are present unless the status is `pending` or `unknown`. `at` (UTC) is when the status was
+    reached, if reported; `charge` identifies the charge where a payment can have several."""
 
     status: PaymentStatus
     amount: int = 0
@@ -47,10 +47,11 @@ class PaymentStatusResult:
 
 
 class PollableProvider(Provider):
-    """A provider whose calls are unverified notifications: what they claim is queried.
+    """A provider whose calls are unverified notifications, each confirmed by a status query.
 
     `failure_is_final` is false where a link can be paid after a failed attempt; `charges_again` is
-    true where a paid payment can be paid a second time."""
+    true where a paid payment can be paid a second time.
+    """
 
     failure_is_final: ClassVar[bool] = False
     charges_again: ClassVar[bool] = False
@@ -58,8 +59,8 @@ class PollableProvider(Provider):
     notifies_by_secret: ClassVar[bool] = False
 
     def notification(self, reference: str, status: str, proof: Authentication) -> Event[Any]:
-        """Each call is an event of its own: with a common id, a forged one that arrived first would
-        suppress the genuine one. The rate limit of the queries bounds what forgeries cost."""
+        """Return a new event for every call: with a common id, a forged call that arrived first
+        would suppress the genuine one. The queries' rate limit bounds the cost of forgeries."""
         claim = _CLAIMS.get(status.lower(), "other")
         return self.event(
             "payment.notification_received",
@@ -74,17 +75,18 @@ class PollableProvider(Provider):
     @property
     @abstractmethod
     def can_be_polled(self) -> bool:
-        """Whether the endpoint has what its API wants."""
+        """Whether the endpoint has the credentials that its API requires."""
 
     @abstractmethod
     async def poll(self, http: httpx.AsyncClient, query: PaymentQuery) -> PaymentStatusResult:
-        """Raises `RateLimited`, `Upstream`, and what reading a strange answer raises."""
+        """Query the payment. Raises `RateLimited`, `Upstream`, and any error of reading an
+        unexpected response."""
 
     async def charges(
         self, http: httpx.AsyncClient, query: PaymentQuery
     ) -> Sequence[PaymentStatusResult]:
-        """Every successful charge of the payment, where there can be several. Raises what `poll`
-        raises."""
+        """Return every successful charge of the payment, where there can be several. Raises what
+        `poll` raises."""
         return ()
 
 
@@ -92,7 +94,7 @@ class UnsignedProvider(PollableProvider):
     """A provider whose calls have no signature. Its API needs an access token."""
 
     needs_secret = False
-    # Every call becomes a journal event, forged ones included. Polling covers what is refused.
+    # Every call becomes a journal event, forged ones included. Polling covers the refused calls.
     usual_rate = "600/minute"
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
@@ -106,7 +108,7 @@ class UnsignedProvider(PollableProvider):
         try:
             return await self._poll(http, query)
         except NotAuthorized:
-            self._token.forget()  # it may have been revoked before its time
+            self._token.forget()  # it may have been revoked early
             raise
 
     @abstractmethod
@@ -114,7 +116,7 @@ class UnsignedProvider(PollableProvider):
 
 
 def contact_of(email: Any, name: Any) -> Contact:
-    """The contact's parts that are texts."""
+    """Return the contact from the values that are strings."""
     return Contact(
         email=strip_nul(email) if isinstance(email, str) else None,
         name=strip_nul(name) if isinstance(name, str) else None,
@@ -122,17 +124,17 @@ def contact_of(email: Any, name: Any) -> Contact:
 
 
 def require_same_payment(query: PaymentQuery, answered: Any) -> None:
-    """Raises `Upstream` when the answer is about another payment than the queried one."""
+    """Raise `Upstream` when the response is about a payment other than the queried one."""
     if answered != query.reference:
         raise Upstream("the answer is about another payment than the queried one")
 
 
 def non_empty_texts(*values: Any) -> tuple[str, ...]:
-    """The values that are present, as text: some providers' ids are numbers."""
+    """Return the values that are present as strings: some providers' ids are numbers."""
     return tuple(strip_nul(str(each)) for each in values if each is not None and each != "")
 
 
-# What providers call it.
+# The claim behind each provider's status name.
 _CLAIMS = {
     **dict.fromkeys(("success", "successful", "succeeded", "completed"), "succeeded"),
     **dict.fromkeys(("created", "initiated", "pending"), "pending"),

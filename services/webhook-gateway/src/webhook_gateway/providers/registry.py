@@ -1,4 +1,4 @@
-"""Every provider, by the name that its webhooks' path has."""
+"""All providers by name, the first segment of their webhooks' path."""
 
 from collections.abc import Mapping
 from typing import Final

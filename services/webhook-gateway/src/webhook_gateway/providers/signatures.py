@@ -1,4 +1,4 @@
-"""What the schemes of several providers share. All comparisons take constant time."""
+"""Signature checks shared by several providers. All comparisons take constant time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from webhook_gateway.providers.base import VerificationFailed
 
 
 def require_single_header(headers: Headers, name: str) -> str:
-    """The header's one value. Raises `VerificationFailed` when it is missing or sent twice."""
+    """Return the header's value. Raises `VerificationFailed` when it is missing or sent twice."""
     values = headers.getlist(name)
     if not values or not values[0]:
         raise VerificationFailed(f"the {name} header is missing")
@@ -33,9 +33,10 @@ def base64_hmac(secret: str, *parts: bytes) -> str:
 def verify_any_secret(
     given: str, secrets: Iterable[str], expected: Callable[[str], str], *, what: str
 ) -> None:
-    """`given` must be what `expected` makes of one of the secrets. Raises `VerificationFailed`.
+    """Require that `given` is the `expected` value of one of the secrets. Raises
+    `VerificationFailed`.
 
-    All secrets are tried, so that the time tells nothing of which one came close.
+    All secrets are tried, so that the time taken does not reveal which one matched.
     """
     raw = given.encode("utf-8", "surrogateescape")
     matches = [hmac.compare_digest(raw, expected(secret).encode()) for secret in secrets]

@@ -1,8 +1,8 @@
 """Square.
 
 https://developer.squareup.com/docs/webhooks/step3validate: `x-square-hmacsha256-signature` is the
-base64 HMAC-SHA256 of the notification URL followed by the body. The URL is the one that Square was
-given, byte for byte, so it is an option of the endpoint and never guessed from the request.
+base64 HMAC-SHA256 of the notification URL followed by the body. The URL is the one registered at
+Square, byte for byte, so it is an option of the endpoint and never guessed from the request.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Square(Provider):
             self.event(
                 type_,
                 payload,
-                # One call may say two things, each an event of its own.
+                # One call may report two changes, each as a separate event.
                 id_=webhook["event_id"] if number == 0 else f"{webhook['event_id']}/{number}",
                 subject=webhook["data"]["id"],
                 proof=proof,
@@ -109,7 +109,7 @@ def _payment(payment: Object) -> list[tuple[str, Payload]]:
             reason=errors[0].get("code"),
         )
         found.append((_PAYMENTS[payment["status"]], report))
-    # The total so far, which a refund's own events don't have.
+    # The total refunded so far, which a refund's own events lack.
     if refunded := payment.get("refunded_money"):
         refund = PaymentRefunded(
             provider="square",
@@ -134,7 +134,7 @@ def _dispute(dispute: Object) -> PaymentDisputed:
 
 
 def _payout(payout: Object) -> TransferReported:
-    """Money that Square takes from the seller's bank is a payout of a negative amount:
+    """Report a payout. Its amount is negative where Square debits the seller's bank:
     https://developer.squareup.com/docs/payouts-api/overview."""
     return TransferReported(
         provider="square",

@@ -1,6 +1,7 @@
-"""Stripe: snapshot events, and thin events, which name an object and show none of it.
+"""Stripe: snapshot events, and thin events, which name an object without its content.
 
 Signature: https://docs.stripe.com/webhooks#verify-manually
+
 Objects: https://docs.stripe.com/api, before and since version 2025-03-31.basil, which moved a
 subscription's period to its items and an invoice's subscription under `parent`.
 """
@@ -50,12 +51,12 @@ _SIGNED = Authentication("signature")
 
 
 class Options(base.Options):
-    """`api_key` (a restricted one that reads events will do) is for reading the event list. Without
-    it, what Stripe could not deliver stays undelivered.
+    """`api_key` reads the event list; a restricted key that can read events suffices. Without it,
+    events that Stripe could not deliver are not recovered.
 
-    The endpoint serves the events of its own account, and of the connected `accounts` that are
-    named, in one `mode`: that of the key, or `live`. Of other connected accounts only payouts
-    count, which are what we paid them.
+    The endpoint serves the events of its own account, and of the connected `accounts` listed, in
+    one `mode`: by default that of the key, and `live` without a key. Of other connected accounts it
+    serves only payouts, which are money that we paid them.
     """
 
     api_key: SecretStr = SecretStr("")
@@ -77,7 +78,7 @@ class Stripe(Provider):
 
     async def verify(self, headers: Headers, body: bytes) -> Authentication:
         header = require_single_header(headers, "stripe-signature")
-        if not header.isascii():  # the SDK's constant-time comparison takes ASCII only
+        if not header.isascii():  # the SDK's constant-time comparison accepts only ASCII
             raise VerificationFailed(_MALFORMED)
         try:
             text = body.decode()
@@ -96,7 +97,7 @@ class Stripe(Provider):
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         provider_type: str = webhook["type"]
-        if webhook.get("object") == "v2.core.event":  # thin: it names an object and shows none
+        if webhook.get("object") == "v2.core.event":  # thin: no object content
             time = parse(webhook["created"])
             return [
                 self.passthrough_event(
@@ -136,10 +137,9 @@ class Stripe(Provider):
         ]
 
     def _not_served(self, webhook: Object) -> str | None:
-        """Why the event has no effect, if it has none. `account` is the connected account whose
-        event it is, `livemode` whether it is of live mode
-        (https://docs.stripe.com/connect/webhooks): a live Connect endpoint gets test events, too.
-        """
+        """Return why the event has no effect, or None. `account` is the event's connected account,
+        `livemode` whether it is in live mode (https://docs.stripe.com/connect/webhooks): a live
+        Connect endpoint receives test events, too."""
         kind = None
         account, live = webhook.get("account"), webhook.get("livemode")
         if isinstance(live, bool) and live is not self.options.is_live:
@@ -160,7 +160,7 @@ def _is_payout(webhook: Object) -> bool:
 
 
 def _refuse_future(header: str) -> None:
-    """The SDK refuses time stamps that are too old, and accepts any from the future."""
+    """Raise `VerificationFailed` for a timestamp in the future: the SDK rejects only old ones."""
     stamps = [part.split("=", 2)[1] for part in header.split(",") if part.startswith("t=")]
     if int(stamps[0]) > time.time() + TOLERANCE_SECONDS:
         raise VerificationFailed(
@@ -169,7 +169,7 @@ def _refuse_future(header: str) -> None:
 
 
 def _reason(error: stripe.SignatureVerificationError) -> str:
-    # The SDK's texts, by their beginnings; the error object itself carries header and body.
+    # Match the SDK's messages by their beginnings; the error object itself carries header and body.
     text = str(error)
     if text.startswith("No Stripe-Signature"):
         return "the Stripe-Signature header is missing"
@@ -200,8 +200,8 @@ def _checkout(session: Object) -> CheckoutCompleted:
 
 
 def _unpaid_checkout(session: Object) -> PaymentOutcome:
-    """Of a page that nobody completed, or whose slow payment failed. The session stands for the
-    payment, and says less of the customer than whoever opened it knows."""
+    """Report a page that was not completed, or whose slow payment failed. The session stands for
+    the payment, and contains less about the customer than its creator knows."""
     return PaymentOutcome(
         provider="stripe",
         payment_id=session["id"],
@@ -213,7 +213,7 @@ def _unpaid_checkout(session: Object) -> PaymentOutcome:
 
 
 def _invoice(amount: str) -> Callable[[Object], PaymentOutcome]:
-    """`amount` names the field that says how much this attempt was about."""
+    """Return an invoice's translation. `amount` names the field with this attempt's amount."""
 
     def translate(invoice: Object) -> PaymentOutcome:
         parent = (invoice.get("parent") or {}).get("subscription_details") or {}
@@ -261,8 +261,8 @@ def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
 
 
 def _items(subscription: Object) -> list[tuple[PlanSnapshot, SubscriptionItem]]:
-    """Each has its own plan, quantity and, since API 2025-03-31, period
-    (https://docs.stripe.com/api/subscription_items/object)."""
+    """Return the items with their plans. Each has its own plan, quantity and, since API 2025-03-31,
+    period (https://docs.stripe.com/api/subscription_items/object)."""
     found = []
     for item in (subscription.get("items") or {}).get("data") or ():
         plan = _plan(item.get("price") or item.get("plan"))
@@ -279,8 +279,8 @@ def _items(subscription: Object) -> list[tuple[PlanSnapshot, SubscriptionItem]]:
 
 
 def _without_our_ids(payload: Payload) -> Payload:
-    """The holder of a connected account sets the metadata of its own objects, so that our ids in it
-    prove nothing: https://docs.stripe.com/api/metadata"""
+    """Remove our ids from the payload of a connected account. Its holder sets the metadata of its
+    own objects, so our ids in it prove nothing: https://docs.stripe.com/api/metadata"""
     if isinstance(payload, TransferReported | RefundReported):
         return payload.model_copy(update={"reference": None})
     if isinstance(payload, CheckoutCompleted | ProviderSubscription):
@@ -290,8 +290,9 @@ def _without_our_ids(payload: Payload) -> Payload:
 
 
 def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription | None:
-    """What was so before a change. `previous_attributes` has the former values of what changed,
-    arrays whole (https://docs.stripe.com/api/events/object#event_object-data)."""
+    """Return the subscription before a change. `previous_attributes` has the former values of the
+    changed attributes, arrays in full
+    (https://docs.stripe.com/api/events/object#event_object-data)."""
     if not changed:
         return None
     before = _subscription(ended=False)(_merged(snapshot, changed))
@@ -305,8 +306,8 @@ def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription 
     )
 
 
-# What the type alone says of what was so before: only from and to the status `paused`
-# (https://docs.stripe.com/api/events/types#event_types-customer.subscription.paused).
+# Previous values implied by the event type: these types mean only a change to or from the status
+# `paused` (https://docs.stripe.com/api/events/types#event_types-customer.subscription.paused).
 _IMPLIED: Mapping[str, Object] = {
     "customer.subscription.paused": {"status": "trialing"},
     "customer.subscription.resumed": {"status": "paused"},
@@ -325,7 +326,7 @@ def _merged(now: Object, changed: Object) -> Object:
 def _plan(price: Object | None) -> PlanSnapshot | None:
     if not price:
         return None
-    former = "unit_amount" not in price  # a plan, of which prices are the successors
+    former = "unit_amount" not in price  # a plan, the predecessor of a price
     return PlanSnapshot(
         plan_id=price["id"],
         name=price.get("nickname") or (price.get("name") if former else None),
@@ -347,8 +348,9 @@ def _refund(charge: Object) -> PaymentRefunded:
 
 
 def _refund_report(refund: Object) -> RefundReported:
-    """A refund may fail, or be canceled, after it had succeeded: https://docs.stripe.com/refunds
-    (failed refunds). The three events that tell of it have the same object."""
+    """Report a refund. It may fail, or be canceled, after it succeeded:
+    https://docs.stripe.com/refunds (failed refunds). The three event types that report it have the
+    same object."""
     status = refund["status"]
     over = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
     references = {_id(refund.get("charge")), _id(refund.get("payment_intent"))}
@@ -364,7 +366,7 @@ def _refund_report(refund: Object) -> RefundReported:
     )
 
 
-# A payout to a bank has no other place for what we call it.
+# A payout to a bank has no other field for our reference.
 PAYOUT_IN_METADATA = "paybus_payout"
 
 
@@ -444,7 +446,7 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
 
 
 def _id(reference: Any) -> str | None:
-    """An object's id, whether Stripe sent the id or, expanded, the object."""
+    """Return an object's id, whether Stripe sent the id or the expanded object."""
     if isinstance(reference, Mapping):
         return _required_id(reference)
     return reference or None
@@ -459,13 +461,14 @@ def _metadata(thing: Object) -> dict[str, str]:
 
 
 def _amount(thing: Object, field: str) -> int | None:
-    """In minor units, as the thing has them in its currency."""
+    """Return the amount in minor units of the object's currency."""
     amount, currency = thing.get(field), _currency(thing.get("currency"))
     return amount if amount is None or currency is None else from_stripe(amount, currency)
 
 
 def _price_amount(price: Object, field: str) -> int | None:
-    """None for prices in tiers, and for fractions of a minor unit: of ISK there are some left.
+    """Return the price's amount; None for tiered prices, and for fractions of a minor unit, which
+    some prices in ISK still have.
     https://support.stripe.com/questions/deprecation-of-fractional-isk-charges-and-refunds"""
     try:
         return _amount(price, field)

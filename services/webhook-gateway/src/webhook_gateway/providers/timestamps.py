@@ -1,4 +1,4 @@
-"""Providers' time stamps."""
+"""Parsing of providers' timestamps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _DAY_ONLY = len("2026-11-28")
 
 
 def parse(text: str) -> datetime:
-    """RFC 3339, in UTC; without a zone it is UTC already. Raises `ValueError`."""
+    """Parse RFC 3339 into UTC; a value without a zone is in UTC. Raises `ValueError`."""
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def said(text: Any) -> datetime | None:
-    """As `parse`, and None where there is no time that can be read. Of what has only a day it is
-    the day's last moment: it was not later."""
+    """Parse like `parse`, but return None without a readable time. A date without a time yields the
+    day's last moment, the latest possible."""
     try:
         moment = parse(text)
     except (TypeError, ValueError):

@@ -195,7 +195,7 @@ def test_plaid_s_stand_in_calls_as_plaid_is_described_and_what_is_read_is(
 
 
 def _of_dwolla(*names: str) -> dict[str, Shape]:
-    script = Path(__file__).parents[1] / "support/described/dwolla_types.mjs"
+    script = Path(__file__).parents[2] / "support/described/dwolla_types.mjs"
     command = ["node", str(script), str(DWOLLA), *names]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {name: json_schema.shape(each, each) for name, each in _described(made).items()}

@@ -21,7 +21,7 @@ from support.banks import OPTIONS, PROCESSES, QUICK, get, link, until_synced
 from support.paybus import Paybus
 from support.waiting import until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 THEIRS = "theirs"
 # What scopes a query by its tenant, and what it looks like to have forgotten it.
 SCOPING = {
