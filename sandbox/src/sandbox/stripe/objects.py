@@ -1,7 +1,7 @@
 """Stripe's objects in its current API, converted from localstripe's, which are those of 2019.
 
 The fields and their types are those of the official SDK, which is generated from Stripe's OpenAPI
-file: tests/integration/subscription/test_described_stripe.py checks every response and webhook against it. The
+file; test_described_stripe.py checks every response and webhook against it. The
 larger changes since: https://docs.stripe.com/changelog/basil (periods belong to items, an invoice
 names its subscription under `parent` and no payment intent) and
 https://docs.stripe.com/changelog/clover (a discount names its coupon under `source`).
