@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -164,6 +164,9 @@ token: setup ## print a development token for the APIs (ROLE=viewer|operator|app
 events: setup ## write the references of events and settings from the code
 	@$(BIN)/python -m common.contracts.docs docs/reference
 	@$(BIN)/python -m deploy.settings_page docs/reference/configuration.md
+
+release-check: lint docs ## whether the tree can be tagged: versions, CHANGELOG, nothing uncommitted
+	@$(BIN)/python tests/release_check.py
 
 lock: setup ## resolve the dependencies again and write requirements.lock
 	@$(BIN)/uv lock --quiet
