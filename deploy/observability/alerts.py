@@ -315,11 +315,11 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "CircuitOpen",
         # Again and again: one that opened once is let through on trial half a minute later.
-        "max by (system) (max_over_time(paybus_circuit_open[5m]))",
+        "max by (system) (max_over_time(paybus_circuit_breaker_state{state='open'}[5m]))",
         0.9, "10m", "ticket", "Nothing is sent to {{ $labels.system }}: it fails or does not answer",
         "processes",
-        {'paybus_circuit_open{system="stripe/default"}': "0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1 0.5 1x80"},
-        {'paybus_circuit_open{system="stripe/default"}': "0x80 1 0.5x30"},
+        {'paybus_circuit_breaker_state{system="stripe/default",state="open"}': "0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1x80"},
+        {'paybus_circuit_breaker_state{system="stripe/default",state="open"}': "0x80 1 0x30"},
     ),
     Alert(
         "PayoutOutcomeUnknown",

@@ -70,7 +70,7 @@ BOARDS: Final[Sequence[Board]] = (
         Panel("Messages that wait", "short", {"{{queue}}": "max by (queue) (paybus_queue_messages) > 0 or sum(paybus_queue_messages) * 0"}),
         Panel("Open dead letters", "short", {"dead letters": "sum(max by (queue) (paybus_dead_letters_open)) or vector(0)"}),
         Panel("Oldest event in an outbox", "s", {"{{service}}": "max by (service) (paybus_outbox_oldest_event_age_seconds)"}),
-        Panel("Open circuits", "short", {"{{system}}": "max by (system) (paybus_circuit_open)"}),
+        Panel("Open circuits", "short", {"{{system}}": 'max by (system) (paybus_circuit_breaker_state{state="open"})'}),
         Panel("Processes", "short", {"{{service}} {{role}}": 'sum by (service, role) (up{service!="",role!=""})'}),
     )),
     Board("gateway", "Paybus: gateway by provider", (
@@ -109,7 +109,7 @@ BOARDS: Final[Sequence[Board]] = (
         *_of_queues("provisioning"),
         Panel("Operations", "cps", _per_second("paybus_provisioning_operations_total", "operation", "outcome")),
         Panel("Failed in the last half hour", "percentunit", {"failed": "max(paybus_provisioning_failure_ratio)"}),
-        Panel("Circuit", "short", {"back end": 'max(paybus_circuit_open{system="backend"})'}),
+        Panel("Circuit", "short", {"back end": 'max(paybus_circuit_breaker_state{system="backend",state="open"})'}),
     )),
     Board("payouts", "Paybus: payouts", (
         *_of_queues("payouts"),

@@ -411,7 +411,7 @@ def test_one_bank_in_trouble_stops_no_other(paybus: Paybus) -> None:
         ),
         what="each has failed",
     )
-    assert paybus.metric("bank-sync-worker", "paybus_circuit_open") == 0
+    assert paybus.metric("bank-sync-worker", "paybus_circuit_breaker_state", state="open") == 0
     happen(paybus, well, add=2)
     until_equal(paybus, well)
     for each in broken:

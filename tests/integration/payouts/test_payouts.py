@@ -356,7 +356,10 @@ def test_a_provider_that_does_not_answer_is_left_alone(make_paybus: MakePaybus) 
 
         until(lambda: "opened" in circuits(), what="the circuit is open")
         open_ = {"system": "stripe/payouts"}
-        assert paybus.metric("payouts-worker", "paybus_circuit_open", **open_) == 1
+        assert (
+            paybus.metric("payouts-worker", "paybus_circuit_breaker_state", state="open", **open_)
+            == 1
+        )
         after = order(paybus, seller, 1000)
         until(lambda: read(paybus, after["id"])["error"], what="it is put off")
         assert read(paybus, after["id"])["attempts"] == []

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from prometheus_client import Gauge
-from purgatory import AsyncCircuitBreakerFactory
-from purgatory.domain.messages.events import ContextChanged
+from purgatory import AsyncCircuitBreakerFactory, ContextChanged
 from purgatory.domain.model import OpenedState
 
 from common.errors import Permanent, ProviderRejected, ProviderTimeout, RateLimited, Upstream
@@ -18,14 +18,15 @@ from common.resilience.rate_limiter import RateLimiter
 
 log = get_logger(__name__)
 
-circuit_open = Gauge(
-    "paybus_circuit_open",
-    "Whether calls are let through: 0 yes, 0.5 on trial, 1 no.",
-    ["system"],
+circuit_breaker_state = Gauge(
+    "paybus_circuit_breaker_state",
+    "1 for the state of a system's circuit breaker (closed, half_open, open), 0 for the others.",
+    ["system", "state"],
 )
 
 CLOSED = "closed"
-_VALUES = {CLOSED: 0.0, "half-opened": 0.5, "opened": 1.0}
+# As purgatory names them, and as the metric does.
+_STATES = {CLOSED: "closed", "half-opened": "half_open", "opened": "open"}
 
 OnChange = Callable[[str], None]
 
@@ -81,7 +82,8 @@ class CallGuard:
         )
         self._circuits.add_listener(self._changed)
         self._state, self._since = CLOSED, time.monotonic()
-        circuit_open.labels(label).set_function(self._openness)
+        for state, name in _STATES.items():
+            circuit_breaker_state.labels(label, name).set_function(partial(self._is, state))
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
@@ -89,15 +91,12 @@ class CallGuard:
 
         Raise `RateLimited` when there is no place in time, `CircuitOpen` while no call is made.
         """
-        circuit = await self._circuits.get_breaker(self.system)
-        try:
-            circuit.context.handle_new_request()
-        except OpenedState:
+        if self._is("opened"):
             raise CircuitOpen(
                 f"{self.system} fails or does not answer: nothing is sent to it for "
                 f"{self._open_seconds:g} s",
                 self._open_seconds,
-            ) from None
+            )
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await self._places.acquire()
@@ -115,30 +114,32 @@ class CallGuard:
     async def call(self) -> AsyncIterator[None]:
         """Wrap one call and count its errors. Raise `CircuitOpen`, too."""
         circuit = await self._circuits.get_breaker(self.system)
+        cancelled: BaseException | None = None
         try:
-            await circuit.__aenter__()
+            async with circuit:
+                try:
+                    yield
+                except Exception:
+                    raise
+                except BaseException as error:
+                    # A cancelled call was not awaited any longer: that counts as silence, too.
+                    cancelled = error
+                    raise ProviderTimeout("gave no answer in time") from error
         except OpenedState:
             raise CircuitOpen(
                 f"{self.system} fails or does not answer", self._open_seconds
             ) from None
-        try:
-            yield
-        except BaseException as error:
-            # A cancelled call was not awaited any longer: that counts as silence, too.
-            counted = (
-                error if isinstance(error, Exception) else ProviderTimeout("gave no answer in time")
-            )
-            await circuit.__aexit__(type(counted), counted, None)
+        except ProviderTimeout:
+            if cancelled is not None:
+                raise cancelled from None
             raise
-        else:
-            await circuit.__aexit__(None, None, None)
 
-    def _openness(self) -> float:
-        """Return the metric's value: an open circuit is on trial when its time is up, called or
-        not."""
-        if self._state == "opened" and time.monotonic() - self._since >= self._open_seconds:
-            return _VALUES["half-opened"]
-        return _VALUES[self._state]
+    def _is(self, state: str) -> bool:
+        """Whether the circuit is in a state: one whose time is up is on trial, called or not."""
+        now = self._state
+        if now == "opened" and time.monotonic() - self._since >= self._open_seconds:
+            now = "half-opened"
+        return now == state
 
     def _changed(self, _: str, kind: str, event: object) -> None:
         if kind == "state_changed" and isinstance(event, ContextChanged):
