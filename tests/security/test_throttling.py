@@ -53,7 +53,7 @@ def settings(strategy: str, url: str | None) -> ThrottleSettings:
 async def granted(throttle: Throttle, key: str) -> int:
     for number in range(_MOST * 3):
         try:
-            await throttle.take("token", key)
+            await throttle.acquire("token", key)
         except TooMany:
             return number
     raise AssertionError("nothing is refused")
@@ -77,7 +77,7 @@ async def test_without_redis_each_process_counts(strategy: str) -> None:
 async def test_a_redis_that_is_away_turns_nobody_away() -> None:
     throttle = Throttle(settings("token-bucket", "redis://127.0.0.1:9/0"))
     for _ in range(_MOST * 2):
-        await throttle.take("token", "somebody")
+        await throttle.acquire("token", "somebody")
 
 
 @pytest.mark.parametrize(

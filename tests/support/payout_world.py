@@ -133,7 +133,7 @@ class World(RuleBasedStateMachine):
     async def ask(self, key: str, request: NewPayout) -> str:
         """Again with the same key is the same payout."""
         async with self.sessions.begin() as session:
-            ordered = await self.service.order(session, self.tenant, key, CLERK, request)
+            ordered = await self.service.create(session, self.tenant, key, CLERK, request)
             return ordered.payouts[0].id
 
     def run(self, doing: Awaitable[T]) -> T:

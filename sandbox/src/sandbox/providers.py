@@ -30,7 +30,7 @@ def create_app(
     money = MobileMoney(secrets, seed=seed)
     keys = plaid_keys.Keys()
     app.include_router(plaid_keys.create_router(keys, secrets["plaid"]))
-    bank, teller = Bank(seed), plaid.Teller(keys, money.postman)
+    bank, teller = Bank(seed), plaid.PlaidWebhooks(keys, money.postman)
     app.include_router(plaid.create_router(bank, teller, secrets["plaid"]))
     app.include_router(plaid.create_controls(bank, teller))
     plaid.answer_faults(app)

@@ -44,7 +44,7 @@ async def granted(replicas: list[ProviderRateLimiter], name: str) -> int:
     """How many calls in a row are allowed, asked of the replicas by turns."""
     for number in range(100):
         try:
-            await replicas[number % len(replicas)].take(name, _LIMIT)
+            await replicas[number % len(replicas)].acquire(name, _LIMIT)
         except RateLimited:
             return number
     raise AssertionError("nothing is refused")

@@ -68,7 +68,7 @@ class Limits(BaseModel):
     per_minute: int | None = None
 
 
-class Teller:
+class PlaidWebhooks:
     """Sends an item's webhooks, signed."""
 
     def __init__(self, keys: Keys, postman: Postman) -> None:
@@ -84,7 +84,7 @@ class Teller:
         self.tell(item, "TRANSACTIONS", "SYNC_UPDATES_AVAILABLE", **ready)
 
 
-def create_router(bank: Bank, teller: Teller, secret: str) -> APIRouter:  # noqa: PLR0915
+def create_router(bank: Bank, teller: PlaidWebhooks, secret: str) -> APIRouter:  # noqa: PLR0915
     router = APIRouter(prefix="/plaid")
 
     async def called(request: Request) -> tuple[str, dict[str, Any]]:
@@ -204,7 +204,7 @@ def create_router(bank: Bank, teller: Teller, secret: str) -> APIRouter:  # noqa
     return router
 
 
-def create_controls(bank: Bank, teller: Teller) -> APIRouter:
+def create_controls(bank: Bank, teller: PlaidWebhooks) -> APIRouter:
     router = APIRouter(prefix="/plaid")
 
     @router.post("/_items", status_code=201)

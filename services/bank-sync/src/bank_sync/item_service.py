@@ -171,7 +171,7 @@ class ItemService:
             async with client.calling(BALANCE, item.id):
                 said = await client.api.balances(token)
         except ItemError as fault:
-            await self._told(item, token, fault.code, begun)
+            await self._apply_item_error(item, token, fault.code, begun)
             return False
         except (RateLimited, Upstream) as error:
             log.warning("bank_balance_refresh_failed", item=item.id, error=describe(error))
@@ -202,7 +202,7 @@ class ItemService:
         read_at = (await session.scalars(query)).all()
         return bool(read_at) and all(at is not None and at > now - ttl for at in read_at)
 
-    async def _told(self, item: Item, token: str, code: str, at: datetime) -> None:
+    async def _apply_item_error(self, item: Item, token: str, code: str, at: datetime) -> None:
         """Apply an error of the item that the provider returned to a call with this token."""
         if (health := domain.health_of_error(code)) is None:
             return

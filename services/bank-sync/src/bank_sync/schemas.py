@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from common.clients.accounts_file import DEFAULT
+from common.http.requests import RequestModel
 from common.http.return_urls import ReturnUrl
 
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
@@ -14,11 +15,7 @@ User = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")
 ClientName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class NewLinkToken(_Request):
+class NewLinkToken(RequestModel):
     """Request for a link token for Plaid's Link in the user's browser. `user` is the tenant's id of
     the user: no e-mail address, no phone number."""
 
@@ -29,7 +26,7 @@ class NewLinkToken(_Request):
     redirect_uri: ReturnUrl | None = None
 
 
-class UpdateLinkToken(_Request):
+class UpdateLinkToken(RequestModel):
     """Request for a link token for Link's update mode, which repairs an item; with
     `choose_accounts` the user may share further accounts."""
 
@@ -39,7 +36,7 @@ class UpdateLinkToken(_Request):
     choose_accounts: bool = False
 
 
-class NewItem(_Request):
+class NewItem(RequestModel):
     """Request to link an item. `public_token` is the token from Link; it is valid for 30 minutes
     and for one exchange."""
 

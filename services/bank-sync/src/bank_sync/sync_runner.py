@@ -93,15 +93,15 @@ class Syncer:
         except ItemError as fault:
             await self._fail(running, fault)
         except Invalid as error:  # the accounts file does not name the client
-            await self._let_go(running, str(error))
+            await self._release(running, str(error))
             raise Upstream(f"the sync waits: {error}") from error
         except RateLimited as error:  # by the provider or by our own limits: no failure of the bank
-            await self._let_go(running, describe(error), failed=False)
+            await self._release(running, describe(error), failed=False)
             # Spread in time: more syncs wait than the limit allows now.
             seconds = max(error.retry_after, _SHORTEST_WAIT_SECONDS) * random.uniform(1, 3)  # noqa: S311
             raise Busy(f"the sync waits: {error}", seconds) from error
         except Exception as error:
-            await self._let_go(running, describe(error), failed=isinstance(error, Upstream))
+            await self._release(running, describe(error), failed=isinstance(error, Upstream))
             raise
 
     async def give_up(
@@ -134,7 +134,7 @@ class Syncer:
                     raise Busy("another worker is at it", left + 1)
             elif sync.status != "queued":
                 return None
-            elif not await self._clear_the_way(session, item, now):
+            elif not await self._take_over_stale_sync(session, item, now):
                 return None  # the worker of the running sync enqueues this one at its end
             if not item.readable:
                 sync.status, sync.finished_at = "cancelled", now
@@ -154,7 +154,7 @@ class Syncer:
                 sync.id, item.tenant, item.id, sync.lease, item.client, token, item.cursor, now
             )
 
-    async def _clear_the_way(self, session: AsyncSession, item: Item, now: datetime) -> bool:
+    async def _take_over_stale_sync(self, session: AsyncSession, item: Item, now: datetime) -> bool:
         """Return whether no other sync of the item is running; one whose worker died is ended."""
         query = select(Sync).where(Sync.item == item.id, Sync.status == "running")
         other = (await session.scalars(query.with_for_update())).one_or_none()
@@ -234,7 +234,7 @@ class Syncer:
 
     async def _apply(self, running: SyncLease, update_: SyncUpdate) -> None:
         async with self._tenancy.begin(running.tenant) as session:
-            held = await self._held(session, running)
+            held = await self._lock_if_owner(session, running)
             if held is None:
                 return
             item, sync = held
@@ -266,7 +266,7 @@ class Syncer:
     async def _fail(self, running: SyncLease, fault: ItemError) -> None:
         """Fail the sync: the provider reports an error of the item, which no retry fixes."""
         async with self._tenancy.begin(running.tenant) as session:
-            held = await self._held(session, running)
+            held = await self._lock_if_owner(session, running)
             if held is None:
                 return
             item, sync = held
@@ -284,16 +284,16 @@ class Syncer:
 
     async def _end(self, running: SyncLease, status: str, error: str | None) -> None:
         async with self._tenancy.begin(running.tenant) as session:
-            held = await self._held(session, running)
+            held = await self._lock_if_owner(session, running)
             if held is not None:
                 item, sync = held
                 now = await tenant_rows.database_now(session)
                 await self._finish(session, item, sync, now, status, error)
 
-    async def _let_go(self, running: SyncLease, error: str, *, failed: bool = True) -> None:
+    async def _release(self, running: SyncLease, error: str, *, failed: bool = True) -> None:
         """Release the sync, to be retried later by the worker that receives the message."""
         async with self._tenancy.begin(running.tenant) as session:
-            held = await self._held(session, running)
+            held = await self._lock_if_owner(session, running)
             if held is not None:
                 item, sync = held
                 now = await tenant_rows.database_now(session)
@@ -302,7 +302,9 @@ class Syncer:
                 if failed:
                     await repository.count_outcome(session, item, now, error)
 
-    async def _held(self, session: AsyncSession, running: SyncLease) -> tuple[Item, Sync] | None:
+    async def _lock_if_owner(
+        self, session: AsyncSession, running: SyncLease
+    ) -> tuple[Item, Sync] | None:
         """Return both rows, locked, while the sync is this worker's; otherwise None."""
         item = await repository.lock_item(session, running.item)
         sync = await repository.lock_sync(session, running.id)

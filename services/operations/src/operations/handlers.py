@@ -16,7 +16,7 @@ from operations.repository import dead_letters
 _TOLD = "outcomes"
 
 
-async def handled(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
+async def on_items_completed(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
     """What a consumer tells of replayed messages; a batch of such events is written at once."""
     told: dict[str, ItemState] | None = work.session.info.get(_TOLD)
     if told is None:
@@ -36,4 +36,4 @@ async def handled(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
     metrics.outcomes.labels("duplicate").inc(len(event.data.duplicates))
 
 
-HANDLERS: Mapping[str, Handler] = {"replay.items_completed": handled}
+HANDLERS: Mapping[str, Handler] = {"replay.items_completed": on_items_completed}

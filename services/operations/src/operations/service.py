@@ -202,7 +202,7 @@ class OperatorService:
             session, planner.conditions(wish, self.scope(caller)), token
         )
 
-    async def forecast(
+    async def dry_run(
         self, session: AsyncSession, caller: Caller, wish: ReplayRequest, token: str
     ) -> DryRunResult:
         refused = await self.blocked_letters(session, caller, wish, token)

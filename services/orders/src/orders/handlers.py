@@ -60,7 +60,7 @@ async def on_checkout_settled(work: UnitOfWork, event: Event[CheckoutStatusChang
         "account": report.account,
         "status": report.status,
     }
-    payment = await repository.keep_payment(work.session, values)
+    payment = await repository.save_payment(work.session, values)
     if payment.decision is not None:
         return  # decided only once
     payment.status, payment.completed_at = report.status, event.time
@@ -82,7 +82,7 @@ async def _catch_up(
         changes = OrderUnitOfWork(work.session, event)
         now = await tenant_rows.database_now(work.session)
         await order_service.cancel_unpaid(changes, order, now, by=None, reason="not paid in time")
-        await changes.close()
+        await changes.flush()
 
 
 async def _take(
@@ -104,7 +104,7 @@ async def _take(
     changes = OrderUnitOfWork(work.session, event)
     if decision in {PaymentDecision.ACCEPTED, PaymentDecision.REOPENED}:
         shares = await repository.shares(work.session, order.id)
-        changes.move(order, State.PAID)
+        changes.transition(order, State.PAID)
         order.paid_by, order.paid_at = payment.id, event.time
         order.cancelled_at = None
         order.release_at = event.time + timedelta(seconds=terms.holding_seconds)
@@ -115,7 +115,7 @@ async def _take(
     if back:
         why = _WHY.get(decision, _MORE)
         await order_service.refund_payment(changes, order, payment, back, why)
-    await changes.close()
+    await changes.flush()
 
 
 async def on_refund_settled(work: UnitOfWork, event: Event[RefundCompleted]) -> None:

@@ -54,7 +54,7 @@ class Jobs:
                 failed += 1
                 continue
             for day in found:
-                new = await repository.keep_rates(work.session, day)
+                new = await repository.save_rates(work.session, day)
                 metrics.rates_stored.labels(source.name).inc(new)
                 told.append(f"{source.name}: {new} new rates of {day.day}")
         if failed and failed == len(self._sources):
@@ -102,4 +102,4 @@ async def _look(work: UnitOfWork, event: Event[RunJob], order: Order, now: datet
         await order_service.release(changes, order, now)
     else:
         order.due_at = None
-    await changes.close()
+    await changes.flush()

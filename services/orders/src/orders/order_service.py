@@ -77,7 +77,7 @@ async def place(
     session.add_all(shares)
     changes = OrderUnitOfWork(session)
     changes.publish(row, "placed", shares)
-    await changes.close()
+    await changes.flush()
     return row
 
 
@@ -95,7 +95,7 @@ async def cancel(session: AsyncSession, tenant: str, id_: str, by: str, reason: 
     await cancel_unpaid(
         changes, order, await tenant_rows.database_now(session), by=by, reason=reason
     )
-    await changes.close()
+    await changes.flush()
     return order
 
 
@@ -103,7 +103,7 @@ async def cancel_unpaid(
     changes: OrderUnitOfWork, order: Order, now: datetime, *, by: str | None, reason: str
 ) -> None:
     """Cancel the order. `by` is None for the scheduled job."""
-    changes.move(order, State.CANCELLED)
+    changes.transition(order, State.CANCELLED)
     order.cancelled_at, order.cancelled_by, order.due_at = now, by, None
     shares = await repository.shares(changes.session, order.id)
     changes.publish(order, "cancelled", shares, reason)
@@ -114,18 +114,18 @@ async def fulfil(session: AsyncSession, tenant: str, id_: str) -> Order:
     if order.state in {State.FULFILLED, State.COMPLETED}:
         return order  # the response to the first call was lost
     changes = OrderUnitOfWork(session)
-    changes.move(order, State.FULFILLED)
+    changes.transition(order, State.FULFILLED)
     order.fulfilled_at = await tenant_rows.database_now(session)
     shares = await repository.shares(session, id_)
     changes.publish(order, "fulfilled", shares)
     if order.released_at is not None:
         complete(changes, order, shares)
-    await changes.close()
+    await changes.flush()
     return order
 
 
 def complete(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) -> None:
-    changes.move(order, State.COMPLETED)
+    changes.transition(order, State.COMPLETED)
     changes.publish(order, "completed", shares)
 
 
@@ -133,12 +133,12 @@ async def release(changes: OrderUnitOfWork, order: Order, now: datetime) -> None
     """End the holding period: publish the sellers' earnings to payouts."""
     shares = await repository.shares(changes.session, order.id)
     order.released_at, order.due_at = now, None
-    settle(changes, order, shares)
+    publish_earnings(changes, order, shares)
     if order.state == State.FULFILLED:
         complete(changes, order, shares)
 
 
-def settle(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) -> None:
+def publish_earnings(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) -> None:
     changes.publish_earnings(order, shares, [_part(each).owed for each in shares])
 
 
@@ -204,13 +204,13 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
     changes = OrderUnitOfWork(session)
     changes.request_refund(order, row)
     if order.refunded == order.total:
-        changes.move(order, State.REFUNDED)
+        changes.transition(order, State.REFUNDED)
     changes.publish(order, "refunded", shares, request.reason)
     if order.released_at is not None:
-        settle(changes, order, shares)
+        publish_earnings(changes, order, shares)
     elif order.state == State.REFUNDED:
         order.due_at = None
-    await changes.close()
+    await changes.flush()
     await session.flush()
     await session.refresh(row)
     return row
@@ -234,7 +234,7 @@ async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
     locked.state, locked.requests = RefundState.REQUESTED, locked.requests + 1
     changes = OrderUnitOfWork(session)
     changes.request_refund(order, locked, again=True)
-    await changes.close()
+    await changes.flush()
     return locked
 
 

@@ -79,7 +79,7 @@ async def locked_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[
     return (await session.scalars(query)).all()
 
 
-async def keep_payment(session: AsyncSession, values: Mapping[str, Any]) -> Payment:
+async def save_payment(session: AsyncSession, values: Mapping[str, Any]) -> Payment:
     """Insert the payment unless it exists, and return it: its report may arrive before the request
     that started it returns. The order is locked, so the session's copy of the row is current."""
     await session.execute(insert(Payment).values(values).on_conflict_do_nothing())
@@ -98,7 +98,7 @@ async def due_orders(session: AsyncSession, now: datetime, most: int) -> Sequenc
     return (await session.scalars(query)).all()
 
 
-async def keep_rates(session: AsyncSession, rates: DayRates) -> int:
+async def save_rates(session: AsyncSession, rates: DayRates) -> int:
     """Insert the rates and return how many are new; existing rates are not changed."""
     rows = [
         {"day": rates.day, "source": rates.source, "currency": currency, "rate": rate}

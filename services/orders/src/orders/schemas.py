@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from common.clients.accounts_file import DEFAULT
 from common.contracts.money import Currency
+from common.http.requests import RequestModel
 from common.http.return_urls import ReturnUrl
 from orders.domain import LateRule
 
@@ -22,11 +23,7 @@ _DAY = 24 * 3600
 _YEAR = 366 * _DAY
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Terms(_Part):
+class Terms(RequestModel):
     """A tenant's terms. An order keeps the terms that applied when it was placed."""
 
     currency: Currency = Field(default="EUR", description="in which buyers pay")
@@ -48,7 +45,7 @@ class Terms(_Part):
     )
 
 
-class NewLine(_Part):
+class NewLine(RequestModel):
     seller: Reference = Field(description="a recipient of the payouts service")
     description: Text
     quantity: int = Field(default=1, ge=1, le=1_000_000, strict=True)
@@ -58,14 +55,14 @@ class NewLine(_Part):
     )
 
 
-class Buyer(_Part):
+class Buyer(RequestModel):
     reference: Reference
     email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$", max_length=254)
     name: Text | None = None
     phone: str | None = Field(default=None, pattern=r"^\+?[0-9]{8,15}$")
 
 
-class NewOrder(_Part):
+class NewOrder(RequestModel):
     """An order to place. `reference` is the shop's own name for it."""
 
     reference: Reference
@@ -79,7 +76,7 @@ class NewOrder(_Part):
         return self
 
 
-class NewPayment(_Part):
+class NewPayment(RequestModel):
     """The buyer's way to pay. Omitted contact data is taken from the order's buyer."""
 
     provider: Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterwave"]
@@ -88,7 +85,7 @@ class NewPayment(_Part):
     return_url: ReturnUrl | None = None
 
 
-class NewRefund(_Part):
+class NewRefund(RequestModel):
     """A refund to request. Without `amount`, everything that is left is refunded; without `seller`,
     it is taken from all sellers' shares."""
 
@@ -97,5 +94,5 @@ class NewRefund(_Part):
     reason: Text
 
 
-class ReasonBody(_Part):
+class ReasonBody(RequestModel):
     reason: Text

@@ -30,7 +30,7 @@ class OrderUnitOfWork:
         self._cause = cause
         self._events: list[Event[Any]] = []
 
-    def move(self, order: Order, to: State) -> None:
+    def transition(self, order: Order, to: State) -> None:
         """Set the order's state. Raise `Conflict` for a transition that is not allowed."""
         require_transition(State(order.state), to)
         order.state = to
@@ -86,7 +86,7 @@ class OrderUnitOfWork:
             type_ = "earnings.credit" if more > 0 else "earnings.reverse"
             self._emit(type_, data, order, share.id, share.requests)
 
-    async def close(self) -> None:
+    async def flush(self) -> None:
         """Enqueue the collected events; this is the transaction's last step."""
         events, self._events = self._events, []
         await outbox.enqueue(self.session, events)

@@ -73,8 +73,8 @@ class Reports:
         work.before_commit(batch.books.flush)
         report = event.data
         transfer = batch.transfers[_key(event)]
-        file = batch.file_of(event, transfer)
-        transfer_status = _fate(event) if event.trust in _PROVED else None
+        file = batch.history_of(event, transfer)
+        transfer_status = _status_of(event) if event.trust in _PROVED else None
         if file is None and report.provider == "square":
             file = batch.open_square(event)
         if transfer_status is not None:
@@ -100,7 +100,7 @@ class Reports:
             # Another transfer of the payout may still move money without our knowledge. Money that
             # is owed again is paid again, so the provider is queried first.
             transfer.transfer_status = whole
-            file.take(transfer)
+            file.adopt(transfer)
             batch.books.enqueue(file.row, ask=True)
         else:
             if _came_back_in_part(report):
@@ -130,7 +130,9 @@ class ReportBatch:
         self.files = files
         self._recipients = recipients
 
-    def file_of(self, event: Event[TransferReported], transfer: Transfer) -> PayoutHistory | None:
+    def history_of(
+        self, event: Event[TransferReported], transfer: Transfer
+    ) -> PayoutHistory | None:
         """Return the payout that the report is about; None if it belongs to another tenant or
         account."""
         for id_ in (transfer.payout_id, event.data.reference):
@@ -165,7 +167,7 @@ class ReportBatch:
         return file
 
 
-def _fate(event: Event[TransferReported]) -> TransferStatus | None:
+def _status_of(event: Event[TransferReported]) -> TransferStatus | None:
     """Return the reported status; None if the provider has to be queried."""
     report = event.data
     if report.provider == "stripe" and event.type == "provider_transfer.created":

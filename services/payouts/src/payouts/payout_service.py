@@ -196,7 +196,7 @@ class PayoutService:
         await books.flush()
         return True
 
-    async def order(
+    async def create(
         self, session: AsyncSession, tenant: str, key: str, by: Actor, request: NewPayout
     ) -> Ordered:
         """Create a payout. Raises `Conflict` if the key was used for another payout, `NotFound` for
@@ -207,7 +207,7 @@ class PayoutService:
         await repository.serialize_on(session, payout_id(tenant, key))
         return await self._order(session, tenant, [(key, request)], by)
 
-    async def order_batch(
+    async def create_batch(
         self, session: AsyncSession, tenant: str, key: str, by: Actor, request: NewBatch
     ) -> tuple[Batch, bool]:
         """Create all payouts of a batch, or none; return the batch and whether it is new."""

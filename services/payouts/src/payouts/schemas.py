@@ -6,10 +6,11 @@ from datetime import date, datetime
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from common.clients.accounts_file import DEFAULT
 from common.contracts.money import Currency
+from common.http.requests import RequestModel
 from payouts.ledger.entries import Funding
 from payouts.settings import Priority
 
@@ -30,11 +31,7 @@ def _zone(name: str) -> str:
     return name
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Schedule(_Part):
+class Schedule(RequestModel):
     """When the available balance is paid out automatically: at an hour of each day, on one day a
     week, or as soon as it reaches `minimum` (minor units)."""
 
@@ -50,7 +47,7 @@ class Schedule(_Part):
         return f"0 {self.hour} * * {self.weekday % 7 if self.kind == 'weekly' else '*'}"
 
 
-class NewRecipient(_Part):
+class NewRecipient(RequestModel):
     """A new recipient. `details` are the destination, in the fields of the provider
     (docs/guides/payouts.md)."""
 
@@ -65,7 +62,7 @@ class NewRecipient(_Part):
     schedule: Schedule = Schedule()
 
 
-class RecipientChange(_Part):
+class RecipientChange(RequestModel):
     """A change of a recipient. Fields that are left out stay as they are."""
 
     name: Text | None = None
@@ -75,7 +72,7 @@ class RecipientChange(_Part):
     reason: Text
 
 
-class NewPayout(_Part):
+class NewPayout(RequestModel):
     recipient: Reference
     amount: Amount = Field(description="minor units, what the recipient gets")
     fee: int = Field(
@@ -97,12 +94,12 @@ class NewPayout(_Part):
         return self
 
 
-class NewBatch(_Part):
+class NewBatch(RequestModel):
     name: Text
     payouts: list[NewPayout] = Field(min_length=1, max_length=MOST_IN_A_BATCH, fail_fast=True)
 
 
-class Credit(_Part):
+class Credit(RequestModel):
     """Money that a recipient has earned: it becomes available for payouts."""
 
     amount: Amount = Field(description="minor units")
@@ -110,11 +107,11 @@ class Credit(_Part):
     reason: Text
 
 
-class ReasonBody(_Part):
+class ReasonBody(RequestModel):
     reason: Text
 
 
-class Period(_Part):
+class Period(RequestModel):
     """A range of days (UTC), both included."""
 
     first: date

@@ -45,12 +45,12 @@ class Handlers:
             subscription.sequence = sequence
             subscription.active = event.type == "subscription.activated"
         _update_contact(row, event.data.contact, event.data.contact_sequence)
-        self._decide(work, row, event)
+        self._update_desired_state(work, row, event)
 
     async def on_customer_changed(self, work: UnitOfWork, event: Event[CustomerChanged]) -> None:
         row = await _integration(work.session, event)
         _update_contact(row, event.data.contact, event.sequence or 0)
-        self._decide(work, row, event)
+        self._update_desired_state(work, row, event)
 
     async def on_organization_requested(self, event: Event[ReconcileOrganization]) -> None:
         try:
@@ -58,7 +58,7 @@ class Handlers:
         except CircuitOpen as error:  # no call was made: no attempt is used up
             raise Busy(str(error), error.retry_after) from error
 
-    def _decide(self, work: UnitOfWork, row: Integration, event: Event[Any]) -> None:
+    def _update_desired_state(self, work: UnitOfWork, row: Integration, event: Event[Any]) -> None:
         """Update the desired state after an event, and request an operation if one is due."""
         row.desired_state = domain.desired_state(
             SubscriptionState(each.active) for each in row.subscriptions

@@ -84,10 +84,10 @@ class Provisioner:
         Raises `Busy` while another process runs one, `CircuitOpen` while the backend API is not
         called, and what `Backend` raises.
         """
-        while await self._one_operation(integration_id, cause):
+        while await self._run_operation(integration_id, cause):
             pass
 
-    async def _one_operation(self, integration_id: str, cause: Event[Any]) -> bool:
+    async def _run_operation(self, integration_id: str, cause: Event[Any]) -> bool:
         """Run one operation. Return False if none was due."""
         async with self._gate.admit():
             intent = await self._begin(integration_id)
@@ -97,7 +97,7 @@ class Provisioner:
                 async with asyncio.timeout_at(intent.deadline), self._gate.call():
                     organization_id = await self._call(intent)
             except CircuitOpen:
-                await self._not_begun(intent)
+                await self._discard_intent(intent)
                 raise
             except TimeoutError as error:
                 failure = BackendFailed(
@@ -227,7 +227,7 @@ class Provisioner:
             _announce(work, row, kind, cause)
             await work.flush()
 
-    async def _not_begun(self, intent: Intent) -> None:
+    async def _discard_intent(self, intent: Intent) -> None:
         """Delete the attempt, since nothing was sent."""
         async with self._sessions.begin() as session:
             await repository.forget_attempt(session, intent.attempt_id)

@@ -74,7 +74,7 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
         ),
         EffectfulConsumer(
             topology.queue("subscription.refunds"),
-            refunds.do,
+            refunds.process,
             concurrency=settings.concurrency,
             on_give_up=refunds.give_up,
             **options,

@@ -69,7 +69,7 @@ async def on_checkout_completed(work: UnitOfWork, event: Event[CheckoutCompleted
 async def on_payment(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
     report = event.data
     paid = event.type == "payment.succeeded"
-    await store.keep_payment(work.session, event, paid=paid)
+    await store.save_payment(work.session, event, paid=paid)
     checkout = outcomes.find_checkout(work.session, event)
     if checkout is None and report.customer_id is None and paid:
         _count_unclaimed(event)
@@ -80,7 +80,7 @@ async def on_payment(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
         expired = event.type == "payment.expired"
         status = CheckoutStatus.EXPIRED if expired else CheckoutStatus.FAILED
         outcome = Outcome(status, event.time, event.id)
-        await outcomes.settle(work, event, checkout, outcome, report.contact)
+        await outcomes.apply_outcome(work, event, checkout, outcome, report.contact)
     if report.customer_id is None:
         return
     await store.update_contact(
@@ -103,24 +103,24 @@ def _count_unclaimed(event: Event[PaymentOutcome]) -> None:
 
 
 async def on_payment_duplicated(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
-    await store.keep_payment(work.session, event, paid=True)
+    await store.save_payment(work.session, event, paid=True)
     checkout = outcomes.find_checkout(work.session, event)
     if checkout is None:
         _count_unclaimed(event)
     else:
-        await outcomes.settle_further_charge(work, event, checkout)
+        await outcomes.apply_further_charge(work, event, checkout)
 
 
 async def on_payment_refunded(work: UnitOfWork, event: Event[PaymentRefunded]) -> None:
     report = event.data
-    await store.keep_reversal(
+    await store.save_reversal(
         work.session, event, "refund", report.refund_of, report.amount_refunded, None
     )
 
 
 async def on_payment_disputed(work: UnitOfWork, event: Event[PaymentDisputed]) -> None:
     report = event.data
-    await store.keep_reversal(
+    await store.save_reversal(
         work.session, event, "dispute", report.dispute_id, report.amount, report.reason
     )
 
@@ -128,7 +128,7 @@ async def on_payment_disputed(work: UnitOfWork, event: Event[PaymentDisputed]) -
 async def on_refund_reported(work: UnitOfWork, event: Event[RefundReported]) -> None:
     report = event.data
     if report.status == "failed":
-        await store.keep_reversal(
+        await store.save_reversal(
             work.session, event, "refund_failed", report.refund_id, report.amount, report.reason
         )
     await refunds.take_report(work, event)
@@ -142,7 +142,7 @@ async def on_provider_subscription(work: UnitOfWork, event: Event[ProviderSubscr
         work, event, _id(models.Customer, event, report.customer_id), contact
     )
     for plan in _plans(report):
-        await store.keep_plan(work.session, event, report.provider, plan)
+        await store.save_plan(work.session, event, report.provider, plan)
     was = report.previous
     snapshot = Snapshot(
         at=event.time,

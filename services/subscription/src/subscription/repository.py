@@ -45,7 +45,7 @@ async def set_policy(
     )
 
 
-async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
+async def save_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
     """Insert the plan, or replace it by a newer report."""
     row = insert(Plan).values(values)
     newer = tuple_(Plan.seen_at, Plan.seen_event_id) < tuple_(
@@ -62,7 +62,7 @@ async def keep_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
     )
 
 
-async def keep_reversal(session: AsyncSession, values: Mapping[str, Any]) -> None:
+async def save_reversal(session: AsyncSession, values: Mapping[str, Any]) -> None:
     """Insert the reversal or raise its amount: providers report the total so far, in any order."""
     row = insert(Reversal).values(values)
     await session.execute(

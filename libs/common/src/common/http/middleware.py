@@ -136,16 +136,16 @@ async def _admit(scope: Scope, headers: Headers) -> None:
     if throttle is not None and not _is_public(path, _FOR_PROBES):
         client = (scope.get("client") or ("", 0))[0]
         address = throttle.address(client, headers.getlist("x-forwarded-for"))
-        await throttle.take("address", address)
+        await throttle.acquire("address", address)
         if path == _SIGN_IN and scope["method"] == "POST":
-            await throttle.take("sign-in", address)
+            await throttle.acquire("sign-in", address)
     authenticator: Authenticator | None = getattr(state, "authenticator", None)
     if authenticator is None or _is_public(path, _PUBLIC):
         return
     caller = await authenticator.authenticate(headers.get("authorization"))
     scope.setdefault("state", {})["caller"] = caller
     if throttle is not None:
-        await throttle.take("token", f"{caller.tenant}/{caller.subject}")
+        await throttle.acquire("token", f"{caller.tenant}/{caller.subject}")
 
 
 def _is_public(path: str, public: Iterable[str]) -> bool:

@@ -60,7 +60,7 @@ class Throttle:
             )
         }
 
-    async def take(self, by: str, key: str) -> None:
+    async def acquire(self, by: str, key: str) -> None:
         """Count a call by its `token`, its `address`, or as a `sign-in`. Raise `TooMany`."""
         try:
             result = await self._circuit.ask(partial(self._count, by, key))

@@ -249,11 +249,11 @@ class Consumer(ABC):
             await self._fail(delivery, failed)
             return
         if (item := replay_marker.replay_item_of(delivery.headers)) is not None:
-            await self._tell(
+            await self._publish_outcome(
                 replay_marker.replay_completed(self.queue.name, self._source, None, done=[item])
             )
 
-    async def _tell(self, told: Event[ReplayItemsCompleted]) -> None:
+    async def _publish_outcome(self, told: Event[ReplayItemsCompleted]) -> None:
         await self._through_outages(partial(replay_marker.publish_completed, self._publisher, told))
 
     async def _arrivals(self) -> None:
@@ -300,7 +300,7 @@ class Consumer(ABC):
 
     async def _fail(self, delivery: Delivery, error: BaseException) -> None:
         """Schedule a retry or dead-letter the message; the caller acknowledges it."""
-        await self._through_outages(partial(self._failing.settle, delivery, error))
+        await self._through_outages(partial(self._failing.handle, delivery, error))
 
     async def _bury(self, delivery: Delivery) -> None:
         """Dead-letter a message that could not be decoded: no handler can process it."""

@@ -87,4 +87,4 @@ class EffectfulConsumer(Consumer):
         item = replay_marker.replay_item_of(delivery.headers)
         if item is not None:
             told = replay_marker.replay_completed(self.queue.name, self._source, event, done=[item])
-            await self._tell(told)
+            await self._publish_outcome(told)

@@ -54,7 +54,7 @@ class FailureHandler:
         self._attempts = attempts
         self._on_give_up = on_give_up
 
-    async def settle(self, delivery: Delivery, error: BaseException) -> None:
+    async def handle(self, delivery: Delivery, error: BaseException) -> None:
         """Return when the broker has the message elsewhere, so that it may be acknowledged.
 
         Raise what is classified as an outage; the call may then be repeated.

@@ -122,7 +122,7 @@ class TransactionalConsumer(Consumer):
         assert first is not None
         name, source = self.queue.name, self._source
         told = replay_marker.replay_completed(name, source, first, done=done, duplicates=duplicates)
-        await self._tell(told)
+        await self._publish_outcome(told)
 
     def _handler(self, event: Event[Any]) -> Handler:
         try:

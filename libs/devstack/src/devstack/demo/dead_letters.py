@@ -52,10 +52,10 @@ OperationalError: the disk is full
 def main(letters: int) -> int:
     console = Console()
     with scene("demo-dead-letters", _PROCESSES, console, extra_env=_ENVIRONMENT) as (system, keys):
-        return asyncio.run(_play(Cemetery(system, keys, letters), system, console))
+        return asyncio.run(_play(DeadLetterDemo(system, keys, letters), system, console))
 
 
-async def _play(cemetery: Cemetery, system: System, console: Console) -> int:
+async def _play(cemetery: DeadLetterDemo, system: System, console: Console) -> int:
     async with cemetery:
         rate = await cemetery.measure_consumer(cemetery.count // 4)
         console.print(f"the consumer takes {rate:,.0f} messages a second")
@@ -99,7 +99,7 @@ async def _play(cemetery: Cemetery, system: System, console: Console) -> int:
         return 0 if fast and all(check.ok for check in checks) else 1
 
 
-class Cemetery:
+class DeadLetterDemo:
     """`count` dead letters, of which one in a thousand will fail again."""
 
     def __init__(self, system: System, keys: DevKeys, count: int) -> None:
@@ -119,7 +119,7 @@ class Cemetery:
         )
         self._publisher = Publisher(self._broker, timeout=60)
 
-    async def __aenter__(self) -> Cemetery:
+    async def __aenter__(self) -> DeadLetterDemo:
         await self._broker.start()
         return self
 

@@ -45,7 +45,7 @@ _SEED = 3
 
 
 @dataclass
-class Bought:
+class BuyerScenario:
     """One buyer's intent, and the resulting order."""
 
     fate: str
@@ -113,7 +113,7 @@ class Marketplace:
             await self._call("admin", "PUT", "orders-api", "/v1/terms", terms)
             mine = iter([each for each in self.bought if each.rule == rule])
 
-            async def work(mine: Iterator[Bought] = mine) -> None:
+            async def work(mine: Iterator[BuyerScenario] = mine) -> None:
                 for buyer in mine:
                     await self._buy(buyer)
 
@@ -192,7 +192,7 @@ class Marketplace:
     async def orders(self) -> list[dict[str, Any]]:
         return await self._all("orders-api", "/v1/orders")
 
-    async def _buy(self, buyer: Bought) -> None:
+    async def _buy(self, buyer: BuyerScenario) -> None:
         reference = f"buyer-{self._dice.randrange(10**9)}"
         wanted = {
             "reference": f"O-{self._dice.randrange(10**12)}",
@@ -207,12 +207,12 @@ class Marketplace:
         elif buyer.fate == "late":
             buyer.order["payment"] = await self._start(buyer)
 
-    async def _start(self, buyer: Bought) -> dict[str, Any]:
+    async def _start(self, buyer: BuyerScenario) -> dict[str, Any]:
         wanted = {"provider": buyer.provider, "return_url": "https://shop.example.com/"}
         path = f"/v1/orders/{buyer.order['id']}/payments"
         return await self._call("operator", "POST", "orders-api", path, wanted)
 
-    async def _pay(self, buyer: Bought, payment: dict[str, Any]) -> None:
+    async def _pay(self, buyer: BuyerScenario, payment: dict[str, Any]) -> None:
         """Pay as the buyer; the checkout has the provider's name of the payment."""
         path = f"/v1/checkouts/{payment['id']}"
         checkout = await self._call("viewer", "GET", "subscription-api", path)
@@ -244,7 +244,7 @@ class Marketplace:
         for order in await self._all("orders-api", "/v1/orders", state="paid"):
             await self._call("operator", "POST", "orders-api", f"/v1/orders/{order['id']}/fulfil")
 
-    async def _until(self, buyer: Bought, *states: str) -> None:
+    async def _until(self, buyer: BuyerScenario, *states: str) -> None:
         started = time.monotonic()
         path = f"/v1/orders/{buyer.order['id']}"
         while True:
@@ -325,7 +325,7 @@ class Marketplace:
         books = await self._call("viewer", "GET", "sandbox-providers", "/_payouts")
         return sum(each["amount"] for each in books["transfers"] if each["status"] == "paid")
 
-    def _buyers(self, count: int) -> Iterator[Bought]:
+    def _buyers(self, count: int) -> Iterator[BuyerScenario]:
         shares = {"never": _NEVER, "late": _LATE, "partly": _PARTLY, "wholly": _WHOLLY}
         # At least two of each, one under each rule.
         fates = [
@@ -342,7 +342,7 @@ class Marketplace:
                 }
                 for _ in range(self._dice.randint(1, 4))
             ]
-            yield Bought(fate, lines, ("refund", "reopen")[number % 2])
+            yield BuyerScenario(fate, lines, ("refund", "reopen")[number % 2])
 
 
 def main(count: int) -> int:

@@ -39,7 +39,7 @@ class ProviderRateLimiter:
                 )
             )
 
-    async def take(self, name: str, per_minute: int) -> None:
+    async def acquire(self, name: str, per_minute: int) -> None:
         """Count one call, waiting for its turn if that comes soon. Raises `RateLimited`."""
         if self._redis is not None:
             try:

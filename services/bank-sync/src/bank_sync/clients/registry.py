@@ -86,8 +86,8 @@ class Client:
         }
         async with self.gate.admit():
             if item is not None:
-                await self.counter.take(f"{item}/{kind}", of_item[kind])
-            await self.counter.take(f"{self.gate.system}/{kind}", of_all[kind])
+                await self.counter.acquire(f"{item}/{kind}", of_item[kind])
+            await self.counter.acquire(f"{self.gate.system}/{kind}", of_all[kind])
             started = time.perf_counter()
             try:
                 async with self.gate.call():

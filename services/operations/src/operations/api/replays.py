@@ -31,7 +31,7 @@ async def create_replay(
     token = request.headers.get("authorization", "")
     if body.dry_run:
         response.status_code = HTTPStatus.OK
-        found = await operators.forecast(session, caller, body.wish(), token)
+        found = await operators.dry_run(session, caller, body.wish(), token)
         return ForecastView.model_validate(found)
     return await operators.replay(session, caller, body.wish(), token)
 

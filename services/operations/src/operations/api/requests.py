@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from common.http.requests import RequestModel
 from operations.replay.journal_window import JournalWindow
 from operations.selection import Filter, ReplayRequest
 
@@ -22,11 +23,7 @@ Concurrency = Annotated[int, Field(ge=1, le=100_000, description="with their con
 _MOST_IDS = 5_000
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class DeadLetterSelection(_Request):
+class DeadLetterSelection(RequestModel):
     """Which dead letters: these `ids`, or all that fit the `filter`; `{}` fits all that are
     open."""
 
@@ -55,22 +52,22 @@ class ReplayBody(DeadLetterSelection):
         )
 
 
-class JournalReplayBody(_Request):
+class JournalReplayBody(RequestModel):
     window: JournalWindow
     reason: Reason
     rate: Rate = None
     concurrency: Concurrency = 1000
 
 
-class ReasonBody(_Request):
+class ReasonBody(RequestModel):
     reason: Reason
 
 
-class NewNote(_Request):
+class NewNote(RequestModel):
     text: Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
-class Edit(_Request):
+class Edit(RequestModel):
     """What is other in the event's `data`: a JSON merge patch (RFC 7396). What is left out stays,
     null takes a field away."""
 

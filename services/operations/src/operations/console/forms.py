@@ -85,7 +85,7 @@ async def act(request: Request, visitor: SignedIn, session: Session) -> Response
     if action in {"replay", "forecast"}:
         wish = _parsed(ReplayBody, chosen | _pace(form)).wish()
         if action == "forecast":
-            found = await operator_service.forecast(session, visitor.caller, wish, visitor.header)
+            found = await operator_service.dry_run(session, visitor.caller, wish, visitor.header)
             return page("forecast.html", visitor, forecast=found, form=form, chosen=chosen)
         made = await operator_service.replay(session, visitor.caller, wish, visitor.header)
         return go_to(f"/console/replays/{made.id}")

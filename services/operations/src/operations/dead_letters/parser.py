@@ -71,7 +71,7 @@ def parse(
     error = redact.beginning(_text(headers.get(dead_letter.ERROR)), _LONGEST_ERROR)
     stack = redact.end(_text(headers.get(dead_letter.STACK)), _LONGEST_STACK)
     reason = _text(headers.get(dead_letter.REASON))
-    death = _broker_s_word(headers)
+    death = _x_death(headers)
     if not error:  # the broker's own doing: its workers died over it, or it was rejected
         reason = reason or str(death.get("reason") or _UNKNOWN)
         error = f"{reason}: given up by the broker, not by a worker"
@@ -176,7 +176,7 @@ def _entry(entry: Any) -> dict[str, str]:
     return {sanitize(str(key)): sanitize(str(value)) for key, value in entry.items()}
 
 
-def _broker_s_word(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+def _x_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     """https://www.rabbitmq.com/docs/dlx#effects: the latest death comes first."""
     failure_count = headers.get("x-death")
     if isinstance(failure_count, list) and failure_count and isinstance(failure_count[0], Mapping):

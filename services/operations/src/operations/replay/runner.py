@@ -89,7 +89,7 @@ class ReplayRunner:
         running: set[asyncio.Task[None]] = set()
         while not self._stop.is_set():
             try:
-                found = await self._take() if len(running) < _AT_ONCE else None
+                found = await self._claim_replay() if len(running) < _AT_ONCE else None
                 if found is not None:
                     task = asyncio.create_task(self._run(*found))
                     running.add(task)
@@ -100,7 +100,7 @@ class ReplayRunner:
             await self._pause(_IDLE_SECONDS)
         await asyncio.gather(*running)
 
-    async def _take(self) -> tuple[str, str] | None:
+    async def _claim_replay(self) -> tuple[str, str] | None:
         """The oldest replay that nobody runs, as ours: its id and our lease. One that was paused or
         cancelled, too, if a worker died that had not told yet what it sent."""
         lease = uuid4().hex
@@ -124,10 +124,10 @@ class ReplayRunner:
         except Exception as error:  # noqa: BLE001 - whatever it is, the replay stays to be run
             log.warning("replay_interrupted", replay=id_, error=describe(error))
             with suppress(Exception):
-                await self._let_go(id_, lease, describe(error), after=_AFTER_FAILURE)
+                await self._release(id_, lease, describe(error), after=_AFTER_FAILURE)
         finally:
             with suppress(Exception):  # then the lease ends by itself
-                await self._let_go(id_, lease)
+                await self._release(id_, lease)
 
     async def _step(self, id_: str, lease: str, confirmed: int | None) -> tuple[int | None, bool]:
         """Send as many as may be sent now. Returns up to which position the broker has confirmed
@@ -237,7 +237,7 @@ class ReplayRunner:
             await self._hold(session, id_, lease)
         return time.monotonic()
 
-    async def _let_go(
+    async def _release(
         self, id_: str, lease: str, error: str | None = None, *, after: timedelta = timedelta()
     ) -> None:
         """For another worker, or for us again, `after` a while."""

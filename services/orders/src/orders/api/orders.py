@@ -118,7 +118,7 @@ async def start_payment(
             "account": body.account,
             "status": started["status"],
         }
-        payment = await repository.keep_payment(session, values)
+        payment = await repository.save_payment(session, values)
         payment.url = started["url"]
         return PaymentView.model_validate(payment)
 

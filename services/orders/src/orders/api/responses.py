@@ -11,7 +11,7 @@ from common.http.resources import View
 from orders.domain import RefundState, State
 
 
-class _Part(BaseModel):
+class _View(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
@@ -32,7 +32,7 @@ class OrderView(View):
     version: int = Field(description="the `sequence` of its last event")
 
 
-class LineView(_Part):
+class LineView(_View):
     seller: str
     description: str
     quantity: int
@@ -44,7 +44,7 @@ class LineView(_Part):
     amount: int
 
 
-class ShareView(_Part):
+class ShareView(_View):
     """A seller's share of an order. `owed` is the final amount due to the seller, `requested` the
     amount requested from the payouts service so far."""
 

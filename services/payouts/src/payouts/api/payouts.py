@@ -43,7 +43,7 @@ async def create_payout(
     idempotency_key: IdempotencyKey,
 ) -> PayoutView:
     async with session.begin():
-        ordered = await service.order(session, caller.tenant, idempotency_key, actor(caller), body)
+        ordered = await service.create(session, caller.tenant, idempotency_key, actor(caller), body)
     return PayoutView.model_validate(ordered.payouts[0])
 
 
@@ -119,7 +119,7 @@ async def create_batch(
 ) -> BatchView:
     """Create all payouts of the batch, or none."""
     async with session.begin():
-        row, _ = await service.order_batch(
+        row, _ = await service.create_batch(
             session, caller.tenant, idempotency_key, actor(caller), body
         )
     return BatchView.model_validate(row)

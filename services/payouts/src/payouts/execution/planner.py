@@ -187,14 +187,14 @@ class PayoutPlanner:
             status_updates.schedule_status_check(self._books, row, self._times, f"look-up: {error}")
             return None
         before = row.version
-        moves = self._settle_found(file, item.found, transfers)
+        moves = self._apply_found(file, item.found, transfers)
         if moves or row.version != before:
             if row.version == before and row.state == State.SUBMITTED:
                 status_updates.schedule_status_check(self._books, row, self._times, None)
             return None
         return self._free(file)
 
-    def _settle_found(
+    def _apply_found(
         self,
         file: PayoutHistory,
         found: Sequence[ProviderTransfer],

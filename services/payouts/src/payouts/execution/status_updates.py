@@ -54,7 +54,7 @@ class PayoutHistory:
         known = next((each for each in newest_first if each.transfer_id == transfer_id), None)
         return known or next((each for each in newest_first if each.transfer_id is None), None)
 
-    def take(self, transfer: Transfer) -> None:
+    def adopt(self, transfer: Transfer) -> None:
         """Record the transfer as this payout's."""
         transfer.payout_id = self.row.id
         if transfer not in self.transfers:
@@ -177,7 +177,7 @@ def _learn(
     known = transfer.transfer_status
     joined = domain.merge_queried_status if asked else domain.merge_status
     transfer.transfer_status = joined(TransferStatus(known) if known else None, transfer_status)
-    file.take(transfer)
+    file.adopt(transfer)
     attempt = file.attempt_of(transfer.transfer_id)
     if attempt is not None:
         known = attempt.transfer_status

@@ -97,7 +97,7 @@ class PayoutUnitOfWork:
         self._note(row, actor, action, before, reason, posted)
         self._moves[row.provider, to] += 1
         if told and to in _TOLD:
-            self._tell(row, to, cause)
+            self._publish(row, to, cause)
 
     def correct(self, row: Payout, amount: int) -> None:
         """Correct the amount of a payout to that of the transfer that the provider made before the
@@ -201,7 +201,7 @@ class PayoutUnitOfWork:
             )
         )
 
-    def _tell(self, row: Payout, state: State, cause: Event[Any] | None) -> None:
+    def _publish(self, row: Payout, state: State, cause: Event[Any] | None) -> None:
         changed = PayoutChanged(
             payout_id=row.id,
             recipient_id=row.recipient_id,

@@ -114,7 +114,7 @@ class Reconciler:
             # Payouts before discrepancies: the common lock order.
             ids = [each.payout_id for each in found if each.kind in {"state", "amount"}]
             await repository.lock_payouts(session, [id_ for id_ in ids if id_])
-            await _keep(session, account, day, found, checked=ours.keys())
+            await _save(session, account, day, found, checked=ours.keys())
             await _enqueue_status_checks(session, ids)
             if await repository.settle_recovery(session, account.key, day, fault):
                 await _note_recovered(session, account.tenant)
@@ -262,7 +262,7 @@ async def _differences(
             continue  # the account serves another tenant too: compared there
         if row is None:
             found += [
-                discrepancies.not_ours(account, day, each.transfer_id, _said(each))
+                discrepancies.not_ours(account, day, each.transfer_id, _description(each))
                 for each in listed
                 if first <= each.created_at < last
             ]
@@ -304,7 +304,7 @@ def _compared(day: date, row: Payout, listed: ListedTransfer) -> list[Discrepanc
     return found
 
 
-async def _keep(
+async def _save(
     session: AsyncSession,
     account: ProviderAccount,
     day: date,
@@ -317,5 +317,5 @@ async def _keep(
     await discrepancies.resolve_others(session, account, day, found, checked=checked, now=now)
 
 
-def _said(listed: ListedTransfer) -> str:
+def _description(listed: ListedTransfer) -> str:
     return f"{listed.amount} {listed.currency}, {listed.transfer_status}"

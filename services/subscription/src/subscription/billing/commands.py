@@ -171,7 +171,7 @@ class BillingCommands:
         self, row: Command, attempt: Attempt, error: Exception, *, began: bool
     ) -> Command:
         if isinstance(error, ProviderRejected):
-            return await self._finish(row.id, CommandStatus.REFUSED, None, self._said(error))
+            return await self._finish(row.id, CommandStatus.REFUSED, None, self._masked(error))
         if isinstance(error, RateLimited):  # Stripe did not accept the call
             metrics.commands.labels(row.kind, "put_off").inc()
             return await self._put_off(row.id, f"stripe: {error}", began=began)
@@ -179,11 +179,11 @@ class BillingCommands:
         if isinstance(error, IdempotencyKeyConsumed):
             await self._next_key(attempt)
             if error.partly:
-                return await self._accept(row.id, self._said(error))
-            return await self._resolve(row, self._said(error))
+                return await self._accept(row.id, self._masked(error))
+            return await self._resolve(row, self._masked(error))
         if isinstance(error, TimeoutError):
             return await self._accept(row.id, f"stripe gave no answer in {self._timeout:g} s")
-        return await self._accept(row.id, self._said(error))
+        return await self._accept(row.id, self._masked(error))
 
     async def _resolve(
         self, row: Command, error: str | None = None, *, seen: int | None = None
@@ -196,9 +196,9 @@ class BillingCommands:
             async with client.gate.admit(), asyncio.timeout(self._timeout), client.gate.call():
                 found = await client.api.find(attempt)
         except ProviderRejected as refused:
-            return await self._finish(row.id, CommandStatus.REFUSED, None, self._said(refused))
+            return await self._finish(row.id, CommandStatus.REFUSED, None, self._masked(refused))
         except (RateLimited, Upstream, TimeoutError) as unknown:
-            return await self._accept(row.id, error or self._said(unknown))
+            return await self._accept(row.id, error or self._masked(unknown))
         if found is not None:
             return await self._finish(row.id, CommandStatus.DONE, found, None)
         error = error or "stripe was asked, and has not done it"
@@ -321,7 +321,7 @@ class BillingCommands:
             await session.refresh(row)
             session.expunge(row)
 
-    def _said(self, error: Exception) -> str:
+    def _masked(self, error: Exception) -> str:
         return excerpt(f"stripe {error}", self._redact)
 
 

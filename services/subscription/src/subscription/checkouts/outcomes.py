@@ -101,10 +101,10 @@ async def apply_payment(
             checkout.error = f"paid {paid[0]} {paid[1]}, not {asked} (minor units)"
     came = paid or (checkout.amount, checkout.currency)
     outcome = Outcome(status, event.time, event.id)
-    await settle(work, event, checkout, outcome, payer, came)
+    await apply_outcome(work, event, checkout, outcome, payer, came)
 
 
-async def settle_further_charge(
+async def apply_further_charge(
     work: UnitOfWork, event: Event[PaymentOutcome], checkout: Checkout
 ) -> None:
     """Apply a further charge for the same checkout. It buys nothing, unless the payment before it
@@ -143,7 +143,7 @@ async def settle_further_charge(
             _has_to_go_back(checkout, f"{before}; {now}")
 
 
-async def settle(
+async def apply_outcome(
     work: UnitOfWork,
     event: Event[Any],
     checkout: Checkout,
@@ -250,7 +250,7 @@ async def _activate_subscription(
         currency=checkout.currency,
         interval=request.plan.interval,
     )
-    await store.keep_plan(work.session, event, OURS, plan)
+    await store.save_plan(work.session, event, OURS, plan)
     assert checkout.paid_at is not None
     row = await work.session.get_one(models.Subscription, checkout.subscription_id)
     await work.session.flush()  # the query below must find this checkout

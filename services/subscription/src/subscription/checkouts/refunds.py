@@ -54,7 +54,7 @@ class RefundService:
         self._timeout = timeout
         self._redact = redact
 
-    async def do(self, event: Event[RefundRequested]) -> None:
+    async def process(self, event: Event[RefundRequested]) -> None:
         """Make a requested refund. Raise `Permanent` if it can never be made, `Busy` if it cannot
         be made now, and the provider client's errors if it may be retried."""
         client, gate, request = await self._intend(event)
@@ -64,7 +64,7 @@ class RefundService:
             async with gate.admit(), asyncio.timeout(self._timeout), gate.call():
                 returned = await client.refund(request)
         except ProviderRejected as error:
-            returned = RefundResult("", accepted=False, reason=self._said(error))
+            returned = RefundResult("", accepted=False, reason=self._masked(error))
         except RateLimited as error:  # uses up no attempt: a busy provider is no failure
             raise Busy(str(error), error.retry_after) from error
         except IdempotencyKeyConsumed:
@@ -72,7 +72,7 @@ class RefundService:
             raise
         except TimeoutError as error:
             raise ProviderTimeout(f"no answer in {self._timeout:g} s") from error
-        await self._settle(event, returned)
+        await self._apply(event, returned)
 
     async def give_up(
         self, work: UnitOfWork, event: Event[RefundRequested], error: BaseException
@@ -93,7 +93,7 @@ class RefundService:
             "reason": report.reason,
             "status": _FAILED,
             "requests": event.sequence or 1,
-            "error": self._said(error),
+            "error": self._masked(error),
         }
         fresh = insert(Refund).values(never_begun).on_conflict_do_nothing().returning(Refund.id)
         begun = await work.session.scalar(fresh) is None
@@ -106,12 +106,12 @@ class RefundService:
             return
         if begun and row.status == _OPEN:
             row.status = _UNKNOWN
-        row.requests, row.error = max(row.requests, event.sequence or 1), self._said(error)
+        row.requests, row.error = max(row.requests, event.sequence or 1), self._masked(error)
         metrics.refunds.labels(row.provider, row.status).inc()
         row.reports += 1
-        _tell(work, event, row)
+        _publish(work, event, row)
 
-    def _said(self, error: BaseException) -> str:
+    def _masked(self, error: BaseException) -> str:
         return excerpt(str(error), self._redact)
 
     async def _intend(
@@ -167,7 +167,7 @@ class RefundService:
             row = await session.get_one(Refund, request.id, with_for_update=True)
             row.attempts = max(row.attempts, request.attempt + 1)
 
-    async def _settle(self, event: Event[RefundRequested], returned: RefundResult | None) -> None:
+    async def _apply(self, event: Event[RefundRequested], returned: RefundResult | None) -> None:
         async with self._sessions.begin() as session:
             row = await session.get_one(Refund, event.data.refund_id, with_for_update=True)
             made = returned is not None and returned.accepted
@@ -183,7 +183,7 @@ class RefundService:
             row.reports += 1
             metrics.refunds.labels(row.provider, row.status).inc()
             work = UnitOfWork(session, SOURCE)
-            _tell(work, event, row)
+            _publish(work, event, row)
             await work.flush()
 
 
@@ -211,18 +211,18 @@ async def take_report(work: UnitOfWork, event: Event[RefundReported]) -> None:
     row.reports += 1
     metrics.refunds.labels(row.provider, row.status).inc()
     log.error("refund_failed_after_success", refund=row.id, reason=report.reason)
-    _tell(work, event, row)
+    _publish(work, event, row)
 
 
 async def _tell_again(session: AsyncSession, event: Event[RefundRequested], row: Refund) -> None:
     """Publish the known outcome again: a requester that repeats its request has not received it."""
     row.reports += 1
     work = UnitOfWork(session, SOURCE)
-    _tell(work, event, row)
+    _publish(work, event, row)
     await work.flush()
 
 
-def _tell(work: UnitOfWork, event: Event[Any], row: Refund) -> None:
+def _publish(work: UnitOfWork, event: Event[Any], row: Refund) -> None:
     work.emit(
         "refund.completed",
         RefundCompleted(

@@ -29,7 +29,7 @@ from subscription.checkouts.payers import Payers
 from subscription.checkouts.status import CheckoutStatus
 from subscription.domain import SOURCE
 from subscription.models import OURS, Checkout, row_id
-from subscription.providers.base import CheckoutClient, CheckoutRequest, Started
+from subscription.providers.base import CheckoutClient, CheckoutRequest, StartedCheckout
 from subscription.providers.registry import Accounts
 from subscription.schemas.checkout import NewCheckout
 
@@ -85,7 +85,7 @@ class CheckoutService:
             if order is None:
                 return _answer(checkout)
             try:
-                started, payload = await self._ask(client, gate, order)
+                started, payload = await self._call_provider(client, gate, order)
             except ProviderRejected as error:
                 return _answer(await self._refuse(client, order, error))
         return _answer(await self._record(order, started, payload))
@@ -110,24 +110,24 @@ class CheckoutService:
             name = checkout.reference or client.reference(checkout.id, checkout.attempts)
             order = CheckoutRequest(checkout.id, name, request)
             if client.pushes_to_payer:  # on every attempt: each restarts the payer's time
-                started = client.started(order, name, None)
+                started = client.started_checkout(order, name, None)
                 await _announce(session, checkout, started, _payload(order, started))
         return checkout, order
 
-    async def _ask(
+    async def _call_provider(
         self, client: CheckoutClient, gate: CallGuard, order: CheckoutRequest
-    ) -> tuple[Started, CheckoutStarted]:
+    ) -> tuple[StartedCheckout, CheckoutStarted]:
         provider = order.request.provider
         try:
             async with asyncio.timeout(self._timeout), gate.call():
                 started = await client.start(order)
             return started, _payload(order, started)
         except ProviderRejected as error:
-            raise ProviderRejected(self._said(f"{provider} {error}"), error.status) from error
+            raise ProviderRejected(self._masked(f"{provider} {error}"), error.status) from error
         except RateLimited as error:
             raise RateLimited(f"{provider} {error}: {_AGAIN}", error.retry_after) from error
         except Upstream as error:
-            raise Upstream(f"{self._said(f'{provider} {error}')}; {_AGAIN}") from error
+            raise Upstream(f"{self._masked(f'{provider} {error}')}; {_AGAIN}") from error
         except TimeoutError as error:
             raise Upstream(f"{provider} gave no answer in {self._timeout:g} s; {_AGAIN}") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -157,7 +157,7 @@ class CheckoutService:
             else None,
         }
 
-    def _said(self, text: str) -> str:
+    def _masked(self, text: str) -> str:
         return excerpt(text, self._redact)
 
     async def _refuse(
@@ -177,7 +177,7 @@ class CheckoutService:
         return checkout
 
     async def _record(
-        self, order: CheckoutRequest, started: Started, payload: CheckoutStarted
+        self, order: CheckoutRequest, started: StartedCheckout, payload: CheckoutStarted
     ) -> Checkout:
         async with self._sessions.begin() as session:
             checkout = await repository.locked_checkout(session, order.id)
@@ -200,7 +200,7 @@ def _answer(checkout: Checkout) -> Checkout:
     return checkout
 
 
-def _payload(order: CheckoutRequest, started: Started) -> CheckoutStarted:
+def _payload(order: CheckoutRequest, started: StartedCheckout) -> CheckoutStarted:
     """Return the payload of `checkout.started`. Raise `ValidationError` for impossible values."""
     return CheckoutStarted(
         provider=order.request.provider,
@@ -216,7 +216,7 @@ def _payload(order: CheckoutRequest, started: Started) -> CheckoutStarted:
 
 
 async def _announce(
-    session: AsyncSession, checkout: Checkout, started: Started, payload: CheckoutStarted
+    session: AsyncSession, checkout: Checkout, started: StartedCheckout, payload: CheckoutStarted
 ) -> None:
     checkout.reference = started.reference
     checkout.url = started.url

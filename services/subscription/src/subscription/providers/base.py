@@ -82,7 +82,7 @@ class RefundResult:
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedCheckout:
     """A started payment. `reference` is the provider's id of the payment, `url` where to send the
     payer, None if the provider prompts the payer's phone. For the other fields see
     `CheckoutStarted`."""
@@ -125,15 +125,15 @@ class CheckoutClient(ABC):
         return checkout_id
 
     @abstractmethod
-    async def start(self, order: CheckoutRequest) -> Started:
+    async def start(self, order: CheckoutRequest) -> StartedCheckout:
         """Start the payment. Raise `ProviderRejected` if nothing was started; `Upstream` or
         `RateLimited` if the same request may be retried."""
 
-    def started(
+    def started_checkout(
         self, order: CheckoutRequest, reference: str, url: str | None, **more: object
-    ) -> Started:
+    ) -> StartedCheckout:
         """Return the result for a payment of the requested amount."""
-        return Started(
+        return StartedCheckout(
             reference,
             url,
             datetime.now(UTC) + self.lifetime,
@@ -143,14 +143,14 @@ class CheckoutClient(ABC):
         )
 
 
-class TokenClient(CheckoutClient):
+class OAuthCheckoutClient(CheckoutClient):
     """Client of an API that requires an access token."""
 
     def __init__(self, options: Options, http: httpx.AsyncClient) -> None:
         super().__init__(options, http)
         self._token = OAuthToken()
 
-    async def start(self, order: CheckoutRequest) -> Started:
+    async def start(self, order: CheckoutRequest) -> StartedCheckout:
         try:
             return await self._start(order, await self._token.get(self._fetch_token))
         except NotAuthorized:
@@ -162,7 +162,7 @@ class TokenClient(CheckoutClient):
         """Return the token endpoint's response."""
 
     @abstractmethod
-    async def _start(self, order: CheckoutRequest, token: str) -> Started: ...
+    async def _start(self, order: CheckoutRequest, token: str) -> StartedCheckout: ...
 
 
 def require_whole_units(request: NewCheckout) -> None:

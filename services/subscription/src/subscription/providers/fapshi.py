@@ -9,7 +9,12 @@ from pydantic import HttpUrl, SecretStr
 from common.clients.json_api import join_url, request_json
 from common.errors import Invalid
 from subscription.providers import base
-from subscription.providers.base import CheckoutClient, CheckoutRequest, Started, require_found
+from subscription.providers.base import (
+    CheckoutClient,
+    CheckoutRequest,
+    StartedCheckout,
+    require_found,
+)
 from subscription.schemas.checkout import NewCheckout
 
 _LEAST = 100
@@ -30,7 +35,7 @@ class Fapshi(CheckoutClient):
         if request.currency != "XAF" or (request.amount or 0) < _LEAST:
             raise Invalid(f"fapshi takes XAF, and no less than {_LEAST}")
 
-    async def start(self, order: CheckoutRequest) -> Started:
+    async def start(self, order: CheckoutRequest) -> StartedCheckout:
         request = order.request
         body = {
             "amount": order.amount,
@@ -50,4 +55,4 @@ class Fapshi(CheckoutClient):
             json={key: value for key, value in body.items() if value is not None},
         )
         payment = require_found(answer)
-        return self.started(order, payment["transId"], payment["link"])
+        return self.started_checkout(order, payment["transId"], payment["link"])

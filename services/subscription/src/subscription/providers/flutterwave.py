@@ -14,7 +14,7 @@ from subscription.providers import base
 from subscription.providers.base import (
     CheckoutClient,
     CheckoutRequest,
-    Started,
+    StartedCheckout,
     require_field,
     require_found,
 )
@@ -39,7 +39,7 @@ class Flutterwave(CheckoutClient):
         require_field(request, request.customer.email, "customer.email")
         require_field(request, request.return_url, "return_url")
 
-    async def start(self, order: CheckoutRequest) -> Started:
+    async def start(self, order: CheckoutRequest) -> StartedCheckout:
         customer = order.request.customer
         payer = {"email": customer.email, "name": customer.name, "phonenumber": customer.phone}
         body = {
@@ -60,4 +60,4 @@ class Flutterwave(CheckoutClient):
             headers={"Authorization": f"Bearer {self.options.secret_key.get_secret_value()}"},
             json=body,
         )
-        return self.started(order, order.reference, require_found(answer)["data"]["link"])
+        return self.started_checkout(order, order.reference, require_found(answer)["data"]["link"])

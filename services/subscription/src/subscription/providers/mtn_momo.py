@@ -16,8 +16,8 @@ from common.errors import ProviderRejected
 from subscription.providers import base
 from subscription.providers.base import (
     CheckoutRequest,
-    Started,
-    TokenClient,
+    OAuthCheckoutClient,
+    StartedCheckout,
     require_field,
     require_found,
 )
@@ -39,7 +39,7 @@ class Options(base.Options):
     base_url: HttpUrl = HttpUrl("https://proxy.momoapi.mtn.com")
 
 
-class MtnMomo(TokenClient):
+class MtnMomo(OAuthCheckoutClient):
     options_model = Options
     options: Options
     lifetime = timedelta(minutes=30)  # the payer has five minutes to confirm
@@ -64,7 +64,7 @@ class MtnMomo(TokenClient):
             headers=self._key,
         )
 
-    async def _start(self, order: CheckoutRequest, token: str) -> Started:
+    async def _start(self, order: CheckoutRequest, token: str) -> StartedCheckout:
         headers = self._key | {
             "Authorization": f"Bearer {token}",
             "X-Reference-Id": order.reference,
@@ -90,7 +90,7 @@ class MtnMomo(TokenClient):
         except ProviderRejected as error:
             if error.status != _ALREADY_THERE:
                 raise
-        return self.started(order, order.reference, None)
+        return self.started_checkout(order, order.reference, None)
 
     @property
     def _key(self) -> dict[str, str]:

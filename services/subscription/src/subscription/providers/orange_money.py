@@ -13,8 +13,8 @@ from common.errors import Invalid
 from subscription.providers import base
 from subscription.providers.base import (
     CheckoutRequest,
-    Started,
-    TokenClient,
+    OAuthCheckoutClient,
+    StartedCheckout,
     require_field,
     require_found,
     require_whole_units,
@@ -36,7 +36,7 @@ class Options(base.Options):
     base_url: HttpUrl = HttpUrl("https://api.orange.com")
 
 
-class OrangeMoney(TokenClient):
+class OrangeMoney(OAuthCheckoutClient):
     options_model = Options
     options: Options
     lifetime = timedelta(hours=1)
@@ -60,7 +60,7 @@ class OrangeMoney(TokenClient):
             data={"grant_type": "client_credentials"},
         )
 
-    async def _start(self, order: CheckoutRequest, token: str) -> Started:
+    async def _start(self, order: CheckoutRequest, token: str) -> StartedCheckout:
         back = str(order.request.return_url)
         pages = (self.options.country, "v1", "webpayment")
         answer = await request_json(
@@ -81,7 +81,7 @@ class OrangeMoney(TokenClient):
             },
         )
         page = require_found(answer)
-        return self.started(
+        return self.started_checkout(
             order,
             order.reference,
             page["payment_url"],

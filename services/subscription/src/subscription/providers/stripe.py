@@ -26,7 +26,7 @@ from subscription.providers.base import (
     CheckoutRequest,
     RefundRequest,
     RefundResult,
-    Started,
+    StartedCheckout,
     require_field,
 )
 from subscription.providers.stripe_billing import StripeBilling
@@ -67,7 +67,7 @@ class Stripe(CheckoutClient):
         """Return Stripe's idempotency key: its first result, even a 500, is repeated for a day."""
         return f"{checkout_id}.{attempt}"
 
-    async def start(self, order: CheckoutRequest) -> Started:
+    async def start(self, order: CheckoutRequest) -> StartedCheckout:
         with stripe_answers():
             session = await self._client.v1.checkout.sessions.create_async(
                 self._session(order), options={"idempotency_key": order.reference}
@@ -75,7 +75,7 @@ class Stripe(CheckoutClient):
         if session.amount_total is None or session.currency is None:
             raise Upstream("opened a session without a price")
         currency = session.currency.upper()
-        return Started(
+        return StartedCheckout(
             session.id,
             session.url,
             datetime.fromtimestamp(session.expires_at, UTC),

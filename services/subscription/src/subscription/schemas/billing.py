@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from common.contracts.subscriptions import Status
+from common.http.requests import RequestModel
 
 # Stripe's ids of prices, coupons and payment methods.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
@@ -29,11 +30,7 @@ class CommandStatus(StrEnum):
 UNFINISHED = (CommandStatus.OPEN, CommandStatus.ACCEPTED)
 
 
-class _Wanted(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NewSubscription(_Wanted):
+class NewSubscription(RequestModel):
     kind: Literal["subscribe"] = "subscribe"
     plan_id: Name = Field(description="the provider's price")
     trial_days: int = Field(default=0, ge=0, le=730)
@@ -41,41 +38,41 @@ class NewSubscription(_Wanted):
     payment_method: Name | None = Field(default=None, description="the customer's default if null")
 
 
-class ChangePlan(_Wanted):
+class ChangePlan(RequestModel):
     kind: Literal["change_plan"] = "change_plan"
     plan_id: Name
     when: When = "now"
     prorate: bool = Field(default=True, description="of a change that is made now")
 
 
-class Cancel(_Wanted):
+class Cancel(RequestModel):
     kind: Literal["cancel"] = "cancel"
     when: When = "period_end"
 
 
-class Resume(_Wanted):
+class Resume(RequestModel):
     """Undo a cancellation at the end of the period."""
 
     kind: Literal["resume"] = "resume"
 
 
-class ApplyCoupon(_Wanted):
+class ApplyCoupon(RequestModel):
     kind: Literal["apply_coupon"] = "apply_coupon"
     coupon: Name
 
 
-class NewSetupIntent(_Wanted):
+class NewSetupIntent(RequestModel):
     """Add a payment method in the customer's browser."""
 
     kind: Literal["setup_intent"] = "setup_intent"
 
 
-class SetDefault(_Wanted):
+class SetDefault(RequestModel):
     kind: Literal["set_default"] = "set_default"
     payment_method: Name
 
 
-class Detach(_Wanted):
+class Detach(RequestModel):
     kind: Literal["detach"] = "detach"
     payment_method: Name
 

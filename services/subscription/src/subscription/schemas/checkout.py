@@ -5,20 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
+from pydantic import Field, HttpUrl, model_validator
 
 from common.clients.accounts_file import DEFAULT
 from common.contracts.money import Currency, MinorUnits
+from common.http.requests import RequestModel
 from subscription.domain import Policy
 
 ProviderName = Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterwave"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EntitlementPolicy(_Part):
+class EntitlementPolicy(RequestModel):
     """Entitlements of a tenant's customers while they do not pay. By default a past-due customer is
     entitled for thirty days; one who is `unpaid` (Stripe has given up collecting) or `paused` (a
     trial ended without a payment method) is not, until that changes."""
@@ -43,7 +40,7 @@ class EntitlementPolicy(_Part):
         )
 
 
-class Buyer(_Part):
+class Buyer(RequestModel):
     """The customer who pays. `reference` is the caller's own name for the customer."""
 
     reference: str = Field(pattern=r"^[A-Za-z0-9._:@-]{1,100}$")
@@ -56,7 +53,7 @@ class Buyer(_Part):
     )
 
 
-class PlanTerms(_Part):
+class PlanTerms(RequestModel):
     """A plan, the interval that one payment covers, and the terms around its end.
 
     With Stripe, `plan_id` is a Stripe price, which has its own terms.
@@ -73,7 +70,7 @@ class PlanTerms(_Part):
     )
 
 
-class NewCheckout(_Part):
+class NewCheckout(RequestModel):
     """A single payment: for a plan's next period or, without a plan, for something else."""
 
     provider: ProviderName

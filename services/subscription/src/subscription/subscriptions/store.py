@@ -64,7 +64,7 @@ async def update_contact(
         )
 
 
-async def keep_payment(session: AsyncSession, event: Event[PaymentOutcome], *, paid: bool) -> None:
+async def save_payment(session: AsyncSession, event: Event[PaymentOutcome], *, paid: bool) -> None:
     report = event.data
     row = await session.get_one(
         models.Payment, row_id(models.Payment, event.tenant, report.provider, report.payment_id)
@@ -79,7 +79,7 @@ async def keep_payment(session: AsyncSession, event: Event[PaymentOutcome], *, p
     row.amount, row.currency, row.reason = new.amount, new.currency, new.reason
 
 
-async def keep_reversal(
+async def save_reversal(
     session: AsyncSession,
     event: Event[PaymentRefunded] | Event[PaymentDisputed] | Event[RefundReported],
     kind: str,
@@ -99,10 +99,10 @@ async def keep_reversal(
         "references": report.references,
         "reported_at": event.time,
     }
-    await repository.keep_reversal(session, values)
+    await repository.save_reversal(session, values)
 
 
-async def keep_plan(
+async def save_plan(
     session: AsyncSession, event: Event[Any], provider: str, plan: PlanSnapshot
 ) -> None:
     id_ = row_id(models.Plan, event.tenant, provider, plan.plan_id)
@@ -123,7 +123,7 @@ async def keep_plan(
         "seen_at": event.time,
         "seen_event_id": event.id,
     }
-    await repository.keep_plan(session, values | facts)
+    await repository.save_plan(session, values | facts)
     if known is not None:
         await session.refresh(known)  # for the rest of the batch
 
