@@ -7,6 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command, context, op
 from alembic.config import Config
+from sqlalchemy.schema import SchemaItem
 
 from common.db.database import CONNECT_ARGUMENTS
 from common.observability.logging import get_logger
@@ -35,6 +36,19 @@ def run_environment() -> None:
     """Run the migrations; a service's `migrations/env.py` only calls this."""
     context.configure(connection=context.config.attributes["connection"])
     context.run_migrations()
+
+
+def create_tenant_table(name: str, *columns: SchemaItem) -> None:
+    """Create a table whose rows belong to tenants, as `tenant_rows.TenantRow` describes them."""
+    op.create_table(
+        name,
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()
+        ),
+        *columns,
+    )
 
 
 def create_rate_limits() -> None:

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import Select, tuple_
@@ -15,6 +15,10 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from common.db.tenant_rows import RowT
 from common.errors import Invalid
+
+_CHUNK = 500
+_MAX_DIGITS = 18
+_INVALID = "the cursor is not one that this endpoint gave out"
 
 
 def encode_cursor(*key: str) -> str:
@@ -30,7 +34,7 @@ def decode_cursor(cursor: str, parts: int) -> list[str]:
     except (ValueError, RecursionError):
         key = None
     if not isinstance(key, list) or len(key) != parts or not all(_is_plain(k) for k in key):
-        raise Invalid("the cursor is not one that this endpoint gave out")
+        raise Invalid(_INVALID)
     return key
 
 
@@ -38,7 +42,57 @@ def _is_plain(part: object) -> bool:
     return isinstance(part, str) and part.isascii() and part.isprintable()
 
 
-_CHUNK = 500
+def timestamp(part: str) -> datetime:
+    """Return a cursor's time. Raise `Invalid`."""
+    try:
+        return datetime.fromisoformat(part)
+    except ValueError:
+        raise Invalid(_INVALID) from None
+
+
+def day(part: str) -> date:
+    """Return a cursor's day. Raise `Invalid`."""
+    try:
+        return date.fromisoformat(part)
+    except ValueError:
+        raise Invalid(_INVALID) from None
+
+
+def number(part: str) -> int:
+    """Return a cursor's number. Raise `Invalid`."""
+    if not part.isdecimal() or len(part) > _MAX_DIGITS:
+        raise Invalid(_INVALID)
+    return int(part)
+
+
+async def keyset_page(
+    session: AsyncSession,
+    query: Select[Any],
+    *keys: Any,
+    parse: Sequence[Callable[[str], Any]],
+    cursor: str | None,
+    limit: int,
+    ascending: bool = False,
+) -> tuple[Sequence[Any], bool]:
+    """Return up to `limit` rows, ordered by `keys`, and whether more rows follow.
+
+    The keys are unique together; `parse` reads each from the cursor. Raise `Invalid`.
+    """
+    if cursor is not None:
+        parts = decode_cursor(cursor, len(keys))
+        last = tuple_(*(read(part) for read, part in zip(parse, parts, strict=True)))
+        query = query.where(tuple_(*keys) > last if ascending else tuple_(*keys) < last)
+    order = keys if ascending else [each.desc() for each in keys]
+    rows = (await session.scalars(query.order_by(*order).limit(limit + 1))).all()
+    return rows[:limit], len(rows) > limit
+
+
+async def newest_first(
+    session: AsyncSession, query: Select[Any], at: Any, id_: Any, cursor: str | None, limit: int
+) -> tuple[Sequence[Any], bool]:
+    """A page by a time and an id."""
+    parse = (timestamp, str)
+    return await keyset_page(session, query, at, id_, parse=parse, cursor=cursor, limit=limit)
 
 
 async def page(
@@ -49,13 +103,8 @@ async def page(
     cursor: str | None,
     limit: int,
 ) -> tuple[Sequence[RowT], bool]:
-    """Return up to `limit` rows of the query, newest first, and whether more rows follow."""
-    if cursor is not None:
-        at, id_ = decode_cursor(cursor, 2)
-        query = query.where(tuple_(table.created_at, table.id) < tuple_(_moment(at), id_))
-    query = query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
-    rows = (await session.scalars(query)).all()
-    return rows[:limit], len(rows) > limit
+    """A page of a tenant's rows, newest first."""
+    return await newest_first(session, query, table.created_at, table.id, cursor, limit)
 
 
 async def in_chunks(
@@ -79,10 +128,3 @@ async def in_chunks(
             last = tuple(getattr(found[-1], each.key) for each in keys)
         if len(found) < _CHUNK:
             return
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise Invalid("the cursor is not one that this endpoint gave out") from None

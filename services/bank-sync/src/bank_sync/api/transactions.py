@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Select, Text, cast, func, select, tuple_
+from sqlalchemy import Select, Text, cast, func, select
 from starlette.responses import Response
 
 from bank_sync.api.items import Session, Tenancy
@@ -17,7 +17,7 @@ from bank_sync.api.responses import PROBLEMS, Spent, TransactionView
 from bank_sync.models import Transaction
 from bank_sync.row_security import TenantSessions
 from common.db import pagination, tenant_rows
-from common.db.pagination import decode_cursor, encode_cursor
+from common.db.pagination import encode_cursor
 from common.errors import Invalid
 from common.http.auth import Viewer
 from common.http.csv import line, prefetch
@@ -57,13 +57,16 @@ async def list_transactions(
         query = query.where(Transaction.amount >= at_least)
     if at_most is not None:
         query = query.where(Transaction.amount <= at_most)
-    if cursor is not None:
-        day, id_ = decode_cursor(cursor, 2)
-        query = query.where(tuple_(Transaction.date, Transaction.id) < tuple_(_day(day), id_))
-    query = query.order_by(Transaction.date.desc(), Transaction.id.desc()).limit(limit + 1)
-    found = (await session.scalars(query)).all()
-    views = [TransactionView.model_validate(each) for each in found[:limit]]
-    more = len(found) > limit
+    found, more = await pagination.keyset_page(
+        session,
+        query,
+        Transaction.date,
+        Transaction.id,
+        parse=(pagination.day, str),
+        cursor=cursor,
+        limit=limit,
+    )
+    views = [TransactionView.model_validate(each) for each in found]
     next_cursor = encode_cursor(views[-1].date.isoformat(), views[-1].id) if more else None
     return Page[TransactionView](items=views, next_cursor=next_cursor)
 
@@ -161,10 +164,3 @@ def _between(query: Select[Any], first: date | None, last: date | None) -> Selec
     if last is not None:
         query = query.where(Transaction.date <= last)
     return query
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise Invalid("the cursor is not one that this endpoint gave out") from None

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
 from common.db.bulk import equals_any
+from common.db.pagination import newest_first
 from operations.domain import UNSETTLED, ItemState, LetterState
 from operations.models import DeadLetter, DeadLetterGroup, DeadLetterNote, ReplayItem
-from operations.repository.pages import newest_first
 from operations.schemas import LetterView
 from operations.selection import Filter, ReplayRequest
 

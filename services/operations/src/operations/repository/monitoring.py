@@ -10,9 +10,8 @@ from sqlalchemy import case, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from common.db.pagination import decode_cursor
+from common.db.pagination import keyset_page, newest_first, number
 from operations.models import JournalCursor, JournalEntry, OperatorAction, QueueStats
-from operations.repository.pages import newest_first, number
 
 _MAX_TRACED = 1000
 
@@ -45,12 +44,9 @@ async def search_journal(
         query = query.where(JournalEntry.recorded_at >= since)
     if until is not None:
         query = query.where(JournalEntry.recorded_at < until)
-    if cursor is not None:
-        (offset,) = decode_cursor(cursor, 1)
-        query = query.where(JournalEntry.offset < number(offset))
-    query = query.order_by(JournalEntry.offset.desc()).limit(limit + 1)
-    found = (await session.scalars(query)).all()
-    return found[:limit], len(found) > limit
+    return await keyset_page(
+        session, query, JournalEntry.offset, parse=(number,), cursor=cursor, limit=limit
+    )
 
 
 async def of_correlation(

@@ -14,7 +14,6 @@ from sqlalchemy import (
     insert,
     literal,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy import text as sql
@@ -22,10 +21,9 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.db.bulk import equals_any
-from common.db.pagination import decode_cursor
+from common.db.pagination import keyset_page, newest_first, number
 from operations.domain import IN_FLIGHT, UNSETTLED, ItemState, LetterState, ReplayState
 from operations.models import DeadLetter, Replay, ReplayItem
-from operations.repository.pages import newest_first, number
 
 
 async def page(
@@ -44,13 +42,16 @@ async def items(
     query = select(ReplayItem).where(ReplayItem.replay_id == replay)
     if state is not None:
         query = query.where(ReplayItem.state == state)
-    if cursor is not None:
-        position, last = decode_cursor(cursor, 2)
-        after = tuple_(number(position), last)
-        query = query.where(tuple_(ReplayItem.position, ReplayItem.id) > after)
-    query = query.order_by(ReplayItem.position, ReplayItem.id).limit(limit + 1)
-    found = (await session.scalars(query)).all()
-    return found[:limit], len(found) > limit
+    return await keyset_page(
+        session,
+        query,
+        ReplayItem.position,
+        ReplayItem.id,
+        parse=(number, str),
+        cursor=cursor,
+        limit=limit,
+        ascending=True,
+    )
 
 
 async def failed_items(session: AsyncSession, replay: str, limit: int) -> Sequence[ReplayItem]:

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from common.db import pagination, tenant_rows
 from common.db.database import Sessions
-from common.db.pagination import decode_cursor, encode_cursor
+from common.db.pagination import encode_cursor
 from common.errors import Invalid
 from common.http.auth import Approver, Operator, Viewer
 from common.http.csv import line, prefetch
@@ -105,15 +105,17 @@ async def audit_log(
         query = query.where(AuditEntry.subject == subject)
     if actor is not None:
         query = query.where(AuditEntry.actor == actor)
-    if cursor is not None:
-        (before,) = decode_cursor(cursor, 1)
-        if not before.isdecimal():
-            raise Invalid("the cursor is not one that this endpoint gave out")
-        query = query.where(AuditEntry.position < int(before[:18]))
-    found = await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit + 1))
-    items = [AuditDetail.model_validate(each) for each in found.all()]
-    more = encode_cursor(str(items[limit - 1].position)) if len(items) > limit else None
-    return AuditPage(items=items[:limit], next_cursor=more)
+    found, more = await pagination.keyset_page(
+        session,
+        query,
+        AuditEntry.position,
+        parse=(pagination.number,),
+        cursor=cursor,
+        limit=limit,
+    )
+    items = [AuditDetail.model_validate(each) for each in found]
+    following = encode_cursor(str(items[-1].position)) if more else None
+    return AuditPage(items=items, next_cursor=following)
 
 
 @reports.get("/discrepancies")

@@ -8,6 +8,7 @@ from common.db.migrations import (
     create_circuit_breakers,
     create_messaging_tables,
     create_rate_limits,
+    create_tenant_table,
 )
 
 revision = "0001"
@@ -30,13 +31,7 @@ def upgrade() -> None:
 
 
 def _of_tenant(name: str, *columns: SchemaItem) -> None:
-    op.create_table(
-        name,
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
-        *columns,
-    )
+    create_tenant_table(name, *columns)
     _secure(name)
 
 

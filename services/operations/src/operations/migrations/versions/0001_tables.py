@@ -3,9 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.schema import SchemaItem
 
-from common.db.migrations import create_messaging_tables
+from common.db.migrations import create_messaging_tables, create_tenant_table
 
 revision = "0001"
 down_revision = None
@@ -25,16 +24,6 @@ def upgrade() -> None:
     _create_journal_index()
     _create_queue_stats()
     _create_journal_cursor()
-
-
-def _of_tenant(name: str, *columns: SchemaItem) -> None:
-    op.create_table(
-        name,
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
-        *columns,
-    )
 
 
 def _create_dead_letter_groups() -> None:
@@ -101,7 +90,7 @@ def _create_dead_letter_notes() -> None:
 
 
 def _create_replays() -> None:
-    _of_tenant(
+    create_tenant_table(
         "replays",
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("description", sa.Text, nullable=False),

@@ -3,9 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.schema import SchemaItem
 
-from common.db.migrations import create_messaging_tables
+from common.db.migrations import create_messaging_tables, create_tenant_table
 
 revision = "0001"
 down_revision = None
@@ -25,18 +24,8 @@ def upgrade() -> None:
     _create_exchange_rates()
 
 
-def _of_tenant(name: str, *columns: SchemaItem) -> None:
-    op.create_table(
-        name,
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
-        *columns,
-    )
-
-
 def _create_orders() -> None:
-    _of_tenant(
+    create_tenant_table(
         "orders",
         sa.Column("reference", sa.Text, nullable=False),
         sa.Column("idempotency_key", sa.Text, nullable=False),
@@ -70,7 +59,7 @@ def _create_orders() -> None:
 
 
 def _create_order_lines() -> None:
-    _of_tenant(
+    create_tenant_table(
         "order_lines",
         sa.Column("order_id", sa.Text, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
@@ -88,7 +77,7 @@ def _create_order_lines() -> None:
 
 
 def _create_seller_shares() -> None:
-    _of_tenant(
+    create_tenant_table(
         "seller_shares",
         sa.Column("order_id", sa.Text, nullable=False),
         sa.Column("seller", sa.Text, nullable=False),
@@ -104,7 +93,7 @@ def _create_seller_shares() -> None:
 
 
 def _create_payments() -> None:
-    _of_tenant(
+    create_tenant_table(
         "payments",
         sa.Column("order_id", sa.Text, nullable=False),
         sa.Column("checkout_id", sa.Text, nullable=False),
@@ -122,7 +111,7 @@ def _create_payments() -> None:
 
 
 def _create_refunds() -> None:
-    _of_tenant(
+    create_tenant_table(
         "refunds",
         sa.Column("order_id", sa.Text, nullable=False),
         sa.Column("payment_id", sa.Text, nullable=False),

@@ -3,12 +3,12 @@
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.schema import SchemaItem
 
 from common.db.migrations import (
     create_circuit_breakers,
     create_messaging_tables,
     create_rate_limits,
+    create_tenant_table,
 )
 
 revision = "0001"
@@ -39,18 +39,8 @@ def upgrade() -> None:
     _refuse_changes("ledger_entries", "audit_log")
 
 
-def _of_tenant(name: str, *columns: SchemaItem) -> None:
-    op.create_table(
-        name,
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
-        *columns,
-    )
-
-
 def _create_recipients() -> None:
-    _of_tenant(
+    create_tenant_table(
         "recipients",
         sa.Column("reference", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
@@ -79,7 +69,7 @@ def _create_recipients() -> None:
 
 
 def _create_payouts() -> None:
-    _of_tenant(
+    create_tenant_table(
         "payouts",
         sa.Column("idempotency_key", sa.Text, nullable=False),
         sa.Column("request", JSONB, nullable=False),
@@ -174,7 +164,7 @@ def _create_transfers() -> None:
 
 
 def _create_batches() -> None:
-    _of_tenant(
+    create_tenant_table(
         "batches",
         sa.Column("idempotency_key", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
@@ -285,7 +275,7 @@ def _create_daily_reports() -> None:
 
 
 def _create_discrepancies() -> None:
-    _of_tenant(
+    create_tenant_table(
         "discrepancies",
         sa.Column("day", sa.Date, nullable=False),
         sa.Column("provider", sa.Text, nullable=False),

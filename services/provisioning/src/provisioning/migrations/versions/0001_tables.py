@@ -2,9 +2,12 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.schema import SchemaItem
 
-from common.db.migrations import create_circuit_breakers, create_messaging_tables
+from common.db.migrations import (
+    create_circuit_breakers,
+    create_messaging_tables,
+    create_tenant_table,
+)
 
 revision = "0001"
 down_revision = None
@@ -21,18 +24,8 @@ def upgrade() -> None:
     _create_attempts()
 
 
-def _of_tenant(name: str, *columns: SchemaItem) -> None:
-    op.create_table(
-        name,
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
-        *columns,
-    )
-
-
 def _create_integrations() -> None:
-    _of_tenant(
+    create_tenant_table(
         "integrations",
         sa.Column("customer_id", sa.Text, nullable=False),
         sa.Column("email", sa.Text),
@@ -57,7 +50,7 @@ def _create_integrations() -> None:
 
 
 def _create_subscriptions() -> None:
-    _of_tenant(
+    create_tenant_table(
         "subscriptions",
         sa.Column("integration_id", sa.Text, nullable=False),
         sa.Column("active", sa.Boolean, nullable=False, server_default="false"),

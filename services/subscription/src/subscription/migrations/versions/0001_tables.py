@@ -3,9 +3,12 @@
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.schema import SchemaItem
 
-from common.db.migrations import create_circuit_breakers, create_messaging_tables
+from common.db.migrations import (
+    create_circuit_breakers,
+    create_messaging_tables,
+    create_tenant_table,
+)
 
 revision = "0001"
 down_revision = None
@@ -28,18 +31,8 @@ def upgrade() -> None:
     _create_entitlement_policies()
 
 
-def _of_tenant(name: str, *columns: SchemaItem) -> None:
-    op.create_table(
-        name,
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
-        *columns,
-    )
-
-
 def _create_customers() -> None:
-    _of_tenant(
+    create_tenant_table(
         "customers",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("provider_customer_id", sa.Text, nullable=False),
@@ -56,7 +49,7 @@ def _create_customers() -> None:
 
 
 def _create_plans() -> None:
-    _of_tenant(
+    create_tenant_table(
         "plans",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("provider_plan_id", sa.Text, nullable=False),
@@ -71,7 +64,7 @@ def _create_plans() -> None:
 
 
 def _create_subscriptions() -> None:
-    _of_tenant(
+    create_tenant_table(
         "subscriptions",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("provider_subscription_id", sa.Text, nullable=False),
@@ -119,7 +112,7 @@ def _create_subscriptions() -> None:
 
 
 def _create_payments() -> None:
-    _of_tenant(
+    create_tenant_table(
         "payments",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("provider_payment_id", sa.Text, nullable=False),
@@ -138,7 +131,7 @@ def _create_payments() -> None:
 
 
 def _create_reversals() -> None:
-    _of_tenant(
+    create_tenant_table(
         "reversals",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
@@ -152,7 +145,7 @@ def _create_reversals() -> None:
 
 
 def _create_checkouts() -> None:
-    _of_tenant(
+    create_tenant_table(
         "checkouts",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("account", sa.Text, nullable=False),
@@ -183,7 +176,7 @@ def _create_checkouts() -> None:
 
 
 def _create_refunds() -> None:
-    _of_tenant(
+    create_tenant_table(
         "refunds",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("checkout_id", sa.Text, nullable=False),
@@ -202,7 +195,7 @@ def _create_refunds() -> None:
 
 
 def _create_billing_commands() -> None:
-    _of_tenant(
+    create_tenant_table(
         "billing_commands",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("account", sa.Text, nullable=False),

@@ -3,9 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.schema import SchemaItem
 
-from common.db.migrations import create_messaging_tables, create_rate_limits
+from common.db.migrations import create_messaging_tables, create_rate_limits, create_tenant_table
 
 revision = "0001"
 down_revision = None
@@ -21,18 +20,8 @@ def upgrade() -> None:
     _create_stripe_event_cursors()
 
 
-def _of_tenant(name: str, *columns: SchemaItem) -> None:
-    op.create_table(
-        name,
-        sa.Column("id", sa.Text, primary_key=True),
-        sa.Column("tenant", sa.Text, nullable=False),
-        sa.Column("created_at", _TIME, nullable=False, server_default=_NOW),
-        *columns,
-    )
-
-
 def _create_pending_payments() -> None:
-    _of_tenant(
+    create_tenant_table(
         "pending_payments",
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("endpoint", sa.Text, nullable=False),
