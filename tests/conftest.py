@@ -1,5 +1,5 @@
-"""One broker and one database server for all processes that test; a virtual host and clones of
-databases for each user."""
+"""Shared fixtures: one broker and one database server for all test processes; each Paybus has its
+own virtual host and clones of the databases."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from devstack.tokens import DevKeys
 from support.paybus import SHORT_LADDER, Paybus, Templates, running
 from support.waiting import until
 
-# Several processes that test at once each have ports of their own.
+# Parallel test processes each have a port range of their own.
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
     _first = 12000 + 2000 * int(_worker.removeprefix("gw"))
     os.environ["PAYBUS_PORTS"] = f"{_first}-{_first + 1999}"
 
-# Each process is a fork of one that has imported its libraries.
+# Each process is forked from one that has imported its libraries.
 os.environ.setdefault(WARM, "1")
 
 MakePaybus = Callable[..., AbstractContextManager[Paybus]]
@@ -42,7 +42,7 @@ _servers: dict[str, str] = {}
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """xdist's, in the process that hands out tests: the servers are started once, for all."""
+    """Start the servers once, in xdist's controller, for all test processes."""
     if not _servers:
         stack = _shared.enter_context(Stack())
         rabbitmq = stack.addresses.rabbitmq
@@ -64,7 +64,7 @@ _LINES, _WIDTH = 300, 400
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a failure's processes logged last is part of its report."""
+    """Add the last log lines of a failed test's processes to its report."""
     report = yield
     values = getattr(item, "funcargs", {}).values() if report.failed else ()
     for paybus in (each for each in values if isinstance(each, Paybus)):
@@ -89,7 +89,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> DevKeys:
 
 @pytest.fixture(scope="session")
 def shared(request: pytest.FixtureRequest) -> dict[str, str] | None:
-    """The servers of all processes that test, if there are several."""
+    """Return the addresses of the shared servers if tests run in several processes."""
     found: dict[str, str] | None = getattr(request.config, "workerinput", {}).get("servers")
     return found
 
@@ -115,7 +115,7 @@ def make_paybus(stack: Stack, templates: Templates, keys: DevKeys, logs: Path) -
     return partial(running, stack, templates, keys, logs)
 
 
-# Begun first, so that no long file is left alone at the end.
+# Started first, so that no long file runs alone at the end.
 _LONG = (
     "test_payouts_restore", "test_broker_trouble", "test_database_trouble", "test_billing_turns",
     "test_messaging", "test_spool", "test_payout_books", "test_operations", "test_runtime",
@@ -143,7 +143,8 @@ async def _declare(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
-    """A broker of a test module's own, which it may kill and alarm. Its topology is on its disk."""
+    """Start a broker for one test module, which may kill it and raise its alarms. Its topology is
+    on disk."""
     server = find_server()
     if server is None:
         pytest.skip("needs a RabbitMQ on this machine to kill")
@@ -158,7 +159,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateNode]:
 
 @pytest.fixture(scope="module")
 def whole_paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    """Every process, shared by the tests of a module."""
+    """Run every process of one subscription's path, shared by the tests of a module."""
     names = [
         "webhook-gateway",
         "subscription-worker",

@@ -1,4 +1,4 @@
-"""Whether the tree can be tagged: `make release-check`."""
+"""Check whether the tree can be tagged: `make release-check`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def faults(changelog: str, versions: dict[str, str], tags: set[str]) -> Iterator[str]:
-    """The reasons not to tag. `versions` is by file."""
+    """Yield the reasons not to tag. `versions` is by file."""
     if len({*versions.values()}) != 1:
         yield f"the packages' versions differ: {versions}"
     version = next(iter(versions.values()))

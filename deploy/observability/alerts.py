@@ -122,13 +122,13 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "WebhooksVerySlow",
         "histogram_quantile(0.99, sum by (le, provider) (rate(paybus_webhook_duration_seconds_bucket[5m])))",
-        4.9, "5m", "page", "Webhooks of {{ $labels.provider }} take 5 s and more (p99): it gives up soon",
+        4.9, "5m", "page", "Webhooks of {{ $labels.provider }} take 5 s or more (p99): the provider is about to time out",
         "webhooks", _SLOW, _QUICK,
     ),
     Alert(
         "WebhooksRefused",
         _share('paybus_webhook_duration_seconds_count{outcome="refused"}', "paybus_webhook_duration_seconds_count", "15m"),
-        0.2, "15m", "ticket", "A fifth of the webhooks is not verified: a secret changed, or somebody forges",
+        0.2, "15m", "ticket", "More than a fifth of the webhooks fail verification: a secret changed, or calls are forged",
         "webhooks",
         {
             'paybus_webhook_duration_seconds_count{outcome="refused"}': "0+50x100",
@@ -143,7 +143,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ProvidersSendAgain",
         _share(f'{_CONSUMED}{{{_FIRST},outcome="duplicate"}}', f'{_CONSUMED}{{{_FIRST},outcome=~"done|duplicate"}}', "30m"),
-        0.05, "15m", "ticket", "More than 5 % of what providers send comes again: our answers do not reach them",
+        0.05, "15m", "ticket", "More than 5 % of providers' webhooks are redelivered: our responses do not reach them",
         "webhooks",
         {
             f'{_CONSUMED}{{queue="subscription.billing",outcome="duplicate"}}': "0+10x100",
@@ -157,7 +157,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ActivationFailing",
         _share(f'{_CONSUMED}{{queue="subscription.billing",outcome="dead_lettered"}}', f'{_CONSUMED}{{queue="subscription.billing",outcome=~"done|dead_lettered"}}', "30m"),
-        0.01, "5m", "page", "Less than 99 % of reports about payments and subscriptions take effect",
+        0.01, "5m", "page", "Less than 99 % of reports about payments and subscriptions are applied",
         "dead-letter-replay",
         {
             f'{_CONSUMED}{{queue="subscription.billing",outcome="dead_lettered"}}': "0+2x100",
@@ -168,7 +168,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ProvisioningFailing",
         _share('paybus_provisioning_operations_total{outcome="failed"}', "paybus_provisioning_operations_total", "30m"),
-        0.1, "10m", "page", "More than a tenth of the back end's calls fails",
+        0.1, "10m", "page", "More than a tenth of the calls to the backend API fail",
         "provisioning-failing",
         {
             'paybus_provisioning_operations_total{operation="create",outcome="failed"}': "0+20x100",
@@ -182,7 +182,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "OrganizationsWaiting",
         "max by (status) (paybus_integrations_oldest_waiting_seconds)",
-        1_800, "15m", "ticket", "A customer who has paid has had no organization for half an hour: no e-mail address is known",
+        1_800, "15m", "ticket", "A customer who paid has had no organization for half an hour: no e-mail address is known",
         "provisioning-failing",
         {'paybus_integrations_oldest_waiting_seconds{status="waiting"}': "1500+60x100"},
         {'paybus_integrations_oldest_waiting_seconds{status="waiting"}': "0x100"},
@@ -205,7 +205,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "QueueGrowing",
         f"max by (queue) (deriv(paybus_queue_messages{{{_OURS}}}[10m]))",
-        1, "15m", "ticket", "{{ $labels.queue }} grows: more comes than is taken",
+        1, "15m", "ticket", "{{ $labels.queue }} is growing: messages arrive faster than they are consumed",
         "queue-growing",
         {'paybus_queue_messages{queue="payouts.low"}': "0+600x100"},
         {'paybus_queue_messages{queue="payouts.low"}': "600-10x100"},
@@ -213,7 +213,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "QueueWithoutConsumer",
         f"max by (queue) (paybus_queue_consumers{{{_OURS}}})",
-        1, "5m", "page", "Nobody takes messages from {{ $labels.queue }}",
+        1, "5m", "page", "{{ $labels.queue }} has no consumer",
         "dead-consumer",
         {'paybus_queue_consumers{queue="payouts.low"}': "2x10 0x100"},
         {'paybus_queue_consumers{queue="payouts.low"}': "2x100", 'paybus_queue_consumers{queue="payouts.low.dead"}': "0x100"},
@@ -230,7 +230,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "DeadLettersOpen",
         "sum(max by (queue) (paybus_dead_letters_open)) or vector(0)",
-        0, "5m", "ticket", "Messages failed for good and wait for a person",
+        0, "5m", "ticket", "Messages failed permanently and await an operator",
         "dead-letter-replay",
         {'paybus_dead_letters_open{queue="orders.payments"}': "3x100"},
         {'paybus_dead_letters_open{queue="orders.payments"}': "0x100"},
@@ -238,7 +238,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "DeadLettersNotCollected",
         'sum(max by (queue) (paybus_queue_messages{queue=~".*[.]dead"}))',
-        0, "10m", "ticket", "Dead letters stay in the broker: operations does not collect them",
+        0, "10m", "ticket", "Dead letters remain in the broker: the operations service does not collect them",
         "dead-consumer",
         {'paybus_queue_messages{queue="orders.payments.dead"}': "3x100"},
         {'paybus_queue_messages{queue="orders.payments.dead"}': "0x100"},
@@ -246,7 +246,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "OutboxLag",
         "max by (service) (paybus_outbox_oldest_event_age_seconds)",
-        60, "5m", "page", "Events of {{ $labels.service }} are committed and not published",
+        60, "5m", "page", "Events of {{ $labels.service }} are committed but not published",
         "outbox-lag",
         {'paybus_outbox_oldest_event_age_seconds{service="orders"}': "0+60x100"},
         {'paybus_outbox_oldest_event_age_seconds{service="orders"}': "0.1x100"},
@@ -254,7 +254,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "SpoolDamaged",
         "max(paybus_spools_damaged)",
-        0, "1m", "page", "A gateway's spool was damaged and set aside: what it has is not handed on",
+        0, "1m", "page", "A gateway's spool was damaged and set aside: its messages are not published",
         "webhooks",
         {"paybus_spools_damaged": "1x100"},
         {"paybus_spools_damaged": "0x100"},
@@ -262,7 +262,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "SpoolAge",
         "max(paybus_spool_oldest_message_age_seconds)",
-        120, "3m", "page", "Webhooks wait in a gateway's spool: the broker does not confirm",
+        120, "3m", "page", "Webhooks wait in a gateway's spool: the broker does not confirm publishes",
         "webhooks",
         {"paybus_spool_oldest_message_age_seconds": "0+60x100"},
         {"paybus_spool_oldest_message_age_seconds": "0x100"},
@@ -279,7 +279,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ProcessUnreachable",
         'min by (service, role) (up{service!="",role!=""})',
-        1, "5m", "ticket", "A {{ $labels.service }} {{ $labels.role }} does not answer",
+        1, "5m", "ticket", "A {{ $labels.service }} {{ $labels.role }} does not respond",
         "processes",
         {'up{service="orders",role="worker"}': "1x5 0x100"},
         {'up{service="orders",role="worker"}': "1x100"},
@@ -288,7 +288,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ProcessMissing",
         f'1 - max by (service, role) (up{{service!="",role!=""}}) or {_MISSING} or vector(0)',
-        0, "5m", "page", "There is no {{ $labels.service }} {{ $labels.role }} that answers",
+        0, "5m", "page", "No {{ $labels.service }} {{ $labels.role }} responds",
         "processes",
         {'up{service="orders",role="api"}': "1x100"},
         {f'up{{service="{service}",role="{role}"}}': "1x100" for service, role in PROCESSES},
@@ -297,7 +297,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "GatewayAway",
         'count(up{service="webhook-gateway",role="api"} == 1) or vector(0)',
-        1, "2m", "page", "No gateway answers: providers get no 2xx",
+        1, "2m", "page", "No gateway responds: providers receive no 2xx",
         "processes",
         {'up{service="webhook-gateway",role="api"}': "1x10 0x100"},
         {'up{service="webhook-gateway",role="api"}': "1x100"},
@@ -306,7 +306,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "QueuesNotWatched",
         "count(paybus_queue_consumers) or vector(0)",
-        1, "5m", "page", "No process measures the queues: the alerts about them see nothing",
+        1, "5m", "page", "No process measures the queues: alerts about queues cannot fire",
         "dead-consumer",
         {"up": "1x100"},
         {'paybus_queue_consumers{queue="payouts.low"}': "2x100"},
@@ -316,7 +316,7 @@ ALERTS: Final[Sequence[Alert]] = (
         "CircuitOpen",
         # Again and again: one that opened once is let through on trial half a minute later.
         "max by (system) (max_over_time(paybus_circuit_breaker_state{state='open'}[5m]))",
-        0.9, "10m", "ticket", "Nothing is sent to {{ $labels.system }}: it fails or does not answer",
+        0.9, "10m", "ticket", "Nothing is sent to {{ $labels.system }}: it fails or does not respond",
         "processes",
         {'paybus_circuit_breaker_state{system="stripe/default",state="open"}': "0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1x80"},
         {'paybus_circuit_breaker_state{system="stripe/default",state="open"}': "0x80 1 0x30"},
@@ -344,7 +344,7 @@ ALERTS: Final[Sequence[Alert]] = (
         "PayoutsFailed",
         # The longest wait between two tries is 8 hours.
         'max(paybus_payouts_oldest_in_state_seconds{state="failed"}) or vector(0)',
-        36_000, "15m", "ticket", "A payout has failed for good: only a person can retry or cancel it",
+        36_000, "15m", "ticket", "A payout has failed permanently: only an operator can retry or cancel it",
         "payouts-stuck",
         {'paybus_payouts_oldest_in_state_seconds{state="failed"}': "35000+60x100"},
         {'paybus_payouts_oldest_in_state_seconds{state="failed"}': "600x100"},
@@ -352,7 +352,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "RefundsWaiting",
         "max by (state) (paybus_order_refunds_oldest_seconds)",
-        3_600, "15m", "ticket", "A refund has not been done for more than an hour ({{ $labels.state }})",
+        3_600, "15m", "ticket", "A refund has been incomplete for more than an hour ({{ $labels.state }})",
         "payments",
         {'paybus_order_refunds_oldest_seconds{state="manual"}': "3000+60x100"},
         {'paybus_order_refunds_oldest_seconds{state="manual"}': "0x100"},
@@ -360,7 +360,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "PaymentsUnaskable",
         "sum(paybus_unpollable_payments) or vector(0)",
-        0, "15m", "ticket", "Payments are not checked with their provider: the endpoints file lacks the endpoint or its credentials",
+        0, "15m", "ticket", "Payments cannot be polled: the endpoints file lacks their endpoint or its credentials",
         "payments",
         {'paybus_unpollable_payments{provider="fapshi"}': "2x100"},
         {'paybus_unpollable_payments{provider="fapshi"}': "0x100"},
@@ -370,7 +370,7 @@ ALERTS: Final[Sequence[Alert]] = (
         '(sum by (provider) (increase(paybus_payment_polls_total{outcome="failed"}[30m])) '
         "or 0 * sum by (provider) (increase(paybus_payment_polls_total[30m]))) / "
         "(sum by (provider) (increase(paybus_payment_polls_total[30m])) > 0)",
-        0.5, "15m", "ticket", "{{ $labels.provider }} answers less than half of the questions about payments: after seven days such a payment counts as expired",
+        0.5, "15m", "ticket", "{{ $labels.provider }} answers less than half of the status queries about payments: after seven days such a payment counts as expired",
         "payments",
         {
             'paybus_payment_polls_total{provider="fapshi",outcome="failed"}': "0+10x100",
@@ -382,7 +382,7 @@ ALERTS: Final[Sequence[Alert]] = (
         "PaymentUnclaimed",
         # Square's are sales that no checkout began.
         'sum(increase(paybus_payments_unclaimed_total{provider!="square"}[1h])) or vector(0)',
-        0, "0m", "ticket", "A payment came that no checkout here has asked for",
+        0, "0m", "ticket", "A payment arrived that belongs to no checkout of this service",
         "payments",
         {'paybus_payments_unclaimed_total{provider="fapshi"}': "0x30 1x100"},
         {'paybus_payments_unclaimed_total{provider="square"}': "0x30 1x100"},
@@ -390,7 +390,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "PaymentToReturn",
         "sum(increase(paybus_payments_to_return_total[1h])) or vector(0)",
-        0, "0m", "ticket", "A payment for a plan buys nothing: a person has to give it back",
+        0, "0m", "ticket", "A payment for a plan buys nothing: an operator has to refund it",
         "payments",
         {'paybus_payments_to_return_total{provider="fapshi"}': "0x30 1x100"},
         {'paybus_payments_to_return_total{provider="fapshi"}': "0x100"},
@@ -406,7 +406,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "PaymentDuplicated",
         "sum(increase(paybus_payments_duplicated_total[1h])) or vector(0)",
-        0, "0m", "ticket", "A payer was charged twice for one checkout: the second charge has to go back",
+        0, "0m", "ticket", "A payer was charged twice for one checkout: the second charge must be refunded",
         "payments",
         {'paybus_payments_duplicated_total{provider="flutterwave"}': "0x30 1x100"},
         {'paybus_payments_duplicated_total{provider="flutterwave"}': "0x100"},
@@ -414,7 +414,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ReconciliationDifference",
         "max(paybus_payout_discrepancies_open)",
-        0, "15m", "ticket", "A provider's books and ours differ",
+        0, "15m", "ticket", "A provider's records and our ledger differ",
         "payouts-discrepancy",
         {"paybus_payout_discrepancies_open": "2x100"},
         {"paybus_payout_discrepancies_open": "0x100"},
@@ -422,7 +422,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "BankSyncsWait",
         "max(paybus_bank_oldest_sync_age_seconds)",
-        3600, "10m", "ticket", "A bank's data is not synced for an hour although it is due",
+        3600, "10m", "ticket", "A bank's data has been due for a sync for an hour",
         "bank-institution-broken",
         {"paybus_bank_oldest_sync_age_seconds": "0+60x120"},
         {"paybus_bank_oldest_sync_age_seconds": "20x120"},
@@ -430,7 +430,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ScheduleMissed",
         "max by (service, job) (paybus_job_overdue_seconds)",
-        300, "5m", "ticket", "The job {{ $labels.job }} of {{ $labels.service }} is not ordered",
+        300, "5m", "ticket", "The job {{ $labels.job }} of {{ $labels.service }} is due but is not enqueued",
         "schedule-missed",
         {'paybus_job_overdue_seconds{service="orders",job="rates"}': "0+60x100"},
         {'paybus_job_overdue_seconds{service="orders",job="rates"}': "2x100"},
@@ -446,7 +446,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "OutboxSetAside",
         "max by (service) (paybus_outbox_set_aside)",
-        0, "1m", "ticket", "Events of {{ $labels.service }} are set aside: no broker takes them",
+        0, "1m", "ticket", "Events of {{ $labels.service }} are set aside: the broker does not accept them",
         "outbox-lag",
         {'paybus_outbox_set_aside{service="orders"}': "1x100"},
         {'paybus_outbox_set_aside{service="orders"}': "0x100"},
@@ -454,7 +454,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "OutboxNotCleared",
         "max by (service) (paybus_outbox_dead_rows)",
-        200_000, "15m", "ticket", "What {{ $labels.service }} removed from its outbox can't be cleared away: somebody holds a snapshot",
+        200_000, "15m", "ticket", "Removed outbox rows of {{ $labels.service }} cannot be vacuumed: a transaction holds an old snapshot",
         "outbox-lag",
         {'paybus_outbox_dead_rows{service="orders"}': "0+20000x100"},
         {'paybus_outbox_dead_rows{service="orders"}': "5000x100"},
@@ -462,7 +462,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "ClockWrong",
         "max by (service, instance) (abs(paybus_clock_ahead_seconds))",
-        30, "5m", "ticket", "The clocks of {{ $labels.instance }} ({{ $labels.service }}) and of its database differ by half a minute",
+        30, "5m", "ticket", "The clocks of {{ $labels.instance }} ({{ $labels.service }}) and its database differ by more than half a minute",
         "processes",
         {'paybus_clock_ahead_seconds{service="orders",instance="a"}': "-31x100"},
         {'paybus_clock_ahead_seconds{service="orders",instance="a"}': "1x100"},
@@ -470,7 +470,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "SecretRotationDue",
         "max by (service, setting) (paybus_secret_file_age_seconds)",
-        180 * _DAY, "1h", "ticket", "What {{ $labels.setting }} of {{ $labels.service }} names is half a year old: change its keys",
+        180 * _DAY, "1h", "ticket", "The file of the setting {{ $labels.setting }} of {{ $labels.service }} is half a year old: rotate its keys",
         "keys-and-certificates",
         {'paybus_secret_file_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{181 * _DAY}x120"},
         {'paybus_secret_file_age_seconds{service="payouts",setting="auth_jwks_file"}': f"{20 * _DAY}x120"},
@@ -479,7 +479,7 @@ ALERTS: Final[Sequence[Alert]] = (
         # In a cluster a Secret's file is as old as its pod; kube-state-metrics knows better.
         "KubernetesSecretOld",
         'time() - max by (secret) (kube_secret_created{namespace="paybus",secret=~".*-(secrets|files)"})',
-        180 * _DAY, "1h", "ticket", "The Secret {{ $labels.secret }} is half a year old: change its keys",
+        180 * _DAY, "1h", "ticket", "The Secret {{ $labels.secret }} is half a year old: rotate its keys",
         "keys-and-certificates",
         {'kube_secret_created{namespace="paybus",secret="payouts-secrets"}': f"{-181 * _DAY}x120"},
         {'kube_secret_created{namespace="paybus",secret="payouts-secrets"}': "0x120", 'kube_secret_created{namespace="paybus",secret="postgres-ca"}': f"{-181 * _DAY}x120"},
@@ -497,7 +497,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "LogNotArchived",
         'max(cnpg_collector_pg_wal_archive_status{value="ready"})',
-        30, "15m", "page", "PostgreSQL's log can't be archived: it stays until the disk is full",
+        30, "15m", "page", "PostgreSQL's write-ahead log cannot be archived: it accumulates until the disk is full",
         "database",
         {'cnpg_collector_pg_wal_archive_status{value="ready"}': "0+10x120"},
         {'cnpg_collector_pg_wal_archive_status{value="ready"}': "2x120"},
@@ -506,7 +506,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "CertificateExpires",
         "min by (name) (certmanager_certificate_expiration_timestamp_seconds{name=\"webhooks-tls\"}) - time()",
-        14 * _DAY, "1h", "page", "The certificate {{ $labels.name }} ends within two weeks and was not renewed",
+        14 * _DAY, "1h", "page", "The certificate {{ $labels.name }} expires within two weeks and was not renewed",
         "keys-and-certificates",
         {'certmanager_certificate_expiration_timestamp_seconds{name="webhooks-tls"}': f"{10 * _DAY}x120"},
         {'certmanager_certificate_expiration_timestamp_seconds{name="webhooks-tls"}': f"{60 * _DAY}x120"},
@@ -520,7 +520,7 @@ OBJECTIVES: Final[Sequence[Objective]] = (
         "webhooks_available", 0.999,
         'sum(rate(paybus_webhook_duration_seconds_count{{outcome=~"unavailable|error"}}[{window}])) or vector(0)',
         'sum(rate(paybus_webhook_duration_seconds_count{{outcome!~"refused|limited"}}[{window}])) > 0 or vector(1)',
-        "Webhooks are not taken",
+        "Webhooks are not accepted",
         "webhooks",
         {
             'paybus_webhook_duration_seconds_count{outcome="unavailable"}': "0+5x4400",
@@ -540,7 +540,7 @@ OBJECTIVES: Final[Sequence[Objective]] = (
         'sum(rate(paybus_event_latency_seconds_bucket{{le="+Inf"}}[{window}])) '
         '- sum(rate(paybus_event_latency_seconds_bucket{{le="60.0"}}[{window}])) or vector(0)',
         'sum(rate(paybus_event_latency_seconds_bucket{{le="+Inf"}}[{window}])) > 0 or vector(1)',
-        "Events take more than a minute to their effect",
+        "Events take more than a minute to take effect",
         "queue-growing",
         _LATE,
         _IN_TIME,
@@ -590,7 +590,7 @@ def burning() -> Sequence[Alert]:
                     limit,
                     lasting,
                     "page" if severity == "page" else "ticket",
-                    f"{each.summary}: the budget of {each.target:.1%} burns {factor:g} times too fast",
+                    f"{each.summary}: the error budget of the {each.target:.1%} objective burns at {factor:g} times the sustainable rate",
                     each.runbook,
                     each.fires,
                     each.silent,

@@ -1,1 +1,1 @@
-"""`make chaos`: the processes that users run, under load, while everything around them breaks."""
+"""`make chaos`: the real processes under load while their environment fails."""

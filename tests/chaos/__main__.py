@@ -27,7 +27,8 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """`recovery` is in seconds, see `Field.settle`; `pace` in webhooks a second."""
+    """The result of a scenario. `recovery` is in seconds, see `Field.settle`; `pace` is in webhooks
+    a second."""
 
     scenario: Scenario
     webhooks: int
@@ -79,7 +80,7 @@ def main() -> int:
     outcomes = []
     with ground() as on:
         for scenario in chosen:
-            # By its name, so that it is the same whichever others run.
+            # Seeded by name, so that a scenario does not depend on which others run.
             seed = options.seed + zlib.crc32(scenario.name.encode())
             outcome = _run(on, scenario, options.webhooks, options.rate, seed, logs)
             outcomes.append(outcome)

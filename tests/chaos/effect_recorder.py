@@ -1,7 +1,7 @@
-"""A service as users write one, whose effect shows whether it happened once.
+"""A user-defined service whose effects are countable: a second effect is always visible.
 
-Its state can't hide a second effect behind a rule about newer reports: every event adds a row. An
-event whose id begins with `evt_killer` kills the process, as a bug in a C library would.
+Every event adds a row, so no rule about newer reports can hide a duplicate. An event whose id
+begins with `evt_killer` kills the process, as a bug in a C library would.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def create_tables(url: str) -> None:
 
 
 def declare(rabbitmq_url: str, ladder: RetryLadder) -> None:
-    """The ledger's queue, as `topology_declarer.py` does it for those of `topology.py`."""
+    """Declare the ledger's queue, as `topology_declarer.py` declares those of `topology.py`."""
     asyncio.run(_declare(rabbitmq_url, ladder))
 
 

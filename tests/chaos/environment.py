@@ -1,4 +1,4 @@
-"""One Paybus under chaos: its processes, its load, and the means to break things."""
+"""One Paybus under chaos: its processes, its load, and the means to inject faults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.proxy import Proxy
 from support.waiting import Steady, poll, trouble_lasts
 
 WORKERS = ("subscription-worker", "provisioning-worker", "ledger-worker")
-# What the webhooks of a scenario don't need, and a version that is rolled out replaces, too.
+# Processes that a scenario's webhooks do not need; a rollout replaces them too.
 OTHERS = tuple(
     name
     for name in PROCESSES
@@ -39,16 +39,17 @@ OTHERS = tuple(
 
 _TESTS = Path(__file__).resolve().parents[1]
 _PATIENCE_SECONDS = 240
-# Longer than any outage of a scenario, and any step of the retry ladder.
+# Longer than any outage in a scenario and any step of the retry ladder.
 _HOPELESS_SECONDS = 90
-# The broker's management figures are up to so old.
+# The maximum age of the broker's management figures.
 _FIGURES_SECONDS = 6
-# By whether no webhook may fail: then as many as come, else "from eight connections" (`triple`).
+# By `smooth` (no webhook may fail): enough connections for the rate, or else eight (`triple`).
 _CONNECTIONS = {False: 8, True: 64}
 
 
 class Field:
-    """`line_to_broker` and `line_to_database` lie between the workers and their servers."""
+    """A running Paybus. `line_to_broker` and `line_to_database` are the proxies between the workers
+    and their servers."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class Field:
             extra_env={"RETRY_LADDER": LADDER},
         )
         if self.cluster is not None:
-            # Clients reach a cluster through something that finds a node that is up.
+            # Clients reach a cluster through a load balancer that finds a running node.
             balancer = self._proxy([each.amqp_port for each in self.cluster.nodes])
             url = with_port(self.layout.rabbitmq_url, balancer.port)
             self.layout = replace(self.layout, rabbitmq_url=url)
@@ -193,12 +194,12 @@ class Field:
         return self._provider.accepted / len(self.sent.bodies)
 
     def end_load(self) -> None:
-        """Of an open-ended load: what was sent by then is all that counts."""
+        """End an open-ended load: only the webhooks sent by then count."""
         self.sent = self.sent.first(self._provider.enough())
 
     @property
     def pace(self) -> float:
-        """Webhooks that were accepted a second, from the first to the last."""
+        """Return the webhooks accepted a second, from the first to the last."""
         return self._provider.accepted / (self._provider.seconds or math.inf)
 
     @property
@@ -206,7 +207,7 @@ class Field:
         return self._provider.refused
 
     def wait_for_share(self, share: float) -> None:
-        """Until so much of the load was accepted."""
+        """Wait for this share of accepted load. Raises `DevstackError` if the load stops."""
         poll(
             lambda: self.sent_share >= share or not self.flowing,
             seconds=_PATIENCE_SECONDS,
@@ -215,11 +216,11 @@ class Field:
             raise DevstackError(f"the load stopped at {self.sent_share:.0%}")
 
     def settle(self) -> tuple[Verdict, float]:
-        """Wait until everything is done. Returns the verdict, and the seconds that it took from the
-        end of trouble and load."""
-        # What waits behind the gateways takes its time, too; what does not move is hopeless sooner.
+        """Wait until all work is done. Returns the verdict, and the seconds that it took after the
+        end of faults and load."""
+        # A backlog behind the gateways takes time; a lack of progress ends the wait earlier.
         patience = max(_PATIENCE_SECONDS, len(self.sent.bodies) / 10)
-        # Each look counts everything, beside the workers on the same cores.
+        # Each check counts everything and uses the same cores as the workers.
         pause = max(0.5, len(self.sent.bodies) / 5000)
         self._provider.join(patience)
         if self._provider.is_alive():
@@ -230,7 +231,7 @@ class Field:
         steady = Steady()
 
         def done_or_hopeless() -> Verdict | None:
-            # What was doubled or buried does not go away, what does not move does not come.
+            # Duplicates and dead letters are final, and so is a lack of progress.
             found = self.books.verdict(self.sent)
             final = found.good or found.doubled or found.unexplained
             return found if final or steady.seconds(found) > _HOPELESS_SECONDS else None
@@ -247,7 +248,7 @@ class Field:
         return verdict, recovery
 
     def _once_more(self) -> Verdict:
-        """What is still in somebody's hands might become a second effect: count again without."""
+        """Count again once no message is unacknowledged: it could still have a second effect."""
         steady = Steady()
 
         def nothing_held() -> bool:
@@ -255,15 +256,16 @@ class Field:
             return steady.seconds(held) > _FIGURES_SECONDS and not held
 
         def at_rest() -> Verdict | None:
-            """Jobs go by the clock: now and then what one ordered is on its way."""
+            """Scheduled jobs continue, so their messages are in transit now and then."""
             found = self.books.verdict(self.sent)
             wrong = found.missing or found.doubled or found.unexplained
             return found if wrong or not found.waiting else None
 
         let_go = poll(nothing_held, seconds=_PATIENCE_SECONDS, pause=0.5)
         if not let_go and self.cluster is not None:
-            # RabbitMQ 3.10 was seen to hold messages after a partition for consumers that were
-            # gone. A node's restart gives them back: what was handled must not be handled again.
+            # RabbitMQ 3.10 was seen to hold messages after a partition for consumers that no longer
+            # existed. A node's restart returns them to the queue; messages already processed must
+            # have no second effect.
             held = self.books.unacknowledged()
             print(f"    {held} messages are held for nobody: the nodes are restarted", flush=True)
             self.cluster.restart_each()
@@ -277,7 +279,7 @@ class Field:
     # -- the processes -------------------------------------------------------------------------
 
     def scale(self, name: str, replicas: int) -> None:
-        """As `kubectl scale` does: start what is missing, SIGTERM what is too much."""
+        """Scale as `kubectl scale` does: start missing replicas, send SIGTERM to surplus ones."""
         for replica in range(self._counts[name], replicas):
             self.system.start_one(self._spec(name, replica), restart=True)
         surplus = [self._process(name, n) for n in range(replicas, self._counts[name])]
@@ -289,8 +291,8 @@ class Field:
         self._counts[name] = replicas
 
     def replace(self, name: str) -> None:
-        """Each replica by a new one, as Kubernetes does it: the new one is ready before it is
-        sent anything, and the old one is sent nothing more when it gets its SIGTERM."""
+        """Replace each replica as Kubernetes does: the new one is ready before it gets traffic, and
+        the old one gets no more traffic when it receives its SIGTERM."""
         replicas = self._counts[name]
         for replica in range(replicas):
             old = self._process(name, replica)
@@ -309,7 +311,7 @@ class Field:
             process.wait_ready(120)
 
     def kill_one(self, *names: str) -> None:
-        """SIGKILL a random replica of these processes; it is started again, as by Kubernetes."""
+        """SIGKILL a random replica of these processes; it is restarted, as by Kubernetes."""
         running = [
             process
             for name, process in self.system.processes.items()
@@ -323,11 +325,11 @@ class Field:
         return sum(process.restarts for process in self.system.processes.values())
 
     def delete_queue(self, name: str) -> None:
-        """What an operator or a script may do by mistake."""
+        """Delete a queue, as an operator or a script may do by mistake."""
         self.books.delete_queue(name)
 
     def lock_table(self, service: str, table: str, seconds: float) -> None:
-        """What a migration that takes too long does: every statement on the table hangs."""
+        """Block every statement on a table, as a long migration does."""
         url = self.databases[service].replace("+psycopg", "")
         with psycopg.connect(url) as connection:
             connection.execute("SET idle_in_transaction_session_timeout = 0")
@@ -335,8 +337,8 @@ class Field:
             trouble_lasts(seconds)
 
     def _rank(self) -> None:
-        """Leave the cores to the gateways, which would have their own in a cluster, and to what
-        starts: what works behind them comes later here."""
+        """Give priority to the gateways, which would have their own cores in a cluster, and to
+        starting processes; lower that of the processes behind them."""
         if not self._smooth:
             return
         for name, process in self.system.processes.items():
@@ -357,7 +359,7 @@ class Field:
         environment = {
             **like.env,
             "DATABASE_URL": self.databases["ledger"],
-            # In front may be sources that were broken on purpose, see tests/mutants.py.
+            # Deliberately broken sources may come first, see tests/mutants.py.
             "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(_TESTS)]),
             **self._worker_env[name],
         }
@@ -365,7 +367,7 @@ class Field:
         return Spec(full, "chaos.effect_recorder", ["worker"], environment, like.ready)
 
     def _declare_ledger_queue(self) -> None:
-        """Before any webhook, so that it counts them all."""
+        """Declare the ledger's queue before any webhook is sent, so that it counts them all."""
         self._process("webhook-gateway", 0).wait_ready()
         effect_recorder.declare(self.layout.rabbitmq_url, RetryLadder.parse(LADDER))
 
@@ -376,7 +378,7 @@ class Field:
 
 
 def _stand_back(pid: int) -> None:
-    """A session's share of the cores is that of its group, where Linux makes groups of them."""
+    """Lower a process's priority; where Linux autogroups are on, its session's share counts."""
     os.setpriority(os.PRIO_PROCESS, pid, 10)
     with suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text("10")

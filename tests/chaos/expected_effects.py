@@ -1,4 +1,4 @@
-"""What must have come of the accepted webhooks, one by one, and what did."""
+"""Compares the expected effects of the accepted webhooks with the actual ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chaos.load import Webhooks
 from common.contracts import topology
 from common.contracts.retry_ladder import RetryLadder
 
-# Retried within seconds, so that a scenario ends; the waits themselves have tests of their own.
+# Short retries, so that a scenario ends; the delays themselves have tests of their own.
 LADDER = "1s,2s,5s"
 
 _GATEWAY = "/webhook-gateway/stripe"
@@ -28,7 +28,8 @@ _GATEWAY = "/webhook-gateway/stripe"
 
 @dataclass
 class Verdict:
-    """`missing` and `doubled` name effects; `unexplained` names dead letters."""
+    """`missing` and `doubled` name effects; `unexplained` names dead letters; `waiting` counts
+    unprocessed messages and rows."""
 
     effects: int = 0
     missing: list[str] = field(default_factory=list)
@@ -41,7 +42,7 @@ class Verdict:
         return not (self.missing or self.doubled or self.unexplained or self.waiting)
 
     def count(self, what: str, expected: Iterable[str], found: Iterable[str]) -> None:
-        """Every expected name must be found exactly once, and no other."""
+        """Require that every expected name is found exactly once, and no other."""
         times = Counter(found)
         names = set(expected)
         self.effects += len(names & times.keys())
@@ -51,9 +52,9 @@ class Verdict:
 
 
 class Books:
-    """Reads the services' databases, the ledger's, the back end's books and the broker's queues.
-    `consumed` says of which services there are workers: others' queues keep what they get, such as
-    the order to refill them when a wait of the ladder was deleted."""
+    """Reads the services' databases, the ledger's, the backend API's books and the broker's queues.
+    `consumed` names the services with workers. The queues of others retain their messages, such as
+    the refill request after a queue of the ladder was deleted."""
 
     def __init__(
         self,
@@ -82,11 +83,11 @@ class Books:
         return verdict
 
     def _webhooks(self, sent: Webhooks, verdict: Verdict) -> None:
-        """Each accepted webhook: one row of the ledger, one of the subscription service's inbox."""
+        """Each accepted webhook has one row in the ledger and one in subscription's inbox."""
         events = {f"evt_{name}" for name in sent.subscriptions if name != "killer"}
         events |= {f"evt_in_{name}" for name in sent.invoices}
         ledger = self._sql("ledger", "SELECT id FROM effects WHERE source = %s", _GATEWAY)
-        # A poisonous one is poison to the subscription service, not to the ledger.
+        # Poisonous messages fail in the subscription service, not in the ledger.
         verdict.count("webhook", events | sent.poison, (id_ for (id_,) in ledger))
         inbox = self._sql(
             "subscription", "SELECT id FROM inbox WHERE queue = 'subscription.billing'"
@@ -96,14 +97,14 @@ class Books:
         verdict.count("payment", (f"in_{name}" for name in sent.invoices), (id_ for (id_,) in paid))
 
     def _subscriptions(self, sent: Webhooks, verdict: Verdict) -> None:
-        """Each is active, and each of its versions and its customer's was told exactly once."""
+        """Each is active; every version of it and of its customer was published exactly once."""
         active = self._sql(
             "subscription",
             "SELECT provider_subscription_id FROM subscriptions WHERE status = 'active'",
         )
         names = [f"sub_{name}" for name in sent.subscriptions]
         verdict.count("active subscription", names, (id_ for (id_,) in active))
-        # What was published is read before the rows, or an event of meanwhile would be of no row.
+        # Read publishes before rows; an event published in between would have no row.
         activated = self._sql(
             "ledger", "SELECT subject FROM effects WHERE type = 'subscription.activated'"
         )
@@ -118,7 +119,7 @@ class Books:
             )
             rows = self._sql("subscription", f"SELECT id, version FROM {table}")  # noqa: S608
             verdict.count(
-                f"telling of {table}",  # every version that was written, once
+                f"telling of {table}",  # every written version, once
                 (f"{id_} v{number}" for id_, last in rows for number in range(1, last + 1)),
                 (f"{subject} v{sequence}" for subject, sequence in told),
             )
@@ -171,8 +172,9 @@ class Books:
         httpx.delete(url, timeout=30).raise_for_status()
 
     def unacknowledged(self) -> int:
-        """Messages that consumers of queues hold, by the management figures, which are some seconds
-        old. Readers of streams acknowledge nothing for good."""
+        """Return the number of messages that consumers of queues hold, by the management figures,
+        which are some seconds old. Streams are excluded: their readers acknowledge without removing
+        anything."""
         answer = httpx.get(f"{self._management}/api/queues/{self._virtual_host()}", timeout=30)
         queues = answer.raise_for_status().json()
         return sum(
@@ -183,7 +185,7 @@ class Books:
         return quote(urlsplit(self._amqp).path[1:], safe="")
 
     def _waiting(self) -> dict[str, int]:
-        """Outbox rows and messages in queues and on the retry ladder that are still there."""
+        """Count the rows in outboxes and the messages in queues and on the retry ladder."""
         found = {
             f"outbox of {service}": self._sql(service, "SELECT count(*) FROM outbox")[0][0]
             for service in self._databases
@@ -201,7 +203,7 @@ class Books:
                     async with connection.channel() as channel:
                         queue = await channel.declare_queue(name, passive=True)
                 except ChannelNotFoundEntity:
-                    depths[f"{name}, which is gone,"] = 1  # until somebody declares it again
+                    depths[f"{name}, which is gone,"] = 1  # until a process declares it again
                 else:
                     depths[name] = queue.declaration_result.message_count or 0
         return depths

@@ -1,4 +1,4 @@
-"""What scenarios stand on: a broker and a database server of our own, which may be broken."""
+"""The infrastructure of scenarios: a private broker and database server, which may be broken."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from support.proxy import Line, Proxy
 from support.waiting import trouble_lasts, until
 
 _PASSWORD = "chaos"
-# Erlang notices a silent node after so long, here, and takes a quarter more or less.
+# Erlang detects a silent node after this time here, plus or minus a quarter.
 _SILENCE_SECONDS = 8
 
 
 class Database:
-    """A PostgreSQL that can be stopped as a crash would stop it."""
+    """A PostgreSQL server that can be stopped as by a crash."""
 
     def __init__(self, state: Path) -> None:
         self.port = free_ports(1)[0]
@@ -38,7 +38,7 @@ class Database:
         return self._server.url
 
     def stop_at_once(self) -> None:
-        """Immediate mode: no checkpoint, recovery from the log at the next start."""
+        """Stop in immediate mode: no checkpoint, recovery from the log at the next start."""
         self._server.stop(keep_data=False)
 
     def start(self) -> None:
@@ -48,7 +48,7 @@ class Database:
         self._server.stop(keep_data=False)
 
     def backends(self, database_like: str) -> list[int]:
-        """The process ids that serve connections to these databases."""
+        """Return the process ids that serve connections to these databases."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             rows = connection.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname LIKE %s", [database_like]
@@ -64,7 +64,7 @@ class Database:
 
 
 class Pair:
-    """A primary and its synchronous standby, behind one address that leads to the primary."""
+    """A primary and its synchronous standby behind one address, which leads to the primary."""
 
     def __init__(self, state: Path) -> None:
         ports = free_ports(2)
@@ -81,8 +81,8 @@ class Pair:
         return with_port(self._primary.url, self._proxy.port)
 
     def fail_over(self, *, after: float) -> None:
-        """The primary dies, and so many seconds later its standby takes its place; then a new
-        standby is made of the old primary."""
+        """Crash the primary, promote its standby `after` seconds later, and make the old primary
+        the new standby."""
         self._primary.stop(keep_data=False)
         trouble_lasts(after)
         self._primary, self._standby = self._standby, self._primary
@@ -136,7 +136,7 @@ class Cluster:
         self.wait_complete()
 
     def partition(self, line: Line, *sides: Sequence[int]) -> None:
-        """Sides are numbers of nodes, from 1."""
+        """Partition the cluster; sides are numbers of nodes, from 1."""
         self._links.partition(line, *([f"paybus{number}" for number in side] for side in sides))
 
     def heal(self) -> None:
@@ -144,7 +144,7 @@ class Cluster:
         self.wait_complete()
 
     def wait_complete(self) -> None:
-        """Until each node says so: one that comes back is running before it answers."""
+        """Wait until each node reports three running nodes; a node runs before it responds."""
         until(
             lambda: all(self._running(each) == len(self.nodes) for each in self.nodes),
             what="three nodes are a cluster",
@@ -152,14 +152,14 @@ class Cluster:
         )
 
     def restart_each(self) -> None:
-        """One node after the other, so that two of three are always there."""
+        """Restart the nodes one by one, so that two of three always run."""
         for node in self.nodes:
             node.kill()
             node.start()
             self.wait_complete()
 
     def leader(self, virtual_host: str, queue: str) -> PrivateNode:
-        """The node that leads a queue now."""
+        """Return the node that currently leads a queue."""
         url = f"{self._management()}/api/queues/{virtual_host}/{queue}"
         name = httpx.get(url, timeout=10).raise_for_status().json()["leader"]
         return next(node for node in self.nodes if node.name == name)
@@ -177,7 +177,7 @@ class Cluster:
         return 0
 
     def _management(self) -> str:
-        """Raises `DevstackError` while no node has a majority."""
+        """Return a reachable management URL. Raises `DevstackError` if no node responds."""
         for node in self.nodes:
             with suppress(httpx.TransportError):
                 httpx.get(node.address.management_url, timeout=2)
@@ -187,7 +187,7 @@ class Cluster:
 
 class Ground:
     def __init__(self, state: Path) -> None:
-        # Not a container, and not the broker of a RABBITMQ_URL: it is there to be killed.
+        # Not a container, and not the broker of RABBITMQ_URL, because it will be killed.
         server = find_server() or install_server()
         self._server = server
         self._state = state
@@ -209,7 +209,7 @@ class Ground:
 @contextmanager
 def ground() -> Iterator[Ground]:
     with tempfile.TemporaryDirectory(prefix="paybus-chaos-") as folder:
-        Path(folder).chmod(0o711)  # root's PostgreSQL runs as another user
+        Path(folder).chmod(0o711)  # PostgreSQL started by root runs as another user
         made = Ground(Path(folder))
         try:
             yield made
@@ -219,7 +219,7 @@ def ground() -> Iterator[Ground]:
 
 @contextmanager
 def environment(names: Sequence[tuple[str, str]]) -> Iterator[None]:
-    """For a `Stack` that shall use our servers."""
+    """Set environment variables, so that a `Stack` uses our servers."""
     before = {name: os.environ.get(name) for name, _ in names}
     os.environ.update(names)
     try:

@@ -19,15 +19,15 @@ from devstack.webhook import signature, subscription_created
 
 _PER_SUBSCRIPTION = 5  # the creation and four payments
 FEWEST = 20 * _PER_SUBSCRIPTION
-# Of a load that ends when it is told to: whole subscriptions, in any order among themselves.
+# The unit of an open-ended load: complete subscriptions, shuffled among themselves.
 _BLOCK = 200 * _PER_SUBSCRIPTION
-_ANSWER_SECONDS = 10  # a provider's patience
+_ANSWER_SECONDS = 10  # a provider's timeout
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send. `webhooks` counts distinct ones; each is sent `copies` times. With `open_ended`
-    they are the most, and it ends when the provider is told that it is enough."""
+    """The load. `webhooks` counts distinct ones; each is sent `copies` times. With `open_ended`, it
+    is the maximum, and the load ends when the provider is told to stop."""
 
     webhooks: int
     copies: int = 1
@@ -38,12 +38,12 @@ class Plan:
 
 @dataclass
 class Webhooks:
-    """The webhooks of a scenario, by what must come of them."""
+    """The webhooks of a scenario, by their expected results."""
 
     subscriptions: list[str] = field(default_factory=list)
     invoices: list[str] = field(default_factory=list)
     poison: set[str] = field(default_factory=set)  # must end as dead letters, without effect
-    killers: set[str] = field(default_factory=set)  # kill the ledger, and only that
+    killers: set[str] = field(default_factory=set)  # kill the ledger's process only
     bodies: list[bytes] = field(default_factory=list)
 
     @classmethod
@@ -89,7 +89,7 @@ class Webhooks:
         return events
 
     def first(self, count: int) -> Webhooks:
-        """The first so many of an open-ended load: whole blocks."""
+        """Return the first `count` webhooks of an open-ended load, in complete blocks."""
         of = count // _PER_SUBSCRIPTION
         invoices = self.invoices[: of * (_PER_SUBSCRIPTION - 1)]
         return Webhooks(self.subscriptions[:of], invoices, bodies=self.bodies[:count])
@@ -118,9 +118,9 @@ def _invoice_paid(subscription: str, period: int) -> dict[str, Any]:
 
 
 class Provider(threading.Thread):
-    """Sends each webhook until a gateway answers 2xx, as fast as `rate` per second says.
+    """Sends each webhook, at `rate` per second, until a gateway responds with 2xx.
 
-    Any of the gateways is tried, as a load balancer would.
+    A random gateway is tried each time, as by a load balancer.
     """
 
     def __init__(
@@ -142,20 +142,20 @@ class Provider(threading.Thread):
         self._dice = random.Random(seed)
         self.accepted = 0
         self.seconds = 0.0  # from the first to the last
-        self.failures = Counter[str]()  # attempts that were not answered with 2xx, by what was
-        self.turned_away = 0  # those that were answered
+        self.failures = Counter[str]()  # attempts without a 2xx response, by cause
+        self.turned_away = 0  # those with another response
 
     @property
     def refused(self) -> int:
         return self.failures.total()
 
     def enough(self) -> int:
-        """Send this block to its end, and no other. Returns how many it will have been."""
+        """Finish the current block and stop. Returns the total number of webhooks."""
         self._last = min(self._last, -(-self._begun // _BLOCK) * _BLOCK)
         return self._last
 
     def use(self, url: str, *, instead_of: str) -> None:
-        """As a balancer that was told of another gateway."""
+        """Replace a gateway in the list, as in a load balancer."""
         others = [each for each in self._gateways if each != f"{instead_of}/webhooks/stripe"]
         self._gateways = [*others, f"{url}/webhooks/stripe"]
 

@@ -1,8 +1,8 @@
-"""The network between the nodes of a RabbitMQ cluster, so that it can fall apart.
+"""The network between the nodes of a RabbitMQ cluster, which can be partitioned.
 
-Erlang nodes ask an epmd at which port another node is. Each node here has an epmd of its own, which
-names a proxy in place of each other node: there the line between the two can be broken, from either
-end, without any right over the machine's network.
+Erlang nodes query an epmd for the port of another node. Each node here has an epmd of its own,
+which returns a proxy's port for each other node. The proxies can break the line between two nodes
+from either end, without privileges on the machine's network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _NORMAL_NODE, _TCP, _HIGHEST, _LOWEST = 77, 0, 6, 5
 
 
 class Links:
-    """Made before the nodes, whose epmd ports it gives; `connect` tells it of them."""
+    """The lines between nodes. Created before the nodes, because it provides their epmd ports;
+    `connect` registers the nodes."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._loop = asyncio.new_event_loop()
@@ -44,7 +45,7 @@ class Links:
             self._epmds[one].peers[other] = proxy.port
 
     def partition(self, line: Line, *sides: Sequence[str]) -> None:
-        """Nodes on different sides don't reach each other any more, as `line` says."""
+        """Break the lines between nodes on different sides, as `line` says."""
         side = {name: number for number, names in enumerate(sides) for name in names}
         for (one, other), proxy in self._proxies.items():
             if side[one] != side[other]:
@@ -62,7 +63,7 @@ class Links:
 
 
 class _Epmd:
-    """What one node asks, and where it registers; so do the command line tools that talk to it."""
+    """The epmd of one node and of the command-line tools that talk to it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.peers: dict[str, int] = {}
@@ -93,7 +94,7 @@ class _Epmd:
     async def _register(
         self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """A node is registered for as long as its connection stays."""
+        """Register a node for as long as its connection is open."""
         (port,) = struct.unpack("!H", request[:2])
         (length,) = struct.unpack("!H", request[8:10])
         name = request[10 : 10 + length].decode()

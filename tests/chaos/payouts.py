@@ -1,4 +1,4 @@
-"""The payouts' scenario: a payday to providers that answer badly, while everything is killed."""
+"""The payouts scenario: a payday at faulty providers while processes and servers are killed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _KILL_SECONDS = 3
 
 
 def run(on: Ground, count: int, *, seed: int, logs: Path) -> tuple[Verdict, int, float]:
-    """The verdict, how often processes were restarted, and the seconds from the end of the trouble
-    to the end of all payouts."""
+    """Return the verdict, the number of restarts, and the seconds from the end of the faults to the
+    end of all payouts."""
     dice = random.Random(seed)
     servers = [
         ("RABBITMQ_URL", on.node.address.url),

@@ -1,4 +1,4 @@
-"""What is broken, and how, while webhooks flow."""
+"""The scenarios: the faults injected while webhooks flow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Disturb = Callable[[Field], None]
 
 @dataclass(frozen=True)
 class Scenario:
-    """`disturb` runs while the load flows, and leaves everything whole again."""
+    """A scenario. `disturb` runs while the load flows, and ends with everything working again."""
 
     name: str
     what: str
@@ -42,7 +42,7 @@ class Scenario:
 
 
 def nothing(field: Field) -> None:
-    """The load alone is the trouble."""
+    """Inject no fault: the load itself is the disturbance."""
 
 
 def kill_processes(field: Field) -> None:
@@ -52,7 +52,7 @@ def kill_processes(field: Field) -> None:
 
 
 def twice(act: Disturb) -> Disturb:
-    """When a fifth of the load was accepted, and when three fifths were."""
+    """Disturb after a fifth of the load was accepted, and again after three fifths."""
 
     def disturb(field: Field) -> None:
         for share in (0.2, 0.6):
@@ -68,7 +68,7 @@ def restart_broker(field: Field) -> None:
 
 
 def spool(field: Field) -> None:
-    """The broker is down for 30 s, and in the middle of that a gateway dies."""
+    """The broker is down for 30 s, and gateways are killed meanwhile."""
     field.wait_for_share(0.2)
     field.ground.node.kill()
     for _ in range(2):
@@ -85,7 +85,7 @@ def memory_alarm(field: Field) -> None:
 
 
 def kill_queue_leader(field: Field) -> None:
-    """One node at a time: two of three must agree, so the next waits for this one."""
+    """Kill a queue leader, then start it again: two of three nodes must always agree."""
     assert field.cluster is not None
     virtual_host = field.layout.rabbitmq_url.rpartition("/")[2]
     leader = field.cluster.leader(virtual_host, "subscription.billing")
@@ -95,12 +95,12 @@ def kill_queue_leader(field: Field) -> None:
 
 
 def delete_queues(field: Field) -> None:
-    """One that is consumed, one before it on the way, and one in which failed messages wait."""
+    """Delete a consumed queue, the queue of another service, and a retry queue."""
     names = ("subscription.billing", "provisioning.subscriptions", "retry.1s")
     for share, name in zip((0.2, 0.4, 0.6), names, strict=True):
         field.wait_for_share(share)
         field.delete_queue(name)
-        field.kill_one("subscription-worker")  # it declares the topology when it is back
+        field.kill_one("subscription-worker")  # it declares the topology when it restarts
 
 
 def restart_postgres(field: Field) -> None:
@@ -115,7 +115,7 @@ def fail_over(field: Field) -> None:
 
 
 def partition_minority(field: Field) -> None:
-    """The node that clients are connected to is alone, and the others are silent to it."""
+    """Isolate the node that clients are connected to; the others do not respond to it."""
     assert field.cluster is not None
     field.wait_for_share(0.2)
     field.cluster.partition(Line.SILENT, [1], [2, 3])
@@ -124,7 +124,7 @@ def partition_minority(field: Field) -> None:
 
 
 def partition_majority(field: Field) -> None:
-    """Each node is alone, so that there is no majority anywhere."""
+    """Isolate every node, so that no side has a majority."""
     assert field.cluster is not None
     field.wait_for_share(0.2)
     field.cluster.partition(Line.CUT, [1], [2], [3])
@@ -139,7 +139,7 @@ def drop_connections(field: Field) -> None:
 
 
 def hang_statements(field: Field) -> None:
-    """A lock that is held too long, then servers that stop answering in the middle."""
+    """Hold a lock too long, then freeze server processes in the middle of their work."""
     field.wait_for_share(0.1)
     field.lock_table("subscription", "subscriptions", 15)
     field.wait_for_share(0.5)
@@ -166,7 +166,7 @@ def scale(field: Field) -> None:
 
 
 def roll_out(field: Field) -> None:
-    """What a Deployment does with a new version: a new one up and ready, then an old one away."""
+    """Replace every process as a Deployment does: a new one becomes ready, an old one stops."""
     field.wait_for_share(0.02)
     for name in ("webhook-gateway", *WORKERS, *OTHERS):
         field.replace(name)

@@ -1,8 +1,8 @@
-"""`make soak [MINUTES=60] [RATE=33] [SEED=...]`: a long load, something broken every two minutes.
+"""`make soak [MINUTES=60] [RATE=33] [SEED=...]`: a long load with a fault every two minutes.
 
-Ends with 0 if nothing was lost or doubled and nothing grew that should not: memory and file
-descriptors of each process, size of the outboxes, bytes per row of what is kept. The figures and
-their picture are left in `.paybus/soak`.
+Exits with 0 if no effect was lost or duplicated and nothing grew that should not: memory and file
+descriptors of each process, size of the outboxes, bytes per row of stored data. The figures and
+their chart are written to `.paybus/soak`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from support.waiting import trouble_lasts
 
 _FAULT_SECONDS = 120
 _SAMPLE_SECONDS = 10
-# Of the last third's median, over the middle third's.
+# The maximum ratio of the last third's median to the middle third's.
 _MOST_GROWTH = 1.1
-# Of what is empty most of the time, its size after a busy minute is what counts.
+# For tables that are empty most of the time, the size after a busy minute counts.
 _EMPTY_BYTES = 64 * 1024 * 1024
 _SERVICES = ("subscription", "provisioning", "ledger")
 _KEPT = (
@@ -83,7 +83,7 @@ FAULTS: Mapping[str, Disturb] = {
 
 @dataclass
 class Sample:
-    """What was measured once. Times are seconds since the begin, sizes bytes."""
+    """One set of measurements. Times are in seconds since the start, sizes in bytes."""
 
     at: float
     memory: dict[str, int] = field(default_factory=dict)
@@ -130,11 +130,11 @@ class Watch:
                 if rows:
                     sample.kept[f"{service}.{table}"] = size / rows
         except psycopg.OperationalError:
-            pass  # it is away, which is what we are here for
+            pass  # the database is down, as intended by a fault
         self.samples.append(sample)
 
     def _age(self, key: str, ready: str) -> tuple[float, float]:
-        """What a worker has added to its events' age since the last look, and to their number."""
+        """Return what a worker has added to sum and count of its events' latency."""
         try:
             text = httpx.get(str(httpx.URL(ready).copy_with(path="/metrics")), timeout=5).text
         except httpx.TransportError:
@@ -163,14 +163,14 @@ class Watch:
 
 
 def _of_process(pid: int) -> tuple[int, int]:
-    """Resident memory in bytes, and open file descriptors."""
+    """Return resident memory in bytes, and the number of open file descriptors."""
     status = Path(f"/proc/{pid}/status").read_text()
     (resident,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
     return int(resident.split()[1]) * 1024, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def growths(samples: list[Sample]) -> Iterator[tuple[str, float, float]]:
-    """What grew more than it may: its name, the middle third's median and the last's."""
+    """Yield what grew more than allowed: name, the middle third's median, the last third's."""
     third = len(samples) // 3
     middle, last = samples[third : 2 * third], samples[2 * third :]
     for what, values in (
@@ -246,7 +246,7 @@ def run(minutes: float, rate: float, seed: int, logs: Path) -> bool:
             watch.look()
             if watch.now < next_fault or watch.now > (minutes * 60) - _FAULT_SECONDS:
                 continue
-            # Each of them once before any comes again.
+            # Each fault occurs once before any is repeated.
             faults = faults or where.dice.sample(list(FAULTS), len(FAULTS))
             name = faults.pop()
             watch.faults.append((watch.now, name))

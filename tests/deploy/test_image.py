@@ -1,4 +1,4 @@
-"""What an image's build installs, without Docker: its own command, in a copy of what it copies."""
+"""An image's installation without Docker: its own command, in a copy of the files it copies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 
 @pytest.mark.parametrize("service", ["orders", "operations", "sandbox"])
 def test_an_image_holds_its_service(service: str, tmp_path: Path) -> None:
-    """Each package where it is looked for, and none that points back to where it was built."""
+    """Each package is where it is searched, and none refers back to the build folder."""
     build, app = tmp_path / "build", tmp_path / "app"
     build.mkdir()
     for source in re.findall(r"^COPY (\S+) \S+$", DOCKERFILE.partition("\nFROM python")[2], re.M):

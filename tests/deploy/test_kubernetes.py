@@ -1,4 +1,4 @@
-"""What `kubectl kustomize` makes of every overlay: valid, hardened, and complete for every service.
+"""The output of `kubectl kustomize` for every overlay: valid, hardened, complete for every service.
 
 A service without probes, limits, a disruption budget, an autoscaler or a monitor fails here.
 """
@@ -32,14 +32,15 @@ K8S = ROOT / "deploy" / "k8s"
 SERVICES = sorted(path.name for path in (ROOT / "services").iterdir() if path.is_dir())
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 ROLES = ("api", "worker")
-# Providers (the gateway's api asks Plaid for keys), the back end, sources of exchange rates.
+# They call providers (the gateway's api fetches Plaid's keys), the backend API, or exchange-rate
+# sources.
 _CALL_OUTSIDE = {
     *(f"{each}-{role}"
       for each in ("webhook-gateway", "subscription", "provisioning", "payouts", "bank-sync")
       for role in ROLES),
     "orders-worker",
 }  # fmt: skip
-# Operators' kinds, which Kubernetes' own schemas do not have.
+# Custom resources, which Kubernetes' own schemas do not contain.
 CUSTOM = frozenset({
     "rabbitmq.com/v1beta1/RabbitmqCluster",
     "cert-manager.io/v1/Certificate",
@@ -121,8 +122,8 @@ def test_every_object_is_valid(overlay: str) -> None:
 
 @cache
 def definitions() -> Mapping[str, Any]:
-    """Schemas of the operators' kinds, from the YAML files in the folder that CRDS names: as their
-    releases have them, or as a cluster has them (`kubectl get crd -o yaml`)."""
+    """Return schemas of the custom resources, from the YAML files in the folder that CRDS names:
+    from the operators' releases or from a cluster (`kubectl get crd -o yaml`)."""
     folder = os.environ.get("CRDS")
     if not folder:
         pytest.skip("CRDS names no folder with the operators' CustomResourceDefinitions")
@@ -138,7 +139,7 @@ def definitions() -> Mapping[str, Any]:
 
 
 def strict(schema: Any) -> Any:
-    """As JSON Schema, in which an unknown field is a fault."""
+    """Convert to a JSON Schema that rejects unknown fields."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -279,7 +280,7 @@ def test_migrations_run_as_a_job(overlay: str, service: str) -> None:
 
 
 def referred_to(content: Any) -> Iterator[str]:
-    """The names of Secrets, wherever they stand in an object."""
+    """Yield the names of Secrets anywhere in an object."""
     if isinstance(content, list):
         for each in content:
             yield from referred_to(each)
@@ -317,7 +318,7 @@ def test_the_secrets_that_are_referred_to_are_those_that_are_made(
         kubernetes_validate.validate(each, VERSION, strict=True)
     names = {each["metadata"]["name"] for each in made}
     referred = {name for each in rendered(overlay) for name in referred_to(each)}
-    # Made by cert-manager, and by CloudNativePG: https://cloudnative-pg.io/docs/current/certificates
+    # Created by cert-manager and CloudNativePG: https://cloudnative-pg.io/docs/current/certificates
     of_others = {each["spec"]["secretName"] for each in of_kind(overlay, "Certificate")}
     of_others.add("postgres-ca")
     assert referred <= names | of_others
@@ -355,14 +356,14 @@ def test_each_service_has_a_login_of_its_own_at_the_broker_by_tls(tmp_path: Path
 
 
 def test_all_pools_together_fit_into_the_database() -> None:
-    """At the most that the autoscalers allow; a worker's relay listens by a further connection."""
+    """At the autoscalers' maximum; each worker's relay uses a further connection to listen."""
     connections = 0
     for service in SERVICES:
         text = (K8S / "services" / service / "settings.env").read_text()
         (size,) = re.findall(r"^DATABASE_POOL_SIZE=(\d+)$", text, re.MULTILINE)
         workers = named("production", "ScaledObject", f"{service}-worker")["spec"]
         connections += workers["maxReplicaCount"] * (int(size) + 1)
-        if service != "webhook-gateway":  # whose api has no database
+        if service != "webhook-gateway":  # its api has no database
             apis = named("production", "HorizontalPodAutoscaler", f"{service}-api")["spec"]
             connections += apis["maxReplicas"] * int(size)
     parameters = named("production", "Cluster", "postgres")["spec"]["postgresql"]["parameters"]

@@ -1,6 +1,6 @@
-"""Commands that are repeated, lost before and after the work, and resent in any order, beside their
-webhooks: each is done once, and both sides end in the same state, although Stripe's events have
-whole seconds and many commands fall into one."""
+"""Commands are repeated, lost before and after the work, and resent in any order, concurrently with
+their webhooks: each is executed once, and both sides end in the same state, although Stripe's
+events have a resolution of one second and many commands fall into one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_each_command_is_done_once_and_both_sides_end_alike(
 
 
 def _all_ended(paybus: Paybus, commands: list[tuple[str, str, dict[str, Any]]]) -> bool:
-    """An earlier one that was accepted waits for a later one, so all of them are sent again."""
+    """Send all commands again: an earlier accepted one waits for a later one."""
     answers = {_send(paybus, each) for each in commands}
     return answers <= {200, 201, 422}
 
@@ -108,13 +108,13 @@ def _at_stripe(paybus: Paybus, customer: str) -> dict[str, tuple[str, str, bool]
 
 
 def _here(paybus: Paybus, customer: str) -> dict[str, tuple[str, str, bool]]:
-    found = subscriptions(paybus, customer)  # first: a plan may be learnt between both questions
+    found = subscriptions(paybus, customer)  # first: a plan may become known in between
     plans = call(paybus, "GET", "plans").json()["items"]
     names = {each["id"]: each["provider_plan_id"] for each in plans}
     return {
         each["provider_subscription_id"]: (
             each["status"],
-            names.get(each["plan_id"], ""),  # not yet, where its payment came first
+            names.get(each["plan_id"], ""),  # not yet known if its payment came first
             each["cancel_at_period_end"],
         )
         for each in found

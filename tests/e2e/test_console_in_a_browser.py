@@ -1,4 +1,4 @@
-"""An operator mends what failed, in a real browser."""
+"""An operator replays failures in a real browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ROOT = ["--no-sandbox"] if os.geteuid() == 0 else []
 
 @pytest.fixture
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    # Fifty failures five times are to be seen: no circuit comes between.
+    # Fifty failures of five attempts each are needed, so the circuit must stay closed.
     calling = {"BACKEND_CIRCUIT_FAILURES": "10000"}
     with make_paybus([*PROCESSES, *_OTHERS], **QUICK, **calling) as paybus:
         yield paybus
@@ -85,16 +85,16 @@ def test_fifty_failures_are_seen_mended_and_replayed(page: Page, paybus: Paybus)
     expect(page.get_by_role("checkbox")).to_have_count(_FAILURES)
     shoot(page, "letters")
     page.get_by_role("row").nth(1).get_by_role("link").click()
-    page.get_by_text("Stack", exact=True).click()
+    page.get_by_text("Stack trace", exact=True).click()
     expect(page.get_by_text("provisioner.py").first).to_be_visible()
     shoot(page, "letter")
 
     paybus.backend(mode="well")
     page.get_by_role("link", name="Dead letters").click()
     group.get_by_label("Reason").fill("the back end is up again")
-    group.get_by_label("Messages a second").fill("10")
+    group.get_by_label("Messages per second").fill("10")
     group.get_by_role("button", name="Replay").click()
-    expect(page.get_by_role("progressbar", name="settled")).to_be_visible()
+    expect(page.get_by_role("progressbar", name="completed")).to_be_visible()
     some = re.compile(rf"\b([5-9]|[1-4]\d) of {_FAILURES}")
     expect(page.get_by_role("status")).to_contain_text(some, timeout=30_000)
     shoot(page, "replay-running")
@@ -106,7 +106,7 @@ def test_fifty_failures_are_seen_mended_and_replayed(page: Page, paybus: Paybus)
     shoot(page, "replay-done")
 
     page.get_by_role("link", name="Dead letters").click()
-    expect(page.get_by_text("None is open.")).to_be_visible()
+    expect(page.get_by_text("No open dead letters.")).to_be_visible()
     for number in numbers:
         integration = until_status(paybus, number, "provisioned")
         assert len(organization_of(paybus, integration)) == 1
@@ -120,7 +120,7 @@ def test_fifty_failures_are_seen_mended_and_replayed(page: Page, paybus: Paybus)
     expect(page.get_by_role("listitem").first).to_contain_text("+0.000 s")
     shoot(page, "trace")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to main content")).to_be_focused()
     page.emulate_media(color_scheme="dark")
     shoot(page, "trace-dark")
     assert wrong == [], "the browser has nothing to complain about"

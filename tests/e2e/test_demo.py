@@ -1,4 +1,4 @@
-"""`make demo` as users run it, small."""
+"""A small `make demo`, as users run it."""
 
 from __future__ import annotations
 

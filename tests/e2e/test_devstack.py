@@ -1,4 +1,4 @@
-"""The development stack leaves nothing behind, however its parent ends; two never meet."""
+"""The development stack leaves nothing behind, however its parent ends; two do not collide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from devstack.processes.stack import Stack
 from support.waiting import until
 
-# A shell that runs the tests in the background makes them ignore Ctrl-C, which is inherited.
+# A shell that runs the tests in the background makes them ignore Ctrl-C; children inherit that.
 _PARENT = """
 import signal, time
 from devstack.processes.stack import Stack
@@ -29,7 +29,7 @@ with Stack() as stack:
 
 
 def _processes_of(state: str) -> list[int]:
-    """Processes whose command line or environment names the state folder."""
+    """Return the processes whose command line or environment names the state folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():

@@ -1,4 +1,4 @@
-"""`make run` as users run it: it says how to begin, and Ctrl-C leaves nothing behind."""
+"""`make run` as users run it: it prints how to begin, and Ctrl-C leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of the gateway, genuine and hostile, and what each deserves."""
+"""Genuine and hostile calls of the gateway, with the expected treatment of each."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Call:
-    """`genuine` is whether the provider could have sent it; None where nobody can tell, because
-    the provider proves nothing: then it may only be a hint."""
+    """`genuine` is whether the provider could have sent it; None if its calls carry no proof and
+    can only be unverified notifications."""
 
     provider: str
     body: bytes
@@ -38,7 +38,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a provider proves its calls: a header, made of secret and body."""
+    """A provider's authentication scheme: a header computed from secret and body."""
 
     header: str
     make: Callable[[str, bytes], str]
@@ -95,7 +95,7 @@ bodies = (
 
 
 def hostile(body: bytes, noise: str, position: int) -> list[Call]:
-    """Calls that nobody may take for genuine, for every provider and every way to get it wrong."""
+    """Return calls that must not pass as genuine, for every provider and kind of error."""
     calls: list[Call] = []
     for provider, scheme in SCHEMES.items():
         good = scheme.make(SECRETS[provider], body)
@@ -116,7 +116,7 @@ def hostile(body: bytes, noise: str, position: int) -> list[Call]:
             [("X-" + scheme.header, good)],
         ]
         if provider == "stripe":
-            for skew in (-301, 400 + position):  # it may take a while until it is sent
+            for skew in (-301, 400 + position):  # sending may take a while
                 stamped = signature(body, SECRETS["stripe"], int(time.time()) + skew)
                 wrong.append([(scheme.header, stamped)])
             wrong.append([(scheme.header, good.replace("v1=", "v0="))])
@@ -137,7 +137,7 @@ def hostile(body: bytes, noise: str, position: int) -> list[Call]:
 
 
 def proved(body: bytes) -> list[Call]:
-    """Any body at all with the provider's own signature is taken, whatever is in it."""
+    """Return calls with the provider's own signature, which are accepted whatever their body."""
     return [
         Call(provider, body, [(scheme.header, scheme.make(SECRETS[provider], body))], genuine=True)
         for provider, scheme in SCHEMES.items()

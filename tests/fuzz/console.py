@@ -1,4 +1,4 @@
-"""Pages and forms of the operators' console, called by somebody who is signed in and means harm."""
+"""Hostile calls of the console's pages and forms with a valid session."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _fields = st.dictionaries(st.sampled_from(_NAMES.split()), _value, max_size=8)
 
 
 def fuzz_console(url: str, token: str, inputs: int, number: int) -> tuple[int, list[str]]:
-    """Returns how many calls it made, and those that were answered with a 5xx."""
+    """Return the number of calls, and those with a 5xx response."""
     bad: list[str] = []
     made = 0
     csrf = hashlib.sha256(b"paybus console form" + token.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Bodies as large as may be, of the shapes that cost most, to every endpoint that takes one."""
+"""The largest bodies of the costliest shapes, for every endpoint that accepts one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _filled(pattern: str, size: int) -> str:
 
 
 def _json_bodies(names: Sequence[str], most: int) -> Iterator[bytes]:
-    """Of `most` bytes at the most; `names` are those of the fields that the endpoint knows."""
+    """Yield bodies of at most `most` bytes; `names` are the fields that the endpoint knows."""
     most -= 200
     yield _filled("[", most).encode()
     yield _filled('{"a":', most).encode() + b"1"
@@ -58,7 +58,7 @@ def most_of(path: str) -> int:
 
 
 async def send_large(url: str, token: str) -> tuple[int, list[str]]:
-    """To the API there. How many it sent, and those whose answer nobody may get."""
+    """Send large bodies to an API. Returns their number, and the unacceptable responses."""
     headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "large"}
     bad: list[str] = []
     sent = 0
@@ -73,7 +73,7 @@ async def send_large(url: str, token: str) -> tuple[int, list[str]]:
                     answer = await http.request(method, path, content=body, headers=said)
                 except (httpx.ReadError, httpx.WriteError):
                     if len(body) > MOST_BODY_BYTES:
-                        return  # what is too large is not read to its end
+                        return  # a body that is too large is not read to its end
                     raise
             if answer.is_server_error or (len(body) > most_of(path) and answer.status_code != 413):
                 bad.append(f"{answer.status_code} to {method} {path}: {body[:60]!r} ({len(body)})")
@@ -101,7 +101,7 @@ async def send_large(url: str, token: str) -> tuple[int, list[str]]:
 
 
 def longest_hold(url: str) -> float:
-    """The bound, in seconds, that no turn of the process's event loop went over."""
+    """Return the upper bound, in seconds, of the longest turn of the process's event loop."""
     text = httpx.get(f"{url}/metrics", timeout=30).text
     found = re.findall(r'paybus_event_loop_held_seconds_bucket\{le="([^"]+)"\} (\S+)', text)
     most = float(found[-1][1])
@@ -109,7 +109,7 @@ def longest_hold(url: str) -> float:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that the process ever had."""
+    """Return the peak memory of the process, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
     return int(kib) * 1024

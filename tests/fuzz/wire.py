@@ -1,4 +1,4 @@
-"""Raw HTTP/1.1 over a few connections: what a client library would not let us send."""
+"""Raw HTTP/1.1 over a few connections, for requests that client libraries reject."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fuzz.calls import Call
 
 
 class Connection:
-    """One request after the other; opened again when the server closed it."""
+    """Sends one request after the other; reconnects if the server closed the connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, call: Call) -> int:
-        """The answer's status. Raises `ConnectionError` when there is none."""
+        """Return the response's status. Raises `ConnectionError` if there is none."""
         for attempt in range(2):
             reader, writer = await self._open()
             try:
@@ -58,7 +58,7 @@ def _request(call: Call) -> bytes:
 
 
 async def send_all(port: int, calls: Sequence[Call], connections: int = 8) -> list[int]:
-    """The statuses, in the order of the calls."""
+    """Return the statuses in the order of the calls."""
     statuses = [0] * len(calls)
     waiting = iter(enumerate(calls))
 

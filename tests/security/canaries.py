@@ -1,6 +1,6 @@
-"""Secrets and personal data of every kind that Paybus meets: none may show anywhere.
+"""Secrets and personal data of every kind that Paybus processes: none may appear in any output.
 
-Each is made up, and looks as its issuer says that it does.
+Each is invented, and has the form that its issuer documents.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CANARIES = {
     "phone number, as MTN names it": "partyId=237 677 123 456",
     "URL with a password": "postgresql://canary:canary-password@db.example.com/paybus",
 }
-# Of those of which not all is secret: what must not be seen.
+# For values that are only partly secret: the secret part.
 SECRET_PART = {
     "password": "canary-password",
     "password, in JSON": "canary-password",

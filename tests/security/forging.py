@@ -1,4 +1,4 @@
-"""Tokens that nobody should take."""
+"""Forged and invalid tokens that must be rejected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devstack.tokens import DevKeys
 
 
 def forged(keys: DevKeys) -> Mapping[str, str]:
-    """By what is wrong with each; all of them name an administrator."""
+    """Return tokens by their fault; all of them name an administrator."""
     good = jwt.decode(keys.token("admin"), options={"verify_signature": False})
     public = keys.jwks.read_text()
     claims: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ def _private(keys: DevKeys) -> str:
 
 
 def _by_hand(claims: Any, header: dict[str, str], sign: Callable[[bytes], bytes]) -> str:
-    """The library refuses to make these."""
+    """Encode a token that the library refuses to create."""
 
     def encode(raw: bytes) -> str:
         return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,4 +1,4 @@
-"""A service's login at the broker is good for that service alone."""
+"""A service's broker login is valid for that service only."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_what_somebody_deletes_is_declared_again_for_those_who_may_not(
 async def test_a_new_version_waits_for_its_bindings(
     make_paybus: MakePaybus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is published without them goes to the journal and to no queue, and is lost."""
+    """Events published before their bindings exist reach the journal but no queue, and are lost."""
     new = Binding("subscriptions", "provider_subscription.*")
     older = tuple(
         replace(each, bindings=tuple(one for one in each.bindings if one != new))
@@ -148,12 +148,12 @@ async def test_a_new_version_waits_for_its_bindings(
         with monkeypatch.context() as version:
             version.setattr(topology, "QUEUES", older)
             async with connected(paybus.layout.broker_url("operations")):
-                pass  # operations of the version before has declared its topology
+                pass  # the previous version of operations has declared its topology
         await asyncio.to_thread(_rolled_out, paybus)
 
 
 def _rolled_out(paybus: Paybus) -> None:
-    """Operations last."""
+    """Start the gateway before operations, which declares the missing bindings."""
     paybus.system.start(["webhook-gateway"], wait=False)
     gateway = paybus.system.processes["webhook-gateway"]
     until(gateway.log.exists, what="it begins")
@@ -166,7 +166,7 @@ def _rolled_out(paybus: Paybus) -> None:
 
 
 def test_what_a_login_may_not_publish_holds_up_nothing_else(make_paybus: MakePaybus) -> None:
-    """As of a version whose definitions nobody has imported yet."""
+    """As for a version whose definitions have not been imported yet."""
     with make_paybus(["operations-worker", "provisioning-worker"], own_logins=True) as paybus:
         add = "INSERT INTO outbox (exchange, routing_key, body) VALUES (%s, %s, '{}')"
         for type_ in ("organization.renamed_9", *["organization.provisioned"] * 3):
@@ -185,7 +185,7 @@ def test_what_a_login_may_not_publish_holds_up_nothing_else(make_paybus: MakePay
 async def test_a_refill_waits_for_the_bindings_of_a_queue_that_is_declared_again(
     make_paybus: MakePaybus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever declares it may die before it binds it."""
+    """The process that declares a queue may die before it binds it."""
     name, ladder = "subscription.billing", RetryLadder.parse(SHORT_LADDER)
     declared = topology_declarer._declare_queue
 

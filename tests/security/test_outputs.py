@@ -1,4 +1,4 @@
-"""Secrets and personal data go in wherever they can come from, and come out nowhere."""
+"""Secrets and personal data enter through every input, and appear in no output."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _hear_them_as_data(paybus: Paybus) -> None:
 
 
 def _hear_them_as_ids(paybus: Paybus) -> None:
-    """Of events that are handled, and of events that nobody can handle."""
+    """Send events that are processed, and events that no consumer can process."""
     for canary in CANARIES.values():
         event = _event(id=canary, subject=canary, correlationid=canary)
         paybus.publish_to("payments", "payment.failed", json.dumps(event))
@@ -116,7 +116,7 @@ def _hear_them_from_a_back_end(paybus: Paybus) -> None:
 
 def _hear_them_from_a_payer(paybus: Paybus) -> None:
     customer = {"reference": "canary", "email": _EMAIL, "name": "Ama", "phone": _PHONE}
-    # The sandbox refuses this number's payments, and says which number it was.
+    # The sandbox refuses this number's payments, and its message contains the number.
     wanted = checkouts.order(
         "mtn-momo",
         customer=customer,
@@ -138,7 +138,7 @@ def _hear_them_from_callers(paybus: Paybus) -> None:
 
 
 def _leaks(text: str) -> list[str]:
-    """As they are, and as they stand in a JSON text."""
+    """Return the secrets found in a text, plain or escaped as in JSON."""
     forms = (text, text.replace("\\", ""))
     known = {**_SECRET, "payer's address": _EMAIL, "payer's phone": _PHONE}
     return [kind for kind, secret in known.items() if any(secret in form for form in forms)]
@@ -228,6 +228,5 @@ def test_none_lies_in_clear_in_a_database(paybus: Paybus, service: str) -> None:
     assert leaks == {}
 
 
-# By which things are found again: they are masked where they are shown. And how customers are
-# reached: two services have to know.
+# Search keys, which are masked in output, and contact data, which two services need.
 _KNOWN = frozenset({"id", "source", "type", "subject", "email", "name"})

@@ -1,4 +1,4 @@
-"""What is secret or personal is recognized, wherever it stands, in a time that is linear."""
+"""Secrets and personal data are recognized anywhere in a text, in linear time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.observability.redaction import Redactor
 from security.canaries import CANARIES, SECRET_PART
 
-# What repeats is where a pattern could begin again and again.
+# Repetitions at which a pattern could start matching again and again.
 _HOSTILE = (
     *(
         "a.a.",
@@ -94,7 +94,7 @@ def test_what_stands_apart_is_masked_whatever_is_around(before: str, kind: str, 
 
 @pytest.mark.parametrize("part", _HOSTILE)
 def test_the_time_it_takes_grows_with_the_length_and_nothing_else(part: str) -> None:
-    """Sixteen times the length takes sixteen times as long, not 256 times."""
+    """Sixteen times the length takes about sixteen times as long, not 256 times."""
 
     def seconds(length: int) -> float:
         text = part * (length // len(part))

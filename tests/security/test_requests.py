@@ -1,4 +1,4 @@
-"""What arrives is judged before it is read, and nothing keeps a connection or fills the memory."""
+"""Requests are checked before they are read, and none can hold a connection or fill the memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.paybus import Paybus
 from support.waiting import until
 
 _SERVICES = ("subscription", "provisioning", "payouts", "bank-sync", "orders", "operations")
-# Reading so much would show.
+# Reading this much would be visible.
 _HUGE = 64 * 1024 * 1024
 _KEY = {"Idempotency-Key": "many"}
 
@@ -43,7 +43,7 @@ def connect(paybus: Paybus, service: str) -> socket.socket:
 
 
 def resident(paybus: Paybus, service: str) -> int:
-    """The most that the process ever had, in bytes."""
+    """Return the peak memory of the process, in bytes."""
     pid = paybus.system.processes[f"{service}-api"].pid
     status = Path(f"/proc/{pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
@@ -71,7 +71,7 @@ def answer_of(connection: socket.socket) -> bytes:
 
 
 def test_who_does_not_read_keeps_neither_the_database_nor_a_connection(paybus: Paybus) -> None:
-    """More exports than there are connections to the database, to callers who read nothing."""
+    """More exports than database connections, to callers who read nothing."""
     fill = """
         INSERT INTO payouts (id, tenant, idempotency_key, request, recipient_id, provider, account,
                              amount, fee, currency, funding, priority, state, created_by, due_at,
@@ -174,7 +174,7 @@ def test_what_never_ends_is_ended(paybus: Paybus, begun: bytes, seconds: float) 
         connection.sendall(begun)
         started = time.monotonic()
         answer_of(connection)
-        # Generous to a busy machine; what is not bounded takes 75 s or for ever.
+        # Generous for a busy machine; an unlimited wait takes 75 s or forever.
         assert seconds / 2 < time.monotonic() - started < seconds * 4
 
 

@@ -1,4 +1,4 @@
-"""What is sealed at rest is opened by the new key alone once it was rotated."""
+"""After a rotation, encrypted data can be opened with the new key alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _CLEAR = "what nobody but its reader may know"
 
 
 def test_each_service_s_keys_are_rotated_and_nothing_lies_in_clear(make_paybus: MakePaybus) -> None:
-    """Payouts' while it pays: tests/integration/payouts/test_payout_books.py."""
+    """The rotation for payouts, while it pays, is in
+    tests/integration/payouts/test_payout_books.py."""
     with make_paybus(_PROCESSES) as paybus:
         introduce_providers(paybus.layout)
         key, wanted = uuid4().hex, checkouts.order("fapshi", description=_CLEAR)

@@ -1,6 +1,6 @@
-"""Nobody sees what is another tenant's, at any endpoint: not in a list, and not by its id.
+"""No endpoint displays another tenant's data, neither in a list nor by id.
 
-The endpoints are taken from the services' OpenAPI documents; what there is to see is made here.
+The endpoints are taken from the services' OpenAPI documents; the data is created here.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _PROCESSES = [
     *(f"{service}-api" for service in SERVICES),
     *(f"{service}-worker" for service in SERVICES),
 ]
-# What this test is to have seen at the least, by the last part of a list's path.
+# The minimum that this test must have seen, by the last part of a list's path.
 _SEEN = {
     *("customers", "subscriptions", "payments", "plans", "checkouts", "integrations"),
     *("recipients", "jobs", "orders", "dead-letters", "items"),
 }
-# Without these some are refused before their tenant is checked.
+# Without these, some requests are refused before their tenant is checked.
 _WANTED = {"plan_id": "gold"}
 
 
 @pytest.fixture(scope="module")
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
     quick = {**orders.QUICK, **payouts.QUICK}
-    # With their own logins at the broker: all of this works with what each of them may do there.
+    # With own broker logins, to prove that each login's permissions are sufficient.
     with make_paybus(
         _PROCESSES, payout_options=payouts.OPTIONS, own_logins=True, **quick
     ) as paybus:
@@ -46,7 +46,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 
 def _fill(paybus: Paybus) -> None:
-    """Something of every kind, of the tenant `default`."""
+    """Create an object of every kind, for the tenant `default`."""
     until_status(paybus, paybus.subscribe(), "provisioned")
     checkout = checkouts.start(paybus, checkouts.order("fapshi"))
     checkouts.settle(paybus, checkout)
@@ -60,7 +60,7 @@ def _fill(paybus: Paybus) -> None:
 
 
 def ids_in(answer: Any) -> set[str]:
-    """Of what a list shows, whatever it calls the list."""
+    """Return the ids in a list response, with or without an envelope."""
     items = answer if isinstance(answer, list) else answer.get("items", [])
     return {str(each["id"]) for each in items if isinstance(each, dict) and "id" in each}
 

@@ -1,4 +1,4 @@
-"""Nobody may call as often as they like: there are limits by caller and by address."""
+"""Requests are limited by caller and by address."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def granted(throttle: Throttle, key: str) -> int:
 async def test_replicas_share_a_limit_in_redis(redis: PrivateRedis, strategy: str) -> None:
     one, other = (Throttle(settings(strategy, redis.url)) for _ in range(2))
     key = uuid4().hex
-    assert _MOST <= await granted(one, key) <= _MOST + 1  # the clock does not stand still
+    assert _MOST <= await granted(one, key) <= _MOST + 1  # time passes during the test
     assert await granted(other, key) <= 1
     assert await granted(other, uuid4().hex) >= _MOST, "somebody else is not concerned"
 
@@ -84,7 +84,7 @@ async def test_a_redis_that_is_away_turns_nobody_away() -> None:
     ("client", "forwarded", "expected"),
     [
         ("203.0.113.9", [], "203.0.113.9"),
-        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # who is no proxy of ours says nothing
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # the client is not our proxy
         ("10.0.0.2", ["198.51.100.1"], "198.51.100.1"),
         ("10.0.0.2", ["1.1.1.1, 198.51.100.1, 10.0.0.9"], "198.51.100.1"),
         ("10.0.0.2", ["1.1.1.1", "198.51.100.1", "10.0.0.9"], "198.51.100.1"),

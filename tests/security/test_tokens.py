@@ -1,6 +1,7 @@
-"""Every endpoint of every service asks for a token, and for the role that its description names.
+"""Every endpoint of every service requires a token and the role in its description.
 
-They are taken from the services' own OpenAPI documents: a new endpoint is among them by itself.
+Endpoints are taken from the services' own OpenAPI documents, so new ones are included
+automatically.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def endpoints(paybus: Paybus) -> list[Endpoint]:
 
 
 def described(paybus: Paybus) -> list[Endpoint]:
-    """All that the services say of themselves."""
+    """Return all endpoints that the services describe."""
     found = []
     for service in SERVICES:
         url = f"{paybus.layout.url(f'{service}-api')}/openapi.json"

@@ -1,4 +1,4 @@
-"""A Redis of a test's own."""
+"""A private Redis for one test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devstack.servers.redis import PrivateRedis, find_server
 
 @contextmanager
 def a_redis(folder: Path) -> Iterator[PrivateRedis]:
-    """Skips the test where there is none to start."""
+    """Start a Redis and stop it afterwards. Skips the test if no Redis server can be started."""
     server = find_server()
     if server is None:
         pytest.skip("needs a redis-server on this machine, or PAYBUS_REDIS_SERVER to name one")

@@ -1,4 +1,4 @@
-"""A finance app whose users link their banks, and what the stand-in's books say of them."""
+"""A finance app whose users link their banks, compared with the stand-in's books."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.paybus import Paybus
 from support.waiting import until
 
 PROCESSES = ["sandbox-providers", "webhook-gateway", "bank-sync-api", "bank-sync-worker"]
-# As in production, but nobody waits for minutes.
+# As in production, but with short intervals.
 QUICK = {
     "BANKS_INTERVAL_SECONDS": "0.5",
     "BANK_SYNC_LEASE_SECONDS": "3",
@@ -22,14 +22,14 @@ OPTIONS = {"item_syncs": 10_000, "client_syncs": 100_000, "circuit_reset_seconds
 
 
 def open_items(paybus: Paybus, count: int = 1, **more: Any) -> list[dict[str, str]]:
-    """At the bank, as Link leaves them: with public tokens."""
+    """Create items at the bank and return their public tokens, as Link does."""
     request = {"client_id": PLAID_CLIENT, "count": count, **more}
     made: list[dict[str, str]] = sandbox(paybus, "POST", "/plaid/_items", **request)
     return made
 
 
 def link(paybus: Paybus, *, user: str | None = None, **more: Any) -> dict[str, Any]:
-    """A user's bank, linked; its first sync is ordered."""
+    """Link a user's bank; its first sync is enqueued."""
     (made,) = open_items(paybus, **more)
     return exchange(paybus, made["public_token"], user=user)
 
@@ -43,7 +43,7 @@ def exchange(paybus: Paybus, public_token: str, *, user: str | None = None) -> d
 
 
 def happen(paybus: Paybus, item: Mapping[str, Any], **what: Any) -> None:
-    """At the bank."""
+    """Make something happen to the item at the bank."""
     sandbox(paybus, "POST", f"/plaid/_items/{item['item_id']}/happenings", **what)
 
 
@@ -54,7 +54,7 @@ def get(paybus: Paybus, path: str, **params: Any) -> Any:
 
 
 def everything(paybus: Paybus, path: str, **params: Any) -> list[dict[str, Any]]:
-    """All pages."""
+    """Fetch all pages."""
     found: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
@@ -66,7 +66,7 @@ def everything(paybus: Paybus, path: str, **params: Any) -> list[dict[str, Any]]
 
 
 def until_synced(paybus: Paybus, item: Mapping[str, Any]) -> None:
-    """Until nothing of it is to be synced any more."""
+    """Wait until no sync of the item is queued or running."""
     id_ = item["id"]
 
     def quiet() -> bool:
@@ -77,7 +77,7 @@ def until_synced(paybus: Paybus, item: Mapping[str, Any]) -> None:
 
 
 def at_the_bank(paybus: Paybus, item: Mapping[str, Any]) -> dict[str, Any]:
-    """Balances and transactions by their ids, as Paybus ought to have them."""
+    """Return the bank's accounts and transactions by id, in the form of `at_paybus`."""
     url = f"/plaid/_books?item_id={item['item_id']}"
     (books,) = sandbox(paybus, "GET", url)["items"].values()
     return {
@@ -100,7 +100,7 @@ def at_the_bank(paybus: Paybus, item: Mapping[str, Any]) -> dict[str, Any]:
 
 def at_paybus(paybus: Paybus, item: Mapping[str, Any]) -> dict[str, Any]:
     transactions = everything(paybus, "transactions", item=item["id"])
-    accounts = everything(paybus, "accounts", item=item["id"])  # those of them are there by now
+    accounts = everything(paybus, "accounts", item=item["id"])  # fetched last: includes all
     names = {each["id"]: each["account_id"] for each in accounts}
     return {
         "accounts": {each["account_id"]: (each["current"], each["name"]) for each in accounts},

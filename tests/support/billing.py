@@ -1,4 +1,4 @@
-"""A shop that bills at Stripe, and what Stripe says of it."""
+"""A shop that bills at Stripe, and changes made directly at Stripe."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ PROCESSES = [
 ]
 _CARD_NUMBER = "4242424242424242"
 _CARD = {"exp_month": 12, "exp_year": 2040, "cvc": "123"}
-# https://docs.stripe.com/testing#declined-payments: it is attached, and its charges fail.
+# This card can be attached, but its charges fail:
+# https://docs.stripe.com/testing#declined-payments.
 BAD_CARD = "4000000000000341"
 
 
 def offer(paybus: Paybus) -> None:
-    """Two plans and a coupon."""
+    """Create two plans and a coupon."""
     offer_plan(paybus, "gold", 2000)
     offer_plan(paybus, "silver", 1000)
     stripe(paybus, "POST", "coupons", id="half", duration="once", percent_off=50)
@@ -39,7 +40,7 @@ def offer_plan(paybus: Paybus, name: str, amount: int, *, interval: str = "month
 
 
 def stripe(paybus: Paybus, method: str, path: str, **data: Any) -> dict[str, Any]:
-    """What somebody does at Stripe by themselves."""
+    """Call Stripe's API directly, not through Paybus."""
     url = f"{paybus.layout.url('sandbox-stripe')}/v1/{path}"
     answer = paybus.http.request(method, url, data=data or None, auth=("sk_test_x", ""))
     found: dict[str, Any] = answer.raise_for_status().json()
@@ -47,13 +48,13 @@ def stripe(paybus: Paybus, method: str, path: str, **data: Any) -> dict[str, Any
 
 
 def move(paybus: Paybus, subscription: str, **changes: Any) -> None:
-    """What Stripe, or its portal, does by itself to a subscription of this name."""
+    """Change a subscription as Stripe or its portal would."""
     url = f"{paybus.layout.url('sandbox-stripe')}/_config/subscriptions/{subscription}"
     paybus.http.put(url, json=changes).raise_for_status()
 
 
 def behave(paybus: Paybus, mode: str, *, delay: float = 0.0, under: str = "/") -> None:
-    """`delay` is in seconds; `under` is where the paths begin that it is about."""
+    """Set the behaviour of Stripe's API: `delay` in seconds, `under` the affected prefix."""
     url = f"{paybus.layout.url('sandbox-stripe')}/_config/behaviour"
     paybus.http.put(url, json={"mode": mode, "delay": delay, "under": under}).raise_for_status()
 
@@ -77,8 +78,8 @@ def a_card(paybus: Paybus, customer: str, number: str = _CARD_NUMBER) -> str:
 
 
 def a_customer(paybus: Paybus, *, seats: int = 1) -> tuple[str, str, str]:
-    """With a card and a subscription to silver: Stripe's id of the customer, ours, and ours of
-    the subscription."""
+    """Create a customer with a card and a subscription to silver. Returns Stripe's id of the
+    customer, our id of it, and our id of the subscription."""
     made = stripe(paybus, "POST", "customers", email="ama@example.com", name="Ama")["id"]
     chosen = {"invoice_settings[default_payment_method]": a_card(paybus, made)}
     stripe(paybus, "POST", f"customers/{made}", **chosen)
@@ -95,7 +96,7 @@ def a_customer(paybus: Paybus, *, seats: int = 1) -> tuple[str, str, str]:
 
 
 def an_open_invoice(paybus: Paybus) -> str:
-    """The Stripe id of an open invoice of a customer whose card is declined."""
+    """Return the Stripe id of an open invoice of a customer whose card is declined."""
     made = stripe(paybus, "POST", "customers", email="kofi@example.com", name="Kofi")["id"]
     chosen = {"invoice_settings[default_payment_method]": a_card(paybus, made, BAD_CARD)}
     stripe(paybus, "POST", f"customers/{made}", **chosen)
@@ -106,7 +107,7 @@ def an_open_invoice(paybus: Paybus) -> str:
 
 
 def take_up(paybus: Paybus, command: str) -> None:
-    """A command of ours, as the job orders it."""
+    """Publish the command that resumes a billing command, as the scheduled job does."""
     event = new_event(
         id=uuid4().hex,
         type="billing_command.resume",
@@ -119,7 +120,7 @@ def take_up(paybus: Paybus, command: str) -> None:
 
 
 def price(subscription: dict[str, Any]) -> str:
-    """Of one of Stripe's with one item."""
+    """Return the price of a Stripe subscription with one item."""
     (item,) = subscription["items"]["data"]
     return str(item["price"]["id"])
 

@@ -23,7 +23,7 @@ PROCESSES = [
 
 
 def order(provider: str, **changes: Any) -> dict[str, Any]:
-    """A new customer's request for a month of `gold`."""
+    """Return a new customer's request for a month of `gold`."""
     plan = {"plan_id": "gold", "name": "Gold", "interval": "month"}
     customer = {
         "reference": f"user-{uuid4().hex[:10]}",
@@ -58,13 +58,13 @@ def start(paybus: Paybus, request: dict[str, Any], *, key: str | None = None) ->
 
 
 def settle(paybus: Paybus, checkout: dict[str, Any], standing: str = "succeeded") -> None:
-    """What the payer does."""
+    """Set the status of the payment at the provider, as the payer's action would."""
     url = f"/_payments/{checkout['provider']}/_{checkout['reference']}"
     sandbox(paybus, "PUT", url, standing=standing)
 
 
 def read(paybus: Paybus, what: str, id_: str | None) -> dict[str, Any]:
-    """Empty when there is none."""
+    """Return the object; empty if there is none."""
     answer = paybus.api("GET", "subscription", f"/v1/{what}/{id_}")
     if answer.status_code == 404:
         return {}
@@ -94,7 +94,7 @@ def payments_at(paybus: Paybus, provider: str) -> list[dict[str, Any]]:
 
 
 def told(paybus: Paybus, subscription_id: str) -> list[str]:
-    """What was said of the subscription since the tap was opened."""
+    """Return the subscription's events published since the tap was opened."""
     return [
         each["type"].partition(".")[2]
         for each in paybus.tapped()
@@ -103,6 +103,7 @@ def told(paybus: Paybus, subscription_id: str) -> list[str]:
 
 
 def until_told(paybus: Paybus, checkout: dict[str, Any], *changes: str) -> None:
-    """All that was said of the checkout's subscription: an event follows its row."""
+    """Wait for exactly these events of the checkout's subscription; events are published after the
+    row is written."""
     id_ = checkout["subscription_id"]
     until(lambda: told(paybus, id_) == list(changes), what=f"{changes} are told")

@@ -1,4 +1,4 @@
-"""Processes whose machine has another time, by Debian's libfaketime."""
+"""Processes with a different system time, by Debian's libfaketime."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from devstack.servers import debian
 
 
 def ahead(by: str) -> Mapping[str, str]:
-    """The environment of a process that lives `by` ahead, such as `+20s`. Skips the test where
-    there is no libfaketime, and none to install."""
+    """Return the environment of a process whose clock is ahead by, for example, `+20s`. Skips the
+    test if libfaketime is missing and cannot be installed."""
     if (library := _library()) is None:
         with suppress(DevstackError):
             debian.install("libfaketime", otherwise="it is Debian's")

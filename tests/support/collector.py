@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector that keeps what it gets."""
+"""An OpenTelemetry collector that stores the spans it receives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Collected:
-    """Spans as they came, with the service that sent each."""
+    """Received spans in order, each with the service that sent it."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Any]] = []
@@ -23,7 +23,7 @@ class Collected:
 
 @contextmanager
 def collector() -> Iterator[tuple[str, Collected]]:
-    """OTLP over HTTP, in memory."""
+    """Serve OTLP over HTTP; spans are stored in memory."""
     collected = Collected()
 
     class Handler(BaseHTTPRequestHandler):

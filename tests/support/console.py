@@ -1,4 +1,4 @@
-"""The console, as somebody who uses it by hand."""
+"""A client for the console's pages and forms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.paybus import Paybus
 
 
 class Browser:
-    """Somebody who signed in with a token."""
+    """A browser session, signed in with a token unless `role` is None."""
 
     def __init__(self, paybus: Paybus, *, role: str | None = "operator", tenant: str = "default"):
         self.http = httpx.Client(base_url=paybus.layout.url("operations-api"))

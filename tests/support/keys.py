@@ -1,4 +1,4 @@
-"""Whoever changes the keys of what is sealed."""
+"""Generation and rotation of encryption keys."""
 
 from __future__ import annotations
 

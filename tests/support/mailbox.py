@@ -1,4 +1,4 @@
-"""Somebody who takes webhooks in, and keeps them as they came."""
+"""A webhook receiver that stores each webhook as received."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Mailbox:
-    """What came, by the path that it came to."""
+    """Received webhooks, each with its path."""
 
     url: str
     webhooks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)

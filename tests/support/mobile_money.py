@@ -1,4 +1,4 @@
-"""Payments at the sandbox's mobile money providers, and what Paybus is told of them."""
+"""Payments at the sandbox's mobile money providers, and the events that Paybus publishes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ AMOUNT = 500
 
 @dataclass(frozen=True)
 class Checkout:
-    """`reference` is the provider's; `event` what the shop told Paybus, or will."""
+    """A payment at a provider. `reference` is the provider's; `event` is the `checkout.started`
+    event of the shop."""
 
     paybus: Paybus
     provider: str
@@ -27,21 +28,21 @@ class Checkout:
     event: Event[CheckoutStarted]
 
     def announce(self) -> None:
-        """What the subscription service does."""
+        """Publish the event, as the subscription service does."""
         self.paybus.publish_to("payments", "checkout.started", self.event.encode().decode())
 
     def settle(self, standing: str) -> None:
-        """What the payer does."""
+        """Set the payment's status at the provider, as the payer's action would."""
         url = f"/_payments/{self.provider}/_{self.reference}"
         sandbox(self.paybus, "PUT", url, standing=standing)
 
     def forge(self, claim: str) -> None:
-        """What a fraud does who knows the payment's reference, and every secret."""
+        """Forge a callback with knowledge of the payment's reference and every secret."""
         body = {"provider": self.provider, "reference": self.reference, "claim": claim}
         sandbox(self.paybus, "POST", "/_forge", **body)
 
     def told(self) -> list[str]:
-        """The types of the events that say what became of it."""
+        """Return the types of the events that report the payment's outcome."""
         return [each["type"] for each in self.events()]
 
     def events(self) -> list[dict[str, Any]]:
@@ -53,14 +54,14 @@ class Checkout:
         ]
 
     def announce_and_ask(self) -> None:
-        """Announce, and move the clock on: the first question is due."""
+        """Announce the payment, and make its first status query due."""
         self.announce()
         until(self._watched, what=f"the payment at {self.provider} is watched")
         ask_now(self.paybus)
 
     def closed(self) -> bool:
-        """Whether nothing is asked about it any more, nor was a moment ago; of what is paid, not
-        before the last look for a further charge."""
+        """Return whether the payment is not polled any more, and was not a moment ago; of a paid
+        one, only the last query for a further charge may be left."""
         due = (
             "UPDATE pending_payments SET next_poll_at = now() "
             "WHERE reference = %s AND next_poll_at < now() "
@@ -85,19 +86,19 @@ def sandbox(paybus: Paybus, method: str, path: str, **body: Any) -> Any:
 
 
 def deliver(paybus: Paybus, **behaviour: Any) -> None:
-    """Callbacks go to the gateway, as badly as `behaviour` says."""
+    """Deliver callbacks to the gateway, with the faults in `behaviour`."""
     gateway = paybus.layout.url("webhook-gateway")
     urls = {provider: f"{gateway}/webhooks/{provider}" for provider in PROVIDERS}
     sandbox(paybus, "PUT", "/_delivery", urls=urls, **behaviour)
 
 
 def tap(paybus: Paybus) -> None:
-    """Before the first payment: what is told of any is kept for `Checkout.told`."""
+    """Collect payment events for `Checkout.told`; call it before the first payment."""
     paybus.tap("payments", "payment.*")
 
 
 def ask_now(paybus: Paybus) -> None:
-    """Every question that is to be asked some day is due now."""
+    """Make every future status query due now."""
     paybus.sql(
         "webhook-gateway",
         "UPDATE pending_payments SET next_poll_at = now() WHERE next_poll_at IS NOT NULL",
@@ -105,7 +106,7 @@ def ask_now(paybus: Paybus) -> None:
 
 
 def long_ago(payment: Checkout) -> None:
-    """As if its last poll were a minute ago: the next notification need not wait."""
+    """Set the last poll to a minute ago, so that the next notification causes a poll at once."""
     payment.paybus.sql(
         "webhook-gateway",
         "UPDATE pending_payments SET last_polled_at = now() - interval '1 minute' "
@@ -115,7 +116,7 @@ def long_ago(payment: Checkout) -> None:
 
 
 def asked(paybus: Paybus, provider: str) -> int:
-    """How often the provider was asked about a payment."""
+    """Return how often the provider was queried about a payment."""
     count: int = sandbox(paybus, "GET", "/_money")["asked"].get(provider, 0)
     return count
 
@@ -123,7 +124,7 @@ def asked(paybus: Paybus, provider: str) -> int:
 def checkout(
     paybus: Paybus, provider: str, *, endpoint: str = "default", expires_in: float = 3600
 ) -> Checkout:
-    """A payment that was begun at the provider; nobody has announced it yet."""
+    """Start a payment at the provider without announcing it."""
     ours = str(uuid4())
     reference, more = _begin(paybus, provider, ours)
     now = datetime.now(UTC)

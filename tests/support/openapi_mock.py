@@ -1,5 +1,5 @@
-"""A server made of an OpenAPI 3.0 file: it checks each request against its schema, and answers with
-the file's own example, checked likewise, or with what its schema allows."""
+"""A server generated from an OpenAPI 3.0 file. It validates each request against its schema and
+responds with the file's example, or else with a sample that the schema allows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SIMPLE = {"integer": 1, "number": 1, "boolean": False, "string": "x"}
 
 @dataclass
 class Mock:
-    """`called` are the operations, as `POST /v1/customers`; `faults` what was wrong with calls or
-    examples. `says` are properties that answers have wherever their schema has them."""
+    """`called` are the operations, such as `POST /v1/customers`; `faults` the violations found in
+    requests. `says` are properties that responses contain wherever their schema has them."""
 
     url: str = ""
     paths: frozenset[str] = frozenset()
@@ -45,7 +45,7 @@ def serve(file: Path, **says: Any) -> Iterator[Mock]:
             path = self.path.partition("?")[0]
             method = self.command.lower()
             known = next(
-                # The one without a parameter is meant where both would fit.
+                # If both fit, a path without a parameter takes precedence.
                 (
                     p
                     for p in sorted(patterns, key=lambda p: "{" in p)
@@ -116,7 +116,7 @@ def _loads(text: bytes) -> Any:
 
 
 def _form(spec: Any, schema: Any, text: str) -> Any:
-    """What Stripe makes of `items[0][price]=gold`: nested, and of the types that are wanted."""
+    """Parse `items[0][price]=gold` as Stripe does: nested, with the types in the schema."""
     found: dict[str, Any] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         first, *others = re.findall(r"[^\[\]]+", name)
@@ -148,7 +148,7 @@ def _typed(spec: Any, schema: Any, value: Any) -> Any:
 
 
 def _sample(spec: Any, schema: Any, says: Mapping[str, Any]) -> Any:
-    """As little as the schema allows; of a list one."""
+    """Return the smallest value that the schema allows; lists have one item."""
     schema = _resolved(spec, schema)
     if "anyOf" in schema:
         return _sample(spec, schema["anyOf"][0], says)
@@ -178,7 +178,7 @@ def _resolved(spec: Any, schema: Any) -> Any:
 
 
 def _nullable(node: Any) -> Any:
-    """JSON Schema has no `nullable`."""
+    """Convert `nullable`, which JSON Schema lacks, to the type "null"."""
     if isinstance(node, list):
         return [_nullable(each) for each in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Operators at work."""
+"""Calls of the operations API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def groups(paybus: Paybus, **request: Any) -> list[dict[str, Any]]:
 
 
 def letters(paybus: Paybus, **request: Any) -> list[dict[str, Any]]:
-    """All pages."""
+    """Fetch all pages."""
     found: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
     while True:
@@ -45,7 +45,7 @@ def letters(paybus: Paybus, **request: Any) -> list[dict[str, Any]]:
 
 
 def replay(paybus: Paybus, **request: Any) -> str:
-    """Order one, of all that are open unless some are named; returns its id."""
+    """Create a replay of all open dead letters, unless some are selected; return its id."""
     which: dict[str, Any] = {} if {"ids", "filter"} & request.keys() else {"filter": {}}
     ordered = post(paybus, "replays", {"reason": "the cause is mended"} | which | request)
     id_: str = ordered["id"]
@@ -53,7 +53,7 @@ def replay(paybus: Paybus, **request: Any) -> str:
 
 
 def until_done(paybus: Paybus, replay_id: str, *, seconds: float = 60) -> dict[str, int]:
-    """Returns the counts by outcome."""
+    """Wait until the replay is done; return the counts by outcome."""
 
     def over() -> dict[str, Any] | None:
         found: dict[str, Any] = get(paybus, f"replays/{replay_id}")

@@ -25,7 +25,7 @@ PROCESSES = [
     "orders-worker",
 ]
 QUICK = {"ORDERS_INTERVAL_SECONDS": "1", "PAYOUTS_INTERVAL_SECONDS": "0.5"}
-# All of them, for what is left out stays as another test has set it.
+# All fields, because omitted ones would keep the values that another test set.
 TERMS = {
     "currency": "USD",
     "grace_seconds": 3 * 86_400,
@@ -38,7 +38,7 @@ TERMS = {
 
 
 def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:
-    """With a key of its own, unless there is one."""
+    """Call the orders API with the given idempotency key, or else a new one."""
     headers = {"Idempotency-Key": request.pop("key", None) or uuid4().hex}
     return paybus.api(method, "orders", f"/v1/{path}", extra_headers=headers, **request)
 
@@ -79,7 +79,7 @@ def start_payment(
 
 
 def pay(paybus: Paybus, payment: dict[str, Any], *, silently: bool = False) -> None:
-    """What the buyer does; `silently` where the provider's call is lost."""
+    """Pay as the buyer would; with `silently`, the provider sends no callback."""
     checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
     if payment["provider"] == "stripe":
         stripe = paybus.layout.url("sandbox-stripe")
@@ -109,7 +109,7 @@ def until_refunds(paybus: Paybus, order: dict[str, Any], *states: str) -> list[d
 
 
 def a_seller(paybus: Paybus, **changes: Any) -> str:
-    """Somebody who is paid in dollars, whenever it is requested."""
+    """Add a seller who is paid in dollars, on request only."""
     made = payouts.add(paybus, "stripe", **changes)
     return str(made["reference"])
 
@@ -126,13 +126,13 @@ def refunds_at_stripe(paybus: Paybus, payment: dict[str, Any]) -> list[int]:
 
 
 def paid_to(paybus: Paybus, seller: str) -> int:
-    """The sum of what this seller's payouts came to, whatever their state."""
+    """Return the sum of this seller's payouts in any state."""
     items = paybus.api("GET", "payouts", "/v1/payouts?limit=200").json()["items"]
     return sum(each["amount"] for each in items if each["recipient"] == seller)
 
 
 def balance_of(paybus: Paybus, seller: str) -> int:
-    """What is available to be paid out; below zero when more was paid than earned in the end."""
+    """Return the amount available for payout; negative if more was paid than earned."""
     found = paybus.sql(
         "payouts",
         "SELECT coalesce(sum(available), 0) FROM balances b JOIN recipients r "

@@ -1,4 +1,4 @@
-"""What the provisioning tests ask of a running Paybus."""
+"""Helpers of the provisioning tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.waiting import until
 
 
 def integration_of(paybus: Paybus, number: str) -> dict[str, Any] | None:
-    """The integration of the customer whose ids end with `number`, as the API shows it."""
+    """Return the integration, as the API displays it, of the customer with this id suffix."""
     customers = paybus.api(
         "GET", "subscription", f"/v1/customers?provider_customer_id=cus_{number}"
     ).json()["items"]
@@ -32,7 +32,7 @@ def until_status(paybus: Paybus, number: str, status: str) -> dict[str, Any]:
 
 
 def break_provisioning(paybus: Paybus, count: int) -> list[str]:
-    """So many organizations that the back end refused; returns what their ids end with."""
+    """Create `count` organizations that the backend API refuses; return their id suffixes."""
     paybus.backend(mode="fail")
     numbers = [paybus.subscribe() for _ in range(count)]
     for number in numbers:

@@ -1,4 +1,4 @@
-"""A Paybus of a test's own: a fresh virtual host, cloned databases, the processes users run."""
+"""A Paybus for one test: a fresh virtual host, cloned databases, and the real processes."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from devstack.tokens import DevKeys
 from devstack.webhook import signature, subscription_created
 from support.proxy import Proxy
 
-# The same five waits as in production, a hundred times shorter.
+# The same five retry delays as in production, at a hundredth of the length or less.
 SHORT_LADDER = "50ms,100ms,200ms,300ms,400ms"
 
 _TAP = "tests.tap"
 
 
 class Templates:
-    """Databases that are migrated once, when a test first wants one, and cloned for each. In `done`
-    all processes that test on the same servers write down which are."""
+    """Databases that are migrated once, on first use, and cloned for each test. The directory
+    `done` records which are migrated, for all test processes on the same servers."""
 
     def __init__(self, stack: Stack, keys: DevKeys, logs: Path, done: Path) -> None:
         self._stack = stack
@@ -64,7 +64,7 @@ class Templates:
 
 
 class Clones(dict[str, str]):
-    """The databases of one Paybus, by service; each is cloned when it is first asked for."""
+    """The databases of one Paybus, by service; each is cloned on first use."""
 
     def __init__(self, templates: Templates, prefix: str) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Clones(dict[str, str]):
 
 
 class Paybus:
-    """Start its processes by name with `start`; ask it things with the rest."""
+    """A running Paybus; start its processes by name with `start`."""
 
     def __init__(self, stack: Stack, layout: Layout, keys: DevKeys, system: System) -> None:
         self.layout = layout
@@ -101,7 +101,7 @@ class Paybus:
         self.system.stop()
 
     def send(self, webhook: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
-        """A webhook, signed unless a `Stripe-Signature` is given."""
+        """Send a webhook, signed unless a `Stripe-Signature` is given."""
         body = webhook if isinstance(webhook, bytes) else json.dumps(webhook).encode()
         signed = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
         return self.call("stripe", body, signed | headers)
@@ -114,12 +114,12 @@ class Paybus:
         *,
         method: str = "POST",
     ) -> httpx.Response:
-        """A provider's call of `/webhooks/{path}`."""
+        """Call `/webhooks/{path}` as a provider."""
         url = f"{self.layout.url('webhook-gateway')}/webhooks/{path}"
         return self.http.request(method, url, content=body, headers=headers)
 
     def subscribe(self, **options: Any) -> str:
-        """Send a new customer's active subscription; returns what the ids end with."""
+        """Send a new customer's active subscription; return the suffix of its ids."""
         number = uuid4().hex[:10]
         answer = self.send(subscription_created(number, **options))
         assert answer.status_code == 200, answer.text
@@ -138,7 +138,7 @@ class Paybus:
         return self._keys.token(role, tenant=tenant, subject=subject)
 
     def backend(self, **behaviour: Any) -> None:
-        """Tell the sandbox's back end how to behave from now on."""
+        """Set the behaviour of the sandbox's backend API."""
         url = f"{self.layout.url('sandbox-backend')}/_behaviour"
         self.http.put(url, json=behaviour).raise_for_status()
 
@@ -148,7 +148,7 @@ class Paybus:
         return books
 
     def sql(self, service: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """By a connection that is kept, for most wait for something; anew if it was lost."""
+        """Run a query on a cached connection, as most callers poll; reconnect if it was lost."""
         try:
             cursor = self._connection(service).execute(query, parameters or None)
         except (psycopg.OperationalError, psycopg.InterfaceError):
@@ -157,7 +157,7 @@ class Paybus:
         return cursor.fetchall() if cursor.description else []
 
     def disconnect(self, service: str) -> None:
-        """Nobody may be connected to a database that is copied."""
+        """Close the connection: PostgreSQL copies a database only while it has no connections."""
         if (connection := self._connections.pop(service, None)) is not None:
             connection.close()
 
@@ -168,7 +168,7 @@ class Paybus:
         return self._connections[service]
 
     def messages(self, queue: str, *, remove: bool = False) -> list[dict[str, Any]]:
-        """What is ready in a queue: each with `payload`, `headers`."""
+        """Return the ready messages of a queue, each with `payload` and `headers`."""
         mode = "ack_requeue_false" if remove else "ack_requeue_true"
         answer = self.http.post(
             f"{self.management}/api/queues/{self.virtual_host}/{queue}/get",
@@ -181,7 +181,7 @@ class Paybus:
         ]
 
     def publish(self, queue: str, body: str, *, headers: Mapping[str, Any] | None = None) -> None:
-        """Straight to a queue, as an operator's replay does."""
+        """Publish directly to a queue, as a replay does."""
         self.publish_to("amq.default", queue, body, headers=headers)
 
     def publish_to(
@@ -204,8 +204,8 @@ class Paybus:
         assert answer.json() == {"routed": True}, answer.text
 
     def depths(self) -> dict[str, int]:
-        """Messages per queue and retry queue that wait, as the broker counts them now: the
-        management figures are some seconds old. What a consumer holds is not counted."""
+        """Return the ready messages per queue and retry queue, as the broker counts them now: the
+        management figures are some seconds old. Unacknowledged messages are not counted."""
         return asyncio.run(self._depths())
 
     async def _depths(self) -> dict[str, int]:
@@ -217,13 +217,13 @@ class Paybus:
         return {queue.name: queue.declaration_result.message_count or 0 for queue in declared}
 
     def dead_letters(self) -> dict[str, int]:
-        """The dead-letter queues that hold something."""
+        """Return the dead-letter queues that are not empty, with their counts."""
         dead = [queue.dead for queue in (*topology.QUEUES, topology.WEBHOOKS)]
         return {name: count for name in dead if (count := len(self.messages(name)))}
 
     def tap(self, exchange: str, pattern: str) -> None:
-        """Keep a copy of what is published so from now on, for `tapped`: quicker to read again and
-        again than the journal, whose end only shows by silence."""
+        """Copy matching publishes from now on for `tapped`: faster to read repeatedly than the
+        journal, whose end is only recognizable by silence."""
         base = f"{self.management}/api"
         queue = {"durable": False, "arguments": {"x-queue-type": "classic"}}
         url = f"{base}/queues/{self.virtual_host}/{_TAP}"
@@ -232,11 +232,11 @@ class Paybus:
         self.http.post(url, json={"routing_key": pattern}).raise_for_status()
 
     def tapped(self) -> list[dict[str, Any]]:
-        """The events, in the order of their arrival."""
+        """Return the tapped events in the order of their arrival."""
         return [json.loads(each["payload"]) for each in self.messages(_TAP)]
 
     def journal(self) -> list[dict[str, Any]]:
-        """Every event that was published, oldest first."""
+        """Return every published event, oldest first."""
         return asyncio.run(self._journal())
 
     async def _journal(self) -> list[dict[str, Any]]:
@@ -260,11 +260,11 @@ class Paybus:
         return events
 
     def log(self, process: str) -> str:
-        """All that a process has logged so far."""
+        """Return everything that a process has logged so far."""
         return self.system.processes[process].log.read_text()
 
     def metric(self, process: str, name: str, **labels: str) -> float:
-        """The sum of the samples with these labels; 0 when there are none yet."""
+        """Return the sum of the samples with these labels; 0 if there are none yet."""
         text = self.http.get(f"{self.layout.url(process)}/metrics").text
         return sum(
             float(line.rsplit(" ", 1)[1])
@@ -275,7 +275,7 @@ class Paybus:
 
 
 def cut(paybus: Paybus, service: str, change: str) -> None:
-    """Change the service's database (`ALTER DATABASE`), and cut its connections."""
+    """Change the service's database (`ALTER DATABASE`), and terminate its connections."""
     base, _, name = paybus.layout.databases[service].replace("+psycopg", "").rpartition("/")
     name = name.partition("?")[0]
     with psycopg.connect(f"{base}/postgres", autocommit=True) as admin:
@@ -287,7 +287,7 @@ def cut(paybus: Paybus, service: str, change: str) -> None:
 
 @asynccontextmanager
 async def connected(url: str, name: str = "test") -> AsyncIterator[BrokerConnection]:
-    """To a broker, which has the topology then."""
+    """Connect to a broker and declare the topology."""
     broker = BrokerConnection(url, name=name, on_connect=declaring(RetryLadder.parse(SHORT_LADDER)))
     await broker.start()
     await broker.channel(within=60)
@@ -312,7 +312,7 @@ def running(
     own_logins: bool = False,
     **extra_env: str,
 ) -> Iterator[Paybus]:
-    """A Paybus with these processes started; everything of it is gone afterwards."""
+    """Run a Paybus with these processes; delete its virtual host and databases afterwards."""
     name = f"test_{uuid4().hex[:8]}"
     databases = Clones(templates, name)
     layout = plan(

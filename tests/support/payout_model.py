@@ -1,4 +1,4 @@
-"""A provider that pays out, in memory: its books, its idempotency keys, its ways of failing."""
+"""An in-memory payout provider: its books, its idempotency keys, and its failures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUIET = timedelta(minutes=1)
 
 @dataclass
 class Request:
-    """One that the provider will still do, or not, some time after nobody waits for it."""
+    """A request that the provider may still execute after its caller has stopped waiting."""
 
     order: PayoutRequest
     key: str
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass
 class Made:
-    """A transfer. A leg funds the other ones: no recipient has anything of it."""
+    """A transfer. A leg funds another transfer: it brings the recipient no money."""
 
     reference: str
     recipient: str
@@ -63,7 +63,8 @@ class Made:
 
 @dataclass
 class Provider:
-    """`again` counts, by reference, what the provider made once more than it was told."""
+    """The provider's state. `again` counts, by reference, the transfers that it made without a
+    request."""
 
     kind: Kind
     now: timedelta = timedelta()
@@ -78,11 +79,11 @@ class Provider:
 
     @property
     def transfers(self) -> dict[str, Made]:
-        """Without legs."""
+        """Return the transfers without legs."""
         return {id_: made for id_, made in self.made.items() if not made.leg}
 
     def take(self, order: PayoutRequest, key: str, how: Answer) -> ProviderTransfer | Exception:
-        """What the caller hears."""
+        """Process a request; return the response that the caller receives."""
         undone: dict[Answer, Exception] = {
             "not_taken": ProviderTimeout("nobody there"),
             "later": ProviderTimeout("gave no answer in 1 s"),
@@ -115,15 +116,15 @@ class Provider:
             self._do(request.order, request.key)
 
     def make_again(self, transfer_id: str) -> None:
-        """By a fault of its own: nobody told it to."""
+        """Duplicate a transfer by the provider's own fault, without a request."""
         made = self.made[transfer_id]
         found = replace(made.found, transfer_id=_name(), transfer_status=TransferStatus.ACCEPTED)
         self.made[found.transfer_id] = replace(made, found=found, at=self.now)
         self.again[made.reference] += 1
 
     def advance(self, by: timedelta) -> None:
-        """What is under way ends in time: with keys, as long as they are known; without, before a
-        look-up that finds nothing is believed."""
+        """Advance the clock. Pending requests land in time: with keys, while keys are remembered;
+        without, before an empty status check counts as proof."""
         longest = timedelta(hours=20) if self.keyed else QUIET
         for request in list(self.under_way):
             if self.now + by - request.sent_at >= longest:
@@ -138,11 +139,11 @@ class Provider:
         return [made for made in self.transfers.values() if made.reference == reference]
 
     def moving(self, reference: str) -> int:
-        """How many transfers of a payout move money."""
+        """Return how many transfers of a payout move money."""
         return sum(made.moves_money for made in self.of(reference))
 
     def has(self, recipient: str) -> int:
-        """What a recipient has, without what the provider made once more."""
+        """Return the amount a recipient has received, without the provider's own duplicates."""
         sums: dict[str, int] = {}
         for made in self.transfers.values():
             if made.recipient == recipient and made.moves_money:
@@ -150,7 +151,7 @@ class Provider:
         return sum(sums.values())
 
     def listed(self, reference: str | None = None) -> list[ListedTransfer]:
-        """All of them, or those of one reference, legs included; with times of ours."""
+        """Return all transfers, or those of one reference, with legs and times on our clock."""
         present = datetime.now(UTC)
         return [
             ListedTransfer(
@@ -189,8 +190,8 @@ def _name() -> str:
 
 
 class ModelClient(PayoutClient):
-    """The test itself carries orders to the provider and answers back; what is listed is read as
-    the clients of the real ones do."""
+    """A client whose requests and responses are carried by the test itself; lists are read as the
+    real clients do."""
 
     details_model = Details
 
@@ -226,7 +227,7 @@ class ModelClient(PayoutClient):
 
 
 class _Dwolla(Dwolla):
-    """Dwolla's own client, on the provider's list in Dwolla's words."""
+    """Dwolla's own client, reading the model's list in Dwolla's format."""
 
     def __init__(self, provider: Provider) -> None:
         ours = "707177c3-bf15-4e7e-b37c-55c3898d9bf4"
@@ -264,8 +265,8 @@ class _Dwolla(Dwolla):
 
 
 class PayerClient(ReadOnlyClient):
-    """Of a provider that pays a location by its own rules, as Square does; what is below zero it
-    takes back."""
+    """The client of a provider that pays a location by its own rules, as Square does; it collects
+    negative amounts."""
 
     details_model = square_client.Details
 

@@ -1,5 +1,5 @@
-"""Payouts of one tenant at a provider that is a model: what workers, people, webhooks and the clock
-do, in any order. The rules run on a real PostgreSQL, as a worker runs them."""
+"""Payouts of one tenant at a model provider: actions of workers, operators, webhooks and the clock
+in any order. The rules run on a real PostgreSQL, as in a worker."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Accounts:
 
 
 class World(RuleBasedStateMachine):
-    """One tenant of its own, so that examples share a database."""
+    """A state machine with its own tenant, so that examples share a database."""
 
     sessions: Sessions
     runner: asyncio.Runner
@@ -88,7 +88,7 @@ class World(RuleBasedStateMachine):
         self.client = ModelClient(self.provider)
         gate = CallGuard("x", label="x", max_concurrency=9, quota=None)
         self.account = ProviderAccount(self.tenant, "stripe", self.tenant, self.client, gate)
-        # A provider that pays by itself, and the location that it pays.
+        # A provider that pays without requests, and the location that it pays.
         self.location = f"L{uuid4().hex[:12]}"
         self.payer = PayerClient(self.location)
         square = ProviderAccount(self.tenant, "square", self.tenant, self.payer, gate)
@@ -131,7 +131,7 @@ class World(RuleBasedStateMachine):
             return row.id
 
     async def ask(self, key: str, request: NewPayout) -> str:
-        """Again with the same key is the same payout."""
+        """Request a payout; the same key returns the same payout."""
         async with self.sessions.begin() as session:
             ordered = await self.service.create(session, self.tenant, key, CLERK, request)
             return ordered.payouts[0].id
@@ -151,7 +151,7 @@ class World(RuleBasedStateMachine):
         return self.run(read())
 
     def do(self, id_: str, item: PlannerInput) -> None:
-        """One item through a worker's transaction; what it is to do next is in hand."""
+        """Process one item in a worker's transaction; its next step goes to `in_hand`."""
 
         async def decide() -> Any:
             async with self.sessions.begin() as session:
@@ -176,7 +176,7 @@ class World(RuleBasedStateMachine):
 
     @rule(which=which, hows=st.lists(st.sampled_from(_HOW), min_size=3, max_size=3))
     def a_worker_works(self, which: int, hows: list[Answer]) -> None:
-        """From the beginning to the end; `hows` is what becomes of its calls."""
+        """Run a worker from start to end; `hows` are the outcomes of its calls."""
         before = len(self.in_hand)
         self.a_worker_begins(which)
         for how in [*hows, "ok", "ok", "ok"]:
@@ -216,7 +216,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.provider.transfers)
     @rule(which=st.integers(0, 20), transfer_status=st.sampled_from(["paid", "failed", "returned"]))
     def the_provider_settles(self, which: int, transfer_status: str) -> None:
-        """Accepted becomes paid or failed; what was paid may come back."""
+        """Accepted becomes paid or failed; paid may be returned."""
         ids = list(self.provider.transfers)
         id_ = ids[which % len(ids)]
         now = self.provider.transfers[id_].found.transfer_status
@@ -227,14 +227,14 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.provider.transfers)
     @rule(which=st.integers(0, 20), old=st.booleans())
     def a_webhook_comes(self, which: int, old: bool) -> None:
-        """Of what is so, or late, of what was so before; of any leg."""
+        """A webhook reports the current status, or belatedly the previous one, of any leg."""
         ids = list(self.provider.made)
         self.tell(ids[which % len(ids)], old=old)
 
     def tell(self, id_: str, *, old: bool = False) -> None:
         made = self.provider.made[id_]
         found = made.found
-        # As Dwolla's: its calls name the transfer and nothing else.
+        # Dwolla's webhooks name only the transfer.
         reference = None if self.kind == "legs" else made.reference
         before = {
             TransferStatus.RETURNED: TransferStatus.PAID,
@@ -288,7 +288,7 @@ class World(RuleBasedStateMachine):
 
     @rule(which=which)
     def the_clerk_approves(self, which: int) -> None:
-        """Who ordered it never can."""
+        """The requester of a payout can never approve it."""
         before = self.state_of(self.one(which))
 
         async def act() -> None:
@@ -302,7 +302,7 @@ class World(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([0.001, 0.02, 1, 23.5, 25]))
     def time_passes(self, hours: float) -> None:
-        """Our rows grow older by as much: the database's clock can't be set."""
+        """Make our rows older by the same time, because the database's clock cannot be set."""
         by = timedelta(hours=hours)
         self.provider.advance(by)
         self.payer.provider.advance(by)
@@ -332,7 +332,7 @@ class World(RuleBasedStateMachine):
             assert self.provider.moving(id_) <= 1 + again, self.provider.of(id_)
 
     def details_change(self, which: int) -> None:
-        """To another account: an approval that was given before is void."""
+        """Change the recipient's account, which voids earlier approvals."""
         account = {"account": f"acct_{uuid4().hex[:12]}"}
         change = RecipientChange(details=account, reason="a new account")
 
@@ -346,14 +346,14 @@ class World(RuleBasedStateMachine):
         self.run(do())
 
     def is_hinted_at(self, id_: str) -> None:
-        """Somebody says that it changed: the provider is asked whatever we think."""
+        """Process a notification of a change: the provider is queried in any state."""
         before = len(self.in_hand)
         self.do(id_, Start(id_, ask=True))
         while len(self.in_hand) > before:
             self.a_worker_goes_on(len(self.in_hand) - 1, "ok")
 
     def reconcile(self, days: int = 5, provider: str = "stripe") -> None:
-        """The account's last days with the provider's list; what is different is asked about."""
+        """Reconcile the account's last days with the provider's list; query the differences."""
         worker = Reconciler(self.sessions, self.accounts, self.details, self.times)
         today = datetime.now(UTC).date()
         for back in range(days):
@@ -375,7 +375,7 @@ class World(RuleBasedStateMachine):
             self.is_hinted_at(due.payout_id)
 
     async def _ordered(self) -> list[ProcessPayout]:
-        """What workers are told to ask about; nobody else takes it from the outbox here."""
+        """Take the enqueued status checks from the outbox, which has no other consumer here."""
         async with self.sessions.begin() as session:
             taken = text("DELETE FROM outbox RETURNING body")
             bodies = (await session.execute(taken)).scalars().all()
@@ -384,7 +384,7 @@ class World(RuleBasedStateMachine):
         return [each for each in found if isinstance(each, ProcessPayout) and each.ask]
 
     def seal_anew(self) -> None:
-        """As the rotation of keys does: the same details, another text."""
+        """Seal the same details again with another ciphertext, as key rotation does."""
 
         async def seal() -> None:
             async with self.sessions.begin() as session:
@@ -397,7 +397,7 @@ class World(RuleBasedStateMachine):
         self.run(seal())
 
     def teardown(self) -> None:
-        """Everything is well again, and quiet comes: what the provider did is what we say."""
+        """Let all faults end and everything complete; then our states must match the provider's."""
         if not hasattr(self, "ids"):
             return
         self.in_hand.clear()
@@ -423,7 +423,7 @@ class World(RuleBasedStateMachine):
         self.reconcile()
 
     def rests(self, id_: str) -> bool:
-        """Whether a person, or the hourly retry, has to do something before it goes on."""
+        """Return whether the payout waits for an operator or the hourly retry."""
         row = self.state_of(id_)
         held = row["held"] and row["state"] == State.APPROVED
         return held or row["state"] not in {"approved", "submitting", "unknown", "submitted"}
@@ -444,7 +444,7 @@ class World(RuleBasedStateMachine):
                 assert (balance["paid"], balance["fees"]) == (row["amount"], row["fee"])
             case State.CANCELLED:
                 assert (balance["pending"], balance["paid"]) == (0, 0)
-                # What came back once is owed, also when its retry is given up.
+                # A returned amount stays owed, even if its retry is cancelled.
                 owed = row["amount"] if balance["fees"] else 0
                 assert balance["available"] == owed, balance
             case State.RETURNED:

@@ -1,4 +1,4 @@
-"""A platform that pays its sellers, and what the stand-ins' books say of it."""
+"""A platform that pays its sellers, compared with the stand-ins' books."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.waiting import until
 PROCESSES = ["sandbox-providers", "webhook-gateway", "payouts-api", "payouts-worker"]
 PROVIDERS = ("stripe", "dwolla", "fapshi")
 
-# As in production, but nobody waits for minutes.
+# As in production, but with short intervals.
 QUICK = {
     "PAYOUTS_INTERVAL_SECONDS": "0.5",
     "PAYOUT_STATUS_CHECK_DELAY_SECONDS": "0.3",
@@ -31,7 +31,7 @@ OPTIONS = {"not_found_grace_seconds": 0.2, "circuit_reset_seconds": 3}
 
 
 def details(provider: str, **changes: Any) -> dict[str, Any]:
-    """Of somebody new."""
+    """Return the details of a new recipient."""
     match provider:
         case "stripe":
             return {"account": f"acct_{uuid4().hex[:16]}", **changes}
@@ -117,7 +117,7 @@ def until_state(paybus: Paybus, payout: Mapping[str, Any], *states: str) -> dict
 
 
 def balances(paybus: Paybus, recipient: Mapping[str, Any]) -> dict[str, int]:
-    """Empty while there are none."""
+    """Return the balances; empty if there are none."""
     url = f"/v1/recipients/{recipient['id']}"
     found = paybus.api("GET", "payouts", url).raise_for_status().json()["balances"]
     return {k: v for k, v in found[0].items() if k != "currency"} if found else {}
@@ -150,7 +150,7 @@ def deliver(paybus: Paybus, **delivery: float) -> None:
 
 
 def look_now(paybus: Paybus, payout: Mapping[str, Any]) -> None:
-    """Its time has come, whenever that was."""
+    """Make the payout's next action due now."""
     paybus.sql(
         "payouts",
         "UPDATE payouts SET next_action_at = now() WHERE id = %s AND next_action_at IS NOT NULL",
@@ -165,8 +165,8 @@ def earned(
     *,
     type_: str = "earnings.credit",
 ) -> Event[EarningsAdjustment]:
-    """What orders report of a recipient, to be paid at once where there is no schedule; or what
-    they take back (`earnings.reverse`)."""
+    """Return the event by which orders report a recipient's earnings, paid immediately if there is
+    no schedule, or reverse them (`earnings.reverse`)."""
     key = key or uuid4().hex
     return new_event(
         id=key,
@@ -185,7 +185,7 @@ def earned(
 
 
 def sent_earlier(paybus: Paybus, payout: Mapping[str, Any], *, days: int) -> None:
-    """As if its attempts were so much older."""
+    """Make the payout's attempts older by `days`."""
     paybus.sql(
         "payouts",
         "UPDATE attempts SET started_at = started_at - make_interval(days => %s), "
@@ -197,18 +197,18 @@ def sent_earlier(paybus: Paybus, payout: Mapping[str, Any], *, days: int) -> Non
 
 
 def transfers(paybus: Paybus, payout: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the provider did about the payout, by its own books."""
+    """Return the payout's transfers in the provider's books."""
     found = sandbox(paybus, "GET", "/_payouts")["transfers"]
     return [each for each in found if each["reference"] == payout["id"]]
 
 
 def paid(paybus: Paybus, payout: Mapping[str, Any]) -> int:
-    """What the recipient has of it, in minor units."""
+    """Return the amount that the recipient has received of it, in minor units."""
     return sum(each["amount"] for each in transfers(paybus, payout) if each["status"] == "paid")
 
 
 def reconcile(paybus: Paybus, day: date) -> list[dict[str, Any]]:
-    """Now, at every account; what is different."""
+    """Reconcile every account now; return the open discrepancies."""
     before = len(paybus.log("payouts-worker"))
     url = f"/v1/reports/reconciliation?day={day}"
     accounts = paybus.api("POST", "payouts", url).json()["accounts"]
@@ -224,6 +224,6 @@ def reconcile(paybus: Paybus, day: date) -> list[dict[str, Any]]:
 
 
 def discrepancies(paybus: Paybus, payout: Mapping[str, Any]) -> list[str]:
-    """The kinds of those of the payout."""
+    """Return the kinds of the payout's discrepancies."""
     answer = paybus.api("GET", "payouts", "/v1/reports/discrepancies?limit=200").json()
     return [each["kind"] for each in answer["items"] if each["payout_id"] == payout["id"]]

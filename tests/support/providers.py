@@ -1,4 +1,4 @@
-"""Calls of providers, made by their descriptions and not by what verifies them."""
+"""Providers' calls, built from their documentation and not with the code that verifies them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def verify(
 
 
 def translate(provider: Provider, body: bytes, proof: Authentication | None = None) -> Event[Any]:
-    """Of a call that means one event."""
+    """Translate a call that yields exactly one event."""
     (event,) = provider.translate(body, proof or Authentication("signature"))
     return event
 
 
 def hmac_sha256(secret: str, message: bytes) -> bytes:
-    """RFC 2104, written out."""
+    """Compute an HMAC step by step as in RFC 2104."""
     key = secret.encode()
     key = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
     inner = hashlib.sha256(bytes(each ^ 0x36 for each in key) + message).digest()

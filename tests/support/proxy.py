@@ -1,4 +1,4 @@
-"""A TCP proxy whose line can be cut, can swallow everything, or can be slow."""
+"""A TCP proxy whose line can be cut, silent or slow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from enum import Enum
 class Line(Enum):
     GOOD = "good"
     CUT = "cut"  # connections are reset and new ones refused
-    SILENT = "silent"  # half-open: connections stay, nothing gets through before it is good again
+    SILENT = "silent"  # half-open: connections stay, nothing gets through until it is good again
     SLOW = "slow"  # each packet takes 150 ms
 
 
@@ -43,13 +43,13 @@ class Proxy:
         self.port: int = server.sockets[0].getsockname()[1]
 
     def line(self, line: Line) -> None:
-        """Nothing gets through a line that is cut from when this returns."""
+        """Set the state of the line. Nothing gets through a cut line from the time this returns."""
         self._line = line
         if line is Line.CUT:
             asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
 
     def lead_to(self, targets: Sequence[int]) -> None:
-        """From now on; what is connected stays connected."""
+        """Set the targets of new connections; existing connections stay."""
         self._targets = targets
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Proxy:
         return None
 
     def _inward(self, writer: asyncio.StreamWriter) -> Callable[[bytes], bytes]:
-        """What becomes of what goes to this caller."""
+        """Return the transformation of data to this caller."""
         assert writer
         return _as_it_is
 
@@ -108,7 +108,7 @@ class Proxy:
                 await self._silence()
                 writer.write(passed(data))
                 await writer.drain()
-        await self._silence()  # the end of a connection is not heard either
+        await self._silence()  # the end of a connection does not get through either
         writer.transport.abort()
 
     async def _silence(self) -> None:
@@ -117,15 +117,15 @@ class Proxy:
 
 
 class LosesConfirms(Proxy):
-    """In front of a broker that confirms nothing any more on the connections of some moment. Their
-    heartbeats go on: a broker that confirms nothing sends them instead."""
+    """A proxy to a broker that stops confirming on the connections of one moment. Confirms are
+    replaced by heartbeats, as such a broker sends them."""
 
     def __init__(self, targets: Sequence[int]) -> None:
         super().__init__(targets)
         self._mute: set[asyncio.StreamWriter] = set()
 
     def lose(self) -> None:
-        """For all that are connected now."""
+        """Lose the confirms of all current connections."""
         self._mute = set(self._writers)
 
     def _inward(self, writer: asyncio.StreamWriter) -> Callable[[bytes], bytes]:

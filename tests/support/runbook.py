@@ -1,4 +1,4 @@
-"""Runbooks' commands, run as an operator runs them."""
+"""Runs the commands of runbooks as an operator does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODULES = {"paybus": "operations.cli", "paybus-payouts": "payouts.cli.main"}
 def run_command(
     paybus: Paybus, words: Sequence[str], *, role: str, values: Mapping[str, str]
 ) -> None:
-    """`values` are what stands for the runbook's words in capitals."""
+    """Run a command; `values` replace the runbook's placeholders in capitals."""
     program, *arguments = words
     done = warm.run(
         _MODULES[program],
@@ -35,8 +35,8 @@ def run_command(
 
 
 def copy_database(paybus: Paybus, service: str, *, to: str = "", of: str = "") -> None:
-    """Keep the service's database under the name `to`, or put back what was kept as `of`. Nobody
-    may be connected to what is copied."""
+    """Copy the service's database to the name `to`, or restore it from the copy `of`. PostgreSQL
+    copies a database only while it has no connections."""
     paybus.disconnect(service)
     stack = paybus.system._stack
     own = paybus.layout.databases[service].rpartition("/")[2].partition("?")[0]

@@ -1,4 +1,4 @@
-"""A way to a server that is far off: what goes through takes its time, both ways."""
+"""A proxy that adds latency in both directions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devstack.addresses import with_port
 
 @asynccontextmanager
 async def slow_link(url: str, *, round_trip: float) -> AsyncIterator[str]:
-    """The URL of the way to `url`; a round trip takes so many seconds longer."""
+    """Yield a URL that leads to `url`; a round trip takes `round_trip` seconds longer."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None

@@ -1,9 +1,9 @@
-"""A Stripe account's subscriptions as Stripe keeps them, and the events that it makes of them.
+"""A Stripe account's subscriptions as Stripe stores them, and the events that it creates of them.
 
-Statuses and what leads from one to another:
+Statuses and their transitions:
 https://docs.stripe.com/billing/subscriptions/overview#subscription-statuses. Events:
 https://docs.stripe.com/billing/subscriptions/webhooks; `previous_attributes` have the former value
-of each attribute that changed, arrays whole. Its time is in whole seconds.
+of each changed attribute, arrays in full. Times are in whole seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Thing = dict[str, Any]
 
 @dataclass
 class Theirs:
-    """A subscription: what the API answers for it now, and since when it has its status."""
+    """A subscription: the object that the API returns now, and since when it has its status."""
 
     thing: Thing
     since: int
@@ -44,7 +44,7 @@ class Theirs:
 
 @dataclass
 class Book:
-    """`now` is Stripe's clock, in seconds since 1970."""
+    """The account's books; `now` is Stripe's clock, in seconds since 1970."""
 
     now: int
     subscriptions: list[Theirs] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Book:
         return made
 
     def change(self, it: Theirs, also: str | None = None, **changes: Any) -> None:
-        """One change of one call. `also` is the event of its own that Stripe has for it."""
+        """Make one change by one API call. `also` is a separate event that Stripe sends for it."""
         before = copy.deepcopy(it.thing)
         if (price := changes.pop("price", None)) is not None:
             it.thing["items"] = self._items(it, price, before["items"]["data"][0])
@@ -94,7 +94,7 @@ class Book:
         self._say("customer.subscription.deleted", it.thing)
 
     def bill(self, it: Theirs, *, paid: bool) -> None:
-        """Of the invoice of a period."""
+        """Send the event of a period's invoice, paid or failed."""
         parent = {
             "type": "subscription_details",
             "subscription_details": {"subscription": it.thing["id"]},
@@ -111,7 +111,7 @@ class Book:
         self._say("invoice.paid" if paid else "invoice.payment_failed", invoice)
 
     def say_of_others(self, it: Theirs, status: str, **marks: Any) -> None:
-        """Of test mode, or of a connected account, and by the name of one of ours."""
+        """Send an event with a known subscription's id from test mode or a connected account."""
         thing = it.thing | {"status": status}
         self._say("customer.subscription.updated", thing, **marks)
 

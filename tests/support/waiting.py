@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline. Only trouble is given a time to last."""
+"""Waiting for a condition with a deadline. Fixed durations are used only for outages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TypeVar
 
 ValueT = TypeVar("ValueT")
 
-# No test is about speed: a busy machine may take this long.
+# No test measures speed: a busy machine may take this long.
 PATIENCE_SECONDS = 90.0
 
 
 def poll(condition: Callable[[], ValueT], *, seconds: float, pause: float = 0.05) -> ValueT:
-    """Call until it returns something true or the time is over; return what it returned last."""
+    """Call until it returns something true or the time is over; return the last value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(pause)
@@ -36,7 +36,7 @@ def until(
 
 
 class Steady:
-    """For how long a value has stayed the same, by the times it was looked at."""
+    """Measures how long a value has stayed the same, by the times it was sampled."""
 
     def __init__(self) -> None:
         self._value: object = None
@@ -49,7 +49,8 @@ class Steady:
 
 
 def trouble_lasts(seconds: float) -> None:
-    """Keep something broken for so long. Nothing may be expected to have happened by its end."""
+    """Keep a fault in place for this long. Tests must not expect anything to have happened by its
+    end."""
     time.sleep(seconds)
 
 

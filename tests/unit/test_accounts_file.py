@@ -1,4 +1,4 @@
-"""The accounts file: what it may say, and what is said when it is wrong."""
+"""The accounts file: allowed content, and error messages for invalid content."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SCHEMA = ROOT / ".paybus/npm/node_modules/asyncapi-specs/schemas/3.0.0.json"
     reason="`make descriptions` fetches it, by npm",
 )
 def test_the_document_is_valid_asyncapi() -> None:
-    """By the schema that the specification's authors publish."""
+    """Validate against the schema that the specification's authors publish."""
     faults = Draft7Validator(json.loads(SCHEMA.read_text())).iter_errors(document())
     assert [f"{'/'.join(map(str, each.path))}: {each.message[:200]}" for each in faults] == []
 

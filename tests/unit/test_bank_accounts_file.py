@@ -1,4 +1,4 @@
-"""The bank accounts file: the example is right, and what is wrong is told by place."""
+"""The bank accounts file: the example is valid, and errors name their place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "bank-accounts.example.toml"
 
 def read(path: Path) -> Clients:
     redact = Redactor()
-    counter = cast("ProviderRateLimiter", None)  # nobody calls
+    counter = cast("ProviderRateLimiter", None)  # not called
     return Clients(path, counter, redact, timeout=1, closing=lambda close: close())
 
 

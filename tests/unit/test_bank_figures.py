@@ -1,4 +1,4 @@
-"""A bank's figures are read to the last digit."""
+"""Banks' amounts are read exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a checkout ended: any order of reports, the same outcome."""
+"""A checkout's outcome does not depend on the order of reports."""
 
 from __future__ import annotations
 

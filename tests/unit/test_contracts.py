@@ -1,4 +1,4 @@
-"""The published language: envelope, payloads, and where each event goes."""
+"""The event contracts: envelope, payloads, and the route of each event."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_patterns_match_as_the_broker_matches_them(pattern: str, key: str, taken
 
 
 def test_no_contract_changed_by_accident() -> None:
-    """After a change on purpose (additive only): delete contracts.json and run this test."""
+    """After an intended change (additive only): delete contracts.json and run this test."""
     schemas = {name: entry.payload.model_json_schema() for name, entry in EVENT_TYPES.items()}
     schemas["provider.*"] = registry.lookup("provider.x.y").payload.model_json_schema()
     if not SNAPSHOT.exists():

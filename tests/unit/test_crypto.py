@@ -1,4 +1,4 @@
-"""What is sealed is opened by the keys that there are, and by no others."""
+"""Encrypted data is opened by the configured keys and by no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dead letter can be read whatever it is, and equal causes make one group."""
+"""Any dead letter can be parsed, and equal causes form one group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which deliveries run by themselves."""
+"""Deliveries that are processed alone, not in a batch."""
 
 from __future__ import annotations
 

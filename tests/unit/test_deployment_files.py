@@ -1,4 +1,4 @@
-"""What the deployment files say is what the code knows."""
+"""The deployment files agree with the code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SETTINGS: dict[str, list[type[BaseSettings]]] = {
 
 @pytest.fixture
 def made_secrets(tmp_path: Path) -> dict[str, dict[str, str]]:
-    """What `make k8s-secrets` makes, by name, in a folder with the files that it wants."""
+    """Return the output of `make k8s-secrets` by name, made in a folder with its input files."""
     for name in ("endpoints", "accounts", "payout-accounts", "bank-accounts"):
         (tmp_path / f"{name}.toml").touch()
     DevKeys(tmp_path / "keys").jwks.rename(tmp_path / "jwks.json")
@@ -95,7 +95,7 @@ def test_the_code_reads_what_kubernetes_sets(
     monkeypatch: pytest.MonkeyPatch,
     made_secrets: dict[str, dict[str, str]],
 ) -> None:
-    """With the secrets and files that `make k8s-secrets` makes: none stands in a ConfigMap."""
+    """Load settings with the output of `make k8s-secrets`: no secret is in a ConfigMap."""
     text = (KUBERNETES / service / "settings.env").read_text()
     values = dict(re.findall(r"^([A-Z_]+)=(.*)$", text, re.MULTILINE))
     secrets = made_secrets[f"{service}-secrets"]
@@ -118,7 +118,7 @@ def test_what_cannot_be_made_up_is_named(tmp_path: Path) -> None:
 
 
 def test_images_start_what_the_tests_start() -> None:
-    """The image's entry point makes `python -m <package> <role>` of a service and a command."""
+    """The image's entry point runs `python -m <package> <role>` for a service and a command."""
     dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
     assert 'exec python -m \\"$(echo $SERVICE | tr - _)\\" \\"$@\\"' in dockerfile
     nowhere = Path("nowhere")

@@ -1,4 +1,4 @@
-"""The files that the documentation names are there."""
+"""The files that the documentation names exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The endpoints file: what it may say, and what is said when it is wrong."""
+"""The endpoints file: allowed content, and error messages for invalid content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a queue is bound to, its service has a handler for; and no handler waits in vain."""
+"""A service has a handler for everything its queues are bound to, and no unused handler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a log line has of a value that is too long for it."""
+"""Log lines of values that are too long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric: the field's names and units, and labels that have few values."""
+"""Every metric follows the naming and unit conventions, and its labels have few values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ METRICS: list[MetricWrapperBase] = [
     for each in vars(importlib.import_module(module)).values()
     if isinstance(each, MetricWrapperBase)
 ]
-# Names of queues, jobs, providers, states: what the code or a file of accounts has, not what comes.
+# Names of queues, jobs, providers, states: values from the code or an accounts file, not from
+# input.
 BOUNDED = {
     "attempt", "cache", "change", "exchange", "health", "job", "kind", "operation", "outcome",
     "provider", "purpose", "queue", "setting", "source", "state", "status", "system", "decision",

@@ -1,4 +1,4 @@
-"""What `make mutation-test` takes out is there to be taken out, and each promise has some."""
+"""The code that `make mutation-test` removes exists, and each promise has mutants."""
 
 from __future__ import annotations
 

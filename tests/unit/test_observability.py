@@ -1,4 +1,4 @@
-"""Alerts have runbooks, queries and commands in docs exist, what is made from code is current."""
+"""Alerts have runbooks, queries and commands in docs exist, and generated files are current."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_an_alert_has_a_runbook_that_names_it(alert: alerts.Alert) -> None:
 
 
 def test_queries_ask_for_metrics_and_labels_that_there_are() -> None:
-    """A name that is wrong is good syntax, and `or vector(0)` hides it."""
+    """A wrong name is valid syntax, and `or vector(0)` hides it."""
     known = dict(build.series())
     common = {"service", "role", "le", "instance", "alertname"}
     for name, query in check.queries().items():
@@ -41,7 +41,7 @@ def test_queries_ask_for_metrics_and_labels_that_there_are() -> None:
 
 
 def test_the_commands_of_docs_are_there() -> None:
-    """Of `paybus` and its kin, as runbooks and docs write them."""
+    """Check the commands of `paybus` and `paybus-payouts` in runbooks and docs."""
     programs = {
         "paybus": operations_cli.app,
         "paybus-payouts": payouts_cli.app,

@@ -1,4 +1,4 @@
-"""An order's steps, and what is done with money that comes for it."""
+"""An order's transitions, and the decision on each payment."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def test_there_is_no_other_step() -> None:
     [
         (LateRule.REFUND, True, False, PaymentDecision.LATE, 500),
         (LateRule.REOPEN, True, False, PaymentDecision.REOPENED, 0),
-        # Paid in time, heard of late: whatever the rule, the buyer did their part.
+        # Paid in time, reported late: the order is reopened under either rule.
         (LateRule.REFUND, True, True, PaymentDecision.REOPENED, 0),
-        # A person has cancelled it: nothing opens it again.
+        # An operator or user has cancelled it: it is never reopened.
         (LateRule.REOPEN, False, False, PaymentDecision.LATE, 500),
         (LateRule.REOPEN, False, True, PaymentDecision.LATE, 500),
     ],

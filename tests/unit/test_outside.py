@@ -1,4 +1,4 @@
-"""What an outside API's answers mean, and what is kept of them."""
+"""The meaning of an external API's responses, and the parts of them that are stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webhook_gateway.providers import pollable
 
 
 async def answered(status: int, body: str = "{}") -> object:
-    """By a server outside that answers so."""
+    """Send a request to a server that gives this response."""
     server = httpx.MockTransport(lambda _: httpx.Response(status, text=body))
     async with httpx.AsyncClient(transport=server) as http:
         return await request_json(http, "POST", "https://provider.example")
@@ -31,7 +31,7 @@ async def answered(status: int, body: str = "{}") -> object:
         (409, ProviderRejected),
         (429, RateLimited),
         (500, Upstream),
-        # Of somebody in between: the other side may still be busy with it.
+        # From an intermediary: the server may still be processing the request.
         (502, ProviderTimeout),
         (503, ProviderTimeout),
         (524, ProviderTimeout),
@@ -71,7 +71,7 @@ async def test_a_folded_answer_is_understood() -> None:
 
 @pytest.mark.parametrize("amount", ["1e999999", "1e16", "NaN", "Infinity", "0.5", "1e-999999"])
 def test_what_is_no_amount_is_refused_at_once(amount: str) -> None:
-    """The digits of some would take half a minute to write out."""
+    """Writing out the digits of some would take half a minute."""
     with pytest.raises(ValueError, match="not an amount of XAF"):
         minor_units(amount, "XAF")
 

@@ -1,4 +1,4 @@
-"""What bounds a call before it is verified: how long its body takes, and how many there are."""
+"""Limits on a call before it is verified: the time for its body, and the number of calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The payout accounts file: what it may say, and how it is refused."""
+"""The payout accounts file: allowed content, and error messages for invalid content."""
 
 from __future__ import annotations
 

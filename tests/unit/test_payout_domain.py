@@ -1,4 +1,4 @@
-"""The life of a payout and its entries in the ledger, as properties."""
+"""The states of a payout and its ledger entries, as properties."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_corrected_payout_has_entries_as_if_it_had_been_so(
 def test_entries_sum_to_zero_and_end_where_the_payout_is(
     states: list[State], sum_: PayoutAmount
 ) -> None:
-    """Along any way through the states, the possible ones included."""
+    """Along any path through the states, which includes every possible path."""
     start = State.APPROVED
     balance: Counter[LedgerAccount] = Counter()
     _post(balance, entries.opening(sum_))

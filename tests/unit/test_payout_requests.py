@@ -1,7 +1,7 @@
-"""What providers are sent is what their public descriptions and official SDKs say.
+"""Requests to providers match their public descriptions and official SDKs.
 
-The schemas in payout_requests.json are taken from those descriptions; where each is from stands
-beside it. That the SDKs' types fit is checked by mypy, for Stripe's parameters also here.
+The schemas in payout_requests.json are taken from those descriptions, with the source of each. mypy
+checks the requests against the SDKs' types; Stripe's parameters are also checked here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def test_a_stripe_transfer(order: PayoutRequest) -> None:
     params = stripe.transfer_params(order)
     fits("stripe.transfer", params)
     assert params.keys() <= TransferCreateParams.__annotations__.keys()
-    assert params["transfer_group"] == order.id  # by which it is found again
+    assert params["transfer_group"] == order.id  # by which status checks find it
 
 
 @given(orders("EUR", CONNECTED))
@@ -63,7 +63,7 @@ def test_a_stripe_payout(order: PayoutRequest) -> None:
     fits("stripe.payout", params)
     assert params.keys() <= PayoutCreateParams.__annotations__.keys()
     ours = {"paybus_payout": order.id, "paybus_recipient": order.recipient_id}
-    assert params["metadata"] == ours  # what a restored database has forgotten
+    assert params["metadata"] == ours  # identifies it after a restore lost the payout
 
 
 @given(orders("USD", FUNDING))

@@ -1,4 +1,4 @@
-"""For how long a subscription is paid: any order of payments, the same term."""
+"""The paid term of a subscription does not depend on the order of payments."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_a_cancellation_ends_what_was_paid_before_it(
 
 
 def test_what_was_given_up_never_counts_again() -> None:
-    """A year is cancelled at once, and paid back; a month that is paid then is a month, also when
-    that is cancelled at its end, or the cancellation taken back."""
+    """A year is cancelled immediately and refunded; a month that is paid then counts as a month,
+    also if it is cancelled at its end or the cancellation is withdrawn."""
     year, gave_up = payment(interval="year"), START + timedelta(days=1)
     month = payment(START + timedelta(days=2))
     ends = {term([year, month], None, gave_up), term([month])}
@@ -127,9 +127,9 @@ def day(month: int, day: int) -> datetime:
     [
         ([START], day(2, 28)),
         ([START, day(2, 20)], day(3, 31)),  # ahead of time
-        ([START, day(3, 2)], day(3, 31)),  # in the grace period: no day is won
-        ([START, day(3, 3)], day(4, 3)),  # after it: a new beginning
-        ([START, START, START], day(4, 30)),  # three at once
+        ([START, day(3, 2)], day(3, 31)),  # in the grace period: no day is gained
+        ([START, day(3, 3)], day(4, 3)),  # after it: a new start
+        ([START, START, START], day(4, 30)),  # three together
     ],
 )
 def test_months_are_counted_from_where_they_began(paid: list[datetime], end: datetime) -> None:

@@ -1,4 +1,4 @@
-"""What each provider's calls become; Stripe's older ones are in test_stripe_provider.py."""
+"""The events made of each provider's calls; Stripe's older ones: test_stripe_provider.py."""
 
 from __future__ import annotations
 
@@ -194,8 +194,7 @@ def test_a_transfer_is_not_believed_for_a_plain_secret() -> None:
 
 
 def test_what_nobody_could_read_inside_an_envelope_is_untranslatable() -> None:
-    """Nested as deeply as JSON may be, and then put into an event: readers of the journal would
-    stumble over it."""
+    """As deep as JSON may be nested, then wrapped in an event: journal readers would fail."""
     deep = b'{"id": "evt_1", "type": "product.created", "created": 1, "data": %s%s}'
     endpoint = a_provider("stripe", "secret")
     outcomes = set()

@@ -1,7 +1,7 @@
-"""Promise 7's first half: which calls are taken for a provider's, and which never.
+"""Promise 7, signatures: which calls are accepted as a provider's, and which never.
 
-A vector is a call as the provider describes it. Square's is the one that Square publishes with its
-SDKs; the others follow the documentation named in the provider's module.
+A vector is a call as the provider describes it. Square's is published with its SDKs; the others
+follow the documentation named in the provider's module.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ SECRET, ROTATED, FOREIGN = "secret_of_ours", "secret_before_it", "secret_of_anot
 
 @dataclass(frozen=True)
 class Vector:
-    """`headers` makes the call's headers with a secret; `covers_body` is whether they sign it."""
+    """A call of a provider. `value` computes the header `header` from secret and body;
+    `covers_body` is whether it authenticates the body."""
 
     provider: str
     body: bytes
@@ -168,7 +169,7 @@ def test_every_changed_byte_of_the_body_is_noticed(vector: Vector) -> None:
         changed[position] ^= 1
         if vector.covers_body:
             _refused(endpoint, bytes(changed), headers)
-        else:  # nothing speaks for the body, so such calls are hints only: see below
+        else:  # nothing proves the body, so such calls are only notifications: see below
             assert verify(endpoint, bytes(changed), headers).trust == "secret"
 
 
@@ -240,7 +241,7 @@ def _refused(endpoint: Any, body: bytes, headers: Any) -> str:
     return str(caught.value)
 
 
-# Plaid's calls are signed with a key that has to be asked for: test_plaid_webhooks.py.
+# Plaid's calls are signed with a key that has to be fetched: test_plaid_webhooks.py.
 ELSEWHERE = {"plaid"}
 
 

@@ -1,4 +1,4 @@
-"""What an organization should be, and the next step towards it."""
+"""The desired state of an organization, and the next step towards it."""
 
 from __future__ import annotations
 

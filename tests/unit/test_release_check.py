@@ -1,4 +1,4 @@
-"""What keeps a tree from being tagged."""
+"""The faults that prevent a release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error table and the ladder of waits."""
+"""The error table and the retry ladder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A broken setting stops the process with one sentence; a secret is shown nowhere."""
+"""An invalid setting stops the process with one sentence; no output contains a secret."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD = {
     "RABBITMQ_URL": "amqp://user:hunter22@127.0.0.1:1/vhost",
     "ENDPOINTS_FILE": str(EXAMPLE),
     "DATABASE_URL": "postgresql://user:hunter22@127.0.0.1:1/db",
-    "HTTP_PORT": "0",  # whatever else runs here
+    "HTTP_PORT": "0",  # any free port
     "ENCRYPTION_KEYS": ENCRYPTION_KEY,
 }
 

@@ -1,4 +1,4 @@
-"""No unit is made or lost by dividing, rounding and converting amounts."""
+"""Splitting, rounding and converting amounts neither creates nor loses a unit."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_there_and_back_is_off_by_roundings_only(
 ) -> None:
     there = convert(amount, origin, target, [known], on=_DAY, most_days=4)
     back = convert(there.amount, target, origin, [known], on=_DAY, most_days=4)
-    # Half a unit of the target, in units of the original, and half a unit of that.
+    # Half a unit of the target, in units of the original, plus half a unit of the original.
     scale = Fraction(10) ** (exponent(origin) - exponent(target))
     of_target = Fraction(known.of(origin) or 0) / Fraction(known.of(target) or 1) * scale
     assert abs(back.amount - amount) <= of_target / 2 + Fraction(1, 2)

@@ -1,6 +1,6 @@
-"""Stripe: which signatures are accepted, and what each event becomes.
+"""Stripe: the accepted signatures, and the event that each webhook becomes.
 
-The signatures are made by Stripe's description (devstack.webhook), not by the SDK that checks them.
+Signatures are made by Stripe's description (devstack.webhook), not by the SDK that checks them.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def test_what_is_no_stripe_event_is_untranslatable(body: bytes) -> None:
 
 
 def test_a_price_with_a_fraction_of_the_currency_hides_nothing_else() -> None:
-    """Of ISK there are some from before 2023, and their subscriptions end, too."""
+    """Such prices in ISK exist from before 2023, and their subscriptions end, too."""
     event = subscription_created("isk")
     event |= {"type": "customer.subscription.deleted", "livemode": True}
     event["data"]["object"]["items"]["data"][0]["price"] |= {"currency": "isk", "unit_amount": 4010}
@@ -298,7 +298,7 @@ def test_a_price_with_a_fraction_of_the_currency_hides_nothing_else() -> None:
 
 
 def test_what_the_holder_of_a_connected_account_writes_names_no_payout_of_ours() -> None:
-    """Anybody could say so that another one's is paid."""
+    """Anyone could otherwise report another recipient's payout as paid."""
     event = {
         "id": "evt_1",
         "object": "event",
@@ -328,7 +328,8 @@ def test_what_the_holder_of_a_connected_account_writes_names_no_payout_of_ours()
 def test_what_the_holder_of_a_connected_account_writes_names_no_checkout_or_command_of_ours() -> (
     None
 ):
-    """Its metadata is the holder's; other keys are the shop's own, and stay."""
+    """Its metadata is the account holder's: keys with the prefix `paybus_` are removed, others are
+    the shop's own and stay."""
     served = a_provider("stripe", NEW, accounts=["acct_seller"])
     theirs = {"paybus_checkout": "ours", "paybus_command": "ours", "organization": "Acme"}
     session = {

@@ -1,4 +1,4 @@
-"""Stripe's own units: https://docs.stripe.com/currencies#special-cases"""
+"""Stripe's units of amounts: https://docs.stripe.com/currencies#special-cases"""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_is_checked_here_is_what_stripe_takes(currency: str, payout: bool) 
             try:
                 theirs = to_stripe(amount, currency)
             except ValueError:
-                continue  # there is no such amount there
+                continue  # Stripe has no such amount
             assert refusal(theirs, currency, payout=payout) is not None
         else:
             check_amount(amount, currency, payout=payout)

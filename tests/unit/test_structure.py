@@ -1,5 +1,4 @@
-"""The rooms and the words: every service has the same shell, and a name that was given up for the
-field's own has not come back."""
+"""Structure and names: every service has the same packages, and retired names stay unused."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ def test_a_service_has_the_shell(service: str) -> None:
 
 @pytest.mark.parametrize("service", SOURCES)
 def test_a_room_says_what_is_in_it(service: str) -> None:
-    """In one line, and no code hides in it."""
+    """One line, and no code."""
     for room in SOURCES[service].rglob("__init__.py"):
         body = ast.parse(room.read_text()).body
         assert all(isinstance(each, ast.Expr) for each in body), room

@@ -1,4 +1,4 @@
-"""The subscription's rules: any order, any duplication, the same state."""
+"""The subscription's rules: any order and any duplication lead to the same state."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def test_what_was_published_last_agrees_with_the_phase(
 def test_of_changes_of_one_second_the_last_one_holds_whatever_comes_first(
     chain: list[Facts], chance: Random, data: st.DataObject
 ) -> None:
-    """One call of Stripe's API makes several events, of which each says what was before it. Ids and
-    the order of arrival say nothing; some change nothing that matters here."""
+    """One call of Stripe's API creates several events, each with its previous attributes. Ids and
+    the order of arrival have no meaning; some events change nothing relevant here."""
     made = [(before, after) for before, after in pairwise(chain)]
     for _ in range(data.draw(st.integers(0, 3))):
         place = data.draw(st.integers(0, len(made)))
@@ -126,7 +126,7 @@ def test_of_changes_of_one_second_the_last_one_holds_whatever_comes_first(
 def test_a_circle_of_one_second_ends_where_the_second_before_ended(
     chain: list[Facts], chance: Random
 ) -> None:
-    """And any other way through the same facts, however often, ends where it ends."""
+    """Any other path through the same facts, with repetitions, ends in the same state."""
     later = START + timedelta(seconds=1)
     reports = [Snapshot(START, "evt_0", Lifecycle.CREATED, chain[0])]
     reports += [
@@ -138,7 +138,7 @@ def test_a_circle_of_one_second_ends_where_the_second_before_ended(
 
 
 def seen_with(*statuses: Status, days: Sequence[int]) -> list[Snapshot]:
-    """Reports of them, which say nothing of what was before."""
+    """Return reports of the statuses without previous attributes."""
     return [
         Snapshot(START + timedelta(days=day), f"evt_{day}", Lifecycle.UPDATED, Facts(status))
         for day, status in zip(days, statuses, strict=True)
@@ -147,7 +147,7 @@ def seen_with(*statuses: Status, days: Sequence[int]) -> list[Snapshot]:
 
 @given(st.permutations(range(6)))
 def test_what_changes_no_status_does_not_begin_its_grace_anew(order: list[int]) -> None:
-    """The report of the turn itself never came; each month's invoice makes another."""
+    """No event reported the change of status; each month's invoice causes another report."""
     reports = seen_with(Status.ACTIVE, *[Status.PAST_DUE] * 5, days=(0, 31, 61, 92, 122, 153))
     subscription = apply([reports[number] for number in order])[0]
     assert subscription.since == START + timedelta(days=31)
@@ -209,7 +209,7 @@ def test_what_a_status_entitles_to_is_the_policy_s(
 
 
 def test_the_grace_of_who_is_past_due_counts_from_when_that_began() -> None:
-    """And not from the newest webhook that says so."""
+    """The newest webhook with that status does not restart it."""
     began = snapshot(Status.PAST_DUE, 1, previous=Status.ACTIVE)
     subscription, _ = apply([snapshot(Status.ACTIVE), began, snapshot(Status.PAST_DUE, 5)])
     over = START + timedelta(seconds=1, days=30)

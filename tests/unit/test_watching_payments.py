@@ -1,4 +1,4 @@
-"""When a provider is asked about a payment, and what its answers mean."""
+"""When a provider is polled about a payment, and the meaning of its responses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_failed_link_is_watched_on_and_a_failed_request_is_not() -> None:
 
 
 def test_further_charges_are_looked_for_until_there_is_an_answer() -> None:
-    """Also of a payment that was heard of days after its page had expired."""
+    """Also for a payment that was reported days after its page had expired."""
     expired = NOW - timedelta(days=8)
     found = on_no_result(announced(expired, published_status=SUCCEEDED), NOW)
     assert (found.publish, found.next_poll_at is None) == (None, False)
@@ -122,7 +122,7 @@ def test_success_is_final_and_nothing_is_told_twice(
 def test_every_payment_is_settled_or_dropped_in_the_end(
     watch: PollState, answers: list[PaymentStatus]
 ) -> None:
-    """However the provider answers, nobody is asked for ever."""
+    """Whatever the provider responds, polling ends."""
     now = NOW
     for answer in answers:
         found = on_result(watch, answer, now, failure_is_final=False)
@@ -140,7 +140,7 @@ def test_every_payment_is_settled_or_dropped_in_the_end(
 
 @given(watch=watches)
 def test_no_answer_at_all_is_not_for_ever_either(watch: PollState) -> None:
-    """Within a bounded number of questions nobody is asked any more."""
+    """Polling ends after a limited number of polls."""
     now: datetime | None = NOW
     for _ in range(80):
         assert now is not None

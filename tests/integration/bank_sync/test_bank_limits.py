@@ -1,4 +1,4 @@
-"""How often the bank's provider may be called: in Redis, and without it in PostgreSQL."""
+"""Rate limits of calls to the bank's provider: in Redis, and without it in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def redis(tmp_path: Path) -> Iterator[PrivateRedis]:
 
 
 async def granted(replicas: list[ProviderRateLimiter], name: str) -> int:
-    """How many calls in a row are allowed, asked of the replicas by turns."""
+    """Return how many calls in a row are allowed, requested from the replicas in turn."""
     for number in range(100):
         try:
             await replicas[number % len(replicas)].acquire(name, _LIMIT)
@@ -57,7 +57,7 @@ async def test_replicas_share_one_limit_in_redis(sessions: Sessions, redis: Priv
 
 
 async def test_replicas_share_one_limit_without_redis(sessions: Sessions) -> None:
-    """A fifth at once; the rest comes over the minute."""
+    """A fifth is granted immediately, the rest over the minute."""
     assert (
         await granted([ProviderRateLimiter(sessions, None) for _ in range(2)], "plain/sync")
         == _LIMIT // 5

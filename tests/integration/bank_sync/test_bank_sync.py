@@ -1,4 +1,4 @@
-"""Banks are linked and kept in sync, whatever happens at the bank, at Plaid and in between."""
+"""Banks are linked and stay in sync, whatever happens at the bank, at Plaid and in between."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_webhooks_that_come_meanwhile_cause_one_more_sync(paybus: Paybus) -> Non
         happen(paybus, item, add=1)
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     until_equal(paybus, item)
-    # One at most while they came, one after them; each webhook that waited for them is in there.
+    # At most one while they arrived and one after; it covers each webhook that waited.
     assert len(everything(paybus, "syncs", item=item["id"])) - before <= 4
 
 
@@ -229,7 +229,7 @@ def test_a_balance_that_was_asked_for_outlives_a_sync_that_began_before(paybus: 
     sync = read_slowly(paybus, item)
     live = get(paybus, f"items/{item['id']}/balances", max_age_seconds=0)
     assert live["fresh"]
-    happen(paybus, item, add=1, tell=False)  # so that the sync's next page says another figure
+    happen(paybus, item, add=1, tell=False)  # so that the sync's next page has another figure
     sandbox(paybus, "PUT", "/_behaviour", mode="well")
     until(lambda: get(paybus, f"syncs/{sync}")["status"] == "done", what="it is read")
     kept = {e["id"]: e["current"] for e in everything(paybus, "accounts", item=item["id"])}
@@ -418,7 +418,7 @@ def test_one_bank_in_trouble_stops_no_other(paybus: Paybus) -> None:
         trouble(paybus, each, None, tell=False)
     for each in broken:
         until_synced(paybus, each)
-    paybus.messages("bank-sync.syncs.dead", remove=True)  # those whose attempts were used up
+    paybus.messages("bank-sync.syncs.dead", remove=True)  # used-up attempts
 
 
 def test_a_removed_item_leaves_nothing(paybus: Paybus) -> None:
@@ -528,7 +528,7 @@ def test_access_tokens_are_sealed_and_never_shown(paybus: Paybus) -> None:
 
 
 def read_slowly(paybus: Paybus, item: dict[str, str]) -> str:
-    """A sync of several slow pages, the first of which has been read."""
+    """Start a sync of several slow pages, and wait until the first has been read."""
     happen(paybus, item, add=2000, tell=False)
     sandbox(paybus, "PUT", "/_behaviour", delay_seconds=0.5)
     sync: str = paybus.api("POST", "bank-sync", f"/v1/items/{item['id']}/sync").json()["id"]
@@ -537,7 +537,7 @@ def read_slowly(paybus: Paybus, item: dict[str, str]) -> str:
 
 
 def sweep_now(paybus: Paybus, item: dict[str, str]) -> None:
-    """Its day without news is over."""
+    """Make the item's daily sync due now."""
     url = paybus.layout.databases["bank-sync"].replace("+psycopg", "")
     with psycopg.connect(url) as connection:
         connection.execute("SELECT set_config('paybus.every_tenant', 'on', true)")

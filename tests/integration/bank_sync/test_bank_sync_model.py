@@ -1,5 +1,5 @@
 """Bank data equals the bank's: any interleaving of changes, webhooks, crashes, take-overs and
-mutations in the middle of a sync ends, after one quiet sync, with the bank's books row by row.
+mutations during a sync ends, after one quiet sync, with the bank's books row by row.
 
 The service's own code runs on a real PostgreSQL; the bank is the sandbox's.
 """
@@ -57,12 +57,12 @@ _A_FEW_TRANSACTIONS = 3
 
 
 class Died(BaseException):
-    """A worker is killed: nothing of it is done any more."""
+    """A worker is killed: none of its code runs any more."""
 
 
 class _Plaid:
-    """The bank behind Plaid, with small pages. Something may happen before each answer, and while
-    it is on its way."""
+    """The bank behind Plaid, with small pages. Actions can run before each response, and while it
+    is in transit."""
 
     def __init__(self, bank: Bank, item: BankItem) -> None:
         self.meanwhile: deque[Callable[[], Awaitable[None]]] = deque()
@@ -113,7 +113,7 @@ _MEANWHILE = st.lists(
 
 
 class World(RuleBasedStateMachine):
-    """One tenant and one item of its own, so that examples share a database."""
+    """A state machine with its own tenant and item, so that examples share a database."""
 
     sessions: Sessions
     runner: asyncio.Runner
@@ -166,7 +166,7 @@ class World(RuleBasedStateMachine):
         return self.runner.run(do())
 
     async def take_messages(self) -> None:
-        """What a relay would publish. Events of other examples are not ours."""
+        """Take the messages that a relay would publish; those of other examples are ignored."""
         async with self.sessions.begin() as session:
             query = text("DELETE FROM outbox WHERE routing_key = 'bank_sync.run' RETURNING body")
             for (body,) in (await session.execute(query)).all():
@@ -175,7 +175,7 @@ class World(RuleBasedStateMachine):
                     self.messages.append(Event[RunBankSync].model_validate(said))
 
     async def sync(self) -> None:
-        """Whatever messages there are; one that fails comes again."""
+        """Process all waiting messages; a failed one is delivered again."""
         await self.take_messages()
         taken, self.messages = self.messages, []
         for event in taken:
@@ -201,7 +201,7 @@ class World(RuleBasedStateMachine):
 
     @rule(change=_CHANGES)
     def a_worker_is_suspended_and_overtaken(self, change: Change) -> None:
-        """It has read everything, and writes after another one has read and written more."""
+        """It has read everything, and writes after another worker has read and written more."""
 
         async def overtaken() -> None:
             await self.changes(change)
@@ -238,7 +238,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def the_clock_strikes(self) -> None:
-        """Whoever shows no progress is taken over."""
+        """A sync without progress is taken over."""
         self.run(self.expires())
         self.run(self.order_overdue())
 
@@ -288,7 +288,7 @@ class World(RuleBasedStateMachine):
             return (await session.scalars(query)).all()
 
     def teardown(self) -> None:
-        """It is quiet at the bank, and somebody says so: the books are equal."""
+        """The bank is quiet and sends a webhook; then the books are equal."""
         if not hasattr(self, "item"):
             return
         self.at_bank.mutations = 0
@@ -342,7 +342,7 @@ async def _fail() -> None:
 
 @pytest.fixture(scope="module")
 def world(make_paybus: MakePaybus) -> Iterator[type[World]]:
-    """With a database, and an event loop for its connections."""
+    """Provide a database and an event loop for its connections."""
     with make_paybus() as paybus, asyncio.Runner() as runner:
         url = paybus.layout.databases["bank-sync"]
         engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))

@@ -1,5 +1,5 @@
-"""No endpoint of bank-sync shows or changes another tenant's rows: because every query is scoped,
-and because PostgreSQL holds it when the scoping is gone."""
+"""No endpoint of bank-sync displays or changes another tenant's rows: every query is scoped, and
+PostgreSQL enforces it if the scoping is missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.waiting import until
 
 ROOT = Path(__file__).parents[3]
 THEIRS = "theirs"
-# What scopes a query by its tenant, and what it looks like to have forgotten it.
+# Code that scopes a query by its tenant, and the same code without the scoping.
 SCOPING = {
     "common/db/tenant_rows.py": [
         ("row is None or row.tenant != tenant", "row is None"),
@@ -46,7 +46,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 def url(
     request: pytest.FixtureRequest, paybus: Paybus, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """An API as it is, and one whose queries have lost their tenant."""
+    """Return the URL of an API as it is, or of one whose queries lack the tenant."""
     if request.param == "scoped":
         yield paybus.layout.url("bank-sync-api")
         return

@@ -1,5 +1,5 @@
-"""The client of Plaid against Plaid's own description, by a server made of its OpenAPI file; and
-the sandbox against the models that the SDK has of it."""
+"""The Plaid client against Plaid's own description, by a server generated from its OpenAPI file;
+and the sandbox against the SDK's models."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def gateway(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 @pytest.fixture
 def paybus(gateway: Paybus) -> Paybus:
-    """With the endpoints of a development machine again, whatever the test before wrote."""
+    """Restore the endpoints of a development machine, whatever the previous test wrote."""
     stand_ins = (gateway.layout.url(name) for name in ("sandbox-providers", "sandbox-stripe"))
     write(gateway, *endpoints.development(*stand_ins))
     until(lambda: gateway.call("fapshi", b"").status_code != 404, what="the file is read")

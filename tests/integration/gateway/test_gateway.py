@@ -1,4 +1,4 @@
-"""The gateway's answers to bad input, and what it publishes of it: nothing."""
+"""The gateway rejects bad input and publishes nothing for it."""
 
 from __future__ import annotations
 

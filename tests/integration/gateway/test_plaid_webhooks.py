@@ -1,4 +1,4 @@
-"""Plaid's tokens: asked-for keys, rotation, and everything that is not quite one."""
+"""Plaid's tokens: fetched keys, key rotation, and invalid tokens."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_genuine_call_is_news_of_an_item_and_its_key_is_asked_for_once(paybus:
     assert first["data"]["initial_update_complete"] is True
     assert first["data"]["historical_update_complete"] is False
     assert first["id"] == again["id"], "the same call"
-    # The same words of another moment are news again: what they announce is not the same.
+    # The same body at another time is a new event, because it announces something else.
     assert send(paybus, token(paybus, claims={"iat": int(time.time()) - 60})) == 200
     assert len({each["id"] for each in items(paybus)}) > len({each["id"] for each in found}) - 1
 
@@ -78,7 +78,7 @@ def test_every_changed_byte_of_body_and_token_is_noticed(paybus: Paybus) -> None
         changed = BODY[:position] + chr(ord(BODY[position]) ^ 1) + BODY[position + 1 :]
         assert send(paybus, value, changed) == 400
     for position in range(0, len(value) - 1, 7):
-        # The last character of base64 may have bits that stand for nothing.
+        # The last character of base64 may have unused bits.
         letter = "A" if value[position] != "A" else "B"
         assert send(paybus, value[:position] + letter + value[position + 1 :]) in {400, 503}
 

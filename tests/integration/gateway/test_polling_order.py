@@ -1,4 +1,4 @@
-"""Which payments are polled first when an endpoint's budget is too small for all."""
+"""The order of polling when an endpoint's budget is too small for all payments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_callback_puts_its_payment_before_the_backlog(
                 await repository.watch_payment(session, values)
             await session.execute(update(PendingPayment).values(last_polled_at=polled_at))
         async with sessions.begin() as session:
-            # The notification comes when its payment is overdue already.
+            # The notification arrives when its payment is already overdue.
             await repository.record_notification(session, _values("page-17"), again=again)
         async with sessions.begin() as session:
             claimed = await repository.claim(

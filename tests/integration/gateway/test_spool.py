@@ -1,6 +1,7 @@
-"""The local spool: with it a broker that is away turns no provider away, and nothing is lost.
+"""The local spool: with it, no webhook is refused or lost while the broker is down.
 
-The way to it is cut here; `make chaos` kills the broker itself, under load (`spool`).
+The connection to the broker is cut here; `make chaos` kills the broker itself, under load
+(`spool`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from webhook_gateway.delivery.spool import FILE, Spool, Spooled
 
 @pytest.fixture
 def way(stack: Stack) -> Iterator[Proxy]:
-    """The gateway's way to the broker."""
+    """Proxy the gateway's connection to the broker."""
     port = urlsplit(stack.addresses.rabbitmq.url).port
     assert port is not None
     proxy = Proxy([port])
@@ -35,7 +36,7 @@ def way(stack: Stack) -> Iterator[Proxy]:
 def paybus(make_paybus: MakePaybus, way: Proxy, tmp_path: Path) -> Iterator[Paybus]:
     settings = {"WEBHOOK_SPOOL_DIR": str(tmp_path), "GATEWAY_SPOOL_MAX_BYTES": str(1024**2)}
     with make_paybus(["webhook-gateway"], rabbitmq_by=way, **settings) as paybus:
-        # With a spool a gateway is ready before it is connected.
+        # With a spool, a gateway is ready before it is connected.
         health = f"{paybus.layout.url('webhook-gateway')}/health/detailed"
         until(lambda: paybus.http.get(health).json()["broker"]["connected"], what="connected")
         yield paybus
@@ -50,7 +51,7 @@ def until_spooled(paybus: Paybus, count: int) -> None:
 
 
 def queued(paybus: Paybus) -> list[str]:
-    """The ids in the queue, which is emptied."""
+    """Return the ids in the queue, and empty it."""
     url = f"{paybus.management}/api/queues/{paybus.virtual_host}/subscription.billing/get"
     take = {"count": 10_000, "ackmode": "ack_requeue_false", "encoding": "auto"}
     answer = paybus.http.post(url, json=take).raise_for_status()
@@ -71,7 +72,7 @@ def test_while_the_broker_is_down_webhooks_are_answered_200_and_handed_on_in_ord
     until(lambda: spooled(paybus) == 0, what="they are handed on")
     ids = queued(paybus)
     assert ids[0] == "evt_before"
-    fresh = list(dict.fromkeys(ids[1:]))  # one that a retry repeats is the same event
+    fresh = list(dict.fromkeys(ids[1:]))  # an event repeated by a retry has the same id
     assert fresh == [f"evt_down-{number:03d}" for number in range(150)]
 
 
@@ -113,7 +114,7 @@ def test_two_gateways_may_share_a_folder_and_each_hands_on_what_the_other_left(
     ):
         for paybus in (one, two):
             until(lambda: paybus.send(subscription_created("x")).status_code == 200, what="up")
-        for paybus in (one, two):  # one that has not reached the broker yet answers 200, too
+        for paybus in (one, two):  # a gateway that has not reached the broker yet also responds 200
             until_spooled(paybus, 0)
         for first, second in ((one, two), (two, one)):
             way.line(Line.CUT)
@@ -146,7 +147,7 @@ def test_what_can_t_be_understood_goes_through_the_spool_to_the_dead_letters(
 def test_a_full_queue_holds_up_nothing_behind_it(
     paybus: Paybus, way: Proxy, tmp_path: Path
 ) -> None:
-    """399 webhooks for a queue that refuses, then 5 for others."""
+    """399 webhooks for a queue that rejects publishes, then 5 for others."""
     api, host = paybus.management, paybus.virtual_host
     arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
     nothing = {"durable": True, "arguments": arguments}
@@ -200,7 +201,7 @@ def test_a_damaged_file_is_set_aside_and_webhooks_are_taken_in(
 async def test_what_is_removed_from_a_file_that_was_set_aside_is_not_another_message(
     tmp_path: Path,
 ) -> None:
-    """Its positions are used once: somebody may still be about to remove them."""
+    """Positions are never reused: a removal of the old ones may still be pending."""
     message = Spooled("payments", "payment.failed", b"{}", {}, "application/json")
     spool = Spool(tmp_path, most_bytes=1024**2)
     await spool.open()

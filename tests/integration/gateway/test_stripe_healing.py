@@ -1,4 +1,4 @@
-"""Promise 8 for Stripe: what its webhooks did not bring is read from its event list."""
+"""Promise 8 for Stripe: missed webhooks are read from its event list."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_came_by_webhook_is_not_published_again(paybus: Paybus) -> None:
 
 
 def test_nobody_can_make_the_healer_believe_that_it_knows_an_event(paybus: Paybus) -> None:
-    """By a body that holds what an event of Stripe's looks like, or that can't be read."""
+    """Send bodies that contain a Stripe event's fields, or that cannot be parsed."""
     for name, secret in (("victim", "id"), ("deep", "nested")):
         value = "[" * 150 + "]" * 150 if secret == "nested" else '"x"'
         body = (
@@ -84,7 +84,7 @@ def _cursor(paybus: Paybus) -> list[tuple[Any, ...]]:
 
 
 def _two_more_looks(paybus: Paybus) -> None:
-    """The list was read twice beyond this moment, grace included."""
+    """Wait until the list was read twice beyond this moment, grace included."""
     (now,) = paybus.sql("webhook-gateway", "SELECT now()")[0]
     for _ in range(2):
         until(lambda: _cursor(paybus)[0][0] > now, what="it is read beyond now")

@@ -1,4 +1,4 @@
-"""RabbitMQ's trouble, as others have had it: full, far away or strict, it holds up nobody."""
+"""RabbitMQ faults reported by others: a full, distant or strict broker blocks no other work."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _WRITE = (
 
 @pytest.fixture
 def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
-    """With a queue for `one.full` that takes nothing, and one for everything else of the tests."""
+    """Bind a queue that rejects all publishes to `one.full`, and a tap to `one.open`."""
     with make_paybus(["subscription-worker"]) as paybus:
         paybus.tap("payments", "one.open")
         queue = f"{paybus.virtual_host}/full"
@@ -63,7 +63,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 async def test_a_connection_on_which_nothing_is_confirmed_any_more_is_re_established(
     paybus: Paybus,
 ) -> None:
-    """RabbitMQ 4.3 leaves connections to a node that was isolated in this state (ADR 27)."""
+    """RabbitMQ 4.3 leaves connections to a formerly isolated node in this state (ADR 27)."""
     proxy = LosesConfirms([urlsplit(paybus.layout.rabbitmq_url).port or 0])
     try:
         async with connected(with_port(paybus.layout.rabbitmq_url, proxy.port)) as broker:
@@ -109,7 +109,7 @@ def test_a_queue_that_refuses_holds_up_nobody_else(paybus: Paybus) -> None:
 
 
 async def test_what_was_held_leaves_at_once_when_there_is_room(paybus: Paybus) -> None:
-    """Although the relay looks behind it by then, for others have left meanwhile."""
+    """The relay has already passed them, because others have been sent meanwhile."""
     paybus.system.processes.pop("subscription-worker").stop()
     settings = DatabaseSettings(
         database_url=SecretStr(paybus.layout.databases["subscription"]), database_pool_size=2
@@ -163,8 +163,8 @@ def test_a_row_that_no_broker_takes_is_set_aside_and_shows(paybus: Paybus) -> No
 async def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
     make_paybus: MakePaybus, text: str
 ) -> None:
-    """Headers share one frame, and each attempt adds to them: a larger one would close the
-    connection, again and again."""
+    """Headers share one frame and grow with each attempt: a larger frame would close the connection
+    repeatedly."""
     good: list[str] = []
 
     async def effect(event: Event[Any]) -> None:
@@ -216,7 +216,7 @@ async def test_an_error_in_any_script_becomes_a_dead_letter_and_stops_nobody(
 
 
 def test_a_new_wait_in_the_ladder_is_no_queue_that_was_lost(make_paybus: MakePaybus) -> None:
-    """Or every queue would be filled again with seven days of the journal."""
+    """Otherwise every queue would be refilled with seven days of the journal."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         paybus.subscribe()
         spec = paybus.layout.spec("subscription-worker", replica=1)
@@ -233,7 +233,7 @@ def test_a_new_wait_in_the_ladder_is_no_queue_that_was_lost(make_paybus: MakePay
 async def test_processes_connect_to_a_broker_that_is_far_away_all_at_once(
     make_paybus: MakePaybus, round_trip: float, processes: int
 ) -> None:
-    """A new one, of which nothing is declared: one of them does, the others look."""
+    """On a new virtual host, one connection declares the topology, the others only check."""
     with make_paybus() as paybus:
         async with slow_link(paybus.layout.rabbitmq_url, round_trip=round_trip) as url:
             brokers = [
@@ -252,7 +252,7 @@ async def test_processes_connect_to_a_broker_that_is_far_away_all_at_once(
 
 
 def test_a_queue_that_is_gone_is_declared_with_its_bindings(make_paybus: MakePaybus) -> None:
-    """Although the mark says that everything was declared once."""
+    """The mark says that everything was already declared."""
     with make_paybus(["subscription-worker"]) as paybus:
         queues = f"{paybus.management}/api/queues/{paybus.virtual_host}/subscription.billing"
         bindings = paybus.http.get(f"{queues}/bindings").json()
@@ -268,7 +268,7 @@ def test_a_queue_that_is_gone_is_declared_with_its_bindings(make_paybus: MakePay
 async def test_a_version_that_is_rolled_back_has_its_bindings(
     make_paybus: MakePaybus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newer one has taken one away; the older one's mark of before is void."""
+    """The newer version has removed a binding; the older version's mark is void."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         old = Binding("subscriptions", "provider_subscription.*")
         assert old in topology.queue("subscription.billing").bindings
@@ -281,7 +281,7 @@ async def test_a_version_that_is_rolled_back_has_its_bindings(
             version.setattr(topology, "QUEUES", newer)
             version.setattr(topology, "RETIRED_BINDINGS", retired)
             async with connected(paybus.layout.rabbitmq_url):
-                pass  # it has declared its own
+                pass  # the newer version has declared its topology
         worker = paybus.system.processes.pop("subscription-worker")
         await asyncio.to_thread(worker.stop)
         await asyncio.to_thread(paybus.start, "subscription-worker")
@@ -293,7 +293,7 @@ async def test_a_version_that_is_rolled_back_has_its_bindings(
 
 
 async def test_many_large_dead_letters_fit_into_little_memory(make_paybus: MakePaybus) -> None:
-    """Batches are bounded by bytes, and decoded when it is their turn."""
+    """Batches are limited by bytes, and messages are decoded one at a time."""
     with make_paybus(["operations-worker"]) as paybus:
         worker = paybus.system.processes["operations-worker"]
         before = _peak_megabytes(worker.pid)

@@ -1,4 +1,4 @@
-"""PostgreSQL's trouble, as others have had it: messages wait, and none is worn out by it."""
+"""PostgreSQL faults reported by others: messages wait, and none uses up its attempts."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def _status(paybus: Paybus, path: str) -> tuple[int, str]:
 
 
 def test_a_database_that_takes_no_changes_is_away(make_paybus: MakePaybus) -> None:
-    """After a failover its name may lead to the old primary for a while. No connection that was
-    made meanwhile is kept."""
+    """After a failover, the host name may lead to the old primary for a while. Connections made
+    meanwhile must not be reused."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 1, what="it works")
@@ -69,7 +69,7 @@ def test_a_database_that_takes_no_changes_is_away(make_paybus: MakePaybus) -> No
 def test_while_the_database_is_away_no_message_is_worn_out_by_lost_connections(
     make_paybus: MakePaybus,
 ) -> None:
-    """The broker counts how often a message was given back, and gives it up at its limit."""
+    """The broker counts redeliveries and dead-letters a message at its limit."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 1, what="it works")
@@ -91,7 +91,7 @@ def test_while_the_database_is_away_no_message_is_worn_out_by_lost_connections(
 
 
 def _lose_consumers(paybus: Paybus) -> None:
-    """Their connection is closed as soon as it is there, and consumes if it ever will."""
+    """Close the consumers' connections as soon as they appear."""
     url = f"{paybus.management}/api/vhosts/{paybus.virtual_host}/connections"
 
     def there() -> list[str]:
@@ -131,7 +131,7 @@ async def test_a_connection_that_became_read_only_is_dropped_with_all_others(
 async def test_a_look_at_the_outbox_costs_the_same_while_a_snapshot_is_held(
     make_paybus: MakePaybus,
 ) -> None:
-    """As by a backup: what was removed stays in the table, and is passed over only now and then."""
+    """As during a backup: removed rows stay in the table, and the relay rarely scans past them."""
     with make_paybus() as paybus:
         url = paybus.layout.databases["subscription"].replace("+psycopg", "")
         settings = DatabaseSettings(database_url=SecretStr(url), database_pool_size=2)
@@ -166,7 +166,7 @@ async def test_a_look_at_the_outbox_costs_the_same_while_a_snapshot_is_held(
 
 
 async def _pages(engine: Any, statement: str, parameters: Any) -> int:
-    """How many pages PostgreSQL looks at for it."""
+    """Return how many pages PostgreSQL reads for the statement."""
     async with engine.connect() as connection:
         await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # as the relay does
         explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
@@ -179,7 +179,7 @@ async def _pages(engine: Any, statement: str, parameters: Any) -> int:
 async def test_whoever_listens_reads_the_url_as_the_pool_does(
     make_paybus: MakePaybus, stack: Stack, form: str
 ) -> None:
-    """Several hosts, as SQLAlchemy has them in a URL; a password with a blank."""
+    """Several hosts, as SQLAlchemy writes them in a URL; a password with a space."""
     with make_paybus() as paybus:
         plain = paybus.layout.databases["subscription"]
         user, _, rest = plain.partition("://")[2].partition("@")
@@ -202,7 +202,7 @@ async def test_whoever_listens_reads_the_url_as_the_pool_does(
 def test_a_pooler_is_refused_with_a_sentence(
     make_paybus: MakePaybus, pgbouncer: Path, tmp_path: Path, parameters: str
 ) -> None:
-    """It would drop the time limits and the LISTEN of a connection, and nobody would see it."""
+    """PgBouncer would silently drop a connection's timeouts and its LISTEN."""
     with make_paybus() as paybus:
         url = urlsplit(paybus.layout.databases["subscription"].replace("+psycopg", ""))
         users, config = tmp_path / "users", tmp_path / "pgbouncer.ini"
@@ -244,7 +244,7 @@ def listening(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def pgbouncer() -> Path:
-    """Debian's; installed where that can be done."""
+    """Return Debian's PgBouncer, installed if possible; skip the test otherwise."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to run PgBouncer as somebody else")
     with suppress(DevstackError):

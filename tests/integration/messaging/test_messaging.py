@@ -1,4 +1,4 @@
-"""The messaging core against what a broker and a database do to it."""
+"""The messaging core against faults of the broker and the database."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from devstack.webhook import subscription_created
 from support.paybus import Paybus, connected
 from support.waiting import until
 
-# Its longest wait leaves time to declare a queue again, also on a busy machine: an order to refill
-# that comes back before its queue is there waits in the broker for minutes.
+# The longest delay leaves time to declare a queue again, also on a busy machine: a refill request
+# that returns before its queue exists waits in the broker for minutes.
 _PATIENT_LADDER = "50ms,3s"
 
 
@@ -45,7 +45,7 @@ def _refilled(paybus: Paybus) -> float:
 def test_a_queue_deleted_while_its_service_was_stopped_is_refilled_from_the_journal(
     make_paybus: MakePaybus,
 ) -> None:
-    """What waited in it, and what was published while it was gone, both come back."""
+    """Both its waiting messages and those published while it was missing are recovered."""
     services = ["webhook-gateway", "subscription-worker"]
     with make_paybus(services, RETRY_LADDER=_PATIENT_LADDER) as paybus:
         _take_in_ten(paybus)
@@ -77,7 +77,7 @@ def test_a_queue_deleted_under_its_consumer_is_declared_again_and_refilled(
 
 
 def test_a_queue_is_bound_before_it_is_refilled(make_paybus: MakePaybus) -> None:
-    """Or what is published between the journal's reading and the binding would be missed."""
+    """Otherwise events published between reading the journal and binding would be missed."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         _take_in_ten(paybus)
         url = (
@@ -122,7 +122,7 @@ def test_a_deleted_exchange_is_declared_again(make_paybus: MakePaybus) -> None:
 
 
 def test_what_the_inbox_has_forgotten_is_not_refilled(make_paybus: MakePaybus) -> None:
-    """A stream forgets by whole segments, so it may remember for longer than it should."""
+    """A stream deletes complete segments, so it may retain events for too long."""
     services = ["webhook-gateway", "subscription-worker"]
     with make_paybus(services, RETRY_LADDER=_PATIENT_LADDER) as paybus:
         paybus.subscribe()
@@ -176,8 +176,8 @@ def test_inbox_rows_older_than_the_journal_are_removed_and_others_stay(
 
 
 async def test_what_can_not_be_encoded_shifts_no_confirm(make_paybus: MakePaybus) -> None:
-    """The broker numbers what it gets: a number too many would confirm a message by its neighbour's
-    confirm."""
+    """Confirms are numbered by what the broker receives: a wrong count would confirm a message by
+    its neighbour's confirm."""
     with make_paybus() as paybus:
         async with connected(paybus.layout.rabbitmq_url) as broker:
             publisher = Publisher(broker, timeout=20)
@@ -208,7 +208,7 @@ async def test_a_message_returned_too_late_leaves_the_channel_usable(
 async def test_a_publish_that_no_queue_takes_is_an_error_and_its_neighbours_are_not(
     make_paybus: MakePaybus,
 ) -> None:
-    """In one write with others, small and larger than a frame."""
+    """An unroutable message in one write with others, small and larger than a frame."""
     with make_paybus() as paybus:
         async with connected(paybus.layout.rabbitmq_url) as broker:
             publisher = Publisher(broker, timeout=20)

@@ -1,8 +1,8 @@
 """Relay and inbox as a state machine, with crashes between any two steps.
 
-Events are emitted, relayed and taken in, on a real broker and database, in any order that
-Hypothesis thinks of; each step may die half-way. In the end every event that was committed must
-have had its effect once, and nothing else may have had any.
+Events are emitted, relayed and consumed on a real broker and database, in any order that Hypothesis
+generates; each step may crash half-way. In the end every committed event must have had its effect
+once, and no other event may have had any.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ ValueT = TypeVar("ValueT")
 
 
 class Crash(Exception):
-    """The process dies here."""
+    """The process crashes here."""
 
 
 class FragilePublisher(Publisher):
-    """Takes the whole task with it after the first so many publishes; or refuses them all, as
-    while the broker is away or a queue is full."""
+    """Cancels its task after a number of publishes, or refuses all, as when the broker is down or a
+    queue is full."""
 
     refuses: Unavailable | None = None
     crash_after: int | None = None
@@ -70,7 +70,7 @@ class FragilePublisher(Publisher):
 
 
 class World:
-    """The broker and the database that all runs of the machine share."""
+    """The broker and the database shared by all runs of the state machine."""
 
     def __init__(self, rabbitmq_url: str, database_url: str) -> None:
         self._runner = asyncio.Runner()
@@ -124,7 +124,7 @@ class World:
         self.publisher.crash_after = self.publisher.refuses = None
 
     async def take_in(self, count: int, *, crash: str | None) -> int:
-        """Up to `count` messages in one transaction, as a transactional consumer does."""
+        """Process up to `count` messages in one transaction, as a transactional consumer does."""
         channel = await self.broker.channel(confirms=False)
         try:
             queue = await channel.get_queue(QUEUE, ensure=False)
@@ -146,7 +146,7 @@ class World:
                     await message.ack()
             return len(taken)
         finally:
-            await channel.close()  # what was not acknowledged comes back
+            await channel.close()  # unacknowledged messages are requeued
 
     async def effects(self) -> Counter[str]:
         async with self.engine.begin() as connection:
@@ -178,7 +178,7 @@ class RelayAndInbox(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def emit_again(self, data: st.DataObject) -> None:
-        """A handler that ran twice emits the same event twice."""
+        """A handler that runs twice emits the same event twice."""
         if self.committed:
             event = data.draw(st.sampled_from(self.committed))
             self.world.do(self.world.emit(event, commit=True))
@@ -189,7 +189,7 @@ class RelayAndInbox(RuleBasedStateMachine):
 
     @rule(full=st.booleans())
     def relay_without_a_broker(self, full: bool) -> None:
-        """Or with one whose queue is full."""
+        """Relay while the broker is down, or while its queue is full."""
         refused = NotTaken("it is full") if full else Unavailable("the broker is away")
         self.world.do(self.world.relay_batch(refused=refused))
 
@@ -207,7 +207,7 @@ class RelayAndInbox(RuleBasedStateMachine):
         assert set(effects.values()) <= {1}
 
     def teardown(self) -> None:
-        """No more crashes. What was not acknowledged needs a moment to be in the queue again."""
+        """Complete without crashes. Unacknowledged messages need a moment to be requeued."""
         expected = Counter({event.id for event in self.committed})
         until(lambda: self._finish() == expected, what="one effect for each committed event")
 

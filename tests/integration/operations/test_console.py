@@ -1,4 +1,4 @@
-"""The console: the same engine, as pages that run no script."""
+"""The console: the same engine as the API, as pages without scripts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 
 def bury(paybus: Paybus, body: str) -> str:
-    """Returns the dead letter's id."""
+    """Dead-letter a message; return the dead letter's id."""
     before = {each["id"] for each in letters(paybus)}
     paybus.publish("subscription.billing", body)
     until_open(paybus, len(before) + 1)
@@ -60,7 +60,7 @@ def test_the_session_is_a_cookie_that_no_script_and_no_other_site_gets(paybus: P
     copy = browser.http.cookies["paybus_console"]
     assert browser.send("/logout").headers["location"] == "/console/login"
     assert browser.get("/groups").status_code == 303
-    # The last character has bits that say nothing: the same signature, written in another way.
+    # The last character has unused bits: another encoding of the same signature.
     again = copy[:-1] + _BASE64[_BASE64.index(copy[-1]) ^ 1]
     for cookie in (copy, again):
         browser.http.cookies.set("paybus_console", cookie)
@@ -146,8 +146,9 @@ def test_what_a_search_finds_is_acted_upon_as_a_whole(paybus: Paybus) -> None:
     for number in range(3):
         bury(paybus, f"found {number}")
     browser = Browser(paybus)
-    assert "as 2026-11-22T10:00:00Z" in browser.see("/dead-letters?text=found")
-    assert "None fits" in browser.see("/dead-letters?text=found&since=2040-01-01T00:00:00Z")
+    assert "such as 2026-11-22T10:00:00Z" in browser.see("/dead-letters?text=found")
+    nothing = browser.see("/dead-letters?text=found&since=2040-01-01T00:00:00Z")
+    assert "No matching dead letters" in nothing
     wanted = {"all": "yes", "text": "found 1", "reason": "a test", "action": "discard"}
     assert browser.send("/dead-letters/act", **wanted).status_code == 303
     assert len(letters(paybus)) == 2

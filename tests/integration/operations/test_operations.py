@@ -1,4 +1,4 @@
-"""Operators see what failed and have it sent again, each message once."""
+"""Operators inspect failures and replay them, each message once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from support.paybus import Paybus
 from support.payouts import earned
 from support.waiting import until
 
-# Longer than for every day: `PAYBUS_STOPPED_SECONDS=3600 make test PYTEST_ARGS="-k is_stopped"`.
+# The default is 0; for a long stop: `PAYBUS_STOPPED_SECONDS=3600 make test PYTEST_ARGS="-k
+# is_stopped"`.
 _STOPPED_SECONDS = float(os.environ.get("PAYBUS_STOPPED_SECONDS", "0"))
 _DIED = "2026-11-22T10:00:00+00:00"
 _OTHERS = [
@@ -107,7 +108,7 @@ def test_what_fails_again_comes_back_to_its_group(paybus: Paybus) -> None:
 
 
 def test_a_list_reads_nothing_of_what_was_sent(paybus: Paybus) -> None:
-    """Or a page of large messages would take more memory than a pod has."""
+    """Otherwise a page of large messages would exceed a pod's memory."""
     fill = """
         INSERT INTO dead_letters (id, queue, state, group_id, type, sealed_body, headers, text,
                                   reason,
@@ -306,7 +307,7 @@ def test_a_payment_s_life_is_one_trace_and_a_window_changes_nothing(paybus: Payb
 
 
 def failed_payment(id_: str, *, event_id: str | None = None, subject: str | None = None) -> str:
-    """The event of a payment that failed; by default it has the payment's id."""
+    """Return the event of a failed payment; its id defaults to the payment's."""
     event = new_event(
         id=event_id or id_,
         type="payment.failed",
@@ -321,7 +322,7 @@ def failed_payment(id_: str, *, event_id: str | None = None, subject: str | None
 
 
 def buried(paybus: Paybus, count: int) -> list[str]:
-    """So many payments that the subscription service could not write; returns their ids."""
+    """Dead-letter payments that the subscription service could not write; return their ids."""
     ids = [f"{uuid4().hex[:8]}-{number}" for number in range(count)]
     for id_ in ids:
         event = failed_payment(id_)
@@ -342,7 +343,7 @@ def test_operations_that_are_killed_send_nothing_twice(paybus: Paybus) -> None:
 
     until(lambda: counts().get("sending", 0) == 50, what="as many as may be are with the broker")
     paybus.system.processes["operations-worker"].kill()
-    # As if it had died before it could write down what the broker had confirmed.
+    # As if it had been killed before it could store the broker's confirms.
     paybus.sql("operations", "UPDATE replays SET confirmed_position = -1 WHERE id = %s", id_)
     paybus.start("operations-worker")
     until(lambda: counts().get("sent", 0) == 50, what="who takes over has seen that they were sent")
@@ -472,7 +473,7 @@ def test_a_letter_whose_outcome_was_lost_can_be_restored(paybus: Paybus) -> None
     (one,) = letters(paybus)
     id_ = replay(paybus)
     until(lambda: len(paybus.messages("subscription.billing")) == 1, what="it is sent")
-    paybus.messages("subscription.billing", remove=True)  # somebody empties the queue
+    paybus.messages("subscription.billing", remove=True)  # an operator empties the queue
     assert post(paybus, f"replays/{id_}/cancel", {"reason": "it is lost"})["state"] == "cancelled"
     restored = {"ids": [one["id"]], "reason": "once more"}
     assert post(paybus, "dead-letters/restore", restored) == {"count": 1}
@@ -513,7 +514,7 @@ def test_a_service_that_had_a_bug_gets_its_events_again_as_new_ones(paybus: Payb
     query = "FROM payments WHERE provider_payment_id = %s"
     kept = ("subscription", f"SELECT amount {query}", id_)
     until(lambda: paybus.sql(*kept) == [(1,)], what="it is taken in")
-    paybus.sql("subscription", f"DELETE {query}", id_)  # as a bug would have it
+    paybus.sql("subscription", f"DELETE {query}", id_)  # as a bug might
     window = {
         "queue": "subscription.billing",
         "since": since.isoformat(),
@@ -531,7 +532,7 @@ def test_a_service_that_had_a_bug_gets_its_events_again_as_new_ones(paybus: Payb
 
 
 def test_a_window_leaves_out_what_is_a_dead_letter(paybus: Paybus) -> None:
-    """Somebody decides of those by themselves, and has decided of what was discarded."""
+    """Dead letters are decided separately, and the discarded one has been decided."""
     since = datetime.now(UTC)
     paybus.backend(mode="refuse")
     numbers = [paybus.subscribe() for _ in range(2)]
@@ -556,7 +557,7 @@ def test_a_window_leaves_out_what_is_a_dead_letter(paybus: Paybus) -> None:
 
 
 def test_what_was_earned_since_a_backup_of_yesterday_is_heard_again(paybus: Paybus) -> None:
-    """docs/runbooks/payouts-restore.md: only commands to pay are not sent again after so long."""
+    """docs/runbooks/payouts-restore.md: only payout commands are not replayed after so long."""
     now = datetime.now(UTC)
     window = {"since": (now - timedelta(hours=30)).isoformat(), "until": now.isoformat()}
     for queue, status in (("payouts.requests", 202), ("payouts.low", 400)):
@@ -589,7 +590,7 @@ def test_an_edited_message_is_another_event_in_its_place(make_paybus: MakePaybus
 
 
 def test_what_moves_money_is_not_edited(make_paybus: MakePaybus) -> None:
-    """An admin alone would decide of an amount that takes two persons."""
+    """An admin alone could otherwise decide on an amount that needs two persons."""
     with make_paybus(PROCESSES, EDIT_AND_REPLAY_ENABLED="true", **QUICK) as paybus:
         event = earned({"reference": "seller", "currency": "USD"}, 100)
         paybus.publish("payouts.requests.dead", event.encode().decode())

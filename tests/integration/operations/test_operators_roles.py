@@ -1,4 +1,4 @@
-"""Each action that operators have is refused to who has not its role, on all three faces."""
+"""Operators' actions are refused without the required role, in the API, the console and the CLI."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIELDS = {name: value.removesuffix("Z") for name, value in _WINDOW.items()} | {
 _TIMES = ("--since", _WINDOW["since"], "--until", _WINDOW["until"])
 _ONE = {"ids": ["1"], "reason": "?"}
 _WHY = {"reason": "?"}
-# What changes nothing, or is not of this API alone.
+# Actions that change nothing, or that do not belong to this API alone.
 _FREE = {"/console/login", "/console/logout"}
 _READING = {
     "status", "schedules", "token", "dead-letters groups", "dead-letters list",
@@ -37,8 +37,8 @@ _READING = {
 
 @dataclass(frozen=True)
 class Act:
-    """`path` and `body` of the API; `form` of the console, with its fields; `command` of the CLI.
-    Where one is empty, that face has no such action."""
+    """`path` and `body` are the API's; `form` and `fields` the console's; `command` the CLI's. An
+    empty one means that this interface has no such action."""
 
     path: str
     body: dict[str, Any] | None
@@ -172,7 +172,7 @@ def test_no_action_is_left_out_above(paybus: Paybus) -> None:
 
 
 def _fits(pattern: str, paths: list[str]) -> bool:
-    """Whether one of them is of a route with `{names}`."""
+    """Return whether a path matches a route with `{names}`."""
     wanted = pattern.split("/")
     for path in paths:
         parts = path.split("/")

@@ -76,7 +76,7 @@ def test_an_order_of_two_sellers_is_paid_fulfilled_and_paid_out(paybus: Paybus) 
 
 
 def pay_more(paybus: Paybus, checkout: dict[str, Any], amount: int) -> None:
-    """The page is charged once more, by so much."""
+    """Charge the payment page once more, by this amount."""
     url = f"/_payments/flutterwave/_{checkout['reference']}"
     sandbox(paybus, "PUT", f"{url}/amount", amount=str(amount))
     sandbox(paybus, "POST", f"{url}/again")
@@ -84,7 +84,7 @@ def pay_more(paybus: Paybus, checkout: dict[str, Any], amount: int) -> None:
 
 
 def test_an_order_whose_buyer_pays_all_of_it_after_too_little_is_paid(paybus: Paybus) -> None:
-    """By further charges on the same page; all else that came goes back."""
+    """Further charges on the same page pay the order; every other charge is refunded."""
     set_terms(paybus, currency="XAF")
     order = place(paybus, line("ama", 5000))
     payment = start_payment(paybus, order, "flutterwave")
@@ -115,7 +115,7 @@ def test_an_order_whose_buyer_pays_all_of_it_after_too_little_is_paid(paybus: Pa
 
 
 def test_a_further_charge_that_is_heard_of_first_comes_after_the_first(paybus: Paybus) -> None:
-    """Of a page that was said to have failed: both charges are judged, and one goes back."""
+    """On a page reported as failed, both charges are decided on, and one is refunded."""
     set_terms(paybus, currency="XAF")
     order = place(paybus, line("ama", 5000))
     payment = start_payment(paybus, order, "flutterwave")
@@ -137,7 +137,7 @@ def test_a_further_charge_that_is_heard_of_first_comes_after_the_first(paybus: P
 def report(
     paybus: Paybus, checkout: dict[str, Any], type_: str, *, charge: str | None = None
 ) -> None:
-    """What the gateway would of 5000 XAF at Flutterwave; `charge` is a further one."""
+    """Publish the gateway's report of 5000 XAF at Flutterwave; `charge` is a further one."""
     event = new_event(
         id=uuid4().hex,
         type=type_,
@@ -214,7 +214,7 @@ def test_a_late_payment_is_settled_by_the_rule(paybus: Paybus, rule: str, state:
 def test_a_payment_in_time_that_is_heard_of_late_keeps_the_order(
     paybus: Paybus, provider: str
 ) -> None:
-    """Its time is the provider's, not that of our question."""
+    """The payment's time is the provider's, not the time of our status query."""
     late = {"grace_seconds": 6, "reminder_seconds": 0, "late_payment": "refund"}
     set_terms(paybus, currency="XAF", holding_seconds=60, **late)
     order = place(paybus, line("ama", 500))
@@ -241,7 +241,7 @@ def test_an_order_that_is_paid_twice_gets_one_payment_back(paybus: Paybus) -> No
 
 
 def settled(order: dict[str, Any], checkout: str, status: str, amount: int | None) -> str:
-    """What the subscription service tells of a checkout."""
+    """Return the event by which the subscription service reports a checkout's status."""
     event = new_event(
         id=uuid4().hex,
         type="checkout.status_changed",
@@ -265,7 +265,7 @@ def settled(order: dict[str, Any], checkout: str, status: str, amount: int | Non
 def test_a_checkout_is_judged_once_also_within_one_batch(paybus: Paybus, second: str) -> None:
     order, checkout = place(paybus, line("ama", 500)), uuid4().hex
     worker = paybus.system.processes["orders-worker"]
-    worker.stop()  # what waits comes as one batch
+    worker.stop()  # waiting messages are delivered as one batch
     for status in ("paid", second):
         amount = 500 if status == "paid" else None
         paybus.publish_to(
@@ -285,7 +285,7 @@ def stripe_behaves(paybus: Paybus, mode: str) -> None:
 
 
 def test_a_refund_that_fails_after_it_was_made_is_tried_again(paybus: Paybus) -> None:
-    """The payer's card is gone: Stripe has the money back, and says so days later, three times."""
+    """The payer's card is closed: Stripe returns the money days later, three times."""
     order = place(paybus, line("ama", 500))
     payment = start_payment(paybus, order)
     pay(paybus, payment)
@@ -392,8 +392,8 @@ def test_where_a_provider_has_no_refunds_somebody_pays_back_by_hand(paybus: Payb
 
 
 def test_a_refund_that_could_not_even_be_begun_is_told_to_have_failed(paybus: Paybus) -> None:
-    """Else whoever asked for it would wait for ever, and its replay might pay what was paid back
-    by hand meanwhile."""
+    """Otherwise the requester would wait forever, and a replay might pay a second time what was
+    refunded manually meanwhile."""
     paybus.tap("payments", "refund.*")
     wanted = RefundRequested(
         refund_id=uuid4().hex,
@@ -411,7 +411,7 @@ def test_a_refund_that_could_not_even_be_begun_is_told_to_have_failed(paybus: Pa
         data=wanted,
     )
     again = wanted.model_copy(update={"again": True})
-    # The second one is the first one that is replayed, the third an operator's.
+    # The second is a replay of the first, the third an operator's retry.
     for dead, (sequence, data) in enumerate(((1, wanted), (1, wanted), (2, again)), start=1):
         asked = event.model_copy(update={"id": uuid4().hex, "sequence": sequence, "data": data})
         paybus.publish_to("payments", "refund.requested", asked.encode().decode())
@@ -432,7 +432,7 @@ def test_a_refund_that_could_not_even_be_begun_is_told_to_have_failed(paybus: Pa
 
 @pytest.mark.parametrize("lost", ["request", "outcome"])
 def test_a_refund_of_which_an_event_was_lost_is_requested_again(paybus: Paybus, lost: str) -> None:
-    """As when all volumes of the broker are: nothing else would end it."""
+    """As after the loss of all broker volumes: nothing else would end it."""
     order = place(paybus, line("ama", 3000))
     payment = start_payment(paybus, order)
     pay(paybus, payment)

@@ -1,6 +1,6 @@
-"""A Dwolla transfer that begins at a bank is several: from our bank to our balance, from there to
-the recipient, all with the correlation id that we sent. Only the one that reaches the recipient is
-the payout.
+"""A Dwolla transfer from a bank consists of several: from our bank to our balance, and from there
+to the recipient, all with the correlation id that we sent. Only the one that reaches the recipient
+is the payout.
 
 https://developers.dwolla.com/docs/transfer-lifecycle
 """
@@ -51,7 +51,7 @@ def everything_well(paybus: Paybus) -> None:
 
 
 def until_funded(paybus: Paybus, payout: dict[str, Any]) -> None:
-    """Our bank has paid the leg to our balance."""
+    """Wait until our bank has paid the leg to our balance."""
 
     def legs() -> list[str]:
         found = sandbox(paybus, "GET", "/_payouts")["legs"]
@@ -61,7 +61,7 @@ def until_funded(paybus: Paybus, payout: dict[str, Any]) -> None:
 
 
 def test_a_refused_payout_whose_answer_was_lost_is_not_called_paid(paybus: Paybus) -> None:
-    """The leg is paid, and has the payout's reference; the recipient has nothing."""
+    """The leg is paid and has the payout's reference, but the recipient has received nothing."""
     behave(paybus, lost=1)
     deliver(paybus, drop=1)
     fates(paybus, fail=1)
@@ -104,7 +104,7 @@ def test_promise_8_a_refusal_whose_webhook_was_lost_is_learned_by_asking(paybus:
 
 
 def test_a_transfer_to_somebody_else_under_our_reference_is_a_difference(paybus: Paybus) -> None:
-    """It moved money, so nothing more is sent; that it went elsewhere is for a person to see."""
+    """It moved money, so nothing more is sent; the wrong destination is left to an operator."""
     deliver(paybus, drop=1)
     behave(paybus, lost=1)
     payout = order(paybus, add(paybus, "dwolla"))
@@ -124,7 +124,7 @@ def test_a_transfer_to_somebody_else_under_our_reference_is_a_difference(paybus:
 
 
 def test_the_reconciliation_lists_what_left_the_account_and_nothing_else(paybus: Paybus) -> None:
-    """Neither legs nor what came in."""
+    """The list excludes legs and incoming transfers."""
     until_state(paybus, order(paybus, add(paybus, "dwolla")), "paid")
     sandbox(paybus, "POST", "/_payouts/foreign", provider="dwolla", amount=450, incoming=True)
     sandbox(paybus, "POST", "/_payouts/foreign", provider="dwolla", amount=451)

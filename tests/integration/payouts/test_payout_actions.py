@@ -1,4 +1,4 @@
-"""What people may do to payouts, and what they may not: each refusal is clear and moves nothing."""
+"""Operators' actions on payouts: each refusal has a clear reason and moves nothing."""
 
 from __future__ import annotations
 
@@ -113,14 +113,14 @@ def test_the_same_key_orders_once_and_another_body_is_a_conflict(
 def test_a_caller_can_t_take_the_name_of_what_a_schedule_pays(
     paybus: Paybus, seller: dict[str, Any]
 ) -> None:
-    """Or the schedule would find it paid."""
+    """Otherwise the schedule would treat it as its own payout."""
     key = f"schedule:{seller['id']}:1"
     answer = post(paybus, "payouts", request_for(seller), key=key)
     is_problem(answer, 400, "does not begin with schedule:")
 
 
 def test_a_backup_of_long_ago_is_refused(paybus: Paybus) -> None:
-    """Its days would be thousands, and the emergency stop would wait while they are written."""
+    """It would cover thousands of days, and block the emergency stop while they are written."""
     wanted = {"days": 30, "since": "1970-01-01T00:00:00Z", "reason": "restored"}
     url = "/v1/control/require-status-check"
     is_problem(paybus.api("POST", "payouts", url, json=wanted, role="admin"), 400, "90 days ago")
@@ -151,7 +151,7 @@ def test_the_creator_may_not_approve_by_another_role(
 
 
 def test_who_credits_does_not_approve_what_that_pays(paybus: Paybus) -> None:
-    """Two persons over the whole chain: a schedule orders it, and is nobody."""
+    """Two persons are needed over the complete chain: a schedule is not a person."""
     seller = add(paybus, "stripe", schedule={"kind": "threshold", "minimum": 150_000})
     body = {"amount": 90_000, "currency": "USD", "reason": "sales"}
     for subject in ("ama", "kofi"):
@@ -169,7 +169,7 @@ def test_who_credits_does_not_approve_what_that_pays(paybus: Paybus) -> None:
         is_problem(answer, 403, "who credited what a payout pays")
     assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
     until_state(paybus, payout, "paid")
-    # What comes back was credited by the same persons.
+    # The returned amount was credited by the same persons.
     (made,) = transfers(paybus, payout)
     sandbox(paybus, "PUT", f"/_payouts/transfers/{made['id']}", status="returned")
     until_state(paybus, payout, "returned")
@@ -204,7 +204,7 @@ def test_who_changes_where_it_goes_does_not_approve_it(paybus: Paybus) -> None:
 
 
 def test_an_approval_waits_for_a_change_of_where_it_goes(paybus: Paybus) -> None:
-    """Or somebody who does both at one moment would be the only person to decide."""
+    """Otherwise one person who does both at the same time could decide alone."""
     seller = add(paybus, "stripe")
     payout = order(paybus, seller, 500_000)
     url = paybus.layout.databases["payouts"].replace("+psycopg", "")
@@ -225,7 +225,7 @@ def test_an_approval_waits_for_a_change_of_where_it_goes(paybus: Paybus) -> None
 
 
 def test_what_came_back_is_paid_with_other_money_by_two_persons(paybus: Paybus) -> None:
-    """Its approval was of what was there then; who retries it is one of the two."""
+    """The approval was for the original money; the retrying operator is one of the two."""
     seller = add(paybus, "stripe")
     payout = order(paybus, seller, 150_000)
     boss = {"role": "approver", "subject": "boss"}
@@ -266,7 +266,7 @@ def credited(paybus: Paybus, seller: dict[str, Any], amount: int, by: str) -> No
 
 
 def ordered_for(paybus: Paybus, seller: dict[str, Any], count: int) -> dict[str, Any]:
-    """The newest of so many payouts that the schedule has ordered."""
+    """Return the newest payout after the schedule has enqueued `count` payouts."""
     url = f"/v1/payouts?recipient_id={seller['id']}"
     paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
     until(
@@ -326,7 +326,7 @@ def test_a_credit_that_filled_a_debt_is_not_hidden_by_the_next_sale(paybus: Payb
 
 
 def hear(paybus: Paybus, seller: dict[str, Any], type_: str, there: int) -> None:
-    """Of 150,000; `there` is what is available then."""
+    """Process an event of 150,000; `there` is the available amount afterwards."""
     event = earned(seller, 150_000, type_=type_)
     paybus.publish_to("payouts", event.type, event.encode().decode())
     until(partial(has_available, paybus, seller, there), what="it is booked")
@@ -368,7 +368,7 @@ def test_nobody_acts_under_the_name_of_paybus(paybus: Paybus) -> None:
 
 
 def test_who_said_where_it_goes_does_not_approve_what_nobody_ordered(paybus: Paybus) -> None:
-    """An order's event orders it: that person would be the only one to decide."""
+    """An order's event requests it, so the person who changed the details would decide alone."""
     seller = add(paybus, "stripe")
     eve = {"role": "approver", "subject": "eve"}
     url = f"/v1/recipients/{seller['id']}"
@@ -433,7 +433,7 @@ def test_held_released_and_cancelled(paybus: Paybus, seller: dict[str, Any]) -> 
     payout = order(paybus, seller, due_at=later)
     id_ = payout["id"]
     assert act(paybus, "hold", id_).json()["held"]
-    assert act(paybus, "hold", id_).status_code == 200  # again is the same
+    assert act(paybus, "hold", id_).status_code == 200  # repeating it has no effect
     paybus.sql("payouts", "UPDATE payouts SET due_at = now() WHERE id = %s", id_)
     other = order(paybus, seller)
     until_state(paybus, other, "paid")
@@ -516,7 +516,7 @@ def test_schedules_pay_what_is_available(
 
 def test_a_schedule_that_can_t_pay_is_not_tried_again_at_once(paybus: Paybus) -> None:
     seller = add(paybus, "fapshi", schedule={"kind": "threshold", "minimum": 1})
-    credit(paybus, seller, 50)  # less than fapshi pays
+    credit(paybus, seller, 50)  # less than Fapshi's minimum
     paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run")
     until(
         lambda: paybus.api("GET", "payouts", f"/v1/recipients/{seller['id']}").json()[
@@ -544,7 +544,7 @@ def test_the_emergency_stop_stops_all_submitting(paybus: Paybus, seller: dict[st
         before = paybus.sql("payouts", done)[0][0]
         until(lambda: paybus.sql("payouts", done)[0][0] != before, what="the clock has struck")
         assert all(read(paybus, each["id"])["attempts"] == [] for each in payouts)
-        # What was sent is still asked about.
+        # Status checks of sent payouts continue.
         deliver(paybus)
         look_now(paybus, open_)
         until_state(paybus, open_, "paid")
@@ -691,7 +691,7 @@ def test_another_tenant_sees_and_does_nothing(paybus: Paybus, seller: dict[str, 
 
 
 def test_a_cancelled_job_does_not_begin(paybus: Paybus) -> None:
-    """What was ordered before the cancellation: a later tick runs."""
+    """Only the run requested before the cancellation is cancelled: a later tick runs."""
     assert paybus.api("POST", "payouts", "/v1/schedules/retry-failed/pause").status_code == 200
     worker = paybus.system.processes.pop("payouts-worker")
     worker.stop()
@@ -710,7 +710,7 @@ def test_a_cancelled_job_does_not_begin(paybus: Paybus) -> None:
 
 
 def test_priorities_do_not_wait_for_each_other(paybus: Paybus, seller: dict[str, Any]) -> None:
-    """While every place for low ones is taken by calls that hang, an urgent one is paid."""
+    """While calls that hang occupy all slots of low priority, a critical payout is paid."""
     behave(paybus, lost=1)
     low = [order(paybus, seller, priority="low") for _ in range(8)]
     until(

@@ -1,4 +1,4 @@
-"""The books: whoever changes them is found out, and they are compared with the providers'."""
+"""The ledger: tampering is detected, and it is reconciled with the providers' books."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def everything_well(paybus: Paybus) -> None:
 
 
 def cli(paybus: Paybus, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command, as an operator calls it."""
+    """Run the command as an operator does."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/"),
@@ -133,10 +133,10 @@ _TAMPERINGS = {
 
 @pytest.mark.parametrize("what", _TAMPERINGS)
 def test_breaking_one_row_is_found(paybus: Paybus, some_history: dict[str, Any], what: str) -> None:
-    """In a copy, so that each starts from whole books."""
+    """Each case works on a copy, so that each starts from an intact ledger."""
     stack = paybus.system._stack
     name = f"tampered_{uuid4().hex[:8]}"
-    for process in ("payouts-api", "payouts-worker"):  # a database in use can't be copied
+    for process in ("payouts-api", "payouts-worker"):  # a database in use cannot be copied
         if process in paybus.system.processes:
             paybus.system.processes.pop(process).stop()
     paybus.disconnect("payouts")
@@ -181,7 +181,7 @@ def test_the_books_can_t_be_changed_by_mistake(
 
 @pytest.fixture
 def running(paybus: Paybus) -> None:
-    """After tests that stopped them."""
+    """Start the processes again if an earlier test stopped them."""
     for process in ("payouts-api", "payouts-worker"):
         if process not in paybus.system.processes:
             paybus.start(process)
@@ -208,16 +208,16 @@ def test_the_daily_reconciliation_tells_each_difference(paybus: Paybus) -> None:
     sandbox(paybus, "POST", "/_payouts/foreign", provider="stripe", amount=123)
     found = {(each["kind"], each["payout_id"]) for each in reconcile(paybus)}
     assert found == {("state", late["id"]), ("unknown_transfer", None)}
-    until_state(paybus, late, "returned")  # the provider was asked about it
+    until_state(paybus, late, "returned")  # the provider was queried about it
     assert [each["kind"] for each in reconcile(paybus)] == [
         "unknown_transfer"
-    ]  # once, and the other is well
+    ]  # reported once, and the other is resolved
 
 
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("provider", ["stripe", "dwolla"])
 def test_a_second_transfer_on_another_day_is_found(paybus: Paybus, provider: str) -> None:
-    """It was sent yesterday; the provider makes it once more today, and nobody is told."""
+    """Sent yesterday; the provider duplicates it today without a report."""
     sandbox(paybus, "POST", "/_payouts/clock", seconds=-86400)
     payout = order(paybus, add(paybus, provider))
     until_state(paybus, payout, "paid")
@@ -234,8 +234,8 @@ def test_a_second_transfer_on_another_day_is_found(paybus: Paybus, provider: str
 
 @pytest.mark.usefixtures("running")
 def test_what_somebody_writes_into_their_own_account_is_nobody_else_s(paybus: Paybus) -> None:
-    """The holder of a connected account names another recipient and another payout in its own
-    payouts' metadata, which Stripe repeats to us."""
+    """The holder of a connected account puts another recipient and another payout into the metadata
+    of their own payouts, which Stripe passes on to us."""
     account = details("stripe", via="payout")
     theirs = order(paybus, add(paybus, "stripe", details=account), 1000)
     until_state(paybus, theirs, "paid")  # so that their account is listed
@@ -289,7 +289,7 @@ def test_tenants_that_share_an_account_do_not_see_each_other_s_transfers(
 
 
 def _paid(paybus: Paybus) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """A recipient, a payout of 5000 that they have, and the path of its transfer in the sandbox."""
+    """Return a recipient, their paid payout of 5000, and its transfer's path in the sandbox."""
     seller = add(paybus, "stripe")
     payout = order(paybus, seller, 5000)
     until_state(paybus, payout, "paid")
@@ -299,7 +299,7 @@ def _paid(paybus: Paybus) -> tuple[dict[str, Any], dict[str, Any], str]:
 
 @pytest.mark.usefixtures("running")
 def test_what_comes_back_in_parts_is_owed_once(paybus: Paybus) -> None:
-    """https://docs.stripe.com/api/transfer_reversals: in as many parts as one wishes."""
+    """https://docs.stripe.com/api/transfer_reversals: any number of partial reversals."""
     seller, payout, url = _paid(paybus)
     for part, back in ((2000, 2000), (1000, 3000)):
         sandbox(paybus, "PUT", url, part=part)
@@ -368,9 +368,9 @@ def test_a_difference_that_went_away_and_comes_back_is_open_again(paybus: Paybus
     asyncio.run(compare([found]))
     assert resolved() == [(False, None)]
     assert resolved(by="ama") == [(True, "ama")]
-    asyncio.run(compare([found]))  # both say what they said
+    asyncio.run(compare([found]))  # both sides are unchanged
     assert resolved() == [(True, "ama")]
-    asyncio.run(compare([]))  # both say the same
+    asyncio.run(compare([]))  # both sides agree
     assert resolved() == [(True, None)]
     asyncio.run(compare([found]))
     assert resolved() == [(False, None)]
@@ -511,7 +511,7 @@ def test_keys_are_rotated_while_everything_runs(make_paybus: MakePaybus) -> None
         sealed = paybus.sql("payouts", "SELECT details FROM recipients")[0][0]
         processes = ("payouts-api", "payouts-worker")
         old = ENCRYPTION_KEY
-        # As docs/runbooks/keys-and-certificates.md has it; meanwhile recipients are added and paid.
+        # As in docs/runbooks/keys-and-certificates.md; meanwhile recipients are added and paid.
         for keys in (f"{old},{new}", f"{new},{old}"):
             for name in processes:
                 paybus.system.processes.pop(name).stop()

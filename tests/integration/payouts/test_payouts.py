@@ -1,4 +1,4 @@
-"""Payouts over real sockets: each is paid once, whatever the provider answers."""
+"""Payouts over real sockets: each is paid once, whatever the provider responds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def told(paybus: Paybus, id_: str) -> list[str]:
 
 
 def until_told_last(paybus: Paybus, id_: str, *types: str) -> None:
-    """An event follows its row, and `payout.submitted` is left out when its end comes first."""
+    """Wait for the last events of a payout. Events are published after the row is written, and
+    `payout.submitted` is omitted when the outcome comes first."""
     until(lambda: told(paybus, id_)[-len(types) :] == list(types), what=f"{types} are told")
 
 
@@ -119,7 +120,8 @@ def test_an_unknown_outcome_is_looked_up_before_anything_is_sent_again(
     well(paybus)
     done = until_state(paybus, payout, "paid")
     assert len(transfers(paybus, payout)) == 1
-    # What was done is found; what was not is sent anew, with a key of its own after an answer.
+    # An executed request is found by a status check; another is sent again, with a new key after a
+    # response.
     keys = {each["idempotency_key"] for each in done["attempts"]}
     assert len(keys) == len(done["attempts"])
     assert (len(keys) == 1) == (how != "error")
@@ -128,7 +130,7 @@ def test_an_unknown_outcome_is_looked_up_before_anything_is_sent_again(
 
 
 def test_the_age_of_an_unknown_outcome_is_exported(paybus: Paybus) -> None:
-    """Since it was sent, although its row is as of the last look-up."""
+    """Measured since the payout was sent, although its row changes at each status check."""
     deliver(paybus, drop=1)
     behave(paybus, error=1)
     payout = order(paybus, add(paybus, "stripe"))
@@ -223,7 +225,7 @@ def test_of_what_came_back_the_fee_is_charged_whatever_was_told_first(
 
 
 def report(paybus: Paybus, transfer: str, word: str) -> None:
-    """What Dwolla's webhook says of it: it `succeeded` or `failed`."""
+    """Publish the gateway's report of a Dwolla transfer: `succeeded` or `failed`."""
     event = new_event(
         id=uuid4().hex,
         type=f"provider_transfer.{word}",
@@ -260,14 +262,14 @@ def test_what_failed_is_tried_again_by_the_clock_five_times_at_the_most(paybus: 
 def test_a_payout_of_which_one_of_two_transfers_comes_back_is_paid_by_the_other(
     paybus: Paybus, provider: str, heard: bool
 ) -> None:
-    """Or its recipient's schedule would pay it once more, beside the one that stands. Nobody may
-    have heard of the second transfer: of a return the provider is asked first."""
+    """Otherwise the recipient's schedule would pay it again, beside the transfer that stands. The
+    second transfer may be unreported: the provider is queried before a return is applied."""
     seller = add(paybus, provider)
     payout = order(paybus, seller, 5000)
     own = until_state(paybus, payout, "paid")["transfer_id"]
     deliver(paybus, drop=0 if heard else 1)
     other = sandbox(paybus, "POST", f"/_payouts/transfers/{own}/again")["id"]
-    if heard and provider == "stripe":  # Dwolla's webhooks name no reference
+    if heard and provider == "stripe":  # Dwolla's webhooks contain no reference
         until(lambda: "doubled" in discrepancies(paybus, payout), what="both are known")
     deliver(paybus)
     sandbox(paybus, "PUT", f"/_payouts/transfers/{own}", status="returned")
@@ -284,7 +286,7 @@ def test_a_payout_of_which_one_of_two_transfers_comes_back_is_paid_by_the_other(
 def test_a_payout_that_waits_for_approval_again_is_paid_when_the_provider_says_so(
     paybus: Paybus,
 ) -> None:
-    """Its call was slow, and meanwhile somebody changed where it goes."""
+    """The call was slow, and the recipient's details were changed meanwhile."""
     seller = add(paybus, "stripe")
     payout = order(paybus, seller, 150_000)
     behave(paybus, delay_seconds=3)
@@ -343,7 +345,7 @@ def test_a_killed_worker_s_payouts_are_asked_about_and_paid_once(paybus: Paybus)
 
 
 def test_a_provider_that_does_not_answer_is_left_alone(make_paybus: MakePaybus) -> None:
-    """The circuit opens: nothing is sent until it is tried again, and nothing is lost."""
+    """The circuit opens: nothing is sent until it is half-open, and nothing is lost."""
     with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
         well(paybus)
         behave(paybus, error=1)
@@ -387,7 +389,7 @@ def test_a_dead_lettered_command_that_is_replayed_moves_nothing(paybus: Paybus) 
 
 
 def test_after_a_restore_what_was_forgotten_is_asked_about_first(make_paybus: MakePaybus) -> None:
-    """The database is as it was before the payout was sent, keys are forgotten at the provider."""
+    """The database is from before the payout was sent, and the provider has forgotten the keys."""
     with make_paybus(PROCESSES, payout_options=OPTIONS, **QUICK) as paybus:
         well(paybus)
         seller = add(paybus, "fapshi")

@@ -1,8 +1,8 @@
-"""docs/runbooks/payouts-restore.md, walked line by line: whenever the backup was made, and whatever
-recipients' schedules are, each has each amount once.
+"""docs/runbooks/payouts-restore.md, executed line by line: for any time of the backup and any
+schedule, each recipient gets each amount once.
 
-The commands are read from the runbook and run as an operator runs them; `kubectl` alone stands for
-stopping and starting the worker here.
+The commands are read from the runbook and run as an operator runs them; only `kubectl` is replaced
+by stopping and starting the worker.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
     "daily": ("stripe", {"kind": "daily", "hour": 6}),
     "weekly": ("dwolla", {"kind": "weekly", "weekday": 5, "zone": "Africa/Douala"}),
     "threshold": ("fapshi", {"kind": "threshold", "minimum": 5000}),
-    "manual": ("stripe", {"kind": "manual"}),  # which orders' events pay at once
+    "manual": ("stripe", {"kind": "manual"}),  # paid immediately by orders' events
 }
 _BACKUP = "the_backup"
 
 
 class Market:
-    """Sellers of every kind of schedule, what they earned, and who credits it."""
+    """Sellers with every kind of schedule, and their earnings and requests."""
 
     def __init__(self, paybus: Paybus, schedules: Collection[str] = tuple(SCHEDULES)) -> None:
         self.paybus = paybus
@@ -69,7 +69,7 @@ class Market:
         self.orders: list[tuple[int, str]] = []
 
     def earn(self, amount: int) -> None:
-        """Each seller sells something: by an event of the marketplace, or by the API."""
+        """Each seller earns the amount, by an event of the marketplace or by the API."""
         for name, seller in self.sellers.items():
             key = uuid4().hex
             if name == "manual":
@@ -81,7 +81,7 @@ class Market:
         order(self.paybus, self.direct, amount, key=self.orders[-1][1])
 
     def ask_again(self) -> None:
-        """Callers repeat all that they ever asked for, with the keys that it had."""
+        """Callers repeat all their requests with the original keys."""
         for name, amount, key in self.credits:
             self._credit(name, amount, key)
         for amount, key in self.orders:
@@ -97,7 +97,7 @@ class Market:
         self.paybus.api("POST", "payouts", "/v1/schedules/pay-balances/run").raise_for_status()
 
     def at_the_provider(self) -> dict[str, int]:
-        """What each seller has, by the providers' own books."""
+        """Return the amount that each seller has received, by the providers' own books."""
         found = sandbox(self.paybus, "GET", "/_payouts")["transfers"]
         owners = dict(
             self.paybus.sql(
@@ -165,7 +165,7 @@ def _stop(paybus: Paybus, *names: str) -> None:
 
 
 def back_up(paybus: Paybus) -> datetime:
-    """Returns when."""
+    """Back up the database; return the time."""
     _stop(paybus, "payouts-api", "payouts-worker")
     at = datetime.now(UTC)
     copy_database(paybus, "payouts", to=_BACKUP)
@@ -179,15 +179,15 @@ def restore(paybus: Paybus) -> None:
     paybus.start("payouts-api")
 
 
-# With the role that it says it needs.
+# A command and the role that it requires.
 _COMMAND = re.compile(
     r"`((?:kubectl annotate|paybus(?:-payouts)?) [^`]+)`(?:\s+\(role\s+`(\w+)`\))?"
 )
 
 
 class Walk:
-    """The runbook's lines, in their order; each command is run as it stands there. `corrected` are
-    recipients' new details, by id."""
+    """Executes the runbook's lines in order, each command as written. `corrected` are recipients'
+    new details, by id."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class Walk:
         self.ran: list[str] = []
 
     def run(self, first: int = 1, last: int = 9) -> None:
-        """From line to line."""
+        """Execute the lines from `first` to `last`."""
         text = RUNBOOK.read_text()
         lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
         assert [line.partition(".")[0] for line in lines] == [str(n) for n in range(1, 10)]
@@ -227,7 +227,7 @@ class Walk:
         self._command("paybus-payouts wait-reconciled", "viewer")
 
     def _by_hand(self, number: int) -> None:
-        """What a line says without a command."""
+        """Perform the manual step of a line."""
         match number:
             case 2:
                 restore(self._paybus)
@@ -260,7 +260,7 @@ def nothing_yet(market: Market) -> datetime:
 
 
 def while_it_is_sent(market: Market) -> datetime:
-    """The providers have made the transfers, and nobody has heard of it."""
+    """Create transfers at the providers whose responses and webhooks are lost."""
     behave(market.paybus, lost=1)
     deliver(market.paybus, drop=1)
     market.earn(2000)  # enough for the threshold, too
@@ -298,7 +298,7 @@ def test_each_amount_is_paid_once_after_a_restore(paybus: Paybus, moment: str) -
     market = Market(paybus)
     market.earn(4000)
     backup = MOMENTS[moment](market)
-    # Life goes on, and is forgotten: two more payouts to each.
+    # Events after the backup, which the restore loses: two more payouts to each.
     earned, more = (4000, 2000) if moment == "before it is ordered" else (6000, 5000)
     for amount in (more, 6000):
         market.earn(amount)
@@ -316,22 +316,22 @@ def test_each_amount_is_paid_once_after_a_restore(paybus: Paybus, moment: str) -
 
 
 def test_a_schedule_s_payout_that_no_list_shows_yet_is_found_by_its_name(paybus: Paybus) -> None:
-    """What reconciliation can't see the look-up before each payout does: the schedule's next one
-    has the name of the one that is forgotten."""
+    """The status check before each payout finds what reconciliation cannot see: the schedule's next
+    payout has the reference of the lost one."""
     market = Market(paybus, ("threshold", "weekly"))
     market.earn(4000)
     backup = back_up(paybus)
     market.earn(2000)
     market.all_have(6000)
     behave(paybus, lists_lag_seconds=3600)
-    Walk(paybus, market, backup).run(last=8)  # the look-ups are not ended early
+    Walk(paybus, market, backup).run(last=8)  # the status checks are not ended early
     market.all_have(6000)
 
 
 @pytest.mark.parametrize("provider", ["stripe", "dwolla"])
 def test_what_the_backup_has_as_unsent_is_not_paid_again(paybus: Paybus, provider: str) -> None:
-    """One waited for an approval, one was held: both were paid after the backup, and the providers
-    have forgotten the keys when somebody approves and releases them again."""
+    """One waited for an approval, one was held. Both were paid after the backup, and the providers
+    have forgotten the keys when an operator approves and releases them again."""
     market, seller = Market(paybus, ()), add(paybus, provider)
     waiting = order(paybus, seller, 150_000)
     later = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
@@ -356,7 +356,7 @@ def test_what_the_backup_has_as_unsent_is_not_paid_again(paybus: Paybus, provide
 def test_what_was_paid_by_details_that_were_corrected_since_is_not_paid_again(
     paybus: Paybus,
 ) -> None:
-    """Stripe lists payouts of connected accounts by account: the old one is asked, too."""
+    """Stripe lists payouts of connected accounts by account: the old account is queried, too."""
     market = Market(paybus, ())
     seller = add(paybus, "stripe", details=details("stripe", via="payout"))
     later = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
@@ -379,7 +379,7 @@ def test_what_was_paid_by_details_that_were_corrected_since_is_not_paid_again(
 
 
 def sent_to(paybus: Paybus, seller: dict[str, Any]) -> list[tuple[int, str]]:
-    """By the provider's books, what came back in part left out."""
+    """Return the amounts and statuses in the provider's books, less partial returns."""
     query = "SELECT id FROM payouts WHERE recipient_id = %s"
     ids = {id_ for (id_,) in paybus.sql("payouts", query, seller["id"])}
     found = sandbox(paybus, "GET", "/_payouts")["transfers"]
@@ -391,7 +391,7 @@ def sent_to(paybus: Paybus, seller: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 def test_what_was_taken_back_after_the_backup_is_not_paid_by_a_schedule(paybus: Paybus) -> None:
-    """Its minute comes while the accounts are reconciled, and nothing was sent again yet."""
+    """The schedule becomes due during reconciliation, before the reversal is replayed."""
     market = Market(paybus, ())
     seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
     market._report(seller, 5000, uuid4().hex)
@@ -414,7 +414,7 @@ def test_what_was_taken_back_after_the_backup_is_not_paid_by_a_schedule(paybus: 
 
 
 def test_what_was_under_way_at_the_moment_of_the_backup_is_not_lost(paybus: Paybus) -> None:
-    """It was published before the backup, and handled after it."""
+    """It was published before the backup and processed after it."""
     market = Market(paybus, ())
     seller = add(paybus, "stripe", schedule={"kind": "manual"})
     _stop(paybus, "payouts-worker")
@@ -427,7 +427,7 @@ def test_what_was_under_way_at_the_moment_of_the_backup_is_not_lost(paybus: Payb
 
 
 def came_back(paybus: Paybus) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A recipient who is paid daily, and a payout of 5000 to them that was sent back."""
+    """Return a recipient with a daily schedule and a returned payout of 5000."""
     seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
     payout = order(paybus, seller, 5000)
     until_state(paybus, payout, "paid")
@@ -441,7 +441,7 @@ def came_back(paybus: Paybus) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_again(
     paybus: Paybus,
 ) -> None:
-    """By its recipient's schedule, under another name: no look-up would find it."""
+    """The schedule would pay it under another reference, which no status check would find."""
     market = Market(paybus, ())
     seller, payout = came_back(paybus)
     backup = back_up(paybus)
@@ -455,7 +455,7 @@ def test_what_came_back_before_the_backup_and_was_paid_after_it_is_not_paid_agai
 
 
 def test_what_came_back_is_not_retried_before_its_account_is_compared(paybus: Paybus) -> None:
-    """Its recipient's schedule has paid it, by a payout that the database has forgotten."""
+    """The recipient's schedule has paid it by a payout that the database has lost."""
     market = Market(paybus, ())
     seller, payout = came_back(paybus)
     backup = back_up(paybus)
@@ -471,7 +471,7 @@ def test_what_came_back_is_not_retried_before_its_account_is_compared(paybus: Pa
 
 
 def test_what_was_cancelled_after_the_backup_waits_for_somebody(paybus: Paybus) -> None:
-    """What it was to pay was paid by another payout: approving it would pay it once more."""
+    """Another payout has paid the amount: approving this one would pay it again."""
     market = Market(paybus, ())
     seller = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
     market._report(seller, 150_000, uuid4().hex)
@@ -500,7 +500,7 @@ def test_what_was_cancelled_after_the_backup_waits_for_somebody(paybus: Paybus) 
 
 
 def test_an_order_of_which_a_part_came_back_is_claimed(paybus: Paybus) -> None:
-    """What came back is owed again, and the caller's key is the caller's."""
+    """The returned part is owed again, and the caller's key still identifies the payout."""
     market, seller = Market(paybus, ()), add(paybus, "stripe")
     backup = back_up(paybus)
     payout = order(paybus, seller, 5000, key="in-part")
@@ -549,7 +549,7 @@ def ordered(paybus: Paybus, recipient: dict[str, Any]) -> list[int]:
 def forgotten(
     paybus: Paybus, seller: dict[str, Any], amount: int, key: str
 ) -> tuple[dict[str, Any], dict[str, Any], Walk]:
-    """A payout since the backup, what its provider made of it, and the walk that restores."""
+    """Return a payout created after the backup, its transfer, and the `Walk` that restores."""
     market, backup = Market(paybus, ()), back_up(paybus)
     payout = order(paybus, seller, amount, key=key)
     if amount > 100_000:
@@ -612,7 +612,7 @@ def test_nobody_alone_sends_elsewhere_what_a_restore_forgot_the_approval_of(
 
 
 def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -> None:
-    """Though an operator resumes too early: one account can't be settled, the others are paid."""
+    """Even if an operator resumes early: one account is not reconciled, the others are paid."""
     market = Market(paybus, ())
     seller, other = add(paybus, "stripe"), add(paybus, "fapshi")
     daily = add(paybus, "stripe", schedule={"kind": "daily", "hour": 6})
@@ -625,7 +625,7 @@ def test_nothing_is_sent_from_an_account_before_it_is_compared(paybus: Paybus) -
         "currency": "usd",
         "destination": "acct_of_somebody_new",
         "transfer_group": str(uuid4()),
-        "metadata[paybus_recipient]": str(uuid4()),  # who was added since the backup
+        "metadata[paybus_recipient]": str(uuid4()),  # a recipient added since the backup
     }
     url = f"{paybus.layout.url('sandbox-providers')}/stripe/v1/transfers"
     headers = {"Authorization": "Bearer sk_test_payouts"}

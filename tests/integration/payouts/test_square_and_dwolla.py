@@ -1,4 +1,4 @@
-"""Square's and Dwolla's own words, signed and sent by their stand-ins, become events once."""
+"""Square's and Dwolla's webhooks, signed and sent by their stand-ins, become events once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 
 def told(paybus: Paybus, id_: str) -> list[tuple[str, str]]:
-    """Types and ids of the events about it."""
+    """Return types and ids of the object's events."""
     events = [each for each in paybus.journal() if each["subject"].endswith(id_)]
     return [(each["type"], each["id"]) for each in events]
 
@@ -55,4 +55,4 @@ def test_what_they_say_becomes_events(
     until(lambda: len(told(paybus, thing["id"])) == 2 * len(types), what="both webhooks came twice")
     events = told(paybus, thing["id"])
     assert {type_ for type_, _ in events} == types
-    assert len(set(events)) == len(types)  # who is told twice knows it by the id
+    assert len(set(events)) == len(types)  # duplicates have the same id

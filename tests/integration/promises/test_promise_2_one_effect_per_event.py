@@ -1,4 +1,4 @@
-"""Promise 2: crashes, redeliveries, duplicates and replays change nothing."""
+"""Promise 2: crashes, redeliveries, duplicates and replays have no further effect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _duplicates(paybus: Paybus) -> float:
 
 
 def _nothing_in_hand(paybus: Paybus) -> bool:
-    """Nothing waits in a queue, on the retry ladder or in an outbox."""
+    """Return whether no message waits in a queue, on the retry ladder or in an outbox."""
     waiting = sum(paybus.depths().values())
     outboxes = [
         paybus.sql(service, "SELECT count(*) FROM outbox")[0][0]
@@ -60,7 +60,7 @@ def test_promise_2_a_webhook_sent_many_times_has_one_effect(make_paybus: MakePay
 def test_promise_2_a_worker_killed_between_commit_and_ack_redelivers_without_effect(
     make_paybus: MakePaybus,
 ) -> None:
-    """Frozen in the middle of its work and killed, over and over: each event still counts once."""
+    """The worker is killed repeatedly in the middle of its work; each event has one effect."""
     with make_paybus(["webhook-gateway"], CONSUMER_BATCH="20") as paybus:
         for _ in range(300):
             paybus.subscribe()
@@ -87,7 +87,7 @@ def test_promise_2_a_worker_killed_between_commit_and_ack_redelivers_without_eff
 
 
 def test_promise_2_replayed_events_change_nothing(make_paybus: MakePaybus) -> None:
-    """The same bodies published to the queue again, as an operator's replay does."""
+    """Publish the same bodies to the queue again, as an operator's replay does."""
     with make_paybus(["webhook-gateway"]) as paybus:
         for _ in range(10):
             paybus.subscribe()

@@ -63,7 +63,7 @@ def test_promise_3_a_message_that_cannot_be_decoded_goes_to_the_dead_letters_at_
 def test_promise_3_what_a_newer_version_may_know_climbs_the_ladder_first(
     paybus: Paybus, new: str
 ) -> None:
-    """While an update is rolled out, old replicas get events that only new ones understand."""
+    """During a rollout, old replicas receive events that only new ones understand."""
     event = {
         "specversion": "1.0",
         "id": uuid4().hex,
@@ -99,7 +99,7 @@ def test_promise_3_a_poisonous_message_ends_dead_and_its_neighbours_do_not(
     paybus: Paybus,
 ) -> None:
     poison = subscription_created("poison")
-    # NUL can't be stored by PostgreSQL: it passes every check before the database.
+    # PostgreSQL cannot store NUL, which passes every check before the database.
     poison["data"]["object"]["metadata"]["organization"] = "\x00"
     neighbours = [subscription_created(f"neighbour-{n}") for n in range(30)]
     paybus.system.processes["subscription-worker"].stop()

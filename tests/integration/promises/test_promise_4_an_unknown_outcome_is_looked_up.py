@@ -1,6 +1,6 @@
-"""Promise 4: what may have happened outside is looked up before it is done again.
+"""Promise 4: an unknown outcome is checked before the call is repeated.
 
-No money is sent yet; the organizations that the back end creates are held to the same rule.
+These tests hold organizations, which the backend API creates, to the same rule as money.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def paybus(whole_paybus: Paybus) -> Iterator[Paybus]:
 def test_promise_4_an_unknown_outcome_is_looked_up_before_it_is_tried_again(
     paybus: Paybus, mode: str
 ) -> None:
-    """The back end does the work and answers 500, or never: still one organization, one admin."""
+    """The backend API does the work and responds 500 or not at all: one organization, one admin."""
     paybus.backend(mode=mode)
     number = paybus.subscribe()
     until(
@@ -45,7 +45,7 @@ def test_promise_4_an_unknown_outcome_is_looked_up_before_it_is_tried_again(
 def test_promise_4_cancelled_after_a_creation_of_unknown_outcome_is_suspended(
     paybus: Paybus,
 ) -> None:
-    """The back end created it and answered 500; then the customer left."""
+    """The backend API created it and responded 500; then the customer left."""
     paybus.backend(mode="fail_after")
     number = paybus.subscribe()
     until(
@@ -62,7 +62,7 @@ def test_promise_4_cancelled_after_a_creation_of_unknown_outcome_is_suspended(
 def test_promise_4_resubscribed_after_a_suspension_of_unknown_outcome_is_active(
     paybus: Paybus,
 ) -> None:
-    """The back end suspended it and answered 500; then the customer came back."""
+    """The backend API suspended it and responded 500; then the customer returned."""
     number = paybus.subscribe()
     integration = until_status(paybus, number, "provisioned")
     paybus.backend(mode="fail_after")

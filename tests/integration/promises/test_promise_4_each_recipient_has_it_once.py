@@ -1,9 +1,10 @@
-"""Promise 4, from the other end: by the provider's books each recipient has what they are owed, and
-no more, whatever happens: schedules, approvals, restores of an older database at any moment, legs
-of transfers, transfers that the provider makes once more, and returns of either of two.
+"""Promise 4 from the recipient's side: by the provider's books, each recipient gets exactly what
+they are owed, despite schedules, approvals, restores of an older database at any time, funding legs
+of transfers, transfers that the provider duplicates, and returns of either of two transfers.
 
-What runs is the code that workers, jobs and the API run, on a real PostgreSQL that is really backed
-up and restored; the provider is a model."""
+The code of workers, jobs and the API runs on a real PostgreSQL that is really backed up and
+restored; the provider is a model.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +42,12 @@ from support.payout_world import CHIEF, CLERK, World
 
 _ADMIN = Actor("admin", "admin")
 _BACKUP = "world_backup"
-# Of which the last is more than one person may decide alone.
+# The last amount exceeds the limit for a single person.
 _AMOUNTS = (3_000, 40_000, 150_000)
 
 
 class Market(World):
-    """With somebody who is paid by a schedule, and somebody whose provider pays by itself."""
+    """Adds a seller who is paid by a schedule and a shop whose provider pays without requests."""
 
     paybus: ClassVar[Paybus]
     engine: ClassVar[AsyncEngine]
@@ -108,7 +109,7 @@ class Market(World):
 
     @rule()
     def a_good_day(self) -> None:
-        """What is due is ordered, approved, sent and answered."""
+        """Enqueue, approve, send and complete everything that is due."""
         self.the_schedule_pays()
         for id_ in self.ids:
             self._approve(id_)
@@ -120,7 +121,7 @@ class Market(World):
     @precondition(lambda self: self.provider.transfers)
     @rule(which=st.integers(0, 20))
     def a_transfer_comes_back(self, which: int) -> None:
-        """Paid before, or not; and it is told."""
+        """A transfer, paid or not, is returned and reported."""
         ids = list(self.provider.transfers)
         id_ = ids[which % len(ids)]
         self.provider.settle(id_, TransferStatus.RETURNED)
@@ -141,7 +142,7 @@ class Market(World):
     @precondition(lambda self: self.backup is not None)
     @rule()
     def somebody_restores(self) -> None:
-        """As docs/runbooks/payouts-restore.md has it; workers go on at once."""
+        """Restore by docs/runbooks/payouts-restore.md; workers resume immediately."""
         assert self.backup is not None
         self.in_hand.clear()
         self._clone(self._name(), _BACKUP)
@@ -154,8 +155,8 @@ class Market(World):
 
     @rule(answers=st.booleans(), ends=st.booleans())
     def the_account_is_compared(self, answers: bool, ends: bool) -> None:
-        """Each day that the restored database may have forgotten; the provider may be away. When
-        all of them are, an admin may end the look-ups."""
+        """Reconcile each day that the restored database may have lost; the provider may be
+        unavailable. After all days are reconciled, an admin may end the status checks."""
         self.client.answers = answers
         with suppress(ProviderTimeout):
             self.compare(self.run(self._unreconciled()))
@@ -166,7 +167,7 @@ class Market(World):
 
     @rule(which=st.integers(0, 20))
     def a_caller_asks_again(self, which: int) -> None:
-        """With the key that it had."""
+        """A caller repeats a request with its original key."""
         every: list[tuple[str, Any]] = [*self.asked, *self.credits]
         key, wanted = every[which % len(every)]
         self.ask_again(key, wanted)
@@ -190,8 +191,7 @@ class Market(World):
                 self.run(self.ask(key, wanted))
 
     def see(self) -> None:
-        """Which payouts there are now: a restored database has forgotten some, and schedules make
-        others."""
+        """Read the current payouts: a restore has lost some, schedules create others."""
 
         async def read() -> list[str]:
             query = (
@@ -205,7 +205,7 @@ class Market(World):
         self.ids = self.run(read())
 
     def settle_down(self) -> None:
-        """Everybody repeats what they asked for, the chief approves, and nobody retries."""
+        """Callers repeat all requests, the approver approves, and no operator retries."""
         self.compare(self.run(self._unreconciled()))
         for key, wanted in [*self.asked, *self.credits]:
             self.ask_again(key, wanted)
@@ -223,7 +223,7 @@ class Market(World):
             self.the_shop_s_books_agree()
 
     def the_shop_s_books_agree(self) -> None:
-        """Of a withdrawal they say that the shop has less."""
+        """A withdrawal reduces the paid amount in the ledger."""
         if not self.payer.provider.made:
             return
         days = self.payer.provider.now.days + 2
@@ -244,7 +244,7 @@ class Market(World):
         if not days:
             return
         back = max((datetime.now(UTC).date() - each).days for each in days)
-        # What passes here makes the provider's list older, and no day of ours.
+        # Time that passes here makes the provider's list older, but not our days.
         passed = (self.provider.now - self.restored_at).days + 1
         self.reconcile(back + passed + 1)
 
@@ -263,7 +263,7 @@ class Market(World):
             await self.service.credit(session, self.tenant, self.seller, key, CLERK, wanted)
 
     async def _require_status_check(self, since: datetime | None) -> None:
-        """None ends it."""
+        """Require status checks after a restore; None ends the requirement."""
         async with self.sessions.begin() as session:
             now = await tenant_rows.database_now(session)
             await operator_actions.require_status_check_until(

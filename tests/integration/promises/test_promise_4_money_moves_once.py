@@ -1,6 +1,6 @@
-"""Promise 4: money moves once. Any interleaving of submissions, crashes, time-outs, look-ups,
-webhooks, retries, holds and cancellations pays a payout at most once, and when everything is quiet
-the ledger says what the provider did."""
+"""Promise 4: money moves once. Any interleaving of submissions, crashes, timeouts, status checks,
+webhooks, retries, holds and cancellations pays a payout at most once, and at rest the ledger
+matches the provider's transfers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.payout_world import World
 
 @pytest.fixture(scope="module")
 def world(make_paybus: MakePaybus) -> Iterator[type[World]]:
-    """With a database, and an event loop for its connections."""
+    """Provide a database and an event loop for its connections."""
     with make_paybus() as paybus, asyncio.Runner() as runner:
         url = paybus.layout.databases["payouts"]
         engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
@@ -39,7 +39,7 @@ def test_promise_4_money_moves_once_whatever_happens(world: type[World], kind: K
         settings=settings(
             max_examples=10,
             stateful_step_count=15,
-            # To shrink takes minutes, and what failed is short enough to read.
+            # Shrinking takes minutes, and failing examples are short enough to read.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -47,7 +47,7 @@ def test_promise_4_money_moves_once_whatever_happens(world: type[World], kind: K
     )
 
 
-# Each ends badly without one line of the code; found by the machine above or by thinking of it.
+# Each fails if one line of the code is removed; found by the state machine or by analysis.
 _STORIES: dict[str, list[tuple[Any, ...]]] = {
     "a refusal that was none": [
         ("works", "refused_after"),
@@ -173,7 +173,7 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
 def test_promise_4_holds_in(world: type[World], story: str, kind: Kind) -> None:
     world.kind = kind
     told = world()
-    # A large one needs an approval, which others are made without.
+    # A large payout needs an approval; the others are created without one.
     told.begin_world([("person", "approve") in _STORIES[story]])
     for what, *how in _STORIES[story]:
         _tell(told, what, how)

@@ -23,7 +23,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 
 def _life(number: str) -> list[dict[str, Any]]:
-    """One subscription's webhooks: two of them in the same second, as Stripe sends them."""
+    """Return one subscription's webhooks, two of them in the same second, as Stripe sends them."""
     start = int(time.time()) - 1000
 
     def event(name: str, kind: str, at: int, **changes: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_promise_5_every_permutation_of_a_subscriptions_webhooks_ends_in_the_sam
 def test_promise_5_what_was_told_last_agrees_with_the_state_in_every_order(
     paybus: Paybus,
 ) -> None:
-    """Provisioning follows `activated` and `cancelled` only: the last of them must be the truth."""
+    """Provisioning follows only `activated` and `cancelled`: the last must match the state."""
     told: dict[str, list[tuple[int, str]]] = {}
     until(
         lambda: paybus.sql("subscription", "SELECT count(*) FROM outbox")[0][0] == 0,

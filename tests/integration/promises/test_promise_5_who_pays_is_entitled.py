@@ -1,9 +1,10 @@
-"""Promise 5, for rights: when everything that Stripe said has come, in whatever order and however
-often, who pays is entitled and has an organization, and who doesn't is not and has none, by the
-tenant's policy.
+"""Promise 5 for entitlements: after all of Stripe's events have arrived, in any order and number,
+by the tenant's policy a paying customer is entitled and has an organization, and a customer who
+does not pay is not entitled and has none.
 
-What runs is the code that the gateway and both services run, on a real PostgreSQL; Stripe is a
-model of its account."""
+The code of the gateway and both services runs on a real PostgreSQL; Stripe is a model of its
+account.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ which = st.integers(0, 3)
 
 
 class Shop(RuleBasedStateMachine):
-    """One tenant of its own, so that examples share a database."""
+    """A state machine with its own tenant, so that examples share a database."""
 
     runner: ClassVar[asyncio.Runner]
     subscriptions: ClassVar[Sessions]
@@ -102,7 +103,7 @@ class Shop(RuleBasedStateMachine):
         self.handlers = provisioning.Handlers(self.provisioner)
         self.book.begin(self.customers[0], "active", "silver")
 
-    # What happens at Stripe.
+    # Changes at Stripe.
 
     @rule(
         who=st.integers(0, 1),
@@ -169,7 +170,7 @@ class Shop(RuleBasedStateMachine):
             return
         end = it.thing["items"]["data"][0]["current_period_end"]
         self.book.change(it, cancel_at=end, cancel_at_period_end=not flexible)
-        if back:  # at once: they have changed their mind
+        if back:  # immediately: the customer has reconsidered
             self.book.change(it, cancel_at=None, cancel_at_period_end=False)
 
     @rule(which=which)
@@ -180,7 +181,7 @@ class Shop(RuleBasedStateMachine):
 
     @rule(which=which)
     def collection_is_paused_or_not(self, which: int) -> None:
-        """Which leaves the status, and the right, as they are."""
+        """Pausing the collection changes neither the status nor the entitlement."""
         it = self.one(which)
         if self.goes_on(it):
             paused = None if it.thing["pause_collection"] else {"behavior": "void"}
@@ -195,12 +196,12 @@ class Shop(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.book.now = min(self.book.now + seconds, int(time.time()) - 60)
 
-    # What happens here.
+    # Changes in Paybus.
 
     @precondition(lambda self: len(self.book.told) > self.delivered)
     @rule(chance=st.randoms(use_true_random=False))
     def some_webhooks_come(self, chance: Any) -> None:
-        """Some of the new ones, and some again."""
+        """Deliver some of the new webhooks, and some old ones again."""
         some = [each for each in self.book.told if chance.random() < 0.5]
         chance.shuffle(some)
         self.deliver(some)
@@ -274,7 +275,7 @@ class Shop(RuleBasedStateMachine):
         self.run(run())
 
     def provisioning_hears(self, chance: Any) -> None:
-        """In any order, and some of it again."""
+        """Deliver the events in any order, some of them repeatedly."""
 
         async def published() -> list[Event[Any]]:
             async with self.subscriptions.begin() as session:
@@ -291,7 +292,7 @@ class Shop(RuleBasedStateMachine):
         self.run(_take(self.organizations, events, told, provisioning.prepare))
 
     def is_entitled(self, it: Theirs) -> bool:
-        """By Stripe's words and the tenant's."""
+        """Return whether Stripe's status and the tenant's policy entitle the customer."""
         match it.status:
             case "trialing" | "active":
                 return True
@@ -322,7 +323,7 @@ class Shop(RuleBasedStateMachine):
     def has_what_they_pay_for(self, customer: str) -> None:
         mine = [each for each in self.book.subscriptions if each.thing["customer"] == customer]
         try:
-            # With a memory of its own: what it answered last may be most of a second old.
+            # With a new cache, because a cached entitlement may be almost a second old.
             entitling = EntitlementService(self.subscriptions, Cache("entitlements", None))
             found = self.run(entitling.get(self.tenant, customer))
         except NotFound:
@@ -337,7 +338,7 @@ class Shop(RuleBasedStateMachine):
         assert (wanted == "active") is bool(right), wanted
 
     async def _forget(self) -> None:
-        """What is due by a clock would be looked at by every later example."""
+        """Delete rows with due times, which every later example would otherwise process."""
         async with self.subscriptions.begin() as session:
             await session.execute(text("DELETE FROM subscriptions"))
             await session.execute(text("DELETE FROM outbox"))
@@ -349,7 +350,7 @@ async def _take(
     handlers: Any,
     prepare: Prepare,
 ) -> None:
-    """As a consumer's batch."""
+    """Process events as a consumer's batch."""
     async with sessions.begin() as session:
         fresh = await inbox.claim(session, "rights", events)
         if fresh:
@@ -376,7 +377,7 @@ def shop(make_paybus: MakePaybus) -> Iterator[type[Shop]]:
             engines.push_async_callback(engine.dispose)
             setattr(Shop, name, database.sessions_of(engine))
         Shop.runner = runner
-        # Switched off: what is wanted is what counts here, and no back end is called.
+        # Switched off: only the desired state counts here, and no backend API is called.
         Shop.provisioner = Provisioner(
             Shop.organizations,
             Backend(httpx.AsyncClient()),

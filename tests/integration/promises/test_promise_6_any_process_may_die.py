@@ -1,4 +1,4 @@
-"""Promise 6: any process may die at any instant, and any number of replicas may run."""
+"""Promise 6: any process may be killed at any time, and any number of replicas may run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _provisioned(paybus: Paybus) -> int:
 def test_promise_6_workers_killed_at_random_lose_and_double_nothing(
     make_paybus: MakePaybus,
 ) -> None:
-    """Two replicas of each worker, one of the four killed whenever some more work was done."""
+    """Two replicas of each worker; one of the four is killed after each amount of progress."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -66,7 +66,7 @@ def test_promise_6_workers_killed_at_random_lose_and_double_nothing(
 def test_promise_6_a_worker_killed_with_a_batch_in_hand_loses_nothing(
     make_paybus: MakePaybus,
 ) -> None:
-    """Held by a lock in the middle of its transaction, then killed."""
+    """A worker is blocked by a lock in the middle of its transaction, then killed."""
     with make_paybus(["webhook-gateway"]) as paybus:
         for _ in range(50):
             paybus.subscribe()

@@ -1,6 +1,7 @@
-"""Promise 7: no forged call has an effect. What is not signed is a hint: the provider is asked.
+"""Promise 7: no forged call has an effect. An unsigned call is a notification: the provider is
+queried.
 
-Which signed calls are refused is in tests/unit/test_provider_vectors.py and test_plaid_webhooks.py.
+Tests of refused signed calls are in tests/unit/test_provider_vectors.py and test_plaid_webhooks.py.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def test_a_flood_of_hints_about_nothing_is_asked_about_at_a_bounded_rate(
             body = json.dumps({"externalId": str(uuid4()), "status": "SUCCESSFUL"}).encode()
             assert paybus.call("mtn-momo", body).status_code == 200
         real.settle("succeeded")
-        # Those that a checkout of ours announced come first, however many others wait.
+        # Payments that a checkout of ours announced come first, however many others wait.
         until(lambda: real.told() == ["payment.succeeded"], what="the real one is told")
         allowed = 5 + 2 * (_clock(paybus) - started) + 2
         assert asked(paybus, "mtn-momo") <= allowed

@@ -1,4 +1,4 @@
-"""Promise 8: a webhook that never came is healed by asking the provider, through the same path."""
+"""Promise 8: a missed webhook is recovered by polling the provider, through the same path."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def healed(paybus: Paybus, provider: str) -> float:
 
 
 def hints(paybus: Paybus, payment: Checkout) -> list[str]:
-    """Who spoke of the payment; Orange's calls name it by something else."""
+    """Return the ids of the payment's notifications; Orange's calls use another reference."""
     return [
         each["id"]
         for each in paybus.tapped()
@@ -81,10 +81,10 @@ _AGO = timedelta(hours=-2)
 _TIMES = [
     ("fapshi", _AGO, True),
     ("flutterwave", _AGO, True),
-    ("mtn-momo", _AGO, False),  # these two say nothing of a time
+    ("mtn-momo", _AGO, False),  # these two providers report no time
     ("orange-money", _AGO, False),
-    ("fapshi", timedelta(hours=1), False),  # a clock or a time zone of theirs
-    ("fapshi", timedelta(days=-20_000), False),  # no time of this payment's
+    ("fapshi", timedelta(hours=1), False),  # the provider's clock or time zone is wrong
+    ("fapshi", timedelta(days=-20_000), False),  # a time that cannot be this payment's
 ]
 
 
@@ -186,7 +186,7 @@ def test_an_answer_about_another_payment_is_none(paybus: Paybus) -> None:
 
 
 def test_a_hint_that_comes_while_a_question_is_under_way_is_not_forgotten(paybus: Paybus) -> None:
-    """Without it the next question would be more than half a minute away."""
+    """Without the notification, the next poll would be more than half a minute away."""
     deliver(paybus)
     payment = checkout(paybus, "mtn-momo")
     sandbox(paybus, "PUT", "/_behaviour", mode="hang_after")
@@ -239,7 +239,7 @@ def test_a_worker_that_is_killed_while_it_asks_is_replaced(make_paybus: MakePayb
 
 
 def test_a_payment_that_nobody_can_ask_about_is_shown(paybus: Paybus) -> None:
-    """Its endpoint is not in the file: nothing heals it, so somebody has to know."""
+    """Its endpoint is not in the file, so the payment is never polled and an operator must know."""
     payment = checkout(paybus, "fapshi", endpoint="forgotten")
     payment.announce()
     worker = "webhook-gateway-worker"

@@ -1,4 +1,4 @@
-"""Organizations: created once, whatever the back end does; failures are seen and tried again."""
+"""Organizations: created once, whatever the backend API does; failures are visible and retried."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def paybus(whole_paybus: Paybus) -> Iterator[Paybus]:
 
 
 def subscribe_again(paybus: Paybus, number: str) -> None:
-    """The same customer takes a new subscription."""
+    """Send a new subscription of the same customer."""
     again = subscription_created(uuid4().hex)
     again["data"]["object"]["customer"] = f"cus_{number}"
     again["created"] += 5
@@ -87,7 +87,7 @@ def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(
 
 
 def test_while_nothing_is_sent_to_the_back_end_requests_wait(make_paybus: MakePaybus) -> None:
-    """Six at a back end that is down: its circuit opens, and nobody's attempts are used up."""
+    """Six requests to a backend API that is down: the circuit opens, no attempts are used up."""
     settings = {"BACKEND_CIRCUIT_FAILURES": "3", "BACKEND_CIRCUIT_SECONDS": "1"}
     with make_paybus(_PROCESSES, **settings) as paybus:
         paybus.backend(mode="fail")
@@ -143,7 +143,7 @@ def test_a_request_for_what_does_not_exist_is_dead_lettered_and_holds_nobody_up(
         and e["subject"] == (integration_of(paybus, number) or {})["id"]
     ]
     unknown = json.loads(body) | {"data": {"integration_id": "nobody"}}
-    for _ in range(20):  # more than there are places
+    for _ in range(20):  # more than there are concurrency slots
         paybus.publish("provisioning.organizations", json.dumps(unknown))
     until_status(paybus, paybus.subscribe(), "provisioned")
     until(
@@ -239,7 +239,7 @@ def test_cancelled_suspends_and_a_new_subscription_resumes(paybus: Paybus) -> No
 def test_a_creation_that_a_suspension_cut_short_has_its_admin_when_it_resumes(
     paybus: Paybus,
 ) -> None:
-    paybus.backend(mode="fail_after")  # 500 after the work: there is an organization, no admin
+    paybus.backend(mode="fail_after")  # 500 after the work: there is an organization, but no admin
     number = paybus.subscribe()
     integration = until_status(paybus, number, "failed")
     (organization,) = organization_of(paybus, integration)

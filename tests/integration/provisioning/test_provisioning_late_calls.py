@@ -59,7 +59,7 @@ async def test_what_a_late_call_undoes_is_done_again(
             slow = asyncio.create_task(_reconcile(paybus, sessions, late))
             await (
                 late.reached.wait()
-            )  # its intent to suspend is saved, and its machine stands still
+            )  # its intent to suspend is saved, and its machine is suspended
             async with sessions.begin() as session:
                 row = await session.get_one(Integration, "integration")
                 row.desired_state, row.lease_until = "active", datetime.now(UTC)
@@ -83,7 +83,7 @@ async def test_what_a_late_call_undoes_is_done_again(
 
 
 class _Held:
-    """Holds the first change of a status: its request before it is sent, or its response."""
+    """Holds the first change of a status: either the request before it is sent, or the response."""
 
     def __init__(self, at: str = "request") -> None:
         self.hooks = {at: [self._hold]}

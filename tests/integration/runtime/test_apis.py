@@ -1,4 +1,4 @@
-"""The read APIs, their filters and pages, and who may call them."""
+"""The read APIs: filters, pages and access control."""
 
 from __future__ import annotations
 

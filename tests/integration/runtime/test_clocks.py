@@ -1,4 +1,4 @@
-"""Machines whose clock is wrong: nothing is lost or put off by it, and it shows."""
+"""Machines with a wrong clock: nothing is lost or delayed, and a metric shows the difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.waiting import until
 
 
 def test_a_machine_whose_clock_is_wrong_moves_no_job_and_says_so(make_paybus: MakePaybus) -> None:
-    """The process lives 400 days ahead; the time of jobs is the database's."""
+    """The process's clock is 400 days ahead; jobs use the database's time."""
     with make_paybus(["provisioning-worker"], **ahead("+400d")) as paybus:
         paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now()")
         ran = "SELECT count(*) FROM schedules WHERE last_outcome = 'succeeded'"
@@ -25,7 +25,7 @@ def test_a_machine_whose_clock_is_wrong_moves_no_job_and_says_so(make_paybus: Ma
 def test_a_window_of_the_journal_has_what_a_gateway_with_another_clock_recorded(
     make_paybus: MakePaybus,
 ) -> None:
-    """The broker looks for the window's beginning by its own clock, which is behind."""
+    """The broker finds the window's start by its own clock, which is behind."""
     with make_paybus(["operations-api", "operations-worker", "subscription-worker"]) as paybus:
         spec = paybus.layout.spec("webhook-gateway")
         early = {**spec.env, **ahead("+20s")}

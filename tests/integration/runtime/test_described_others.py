@@ -1,5 +1,5 @@
-"""Square's, Plaid's and Dwolla's stand-ins speak as these describe themselves, and what Paybus
-reads of their answers and webhooks is described: by the official SDKs of Square and Plaid, and by
+"""The stand-ins of Square, Plaid and Dwolla match the providers' descriptions, and Paybus reads
+only described fields of responses and webhooks. Sources: the official SDKs of Square and Plaid, and
 Dwolla's package for Node (`make descriptions`)."""
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ def paybus(make_paybus: MakePaybus, mailbox: Mailbox) -> Iterator[Paybus]:
 
 
 def read_by(provider: Any, webhook: dict[str, Any], **proof: Any) -> set[Keys]:
-    """The paths that the gateway reads of a webhook."""
+    """Return the paths that the gateway reads of a webhook."""
     notes: set[Keys] = set()
     provider._translate(
         Read(webhook, notes), Authentication("signature", **proof)
-    )  # as it is parsed
+    )  # the parsed webhook
     return notes
 
 
@@ -116,7 +116,7 @@ _ANSWERS: list[tuple[type[BaseModel], Any]] = [
 
 
 def fields(model: type[BaseModel], at: Keys = ()) -> Iterator[Keys]:
-    """Every path that a model of ours reads."""
+    """Yield every path that one of our models reads."""
     for name, each in model.model_fields.items():
         yield (*at, name)
         for inner in (each.annotation, *getattr(each.annotation, "__args__", ())):
@@ -202,9 +202,8 @@ def _of_dwolla(*names: str) -> dict[str, Shape]:
 
 
 def _described(made: str) -> dict[str, Any]:
-    """What the package says, but that its `metadata` has the names of an example: there are up to
-    ten of whoever makes the transfer (https://developers.dwolla.com/docs/api-reference/transfers).
-    """
+    """Parse the package's schema, but replace the example names of `metadata`: callers may choose
+    up to ten names of their own (https://developers.dwolla.com/docs/api-reference/transfers)."""
 
     def free(thing: dict[str, Any]) -> dict[str, Any]:
         if "metadata" in thing.get("properties", {}):
@@ -239,13 +238,14 @@ def test_dwolla_s(paybus: Paybus, mailbox: Mailbox) -> None:
     notes: set[Keys] = set()
     for each in page["_embedded"]["transfers"]:
         assert faults(shapes["transfer.Transfer"], each) == []
-        dwolla._listed(Read(each, notes))  # as it is read
+        dwolla._listed(Read(each, notes))  # recorded as the client reads it
     assert ("metadata", "recipient") in notes
     assert [each for each in notes if not knows(shapes["transfer.Transfer"], each)] == []
     until(lambda: mailbox.of("/dwolla"), what="it calls")
     gateway = a_provider("dwolla", "secret")
     for webhook in mailbox.of("/dwolla"):
-        # An event with one name more: https://developers.dwolla.com/docs/webhook-events
+        # A webhook is an event with one more field:
+        # https://developers.dwolla.com/docs/webhook-events
         event = {key: value for key, value in webhook.items() if key != "timestamp"}
         assert faults(shapes["event.Event"], event) == []
         unknown = {e for e in read_by(gateway, webhook) if not knows(shapes["event.Event"], e)}

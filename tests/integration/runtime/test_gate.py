@@ -1,4 +1,4 @@
-"""What stands before calls of an outside system: the limits of all replicas, and the circuit."""
+"""The guards of outbound calls: rate limits shared by all replicas, and the circuit breaker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def sessions(make_paybus: MakePaybus) -> AsyncIterator[Sessions]:
 
 
 async def test_two_replicas_share_one_limit(sessions: Sessions) -> None:
-    """A burst of ten, then one every hundredth of a second, whoever asks."""
+    """A burst of ten, then one every hundredth of a second, whichever replica requests it."""
     replicas = [RateLimiter("x", 100, 10, sessions) for _ in range(2)]
 
     async def ask(number: int) -> float:
@@ -36,7 +36,7 @@ async def test_two_replicas_share_one_limit(sessions: Sessions) -> None:
 
     waits = sorted(await asyncio.gather(*(ask(number) for number in range(40))))
     assert waits[:10] == [0.0] * 10
-    assert 0 < waits[-1] <= 0.3  # thirty more, less what went by while they were granted
+    assert 0 < waits[-1] <= 0.3  # thirty more, less the time that passed while they were granted
 
 
 async def test_who_would_wait_too_long_is_refused_and_takes_nothing(sessions: Sessions) -> None:

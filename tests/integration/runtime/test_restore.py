@@ -1,5 +1,5 @@
-"""docs/runbooks/restore.md: every service's database goes back to a backup, and what came after it
-is heard again before anybody is judged by the clock."""
+"""docs/runbooks/restore.md: every service's database is restored from a backup, and later events
+are replayed before any deadline is applied."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from support.paybus import Paybus
 from support.runbook import RUNBOOKS, copy_database, run_command
 from support.waiting import until
 
-# That of payouts goes back in test_payouts_restore.py.
+# The payouts database is restored in test_payouts_restore.py.
 _SERVICES = ("subscription", "webhook-gateway", "orders", "provisioning")
 _APIS = ("subscription-api", "orders-api", "provisioning-api")
 _WORKERS = (
@@ -58,7 +58,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 
 class Walk:
-    """The runbook's lines. What they say without a command, and payouts' own, is done by hand."""
+    """Executes the runbook's lines; code replaces steps without a command and those of payouts."""
 
     def __init__(self, paybus: Paybus, backup: datetime) -> None:
         self._paybus = paybus
@@ -101,13 +101,13 @@ def _entitled(paybus: Paybus, customer: str) -> bool | None:
 
 
 def _ends(paybus: Paybus, order: dict[str, Any], ago: str) -> None:
-    """The order's time to pay ended so long ago, and the clock has not seen it."""
+    """Set the end of the order's payment period; the job has not seen it yet."""
     change = "UPDATE orders SET pay_by = now() - cast(%s AS interval), due_at = now() WHERE id = %s"
     paybus.sql("orders", change, ago, order["id"])
 
 
 def _ask(paybus: Paybus, path: str, key: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """A caller's request, and the same when it is repeated."""
+    """Send a caller's request; a repeated one is identical."""
     return done_at_orders(paybus, "POST", path, json=wanted, key=key)
 
 
@@ -173,7 +173,7 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     _stop(paybus)
     for service in _SERVICES:
         copy_database(paybus, service, of=f"kept_{service}")
-    # Hours go by.
+    # Hours pass.
     _ends(paybus, order, "0 minutes")
     _ends(paybus, late, "10 minutes")
     paybus.start(*_APIS)
@@ -211,7 +211,7 @@ def test_what_came_after_the_backup_is_heard_again_before_the_clock_judges(paybu
     until_refunds(paybus, gone, "succeeded")
     assert refunds_at_stripe(paybus, paid_gone) == [3000]
     assert see_order(paybus, gone)["state"] == "cancelled"
-    # What was given back is not taken for the price.
+    # The refunded payment does not count towards the price.
     until_state(paybus, late, "cancelled")
     until_refunds(paybus, late, "succeeded")
     assert refunds_at_stripe(paybus, paid_late) == [7000]

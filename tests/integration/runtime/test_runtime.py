@@ -1,4 +1,4 @@
-"""How processes start, stop and bear the loss of what they depend on."""
+"""Processes start, stop and survive the loss of their dependencies."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_whoever_answers_at_a_port_that_is_taken_is_not_taken_for_a_process_of_o
 def test_an_idle_connection_is_not_closed_before_a_proxy_would_close_it(
     make_paybus: MakePaybus,
 ) -> None:
-    """Or the proxy sends a webhook just then, and answers the provider 502."""
+    """Otherwise the proxy may send a webhook at that moment, and respond 502 to the provider."""
     with make_paybus(["webhook-gateway"]) as paybus:
         port = paybus.layout.ports["webhook-gateway"]
         with closing(HTTPConnection("127.0.0.1", port)) as idle:
             idle.request("GET", "/healthz")
             answer = idle.getresponse()
-            # To its end: head and body may come in two packets.
+            # Read to the end: head and body may arrive in two packets.
             assert (answer.status, bool(answer.read())) == (200, True)
             longer_than_uvicorn_s_own = 6.5
             readable, _, _ = select.select([idle.sock], [], [], longer_than_uvicorn_s_own)
@@ -105,7 +105,7 @@ def test_an_idle_connection_is_not_closed_before_a_proxy_would_close_it(
 def test_a_database_that_is_away_costs_no_message_an_attempt(
     make_paybus: MakePaybus, stack: Stack
 ) -> None:
-    """Its connections cut, new ones refused for a while: no retry, no dead letter, no restart."""
+    """Connections are cut and refused for a while: no retry, no dead letter, no restart."""
     with make_paybus(["webhook-gateway", "subscription-worker"]) as paybus:
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 1, what="it works")
@@ -153,7 +153,7 @@ def test_a_consumer_whose_queue_was_deleted_declares_it_again(make_paybus: MakeP
 
 
 class HangingUp:
-    """A port that hangs up at once, as a proxy without its broker does."""
+    """A port that closes connections immediately, as a proxy without its broker does."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -188,7 +188,7 @@ async def test_the_connection_is_tried_for_ever_whoever_answers() -> None:
 
 
 async def test_who_stops_at_the_moment_that_the_connection_fails_stops() -> None:
-    """aiormq may take a cancellation for a failure, and then it would be tried for ever."""
+    """aiormq may take a cancellation for a failure, which would then be retried forever."""
     port = HangingUp()
     async with port.listening() as url:
         for number in range(150):

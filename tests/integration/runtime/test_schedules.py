@@ -1,4 +1,4 @@
-"""Scheduled jobs: whichever versions run side by side, and whatever a clock says."""
+"""Scheduled jobs: mixed versions side by side, and wrong clocks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _ordered(paybus: Paybus) -> int:
 
 
 async def test_versions_that_mix_leave_each_other_s_jobs_alone(paybus: Paybus) -> None:
-    """What was paused stays so, although an older replica that does not know it starts."""
+    """A paused job stays paused when an older replica that does not know it starts."""
     async with _database(paybus) as sessions:
         new = _version(sessions, a=_HOURLY, b=_HOURLY)
         old = _version(sessions, a=_HOURLY)
@@ -66,7 +66,7 @@ async def test_versions_that_mix_leave_each_other_s_jobs_alone(paybus: Paybus) -
 
 
 async def test_a_job_runs_although_two_versions_disagree_about_it(paybus: Paybus) -> None:
-    """Each registers again and again, and neither puts off what is to come."""
+    """Both versions register repeatedly, and neither delays the next run."""
     async with _database(paybus) as sessions:
         old = _version(sessions, a=_HOURLY)
         new = _version(sessions, a=Every(timedelta(hours=2)))
@@ -94,7 +94,7 @@ async def test_a_job_that_no_version_has_any_more_is_forgotten_after_a_week(
 async def test_a_next_run_is_never_later_than_the_schedule_allows(
     paybus: Paybus, when: Every | Cron
 ) -> None:
-    """A machine whose clock was 400 days ahead for a second has written it so."""
+    """A machine whose clock was 400 days ahead for a second has written this time."""
     async with _database(paybus) as sessions:
         scheduler = _version(sessions, a=when)
         await scheduler.register()

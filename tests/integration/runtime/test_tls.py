@@ -1,4 +1,4 @@
-"""Broker, database and Redis by TLS, with a private authority, as docs/guides/deploy.md has it."""
+"""Broker, database and Redis over TLS with a private authority, as in docs/guides/deploy.md."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PROCESSES = ("webhook-gateway", "subscription-worker", "subscription-api")
 
 @dataclass(frozen=True)
 class Secured:
-    """Servers of our own. Their certificates are for `localhost`, by an authority whose own
+    """Private servers. Their certificates are for `localhost`, issued by an authority whose own
     certificate is in `ca`."""
 
     stack: Stack
@@ -44,7 +44,7 @@ class Secured:
     def environment(
         self, paybus: Paybus, *, ca: Path | None = None, host: str = "localhost"
     ) -> dict[str, str]:
-        """What an operator sets for the subscription service and the gateway."""
+        """Return the settings of an operator for the subscription service and the gateway."""
         ca = ca or self.ca
         database = paybus.layout.databases["subscription"]
         login = self.stack.addresses.rabbitmq.url.partition("//")[2].partition("@")[0]
@@ -63,7 +63,7 @@ def secured() -> Iterator[Secured]:
         pytest.skip("needs a RabbitMQ on this machine")
     with ExitStack() as exit_:
         folder = Path(exit_.enter_context(TemporaryDirectory(prefix="paybus-tls-")))
-        folder.chmod(0o711)  # root's PostgreSQL runs as another user
+        folder.chmod(0o711)  # PostgreSQL started by root runs as another user
         yield _secure(server, folder, exit_)
 
 
@@ -121,7 +121,7 @@ def start(paybus: Paybus, environment: dict[str, str]) -> None:
 
 
 def status(url: str | None) -> int | None:
-    """None while nobody listens."""
+    """Return the HTTP status; None while nothing listens."""
     with suppress(httpx.ConnectError):
         return httpx.get(url or "").status_code
     return None
@@ -165,7 +165,7 @@ def test_a_server_whose_certificate_is_not_vouched_for_is_not_spoken_to(
     name = "subscription-api" if server == "REDIS_URL" else "subscription-worker"
     spec = paybus.layout.spec(name, replica=1, **good | {server: bad[server]})
     process = paybus.system.start_one(spec)
-    if server == "REDIS_URL":  # it is no reason not to work
+    if server == "REDIS_URL":  # a failure of Redis must not stop the API
         process.wait_ready()
         url = httpx.URL(spec.ready or "").join("/v1/entitlements/nobody")
         headers = {"Authorization": f"Bearer {paybus.token('operator')}"}
@@ -177,7 +177,7 @@ def test_a_server_whose_certificate_is_not_vouched_for_is_not_spoken_to(
 
 
 async def test_redis_by_tls_has_time_for_its_handshake(secured: Secured) -> None:
-    """Each answer comes within the bound, a connection by TLS does not."""
+    """A response arrives within the timeout, but establishing a TLS connection does not."""
     url = f"rediss://localhost:{secured.redis_port}/0"
     async with slow_link(url, round_trip=0.15) as far:
         options = "?ssl_check_hostname=false&ssl_ca_certs="
@@ -185,7 +185,7 @@ async def test_redis_by_tls_has_time_for_its_handshake(secured: Secured) -> None
         other = Cache(cache._name, SecretStr(f"{far}{options}{secured.ca}"))
 
         async def known_beyond() -> bool:
-            # Again: an answer that a busy machine is late with is done without.
+            # Written repeatedly: a late response from a busy machine is ignored.
             await cache.set("default", "key", "value", seconds=60)
             return bool(await other.get("default", "key") == "value")
 

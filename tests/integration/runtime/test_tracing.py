@@ -1,4 +1,4 @@
-"""One trace from a webhook to the last consumer, over three services and their outboxes."""
+"""One trace from a webhook to the last consumer, across three services and their outboxes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_trace_goes_from_the_webhook_to_the_last_consumer(make_paybus: MakePay
                 "paybus-subscription",
                 "paybus-provisioning",
             }
-            # Each span's parent is another one of the trace, up to the webhook itself.
+            # Each span's parent is another span of the trace, up to the webhook itself.
             by_id = {span.span_id: span for _, span in mine}
             way, span = [ended.name], ended
             while span.parent_span_id:

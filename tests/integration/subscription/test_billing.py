@@ -1,4 +1,4 @@
-"""Each verb of billing, against an API of Stripe's that others wrote, up to its webhook."""
+"""Each billing command against an independent implementation of Stripe's API, up to its webhook."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_plan_is_previewed_and_changed(paybus: Paybus) -> None:
 
 
 def test_a_change_of_plan_keeps_the_seats_that_are_paid_for(paybus: Paybus) -> None:
-    """Stripe sets a price to the quantity 1, unless one is said with it."""
+    """Stripe sets a changed price's quantity to 1 unless a quantity is sent with it."""
     theirs, _, subscription = a_customer(paybus, seats=5)
     path = f"subscriptions/{subscription}/plan"
     preview = done(paybus, "GET", f"{path}/preview?plan_id=gold")
@@ -121,9 +121,9 @@ def test_a_change_that_is_planned_is_taken_back_by_what_comes_after(paybus: Payb
         return bool(status == "released")
 
     schedule = planned()
-    done(paybus, "POST", f"{path}/resume")  # which there is nothing to do about
+    done(paybus, "POST", f"{path}/resume")  # there is nothing to resume
     assert not released(schedule)
-    done(paybus, "POST", f"{path}/plan", json={"plan_id": "silver"})  # the one that there is
+    done(paybus, "POST", f"{path}/plan", json={"plan_id": "silver"})  # the current plan
     assert released(schedule)
     schedule = planned()
     until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
@@ -157,7 +157,7 @@ def test_a_planned_change_keeps_the_tax_rates(paybus: Paybus) -> None:
 
 
 def test_a_change_to_another_interval_begins_a_period_that_is_paid(paybus: Paybus) -> None:
-    """In flexible billing Stripe begins one only if it is told to."""
+    """In flexible billing, Stripe starts a new period only if requested."""
     yearly: Any = {"id": "yearly", "amount": 9000, "currency": "usd", "interval": "year"}
     stripe(paybus, "POST", "plans", **yearly, **{"product[name]": "yearly"})
     theirs, _, subscription = a_customer(paybus)
@@ -175,7 +175,7 @@ def test_a_change_to_another_interval_begins_a_period_that_is_paid(paybus: Paybu
 
 
 def test_a_planned_change_keeps_the_payment_method_of_the_subscription(paybus: Paybus) -> None:
-    """A schedule without one takes the customer's, and with Checkout there is none."""
+    """A schedule without one uses the customer's, and with Checkout there is none."""
     theirs, _, subscription = a_customer(paybus)
     path = f"subscriptions/{subscription}"
     name = done(paybus, "GET", path)["provider_subscription_id"]
@@ -194,7 +194,7 @@ def test_a_planned_change_keeps_the_payment_method_of_the_subscription(paybus: P
 def test_what_was_not_paid_is_no_credit_for_another_plan(
     paybus: Paybus, status: str, invoice: str | None
 ) -> None:
-    """Stripe credits what was invoiced. An invoice that is sent, or voided while collection is
+    """Stripe credits invoiced amounts. An invoice that is sent, or voided while collection is
     paused, leaves a subscription active."""
     theirs, _, subscription = a_customer(paybus)
     path = f"subscriptions/{subscription}/plan"
@@ -221,7 +221,7 @@ def test_what_was_not_paid_is_no_credit_for_another_plan(
 @pytest.mark.parametrize("plan", ["gold", "gold-yearly"])
 @pytest.mark.parametrize("card", ["good", "declined"])
 def test_a_dearer_plan_is_paid_before_it_entitles(paybus: Paybus, plan: str, card: str) -> None:
-    """By Stripe's default it would be changed either way, and be past due with days of grace."""
+    """By Stripe's default it would be changed in both cases, and be past due with days of grace."""
     theirs, _, subscription = a_customer(paybus)
     name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
     if card == "declined":
@@ -240,7 +240,7 @@ def test_a_dearer_plan_is_paid_before_it_entitles(paybus: Paybus, plan: str, car
 
 
 def test_a_refused_change_says_that_the_planned_one_is_gone(paybus: Paybus) -> None:
-    """Stripe's schedule had to be released before it could be tried."""
+    """Stripe's schedule had to be released before the change could be tried."""
     theirs, _, subscription = a_customer(paybus)
     path = f"subscriptions/{subscription}/plan"
     done(paybus, "POST", path, json={"plan_id": "bronze", "when": "period_end"})
@@ -252,7 +252,7 @@ def test_a_refused_change_says_that_the_planned_one_is_gone(paybus: Paybus) -> N
 
 
 def test_a_change_for_later_takes_no_cancellation_back(paybus: Paybus) -> None:
-    """A schedule has its subscription go on after the last phase."""
+    """A schedule lets its subscription continue after the last phase."""
     _, _, subscription = a_customer(paybus)
     path = f"subscriptions/{subscription}"
     done(paybus, "POST", f"{path}/cancel", json={"when": "period_end"})
@@ -264,7 +264,7 @@ def test_a_change_for_later_takes_no_cancellation_back(paybus: Paybus) -> None:
 
 
 def test_what_is_paid_later_is_no_payment_method(paybus: Paybus) -> None:
-    """With a bank debit Stripe calls a subscription active that is not paid."""
+    """With a bank debit, Stripe reports a subscription as active before it is paid."""
     theirs, customer, _ = a_customer(paybus)
     debit = {"type": "sepa_debit", "sepa_debit[iban]": "DE89370400440532013000"}
     owner = {"billing_details[name]": "Ama", "billing_details[email]": "ama@example.com"}
@@ -306,7 +306,7 @@ def test_a_change_of_plan_in_a_trial_begins_no_period(paybus: Paybus) -> None:
 
 
 def test_a_coupon_is_not_lost_to_a_planned_change(paybus: Paybus) -> None:
-    """Its phase begins with the discounts that it was planned with."""
+    """Its phase starts with the discounts that it was planned with."""
     _, _, subscription = a_customer(paybus)
     path = f"subscriptions/{subscription}"
     done(paybus, "POST", f"{path}/plan", json={"plan_id": "gold", "when": "period_end"})
@@ -326,7 +326,7 @@ def test_what_was_not_invoiced_yet_is_when_a_subscription_ends_now(paybus: Paybu
 
 
 def test_a_new_default_method_pays_for_subscriptions_that_had_their_own(paybus: Paybus) -> None:
-    """Checkout gives them one, and Stripe takes it before the customer's."""
+    """Checkout assigns one to them, which Stripe prefers to the customer's."""
     theirs, customer, subscription = a_customer(paybus)
     name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
     old, new = a_card(paybus, theirs), a_card(paybus, theirs)
@@ -428,7 +428,7 @@ def test_a_subscription_by_mobile_money_is_cancelled_and_goes_on(paybus: Paybus)
     told = "SELECT count(*) FROM billing_commands WHERE subject = %s AND status = 'open'"
     name = done(paybus, "GET", path)["provider_subscription_id"]
     assert paybus.sql("subscription", told, name) == [(0,)], "a refused one is not kept"
-    # Who pays again has changed their mind.
+    # A customer who pays again has withdrawn the cancellation.
     settle(paybus, start(paybus, wanted))
     ask_now(paybus)
     until_seen(paybus, subscription, status="active", cancel_at_period_end=False)
@@ -469,13 +469,13 @@ def test_each_verb_needs_its_role_and_its_tenant(paybus: Paybus) -> None:
 
 
 def gold(paybus: Paybus, theirs: str) -> list[str]:
-    """The customer's subscriptions to it, at Stripe."""
+    """Return the ids of the customer's subscriptions to `gold`, at Stripe."""
     listed = stripe(paybus, "GET", f"subscriptions?customer={theirs}&status=all")["data"]
     return [each["id"] for each in listed if price(each) == "gold"]
 
 
 def the_job_looks(paybus: Paybus, *keys: str) -> None:
-    """At commands that nobody has touched for an hour; until it has."""
+    """Make the commands an hour old, and wait until the job has processed them."""
     old = (
         "UPDATE billing_commands SET updated_at = now() - interval '1 hour' "
         "WHERE idempotency_key = %s"
@@ -496,9 +496,9 @@ def status_of(paybus: Paybus, key: str) -> str:
 @pytest.mark.parametrize(
     ("mode", "answered", "made"),
     [
-        ("fail", 503, 0),  # Stripe was asked, and has not done it
+        ("fail", 503, 0),  # Stripe was called, and has not executed it
         ("too_often", 503, 0),
-        ("fail_after", 201, 1),  # Stripe was asked, and has done it
+        ("fail_after", 201, 1),  # Stripe was called, and has executed it
         ("hang", 202, 0),
         ("hang_after", 202, 1),
     ],
@@ -526,7 +526,7 @@ def test_a_command_whose_answer_was_lost_is_done_once(
 
 @pytest.mark.parametrize("mode", ["fail", "too_often"])
 def test_a_command_that_was_partly_done_is_done_later(paybus: Paybus, mode: str) -> None:
-    """What was planned is given up, and Stripe does not make the change that replaces it."""
+    """The planned change is abandoned, and Stripe does not make the change that replaces it."""
     theirs, _, subscription = a_customer(paybus)
     path, key = f"subscriptions/{subscription}/plan", f"partly-{mode}"
     offer_plan(paybus, f"platinum-{mode}", 3000)
@@ -585,7 +585,7 @@ def test_while_the_circuit_is_open_nothing_is_done_and_nothing_will_be(paybus: P
     behave(paybus, "hang")
     last = ""
     try:
-        for key in keys:  # ten in a row without an answer open it
+        for key in keys:  # ten in a row without a response open it
             answer = call(paybus, "POST", path, json={"plan_id": "gold"}, key=key)
             last = answer.json().get("detail") or ""
             if answer.status_code == 503:
@@ -636,7 +636,7 @@ def test_what_was_accepted_is_done_once_by_the_job(paybus: Paybus, mode: str) ->
 
 
 def test_a_command_whose_process_died_before_it_was_sent_is_withdrawn(paybus: Paybus) -> None:
-    """Nobody was told anything: it is not done behind anybody's back."""
+    """The caller received no response, so the command must not be executed later."""
     theirs, customer, _ = a_customer(paybus)
     behave(paybus, "fail")
     try:
@@ -676,7 +676,7 @@ def test_what_was_accepted_and_can_t_be_done_for_a_day_is_given_up(paybus: Paybu
 
 
 def test_an_end_that_the_portal_has_set_is_taken_back(paybus: Paybus) -> None:
-    """In flexible billing it sets `cancel_at` and leaves `cancel_at_period_end` alone."""
+    """In flexible billing, the portal sets `cancel_at` and not `cancel_at_period_end`."""
     theirs, _, subscription = a_customer(paybus)
     name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
     (item,) = stripe(paybus, "GET", f"subscriptions/{name}")["items"]["data"]
@@ -697,8 +697,8 @@ def test_an_end_that_the_portal_has_set_is_taken_back(paybus: Paybus) -> None:
 
 
 def a_bundle(paybus: Paybus) -> tuple[str, str, str, str]:
-    """Silver with a support plan beside it, three of which: Stripe's ids of the customer, the
-    subscription and the second item, and ours of the subscription."""
+    """Create a subscription to silver plus three of a support plan. Returns Stripe's ids of the
+    customer, the subscription and the second item, and our id of the subscription."""
     theirs, _, subscription = a_customer(paybus)
     name = done(paybus, "GET", f"subscriptions/{subscription}")["provider_subscription_id"]
     item = stripe(
@@ -742,7 +742,7 @@ def test_what_is_done_to_a_subscription_of_several_plans_is_not_told_as_refused(
 
 
 def test_a_change_now_holds_against_the_release_of_what_was_planned(paybus: Paybus) -> None:
-    """Release and change are two events of one second: what each says was so before orders them."""
+    """Release and change are two events of one second: their `previous_attributes` order them."""
     for _ in range(2):
         theirs, _, subscription = a_customer(paybus)
         path = f"subscriptions/{subscription}/plan"

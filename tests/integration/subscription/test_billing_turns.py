@@ -1,5 +1,5 @@
-"""Commands about one subscription take turns: of what is done the last one holds, and what was
-promised is kept, whatever becomes of the others."""
+"""Commands on one subscription are serialized: of the executed ones the last applies, and accepted
+commands are executed whatever the result of the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.waiting import until
 
 @contextmanager
 def _shop(make_paybus: MakePaybus, *, quiet: int, timeout: int = 2) -> Iterator[Paybus]:
-    """`quiet` is how many seconds Stripe may be at work on what it did not answer."""
+    """Run a shop; `quiet` is how many seconds Stripe may still process an unanswered call."""
     settings = {
         "PROVIDER_TIMEOUT_SECONDS": str(timeout),
         "RENEWALS_INTERVAL_SECONDS": "600",
@@ -66,7 +66,7 @@ def _at_stripe(paybus: Paybus, customer: str) -> list[dict[str, Any]]:
 
 
 def _accepted(paybus: Paybus, path: str, **body: Any) -> str:
-    """A command that Stripe does not answer; its id."""
+    """Send a command to which Stripe does not respond; return its id."""
     behave(paybus, "hang")
     answer = call(paybus, "POST", path, json=body)
     behave(paybus, "well")
@@ -97,8 +97,8 @@ def test_what_was_accepted_is_done_although_a_later_command_is_not(
 def test_what_a_later_command_took_the_place_of_is_not_done_after_it(
     make_paybus: MakePaybus,
 ) -> None:
-    """It was accepted, and waits for its place while the later one is done."""
-    # Long enough for all that follows to happen while one call hangs, on a busy machine, too.
+    """The first was accepted, and waits for a slot while the later one is executed."""
+    # Long enough for everything below to happen while one call hangs, even on a busy machine.
     with _shop(make_paybus, quiet=0, timeout=8) as paybus:
         _, _, other = a_customer(paybus)
         theirs, _, subscription = a_customer(paybus)
@@ -114,7 +114,7 @@ def test_what_a_later_command_took_the_place_of_is_not_done_after_it(
         done(paybus, "POST", f"{path}/cancel", json={})
 
         def refused() -> bool:
-            # A worker waits two seconds for a place, and then leaves the command to the job.
+            # A worker waits two seconds for a slot, and then leaves the command to the job.
             take_up(paybus, resumption)
             return bool(_command(paybus, resumption)["status"] == "refused")
 
@@ -124,7 +124,7 @@ def test_what_a_later_command_took_the_place_of_is_not_done_after_it(
 
 
 def test_a_command_waits_for_the_one_that_is_under_way(paybus: Paybus) -> None:
-    """Or the earlier one would land last, and both would be told that they are done."""
+    """Otherwise the earlier one could be applied last, and both would be reported as done."""
     theirs, _, subscription = a_customer(paybus)
     path = f"subscriptions/{subscription}"
     until_confirmed(paybus, done(paybus, "POST", f"{path}/cancel", json={}))
@@ -140,7 +140,7 @@ def test_a_command_waits_for_the_one_that_is_under_way(paybus: Paybus) -> None:
 
 
 def test_a_command_waits_for_what_stripe_may_still_be_at(make_paybus: MakePaybus) -> None:
-    """Its answer did not come in time, and it is carried out later."""
+    """The response came too late, and Stripe executes the call afterwards."""
     with _shop(make_paybus, quiet=10) as paybus:
         theirs, _, subscription = a_customer(paybus)
         path = f"subscriptions/{subscription}"
@@ -160,7 +160,7 @@ def test_a_command_waits_for_what_stripe_may_still_be_at(make_paybus: MakePaybus
 
 
 def test_what_could_not_be_written_down_is_not_said_to_be_undone(make_paybus: MakePaybus) -> None:
-    """The database goes away while Stripe is at work: 503 would be a promise."""
+    """The database fails while Stripe is at work: a 503 would promise no execution."""
     with _shop(make_paybus, quiet=0) as paybus:
         theirs, customer, _ = a_customer(paybus)
         path, key = f"customers/{customer}/subscriptions", "undecided"
@@ -180,7 +180,7 @@ def test_what_could_not_be_written_down_is_not_said_to_be_undone(make_paybus: Ma
 
 
 def test_nobody_gives_up_a_command_that_another_request_has_under_way(paybus: Paybus) -> None:
-    """Its process died; the same request comes again, and is slow, when the job looks at it."""
+    """Its process died; the same request is repeated and slow when the job checks the command."""
     theirs, customer, _ = a_customer(paybus)
     path = f"customers/{customer}/subscriptions"
     behave(paybus, "too_often")

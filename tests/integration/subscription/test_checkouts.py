@@ -1,4 +1,4 @@
-"""Starting checkouts: once per key, whatever the provider does, and paid is active."""
+"""Starting checkouts: once per key, whatever the provider does; paid activates a subscription."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_unpaid_checkout_makes_nothing_active(
 ) -> None:
     checkout = start(paybus, order(provider))
     settle(paybus, checkout, standing)
-    # MTN's and Flutterwave's words do not tell an expiry from a failure.
+    # MTN and Flutterwave do not distinguish an expiry from a failure.
     words = {"failed"} if provider in {"mtn-momo", "flutterwave"} else {standing}
     until(
         lambda: read(paybus, "checkouts", checkout["id"])["status"] in words,
@@ -87,7 +87,7 @@ def test_a_link_may_be_paid_after_a_first_attempt_failed(paybus: Paybus) -> None
 
 
 def test_a_page_may_be_paid_after_a_first_attempt_failed(paybus: Paybus) -> None:
-    """Flutterwave does not say which attempt `verify_by_reference` shows: here it is the first."""
+    """Flutterwave does not say which attempt `verify_by_reference` returns: here the first."""
     checkout = start(paybus, order("flutterwave"))
     settle(paybus, checkout, "failed")
     until_status(paybus, checkout, "failed")
@@ -111,7 +111,7 @@ def test_less_than_was_asked_for_makes_nothing_active(paybus: Paybus) -> None:
 
 
 def test_who_pays_all_of_it_after_too_little_has_paid(paybus: Paybus) -> None:
-    """By a second charge under the same `tx_ref`; what came first has to go back."""
+    """A second charge under the same `tx_ref` pays; the first charge has to be refunded."""
     checkout = start(paybus, order("flutterwave"))
     url = f"/_payments/flutterwave/_{checkout['reference']}"
     sandbox(paybus, "PUT", f"{url}/amount", amount="100")
@@ -131,8 +131,8 @@ def test_who_pays_all_of_it_after_too_little_has_paid(paybus: Paybus) -> None:
 def test_a_page_that_is_paid_once_more_is_said_to_have_to_go_back(
     paybus: Paybus, called: bool
 ) -> None:
-    """Flutterwave's `tx_ref` can be charged again: by its call that is seen at once, without one
-    when nobody can pay any more."""
+    """Flutterwave's `tx_ref` can be charged again. With a webhook this is seen immediately; without
+    one, when the page cannot be paid any more."""
     counted = ("webhook-gateway-worker", "paybus_payments_duplicated_total")
     before = paybus.metric(*counted, provider="flutterwave")
     checkout = start(paybus, order("flutterwave"))
@@ -160,7 +160,7 @@ def test_a_page_that_is_paid_once_more_is_said_to_have_to_go_back(
 
 
 def test_money_that_no_checkout_asked_for_is_kept_and_said(paybus: Paybus) -> None:
-    """After a restore the database may have forgotten what its customers are paying for."""
+    """After a restore, the database may have lost the checkouts that customers are paying for."""
     counted = ("subscription-worker", "paybus_payments_unclaimed_total")
     before = paybus.metric(*counted, provider="fapshi")
     checkout = start(paybus, order("fapshi"))
@@ -233,7 +233,7 @@ def test_an_unknown_outcome_is_continued_by_the_same_key(
 
 
 def test_a_payer_is_asked_once_although_the_answer_was_lost(paybus: Paybus) -> None:
-    """MTN asks the payer by itself: nobody may have to pay twice."""
+    """MTN asks the payer without a page: no payer may have to pay twice."""
     request, key = order("mtn-momo"), uuid4().hex
     start_and_lose(paybus, request, key)
     before = len(payments_at(paybus, "mtn-momo"))
@@ -244,7 +244,7 @@ def test_a_payer_is_asked_once_although_the_answer_was_lost(paybus: Paybus) -> N
 
 
 def test_who_paid_is_active_although_we_never_learned_that_it_was_started(paybus: Paybus) -> None:
-    """No answer, no callback, and nobody tries again: MTN's payer may still have confirmed."""
+    """No response, no callback, no second attempt: MTN's payer may still have confirmed."""
     deliver(paybus, drop=1)
     request = order("mtn-momo")
     start_and_lose(paybus, request, uuid4().hex)
@@ -257,7 +257,7 @@ def test_who_paid_is_active_although_we_never_learned_that_it_was_started(paybus
 
 
 def test_a_payer_is_asked_once_although_the_database_has_forgotten_it(paybus: Paybus) -> None:
-    """docs/runbooks/restore.md: whoever had it started repeats it, and the payer has paid."""
+    """docs/runbooks/restore.md: the caller repeats the request, and the payer has paid."""
     request, key = order("mtn-momo"), uuid4().hex
     first = start(paybus, request, key=key)
     paybus.sql("subscription", "DELETE FROM checkouts WHERE id = %s", first["id"])
@@ -270,7 +270,7 @@ def test_a_payer_is_asked_once_although_the_database_has_forgotten_it(paybus: Pa
 
 
 def start_and_lose(paybus: Paybus, request: dict[str, Any], key: str) -> None:
-    """The provider does it, and its answer never comes. MTN's token is asked for before that."""
+    """The provider executes the request, its response is lost; MTN's token is fetched before."""
     start(paybus, order("mtn-momo"))
     sandbox(paybus, "PUT", "/_behaviour", mode="hang_after")
     assert post(paybus, request, key=key).status_code == 502
@@ -289,7 +289,7 @@ def test_a_currency_with_cents_can_be_asked_about(paybus: Paybus) -> None:
 
 
 def test_a_refusal_after_an_unknown_outcome_is_none(paybus: Paybus) -> None:
-    """The first attempt may have reached the payer: another key would ask again."""
+    """The first attempt may have reached the payer: a new key would ask the payer again."""
     request, key = order("mtn-momo"), uuid4().hex
     start_and_lose(paybus, request, key)
     before = len(payments_at(paybus, "mtn-momo"))

@@ -1,5 +1,5 @@
-"""Stripe's stand-ins speak as Stripe describes itself, and what Paybus reads of its answers and
-webhooks is described: by the official SDK, which is generated from Stripe's OpenAPI file."""
+"""Stripe's stand-ins match Stripe's description, and Paybus reads only described fields of
+responses and webhooks. Source: the official SDK, which is generated from Stripe's OpenAPI file."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ _KINDS = {
     "subscription_schedule": sdk.SubscriptionSchedule,
     "transfer": sdk.Transfer,
 }
-# Names of before 2025-03-31 and 2025-09-30 (https://docs.stripe.com/changelog, basil and clover):
-# webhooks have the version of their endpoint, answers that of the account if the SDK is older.
+# Names before 2025-03-31 and 2025-09-30 (https://docs.stripe.com/changelog, basil and clover):
+# webhooks have the version of their endpoint, responses that of the account if the SDK is older.
 _FORMER: Mapping[str, set[Path]] = {
     "charge": {("invoice",)},
     "invoice": {("subscription",), ("payment_intent",), ("charge",)},
@@ -84,7 +84,7 @@ def paybus(make_paybus: MakePaybus, mailbox: Mailbox) -> Iterator[Paybus]:
 
 @pytest.fixture(scope="module")
 def shop(paybus: Paybus) -> dict[str, Any]:
-    """Something of everything: a customer, a subscription of theirs, and all that was answered."""
+    """Create one object of every kind; return a customer, their subscription, and all responses."""
     customer = stripe(paybus, "POST", "customers", email="ama@example.com", name="Ama")["id"]
     chosen = {"invoice_settings[default_payment_method]": a_card(paybus, customer)}
     stripe(paybus, "POST", f"customers/{customer}", **chosen)
@@ -139,7 +139,7 @@ def _checkout(paybus: Paybus, how: str) -> dict[str, Any]:
 
 
 def _pay_out(paybus: Paybus, what: str) -> list[dict[str, Any]]:
-    """What is made, and listed."""
+    """Create an object; return it and the list."""
     url = f"{paybus.layout.url('sandbox-providers')}/stripe/v1/{what}"
     headers, form = dict(_AUTHORIZED), {"amount": "100", "currency": "usd"}
     if what == "transfers":
@@ -197,7 +197,7 @@ def test_what_the_gateway_reads_is_described(webhooks: list[dict[str, Any]]) -> 
     read: dict[str, set[Path]] = {}
     for webhook in webhooks:
         notes: set[Path] = set()
-        gateway._translate(Read(webhook, notes), Authentication("signature"))  # as it is parsed
+        gateway._translate(Read(webhook, notes), Authentication("signature"))  # the parsed webhook
         of_thing = read.setdefault(webhook["data"]["object"]["object"], set())
         of_thing |= {path[2:] for path in notes if path[:2] == ("data", "object")}
         envelope = {path for path in notes if path[0] != "data"}

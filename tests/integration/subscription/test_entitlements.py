@@ -1,4 +1,4 @@
-"""What a customer may use: right within a second, and answered whatever is away."""
+"""Entitlements: correct within a second, and answered whichever dependency is down."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def status_of(paybus: Paybus, number: str) -> str:
 
 @contextmanager
 def no_connections(paybus: Paybus, service: str) -> Iterator[None]:
-    """Nobody gets into the service's database, and who is in it is thrown out."""
+    """Refuse new connections to the service's database and terminate the existing ones."""
     url, _, name = paybus.layout.databases[service].replace("+psycopg", "").rpartition("/")
     with psycopg.connect(f"{url}/postgres", autocommit=True) as other:
         other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
@@ -79,7 +79,7 @@ def test_it_is_right_within_a_second_of_the_event(paybus: Paybus) -> None:
     until(lambda: status_of(paybus, number) == "cancelled", what="it is over")
     ended, before = time.monotonic(), entitled(paybus, customer)
     until(lambda: entitled(paybus, customer) is False, what="nothing is left to use", seconds=5)
-    # Generous to a busy machine; the answer itself says how old it may be.
+    # Generous for a busy machine; the response itself states its maximum age.
     assert time.monotonic() - ended < 3 or before is False
 
 

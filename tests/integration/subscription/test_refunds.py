@@ -1,4 +1,4 @@
-"""A refund is asked for again by who knows of the refusal, and never by an old message."""
+"""A refused refund is retried only on a request that knows of the refusal, never by an old one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHECKOUT = """
     VALUES ('c1', 'default', 'stripe', 'default', 'k', %s, '', 'paid', 500, 'USD', 'cs_unknown',
             now())
 """
-# The first attempt, re_1, failed after it was made; another one is with Stripe.
+# The first attempt, re_1, failed after it was made; Stripe is processing another one.
 _UNDER_WAY = """
     INSERT INTO refunds (id, tenant, provider, checkout_id, amount, currency, reason, status,
                          attempts, provider_refund_id)
@@ -53,7 +53,7 @@ def asked(number: int) -> Event[Any]:
 
 @pytest.mark.timeout(120)
 def test_a_refusal_is_not_undone_by_the_same_request(make_paybus: MakePaybus) -> None:
-    """Since then somebody may have paid it back by hand."""
+    """An operator may have refunded it manually since."""
     with make_paybus(["sandbox-stripe", "subscription-worker"]) as paybus:
         paybus.sql("subscription", _CHECKOUT, _REQUEST)
         for number in (1, 2):
@@ -70,7 +70,7 @@ def test_a_refusal_is_not_undone_by_the_same_request(make_paybus: MakePaybus) ->
 def test_a_failure_that_is_told_again_does_not_end_the_attempt_after_it(
     make_paybus: MakePaybus,
 ) -> None:
-    """Or somebody confirms by hand what is being paid back just then."""
+    """Otherwise an operator could confirm manually a refund that is in progress."""
     with make_paybus(["subscription-worker"]) as paybus:
         paybus.sql("subscription", _CHECKOUT, _REQUEST)
         paybus.sql("subscription", _UNDER_WAY)

@@ -1,6 +1,6 @@
-"""Subscriptions whose clock is ours: reminded, past due, expired, and back by a payment.
+"""Subscriptions with our own clock: reminded, past due, expired, and reactivated by a payment.
 
-Time is moved by moving the payments into the past.
+Tests advance time by moving the payments into the past.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 @pytest.fixture
 def paid(paybus: Paybus) -> dict[str, Any]:
-    """A checkout for a week that was paid just now."""
+    """Return a checkout for a week that was paid just now."""
     checkout = start(paybus, order("fapshi", plan=WEEK))
     settle(paybus, checkout)
     until_subscription(paybus, checkout, "active")

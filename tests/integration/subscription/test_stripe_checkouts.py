@@ -1,4 +1,4 @@
-"""Checkouts at Stripe: a session that is paid, or not, or is another one."""
+"""Checkouts at Stripe: sessions that are paid, unpaid, or unrelated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 @pytest.fixture(scope="module")
 def stripe_url(paybus: Paybus) -> str:
-    """A Stripe that has a plan `pro` and calls the gateway."""
+    """Return the URL of a Stripe that has a plan `pro` and calls the gateway."""
     base = paybus.layout.url("sandbox-stripe")
     hook = {"url": f"{paybus.layout.url('webhook-gateway')}/webhooks/stripe"}
     hook["secret"] = SECRETS["stripe"]
@@ -56,7 +56,7 @@ def test_a_stripe_session_that_is_paid_is_a_paid_checkout_and_stripe_s_subscript
 
 
 def test_another_session_that_names_the_checkout_pays_nothing(paybus: Paybus) -> None:
-    """A payer chooses the client reference of a payment link: a euro must not pay for 5000."""
+    """A payer can choose the client reference of a payment link: one euro must not pay for 5000."""
     checkout = start(paybus, order("stripe", plan=None, amount=500_000, currency="EUR"))
     session = {
         "id": "cs_of_a_payment_link",
@@ -80,7 +80,7 @@ def test_another_session_that_names_the_checkout_pays_nothing(paybus: Paybus) ->
 
 
 def test_a_session_paid_for_a_checkout_that_is_forgotten_waits_for_it(paybus: Paybus) -> None:
-    """docs/runbooks/restore.md: nothing else tells of a single payment at Stripe."""
+    """docs/runbooks/restore.md: nothing else reports a single payment at Stripe."""
     request, key = order("stripe", plan=None, amount=500, currency="EUR"), uuid4().hex
     checkout = start(paybus, request, key=key)
     paybus.sql("subscription", "DELETE FROM checkouts WHERE id = %s", checkout["id"])
@@ -101,7 +101,7 @@ def test_a_session_paid_for_a_checkout_that_is_forgotten_waits_for_it(paybus: Pa
     assert start(paybus, request, key=key)["reference"] == checkout["reference"]
     assert paybus.send(event).status_code == 200
     until_status(paybus, checkout, "paid")
-    # Stripe forgets keys after a day, and the checkout has another session then.
+    # Stripe deletes keys after a day; the checkout then has another session.
     other = session | {"id": "cs_of_a_day_before"}
     assert paybus.send(event | {"id": "evt_before", "data": {"object": other}}).status_code == 200
     until(lambda: paybus.dead_letters() == {"subscription.billing.dead": 2}, what="seen, too")

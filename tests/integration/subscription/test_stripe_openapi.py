@@ -1,4 +1,4 @@
-"""Billing against Stripe's own description, by a server made of its OpenAPI file (`make
+"""Billing against Stripe's own description, by a server generated from its OpenAPI file (`make
 test-stripe-openapi` fetches one)."""
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ VERBS: list[tuple[CommandRequest, list[str]]] = [
 @pytest.fixture(scope="module")
 def server() -> Iterator[Mock]:
     assert FILE is not None
-    # What always is there though it need not be; a subscription that was cancelled, and a customer
-    # who has the method.
+    # Optional fields that are always present; a cancelled subscription, and a customer with the
+    # payment method.
     always = {"id": "x", "client_secret": "y"}
     with serve(Path(FILE), cancel_at_period_end=True, customer="sub_or_cus", **always) as mock:
         yield mock
@@ -89,7 +89,7 @@ async def test_a_verb_is_what_stripe_describes(
     mock, billing = stripe
     await billing.do(Attempt("command-1", "sub_or_cus", verb, 1))
     assert mock.called == calls
-    # There are files from before Stripe had `discounts`; the SDK's types have it, for mypy.
+    # Some files predate `discounts` at Stripe; mypy checks it against the SDK's types.
     assert [each for each in mock.faults if "'discounts'" not in each] == []
 
 
@@ -100,6 +100,6 @@ async def test_what_is_read_is_what_stripe_describes(stripe: tuple[Mock, StripeB
     (invoice,) = await billing.invoices("cus_1")
     assert invoice["id"] == "x"
     assert await billing.portal("cus_1", "https://shop.example.com/")
-    if PREVIEW in mock.paths:  # likewise
+    if PREVIEW in mock.paths:  # for the same reason
         assert await billing.preview("sub_1", "gold", prorate=True)
     assert mock.faults == []

@@ -1,5 +1,5 @@
-"""A Stripe customer's right, and the organization that follows it: who pays has them, who doesn't
-has not, by the tenant's policy; and whose event it is."""
+"""A Stripe customer's entitlement and organization: by the tenant's policy, paying customers have
+both and others neither; and which account an event belongs to."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 
 
 def change(number: str, seconds: int, *, kind: str = "updated", **changes: Any) -> dict[str, Any]:
-    """An event of the subscription `seconds` after now; `previous` are its `previous_attributes`,
-    `price` the price of its one item."""
+    """Return an event of the subscription `seconds` after now; `previous` are its
+    `previous_attributes`, `price` the price of its only item."""
     event = subscription_created(number)
     event["data"]["object"]["items"]["data"][0]["current_period_end"] = _PERIOD_END
     event |= {
@@ -55,7 +55,7 @@ def change(number: str, seconds: int, *, kind: str = "updated", **changes: Any) 
 
 
 def items_of(price: str, number: str) -> dict[str, Any]:
-    """As `previous_attributes` have them: the array whole."""
+    """Return the items as in `previous_attributes`: the complete array."""
     items = subscription_created(number)["data"]["object"]["items"]
     items["data"][0]["price"]["id"] = price
     items["data"][0]["current_period_end"] = _PERIOD_END
@@ -145,7 +145,7 @@ def test_a_status_of_its_own_is_shown(paybus: Paybus) -> None:
 def test_a_pause_that_comes_alone_holds_beside_another_change_of_its_second(
     paybus: Paybus, first: str
 ) -> None:
-    """Its type is all that it says of what was so before."""
+    """Only the event's type states the previous status."""
     number = a_subscriber(paybus)
     paused = change(number, 1, kind="paused", status="paused", price="price_new")
     updated = change(
@@ -183,7 +183,7 @@ def test_the_grace_of_who_is_past_due_ends_by_the_clock(paybus: Paybus) -> None:
 def test_who_was_past_due_before_paybus_came_is_not_entitled_anew_by_each_update(
     paybus: Paybus,
 ) -> None:
-    """As after moving in, or with a webhook that was lost: nothing ever said when it turned."""
+    """As after a migration, or a lost webhook: no event ever reported when the status changed."""
     number = uuid4().hex[:10]
     for days in (90, 60, 31, 1):
         created = int((datetime.now(UTC) - timedelta(days=days)).timestamp())
@@ -235,7 +235,7 @@ def test_a_tenant_s_policy_says_what_a_status_entitles_to(paybus: Paybus) -> Non
 def test_two_changes_of_one_second_end_with_the_later_one(
     paybus: Paybus, ids: tuple[str, str], swapped: bool
 ) -> None:
-    """What each says was so before orders them: neither ids nor their arrival do."""
+    """`previous_attributes` order the events; neither ids nor arrival do."""
     number = a_subscriber(paybus)
     events = [
         change(number, 2, price="price_old", previous={"items": items_of("price_starter", number)}),
@@ -297,7 +297,7 @@ _STRANGE = [
 def test_what_is_of_another_account_or_mode_has_no_effect_and_is_kept(
     paybus: Paybus, whose: dict[str, Any], kind: str
 ) -> None:
-    """The endpoint serves its own account, in test mode, for its key is a test key."""
+    """The endpoint serves its own account, in test mode, because its key is a test key."""
     number = uuid4().hex[:10]
     paybus.tap("payments", "provider.stripe.#")
     counted = {"provider": "stripe", "kind": kind}

@@ -1,4 +1,4 @@
-"""What providers' own descriptions say of the objects that they send, in one form."""
+"""Object schemas from the providers' own descriptions, in one common form."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ Lazy = Callable[[], "Shape"]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a JSON value may be. `kinds` are JSON's types, empty for any; `words` those that an
-    enumeration has; `items` is what an array has, `values` what an object with free keys has."""
+    """The schema of a JSON value. `kinds` are JSON types, empty for any; `words` the values of an
+    enumeration; `items` is the schema of an array's items, `values` that of an object with free
+    keys."""
 
     kinds: frozenset[str] = frozenset()
     words: frozenset[Any] = frozenset()
@@ -24,7 +25,7 @@ class Shape:
     any_of: tuple[Lazy, ...] = field(default=())
 
     def choices(self) -> Iterator[Shape]:
-        """Itself, or those of which it is one."""
+        """Yield the shape itself, or each of its alternatives."""
         if not self.any_of:
             yield self
         for each in self.any_of:
@@ -32,7 +33,7 @@ class Shape:
 
 
 def faults(shape: Shape, value: Any, *, whole: bool = True, at: Path = ()) -> list[str]:
-    """What the value has otherwise than described; without `whole` it may lack what is required."""
+    """Return where the value deviates from its schema; without `whole`, fields may be missing."""
     found = [_faults(each, value, whole=whole, at=at) for each in shape.choices()]
     return min(found, key=len, default=[])
 
@@ -64,7 +65,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _part(shape: Shape, key: str) -> Shape | None:
-    """Of the item or field of this name; any, where the description does not go so far."""
+    """Return the schema of an item or field; any, if the description does not define it."""
     if key == "[]":
         return shape.items() if shape.items is not None else Shape()
     if shape.values is not None:
@@ -75,7 +76,7 @@ def _part(shape: Shape, key: str) -> Shape | None:
 
 
 def knows(shape: Shape, path: Path) -> bool:
-    """Whether the description has a value there; `[]` stands for any item of an array."""
+    """Return whether the description defines this path; `[]` stands for any item of an array."""
     if not path:
         return True
     parts = (_described(each, path[0]) for each in shape.choices())
@@ -102,7 +103,7 @@ def _kind(value: Any) -> str:
 
 
 class Read(dict[str, Any]):
-    """An object that notes what is read of it, by `[]` and by `get`."""
+    """An object that records the fields read by `[]` and by `get`."""
 
     def __init__(self, value: Mapping[str, Any], notes: set[Path], at: Path = ()) -> None:
         super().__init__({k: _noting(v, notes, (*at, k)) for k, v in value.items()})

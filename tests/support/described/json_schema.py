@@ -1,5 +1,5 @@
-"""Shapes of what is described by JSON Schema: Square's objects, by the official SDK's models, and
-Dwolla's, by those of its package for Node."""
+"""Shapes from JSON Schema: Square's objects, by the models of its official SDK, and Dwolla's, by
+those of its package for Node."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def of_model(model: type[BaseModel]) -> Shape:
 
 
 def shape(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> Shape:
-    """`whole` has the definitions that it refers to."""
+    """Convert a schema; `whole` contains the definitions that it refers to."""
     if "$ref" in schema:
         return shape(whole["$defs"][schema["$ref"].rpartition("/")[2]], whole)
     if "anyOf" in schema:
-        # An enumeration of the SDK's takes words that are to come, by an alternative that says
-        # nothing: a stand-in has none of those.
+        # The SDK's enumerations accept future values by an empty alternative; stand-ins must use
+        # known values only.
         known = [each for each in schema["anyOf"] if each] or [{}]
         return Shape(any_of=tuple(partial(shape, each, whole) for each in known))
     kinds = schema.get("type", ())

@@ -1,4 +1,4 @@
-"""Plaid's objects, as the official SDK has them: it is generated from Plaid's OpenAPI file."""
+"""Plaid's objects from the official SDK, which is generated from Plaid's OpenAPI file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: dict[Any, str] = {
 
 @cache
 def shape(kind: Any) -> Shape:
-    """Of a class of the SDK."""
+    """Return the shape of a class of the SDK."""
     if kind in _KINDS:
         return Shape(frozenset({_KINDS[kind]}))
     if issubclass(kind, ModelSimple):
@@ -40,7 +40,7 @@ def _one_of(kinds: tuple[Any, ...]) -> Shape:
 
 
 def _of(kind: Any) -> Shape:
-    """One type of a field: a class, `[item]`, `[(types of the items,)]` or `{str: (types,)}`."""
+    """Convert a field's type: a class, `[item]`, `[(types of the items,)]` or `{str: (types,)}`."""
     if isinstance(kind, list):
         items = kind[0] if isinstance(kind[0], tuple) else (kind[0],)
         return Shape(frozenset({"array"}), items=partial(_one_of, items))

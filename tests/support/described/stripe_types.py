@@ -1,4 +1,4 @@
-"""Stripe's objects, as the official SDK has them: it is generated from Stripe's OpenAPI file."""
+"""Stripe's objects from the official SDK, which is generated from Stripe's OpenAPI file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS = {
 
 @cache
 def shape(annotation: Any) -> Shape:
-    """Of a class of the SDK, or of the annotation of one of its fields."""
+    """Return the shape of a class of the SDK, or of the annotation of one of its fields."""
     if annotation is Any:
         return Shape()
     if annotation in _KINDS:
@@ -41,7 +41,7 @@ def shape(annotation: Any) -> Shape:
 
 def _union(arguments: tuple[Any, ...]) -> Shape:
     if any(get_origin(each) is Literal for each in arguments):
-        # `str` stands for words that are to come: a stand-in has none of those.
+        # `str` stands for future values; stand-ins must use known values only.
         arguments = tuple(each for each in arguments if each is not str)
     return Shape(any_of=tuple(partial(shape, each) for each in arguments))
 
@@ -62,7 +62,7 @@ _MADE: Mapping[Any, Callable[[tuple[Any, ...]], Shape]] = {
 
 
 def _bare(kind: type) -> type:
-    """With its own annotations alone: each module has names of its own."""
+    """Copy a class with its own annotations only: each module has its own names."""
     own = {"__annotations__": inspect.get_annotations(kind), "__module__": kind.__module__}
     return type(kind.__name__, (), own)
 
@@ -95,7 +95,7 @@ def _object(kind: type[StripeObject]) -> Shape:
         for name, hint in hints.items()
         if not name.startswith("_") and get_origin(hint) is not type and not name.isupper()
     }
-    # What may be null may be absent: the SDK does not tell them apart.
+    # Nullable fields may be absent: the SDK does not distinguish the two.
     required = {name for name, hint in fields.items() if types.NoneType not in get_args(hint)}
     return Shape(
         frozenset({"object"}),
@@ -105,7 +105,7 @@ def _object(kind: type[StripeObject]) -> Shape:
 
 
 class _Names(dict[str, Any]):
-    """What a module of the SDK imports for type checkers alone."""
+    """Names that a module of the SDK imports only for type checkers."""
 
     def __init__(self, module: str) -> None:
         super().__init__()

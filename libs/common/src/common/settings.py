@@ -80,15 +80,20 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="the least severe log events that are written"
+        default="INFO", description="the minimum severity of the log events that are written"
     )
 
 
 class HttpSettings(Settings):
     http_host: str = Field(default="127.0.0.1", description="the address of the HTTP server")
-    http_port: int = Field(default=8000, ge=0, le=65535, description="its port; 0 takes a free one")
+    http_port: int = Field(
+        default=8000, ge=0, le=65535, description="its port; 0 selects a free port"
+    )
     shutdown_grace_seconds: float = Field(
-        default=25, gt=0, le=3600, description="how long SIGTERM waits for work in progress"
+        default=25,
+        gt=0,
+        le=3600,
+        description="how long the process waits after SIGTERM for work in progress",
     )
 
 
@@ -98,7 +103,7 @@ class BrokerSettings(Settings):
     )
     retry_ladder: Annotated[str, AfterValidator(_ladder)] = Field(
         default="5s,30s,2m,10m,1h",
-        description="the waits between attempts; the same for all services of a virtual host",
+        description="the delays between attempts; the same for all services of a virtual host",
     )
 
 
@@ -107,7 +112,10 @@ class DatabaseSettings(Settings):
         description="the service's own database, as `postgresql://user:password@host:port/name`"
     )
     database_pool_size: int = Field(
-        default=10, ge=2, le=200, description="connections that a process keeps open at most"
+        default=10,
+        ge=2,
+        le=200,
+        description="the maximum number of open connections of a process",
     )
 
 
@@ -115,35 +123,40 @@ class WorkerSettings(HttpSettings, BrokerSettings, DatabaseSettings):
     """Settings of every worker."""
 
     inbox_retention_days: int = Field(
-        default=8, ge=8, description="how long duplicates are recognised; the journal keeps 7 days"
+        default=8,
+        ge=8,
+        description="how long duplicates are recognised; the journal retains 7 days",
     )
 
 
 class ScheduleSettings(Settings):
     operator_tenant: str = Field(
-        default="default", description="the tenant that runs scheduled jobs, for all tenants"
+        default="default", description="the tenant that runs the scheduled jobs of all tenants"
     )
 
 
 class ThrottleSettings(Settings):
     """Rate limits of an API."""
 
-    calls_per_minute_per_token: int = Field(default=6000, ge=1, description="calls of one caller")
+    calls_per_minute_per_token: int = Field(
+        default=6000, ge=1, description="requests from one caller"
+    )
     calls_per_minute_per_address: int = Field(
-        default=12_000, ge=1, description="calls from one address"
+        default=12_000, ge=1, description="requests from one address"
     )
     sign_ins_per_minute: int = Field(
-        default=20, ge=1, description="sign-ins to the console from one address"
+        default=20, ge=1, description="console sign-ins from one address"
     )
     rate_limit_strategy: Literal["fixed-window", "sliding-window", "token-bucket"] = Field(
-        default="token-bucket", description="how calls are counted"
+        default="token-bucket", description="the rate-limiting algorithm"
     )
     trusted_proxies: Annotated[
         list[IPvAnyNetwork], CommaSeparated, BeforeValidator(split_commas)
     ] = Field(default=[], description="networks whose `X-Forwarded-For` is trusted")
     redis_url: SecretStr | None = Field(
         default=None,
-        description="Redis, in which all replicas count together; without it each counts alone",
+        description="Redis, for limits shared by all replicas; without it each replica counts "
+        "separately",
     )
 
 
@@ -151,15 +164,20 @@ class AuthSettings(ThrottleSettings):
     """Location of the public keys of API tokens: a file or a URL."""
 
     auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = Field(
-        default=None, description="the public keys of tokens, as a JSON Web Key Set"
+        default=None, description="the public keys that verify tokens, as a JSON Web Key Set"
     )
     auth_jwks_url: HttpUrl | None = Field(
-        default=None, description="the same at a URL; exactly one of the two is set"
+        default=None,
+        description="the URL of that key set; exactly one of AUTH_JWKS_FILE and AUTH_JWKS_URL is "
+        "set",
     )
     auth_audience: str = Field(
-        default="paybus", description="tokens for other audiences are refused"
+        default="paybus",
+        description="the required audience; tokens for other audiences are rejected",
     )
-    auth_issuer: str = Field(min_length=1, description="tokens of other issuers are refused")
+    auth_issuer: str = Field(
+        min_length=1, description="the required issuer; tokens of other issuers are rejected"
+    )
 
     @model_validator(mode="after")
     def _one_key_set(self) -> Self:

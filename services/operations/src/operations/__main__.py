@@ -1,4 +1,4 @@
-"""`python -m operations api|worker|migrate|generate-key|rotate-keys`"""
+"""Run a role or a command: `python -m operations api|worker|migrate|generate-key|rotate-keys`."""
 
 from pathlib import Path
 

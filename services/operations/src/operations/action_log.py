@@ -1,4 +1,4 @@
-"""Who did what, when and why."""
+"""The log of operators' actions: the actor, the action, its time and its reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from operations.models import OperatorAction
 def note(
     session: AsyncSession, caller: Caller, action: str, subject: str, reason: str | None
 ) -> None:
-    """In the transaction of what it is about."""
+    """Record an action, in the transaction of the change that it describes."""
     session.add(
         OperatorAction(
             id=uuid4().hex,

@@ -1,4 +1,4 @@
-"""Wires the operations service."""
+"""Assembles the operations service's processes."""
 
 from datetime import timedelta
 

@@ -1,7 +1,8 @@
-"""`paybus`: what failed, its replay, the journal and the clock's jobs, from a shell.
+"""`paybus`: dead letters, replays, the journal and scheduled jobs from a shell.
 
-Wants PAYBUS_URL (the operations service's API) and PAYBUS_TOKEN. Status: 0 well, 1 something is
-wrong or was refused, 2 wrongly called. `paybus --install-completion` has your shell complete names.
+Requires PAYBUS_URL (the operations service's API) and PAYBUS_TOKEN. Exit status: 0 success, 1 a
+problem or a refused request, 2 wrong usage. `paybus --install-completion` enables completion in
+your shell.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from common.settings import Settings, load_or_exit
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-dead = typer.Typer(help="What failed, and its replay.", no_args_is_help=True)
-replays = typer.Typer(help="Replays that were ordered.", no_args_is_help=True)
-journal = typer.Typer(help="Everything that was published.", no_args_is_help=True)
+dead = typer.Typer(help="Inspect, replay and resolve dead letters.", no_args_is_help=True)
+replays = typer.Typer(help="List, watch and control replays.", no_args_is_help=True)
+journal = typer.Typer(help="Search, trace and replay published events.", no_args_is_help=True)
 app.add_typer(dead, name="dead-letters")
 app.add_typer(replays, name="replays")
 app.add_typer(journal, name="journal")
 
-Reason = Annotated[str, typer.Option(help="kept with who and when")]
-AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
+Reason = Annotated[str, typer.Option(help="recorded in the action log with your name and the time")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000)]
-Rate = Annotated[int | None, typer.Option(min=1, help="messages a second; as fast as may be")]
-Concurrency = Annotated[int, typer.Option(min=1, help="with their consumers at once")]
+Rate = Annotated[int | None, typer.Option(min=1, help="messages per second; default: no limit")]
+Concurrency = Annotated[int, typer.Option(min=1, help="the maximum number of messages in flight")]
 Type = Annotated[str | None, typer.Option("--type")]
 Where = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=VALUE: a further filter, named as the options of `list` are"),
+    typer.Option(help="NAME=VALUE: a further filter; NAME is an option of `list`"),
 ]
-All = Annotated[bool, typer.Option("--all", help="all that are open")]
+All = Annotated[bool, typer.Option("--all", help="all open dead letters")]
 Ids = Annotated[list[str] | None, typer.Argument(help="the dead letters' ids")]
 ReplayId = Annotated[str, typer.Argument(help="the replay's id")]
-Wait = Annotated[bool, typer.Option(help="show how far it is, until it is over")]
+Wait = Annotated[bool, typer.Option(help="show the progress until the replay has finished")]
 
 _LONG = frozenset({"payload", "stack", "history", "notes", "neighbours"})
 _COLUMNS = {"neighbours": ("recorded_at", "type", "source", "correlation_id")}
@@ -71,9 +72,9 @@ def main() -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Services, RabbitMQ, queues that hold something or that nobody consumes, dead letters.
+    """Show services, RabbitMQ, queues that hold messages or lack a consumer, and dead letters.
 
-    Ends with 1 when one is not well, or a queue has no consumer. Example: `paybus status`
+    Exits with 1 if a component is not well or a queue has no consumer. Example: `paybus status`
     """
     found = API.call("GET", "/health/detailed")
     states = {"rabbitmq": found["broker"]}
@@ -118,7 +119,8 @@ def status(as_json: AsJson = False) -> None:
 
 @dead.command("groups")
 def groups(queue: str | None = None, type_: Type = None, as_json: AsJson = False) -> None:
-    """By what failed, the largest first. Example: `paybus dead-letters groups`"""
+    """List groups of dead letters with the same cause, the largest first.
+    Example: `paybus dead-letters groups`"""
     found = API.call("GET", "dead-letters/groups", params=_given(queue=queue, type=type_))
     print_table(
         found, ("id", "count", "last_hour", "previous_hour", "queue", "type", "summary"), as_json
@@ -141,7 +143,8 @@ def list_(
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The newest first. Example: `paybus dead-letters list --queue payouts.default`"""
+    """List dead letters, the newest first.
+    Example: `paybus dead-letters list --queue payouts.default`"""
     filters = {
         "queue": queue,
         "type": type_,
@@ -167,7 +170,7 @@ def list_(
 def show(
     id_: Annotated[str, typer.Argument(help="the dead letter's id")], as_json: AsJson = False
 ) -> None:
-    """All that is known of one: payload (masked), attempts, stack, notes, neighbours."""
+    """Show one dead letter: payload (masked), attempts, stack, notes and neighbours."""
     found = API.call("GET", f"dead-letters/{id_}")
     if as_json:
         print_json(found)
@@ -193,15 +196,17 @@ def replay(
     type_: Type = None,
     where: Where = None,
     all_: All = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it would do")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only report what the replay would do")
+    ] = False,
     rate: Rate = None,
     concurrency: Concurrency = 1000,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters again: those named, or those that are open and fit.
+    """Send dead letters again: the given ids, or the open ones that match the filters.
 
-    Ends with 1 when one failed again or was skipped. Example:
+    Exits with 1 if one failed again or was skipped. Example:
     `paybus dead-letters replay --group 8c0... --reason "the back end is up again"`
     """
     wanted = _selection(reason, ids, where, all_, queue=queue, group=group, type=type_)
@@ -223,7 +228,7 @@ def discard(
     where: Where = None,
     all_: All = False,
 ) -> None:
-    """Give dead letters up; what they said is kept for a while."""
+    """Discard dead letters. Their content is retained for a limited time."""
     chosen = _selection(reason, ids, where, all_, queue=queue, group=group, type=type_)
     _move("discard", chosen)
 
@@ -238,7 +243,7 @@ def archive(
     where: Where = None,
     all_: All = False,
 ) -> None:
-    """Put dead letters out of sight; `restore` brings them back."""
+    """Archive dead letters: they are hidden, and `restore` brings them back."""
     chosen = _selection(reason, ids, where, all_, queue=queue, group=group, type=type_)
     _move("archive", chosen)
 
@@ -252,9 +257,8 @@ def restore(
     type_: Type = None,
     where: Where = None,
 ) -> None:
-    """Archived or discarded ones are open again. Example:
-    `paybus dead-letters restore --where state=discarded --queue payouts.default --reason "..."`
-    """
+    """Reopen archived or discarded dead letters. Example:
+    `paybus dead-letters restore --where state=discarded --queue payouts.default --reason "..."`"""
     chosen = _selection(reason, ids, where, False, queue=queue, group=group, type=type_)
     _move("restore", chosen)
 
@@ -263,13 +267,15 @@ def restore(
 def edit(
     id_: Annotated[str, typer.Argument(help="the dead letter's id")],
     changes: Annotated[
-        str, typer.Option(help="what is other in its data: a JSON merge patch (RFC 7396)")
+        str, typer.Option(help="changes to `data` as a JSON merge patch (RFC 7396)")
     ],
     reason: Reason,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Send one with changed data, as a new event in its place (admin; EDIT_AND_REPLAY_ENABLED).
+    """Send a dead letter with changed data, as a new event in its place.
+
+    Requires the role admin and EDIT_AND_REPLAY_ENABLED.
 
     Example: `paybus dead-letters edit 5f0... --changes '{"amount": 500}' --reason "it was 500"`
     """
@@ -286,14 +292,14 @@ def edit(
 
 @dead.command()
 def note(id_: Annotated[str, typer.Argument(help="the dead letter's id")], text: str) -> None:
-    """Write something down about one."""
+    """Add a note to a dead letter."""
     API.call("POST", f"dead-letters/{id_}/notes", json={"text": text})
     console.print("noted")
 
 
 @replays.command("list")
 def list_replays(limit: Limit = 20, as_json: AsJson = False) -> None:
-    """The newest first."""
+    """List replays, the newest first."""
     found = API.listed("replays", {}, limit)
     columns = (
         "id",
@@ -310,7 +316,7 @@ def list_replays(limit: Limit = 20, as_json: AsJson = False) -> None:
 
 @replays.command("show")
 def show_replay(id_: ReplayId, items: bool = False) -> None:
-    """How far it is; with --items, each message and what became of it."""
+    """Show a replay's progress; with --items, also each message and its outcome."""
     found = API.call("GET", f"replays/{id_}")
     if items:
         found["items"] = API.listed(f"replays/{id_}/items", {}, 100_000)
@@ -319,25 +325,25 @@ def show_replay(id_: ReplayId, items: bool = False) -> None:
 
 @replays.command()
 def watch(id_: ReplayId, as_json: AsJson = False) -> None:
-    """Show how far it is, until it is over."""
+    """Show a replay's progress until it ends."""
     _watch(id_, as_json)
 
 
 @replays.command()
 def pause(id_: ReplayId, reason: Reason) -> None:
-    """Nothing more is sent; what is with its consumers goes on."""
+    """Pause a replay. Messages that their consumers already have are not stopped."""
     _change(id_, "pause", reason)
 
 
 @replays.command()
 def resume(id_: ReplayId, reason: Reason) -> None:
-    """Go on with a paused one."""
+    """Resume a paused replay."""
     _change(id_, "resume", reason)
 
 
 @replays.command()
 def cancel(id_: ReplayId, reason: Reason) -> None:
-    """For good: what was not sent is open again."""
+    """Cancel a replay permanently; dead letters that were not sent are open again."""
     _change(id_, "cancel", reason)
 
 
@@ -352,7 +358,8 @@ def search(
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The newest first. Example: `paybus journal search --type 'payment.*' --subject in_123`"""
+    """Search the journal, the newest events first.
+    Example: `paybus journal search --type 'payment.*' --subject in_123`"""
     filters = {
         "type": type_,
         "tenant": tenant,
@@ -367,10 +374,10 @@ def search(
 
 @journal.command()
 def trace(
-    correlation_id: Annotated[str, typer.Argument(help="as logs and events have it")],
+    correlation_id: Annotated[str, typer.Argument(help="as found in logs and events")],
     as_json: AsJson = False,
 ) -> None:
-    """The life of one payment over all services, with times."""
+    """Show the life of one payment across all services, with times."""
     found = API.call("GET", f"journal/trace/{quote(correlation_id, safe='')}")
     if as_json:
         print_json(found)
@@ -389,20 +396,23 @@ def trace(
 
 @journal.command("replay")
 def replay_window(
-    queue: Annotated[str, typer.Argument(help="which is given the events again")],
+    queue: Annotated[str, typer.Argument(help="the queue that receives the events again")],
     since: Annotated[str, typer.Option(help="RFC 3339")],
     until: Annotated[str, typer.Option(help="RFC 3339")],
     reason: Reason,
-    type_: Annotated[list[str] | None, typer.Option("--type", help="only these")] = None,
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", help="only these event types")
+    ] = None,
     new_ids: Annotated[
-        bool, typer.Option("--new-ids", help="as other events: effects happen again (admin)")
+        bool,
+        typer.Option("--new-ids", help="as new events: their effects are applied again (admin)"),
     ] = False,
     rate: Rate = None,
     concurrency: Concurrency = 1000,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Give a queue the events of a window again; what was taken in already changes nothing."""
+    """Send the events of a time window to a queue again; those already processed have no effect."""
     window = {
         "queue": queue,
         "since": since,
@@ -420,7 +430,7 @@ def replay_window(
 
 @app.command()
 def schedules(as_json: AsJson = False) -> None:
-    """The clock's jobs of all services: last run, next, duration, result."""
+    """List the scheduled jobs of all services: last run, next run, duration, result."""
     found = API.call("GET", "jobs")
     if as_json:
         print_json(found)
@@ -438,17 +448,17 @@ def schedules(as_json: AsJson = False) -> None:
 @app.command()
 def job(
     service: str,
-    name: Annotated[str, typer.Argument(help="as `schedules` has it")],
+    name: Annotated[str, typer.Argument(help="as listed by `schedules`")],
     action: Annotated[str, typer.Argument(help="run, pause, resume or cancel")],
 ) -> None:
-    """Run a scheduled job now, pause it, have it go on, or cancel what was ordered."""
+    """Run a scheduled job now, pause it, resume it, or cancel its requested run."""
     API.call("POST", f"jobs/{service}/{name}/{action}")
     console.print(f"{service}/{name}: {action}")
 
 
 @app.command()
 def token() -> None:
-    """Who PAYBUS_TOKEN says you are, what you may do, and until when."""
+    """Show the subject, tenant, roles and expiry of PAYBUS_TOKEN."""
     try:
         said = jwt.decode(load_or_exit(_Where).paybus_token.get_secret_value(), options=_UNCHECKED)
     except jwt.PyJWTError as error:
@@ -510,7 +520,7 @@ def _watch(id_: str, as_json: bool) -> None:
 
 
 def _told_of(id_: str) -> Any:
-    """Waits out an API that is restarted meanwhile."""
+    """Return the replay's state. Retries for up to a minute while the API is unreachable."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
@@ -522,7 +532,7 @@ def _told_of(id_: str) -> Any:
 
 
 def _why(id_: str, state: str) -> None:
-    """Of the first few."""
+    """Print the reasons of the first few items in `state`."""
     for each in API.listed(f"replays/{id_}/items", {"state": state}, 5):
         why = each["detail"] or f"see `paybus dead-letters show {each['dead_letter_id']}`"
         console.print(plain(f"  {state}, {each['queue']}: {why}", "red"))

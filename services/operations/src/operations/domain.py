@@ -1,4 +1,4 @@
-"""The rules of dead letters and replays: no I/O."""
+"""The rules of dead letters and replays, without I/O."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from enum import StrEnum
 
 
 class LetterState(StrEnum):
-    OPEN = "open"  # somebody has to decide
-    REPLAYING = "replaying"  # held by one replay, which nobody else may touch
-    SUCCEEDED = "succeeded"  # sent again, and handled
-    ARCHIVED = "archived"  # out of sight; may be restored
-    DISCARDED = "discarded"  # given up, with a reason
+    OPEN = "open"  # needs an operator's decision
+    REPLAYING = "replaying"  # held by one replay; no other action may touch it
+    SUCCEEDED = "succeeded"  # sent again and processed
+    ARCHIVED = "archived"  # hidden; may be restored
+    DISCARDED = "discarded"  # an operator gave it up, with a reason
     REPLACED = "replaced"  # an edited copy was sent in its place
 
 
 class ItemState(StrEnum):
-    """Of one message of a replay."""
+    """The state of one message of a replay."""
 
     WAITING = "waiting"
-    SENDING = "sending"  # its consumer has it, or the broker, or is about to
-    SENT = "sent"  # likewise, and a worker that took over has seen that it was sent
+    SENDING = "sending"  # about to be sent, with the broker, or with its consumer
+    SENT = "sent"  # as SENDING, but confirmed as sent after the worker was replaced
     SUCCEEDED = "succeeded"
-    ALREADY_DONE = "already_done"  # the consumer had taken it in before
+    ALREADY_DONE = "already_done"  # the consumer had already processed it
     FAILED_AGAIN = "failed_again"
     SKIPPED = "skipped"
 
@@ -34,7 +34,7 @@ UNSETTLED = (ItemState.WAITING, *IN_FLIGHT)
 
 
 class ReplayState(StrEnum):
-    PREPARING = "preparing"  # its messages are read from the journal
+    PREPARING = "preparing"  # its messages are being read from the journal
     RUNNING = "running"
     PAUSED = "paused"
     CANCELLED = "cancelled"
@@ -43,8 +43,9 @@ class ReplayState(StrEnum):
 
 @dataclass(frozen=True)
 class ErrorFingerprint:
-    """What an error and its stack have in common with others: `summary` is the error without what
-    differs from one message to the next, `frames` the functions it went through."""
+    """The common part of errors with the same cause: `summary` is the error without the parts that
+    differ between messages, `fingerprint` the hash of the summary and of the functions in the
+    stack."""
 
     error_class: str
     summary: str
@@ -53,7 +54,7 @@ class ErrorFingerprint:
 
 _ID = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-    r"|\b(?=[A-Za-z_-]{0,64}\d)[A-Za-z0-9_-]{6,255}\b"  # an id has a digit in it
+    r"|\b(?=[A-Za-z_-]{0,64}\d)[A-Za-z0-9_-]{6,255}\b"  # an id contains a digit
     r"|\b0x[0-9a-f]+\b",
     re.IGNORECASE,
 )
@@ -65,7 +66,7 @@ _LONGEST_SUMMARY = 300
 
 
 def fault_of(error: str, stack: str) -> ErrorFingerprint:
-    """Those of two messages that failed for the same reason are equal."""
+    """Return the fingerprint of an error; equal for messages that failed for the same reason."""
     error_class = error.partition(":")[0].strip()[:100] or "unknown"
     summary = summarize(error)
     frames = [f"{_place(each['path'])}:{each['function']}" for each in _FRAME.finditer(stack)]
@@ -74,12 +75,12 @@ def fault_of(error: str, stack: str) -> ErrorFingerprint:
 
 
 def summarize(error: str) -> str:
-    """The error without quoted text, addresses, ids and numbers."""
+    """Return the error without quoted text, e-mail addresses, ids and numbers."""
     for pattern, instead in ((_QUOTED, "'…'"), (_MAIL, "…"), (_ID, "…"), (_NUMBER, "#")):
         error = pattern.sub(instead, error)
     return error[:_LONGEST_SUMMARY]
 
 
 def _place(path: str) -> str:
-    """A module's place, wherever it is installed."""
+    """Return a module's path relative to where it is installed."""
     return re.split(r"/(?:site-packages|src|lib/python\d[\d.]*)/", path)[-1]

@@ -1,4 +1,4 @@
-"""Which event is handled how."""
+"""The event handlers of the operations service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _TOLD = "outcomes"
 
 
 async def on_items_completed(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
-    """What a consumer tells of replayed messages; a batch of such events is written at once."""
+    """Record the outcomes that consumers report for replayed messages. A batch of such events is
+    written in one statement."""
     told: dict[str, ItemState] | None = work.session.info.get(_TOLD)
     if told is None:
         told = work.session.info[_TOLD] = {}

@@ -37,12 +37,12 @@ class DeadLetterGroup(Base):
 
 
 class DeadLetter(Base):
-    """A message that a queue's service gave up: one for each queue and event.
+    """A message that a queue's service dead-lettered: one row per queue and event.
 
-    `sealed_body` (the message's, sealed) and `headers` are what is sent again. `source` to
-    `recorded_at` are the event's; they are null when it could not be decoded. `dead_lettered_at` is
-    when it was dead-lettered last, `failure_count` how often it was. `item` is the item of the
-    replay that has it now.
+    `sealed_body` (the encrypted message body) and `headers` are sent again in a replay. `source` to
+    `recorded_at` are the event's; they are null if it could not be decoded. `dead_lettered_at` is
+    the time of the last failure, `failure_count` the number of failures. `item` is the item of the
+    replay that holds it now.
     """
 
     __tablename__ = "dead_letters"
@@ -84,7 +84,7 @@ class DeadLetter(Base):
 
 
 class DeadLetterNote(Base):
-    """A note about about a dead letter."""
+    """A note about a dead letter."""
 
     __tablename__ = "dead_letter_notes"
 
@@ -98,11 +98,12 @@ class DeadLetterNote(Base):
 
 
 class Replay(Base):
-    """Messages to be sent again: a set that does not change once it is written down.
+    """A replay: a set of messages to send again, fixed once it is written.
 
-    `rate` is in messages a second, `concurrency` how many may be with their consumers at once.
-    The broker has confirmed all messages up to `confirmed_position`. `lease` belongs to the worker
-    that runs the replay. `journal` is its source if it has events of the journal, not dead letters.
+    `rate` is in messages a second, `concurrency` the maximum number of messages with their
+    consumers. The broker has confirmed all messages up to `confirmed_position`. `lease` belongs to
+    the worker that runs the replay. `journal` is set if the source is a window of the journal, not
+    dead letters.
     """
 
     __tablename__ = "replays"
@@ -135,8 +136,8 @@ class Replay(Base):
 
 
 class ReplayItem(Base):
-    """One message of a replay. `sealed_body` is its own when it is no dead letter. It is not sent
-    after `expires_at`."""
+    """One message of a replay. `sealed_body` is set if the message is not a dead letter's. It is
+    not sent after `expires_at`."""
 
     __tablename__ = "replay_items"
 
@@ -160,7 +161,7 @@ class ReplayItem(Base):
             "expires_at",
             postgresql_where=text("expires_at IS NOT NULL"),
         ),
-        # Each dead letter is in one replay at a time.
+        # A dead letter can be in only one replay at a time.
         Index(
             "replay_items_one_at_a_time",
             "dead_letter_id",
@@ -171,7 +172,7 @@ class ReplayItem(Base):
 
 
 class OperatorAction(Base):
-    """Who did what, when and why."""
+    """An operator's action: the actor, the action, its time and its reason."""
 
     __tablename__ = "operator_actions"
 
@@ -187,7 +188,7 @@ class OperatorAction(Base):
 
 
 class JournalEntry(Base):
-    """An event of the journal, by its place in the stream. Its body stays there."""
+    """An event of the journal, by its offset in the stream. Its body stays in the stream."""
 
     __tablename__ = "journal_index"
 
@@ -211,7 +212,7 @@ class JournalEntry(Base):
 
 
 class QueueStats(Base):
-    """What the broker said of a queue when it was last asked; `since` when it is not empty."""
+    """The broker's latest report on a queue; `since` is set while the queue is not empty."""
 
     __tablename__ = "queue_stats"
 
@@ -223,7 +224,7 @@ class QueueStats(Base):
 
 
 class JournalCursor(Base):
-    """Up to where the journal was read."""
+    """The offset up to which the journal is indexed."""
 
     __tablename__ = "journal_cursor"
 

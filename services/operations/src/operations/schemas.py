@@ -1,4 +1,4 @@
-"""What operators are shown. Times are UTC."""
+"""The responses of the operators' API. Times are UTC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from common.observability.redaction import Redactor
 
-# Whoever names a thing may name it by an e-mail address or the number of a card.
+# A caller may have named an object by an e-mail address or a card number.
 Name = Annotated[str, AfterValidator(Redactor())]
 
 
@@ -23,8 +23,7 @@ RowT = TypeVar("RowT", bound=Row)
 
 
 async def shown(kind: type[RowT], rows: Sequence[object]) -> list[RowT]:
-    """A view of each row. Many names take a while to mask, so that is done beside the event
-    loop."""
+    """Return a view of each row, off the event loop, because masking many names takes a while."""
     return await asyncio.to_thread(lambda: [kind.model_validate(each) for each in rows])
 
 
@@ -70,7 +69,7 @@ class EntryView(Row):
 
 class LetterDetail(LetterView):
     """`payload` is the event with secrets and personal data masked; `history` has each attempt;
-    `neighbours` are events of the same subject; `stack` is whole."""
+    `neighbours` are events of the same subject; `stack` is the error's stack trace, masked."""
 
     event_id: Name | None
     source: Name | None
@@ -88,8 +87,8 @@ class LetterDetail(LetterView):
 
 
 class GroupView(Row):
-    """Dead letters that failed for the same reason: how many, when the first and the last of them
-    died, and how many did in the last hour and the one before."""
+    """Dead letters that failed for the same reason: their number, when the first and the last of
+    them failed, and how many failed in the last hour and in the hour before."""
 
     id: str
     queue: str
@@ -114,15 +113,15 @@ class EntryPage(BaseModel):
 
 
 class ForecastView(Row):
-    """`send` by queue; `skip` by reason."""
+    """The forecast of a replay: `send` is by queue, `skip` by reason."""
 
     send: dict[str, int]
     skip: dict[str, int]
 
 
 class ReplayView(Row):
-    """`counts` is by state of its messages, `remaining_seconds` an estimate; `error` is why it does
-    not go on just now."""
+    """`counts` is by state of the replay's messages, `remaining_seconds` an estimate; `error` is
+    why it is interrupted now."""
 
     id: str
     state: str
@@ -147,7 +146,7 @@ class ReplayPage(BaseModel):
 
 
 class ItemView(Row):
-    """One message of a replay, and what became of it."""
+    """One message of a replay and its outcome."""
 
     id: str
     position: int
@@ -165,7 +164,7 @@ class ItemPage(BaseModel):
 
 
 class ActionView(Row):
-    """Who did what."""
+    """An operator's action."""
 
     id: str
     at: datetime
@@ -182,14 +181,14 @@ class ActionPage(BaseModel):
 
 
 class Step(BaseModel):
-    """An event in the life of one correlation id: `after_seconds` since the first."""
+    """An event in the life of a correlation id, `after_seconds` after the first."""
 
     after_seconds: float
     entry: EntryView
 
 
 class Trace(BaseModel):
-    """The life of a correlation id over all services, and its dead letters."""
+    """The life of a correlation id across all services, and its dead letters."""
 
     correlation_id: Name
     steps: list[Step]
@@ -197,6 +196,6 @@ class Trace(BaseModel):
 
 
 class Moved(BaseModel):
-    """How many dead letters it was."""
+    """The number of dead letters that changed."""
 
     count: int

@@ -1,4 +1,4 @@
-"""Which dead letters a caller means."""
+"""The selection of dead letters."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Word = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 def is_masked(name: str) -> bool:
-    """Whether viewers see a name masked."""
+    """Return whether viewers see a name masked."""
     return _redact(name) != name
 
 
 class Filter(BaseModel):
-    """Every field that is given must match. `type` may end with `*`. `error` is searched in the
-    error, `text` in the error and the message, both ignoring case; `since` and `until` (UTC) limit
-    the time of the last failure."""
+    """Every given field must match. `type` may end with `*`. `error` is searched in the error,
+    `text` in the error and the message, both ignoring case; `since` and `until` (UTC) limit the
+    time of the last failure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class Filter(BaseModel):
 
     @model_validator(mode="after")
     def _is_not_masked(self) -> Self:
-        """A caller who sees a value masked could otherwise find it by trying."""
+        """Reject masked values: a caller could otherwise find them by trial."""
         for word in (self.subject, self.correlation_id, self.type):
             if word is not None and is_masked(word):
                 raise ValueError("values that are displayed masked can't be searched")

@@ -1,6 +1,6 @@
-"""What operators do: one engine behind the API, the command line and the console.
+"""Operators' actions: one engine behind the API, the command line and the console.
 
-Whoever belongs to the tenant that operates Paybus sees and does everything; others only what is of
+Callers of the tenant that operates Paybus may see and do everything; others only what belongs to
 their own tenant.
 """
 
@@ -54,7 +54,7 @@ _MOVES_MONEY = (
     "payment.succeeded",
     "payment.duplicated",
 )
-# What they have is about money that a provider may have been told to send already.
+# Their commands may already have made a provider send money.
 _OF_PAYOUT_COMMANDS = frozenset(
     queue.name
     for queue in topology.QUEUES
@@ -77,7 +77,7 @@ _VERBS = {
 
 @dataclass(frozen=True)
 class OperatorService:
-    """`tenant` operates Paybus."""
+    """`tenant` is the one that operates Paybus."""
 
     tenant: str
     redact: Redactor
@@ -86,7 +86,7 @@ class OperatorService:
     editing: bool
 
     def scope(self, caller: Caller) -> str | None:
-        """The tenant to whose rows the caller is limited; None for no limit."""
+        """Return the tenant to whose rows the caller is limited; None for no limit."""
         return None if caller.tenant == self.tenant else caller.tenant
 
     def only_operating(self, caller: Caller) -> None:
@@ -94,7 +94,7 @@ class OperatorService:
             raise Forbidden("this is about all tenants: only the one that operates Paybus may")
 
     async def letter(self, session: AsyncSession, caller: Caller, id_: str) -> DeadLetter:
-        """Raises `NotFound`, also for another tenant's."""
+        """Return a dead letter. Raises `NotFound`, also for another tenant's."""
         letter = await session.get(DeadLetter, id_)
         scope = self.scope(caller)
         if letter is None or (scope is not None and letter.tenant != scope):
@@ -102,7 +102,8 @@ class OperatorService:
         return letter
 
     async def lines(self, letters: Sequence[DeadLetter]) -> list[LetterView]:
-        """As a list shows them. What is long takes a while to mask: beside the event loop."""
+        """Return dead letters as lists display them. Masking long texts takes a while, so it runs
+        off the event loop."""
         return await asyncio.to_thread(lambda: [self._line(each) for each in letters])
 
     def _line(self, letter: DeadLetter) -> LetterView:
@@ -173,7 +174,8 @@ class OperatorService:
     async def set_state(
         self, session: AsyncSession, caller: Caller, wish: ReplayRequest, to: LetterState
     ) -> int:
-        """Archive, discard or restore; returns how many. What is being replayed is left alone."""
+        """Archive, discard or restore dead letters; return their number. Those in a running replay
+        are not changed. Raises `Conflict` if there are none to change."""
         meant = dead_letters.requested(wish, self.scope(caller))
         reopens = to is LetterState.OPEN
         if reopens and wish.ids is not None:
@@ -197,7 +199,7 @@ class OperatorService:
     async def blocked_letters(
         self, session: AsyncSession, caller: Caller, wish: ReplayRequest, token: str
     ) -> Mapping[str, str]:
-        """Which of the letters must not be sent again, and why; ends the session's transaction."""
+        """Return which dead letters must not be sent again, and why; ends the transaction."""
         return await self.payouts.refused(
             session, planner.conditions(wish, self.scope(caller)), token
         )
@@ -226,8 +228,9 @@ class OperatorService:
         changes: Mapping[str, Any],
         reason: str,
     ) -> ReplayView:
-        """Raises `Forbidden` where editing is off, `Conflict` unless the letter is an open event,
-        `Invalid` when the data are none of its type."""
+        """Replay a dead letter with changed data. Raises `Forbidden` if editing is off or the event
+        moves money, `Conflict` unless it is an open event, `Invalid` if the data do not fit its
+        type."""
         if not self.editing:
             raise Forbidden("editing is off: EDIT_AND_REPLAY_ENABLED=true allows it to admins")
         async with session.begin():
@@ -249,7 +252,9 @@ class OperatorService:
         rate: int | None,
         concurrency: int,
     ) -> ReplayView:
-        """Raises `Invalid` for what is no queue, or a window that ends before it begins."""
+        """Replay a window of the journal. Raises `Invalid` for an unknown queue, a window that
+        ends before it begins, or one that is too old; `Forbidden` for new ids without the role
+        `admin`."""
         self.only_operating(caller)
         if window.queue not in {each.name for each in topology.QUEUES}:
             raise Invalid(f"{window.queue!r} is no queue")
@@ -263,8 +268,8 @@ class OperatorService:
             raise Forbidden("new ids make effects happen again: this needs the role `admin`")
         if window.since.year < _FIRST_YEAR:
             raise Invalid("since is before there was a journal")
-        # The set is frozen now, also where it is asked for until later; whoever recorded the events
-        # may have another clock.
+        # Fix the set now, even if `until` is later. The clocks of the services that recorded the
+        # events may differ from ours.
         latest = datetime.now(UTC) + CLOCKS_DIFFER
         window = window.model_copy(update={"until": min(window.until, latest)})
         what = f"journal to {window.queue}, {window.since:%Y-%m-%d %H:%M:%S} to "
@@ -309,7 +314,7 @@ class OperatorService:
         )
 
     async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
-        """Raises `NotFound` when neither journal nor dead letters know of it."""
+        """Return a trace. Raises `NotFound` if neither the journal nor a dead letter has the id."""
         if is_masked(id_):
             raise NotFound("what is masked where it is shown can't be looked for")
         scope = self.scope(caller)

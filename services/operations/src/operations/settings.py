@@ -25,30 +25,37 @@ def _by_name(value: Any) -> Any:
 
 class ApiSettings(settings.ApiSettings, EncryptionSettings):
     console_insecure_cookies: bool = Field(
-        default=False, description="for a console without TLS, on a developer's machine"
+        default=False, description="allow console cookies without TLS, on a developer's machine"
     )
     edit_and_replay_enabled: bool = Field(
-        default=False, description="whether admins may send a dead letter again with other data"
+        default=False, description="whether admins may edit and replay a dead letter"
     )
     service_urls: Annotated[dict[str, HttpUrl], CommaSeparated, BeforeValidator(_by_name)] = Field(
         default_factory=dict,
         description="the services' APIs, as `payouts=http://...,subscription=http://...`",
     )
     gateway_url: HttpUrl | None = Field(
-        default=None, description="the webhook gateway, asked what it hears from providers"
+        default=None, description="the webhook gateway, queried for the webhooks that it received"
     )
     payouts_url: HttpUrl | None = Field(
-        default=None, description="asked before an old payout command is sent again"
+        default=None,
+        description="the payouts service's API, queried before an old payout command is replayed",
     )
     payout_replay_window_hours: float = Field(
-        default=23, gt=0, description="how long providers know an idempotency key, less a margin"
+        default=23,
+        gt=0,
+        description="how long providers recognise an idempotency key, less a margin",
     )
 
 
 class WorkerSettings(settings.WorkerSettings, EncryptionSettings, ScheduleSettings):
     replay_lease_seconds: float = Field(
-        default=15, ge=2, description="a replay whose worker is silent for so long is taken over"
+        default=15,
+        ge=2,
+        description="a replay whose worker is silent for this long is claimed by another worker",
     )
     dead_letter_retention_days: int = Field(
-        default=90, ge=7, description="how long what is settled stays to be seen"
+        default=90,
+        ge=7,
+        description="how long resolved dead letters and finished replays are retained",
     )

@@ -26,32 +26,39 @@ _YEAR = 366 * _DAY
 class Terms(RequestModel):
     """A tenant's terms. An order keeps the terms that applied when it was placed."""
 
-    currency: Currency = Field(default="EUR", description="in which buyers pay")
+    currency: Currency = Field(default="EUR", description="the currency in which buyers pay")
     grace_seconds: int = Field(
-        default=3 * _DAY, ge=1, le=_YEAR, description="unpaid for so long, an order is cancelled"
+        default=3 * _DAY,
+        ge=1,
+        le=_YEAR,
+        description="an order that is unpaid for this long is cancelled",
     )
     reminder_seconds: int = Field(
-        default=_DAY, ge=0, le=_YEAR, description="the buyer is reminded so long before; 0: never"
+        default=_DAY,
+        ge=0,
+        le=_YEAR,
+        description="the buyer is reminded this long before the deadline; 0: never",
     )
     holding_seconds: int = Field(
-        default=7 * _DAY, ge=0, le=_YEAR, description="sellers are paid so long after the payment"
+        default=7 * _DAY, ge=0, le=_YEAR, description="sellers are paid this long after the payment"
     )
     fee_basis_points: int = Field(
-        default=1000, ge=0, le=10_000, description="the platform's part: 250 is 2.5 %"
+        default=1000, ge=0, le=10_000, description="the platform's fee: 250 is 2.5 %"
     )
     late_payment: LateRule = LateRule.REFUND
     oldest_rate_days: int = Field(
-        default=4, ge=0, le=31, description="an older exchange rate is not used"
+        default=4, ge=0, le=31, description="the maximum age of an exchange rate"
     )
 
 
 class NewLine(RequestModel):
-    seller: Reference = Field(description="a recipient of the payouts service")
+    seller: Reference = Field(description="the reference of a recipient in the payouts service")
     description: Text
     quantity: int = Field(default=1, ge=1, le=1_000_000, strict=True)
     unit_price: Amount
     currency: Currency | None = Field(
-        default=None, description="of the price; converted into the order's if it is another one"
+        default=None,
+        description="the price's currency; converted into the order's currency if it differs",
     )
 
 

@@ -14,13 +14,13 @@ class ApiSettings(settings.ApiSettings, EncryptionSettings):
         default=None, description="the subscription service's API, where checkouts are started"
     )
     provider_timeout_seconds: float = Field(
-        default=20, ge=0.1, le=60, description="how long it may take to start a checkout"
+        default=20, ge=0.1, le=60, description="the timeout for starting a checkout"
     )
 
 
 class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
     orders_interval_seconds: float = Field(
-        default=3600, ge=1, description="how often due orders are looked for"
+        default=3600, ge=1, description="the interval of the search for due orders"
     )
     rates_ecb_url: HttpUrl | None = Field(
         default=ECB, description="the European Central Bank's daily reference rates, XML"
@@ -30,5 +30,5 @@ class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
         description='further rates: {"base": "EUR", "date": "2026-11-20", "rates": {"USD": 1.08}}',
     )
     rates_timeout_seconds: float = Field(
-        default=20, ge=0.1, le=300, description="the time limit of reading a rate source"
+        default=20, ge=0.1, le=300, description="the timeout for reading a rate source"
     )

@@ -4,39 +4,41 @@ from prometheus_client import Counter, Gauge, Histogram
 
 moves = Counter(
     "paybus_payout_transitions_total",
-    "Payouts by the state that they came to.",
+    "State transitions of payouts, by the state reached.",
     ["provider", "state"],
 )
 
 calls = Counter(
     "paybus_payout_provider_requests_total",
-    "Calls of providers by what became of them: accepted, refused, deferred, unknown; for look-ups "
+    "Calls to providers by outcome: accepted, refused, deferred, unknown; for status checks "
     "found, not_found, failed.",
     ["provider", "operation", "outcome"],
 )
 
 call_seconds = Histogram(
     "paybus_payout_provider_request_duration_seconds",
-    "How long providers took to answer.",
+    "Duration of calls to providers.",
     ["provider", "operation"],
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60),
 )
 
-waiting = Gauge("paybus_payouts_open", "Payouts that are not settled, by state.", ["state"])
+waiting = Gauge(
+    "paybus_payouts_open", "Payouts that are not in a final state, by state.", ["state"]
+)
 
 oldest_seconds = Gauge(
     "paybus_payouts_oldest_in_state_seconds",
-    "How long the payout that is longest in this state has been in it.",
+    "How long the payouts in this state have been in it, at most.",
     ["state"],
 )
 
 unanswered_seconds = Gauge(
     "paybus_payouts_unanswered_seconds",
-    "Age of the oldest attempt with an unknown outcome, of payouts that are still open.",
+    "Age of the oldest attempt with an unknown outcome, among open payouts.",
 )
 
 discrepancies = Gauge(
-    "paybus_payout_discrepancies_open", "Discrepancies of reconciliations that are not resolved."
+    "paybus_payout_discrepancies_open", "Unresolved reconciliation discrepancies."
 )
 
 doubled = Counter(

@@ -36,10 +36,12 @@ class Schedule(RequestModel):
     week, or as soon as it reaches `minimum` (minor units)."""
 
     kind: Literal["manual", "daily", "weekly", "threshold"] = "manual"
-    hour: int = Field(default=6, ge=0, le=23, description="in the time zone")
+    hour: int = Field(default=6, ge=0, le=23, description="in the time zone `zone`")
     weekday: int = Field(default=1, ge=1, le=7, description="1 is Monday (ISO 8601)")
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"
-    minimum: int = Field(default=1, ge=1, strict=True, description="less than that is not paid out")
+    minimum: int = Field(
+        default=1, ge=1, strict=True, description="a lower balance is not paid out"
+    )
 
     @property
     def expression(self) -> str:
@@ -55,7 +57,9 @@ class NewRecipient(RequestModel):
     name: Text
     provider: Literal["stripe", "dwolla", "fapshi", "square"]
     account: str = Field(
-        default=DEFAULT, pattern=r"^[a-z0-9_-]{1,64}$", description="of the payout accounts file"
+        default=DEFAULT,
+        pattern=r"^[a-z0-9_-]{1,64}$",
+        description="an account in the payout accounts file",
     )
     currency: Currency
     details: dict[str, Any]
@@ -68,23 +72,26 @@ class RecipientChange(RequestModel):
     name: Text | None = None
     details: dict[str, Any] | None = None
     schedule: Schedule | None = None
-    blocked: bool | None = Field(default=None, description="nothing is sent to whom is blocked")
+    blocked: bool | None = Field(default=None, description="nothing is sent to a blocked recipient")
     reason: Text
 
 
 class NewPayout(RequestModel):
     recipient: Reference
-    amount: Amount = Field(description="minor units, what the recipient gets")
+    amount: Amount = Field(description="minor units, the amount that the recipient receives")
     fee: int = Field(
-        default=0, ge=0, le=2**53 - 1, strict=True, description="minor units, charged beside it"
+        default=0, ge=0, le=2**53 - 1, strict=True, description="minor units, charged in addition"
     )
     currency: Currency
     funding: Funding = Field(
         default="direct",
-        description="`direct`: owed by being ordered; `balance`: taken from what is available",
+        description="`direct`: the payout itself creates the debt; `balance`: paid from the "
+        "available balance",
     )
     priority: Priority = "direct"
-    due_at: AwareDatetime | None = Field(default=None, description="not sent before; now if null")
+    due_at: AwareDatetime | None = Field(
+        default=None, description="when to send it at the earliest; null: now"
+    )
     description: str | None = Field(default=None, max_length=140, pattern=r"^[^\x00]*$")
 
     @model_validator(mode="after")

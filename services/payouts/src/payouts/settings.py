@@ -18,10 +18,10 @@ PRIORITIES: tuple[Priority, ...] = ("critical", "direct", "default", "low")
 
 class PayoutSettings(EncryptionSettings, ScheduleSettings):
     payout_accounts_file: FilePath | None = Field(
-        default=None, description="at which providers' accounts is paid out, as TOML"
+        default=None, description="the provider accounts that pay out, as TOML"
     )
     provider_timeout_seconds: float = Field(
-        default=15, ge=0.1, le=60, description="how long a provider may take to answer"
+        default=15, ge=0.1, le=60, description="the timeout of a call to a provider"
     )
 
 
@@ -34,21 +34,28 @@ class WorkerSettings(settings.WorkerSettings, PayoutSettings):
         list[Priority], CommaSeparated, BeforeValidator(split_commas), Field(min_length=1)
     ] = Field(default=list(PRIORITIES), description="the priorities that this worker serves")
     concurrency: int = Field(
-        default=64, ge=4, le=500, description="payouts under way at once, over all priorities"
+        default=64,
+        ge=4,
+        le=500,
+        description="the maximum number of concurrent payouts, over all priorities",
     )
     payouts_interval_seconds: float = Field(
-        default=5, ge=0.5, description="how often due payouts and unknown outcomes are looked for"
+        default=5,
+        ge=0.5,
+        description="the interval of the search for due payouts and unknown outcomes",
     )
     payout_status_check_delay_seconds: float = Field(
-        default=5, ge=0.1, description="how long after an unknown outcome the provider is asked"
+        default=5, ge=0.1, description="the delay of the status check after an unknown outcome"
     )
     payout_status_poll_delay_seconds: float = Field(
-        default=600, ge=0.1, description="how long a submitted payout waits for a webhook"
+        default=600,
+        ge=0.1,
+        description="how long a submitted payout waits for a webhook before a status check",
     )
     payout_requeue_after_seconds: float = Field(
         default=900,
         ge=1,
-        description="after so long a due payout that nobody took is ordered again",
+        description="a due payout that no worker claimed for this long is enqueued again",
     )
 
     @model_validator(mode="after")

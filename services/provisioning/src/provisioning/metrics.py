@@ -3,19 +3,21 @@
 from prometheus_client import Counter, Gauge
 
 failure_ratio = Gauge(
-    "paybus_provisioning_failure_ratio", "Failed attempts over all, in the last half hour."
+    "paybus_provisioning_failure_ratio", "Share of attempts that failed in the last half hour."
 )
 
 integrations_waiting = Gauge(
     "paybus_integrations_waiting",
-    "Customers with a right to an organization that can't be created yet, by status.",
+    "Customers entitled to an organization that cannot be created yet, by status.",
     ["status"],
 )
 integrations_oldest_seconds = Gauge(
     "paybus_integrations_oldest_waiting_seconds",
-    "How long the one that waits longest has not changed, by status.",
+    "How long the longest-waiting customer's integration has not changed, by status.",
     ["status"],
 )
 operations = Counter(
-    "paybus_provisioning_operations_total", "Operations by outcome.", ["operation", "outcome"]
+    "paybus_provisioning_operations_total",
+    "Provisioning operations by outcome.",
+    ["operation", "outcome"],
 )

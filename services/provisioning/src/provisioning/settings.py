@@ -16,27 +16,31 @@ def _header_value(token: SecretStr) -> SecretStr:
 
 
 class BackendSettings(HttpSettings, DatabaseSettings):
-    backend_url: HttpUrl = Field(description="the back end that keeps organizations")
+    backend_url: HttpUrl = Field(description="the backend API that stores organizations")
     backend_token: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
         description="sent to it as a bearer token"
     )
     backend_integration_enabled: bool = Field(
-        default=True, description="false parks all provisioning, visibly; true releases it"
+        default=True,
+        description="false parks all provisioning with the status `parked`; true releases it",
     )
     backend_look_first: bool = Field(
         default=False,
-        description="true asks for an organization before it is created, whatever is known of it: "
-        "after a restore",
+        description="true queries the backend API for an organization before creating it, "
+        "whatever the database records: for use after a restore",
     )
     backend_timeout_seconds: float = Field(
-        default=10, gt=0, le=300, description="for all calls of one operation together"
+        default=10, gt=0, le=300, description="the timeout of all calls of one operation together"
     )
     backend_circuit_failures: int = Field(
         default=50,
         ge=1,
-        description="so many failures in a row, and nothing is sent for a while: requests wait",
+        description="the number of consecutive failures after which nothing is sent for a while: "
+        "requests wait",
     )
-    backend_circuit_seconds: float = Field(default=30, gt=0, description="for how long")
+    backend_circuit_seconds: float = Field(
+        default=30, gt=0, description="how long nothing is sent then"
+    )
 
 
 class ApiSettings(BackendSettings, settings.ApiSettings):
@@ -44,4 +48,6 @@ class ApiSettings(BackendSettings, settings.ApiSettings):
 
 
 class WorkerSettings(BackendSettings, ScheduleSettings, settings.WorkerSettings):
-    concurrency: int = Field(default=16, ge=1, le=500, description="operations under way at once")
+    concurrency: int = Field(
+        default=16, ge=1, le=500, description="the maximum number of concurrent operations"
+    )

@@ -9,16 +9,16 @@ from common.settings import DatabaseSettings, ScheduleSettings
 
 class AccountsSettings(DatabaseSettings, EncryptionSettings):
     accounts_file: FilePath | None = Field(
-        default=None, description="at which accounts customers pay, as TOML"
+        default=None, description="the provider accounts at which customers pay, as TOML"
     )
     provider_timeout_seconds: float = Field(
-        default=15, ge=0.1, le=60, description="how long a provider may take to answer"
+        default=15, ge=0.1, le=60, description="the timeout of a call to a provider"
     )
     billing_quiet_seconds: float = Field(
         default=60,
         ge=0,
         le=600,
-        description="how long Stripe may be at work on a command that it did not answer",
+        description="how long Stripe may still execute a command whose response was lost",
     )
 
 
@@ -27,10 +27,12 @@ class ApiSettings(AccountsSettings, settings.ApiSettings):
 
 
 class WorkerSettings(AccountsSettings, settings.WorkerSettings, ScheduleSettings):
-    concurrency: int = Field(default=8, ge=1, description="refunds under way at once")
+    concurrency: int = Field(
+        default=8, ge=1, description="the maximum number of concurrent refunds"
+    )
     consumer_batch: int = Field(
-        default=250, ge=1, le=1000, description="messages in one transaction, at the most"
+        default=250, ge=1, le=1000, description="the maximum number of messages in one transaction"
     )
     renewals_interval_seconds: float = Field(
-        default=60, ge=1, description="how often due subscriptions are looked for"
+        default=60, ge=1, description="the interval of the search for due subscriptions"
     )

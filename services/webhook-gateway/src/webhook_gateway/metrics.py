@@ -6,8 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _webhooks = Histogram(
     "paybus_webhook_duration_seconds",
-    "Time to answer a webhook, by outcome: published, spooled, dead_lettered, refused, limited, "
-    "unavailable, error.",
+    "Time to respond to a webhook, by outcome: published, spooled, dead_lettered, refused, "
+    "limited, unavailable, error.",
     ["provider", "outcome"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
 )
@@ -26,12 +26,12 @@ not_served = Counter(
 
 ready = Gauge(
     "paybus_gateway_ready",
-    "1 while webhooks can be taken in: the broker is connected, or a spool has room.",
+    "1 while webhooks can be accepted: the broker is connected, or a spool has room.",
 )
 
 endpoints_fault = Gauge(
     "paybus_endpoints_config_invalid",
-    "1 while the endpoints file can't be used and the one before it stays in force.",
+    "1 while the endpoints file is invalid and the previous one stays in force.",
 )
 
 polls = Counter(
@@ -48,7 +48,7 @@ recovered = Counter(
 
 duplicated = Counter(
     "paybus_payments_duplicated",
-    "Further charges of payments that had succeeded; they have to be refunded.",
+    "Further charges of payments that had already succeeded; they must be refunded.",
     ["provider"],
 )
 duplicated.labels("flutterwave")  # an increase is visible only from an existing 0
@@ -61,17 +61,17 @@ watched = Gauge(
 
 unpollable = Gauge(
     "paybus_unpollable_payments",
-    "Payments that can't be polled: the endpoints file lacks their endpoint, or its credentials.",
+    "Payments that cannot be polled: the endpoints file lacks their endpoint or its credentials.",
     ["provider"],
 )
 
 spooled = Gauge(
-    "paybus_spool_pending_messages", "Messages that wait in the local spool for the broker."
+    "paybus_spool_pending_messages", "Messages in the local spool that wait for the broker."
 )
 
 spools_damaged = Gauge(
     "paybus_spools_damaged",
-    "Files of the spool that the disk has damaged: what they have is not handed on.",
+    "Spool files that the disk damaged: their messages are not published.",
 )
 
 spool_oldest_seconds = Gauge(
@@ -79,4 +79,6 @@ spool_oldest_seconds = Gauge(
     "How long the oldest message in the local spool has waited.",
 )
 
-rate_limited = Counter("paybus_webhooks_rate_limited_total", "Calls answered 429.", ["provider"])
+rate_limited = Counter(
+    "paybus_webhooks_rate_limited_total", "Webhooks rejected with 429.", ["provider"]
+)

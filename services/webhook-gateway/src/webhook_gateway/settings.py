@@ -14,7 +14,7 @@ class EndpointsSettings(HttpSettings, BrokerSettings):
 
 class ApiSettings(EndpointsSettings):
     max_body_bytes: int = Field(
-        default=1024 * 1024, ge=1024, description="the size of a webhook's body at most"
+        default=1024 * 1024, ge=1024, description="the maximum size of a webhook's body"
     )
     webhook_spool_dir: DirectoryPath | None = Field(
         default=None,
@@ -22,10 +22,10 @@ class ApiSettings(EndpointsSettings):
     )
     redis_url: SecretStr | None = Field(
         default=None,
-        description="Redis, in which all gateways count calls for the rate limits together",
+        description="Redis, for rate limits shared by all gateways",
     )
     gateway_spool_max_bytes: int = Field(
-        default=1024**3, ge=1024**2, description="the size of the spool at most"
+        default=1024**3, ge=1024**2, description="the maximum size of the spool"
     )
 
 
@@ -39,7 +39,7 @@ class WorkerSettings(EndpointsSettings, settings.WorkerSettings):
         default=20, ge=1, description="status queries to one endpoint's provider in a burst"
     )
     payment_poll_timeout_seconds: float = Field(
-        default=10, ge=0.1, le=60, description="the time limit of one status query"
+        default=10, ge=0.1, le=60, description="the timeout of one status query"
     )
     concurrency: int = Field(
         default=16, ge=1, description="concurrent status queries to one provider, of this process"

@@ -127,7 +127,9 @@ class PaymentOutcome(Payload):
     subscription_id: Id | None = None
     amount: MinorUnits
     currency: Currency
-    reason: str | None = Field(default=None, description="why it failed, in the provider's words")
+    reason: str | None = Field(
+        default=None, description="the failure reason, as the provider states it"
+    )
 
 
 class PaymentRefunded(Payload):

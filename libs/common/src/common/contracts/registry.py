@@ -58,36 +58,45 @@ PROVIDER_PREFIX: Final = "provider."
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "checkout.started": EventType(
-        "payments", CheckoutStarted, "A customer was sent to pay; the payment is watched from now."
+        "payments", CheckoutStarted, "A checkout was started; its payment is tracked from now on."
     ),
     "checkout.completed": EventType(
-        "payments", CheckoutCompleted, "A customer finished a provider's checkout page."
+        "payments", CheckoutCompleted, "A customer completed a provider's checkout page."
     ),
     "checkout.status_changed": EventType(
-        "payments", CheckoutStatusChanged, "A checkout for somebody's purpose was paid, or was not."
+        "payments",
+        CheckoutStatusChanged,
+        "The status of a checkout with a `purpose` changed: paid, underpaid, failed or expired.",
     ),
-    "refund.requested": EventType("payments", RefundRequested, "Command: give a payer money back."),
+    "refund.requested": EventType(
+        "payments", RefundRequested, "Command: refund part or all of a checkout's payment."
+    ),
     "refund.completed": EventType(
-        "payments", RefundCompleted, "Money was given back, or could not be."
+        "payments",
+        RefundCompleted,
+        "The outcome of a refund: succeeded, failed, manual or unknown.",
     ),
-    "payment.succeeded": EventType("payments", PaymentOutcome, "A payment arrived."),
-    "payment.failed": EventType("payments", PaymentOutcome, "An attempt to pay failed."),
+    "payment.succeeded": EventType("payments", PaymentOutcome, "A payment succeeded."),
+    "payment.failed": EventType("payments", PaymentOutcome, "A payment attempt failed."),
     "payment.expired": EventType(
-        "payments", PaymentOutcome, "The time to pay is over, and nothing was paid."
+        "payments", PaymentOutcome, "The payment deadline passed and nothing was paid."
     ),
     "payment.duplicated": EventType(
         "payments",
         PaymentOutcome,
-        "What is paid was paid once more: the second charge has to go back.",
+        "A payment that had already succeeded was charged again: the second charge must be "
+        "refunded.",
     ),
     "payment.notification_received": EventType(
         "payments",
         UnverifiedPaymentNotification,
-        "A hint that a payment changed; nobody may act on it unasked.",
+        "An unverified notification that a payment changed; the provider must be queried first.",
     ),
-    "payment.refunded": EventType("payments", PaymentRefunded, "Money went back to the payer."),
+    "payment.refunded": EventType("payments", PaymentRefunded, "Money was returned to the payer."),
     "refund.reported": EventType(
-        "payments", RefundReported, "What the provider says of a refund, which may fail later."
+        "payments",
+        RefundReported,
+        "The provider's report about one refund, which may fail even after it succeeded.",
     ),
     "payment.disputed": EventType("payments", PaymentDisputed, "The payer disputes a payment."),
     "provider_subscription.created": EventType(
@@ -102,7 +111,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "subscription.activated": EventType(
         "subscriptions",
         SubscriptionChanged,
-        "A subscription is active, for the first time or again.",
+        "A subscription became active, for the first time or again.",
     ),
     "subscription.renewed": EventType(
         "subscriptions",
@@ -115,7 +124,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "A renewal was not paid; the subscription may recover.",
     ),
     "subscription.plan_changed": EventType(
-        "subscriptions", SubscriptionChanged, "The subscription is on another plan."
+        "subscriptions", SubscriptionChanged, "The subscription's plan changed."
     ),
     "subscription.expiring": EventType(
         "subscriptions", SubscriptionChanged, "The paid period ends soon: remind the customer."
@@ -123,139 +132,151 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "subscription.expired": EventType(
         "subscriptions",
         SubscriptionChanged,
-        "It was not renewed in time; `subscription.cancelled` follows.",
+        "The subscription was not renewed in time; `subscription.cancelled` follows.",
     ),
     "subscription.suspended": EventType(
         "subscriptions",
         SubscriptionChanged,
-        "It entitles its customer to nothing for now: unpaid, paused, or past due for too long.",
+        "The subscription gives no entitlement for now: unpaid, paused, or past due for too long.",
     ),
     "subscription.cancelled": EventType(
         "subscriptions", SubscriptionChanged, "The subscription ended."
     ),
     "billing_command.resume": EventType(
-        "subscriptions", ResumeBillingCommand, "Command: go on with one whose process died."
+        "subscriptions",
+        ResumeBillingCommand,
+        "Command: resume a billing command whose process crashed.",
     ),
     "job.run.subscription": EventType(
         "subscriptions", RunJob, "A scheduled job of the subscription service is due."
     ),
     "provider_transfer.created": EventType("payouts", TransferReported, "A transfer was accepted."),
     "provider_transfer.succeeded": EventType("payouts", TransferReported, "A transfer arrived."),
-    "provider_transfer.failed": EventType(
-        "payouts", TransferReported, "A transfer will not arrive."
-    ),
+    "provider_transfer.failed": EventType("payouts", TransferReported, "A transfer failed."),
     "provider_transfer.reversed": EventType(
-        "payouts", TransferReported, "A transfer was taken back."
+        "payouts", TransferReported, "A transfer was reversed."
     ),
     "provider_payout.created": EventType(
-        "payouts", TransferReported, "A payout is on its way to a bank."
+        "payouts", TransferReported, "A payout to a bank is on its way."
     ),
     "provider_payout.succeeded": EventType(
         "payouts", TransferReported, "A payout arrived at the bank."
     ),
-    "provider_payout.failed": EventType("payouts", TransferReported, "A payout will not arrive."),
+    "provider_payout.failed": EventType("payouts", TransferReported, "A payout to a bank failed."),
     "provider_payout.notification_received": EventType(
-        "payouts", TransferReported, "A hint that a payout changed; the provider has to be asked."
+        "payouts",
+        TransferReported,
+        "An unverified notification that a payout changed; the provider must be queried.",
     ),
     "payout.process.critical": EventType(
-        "payouts", ProcessPayout, "Command: go on with an urgent payout."
+        "payouts", ProcessPayout, "Command: process an urgent payout."
     ),
     "payout.process.direct": EventType(
-        "payouts", ProcessPayout, "Command: go on with a payout that somebody ordered just now."
+        "payouts", ProcessPayout, "Command: process a payout that was just requested."
     ),
     "payout.process.default": EventType(
-        "payouts", ProcessPayout, "Command: go on with a payout whose time came."
+        "payouts", ProcessPayout, "Command: process a payout that became due."
     ),
     "payout.process.low": EventType(
-        "payouts", ProcessPayout, "Command: go on with a payout that may wait for all others."
+        "payouts", ProcessPayout, "Command: process a payout that may wait for all others."
     ),
     "payout_report.generate": EventType(
-        "payouts", GenerateDailyReport, "Command: write a tenant's report of a day."
+        "payouts", GenerateDailyReport, "Command: write a tenant's report for one day."
     ),
     "payout_reconciliation.run": EventType(
-        "payouts", ReconcileAccount, "Command: compare a day of an account with its provider."
+        "payouts", ReconcileAccount, "Command: reconcile one day of an account with its provider."
     ),
     "earnings.credit": EventType(
-        "payouts", EarningsAdjustment, "Command: pay a recipient what they earned."
+        "payouts", EarningsAdjustment, "Command: credit earnings to a recipient."
     ),
     "earnings.reverse": EventType(
         "payouts",
         EarningsAdjustment,
-        "Command: take back what a recipient has not earned after all.",
+        "Command: reverse earnings that are no longer due to a recipient.",
     ),
     "payout.submitted": EventType("payouts", PayoutChanged, "The provider accepted a payout."),
-    "payout.paid": EventType("payouts", PayoutChanged, "The recipient has the money."),
+    "payout.paid": EventType("payouts", PayoutChanged, "The recipient received the money."),
     "payout.failed": EventType(
-        "payouts", PayoutChanged, "A payout was not made, and nothing tries it again by itself."
+        "payouts", PayoutChanged, "A payout failed and is not retried automatically."
     ),
     "payout.returned": EventType(
-        "payouts", PayoutChanged, "The money came back; it is owed to the recipient again."
+        "payouts", PayoutChanged, "The money was returned; it is owed to the recipient again."
     ),
-    "payout.cancelled": EventType("payouts", PayoutChanged, "A payout was given up unsent."),
+    "payout.cancelled": EventType(
+        "payouts", PayoutChanged, "A payout was cancelled before it was sent."
+    ),
     "job.run.payouts": EventType(
         "payouts", RunJob, "A scheduled job of the payouts service is due."
     ),
     "order.placed": EventType("orders", OrderChanged, "An order was placed."),
     "order.payment_due": EventType(
-        "orders", OrderChanged, "The time to pay ends soon: remind the buyer."
+        "orders", OrderChanged, "The payment deadline is near: remind the buyer."
     ),
-    "order.paid": EventType("orders", OrderChanged, "An order is paid."),
+    "order.paid": EventType("orders", OrderChanged, "An order was paid."),
     "order.reopened": EventType(
         "orders",
         OrderChanged,
-        "An order that was cancelled unpaid was paid late, and is open again.",
+        "An order that had been cancelled as unpaid was paid late and is open again.",
     ),
     "order.fulfilled": EventType("orders", OrderChanged, "An order was delivered."),
     "order.completed": EventType(
-        "orders", OrderChanged, "An order is fulfilled, and its sellers' payouts are requested."
+        "orders", OrderChanged, "An order was fulfilled and its sellers' payouts were requested."
     ),
-    "order.cancelled": EventType("orders", OrderChanged, "An order was given up unpaid."),
+    "order.cancelled": EventType("orders", OrderChanged, "An unpaid order was cancelled."),
     "order.refunded": EventType(
-        "orders", OrderChanged, "Money of an order's payment goes back to the buyer."
+        "orders", OrderChanged, "Part or all of an order's payment is being refunded to the buyer."
     ),
     "job.run.orders": EventType("orders", RunJob, "A scheduled job of the orders service is due."),
     "provider_bank_item.updated": EventType(
-        "banking", ProviderBankItem, "There are new transactions."
+        "banking", ProviderBankItem, "The item has new transactions."
     ),
     "provider_bank_item.failed": EventType(
-        "banking", ProviderBankItem, "The link stopped working; the customer has to log in again."
+        "banking", ProviderBankItem, "The link stopped working; the customer must log in again."
     ),
     "provider_bank_item.repaired": EventType("banking", ProviderBankItem, "The link works again."),
     "provider_bank_item.expiring": EventType(
         "banking", ProviderBankItem, "The link ends soon unless the customer renews it."
     ),
     "provider_bank_item.revoked": EventType(
-        "banking", ProviderBankItem, "The customer took the permission back: delete the data."
+        "banking", ProviderBankItem, "The customer revoked access: delete the data."
     ),
     "provider_bank_item.account_revoked": EventType(
         "banking",
         ProviderBankItem,
-        "The customer took the permission for one account back: delete its data.",
+        "The customer revoked access to one account: delete its data.",
     ),
     "provider_bank_item.accounts_available": EventType(
         "banking", ProviderBankItem, "The customer has accounts that are not shared yet."
     ),
     "bank_item.linked": EventType("banking", BankItemChanged, "A customer linked a bank."),
     "bank_item.health_changed": EventType(
-        "banking", BankItemChanged, "What the customer has to do about the link changed."
+        "banking",
+        BankItemChanged,
+        "The health of a link changed, and with it what the customer must do.",
     ),
     "bank_item.removed": EventType(
-        "banking", BankItemChanged, "The link and all of its data are gone."
+        "banking", BankItemChanged, "The link and all its data were deleted."
     ),
-    "bank_sync.run": EventType("banking", RunBankSync, "A command: do this sync now."),
+    "bank_sync.run": EventType("banking", RunBankSync, "Command: run this sync now."),
     "bank_item.remove": EventType(
-        "banking", RemoveBankItem, "A command: have the provider let go of a removed item."
+        "banking", RemoveBankItem, "Command: remove a deleted item at the provider."
     ),
-    "job.run.bank_sync": EventType("banking", RunJob, "A scheduled job is to run now."),
+    "job.run.bank_sync": EventType(
+        "banking", RunJob, "A scheduled job of the bank-sync service is due."
+    ),
     "transactions.synced": EventType(
-        "banking", TransactionsSynced, "An item's transactions changed; they are all there."
+        "banking",
+        TransactionsSynced,
+        "A sync changed an item's transactions; all of them are stored.",
     ),
     "balance.updated": EventType("banking", BalanceUpdated, "An account's balance changed."),
     "customer.changed": EventType(
         "subscriptions", CustomerChanged, "A customer's e-mail address or name changed."
     ),
     "organization.reconcile": EventType(
-        "provisioning", ReconcileOrganization, "Command: bring one organization up to date."
+        "provisioning",
+        ReconcileOrganization,
+        "Command: bring one organization to its desired state.",
     ),
     "organization.provisioned": EventType(
         "provisioning", OrganizationChanged, "The organization exists and is usable."
@@ -263,13 +284,15 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "organization.failed": EventType(
         "provisioning",
         OrganizationChanged,
-        "All attempts to provision failed; an operator may retry.",
+        "All provisioning attempts failed; an operator may retry.",
     ),
     "organization.suspended": EventType(
-        "provisioning", OrganizationChanged, "The organization was suspended in the back end."
+        "provisioning", OrganizationChanged, "The organization was suspended in the backend API."
     ),
     "replay.items_completed": EventType(
-        "operations", ReplayItemsCompleted, "A message that an operator had sent again was handled."
+        "operations",
+        ReplayItemsCompleted,
+        "A service handled messages that an operator had replayed.",
     ),
     "job.run.operations": EventType(
         "operations", RunJob, "A scheduled job of the operations service is due."

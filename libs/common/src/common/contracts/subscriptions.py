@@ -97,7 +97,8 @@ class SubscriptionChanged(Payload):
     current_period_end: AwareDatetime | None
     contact: Contact = Contact()
     contact_sequence: int = Field(
-        default=0, description="the customer's version that `contact` is of; the highest counts"
+        default=0,
+        description="the customer's version that `contact` belongs to; the highest version applies",
     )
     previous_plan_id: Id | None = None
 

@@ -51,14 +51,14 @@ async def _session(sessions: SessionFactory) -> AsyncIterator[AsyncSession]:
 
 # Closed before the response is sent: a caller who reads slowly holds no pooled connection.
 Session = Annotated[AsyncSession, Depends(_session, scope="function")]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the previous page")]
 Limit = Annotated[int, Query(ge=1, le=200)]
 IdempotencyKey = Annotated[
     str,
     Header(
         alias="Idempotency-Key",
         pattern=r"^[\x21-\x7e]{1,255}$",
-        description="of the caller's choice; the same request with the same key is done once",
+        description="chosen by the caller; the same request with the same key is executed once",
     ),
 ]
 
@@ -75,7 +75,7 @@ class View(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
-    created_at: datetime = Field(description="when Paybus first knew of it, UTC")
+    created_at: datetime = Field(description="when Paybus first recorded it, UTC")
 
 
 ViewT = TypeVar("ViewT", bound=View)

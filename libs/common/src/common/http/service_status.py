@@ -16,9 +16,11 @@ from common.resilience.circuit_store import CircuitView, not_closed
 
 
 class ServiceStatus(BaseModel):
-    outbox: int = Field(description="events that are committed and not yet with the broker")
-    outbox_since: datetime | None = Field(description="since when the oldest of them waits, UTC")
-    circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
+    outbox: int = Field(description="events that are committed but not yet published to the broker")
+    outbox_since: datetime | None = Field(description="when the oldest of them was written, UTC")
+    circuits: list[CircuitView] = Field(
+        description="circuit breakers that are not closed: nothing is sent to those systems"
+    )
 
 
 def status_router(tenant: str, *, circuits: bool = False) -> APIRouter:

@@ -30,7 +30,9 @@ _ALGORITHMS = {
 }
 
 throttled = Counter(
-    "paybus_api_throttled_total", "Calls answered 429, by what was counted.", ["kind"]
+    "paybus_api_throttled_total",
+    "Requests rejected with 429, by rate limit: token, address, sign-in.",
+    ["kind"],
 )
 
 

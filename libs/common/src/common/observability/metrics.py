@@ -9,25 +9,25 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 
 published = Counter(
-    "paybus_messages_published_total", "Publishes by outcome.", ["exchange", "outcome"]
+    "paybus_messages_published_total", "Publish attempts by outcome.", ["exchange", "outcome"]
 )
 
 consumed = Counter(
     "paybus_messages_consumed_total",
-    "Messages by outcome: done, duplicate, retried, deferred, dead_lettered.",
+    "Messages consumed, by outcome: done, duplicate, retried, deferred, dead_lettered.",
     ["queue", "outcome"],
 )
 
 retries = Counter(
     "paybus_message_retries_total",
-    "Messages that failed and will be tried again.",
+    "Messages that failed and will be retried.",
     ["queue", "attempt"],
 )
 
 event_loop_held_seconds = Histogram(
     "paybus_event_loop_held_seconds",
-    "For how long one turn of the event loop kept everything else waiting, looked at 20 times a "
-    "second: the thread's own time.",
+    "How long one turn of the event loop blocked all other tasks, in CPU time of the thread, "
+    "sampled 20 times a second.",
     buckets=(0.005, 0.025, 0.1, 0.25, 0.5, 1, 5),
 )
 
@@ -40,15 +40,15 @@ handling_seconds = Histogram(
 
 event_age_seconds = Histogram(
     "paybus_event_latency_seconds",
-    "From when an event was recorded to when its effect was committed.",
+    "Time from the recording of an event to the commit of its effect.",
     ["queue"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300, 3600),
 )
 
 oldest_message_seconds = Gauge(
     "paybus_consumer_oldest_message_age_seconds",
-    "How long the oldest message that a consumer holds has waited for its effect; 0 without one. "
-    "Retries and what is sent again count from their delivery.",
+    "Age of the oldest message that a consumer holds and has not completed; 0 if it holds "
+    "none. Retried and replayed messages count from their delivery.",
     ["queue"],
 )
 
@@ -56,29 +56,31 @@ relayed = Counter("paybus_outbox_relayed_total", "Outbox rows published and remo
 
 outbox_oldest_seconds = Gauge(
     "paybus_outbox_oldest_event_age_seconds",
-    "Age of the oldest row that waits in the outbox; 0 when empty.",
+    "Age of the oldest pending row in the outbox; 0 if the outbox is empty.",
 )
 
 outbox_events = Gauge(
-    "paybus_outbox_pending_events", "Events that are committed and not yet with the broker."
+    "paybus_outbox_pending_events", "Events that are committed but not yet published to the broker."
 )
 
 outbox_set_aside = Gauge(
-    "paybus_outbox_set_aside", "Outbox rows that no broker takes: somebody has to look at them."
+    "paybus_outbox_set_aside",
+    "Outbox rows that the broker does not accept: an operator has to inspect them.",
 )
 
 outbox_dead_rows = Gauge(
     "paybus_outbox_dead_rows",
-    "Rows of the outbox that are removed and can't be cleared away: somebody holds a snapshot.",
+    "Removed outbox rows that cannot be vacuumed because a transaction holds an old snapshot.",
 )
 
 inbox_rows = Gauge(
-    "paybus_inbox_rows", "Rows of the inbox, as PostgreSQL estimates them; 0 before it has."
+    "paybus_inbox_rows",
+    "Rows of the inbox, as estimated by PostgreSQL; 0 before the first estimate.",
 )
 
-pool_in_use = Gauge("paybus_database_pool_in_use", "Connections of the pool that are taken.")
+pool_in_use = Gauge("paybus_database_pool_in_use", "Connections of the pool that are in use.")
 
-pool_size = Gauge("paybus_database_pool_size", "Connections that the pool may have.")
+pool_size = Gauge("paybus_database_pool_size", "Maximum number of connections in the pool.")
 
 inbox_removed = Counter(
     "paybus_inbox_pruned_rows_total", "Inbox rows removed because of their age."
@@ -86,20 +88,20 @@ inbox_removed = Counter(
 
 refilled = Counter(
     "paybus_queue_recovered_events_total",
-    "Events copied from the journal into a queue that was lost.",
+    "Events copied from the journal into a queue that had been lost.",
     ["queue"],
 )
 
-scheduler_ticks = Counter("paybus_jobs_enqueued_total", "Job messages written.", ["job"])
+scheduler_ticks = Counter("paybus_jobs_enqueued_total", "Runs of scheduled jobs enqueued.", ["job"])
 
 schedule_overdue_seconds = Gauge(
     "paybus_job_overdue_seconds",
-    "How long a scheduled job should have been ordered; 0 when it is not due, or paused.",
+    "How long a scheduled job has been due without being enqueued; 0 if it is not due or paused.",
     ["job"],
 )
 
 job_failing = Gauge(
-    "paybus_job_last_run_failed", "1 while a scheduled job's last run failed.", ["job"]
+    "paybus_job_last_run_failed", "1 if the last run of a scheduled job failed, else 0.", ["job"]
 )
 
 job_runs = Counter(
@@ -108,19 +110,19 @@ job_runs = Counter(
 
 clock_ahead_seconds = Gauge(
     "paybus_clock_ahead_seconds",
-    "How far this machine's clock is ahead of the database's; negative: behind.",
+    "How far this machine's clock is ahead of the database's; negative if it is behind.",
 )
 
 secret_age_seconds = Gauge(
     "paybus_secret_file_age_seconds",
-    "How long ago the file that a setting names was written: accounts, endpoints, keys.",
+    "Age of the file that a setting names: accounts, endpoints, keys.",
     ["setting"],
 )
 
 broker_connected = Gauge(
     "paybus_broker_connected",
-    "1 while the connection to RabbitMQ is open, for publishing or consuming; processes without "
-    "one have none.",
+    "1 while the connection to RabbitMQ is open, for publishing or consuming; processes "
+    "without a connection have no series.",
     ["purpose"],
 )
 

@@ -26,7 +26,9 @@ _MOST_IN_MEMORY = 10_000
 _POOL = 20
 
 cache_requests = Counter(
-    "paybus_cache_requests_total", "Look-ups by what came of them.", ["cache", "outcome"]
+    "paybus_cache_requests_total",
+    "Cache lookups by outcome: hit, miss, away.",
+    ["cache", "outcome"],
 )
 
 ValueT = TypeVar("ValueT")

@@ -20,7 +20,7 @@ log = get_logger(__name__)
 
 circuit_breaker_state = Gauge(
     "paybus_circuit_breaker_state",
-    "1 for the state of a system's circuit breaker (closed, half_open, open), 0 for the others.",
+    "1 for the current state of a system's circuit breaker (closed, half_open, open), else 0.",
     ["system", "state"],
 )
 

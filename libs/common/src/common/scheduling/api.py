@@ -28,7 +28,7 @@ class ScheduleView(BaseModel):
     last_duration_seconds: float | None
     last_outcome: str | None
     last_result: str | None
-    cancelled_at: datetime | None = Field(description="runs ordered until then do not begin")
+    cancelled_at: datetime | None = Field(description="runs enqueued up to this time do not start")
 
 
 class RunOrdered(BaseModel):

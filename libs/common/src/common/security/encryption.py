@@ -36,7 +36,8 @@ EncryptionKeys = Annotated[
 
 class EncryptionSettings(Settings):
     encryption_keys: EncryptionKeys = Field(
-        description="the first one encrypts, all decrypt: a new key goes last, and then first"
+        description="the first key encrypts, all keys decrypt: append a new key, then move it to "
+        "the front"
     )
 
 

@@ -117,7 +117,7 @@ async def repaired(caller: Operator, service: Service, session: Session, id_: st
 @items.delete(
     "/items/{id_}",
     status_code=204,
-    responses={202: {"description": "the data is gone; the provider is asked again"}},
+    responses={202: {"description": "the data is deleted; the removal at the provider is retried"}},
 )
 async def remove_item(
     caller: Operator, service: Service, session: Session, response: Response, id_: str

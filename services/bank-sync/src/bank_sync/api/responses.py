@@ -12,13 +12,16 @@ from bank_sync.domain import Health, what_to_do
 from common.http.resources import View
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "it can't be done so: change it"},
-    401: {"description": "no token, or one that is not valid"},
-    403: {"description": "the role does not allow it"},
-    404: {"description": "there is no such thing"},
-    409: {"description": "its state does not allow it"},
-    502: {"description": "the provider failed or did not answer"},
-    503: {"description": "asked too often, or not to be asked now; Retry-After says when again"},
+    400: {"description": "the request cannot be executed as sent: change it"},
+    401: {"description": "the token is missing or invalid"},
+    403: {"description": "the caller's role does not permit this"},
+    404: {"description": "not found"},
+    409: {"description": "the resource's state does not permit this"},
+    502: {"description": "the provider failed or did not respond"},
+    503: {
+        "description": "the provider's rate limit is reached, or it cannot be queried now; "
+        "Retry-After says when to retry"
+    },
 }
 
 
@@ -35,10 +38,10 @@ class ItemView(View):
     user: str
     institution_id: str | None
     health: Health
-    health_reason: str | None = Field(description="the provider's word for it")
+    health_reason: str | None = Field(description="the provider's own term for the reason")
     health_until: datetime | None = Field(description="when the link ends unless the user acts")
     health_at: datetime
-    complete: bool = Field(description="whether the whole history is there")
+    complete: bool = Field(description="whether the complete history is stored")
     synced_at: datetime | None
     removing_at: datetime | None
 
@@ -64,7 +67,7 @@ class AccountView(View):
     currency: str | None
     unofficial_currency: bool
     balance_at: datetime
-    closed: bool = Field(description="the bank does not list it any more")
+    closed: bool = Field(description="whether the bank no longer lists the account")
 
 
 class Balances(BaseModel):
@@ -83,7 +86,7 @@ class TransactionView(View):
     amount: int
     currency: str | None
     unofficial_currency: bool
-    rounded: bool = Field(description="the bank's figure had further digits")
+    rounded: bool = Field(description="whether the bank's amount had more digits")
     date: dt.date
     authorized_date: dt.date | None
     at: datetime | None
@@ -117,7 +120,9 @@ class SyncView(View):
     finished_at: datetime | None
     cancel_requested: bool
     attempts: int
-    restarts: int = Field(description="how often the data changed while it was read")
+    restarts: int = Field(
+        description="how often reading restarted because the data changed meanwhile"
+    )
     pages: int
     added: int
     modified: int

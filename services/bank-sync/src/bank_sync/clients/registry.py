@@ -50,8 +50,12 @@ class Options(BaseModel):
     client_id: str = Field(min_length=1)
     secret: SecretStr
     base_url: HttpUrl = API
-    webhook: HttpUrl | None = Field(default=None, description="the gateway's, for new items")
-    max_concurrency: int = Field(default=16, ge=1, le=200, description="calls, of one process")
+    webhook: HttpUrl | None = Field(
+        default=None, description="the gateway's webhook URL, for new items"
+    )
+    max_concurrency: int = Field(
+        default=16, ge=1, le=200, description="concurrent calls of one process"
+    )
     circuit_reset_seconds: float = Field(default=30, gt=0, le=3600)
     item_syncs: int = Field(default=50, ge=2)
     item_balances: int = Field(default=5, ge=2)

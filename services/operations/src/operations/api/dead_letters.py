@@ -23,9 +23,9 @@ letters = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
 
 
 class LetterQuery(Filter):
-    """A filter, and which page of what fits."""
+    """A filter and a page of the dead letters that match it."""
 
-    cursor: str | None = Field(default=None, description="`next_cursor` of the page before")
+    cursor: str | None = Field(default=None, description="`next_cursor` of the previous page")
     limit: int = Field(default=50, ge=1, le=200)
 
     def filter(self) -> Filter:
@@ -39,7 +39,8 @@ async def list_letters(
     operators: Operators,
     body: Annotated[LetterQuery, Query()],
 ) -> LetterPage:
-    """The newest failures first; only open ones unless `state` is given (`any` for all)."""
+    """List dead letters, the newest failures first. Only open ones are listed unless `state` is
+    given (`any` for all)."""
     found, more = await dead_letters.page(
         session, body.filter(), operators.scope(caller), body.cursor, body.limit
     )
@@ -51,7 +52,7 @@ async def list_letters(
 async def list_groups(
     caller: Viewer, session: Session, operators: Operators, body: Annotated[Filter, Query()]
 ) -> list[GroupView]:
-    """By queue, event type, error and stack; the largest 500 groups."""
+    """List the 500 largest groups of dead letters, by queue, event type, error and stack."""
     return await operators.groups(session, caller, body)
 
 
@@ -59,7 +60,7 @@ async def list_groups(
 async def archive(
     caller: Operator, session: Session, operators: Operators, body: DeadLetterSelection
 ) -> Moved:
-    """Hide them; they can be restored."""
+    """Archive dead letters: they are hidden and can be restored."""
     return await _move(session, operators, caller, body, LetterState.ARCHIVED)
 
 
@@ -67,7 +68,7 @@ async def archive(
 async def restore(
     caller: Operator, session: Session, operators: Operators, body: DeadLetterSelection
 ) -> Moved:
-    """Open archived or discarded ones again."""
+    """Reopen archived or discarded dead letters."""
     return await _move(session, operators, caller, body, LetterState.OPEN)
 
 
@@ -75,7 +76,7 @@ async def restore(
 async def discard(
     caller: Operator, session: Session, operators: Operators, body: DeadLetterSelection
 ) -> Moved:
-    """Give them up permanently; their content is stored."""
+    """Discard dead letters. They are stored, and can be restored, until the retention ends."""
     return await _move(session, operators, caller, body, LetterState.DISCARDED)
 
 
@@ -98,7 +99,7 @@ async def write_note(
 async def edit_and_replay(
     caller: Admin, session: Session, operators: Operators, id_: str, body: Edit
 ) -> ReplayView:
-    """Send it with changed data, as a new event, and mark this one as replaced."""
+    """Send a dead letter with changed data as a new event, and mark the dead letter as replaced."""
     return await operators.edit(session, caller, id_, body.changes, body.reason)
 
 

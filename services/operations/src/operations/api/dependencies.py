@@ -1,4 +1,4 @@
-"""What the endpoints depend on."""
+"""The dependencies of the endpoints."""
 
 from __future__ import annotations
 

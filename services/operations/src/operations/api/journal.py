@@ -1,4 +1,4 @@
-"""The API of the journal: what was published, traces, and replays of a window."""
+"""The API of the journal: published events, traces, and replays of a window."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ async def search_journal(
     caller: Viewer,
     session: Session,
     operators: Operators,
-    type_: Annotated[str | None, Query(alias="type", description="`payment.*` for several")] = None,
+    type_: Annotated[
+        str | None, Query(alias="type", description="an event type; `payment.*` matches several")
+    ] = None,
     tenant: str | None = None,
     subject: str | None = None,
     correlation_id: str | None = None,
@@ -34,7 +36,7 @@ async def search_journal(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> EntryPage:
-    """The events that were published to domain exchanges, the newest first."""
+    """List the events that were published to domain exchanges, the newest first."""
     for word in (subject, correlation_id, type_):
         if word is not None and is_masked(word):
             raise Invalid("values that are displayed masked can't be searched")
@@ -58,7 +60,7 @@ async def search_journal(
 async def trace(
     caller: Viewer, session: Session, operators: Operators, correlation_id: str
 ) -> Trace:
-    """Every event of a correlation id, across all services."""
+    """Return every event with a correlation id, across all services."""
     return await operators.trace(session, caller, correlation_id)
 
 
@@ -66,8 +68,8 @@ async def trace(
 async def replay_window(
     caller: Operator, session: Session, operators: Operators, body: JournalReplayBody
 ) -> ReplayView:
-    """Send a queue the events of a window again. Events that its service has processed have no
-    effect, unless they get new ids, which needs the role `admin`."""
+    """Send the events of a time window to a queue again. Events that its service has already
+    processed have no effect, unless they get new ids, which requires the role `admin`."""
     return await operators.replay_window(
         session, caller, body.window, body.reason, body.rate, body.concurrency
     )

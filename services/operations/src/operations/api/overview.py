@@ -1,4 +1,4 @@
-"""How everything is, and the clock's jobs of all services."""
+"""The health overview, and the scheduled jobs of all services."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ ROUTERS = (overview, jobs)
 
 
 class QueueView(BaseModel):
-    """`messages` wait, and have done so since `since`; `at` is when the broker said so."""
+    """`messages` wait in the queue, which has not been empty since `since`; `at` is when the broker
+    reported these figures."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -41,7 +42,7 @@ class QueueView(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def has_no_consumer(self) -> bool:
-        """Whether a queue that needs a consumer has none: those of the retry ladder need none."""
+        """Whether a queue that needs a consumer has none. Queues of the retry ladder need none."""
         return not self.consumers and not self.retries
 
     @property
@@ -50,11 +51,12 @@ class QueueView(BaseModel):
 
 
 class Overview(BaseModel):
-    """`services` and their outboxes by name; `broker` is `ok`, or since when its queue figures are
-    out of date; `gateway` is the gateway's state, `providers` the webhooks received from each.
-    `dead_letters` counts the open ones by queue, `failed` those of the last hour, the hour before
-    and the last day; `retries_waiting` messages are in the retry ladder. `journal_at` is when the
-    newest indexed event was recorded, `journal_missed` how many were deleted before that."""
+    """`services` maps each service to its state and figures (its outbox, for example); `broker` is
+    `ok`, or states since when its queue figures are out of date; `gateway` is the gateway's state,
+    `providers` the webhooks received from each provider. `dead_letters` counts the open ones by
+    queue, `failed` those of the last hour, the hour before and the last day; `retries_waiting` is
+    the number of messages in the retry ladder. `journal_at` is when the newest indexed event was
+    recorded, `journal_missed` the number of events that were deleted before they were indexed."""
 
     services: dict[str, ServiceView]
     broker: str
@@ -70,14 +72,14 @@ class Overview(BaseModel):
 
 @overview.get("/health/detailed")
 async def detailed(caller: Viewer, request: Request, session: Session) -> Overview:
-    """From the broker's and the services' own figures."""
+    """Return the state of services, broker, gateway and queues, from their own figures."""
     return await overview_of(caller, request, session, request.headers.get("authorization", ""))
 
 
 async def overview_of(
     caller: Caller, request: Request, session: AsyncSession, token: str
 ) -> Overview:
-    """The other services are asked with `token`."""
+    """Query the other services with `token`."""
     operator_service = part_of(request, OperatorService)
     operator_service.only_operating(caller)
     services = part_of(request, Services)
@@ -111,7 +113,7 @@ def _broker(seen_at: datetime | None, now: datetime) -> str:
 
 @jobs.get("")
 async def list_jobs(caller: Viewer, request: Request) -> list[dict[str, Any]]:
-    """The scheduled jobs of all services: last run, next, duration, result."""
+    """List the scheduled jobs of all services: last run, next run, duration, result."""
     operator_service = part_of(request, OperatorService)
     operator_service.only_operating(caller)
     services = part_of(request, Services)
@@ -122,7 +124,7 @@ async def list_jobs(caller: Viewer, request: Request) -> list[dict[str, Any]]:
 async def act(
     caller: Operator, request: Request, session: Session, service: str, name: str, action: str
 ) -> Any:
-    """`run`, `pause`, `resume` or `cancel`."""
+    """Run, pause, resume or cancel a scheduled job; `action` is one of these verbs."""
     operator_service = part_of(request, OperatorService)
     operator_service.only_operating(caller)
     if action not in ACTIONS:

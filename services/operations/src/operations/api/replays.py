@@ -26,8 +26,8 @@ async def create_replay(
     caller: Operator, request: Request, response: Response, session: Session,
     operators: Operators, body: ReplayBody,
 ) -> ReplayView | ForecastView:  # fmt: skip
-    """Send dead letters again. They are chosen now; with `dry_run` the answer is only what would be
-    sent."""
+    """Send dead letters again. The set is chosen at the time of the request and does not change.
+    With `dry_run`, nothing is sent; the response states what would be sent and skipped."""
     token = request.headers.get("authorization", "")
     if body.dry_run:
         response.status_code = HTTPStatus.OK
@@ -67,7 +67,7 @@ async def list_items(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> ItemPage:
-    """In the order in which they are sent."""
+    """List the messages of a replay in the order in which they are sent."""
     await operators.find_replay(session, caller, id_)
     found, more = await stored.items(session, id_, state, cursor, limit)
     items = await shown(ItemView, found)
@@ -79,7 +79,7 @@ async def list_items(
 async def pause(
     caller: Operator, session: Session, operators: Operators, id_: str, why: ReasonBody
 ) -> ReplayView:
-    """Send nothing more; messages that are with their consumers are not stopped."""
+    """Pause a replay. Messages that their consumers already have are not stopped."""
     return await _change(session, operators, caller, id_, ReplayState.PAUSED, why)
 
 
@@ -94,7 +94,7 @@ async def resume(
 async def cancel(
     caller: Operator, session: Session, operators: Operators, id_: str, why: ReasonBody
 ) -> ReplayView:
-    """End the replay; what was not sent is open again."""
+    """Cancel a replay permanently; the dead letters that were not sent are open again."""
     return await _change(session, operators, caller, id_, ReplayState.CANCELLED, why)
 
 

@@ -1,4 +1,4 @@
-"""What operators ask for."""
+"""The request bodies of the operators' API."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from operations.selection import Filter, ReplayRequest
 Reason = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
-    Field(description="kept with who and when"),
+    Field(description="recorded in the action log with the caller and the time"),
 ]
-Rate = Annotated[int | None, Field(ge=1, le=100_000, description="messages a second; null: all")]
-Concurrency = Annotated[int, Field(ge=1, le=100_000, description="with their consumers at once")]
+Rate = Annotated[
+    int | None, Field(ge=1, le=100_000, description="messages per second; null for no limit")
+]
+Concurrency = Annotated[
+    int, Field(ge=1, le=100_000, description="the maximum number of messages in flight")
+]
 
 
-# Beyond them a filter says which.
+# Larger selections need a filter.
 _MOST_IDS = 5_000
 
 
 class DeadLetterSelection(RequestModel):
-    """Which dead letters: these `ids`, or all that fit the `filter`; `{}` fits all that are
-    open."""
+    """The dead letters to act on: either `ids`, or all that match `filter`. The filter `{}` matches
+    all open ones."""
 
     ids: Annotated[list[str], Field(min_length=1, max_length=_MOST_IDS)] | None = None
     filter: Filter | None = None
@@ -68,8 +72,8 @@ class NewNote(RequestModel):
 
 
 class Edit(RequestModel):
-    """What is other in the event's `data`: a JSON merge patch (RFC 7396). What is left out stays,
-    null takes a field away."""
+    """Changes to the event's `data`: a JSON merge patch (RFC 7396). Fields that are left out stay
+    as they are; null removes a field."""
 
     changes: dict[str, Any] = Field(min_length=1)
     reason: Reason

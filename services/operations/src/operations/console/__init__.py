@@ -1,1 +1,1 @@
-"""The console: the same engine as the API, as pages. No script runs in them."""
+"""The console: pages for the same engine as the API. They contain no scripts."""

@@ -1,4 +1,5 @@
-"""What forms do. Each is of a session, and each action is kept with who, when and why."""
+"""The actions of the console's forms. Each requires a session; operators' actions are logged with
+the actor, the time and the reason."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ async def logout(request: Request, visitor: SignedIn) -> Response:
 
 @forms.post("/dead-letters/act")
 async def act(request: Request, visitor: SignedIn, session: Session) -> Response:
-    """`action` on the letters with `id`s, or on all that are open in `group`."""
+    """Apply `action` to the dead letters with the given `id`s, to those that a search found
+    (`all`), or to all open ones in `group`."""
     form = await read_form(request)
     check(visitor, form)
     visitor.require(Role.OPERATOR)
@@ -133,7 +135,7 @@ async def replay_window(request: Request, visitor: SignedIn, session: Session) -
     visitor.require(Role.OPERATOR)
     window: dict[str, object] = {
         "queue": first(form, "queue"),
-        # A browser's field for a time has no zone.
+        # A browser's date-and-time field has no time zone.
         "since": f"{first(form, 'since')}Z",
         "until": f"{first(form, 'until')}Z",
         "new_ids": bool(first(form, "new_ids")),
@@ -186,7 +188,7 @@ async def job(
 
 def _chosen(form: Form) -> dict[str, object]:
     reason = {"reason": first(form, "reason")}
-    if first(form, "all"):  # all that a search found
+    if first(form, "all"):  # all results of a search
         chosen = {name: value for name in (*FILTERS, "state") if (value := first(form, name))}
         return reason | {"filter": chosen}
     if ids := form.get("id"):

@@ -1,4 +1,4 @@
-"""What is shown."""
+"""The pages of the console."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ async def actions(
 
 
 def _time(text: str | None) -> datetime | None:
-    """Raises `Invalid`."""
+    """Parse a time with a zone. Raises `Invalid`."""
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Templates, and the headers that every page has."""
+"""Templates, and the headers of every page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from common.errors import PaybusError, Unauthenticated
 from common.http.problems import problem_response
 from operations.console.session import ConsoleSession
 
-# Nothing but our own style sheet, forms that lead back here, and no frame around it.
+# Allow only our own style sheet and images, forms that post to us, and no framing.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -56,12 +56,12 @@ def page(
 
 
 def go_to(path: str) -> RedirectResponse:
-    """After a form was taken: loading the page again does not send it again."""
+    """Redirect after a form was processed, so that reloading the page does not send it again."""
     return RedirectResponse(path, HTTPStatus.SEE_OTHER, headers=_HEADERS)
 
 
 class Route(APIRoute):
-    """What goes wrong is shown as a page; who is not signed in is sent to do so."""
+    """Render errors as pages; redirect visitors who are not signed in to the login page."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -81,5 +81,5 @@ class Route(APIRoute):
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """Without what was left out."""
+    """Return only the values that are neither None nor empty."""
     return {name: value for name, value in values.items() if value not in {None, ""}}

@@ -1,6 +1,6 @@
-"""Who is signed in. The session is the caller's own token, in a cookie that no script can read: it
-ends when the token does, and every replica knows it. Only who signed out is written down, in the
-cache: with `REDIS_URL` for all replicas."""
+"""Console sessions. The session is the caller's own token, in a cookie that scripts cannot read: it
+ends with the token, and every replica accepts it. Only sign-outs are stored, in the cache: with
+`REDIS_URL`, for all replicas."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from common.resilience.cache import Cache
 from operations.service import OperatorService
 
 COOKIE = "paybus_console"
-_LARGEST_FORM = 500_000  # ten thousand chosen letters
+_LARGEST_FORM = 500_000  # ten thousand selected dead letters
 
 
 @dataclass(frozen=True)
 class ConsoleSession:
-    """`csrf` is what forms of this session carry: others can't know it. `operating` is whether the
-    visitor's tenant is the one that operates Paybus."""
+    """`csrf` is the secret in the forms of this session, which other sites cannot know. `operating`
+    is whether the visitor's tenant is the one that operates Paybus."""
 
     caller: Caller
     token: str
@@ -41,20 +41,20 @@ class ConsoleSession:
         return self.caller.role >= Role[role.upper()]
 
     def require(self, role: Role) -> None:
-        """Raises `Forbidden`."""
+        """Raise `Forbidden` unless the caller has `role` or a higher one."""
         if self.caller.role < role:
             raise Forbidden(f"this needs the role `{role.name.lower()}` or a higher one")
 
 
 @dataclass(frozen=True)
 class ConsoleCookies:
-    """`are_secure` is false only for a console without TLS, on a developer's machine."""
+    """`are_secure` is false only for a console without TLS on a developer's machine."""
 
     are_secure: bool
 
 
 async def visit(request: Request, token: str) -> ConsoleSession:
-    """Raises `Unauthenticated`."""
+    """Authenticate a token. Raises `Unauthenticated`, also for a session that was ended."""
     authenticator = part_of(request, Authenticator)
     caller = await authenticator.authenticate(f"Bearer {token}")
     cache = part_of(request, Cache)
@@ -74,14 +74,14 @@ async def _visitor(request: Request) -> ConsoleSession:
 
 
 async def end(request: Request, visitor: ConsoleSession) -> None:
-    """The token is of no more use here, whoever has a copy of it."""
+    """End the session: no copy of its token is accepted by the console any more."""
     cache = part_of(request, Cache)
     key = _digest(visitor.token)
     await cache.set(visitor.caller.tenant, key, True, seconds=LONGEST_LIFE.total_seconds())
 
 
 def _digest(token: str) -> str:
-    # Of what is signed: a signature may be written in several ways, RFC 4648, 3.5.
+    # Hash only the signed part: a signature has several valid encodings, RFC 4648, 3.5.
     signed = token.rpartition(".")[0]
     return hashlib.sha256(signed.encode()).hexdigest()
 
@@ -103,7 +103,8 @@ Form = dict[str, list[str]]
 
 
 async def read_form(request: Request) -> Form:
-    """Raises `Invalid` for what is no form, `Forbidden` for one that another site sent."""
+    """Parse a form. Raises `Invalid` if the body is not a form, `TooLarge` if it is too large, and
+    `Forbidden` if another site sent it."""
     origin = request.headers.get("origin")
     try:
         ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
@@ -121,11 +122,11 @@ async def read_form(request: Request) -> Form:
 
 
 def check(visitor: ConsoleSession, form: Form) -> None:
-    """Raises `Forbidden` unless the form is one that this session was shown."""
+    """Raise `Forbidden` unless the form was issued to this session."""
     if not hmac.compare_digest(first(form, "csrf").encode(), visitor.csrf.encode()):
         raise Forbidden("this form is not of your session: load the page again")
 
 
 def first(form: Form, name: str) -> str:
-    """A field's value; empty when it was left out."""
+    """Return a field's value; empty if the field is missing."""
     return form.get(name, [""])[0].strip()

@@ -1,4 +1,4 @@
-"""Takes dead letters from the broker. Each is acknowledged after it is stored, and not before."""
+"""Moves dead letters from the broker to the database; each is acknowledged after it is stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 
 class DeadLetterCollector(Consumer):
-    """One queue's dead letters."""
+    """Collects the dead letters of one queue."""
 
     def __init__(self, of: Queue, vault: SecretBox, *, batch: int = 100, **options: Any) -> None:
         super().__init__(Queue(of.dead), prefetch=batch, **options)
@@ -34,7 +34,7 @@ class DeadLetterCollector(Consumer):
         self._batch = batch
 
     async def _after_cancel(self) -> None:
-        """A queue of dead letters that was deleted can't be refilled: the journal knows none."""
+        """Request no refill: the journal has no dead letters from which to refill this queue."""
         self._order_refill = False
 
     async def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""Shows a payload without secrets and personal data."""
+"""Masks secrets and personal data in payloads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _NAMES = re.compile(
     r"(?:$|_)",
     re.IGNORECASE,
 )
-_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # firstName is first_Name
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # firstName becomes first_Name
 _DEEPEST = 40
 _LONGEST = 32_768
-# Nobody reads more, and whoever masks them does nothing else meanwhile.
+# Operators read no more than this, and masking takes CPU time.
 _MOST_VALUES = 5_000
 _MOST_CHARACTERS = 250_000
 _MORE = "[and more]"
-# No shorter number is a card's or a phone's.
+# Card and phone numbers have at least this many digits.
 _SHORT_NUMBER = 7
 
 
 def masked(body: bytes, redact: Redactor) -> Any:
-    """The decoded payload; as text what is no JSON."""
+    """Return the decoded payload with secrets masked; as text if it is not JSON."""
     text = body.decode(errors="replace")
     try:
         return _Masking(redact).mask(json.loads(text), 0)
@@ -36,7 +36,7 @@ def masked(body: bytes, redact: Redactor) -> Any:
 
 
 def searchable(body: bytes, redact: Redactor) -> str:
-    """As viewers see it: what is masked can't be found out by searching for it."""
+    """Return the text that viewers see, so that searching cannot reveal masked values."""
     shown = masked(body, redact)
     return shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
 
@@ -47,7 +47,7 @@ def masked_text(text: str, redact: Redactor) -> str:
 
 
 class _Masking:
-    """Of one payload."""
+    """The masking of one payload, with limits on its size."""
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
@@ -82,7 +82,7 @@ class _Masking:
                 shown[_MORE] = f"{len(value)} in all"
                 break
             hidden = _NAMES.search(_WORDS.sub("_", key)) and each not in (None, "", [], {})
-            # A name may be somebody's address, too; two that are masked stay two.
+            # A key may itself be an e-mail address. Two masked keys stay two entries.
             name = self._text(key)
             if name in shown:
                 name = f"{name} ({len(shown) + 1})"

@@ -1,4 +1,4 @@
-"""Reads a dead letter: what it was, and why it died."""
+"""Parses dead letters: the event, and why it failed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _LAST_YEAR = 9000
 
 @dataclass(frozen=True)
 class ParsedDeadLetter:
-    """`item` is the one of the replay that it was sent by. Texts can be stored as they are; `text`
-    is what of the body may be searched: what viewers see."""
+    """`item` is the replay item that sent the message, if any. All texts are safe to store; `text`
+    is the searchable part of the body: only what viewers see."""
 
     id: str
     queue: str
@@ -61,10 +61,11 @@ class ParsedDeadLetter:
 def parse(
     queue: str, body: bytes, headers: Mapping[str, Any], now: datetime, redact: Redactor
 ) -> ParsedDeadLetter:
-    """Never fails: whatever it is, it has to be kept. `queue` is the one that it died in."""
+    """Parse a dead letter. Never fails, because every dead letter has to be stored. `queue` is the
+    queue in which it failed."""
     event = _event(body)
     if queue == topology.WEBHOOKS.name:
-        # A provider's own words: whose it is is not for them to say.
+        # The body is the provider's: it must not decide which tenant it belongs to.
         event = {name: event.get(name) for name in ("id", "type")}
         event["source"] = _text(headers.get(dead_letter.ENDPOINT))
     failures = FailureHistory.of(headers)
@@ -72,10 +73,10 @@ def parse(
     stack = redact.end(_text(headers.get(dead_letter.STACK)), _LONGEST_STACK)
     reason = _text(headers.get(dead_letter.REASON))
     death = _x_death(headers)
-    if not error:  # the broker's own doing: its workers died over it, or it was rejected
+    if not error:  # dead-lettered by the broker: delivery limit reached, or rejected
         reason = reason or str(death.get("reason") or _UNKNOWN)
         error = f"{reason}: given up by the broker, not by a worker"
-    # Letters are looked for by the beginnings of their types: of what viewers see.
+    # Dead letters are searched by prefixes of their type, so store it as viewers see it.
     type_ = redact(text_field(event, "type") or "undecodable")
     if queue_recovery.is_recovery(headers):
         type_ = "order to refill"
@@ -109,12 +110,12 @@ def parse(
 
 
 def sanitize(text: str) -> str:
-    """PostgreSQL stores no NUL and no half of a surrogate pair."""
+    """Replace what PostgreSQL cannot store: NUL characters and lone surrogates."""
     return text.replace("\0", "�").encode("utf-8", "replace").decode()
 
 
 def minimal(letter: ParsedDeadLetter) -> ParsedDeadLetter:
-    """What is left of one that can't be stored as it is: where it died, and its bytes."""
+    """Reduce a dead letter that cannot be stored in full to its queue, time and bytes."""
     return replace(
         letter,
         type=_UNKNOWN,
@@ -135,13 +136,13 @@ def minimal(letter: ParsedDeadLetter) -> ParsedDeadLetter:
 
 
 def text_field(event: Mapping[str, Any], name: str) -> str | None:
-    """A text of an event's, as far as it can be stored and searched."""
+    """Return a text field of an event, made safe to store and cut to a searchable length."""
     found = event.get(name)
     return sanitize(found)[:_LONGEST_WORD] if isinstance(found, str) and found else None
 
 
 def timestamp_field(value: Any) -> datetime | None:
-    """A time that PostgreSQL and Python can both tell, in UTC."""
+    """Parse a time as UTC; None unless both PostgreSQL and Python can represent it."""
     try:
         at = datetime.fromisoformat(value)
         at = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).astimezone(UTC)
@@ -170,14 +171,15 @@ def _text(value: Any) -> str:
 
 
 def _entry(entry: Any) -> dict[str, str]:
-    """One attempt of the history: `attempt`, `at`, `error`."""
+    """Convert one attempt of the history: `attempt`, `at`, `error`."""
     if not isinstance(entry, Mapping):
         return {"error": sanitize(str(entry))}
     return {sanitize(str(key)): sanitize(str(value)) for key, value in entry.items()}
 
 
 def _x_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """https://www.rabbitmq.com/docs/dlx#effects: the latest death comes first."""
+    """Return the broker's newest death record; it comes first,
+    https://www.rabbitmq.com/docs/dlx#effects."""
     failure_count = headers.get("x-death")
     if isinstance(failure_count, list) and failure_count and isinstance(failure_count[0], Mapping):
         return {

@@ -1,4 +1,4 @@
-"""Saves dead letters: new ones, and those that failed again."""
+"""Stores dead letters: new ones, and those that failed again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST_HISTORY = 100
 async def save(
     session: AsyncSession, arrived: Sequence[ParsedDeadLetter], vault: SecretBox
 ) -> None:
-    """In one transaction. A message that is saved twice changes nothing."""
+    """Store a batch in one transaction. Storing the same failure twice has no effect."""
     newest: dict[str, ParsedDeadLetter] = {}
     for each in sorted(arrived, key=lambda each: each.dead_lettered_at):
         newest[each.id] = each
@@ -53,7 +53,7 @@ async def _write_groups(session: AsyncSession, arrived: Iterable[ParsedDeadLette
 async def _insert(
     session: AsyncSession, fresh: Sequence[ParsedDeadLetter], vault: SecretBox
 ) -> set[str]:
-    """Return the ids of those that were missing."""
+    """Insert the dead letters that are missing; return their ids."""
     values = [_values(each, vault) | {"id": each.id, "state": LetterState.OPEN} for each in fresh]
     return await repository.add(session, values)
 
@@ -87,10 +87,10 @@ def _record_repeat_failure(
 ) -> None:
     """Record another failure of the same event in the same queue."""
     if each.dead_lettered_at == letter.dead_lettered_at:
-        return  # the same failure, which was saved before its message was acknowledged
+        return  # the same failure: saved, but its message was not acknowledged
     letter.failure_count += 1
     if letter.state == LetterState.REPLAYING and each.item != letter.item:
-        return  # an older failure that arrives late: the replay is not over
+        return  # an older failure that arrives late: the replay is still running
     for name, value in _values(each, vault).items():
         if name != "history":
             setattr(letter, name, value)

@@ -1,1 +1,1 @@
-"""What operations knows of queues, services and the journal."""
+"""Monitoring of queues, services and the journal."""

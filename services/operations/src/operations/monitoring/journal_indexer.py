@@ -1,4 +1,4 @@
-"""Keeps an index of the journal, so that it can be searched. The events stay in the stream."""
+"""Indexes the journal so that it can be searched. The events stay in the stream."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BATCH = 500
 _AHEAD = 50
 _LINGER_SECONDS = 0.2
 _PAUSE_SECONDS = 2.0
-_NOT_KEPT = frozenset({"replay.items_completed"})  # what a replay's own items say
+_NOT_KEPT = frozenset({"replay.items_completed"})  # the replay's items already hold this
 
 
 class JournalIndexer:
-    """One runs in every worker. All read everything; who is later finds it written."""
+    """Runs in every worker. All read the complete journal; rows already written are skipped."""
 
     def __init__(self, sessions: Sessions, broker: BrokerConnection) -> None:
         self._sessions = sessions
@@ -93,7 +93,7 @@ class JournalIndexer:
 
 
 def _row(entry: Entry) -> dict[str, Any] | None:
-    """None for what is no event, or of no interest."""
+    """Return the index row; None for messages that are not events, or that are not indexed."""
     if entry.routing_key in _NOT_KEPT:
         return None
     try:

@@ -1,5 +1,5 @@
-"""Asks the broker now and then what waits in its queues, and who takes it; and declares what is not
-there, for other services' logins may not."""
+"""Polls the broker for messages and consumers of each queue, and declares missing exchanges and
+queues, because other services' logins may not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WITHIN_SECONDS = 5.0
 
 
 class QueueMonitor(PeriodicTask):
-    """One runs in every worker; what all write is the same."""
+    """Runs in every worker; all write the same figures."""
 
     def __init__(self, sessions: Sessions, broker: BrokerConnection, ladder: RetryLadder) -> None:
         self._sessions = sessions
@@ -43,12 +43,12 @@ class QueueMonitor(PeriodicTask):
             await self._save(await self._ask())
         except (Unavailable, sqlalchemy.exc.SQLAlchemyError) as error:
             log.info("queue_stats_failed", error=describe(error))
-            metrics.queue_messages.clear()  # what was so is not what is
+            metrics.queue_messages.clear()  # outdated figures must not look current
             metrics.queue_consumers.clear()
         return False
 
     async def _ask(self) -> Mapping[str, tuple[int, int]]:
-        """Messages that wait, and consumers; a queue that is gone is left out."""
+        """Return waiting messages and consumers by queue; missing queues are left out."""
         found = {}
         channel = await self._broker.channel(confirms=False, within=_WITHIN_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""The other services' APIs: whether they are ready, their figures and their scheduled jobs."""
+"""Clients of the other services' APIs: readiness, figures and scheduled jobs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ ACTIONS = frozenset({"run", "pause", "resume", "cancel"})
 
 
 class ServiceView(BaseModel):
-    """`state` is `ok`, or what is wrong; `figures` are null when it can't be asked."""
+    """`state` is `ok` or the problem; `figures` are null if the service could not be queried."""
 
     state: str
     figures: ServiceStatus | None
 
 
 class ProviderView(BaseModel):
-    """An endpoint of the gateway, since the process that was asked began: webhooks that were taken
-    in and that were not, and when and why the last. Times are UTC."""
+    """An endpoint of the webhook gateway since the queried process started: the number of webhooks
+    accepted and refused, the time of the last of each, and the reason of the last refusal. Times
+    are UTC."""
 
     endpoint: str
     provider: str
@@ -43,15 +44,15 @@ class ProviderView(BaseModel):
 
 
 class Services:
-    """`urls` by service, `gateway` the webhook gateway's. They are called as the caller of ours, by
-    whose `token`."""
+    """`urls` are by service; `gateway` is the webhook gateway's URL. Services are called with the
+    caller's own `token`."""
 
     def __init__(self, urls: Mapping[str, HttpUrl], gateway: HttpUrl | None) -> None:
         self._urls = {name: str(url).rstrip("/") for name, url in sorted(urls.items())}
         self._gateway = str(gateway).rstrip("/") if gateway is not None else None
 
     async def health(self, token: str) -> dict[str, ServiceView]:
-        """By service."""
+        """Return each service's state and figures."""
 
         async def one(name: str) -> ServiceView:
             state = await _ready(self._urls[name])
@@ -67,7 +68,7 @@ class Services:
         return dict(zip(self._urls, found, strict=True))
 
     async def providers(self) -> tuple[str | None, list[ProviderView]]:
-        """The gateway's state, and what it has heard from each provider; None without one."""
+        """Return the gateway's state and webhooks by endpoint; None and [] without a gateway."""
         if self._gateway is None:
             return None, []
         state = await _ready(self._gateway)
@@ -80,7 +81,7 @@ class Services:
             return state, []
 
     async def jobs(self, token: str) -> list[dict[str, Any]]:
-        """Every service's scheduled jobs; of a service that can't be asked, one that says why."""
+        """Return all scheduled jobs; one entry with the `problem` for an unreachable service."""
 
         async def one(name: str) -> list[dict[str, Any]]:
             try:
@@ -93,7 +94,8 @@ class Services:
         return [each for jobs in found for each in jobs]
 
     async def act(self, service: str, job: str, action: str, token: str) -> Any:
-        """Raises `NotFound` for a service that is not known, `Upstream` when it refuses."""
+        """Call a scheduled job's action. Raises `NotFound` for an unknown service or job,
+        `Upstream` if the service refuses or does not respond."""
         return await self._call("POST", service, f"/v1/schedules/{job}/{action}", token)
 
     async def _call(self, method: str, service: str, path: str, token: str) -> Any:

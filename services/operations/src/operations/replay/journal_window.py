@@ -1,4 +1,4 @@
-"""A window of the journal that is given to one queue again."""
+"""A window of the journal that is sent to one queue again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from operations.models import dead_letter_id
 
 
 class JournalWindow(BaseModel):
-    """Events that are bound to `queue` and were recorded from `since` until before `until`, UTC; of
-    these `types` and this `tenant` only, when they are given.
+    """Events that are bound to `queue` and were recorded from `since` until before `until` (UTC),
+    limited to `types` and `tenant` if given.
 
-    `new_ids` makes them other events than they were, so that a service that has taken them in does
-    it again.
+    `new_ids` gives the events new ids, so that a service that has already processed them processes
+    them again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +48,7 @@ class JournalWindow(BaseModel):
         return bool(fits and self.since <= recorded < self.until)
 
     def item(self, replay: str, entry: Entry, vault: SecretBox) -> dict[str, Any]:
-        """The row; the same for the same entry, however often it is read."""
+        """Return the item's row, with the same id for the same entry however often it is read."""
         body = entry.body
         event = json.loads(body)
         letter = dead_letter_id(self.queue, str(event.get("source")), str(event.get("id")))

@@ -1,8 +1,8 @@
-"""Whether an old payout command may be sent again.
+"""Decides whether an old payout command may be sent again.
 
-A provider knows an idempotency key for a day or so. A command that is older is refused, unless the
-payouts service says of the payout that it was never begun, or that it is settled: then a look at
-the payout decides, and no key.
+Providers remember an idempotency key for about a day. An older command is refused, unless the
+payouts service reports that the payout was never started or is complete: then the payout's state,
+not the key, prevents a second transfer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIMEOUT_SECONDS = 5
 
 
 class PayoutReplayGuard:
-    """Without a `url` every old command is refused."""
+    """Refuses every old command if there is no `url`."""
 
     def __init__(self, url: str | None, window: timedelta, vault: SecretBox) -> None:
         self._url = url
@@ -36,8 +36,9 @@ class PayoutReplayGuard:
     async def refused(
         self, session: AsyncSession, conditions: Sequence[Any], token: str
     ) -> Mapping[str, str]:
-        """Why not, by the letter's id, of those letters that fit the conditions. `token` is whose
-        word counts at payouts: `Bearer ...`. The session's transaction is over then."""
+        """Return the reasons, by dead-letter id, for those that match the conditions and must not
+        be sent. `token` is the authorization for the payouts API: `Bearer ...`. Ends the session's
+        transaction."""
         found = await dead_letters.old_commands(session, conditions, PAYOUT_COMMANDS, self.window)
         await session.rollback()
         if not found:

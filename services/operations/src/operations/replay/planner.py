@@ -1,4 +1,4 @@
-"""Creates replays: their messages are chosen when they are requested, and do not change."""
+"""Creates replays: their messages are chosen when they are requested and do not change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ _TOO_OLD = "it has become too old while it waited: its provider may not know its
 
 @dataclass(frozen=True)
 class DryRunResult:
-    """What a replay would do: how many it would send to which queue, and how many not, and why."""
+    """The forecast of a replay: how many messages it would send by queue, and how many it would
+    skip by reason."""
 
     send: dict[str, int] = field(default_factory=dict)
     skip: dict[str, int] = field(default_factory=dict)
@@ -43,8 +44,8 @@ class DryRunResult:
 async def dry_run(
     session: AsyncSession, wish: ReplayRequest, tenant: str | None, refused: Mapping[str, str]
 ) -> DryRunResult:
-    """Changes nothing. `refused` says of letters why they must not be sent. Raises what
-    `create_replay` raises of other letters than open ones."""
+    """Return what a replay would do, without changing anything. `refused` maps dead letters that
+    must not be sent to the reasons. Raises `Invalid` unless only open dead letters are selected."""
     _only_open(wish)
     counted = await replays.count_letters(session, conditions(wish, tenant), [*refused])
     found = DryRunResult()
@@ -69,8 +70,9 @@ async def create_replay(
     *,
     window: timedelta,
 ) -> Replay:
-    """A payout command that is younger than `window` is sent before it is as old, or not at all.
-    Raises `Invalid` for other letters than open ones, `Conflict` when there are none."""
+    """Create a replay. A payout command that is younger than `window` is sent before it reaches
+    that age, or not at all. Raises `Invalid` unless only open dead letters are selected, `Conflict`
+    if none match."""
     _only_open(wish)
     replay = Replay(
         id=uuid4().hex,
@@ -103,7 +105,7 @@ async def create_replay(
 
 
 async def expire_items(session: AsyncSession, replay: str) -> None:
-    """Skip messages that have become too old to be sent; their dead letters are open again."""
+    """Skip messages that have become too old to send; their dead letters are open again."""
     await replays.skip_waiting(session, replay, detail=_TOO_OLD, expired_only=True)
 
 
@@ -115,7 +117,9 @@ async def replay_edited(
     reason: str,
     vault: SecretBox,
 ) -> Replay:
-    """Send a letter's event with other data and an id of its own; the letter is replaced by it."""
+    """Send a dead letter's event with changed data and a new id; it replaces the dead letter.
+    Raises `Conflict` unless it is an open event of a queue, `Invalid` if the data do not fit its
+    type."""
     letter = await dead_letters.lock_one(session, id_)
     if letter.state != LetterState.OPEN or letter.event_id is None or letter.queue not in _QUEUES:
         raise Conflict("only an open dead letter that is an event of a queue can be edited")
@@ -155,7 +159,7 @@ async def replay_edited(
 
 
 async def _skip(session: AsyncSession, replay: str, refused: Mapping[str, str]) -> None:
-    """They stay open, and the replay says why they are not in it."""
+    """Record refused dead letters as skipped, with the reason; they stay open."""
     for id_, queue in (await replays.queues_of_letters(session, [*refused])).items():
         item = ReplayItem(
             id=uuid4().hex,
@@ -172,8 +176,9 @@ async def _skip(session: AsyncSession, replay: str, refused: Mapping[str, str]) 
 async def set_state(
     session: AsyncSession, id_: str, caller: Caller, to: ReplayState, reason: str | None
 ) -> Replay:
-    """Pause, resume or cancel. What is with its consumers already runs on; the rest of a cancelled
-    one is open again. Raises `NotFound`, and `Conflict` when it is over."""
+    """Pause, resume or cancel a replay. Messages that their consumers already have are still
+    processed; the rest of a cancelled replay is open again. Raises `NotFound`, and `Conflict` if
+    the replay is over."""
     replay = await replays.lock(session, id_)
     if replay is None:
         raise NotFound(f"no replay has the id {id_!r}")
@@ -190,18 +195,18 @@ async def set_state(
 
 
 async def release_items(session: AsyncSession, replay: str) -> None:
-    """Skip what was not sent; its dead letters are open again."""
+    """Skip the messages that were not sent; their dead letters are open again."""
     await replays.allow_minutes(session)
     await replays.skip_waiting(session, replay, detail="the replay was cancelled")
 
 
 async def abandon_items(session: AsyncSession, letters: Sequence[str]) -> None:
-    """Give up the outcomes of cancelled replays; their dead letters are open again."""
+    """Abandon unreported outcomes of cancelled replays; their dead letters are open again."""
     await replays.abandon_items(session, letters, detail="abandoned: no outcome was reported")
 
 
 def conditions(wish: ReplayRequest, tenant: str | None) -> list[Any]:
-    """Of open dead letters only; chosen ids may be in any state."""
+    """Return the conditions of a request, limited to open dead letters also for chosen ids."""
     return dead_letters.requested(wish, tenant, state=LetterState.OPEN)
 
 
@@ -220,7 +225,7 @@ def _description(wish: ReplayRequest, tenant: str | None) -> str:
 
 
 def _patched(before: Any, changes: Any) -> Any:
-    """A JSON merge patch, RFC 7396."""
+    """Apply a JSON merge patch, RFC 7396."""
     if not isinstance(changes, Mapping):
         return changes
     after = dict(before) if isinstance(before, Mapping) else {}

@@ -1,10 +1,10 @@
-"""Sends what replays consist of. Any number of workers; each replay is run by one at a time.
+"""Sends the messages of replays. Any number of workers may run; one at a time runs a replay.
 
-Before messages are published they are marked as `sending`, and they stay so until their outcome is
-told. When a worker dies, whoever takes the replay over reads from the stream `replays`, which gets
-a copy of every publish, which of them were sent: none is sent twice, none is forgotten. (A worker
-that was held up between the mark and the publish for longer than its lease may still send some; to
-their consumers those are duplicates.)
+Messages are marked as `sending` before they are published and stay so until their outcome is
+reported. If a worker dies, the worker that takes the replay over reads from the stream `replays`,
+which gets a copy of every publish, which of them were sent: none is sent twice, none is lost. (A
+worker that is delayed between mark and publish for longer than its lease may still send some; their
+consumers discard those as duplicates.)
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BUSY_SECONDS = 0.05
 _AT_ONCE = 8
 _DEAD = "it is a dead letter of this queue: replay that, or leave it"
 _AFTER_FAILURE = timedelta(seconds=3)
-# Two workers' clocks, and the broker's, may differ by so much.
+# The maximum difference between the clocks of two workers and the broker.
 _CLOCKS_DIFFER = timedelta(minutes=1)
 
 
@@ -59,12 +59,12 @@ class _Message:
 
 
 class _Lost(Exception):
-    """The replay is another worker's by now, or somebody paused or cancelled it."""
+    """Another worker holds the replay now, or an operator paused or cancelled it."""
 
 
 class ReplayRunner:
-    """Runs replays, several at once. `lease` is how long it may be silent before another worker
-    takes a replay over."""
+    """Runs several replays concurrently. `lease` is how long a worker may be silent before another
+    takes its replays over."""
 
     def __init__(
         self,
@@ -101,8 +101,8 @@ class ReplayRunner:
         await asyncio.gather(*running)
 
     async def _claim_replay(self) -> tuple[str, str] | None:
-        """The oldest replay that nobody runs, as ours: its id and our lease. One that was paused or
-        cancelled, too, if a worker died that had not told yet what it sent."""
+        """Lease the oldest replay that no worker runs; return its id and the lease. Paused and
+        cancelled ones count too if a worker died before it recorded what it had sent."""
         lease = uuid4().hex
         async with self._sessions.begin() as session:
             id_ = await repository.claim(session, lease, self._lease)
@@ -126,12 +126,12 @@ class ReplayRunner:
             with suppress(Exception):
                 await self._release(id_, lease, describe(error), after=_AFTER_FAILURE)
         finally:
-            with suppress(Exception):  # then the lease ends by itself
+            with suppress(Exception):  # then the lease expires
                 await self._release(id_, lease)
 
     async def _step(self, id_: str, lease: str, confirmed: int | None) -> tuple[int | None, bool]:
-        """Send as many as may be sent now. Returns up to which position the broker has confirmed
-        all, for the next step to write down, and whether the replay is over."""
+        """Send as many messages as allowed now. Returns the position up to which the broker has
+        confirmed all messages, for the next step to write, and whether the replay is over."""
         started = time.monotonic()
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
@@ -158,7 +158,7 @@ class ReplayRunner:
         return confirmed, False
 
     async def _hold(self, session: AsyncSession, id_: str, lease: str) -> Replay:
-        """Locked, and ours for another while."""
+        """Lock the replay and renew its lease. Raises `_Lost`."""
         replay = await repository.lock_leased(session, id_, lease, self._lease)
         if replay is None:
             raise _Lost
@@ -172,10 +172,10 @@ class ReplayRunner:
         failed = [each for each in failures if each is not None]
         metrics.replayed.inc(len(messages) - len(failed))
         if failed:
-            raise failed[0]  # which of them were sent all the same, the stream knows
+            raise failed[0]  # the stream knows which of them were sent nevertheless
 
     async def _prepare(self, id_: str, lease: str) -> None:
-        """Write down which events of the journal it is about, if it is about any."""
+        """Write the replay's items if it is a window of the journal."""
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
             if replay.state != ReplayState.PREPARING:
@@ -208,7 +208,7 @@ class ReplayRunner:
         await write(ReplayState.RUNNING)
 
     async def _resolve(self, id_: str, lease: str) -> None:
-        """Find out what became of messages that were about to be sent when their worker died."""
+        """Find out which messages marked as `sending` by a failed worker were sent."""
         async with self._sessions.begin() as session:
             replay = await self._hold(session, id_, lease)
             confirmed = replay.confirmed_position
@@ -230,7 +230,7 @@ class ReplayRunner:
                 await planner.release_items(session, id_)
 
     async def _renew(self, id_: str, lease: str, renewed: float) -> float:
-        """While something long is read. Raises `_Lost`."""
+        """Renew the lease if a third of it has passed. Raises `_Lost`."""
         if time.monotonic() - renewed < self._lease.total_seconds() / 3:
             return renewed
         async with self._sessions.begin() as session:
@@ -240,7 +240,7 @@ class ReplayRunner:
     async def _release(
         self, id_: str, lease: str, error: str | None = None, *, after: timedelta = timedelta()
     ) -> None:
-        """For another worker, or for us again, `after` a while."""
+        """Release the lease; any worker may take the replay after the interval `after`."""
         async with self._sessions.begin() as session:
             await repository.release(session, id_, lease, error, after)
 
@@ -268,8 +268,8 @@ async def _claim(session: AsyncSession, replay: str, most: int, vault: SecretBox
 async def _without_dead_letters(
     session: AsyncSession, items: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Events of the journal whose dead letter is open, or was given up, are left out: somebody
-    decides of that one by itself."""
+    """Skip events of the journal whose dead letter is open or was discarded: an operator decides on
+    that dead letter separately."""
     ids = sorted({each["dead_letter_id"] for each in items})
     held = await repository.unresolved_letters(session, ids)
     left_out = {"state": ItemState.SKIPPED.value, "detail": _DEAD, "sealed_body": None}

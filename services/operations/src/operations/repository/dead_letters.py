@@ -20,15 +20,14 @@ from operations.selection import Filter, ReplayRequest
 
 _MAX_GROUPS = 500
 _MAX_TRACED = 200
-# A list loads neither messages nor stacks, which together may be of many MiB.
+# A list loads neither messages nor stacks, which can be many MiB in total.
 _LISTED = load_only(
     *(getattr(DeadLetter, name) for name in LetterView.model_fields), raiseload=True
 )
 
 
 def matching(chosen: Filter, tenant: str | None) -> list[ColumnElement[bool]]:
-    """The conditions of a filter. `tenant` is the only one whose dead letters count; None for
-    all."""
+    """Return the conditions of a filter. `tenant` limits them to one tenant; None is no limit."""
     equal = {
         DeadLetter.state: None if chosen.state == "any" else chosen.state,
         DeadLetter.queue: chosen.queue,
@@ -61,7 +60,7 @@ def matching(chosen: Filter, tenant: str | None) -> list[ColumnElement[bool]]:
 def requested(
     request: ReplayRequest, tenant: str | None, *, state: LetterState | None = None
 ) -> list[ColumnElement[bool]]:
-    """The conditions of a request; of chosen ids only those in `state`."""
+    """Return the conditions of a request; `state` limits chosen ids."""
     if request.ids is None:
         return matching(request.filter, tenant)
     chosen: list[ColumnElement[bool]] = [DeadLetter.id.in_(list(request.ids))]
@@ -73,7 +72,7 @@ def requested(
 async def page(
     session: AsyncSession, chosen: Filter, tenant: str | None, cursor: str | None, limit: int
 ) -> tuple[Sequence[DeadLetter], bool]:
-    """The newest failures first, and whether there are more."""
+    """Return a page, the newest failures first, and whether there are more."""
     query: Select[Any] = select(DeadLetter).options(_LISTED).where(*matching(chosen, tenant))
     return await newest_first(
         session, query, DeadLetter.dead_lettered_at, DeadLetter.id, cursor, limit
@@ -91,7 +90,7 @@ async def of_correlation(
 
 
 async def groups(session: AsyncSession, chosen: Filter, tenant: str | None) -> Sequence[Row[Any]]:
-    """The largest groups of the dead letters that match, with their counts."""
+    """Return the largest groups of the matching dead letters, with their counts."""
     counted = (
         select(
             DeadLetter.group_id.label("id"),
@@ -120,7 +119,7 @@ async def groups(session: AsyncSession, chosen: Filter, tenant: str | None) -> S
 
 
 async def failures_lately(session: AsyncSession) -> dict[str, int]:
-    """Failures of the last hour, the hour before, and the last day."""
+    """Count the failures of the last hour, the hour before, and the last day."""
     day = DeadLetter.dead_lettered_at >= func.now() - func.make_interval(0, 0, 0, 1)
     query = select(*_lately(), func.count().filter(day).label("last_day"))
     return dict((await session.execute(query)).mappings().one())
@@ -149,7 +148,7 @@ async def lock_one(session: AsyncSession, id_: str) -> DeadLetter:
 
 
 async def lock(session: AsyncSession, ids: Sequence[str]) -> Sequence[DeadLetter]:
-    """In the order of their ids, as every transaction locks them."""
+    """Lock dead letters in the order of their ids, as all transactions do: no deadlocks."""
     query = select(DeadLetter).where(equals_any(DeadLetter.id, sorted(ids)))
     return (await session.scalars(query.order_by(DeadLetter.id).with_for_update())).all()
 
@@ -169,7 +168,7 @@ async def move(
     states: Sequence[LetterState],
     values: Mapping[str, Any],
 ) -> Sequence[str]:
-    """Change those in one of `states`; returns their ids."""
+    """Change those in one of `states`; return their ids."""
     moving = (
         update(DeadLetter)
         .where(*conditions, DeadLetter.state.in_(states))
@@ -182,7 +181,8 @@ async def move(
 async def old_commands(
     session: AsyncSession, conditions: Sequence[Any], pattern: str, window: timedelta
 ) -> dict[str, bytes]:
-    """The encrypted bodies of commands of a type that are older than `window`, by id."""
+    """Return the encrypted bodies, by id, of commands whose type matches `pattern` and that are
+    older than `window`."""
     query = select(DeadLetter.id, DeadLetter.sealed_body).where(
         *conditions,
         DeadLetter.type.like(pattern),
@@ -197,7 +197,7 @@ async def add_groups(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -
 
 
 async def add(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Insert the dead letters that are missing; returns their ids."""
+    """Insert the dead letters that are missing; return their ids."""
     adding = insert(DeadLetter).on_conflict_do_nothing().returning(DeadLetter.id)
     return {*(await session.scalars(adding, rows)).all()}
 
@@ -224,8 +224,8 @@ async def fail_items(session: AsyncSession, items: Sequence[str], now: datetime)
 async def complete_items(
     session: AsyncSession, outcomes: Mapping[str, ItemState], now: datetime
 ) -> None:
-    """Record what consumers reported, `SUCCEEDED` or `ALREADY_DONE` by item, and resolve the dead
-    letters of those items."""
+    """Record the outcomes that consumers reported, `SUCCEEDED` or `ALREADY_DONE` by item, and
+    resolve the dead letters of those items."""
     done = [id_ for id_, state in outcomes.items() if state is ItemState.SUCCEEDED]
     completing = (
         update(ReplayItem)
@@ -254,8 +254,8 @@ async def complete_items(
 
 
 async def delete_resolved(session: AsyncSession, retention: timedelta) -> int:
-    """Delete what was resolved longer ago than `retention`, with its notes; returns the number of
-    dead letters."""
+    """Delete dead letters that were resolved longer ago than `retention`, with their notes; return
+    the number of dead letters."""
     unresolved = (LetterState.OPEN, LetterState.REPLAYING)
     deleted = await session.execute(
         delete(DeadLetter)

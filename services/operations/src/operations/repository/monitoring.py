@@ -1,4 +1,4 @@
-"""The index of the journal, the queues' figures, and the log of operators' actions."""
+"""The journal's index, the queues' figures, and the log of operators' actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def search_journal(
     cursor: str | None,
     limit: int,
 ) -> tuple[Sequence[JournalEntry], bool]:
-    """The newest events that match, and whether there are more. `type_` may end with `*`."""
+    """Return the newest matching events, and whether there are more. `type_` may end with `*`."""
     query = select(JournalEntry)
     for column, value in (
         *((JournalEntry.tenant, each) for each in tenants),
@@ -62,7 +62,7 @@ async def of_correlation(
 async def of_subject(
     session: AsyncSession, subject: str, tenant: str | None, limit: int
 ) -> Sequence[JournalEntry]:
-    """The newest events of a subject."""
+    """Return the newest events of a subject."""
     query = select(JournalEntry).where(
         JournalEntry.subject == subject, JournalEntry.tenant == tenant
     )
@@ -70,14 +70,14 @@ async def of_subject(
 
 
 async def journal_position(session: AsyncSession) -> tuple[datetime | None, int]:
-    """When the newest indexed event was recorded, and how many were deleted before indexing."""
+    """Return when the newest indexed event was recorded, and how many were never indexed."""
     newest = select(JournalEntry.recorded_at).order_by(JournalEntry.offset.desc()).limit(1)
     cursor = await session.get(JournalCursor, 1)
     return await session.scalar(newest), cursor.missed if cursor is not None else 0
 
 
 async def start_journal(session: AsyncSession) -> int:
-    """The offset up to which the journal is indexed; -1 at the beginning."""
+    """Return the offset up to which the journal is indexed; -1 at the beginning."""
     first = insert(JournalCursor).values(id=1, offset=-1).on_conflict_do_nothing()
     await session.execute(first)
     found = await session.scalar(select(JournalCursor.offset).where(JournalCursor.id == 1))
@@ -100,14 +100,14 @@ async def delete_journal_entries(session: AsyncSession, age: timedelta) -> int:
 
 
 async def queue_stats(session: AsyncSession) -> tuple[Sequence[QueueStats], datetime]:
-    """The figures of every queue, and the time now."""
+    """Return the figures of every queue, and the database's time."""
     found = (await session.scalars(select(QueueStats).order_by(QueueStats.name))).all()
     now: datetime = (await session.execute(select(func.now()))).scalar_one()
     return found, now
 
 
 async def save_queue_stats(session: AsyncSession, found: Mapping[str, tuple[int, int]]) -> None:
-    """Messages and consumers by queue; queues that are not in `found` are deleted."""
+    """Save messages and consumers by queue; delete the rows of queues that are not in `found`."""
     now = func.clock_timestamp()
     await session.execute(delete(QueueStats).where(QueueStats.name.not_in(found)))
     for name, (messages, consumers) in sorted(found.items()):

@@ -38,7 +38,7 @@ async def page(
 async def items(
     session: AsyncSession, replay: str, state: ItemState | None, cursor: str | None, limit: int
 ) -> tuple[Sequence[ReplayItem], bool]:
-    """In the order in which they are sent."""
+    """Return a page of items in the order in which they are sent, and whether there are more."""
     query = select(ReplayItem).where(ReplayItem.replay_id == replay)
     if state is not None:
         query = query.where(ReplayItem.state == state)
@@ -61,7 +61,7 @@ async def failed_items(session: AsyncSession, replay: str, limit: int) -> Sequen
 
 
 async def counts(session: AsyncSession, replay: str) -> dict[str, int]:
-    """The replay's messages by state."""
+    """Count the replay's messages by state."""
     query = select(ReplayItem.state, func.count()).where(ReplayItem.replay_id == replay)
     return {row[0]: row[1] for row in await session.execute(query.group_by(ReplayItem.state))}
 
@@ -77,14 +77,14 @@ async def lock(session: AsyncSession, id_: str) -> Replay | None:
 
 
 async def allow_minutes(session: AsyncSession) -> None:
-    """For a transaction that may change a million rows."""
+    """Extend the statement timeout for a transaction that may change a million rows."""
     await session.execute(sql("SET LOCAL statement_timeout = '300s'"))
 
 
 async def count_letters(
     session: AsyncSession, conditions: Sequence[Any], excluded: Sequence[str]
 ) -> dict[str, int]:
-    """The dead letters that match, by queue, without the `excluded` ids."""
+    """Count the matching dead letters by queue, without the `excluded` ids."""
     meant = [*conditions, ~equals_any(DeadLetter.id, sorted(excluded))]
     query = select(DeadLetter.queue, func.count()).where(*meant).group_by(DeadLetter.queue)
     return {row[0]: row[1] for row in await session.execute(query)}
@@ -103,9 +103,10 @@ async def claim_letters(
 ) -> None:
     """Write one message for each open dead letter that matches, in the order of their failures.
 
-    Messages of a type like `expiring` that are younger than `window` expire when they are as old.
+    Messages whose type matches `expiring` and that are younger than `window` expire at that age.
     """
-    # Locked in one order everywhere; what another replay claims meanwhile is not open any more.
+    # All transactions lock in this order. One that another replay claims meanwhile is no longer
+    # open.
     chosen = (
         select(DeadLetter.id)
         .where(
@@ -154,7 +155,7 @@ async def claim_letters(
 
 
 async def queues_of_letters(session: AsyncSession, ids: Sequence[str]) -> dict[str, str]:
-    """The queue of each dead letter, by its id."""
+    """Return the queue of each dead letter, by its id."""
     query = select(DeadLetter.id, DeadLetter.queue).where(equals_any(DeadLetter.id, sorted(ids)))
     return {row[0]: row[1] for row in await session.execute(query)}
 
@@ -184,8 +185,8 @@ async def skip_waiting(
 
 
 async def abandon_items(session: AsyncSession, letters: Sequence[str], *, detail: str) -> None:
-    """Skip messages of cancelled replays that were sent and have no outcome; their dead letters
-    are open again."""
+    """Skip messages of cancelled replays that were sent and have no outcome; their dead letters are
+    open again."""
     cancelled = select(Replay.id).where(Replay.state == ReplayState.CANCELLED)
     items = select(ReplayItem.id).where(
         equals_any(ReplayItem.dead_letter_id, letters),
@@ -210,7 +211,7 @@ async def abandon_items(session: AsyncSession, letters: Sequence[str], *, detail
 
 async def claim(session: AsyncSession, lease: str, seconds: timedelta) -> str | None:
     """Lease the oldest replay that no worker runs, and return its id. Paused and cancelled ones
-    count while a worker that died has left messages whose sending is unknown."""
+    count while a worker that died has left messages that may or may not have been sent."""
     runs = Replay.state.in_((ReplayState.PREPARING, ReplayState.RUNNING))
     unknown = Replay.state.in_((ReplayState.PAUSED, ReplayState.CANCELLED)) & (
         select(ReplayItem.id)
@@ -244,7 +245,7 @@ async def claim(session: AsyncSession, lease: str, seconds: timedelta) -> str | 
 async def lock_leased(
     session: AsyncSession, id_: str, lease: str, seconds: timedelta
 ) -> Replay | None:
-    """The replay, locked and with its lease renewed; None if the lease is another worker's."""
+    """Return the replay, locked and with a renewed lease; None if another worker has it."""
     query = select(Replay).where(Replay.id == id_, Replay.lease == lease).with_for_update()
     replay = (await session.scalars(query)).one_or_none()
     if replay is not None:
@@ -255,7 +256,7 @@ async def lock_leased(
 async def release(
     session: AsyncSession, id_: str, lease: str, error: str | None, after: timedelta
 ) -> None:
-    """End the lease; any worker may take the replay `after` a while."""
+    """End the lease; any worker may take the replay after the interval `after`."""
     await session.execute(
         update(Replay)
         .where(Replay.id == id_, Replay.lease == lease)
@@ -264,7 +265,7 @@ async def release(
 
 
 async def remaining(session: AsyncSession, replay: str) -> tuple[bool, int]:
-    """Whether messages wait to be sent, and how many are with their consumers."""
+    """Return whether messages wait to be sent, and how many are with their consumers."""
     of = ReplayItem.replay_id == replay
     query = select(
         select(ReplayItem.id).where(of, ReplayItem.state == ItemState.WAITING).exists(),
@@ -277,7 +278,7 @@ async def remaining(session: AsyncSession, replay: str) -> tuple[bool, int]:
 async def claim_items(
     session: AsyncSession, replay: str, limit: int
 ) -> Sequence[tuple[str, int, str, bytes, dict[str, Any] | None]]:
-    """Mark the next messages as being sent: id, position, queue, encrypted body and headers."""
+    """Mark the next messages as `sending`; return id, position, queue, sealed body, headers."""
     chosen = (
         select(ReplayItem.id)
         .where(ReplayItem.replay_id == replay, ReplayItem.state == ItemState.WAITING)
@@ -312,7 +313,7 @@ async def claim_items(
 
 
 async def unresolved_letters(session: AsyncSession, ids: Sequence[str]) -> set[str]:
-    """Those of the dead letters that are open or were given up."""
+    """Return the ids of those that have not succeeded in a replay."""
     query = select(DeadLetter.id).where(
         equals_any(DeadLetter.id, ids), DeadLetter.state != LetterState.SUCCEEDED
     )
@@ -332,8 +333,8 @@ def _unknown(replay: str, after: int) -> ColumnElement[bool]:
 
 
 async def unknown_since(session: AsyncSession, replay: Replay) -> datetime | None:
-    """When the first message was marked as being sent that the broker may not have confirmed;
-    where there is none, all marked ones count as sent."""
+    """Return when the first message was marked as `sending` that the broker may not have confirmed;
+    if there is none, mark all such messages as sent."""
     open_ = _unknown(replay.id, replay.confirmed_position)
     since: datetime | None = await session.scalar(
         select(func.min(ReplayItem.sending_at)).where(open_)
@@ -350,7 +351,7 @@ async def unknown_since(session: AsyncSession, replay: Replay) -> datetime | Non
 async def resolve_unknown(
     session: AsyncSession, replay: str, after: int, sent: Sequence[str]
 ) -> None:
-    """Of the messages whose sending was unknown, `sent` were sent; the others wait again."""
+    """Resolve messages that may have been sent: those in `sent` were, the others wait again."""
     open_ = _unknown(replay, after)
     await session.execute(
         update(ReplayItem)
@@ -364,7 +365,7 @@ async def resolve_unknown(
 
 async def delete_finished(session: AsyncSession, retention: timedelta) -> int:
     """Delete finished replays that were created longer ago than `retention`, with their messages;
-    returns the number of replays."""
+    return the number of replays."""
     finished = (ReplayState.DONE, ReplayState.CANCELLED)
     deleted = await session.execute(
         delete(Replay)

@@ -37,9 +37,12 @@ terms = APIRouter(prefix="/v1/terms", tags=["terms"])
 ROUTERS = (orders, refunds, terms)
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "it can't be done so: change it"},
-    404: {"description": "there is no such thing"},
-    409: {"description": "its state does not allow it, or the key was used for something else"},
+    400: {"description": "the request cannot be executed as sent: change it"},
+    404: {"description": "not found"},
+    409: {
+        "description": "the resource's state does not permit this, or the key was used for another "
+        "request"
+    },
 }
 
 

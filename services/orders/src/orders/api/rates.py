@@ -29,7 +29,7 @@ reports = APIRouter(prefix="/v1/reports", tags=["reports"])
 
 ROUTERS = (rates, reports)
 
-Day = Annotated[date | None, Query(description="UTC; today when it is left out")]
+Day = Annotated[date | None, Query(description="UTC; today if omitted")]
 
 
 @rates.get("")

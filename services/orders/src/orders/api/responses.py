@@ -21,11 +21,11 @@ class OrderView(View):
     state: State
     currency: str
     total: int
-    refunded: int = Field(description="what goes back of the payment that was accepted")
+    refunded: int = Field(description="the refunded part of the accepted payment")
     pay_by: datetime
     paid_at: datetime | None
     cancelled_at: datetime | None
-    cancelled_by: str | None = Field(description="null when the clock did")
+    cancelled_by: str | None = Field(description="null if it was cancelled automatically")
     fulfilled_at: datetime | None
     release_at: datetime | None = Field(description="when its sellers' payouts are requested")
     released_at: datetime | None
@@ -38,7 +38,9 @@ class LineView(_View):
     quantity: int
     original_amount: int
     original_currency: str
-    rate: Decimal = Field(description="units of the order's currency for one of the original's")
+    rate: Decimal = Field(
+        description="units of the order's currency per unit of the original currency"
+    )
     rate_day: date | None
     rate_source: str | None
     amount: int
@@ -60,17 +62,19 @@ class PaymentView(View):
     order_id: str
     checkout_id: str
     charge: str | None = Field(
-        description="the provider's name of a further charge for the same checkout"
+        description="the provider's id of a further charge for the same checkout"
     )
     provider: str
     account: str
     status: str
-    url: str | None = Field(description="where to send the payer; null when the phone is asked")
-    amount: int | None = Field(description="what came")
+    url: str | None = Field(
+        description="where to send the payer; null if the provider prompts the payer's phone"
+    )
+    amount: int | None = Field(description="the amount received")
     currency: str | None
     decision: str | None = Field(
-        description="what the money was taken for: `accepted` or `reopened`; `late`, `double` and "
-        "`wrong` go back"
+        description="how the money was applied: `accepted` or `reopened`; `late`, `double` and "
+        "`wrong` are refunded"
     )
     completed_at: datetime | None
 
@@ -81,7 +85,7 @@ class RefundView(View):
     amount: int
     currency: str
     reason: str
-    parts: dict[str, int] = Field(description="from whose share it is taken, by seller")
+    parts: dict[str, int] = Field(description="the amount taken from each seller's share")
     state: RefundState
     created_by: str | None
     provider_refund_id: str | None

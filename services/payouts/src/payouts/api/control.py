@@ -78,7 +78,7 @@ class StatusCheckRequirement(ReasonBody):
         default=30,
         ge=0,
         le=365,
-        description="0 ends it, also for accounts that are not reconciled yet",
+        description="0 ends the requirement, also for accounts that are not reconciled yet",
     )
     since: AwareDatetime | None = Field(
         default=None,

@@ -15,11 +15,14 @@ from payouts.schemas import Schedule
 from payouts.settings import Priority
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "it can't be done so: change it"},
-    401: {"description": "no token, or one that is not valid"},
-    403: {"description": "the role does not allow it, or a second person has to"},
-    404: {"description": "there is no such thing"},
-    409: {"description": "its state does not allow it, or the key was used for something else"},
+    400: {"description": "the request cannot be executed as sent: change it"},
+    401: {"description": "the token is missing or invalid"},
+    403: {"description": "the caller's role does not permit this, or a second user has to do it"},
+    404: {"description": "not found"},
+    409: {
+        "description": "the resource's state does not permit this, or the key was used for another "
+        "request"
+    },
 }
 
 
@@ -30,7 +33,7 @@ class RecipientView(View):
     account: str
     currency: str
     masked_details: str = Field(
-        description="where the money goes, for people: the rest is encrypted"
+        description="the masked destination, for display; the full details are encrypted"
     )
     blocked: bool
     schedule: Schedule
@@ -65,18 +68,20 @@ class LedgerEntryView(BaseModel):
 
 class RecipientDetail(RecipientView):
     balances: list[BalanceView] = Field(default_factory=list)
-    ledger: list[LedgerEntryView] = Field(default_factory=list, description="the newest 50")
+    ledger: list[LedgerEntryView] = Field(default_factory=list, description="the newest 50 entries")
 
 
 class PayoutView(View):
     recipient_id: str
-    recipient: str = Field(description="its reference")
+    recipient: str = Field(description="the recipient's reference")
     description: str | None
     batch_id: str | None
     provider: str
     account: str
-    amount: int = Field(description="minor units, what the recipient gets")
-    amount_returned: int = Field(description="minor units, what came back of it while it is paid")
+    amount: int = Field(description="minor units, the amount that the recipient receives")
+    amount_returned: int = Field(
+        description="minor units, the part that was returned while the payout stays paid"
+    )
     fee: int = Field(description="minor units")
     currency: str
     funding: Funding
@@ -85,17 +90,21 @@ class PayoutView(View):
     held: bool
     created_by: str
     credited_by: list[str] = Field(
-        description="if it needs approval: who credited what it pays, and so can't approve it"
+        description="if it needs approval: the users who credited the money that it pays, and so "
+        "cannot approve it"
     )
     approved_by: str | None
-    adopted: bool = Field(description="found at the provider: a restored database had forgotten it")
+    adopted: bool = Field(
+        description="whether it was recovered from the provider because a restored database "
+        "lacked it"
+    )
     due_at: datetime
     next_action_at: datetime | None = Field(
-        description="when it is processed next; null when never"
+        description="when it is processed next; null if it is not"
     )
     attempt_count: int = Field(validation_alias=AliasChoices("attempt_count", "attempts"))
     failures: int
-    transfer_id: str | None = Field(description="the provider's name of it")
+    transfer_id: str | None = Field(description="the provider's id of the transfer")
     error: str | None
     submitted_at: datetime | None
     paid_at: datetime | None
@@ -115,7 +124,7 @@ class AttemptView(BaseModel):
     outcome: str | None
     transfer_id: str | None
     transfer_status: str | None = Field(
-        description="all that the provider ever said of its transfer"
+        description="the transfer's status, merged from all reports of the provider"
     )
     error: str | None
 
@@ -136,13 +145,13 @@ class AuditView(BaseModel):
 
 class AuditDetail(AuditView):
     subject: str
-    data: dict[str, Any] = Field(description="what the action posted and changed")
+    data: dict[str, Any] = Field(description="the ledger entries and the changes of the action")
 
 
 class PayoutDetail(PayoutView):
     # Not the row's `attempts`, which is a count.
     attempts: list[AttemptView] = Field(default_factory=list, validation_alias="_attempts")
-    audit: list[AuditView] = Field(default_factory=list, description="the newest 100")
+    audit: list[AuditView] = Field(default_factory=list, description="the newest 100 entries")
 
 
 class BatchView(View):
@@ -152,7 +161,7 @@ class BatchView(View):
 
 
 class BatchDetail(BatchView):
-    states: dict[str, int] = Field(default_factory=dict, description="payouts by state")
+    states: dict[str, int] = Field(default_factory=dict, description="number of payouts by state")
 
 
 class ControlView(BaseModel):
@@ -160,7 +169,7 @@ class ControlView(BaseModel):
 
     paused: bool
     status_check_required_until: datetime | None = Field(
-        default=None, description="until then the provider is asked before anything is sent"
+        default=None, description="until this time the provider is queried before anything is sent"
     )
     actor: str | None = None
     reason: str | None = None
@@ -172,7 +181,9 @@ class AccountView(BaseModel):
     workers together, `max_concurrency` to one worker."""
 
     path: str
-    pays: bool = Field(description="false: it pays by itself, and is only compared")
+    pays: bool = Field(
+        description="false if the provider pays out automatically; its payouts are only reconciled"
+    )
     limits: dict[str, int]
     approval_threshold: dict[str, int]
     rate_per_second: float
@@ -189,18 +200,24 @@ class RecoveryView(BaseModel):
     account: str
     day: date
     requested_at: datetime
-    fault: str | None = Field(description="why the last comparison did not settle it")
+    fault: str | None = Field(description="why the last reconciliation did not complete it")
 
 
 class Status(BaseModel):
     control: ControlView
-    states: dict[str, int] = Field(description="payouts by state")
+    states: dict[str, int] = Field(description="number of payouts by state")
     held: int
-    oldest_due_at: datetime | None = Field(description="of those that are approved and due")
-    circuits: list[CircuitView] = Field(description="that are not closed: nothing is sent there")
-    accounts: list[AccountView] = Field(description="of the payout accounts file")
+    oldest_due_at: datetime | None = Field(
+        description="the earliest due time of the approved payouts that are due"
+    )
+    circuits: list[CircuitView] = Field(
+        description="circuit breakers that are not closed: nothing is sent to those systems"
+    )
+    accounts: list[AccountView] = Field(description="the accounts in the payout accounts file")
     open_discrepancies: int
-    unreconciled: list[RecoveryView] = Field(description="after a restore; usually empty")
+    unreconciled: list[RecoveryView] = Field(
+        description="days still to be reconciled after a restore; usually empty"
+    )
 
 
 class Volume(BaseModel):
@@ -214,7 +231,9 @@ class Metrics(BaseModel):
 
     since: datetime
     states: dict[str, int]
-    success_rate: float | None = Field(description="paid of all that are settled; null if none")
+    success_rate: float | None = Field(
+        description="the paid share of all completed payouts; null if there are none"
+    )
     seconds_to_paid_p50: float | None
     seconds_to_paid_p95: float | None
     paid: list[Volume]

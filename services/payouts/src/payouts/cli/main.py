@@ -37,12 +37,12 @@ from payouts.cli.api_client import API, call, listed
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-Reason = Annotated[str, typer.Option(help="kept in the audit log")]
-AsJson = Annotated[bool, typer.Option("--json", help="for scripts")]
+Reason = Annotated[str, typer.Option(help="recorded in the audit log")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 Id = Annotated[str, typer.Argument(help="the payout's id")]
 Key = Annotated[
     str | None,
-    typer.Option(help="Idempotency-Key: say the same one again and nothing is ordered twice"),
+    typer.Option(help="Idempotency-Key: repeat the same key and nothing is created twice"),
 ]
 
 _SETTLED = frozenset({"paid", "failed", "returned", "cancelled"})
@@ -121,13 +121,15 @@ def show(id_: Id) -> None:
 
 @app.command("create")
 def create(
-    recipient: Annotated[str, typer.Argument(help="its reference")],
+    recipient: Annotated[str, typer.Argument(help="the recipient's reference")],
     amount: Annotated[int, typer.Argument(help="minor units")],
     currency: str,
-    fee: Annotated[int, typer.Option(help="minor units, charged beside it")] = 0,
+    fee: Annotated[int, typer.Option(help="minor units, charged in addition")] = 0,
     funding: Annotated[str, typer.Option(help="direct or balance")] = "direct",
     priority: Annotated[str, typer.Option(help="critical, direct, default or low")] = "direct",
-    due_at: Annotated[str | None, typer.Option(help="not before, RFC 3339")] = None,
+    due_at: Annotated[
+        str | None, typer.Option(help="when to send it at the earliest, RFC 3339")
+    ] = None,
     key: Key = None,
 ) -> None:
     """Create one payout."""
@@ -152,7 +154,7 @@ def batch(
     ],
     name: str | None = None,
     key: Key = None,
-    wait: Annotated[bool, typer.Option(help="until all are settled")] = True,
+    wait: Annotated[bool, typer.Option(help="wait until all payouts have completed")] = True,
 ) -> None:
     """Create all payouts of a file, or none, and follow their progress."""
     request = {"name": name or file.name, "payouts": list(_payouts_in(file))}
@@ -209,9 +211,9 @@ def resume(reason: Reason) -> None:
 @app.command("require-status-check")
 def require_status_check(
     reason: Reason,
-    days: Annotated[int, typer.Option(min=0, max=365, help="0 ends it")] = 30,
+    days: Annotated[int, typer.Option(min=0, max=365, help="0 ends the requirement")] = 30,
     since: Annotated[
-        str | None, typer.Option(help="when the backup was made, RFC 3339; a week ago")
+        str | None, typer.Option(help="when the backup was made, RFC 3339; default: a week ago")
     ] = None,
 ) -> None:
     """After a backup was restored: reconcile every account since then before anything is sent, and
@@ -227,7 +229,9 @@ def require_status_check(
 
 @app.command("wait-reconciled")
 def wait_reconciled(
-    seconds: Annotated[float, typer.Option(min=0, help="then end with 1")] = 3600,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="timeout, after which the exit status is 1")
+    ] = 3600,
 ) -> None:
     """After `require-status-check`: wait until every account is reconciled since the backup."""
     until = time.monotonic() + seconds
@@ -245,7 +249,9 @@ def wait_reconciled(
 
 
 @app.command()
-def report(day: Annotated[str | None, typer.Option(help="YYYY-MM-DD, UTC; today")] = None) -> None:
+def report(
+    day: Annotated[str | None, typer.Option(help="YYYY-MM-DD, UTC; default: today")] = None,
+) -> None:
     """Show a day's report."""
     print_json(call("GET", "reports/daily", params={"day": day} if day else {}))
 
@@ -312,7 +318,7 @@ def recipients(reference: str | None = None, as_json: AsJson = False) -> None:
 
 @app.command("add-recipient")
 def add_recipient(
-    file: Annotated[Path, typer.Argument(help="JSON, as the API takes it", dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="JSON, as the API accepts it", dir_okay=False)],
 ) -> None:
     """Add a recipient."""
     try:
@@ -327,7 +333,7 @@ def add_recipient(
 def block(
     id_: Annotated[str, typer.Argument(help="the recipient's id")],
     reason: Reason,
-    undo: Annotated[bool, typer.Option("--undo", help="pay it again")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="unblock the recipient")] = False,
 ) -> None:
     """Block a recipient: nothing is sent to it."""
     change = {"blocked": not undo, "reason": reason}
@@ -366,7 +372,7 @@ def schedules(as_json: AsJson = False) -> None:
 
 @app.command()
 def job(
-    name: Annotated[str, typer.Argument(help="as `schedules` has it")],
+    name: Annotated[str, typer.Argument(help="as listed by `schedules`")],
     what: Annotated[str, typer.Argument(help="run, pause, resume or cancel")],
 ) -> None:
     """Run a job now, pause or resume its schedule, or cancel runs that have not begun."""
@@ -393,7 +399,7 @@ def export(first: str, last: str) -> None:
 @app.command("verify-ledger")
 def verify_ledger(
     expect: Annotated[
-        str | None, typer.Option(help="POSITION:HASH of a head that was kept elsewhere")
+        str | None, typer.Option(help="POSITION:HASH of a head that was stored elsewhere")
     ] = None,
 ) -> None:
     """Verify that the audit log, the ledger and the balances are as they were written."""

@@ -28,16 +28,23 @@ class Options(BaseModel):
 
     limits: dict[Currency, int] = Field(min_length=1)
     approval_threshold: dict[Currency, int] = Field(default_factory=dict)
-    rate_per_second: float = Field(default=20, gt=0, le=1000, description="calls, of all workers")
-    max_concurrency: int = Field(default=50, ge=1, le=500, description="calls, of one worker")
+    rate_per_second: float = Field(
+        default=20, gt=0, le=1000, description="calls per second, of all workers together"
+    )
+    max_concurrency: int = Field(
+        default=50, ge=1, le=500, description="concurrent calls of one worker"
+    )
     circuit_reset_seconds: float = Field(
-        default=30, gt=0, le=3600, description="nothing is sent for so long after ten failures"
+        default=30,
+        gt=0,
+        le=3600,
+        description="nothing is sent for this long after ten failures in a row",
     )
     not_found_grace_seconds: float | None = Field(
         default=None,
         ge=0,
-        description="how long after a call without an answer the provider's not knowing of it "
-        "proves that it was not done; each provider has its own default",
+        description="how long after a call without a response a status check that finds nothing "
+        "proves that the call had no effect; each provider has its own default",
     )
 
     @model_validator(mode="after")

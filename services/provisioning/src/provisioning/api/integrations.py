@@ -36,7 +36,9 @@ async def list_integrations(
     session: Session,
     status: Status | None = None,
     customer_id: str | None = None,
-    error: Annotated[str | None, Query(min_length=3, description="a part of its text")] = None,
+    error: Annotated[
+        str | None, Query(min_length=3, description="part of the error's text")
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[IntegrationView]:
@@ -73,7 +75,7 @@ async def retry(
     response: Response,
     session: Session,
     id_: str,
-    wait: Annotated[bool, Query(description="provision now and answer with the outcome")] = False,
+    wait: Annotated[bool, Query(description="provision now and return the outcome")] = False,
 ) -> IntegrationDetail:
     """Retry one integration.
 

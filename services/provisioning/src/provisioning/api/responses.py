@@ -18,7 +18,7 @@ class IntegrationView(View):
     desired_state: str
     observed_state: str
     organization_id: str | None
-    error: str | None = Field(description="the last failure, whole, until the next success")
+    error: str | None = Field(description="the complete last failure, until the next success")
     updated_at: datetime
 
 
@@ -35,9 +35,9 @@ class AttemptView(BaseModel):
 
 
 class IntegrationDetail(IntegrationView):
-    attempts: list[AttemptView] = Field(default_factory=list, description="the newest 50")
+    attempts: list[AttemptView] = Field(default_factory=list, description="the newest 50 attempts")
 
 
 class Requested(BaseModel):
-    requested: int = Field(description="how many integrations are tried again")
-    more: bool = Field(description="whether more match; call again to go on")
+    requested: int = Field(description="the number of integrations that are retried")
+    more: bool = Field(description="whether more match; call again to continue")

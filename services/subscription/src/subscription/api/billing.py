@@ -40,7 +40,7 @@ router = APIRouter(prefix="/v1", tags=["billing"])
 
 Account = Annotated[
     str,
-    Query(pattern=r"^[a-z0-9_-]{1,64}$", description="with Stripe, of the accounts file"),
+    Query(pattern=r"^[a-z0-9_-]{1,64}$", description="a Stripe account in the accounts file"),
 ]
 
 
@@ -78,7 +78,7 @@ class InvoiceView(BaseModel):
     amount_due: int
     amount_paid: int
     created: datetime
-    page_url: str | None = Field(description="where the customer sees and pays it")
+    page_url: str | None = Field(description="where the customer sees and pays the invoice")
     pdf_url: str | None
 
 
@@ -122,11 +122,14 @@ class Runner:
 Run = Annotated[Runner, Depends(Runner)]
 Called = Annotated[Accounts, provided(Accounts)]
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    202: {"model": CommandView, "description": "what became of it is not known: it is done once"},
-    400: {"description": "it can't be done so: change it"},
+    202: {
+        "model": CommandView,
+        "description": "the outcome is not known yet: the command is executed once",
+    },
+    400: {"description": "the request cannot be executed as sent: change it"},
     409: {"description": "the key was used for another command"},
-    422: {"description": "not a command, or Stripe refuses it: take another key"},
-    503: {"description": "nothing was done, and nothing will be unless it is sent again"},
+    422: {"description": "not a valid command, or Stripe refused it: use another key"},
+    503: {"description": "nothing was done, and nothing will be unless the command is sent again"},
 }
 
 

@@ -41,7 +41,7 @@ class ProviderView(View):
 class PlanView(ProviderView):
     provider_plan_id: str
     name: str | None
-    amount: int | None = Field(description="minor units; null when the price is not a fixed one")
+    amount: int | None = Field(description="minor units; null if the price is not fixed")
     currency: str | None
     interval: str | None
 
@@ -78,7 +78,7 @@ class ItemView(BaseModel):
     """One of the plans of a provider's subscription."""
 
     plan_id: str
-    quantity: int | None = Field(description="null where it is metered")
+    quantity: int | None = Field(description="null for a metered plan")
     current_period_end: datetime | None
 
 
@@ -86,9 +86,9 @@ class SubscriptionView(ProviderView):
     provider_subscription_id: str
     customer_id: str
     status: Status
-    plan_id: str | None = Field(description="that of the first item")
+    plan_id: str | None = Field(description="the plan of the first item")
     items: list[ItemView]
-    entitles: bool = Field(description="whether its customer may use the plan, by the policy")
+    entitles: bool = Field(description="whether the policy entitles the customer to the plan")
     current_period_end: datetime | None
     cancel_at_period_end: bool
     cancel_at: datetime | None = Field(description="when it ends, if that is decided")
@@ -100,29 +100,27 @@ class CheckoutView(ProviderView):
     account: str
     status: CheckoutStatus
     url: str | None = Field(
-        description="where to send the payer; null while it is starting, and when the provider "
-        "asks the payer's phone"
+        description="where to send the payer; null while the checkout is starting, and if the "
+        "provider prompts the payer's phone"
     )
     amount: int | None = Field(description="minor units")
     currency: str | None
-    reference: str | None = Field(description="the provider's name for the payment")
+    reference: str | None = Field(description="the provider's id of the payment")
     customer_id: str | None
     subscription_id: str | None = Field(
-        description="what it prolongs; there from the first report on"
+        description="the subscription that it extends; set by the first report"
     )
     expires_at: datetime | None
     paid_at: datetime | None
-    error: str | None = Field(description="why it was refused, or what was paid instead")
+    error: str | None = Field(description="why it was refused, or the amount that was paid instead")
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "it can't be started so: change it"},
+    400: {"description": "the request cannot be executed as sent: change it"},
     409: {"description": "the key was used for another request"},
-    422: {
-        "description": "not a request for a checkout, or the provider refuses it: take another key"
-    },
-    502: {"description": "what became of it is not known: send it again with the same key"},
-    503: {"description": "not now: send it again with the same key"},
+    422: {"description": "not a valid request, or the provider refused it: use another key"},
+    502: {"description": "the outcome is not known: send the request again with the same key"},
+    503: {"description": "temporarily unavailable: send the request again with the same key"},
 }
 Checkouts = Annotated[CheckoutService, provided(CheckoutService)]
 EntitlementReader = Annotated[EntitlementService, provided(EntitlementService)]

@@ -32,17 +32,17 @@ UNFINISHED = (CommandStatus.OPEN, CommandStatus.ACCEPTED)
 
 class NewSubscription(RequestModel):
     kind: Literal["subscribe"] = "subscribe"
-    plan_id: Name = Field(description="the provider's price")
+    plan_id: Name = Field(description="the provider's id of the price")
     trial_days: int = Field(default=0, ge=0, le=730)
     coupon: Name | None = None
-    payment_method: Name | None = Field(default=None, description="the customer's default if null")
+    payment_method: Name | None = Field(default=None, description="null for the customer's default")
 
 
 class ChangePlan(RequestModel):
     kind: Literal["change_plan"] = "change_plan"
     plan_id: Name
     when: When = "now"
-    prorate: bool = Field(default=True, description="of a change that is made now")
+    prorate: bool = Field(default=True, description="whether to prorate a change that is made now")
 
 
 class Cancel(RequestModel):

@@ -20,15 +20,16 @@ class EntitlementPolicy(RequestModel):
     entitled for thirty days; one who is `unpaid` (Stripe has given up collecting) or `paused` (a
     trial ended without a payment method) is not, until that changes."""
 
-    past_due: bool = Field(default=True, description="whether who is past due is entitled")
+    past_due: bool = Field(default=True, description="whether a past-due customer is entitled")
     past_due_grace_days: int | None = Field(
         default=30,
         ge=0,
         le=3650,
-        description="for so long since then, at Stripe; null: as long as Stripe says `past_due`",
+        description="days of entitlement after becoming past due, at Stripe; null: as long as "
+        "Stripe reports `past_due`",
     )
-    unpaid: bool = Field(default=False, description="whether who is unpaid is entitled")
-    paused: bool = Field(default=False, description="whether who is paused is entitled")
+    unpaid: bool = Field(default=False, description="whether an unpaid customer is entitled")
+    paused: bool = Field(default=False, description="whether a paused customer is entitled")
 
     def as_rules(self) -> Policy:
         days = self.past_due_grace_days
@@ -49,7 +50,7 @@ class Buyer(RequestModel):
     phone: str | None = Field(
         default=None,
         pattern=r"^\+?[0-9]{8,15}$",
-        description="with country code (E.164); the plus may be left out",
+        description="with country code (E.164); the plus sign is optional",
     )
 
 
@@ -63,10 +64,17 @@ class PlanTerms(RequestModel):
     name: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\x00]+$")
     interval: Literal["day", "week", "month", "year"] = "month"
     grace_days: int = Field(
-        default=3, ge=0, le=90, description="past due for so long, before it expires"
+        default=3,
+        ge=0,
+        le=90,
+        description="days that the subscription is past due before it expires",
     )
     reminder_days: int = Field(
-        default=3, ge=0, le=90, description="told so long before the end, but not before half of it"
+        default=3,
+        ge=0,
+        le=90,
+        description="days before the end at which `subscription.expiring` is published, but not "
+        "before half of the period has passed",
     )
 
 
@@ -75,22 +83,25 @@ class NewCheckout(RequestModel):
 
     provider: ProviderName
     account: str = Field(
-        default=DEFAULT, pattern=r"^[a-z0-9_-]{1,64}$", description="of the accounts file"
+        default=DEFAULT,
+        pattern=r"^[a-z0-9_-]{1,64}$",
+        description="an account in the accounts file",
     )
     amount: MinorUnits | None = Field(
-        default=None, gt=0, description="minor units; left out for a plan of Stripe's"
+        default=None, gt=0, description="minor units; omitted for a Stripe plan"
     )
     currency: Currency | None = None
     customer: Buyer
     plan: PlanTerms | None = None
     description: str | None = Field(default=None, max_length=150, pattern=r"^[^\x00]*$")
     return_url: HttpUrl | None = Field(
-        default=None, description="where the payer's browser goes afterwards"
+        default=None, description="where the payer's browser is sent afterwards"
     )
     purpose: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9._:/-]{1,200}$",
-        description="another service's name for what is paid; `checkout.status_changed` has it",
+        description="another service's name for what is paid; repeated in "
+        "`checkout.status_changed`",
     )
 
     @model_validator(mode="after")

@@ -37,13 +37,13 @@ class Entitlement(BaseModel):
     subscription_id: str
     plan_id: str | None
     quantity: int | None = Field(
-        description="of a provider's subscription: how many; null where it is metered"
+        description="the quantity of a provider's subscription; null for a metered plan"
     )
-    plan: str | None = Field(description="the provider's or the shop's name of the plan")
+    plan: str | None = Field(description="the provider's or the shop's id of the plan")
     name: str | None
     status: Status
     until: datetime | None
-    ends: bool = Field(description="it is not renewed after `until`")
+    ends: bool = Field(description="whether it is not renewed after `until`")
 
 
 class Entitlements(BaseModel):
