@@ -358,7 +358,7 @@ ALERTS: Final[Sequence[Alert]] = (
         {'paybus_order_refunds_oldest_seconds{state="manual"}': "0x100"},
     ),
     Alert(
-        "PaymentsUnaskable",
+        "PaymentsUnpollable",
         "sum(paybus_unpollable_payments) or vector(0)",
         0, "15m", "ticket", "Payments cannot be polled: the endpoints file lacks their endpoint or its credentials",
         "payments",

@@ -95,7 +95,7 @@ class _Unlimited(ProviderRateLimiter):
     def __init__(self) -> None:
         pass
 
-    async def take(self, name: str, per_minute: int) -> None:
+    async def acquire(self, name: str, per_minute: int) -> None:
         pass
 
 

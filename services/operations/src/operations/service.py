@@ -316,7 +316,7 @@ class OperatorService:
     async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
         """Return a trace. Raises `NotFound` if neither the journal nor a dead letter has the id."""
         if is_masked(id_):
-            raise NotFound("what is masked where it is shown can't be looked for")
+            raise NotFound("values that are displayed masked can't be searched")
         scope = self.scope(caller)
         entries = await monitoring.of_correlation(session, id_, scope)
         letters = await dead_letters.of_correlation(session, id_, scope)

@@ -116,7 +116,7 @@ async def _on_http_exception(_: Request, error: Exception) -> Response:
 
 async def _on_database_error(_: Request, error: Exception) -> Response:
     if isinstance(error, sqlalchemy.exc.DataError):  # such as NUL in a text
-        return await _on_paybus_error(_, Invalid("a value that can't be stored or looked for"))
+        return await _on_paybus_error(_, Invalid("a value that can't be stored or searched for"))
     if classify(error) is ErrorKind.OUTAGE:
         log.warning("database_unavailable", error=describe(error))
         return await _on_paybus_error(_, Unavailable("the database can't be reached now"))
