@@ -35,7 +35,7 @@ _WHAT = {
     "bank-sync-worker": "health and metrics",
     "operations-worker": "health and metrics",
     "orders-worker": "health and metrics",
-    "sandbox-backend": 'the back end: GET /_books; PUT /_behaviour {"mode": "refuse"}, "fail" or "well"',
+    "sandbox-backend": 'the backend API: GET /_books; PUT /_behaviour {"mode": "refuse" or "well"}',
     "sandbox-providers": "providers, payers and banks: docs/guides/checkouts.md and bank-sync.md",
     "sandbox-stripe": "localstripe, a Stripe API",
 }
