@@ -16,9 +16,9 @@ from common.contracts.event import Event
 from common.contracts.provisioning import ReconcileOrganization
 from common.db import database
 from common.db.database import Sessions
-from common.errors import Busy
+from common.errors import Busy, ProviderTimeout
 from common.observability.redaction import Redactor
-from common.resilience.call_guard import CallGuard
+from common.resilience.call_guard import CallGuard, CircuitOpen
 from conftest import MakePaybus
 from devstack.processes.system import BACKEND_TOKEN
 from provisioning.clients.backend import Backend
@@ -46,23 +46,9 @@ async def test_what_a_late_call_undoes_is_done_again(
 ) -> None:
     with make_paybus(["sandbox-backend"]) as paybus:
         async with _world(paybus) as (sessions, http):
-            organization = (
-                await http.post(
-                    "/organizations",
-                    json={"reference": "integration", "name": "Acme"},
-                    headers={"Idempotency-Key": "k"},
-                )
-            ).json()["id"]
-            async with sessions.begin() as session:
-                session.add(_suspended_soon(organization))
             late, other = _Held(), _Held("response")
-            slow = asyncio.create_task(_reconcile(paybus, sessions, late))
-            await (
-                late.reached.wait()
-            )  # its intent to suspend is saved, and its machine is suspended
-            async with sessions.begin() as session:
-                row = await session.get_one(Integration, "integration")
-                row.desired_state, row.lease_until = "active", datetime.now(UTC)
+            slow = await _suspending(paybus, sessions, http, late)
+            await _change(sessions, desired_state="active", lease_until=datetime.now(UTC))
             taking_over = asyncio.create_task(_reconcile(paybus, sessions, other))
             await other.reached.wait()
             if takes_over == "has resumed it":
@@ -82,6 +68,35 @@ async def test_what_a_late_call_undoes_is_done_again(
             assert paybus.books()["organizations"][0]["status"] == "active"
 
 
+async def test_a_late_call_is_noticed_by_a_process_that_meets_an_open_circuit(
+    make_paybus: MakePaybus,
+) -> None:
+    with make_paybus(["sandbox-backend"]) as paybus:
+        async with _world(paybus) as (sessions, http):
+            late = _Held()
+            slow = await _suspending(paybus, sessions, http, late)
+            await _change(sessions, desired_state="active", lease_until=datetime.now(UTC))
+            await _reconcile(paybus, sessions)
+            await _change(sessions, desired_state="suspended")
+            gate = _HeldGuard(
+                "the backend API", label="b", max_concurrency=9, quota=None, failures=1
+            )
+            refused = asyncio.create_task(_reconcile(paybus, sessions, gate=gate))
+            await gate.reached.wait()  # its intent is saved, and nothing is sent yet
+            late.go_on.set()
+            with pytest.raises(Busy):
+                await slow
+            with pytest.raises(ProviderTimeout):
+                async with CallGuard.call(gate):
+                    raise ProviderTimeout("which opens the circuit")
+            gate.go_on.set()
+            with pytest.raises(CircuitOpen):
+                await refused
+            await _change(sessions, desired_state="active")
+            await _reconcile(paybus, sessions)
+            assert paybus.books()["organizations"][0]["status"] == "active"
+
+
 class _Held:
     """Holds the first change of a status: either the request before it is sent, or the response."""
 
@@ -94,6 +109,21 @@ class _Held:
         if request.method == "PUT" and not self.reached.is_set():
             self.reached.set()
             await self.go_on.wait()
+
+
+class _HeldGuard(CallGuard):
+    """Holds the first call before it looks at the circuit."""
+
+    def __init__(self, system: str, **settings: Any) -> None:
+        super().__init__(system, **settings)
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        self.reached.set()
+        await self.go_on.wait()
+        async with super().call():
+            yield
 
 
 @asynccontextmanager
@@ -127,9 +157,32 @@ def _suspended_soon(organization: str) -> Integration:
     )
 
 
-async def _reconcile(paybus: Paybus, sessions: Sessions, held: _Held) -> None:
-    async with httpx.AsyncClient(**_backend(paybus), event_hooks=held.hooks) as http:
-        gate = CallGuard("the backend API", label="backend", max_concurrency=9, quota=None)
+async def _suspending(
+    paybus: Paybus, sessions: Sessions, http: httpx.AsyncClient, late: _Held
+) -> asyncio.Task[None]:
+    """Start a process that saves its intent to suspend, and is then itself suspended."""
+    body = {"reference": "integration", "name": "Acme"}
+    made = await http.post("/organizations", json=body, headers={"Idempotency-Key": "k"})
+    async with sessions.begin() as session:
+        session.add(_suspended_soon(made.json()["id"]))
+    slow = asyncio.create_task(_reconcile(paybus, sessions, late))
+    await late.reached.wait()
+    return slow
+
+
+async def _change(sessions: Sessions, **values: Any) -> None:
+    async with sessions.begin() as session:
+        row = await session.get_one(Integration, "integration")
+        for name, value in values.items():
+            setattr(row, name, value)
+
+
+async def _reconcile(
+    paybus: Paybus, sessions: Sessions, held: _Held | None = None, gate: CallGuard | None = None
+) -> None:
+    hooks = held.hooks if held else {}
+    async with httpx.AsyncClient(**_backend(paybus), event_hooks=hooks) as http:
+        gate = gate or CallGuard("the backend API", label="backend", max_concurrency=9, quota=None)
         provisioner = Provisioner(
             sessions, Backend(http), gate, enabled=True, look_first=False, timeout=60,
             redact=Redactor(),

@@ -234,7 +234,8 @@ class Provisioner:
             row = await repository.lock_integration(session, intent.integration_id)
             if row.lease == intent.lease:
                 row.lease = row.lease_until = None
-                row.outcome_unknown = intent.outcome_unknown
+                late = row.late_calls != intent.late_calls
+                row.outcome_unknown = intent.outcome_unknown or late
 
     async def _failed(self, intent: Intent, error: BaseException) -> None:
         text = self._text(error)
