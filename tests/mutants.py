@@ -466,6 +466,13 @@ MUTANTS = (
         "provisioning/test_provisioning_late_calls.py",
     ),
     Mutant(
+        "provisioning: an open circuit hides a late call",
+        "services/provisioning/src/provisioning/provisioner.py",
+        "row.outcome_unknown = intent.outcome_unknown or late\n",
+        "row.outcome_unknown = intent.outcome_unknown\n",
+        "provisioning/test_provisioning_late_calls.py",
+    ),
+    Mutant(
         "promise 7: polls have no rate limit",
         f"{GATEWAY}/repository.py",
         "    await rate.use(session, len(claimed))\n",
