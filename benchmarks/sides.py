@@ -115,7 +115,7 @@ class Paybus(Side):
         migrate(self.layout, logs)
         super().__init__(stack, self.layout.rabbitmq_url, databases["subscription"])
         self.system = System(stack, self.layout, logs)
-        self._stripe = make(Endpoint(provider="stripe", tenant="default"))
+        self._stripe = make(Endpoint(provider="stripe", tenant="default", options={"mode": "test"}))
         self._provisioning_url = databases["provisioning"].replace("+psycopg", "")
         with self.process("webhook-gateway"):
             pass  # it has declared the topology
