@@ -39,10 +39,10 @@ MUTANTS = (
     Mutant(
         "promise 1: the gateway answers without waiting for the confirm",
         f"{GATEWAY}/ingress/app.py",
-        "            confirmed &= await self._outlet.publish(\n"
+        "            confirmed &= await self._publisher.publish(\n"
         "                exchange, event.type, event.encode(), content_type=CONTENT_TYPE\n"
         "            )\n",
-        "            asyncio.ensure_future(self._outlet.publish(\n"
+        "            asyncio.ensure_future(self._publisher.publish(\n"
         "                exchange, event.type, event.encode(), content_type=CONTENT_TYPE\n"
         "            ))\n",
         "promises/test_promise_1_2xx_means_durable.py",

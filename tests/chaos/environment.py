@@ -219,10 +219,10 @@ class Field:
         """Wait until all work is done. Returns the verdict, and the seconds that it took after the
         end of faults and load."""
         # A backlog behind the gateways takes time; a lack of progress ends the wait earlier.
-        patience = max(_PATIENCE_SECONDS, len(self.sent.bodies) / 10)
+        limit = max(_PATIENCE_SECONDS, len(self.sent.bodies) / 10)
         # Each check counts everything and uses the same cores as the workers.
         pause = max(0.5, len(self.sent.bodies) / 5000)
-        self._provider.join(patience)
+        self._provider.join(limit)
         if self._provider.is_alive():
             raise DevstackError(f"not all webhooks were accepted: {self.sent_share:.1%}")
         if self._provider.accepted < len(self.sent.bodies):
@@ -236,7 +236,7 @@ class Field:
             final = found.good or found.doubled or found.unexplained
             return found if final or steady.seconds(found) > _HOPELESS_SECONDS else None
 
-        verdict = poll(done_or_hopeless, seconds=patience, pause=pause)
+        verdict = poll(done_or_hopeless, seconds=limit, pause=pause)
         recovery = time.monotonic() - started
         if verdict is None or verdict.good:
             verdict = self._once_more()

@@ -165,8 +165,8 @@ class Provider(threading.Thread):
     async def _send_all(self) -> None:
         waiting: asyncio.Queue[bytes] = asyncio.Queue()
         started = time.monotonic()
-        patience = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
-        async with aiohttp.ClientSession(timeout=patience) as http, asyncio.TaskGroup() as group:
+        limit = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+        async with aiohttp.ClientSession(timeout=limit) as http, asyncio.TaskGroup() as group:
             senders = [
                 group.create_task(self._sender(http, waiting)) for _ in range(self._connections)
             ]

@@ -111,8 +111,8 @@ class MobileMoney:
 
     def call_back(self, payment: Payment, standing: Standing, *, surely: bool = False) -> None:
         """Send the merchant a callback with this status, whether it is true or not."""
-        told = Payment(**{**vars(payment), "standing": standing})
-        body, headers = _callback(told, self._secrets)
+        reported = Payment(**{**vars(payment), "standing": standing})
+        body, headers = _callback(reported, self._secrets)
         self.postman.send(
             payment.provider,
             body,

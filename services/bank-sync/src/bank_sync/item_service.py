@@ -189,8 +189,8 @@ class ItemService:
             there = await session.scalars(select(Account).where(Account.item == item.id))
             for row in there.all():
                 row.closed = row.id not in by_id
-            told = [events.balance_updated(locked, each, now) for each in changed]
-            await outbox.enqueue(session, told)
+            outgoing = [events.balance_updated(locked, each, now) for each in changed]
+            await outbox.enqueue(session, outgoing)
         return True
 
     async def _accounts(self, session: AsyncSession, item: Item) -> set[str]:

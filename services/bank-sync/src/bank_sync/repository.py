@@ -142,12 +142,12 @@ async def items_to_sync(session: AsyncSession, now: datetime, most: int) -> Sequ
 
 
 async def overdue_syncs(
-    session: AsyncSession, now: datetime, patience: timedelta, most: int
+    session: AsyncSession, now: datetime, older_than: timedelta, most: int
 ) -> Sequence[Sync]:
     """Return queued syncs that no worker has claimed, and running ones whose worker has stopped."""
-    waiting = (Sync.status == "queued") & (Sync.requested_at <= now - patience)
+    waiting = (Sync.status == "queued") & (Sync.requested_at <= now - older_than)
     dead = (Sync.status == "running") & (Sync.lease_until <= now) & (
-        Sync.requested_at <= now - patience
+        Sync.requested_at <= now - older_than
     )  # fmt: skip
     query = (
         select(Sync)

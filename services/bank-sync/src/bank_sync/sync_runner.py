@@ -248,7 +248,7 @@ class Syncer:
             item.synced_at, item.read_at = now, running.begun
             sync.pages, sync.added = update_.pages, applied.added
             sync.modified, sync.removed = applied.modified, applied.removed
-            told = list(applied.events)
+            outgoing = list(applied.events)
             # A report received during the read is newer than the read.
             warning = Health(item.warning) if item.warning is not None else None
             health = domain.health_after_sync(Health(item.health), warning)
@@ -256,8 +256,8 @@ class Syncer:
                 item.health, item.health_reason = health, None
                 item.health_until = item.warned_until
                 item.version += 1
-                told.append(events.item_changed(item, "bank_item.health_changed"))
-            await outbox.enqueue(session, told)
+                outgoing.append(events.item_changed(item, "bank_item.health_changed"))
+            await outbox.enqueue(session, outgoing)
             await self._finish(session, item, sync, now, "done", None)
         metrics.transactions.labels("added").inc(applied.added)
         metrics.transactions.labels("modified").inc(applied.modified)

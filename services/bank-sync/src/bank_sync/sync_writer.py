@@ -64,7 +64,7 @@ async def apply(
         applied.modified += old
     first_complete = update.complete and not item.complete
     if applied.added or applied.modified or applied.removed or first_complete:
-        told = events.transactions_synced(
+        synced = events.transactions_synced(
             item,
             update,
             now,
@@ -72,7 +72,7 @@ async def apply(
             modified=applied.modified,
             removed=applied.removed,
         )
-        applied.events.append(told)
+        applied.events.append(synced)
     return applied
 
 

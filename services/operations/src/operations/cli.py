@@ -511,8 +511,8 @@ def _watch(id_: str, as_json: bool) -> None:
     if as_json:
         print_json(said)
     else:
-        told = ", ".join(f"{count} {state}" for state, count in sorted(said["counts"].items()))
-        console.print(f"{id_} is {said['state']}: {told or 'nothing fitted'}")
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(said["counts"].items()))
+        console.print(f"{id_} is {said['state']}: {counts or 'nothing fitted'}")
         for state in _BAD:
             if said["counts"].get(state):
                 _why(id_, state)

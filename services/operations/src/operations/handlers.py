@@ -13,26 +13,26 @@ from operations import metrics
 from operations.domain import ItemState
 from operations.repository import dead_letters
 
-_TOLD = "outcomes"
+_OUTCOMES = "outcomes"
 
 
 async def on_items_completed(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
     """Record the outcomes that consumers report for replayed messages. A batch of such events is
     written in one statement."""
-    told: dict[str, ItemState] | None = work.session.info.get(_TOLD)
-    if told is None:
-        told = work.session.info[_TOLD] = {}
+    outcomes: dict[str, ItemState] | None = work.session.info.get(_OUTCOMES)
+    if outcomes is None:
+        outcomes = work.session.info[_OUTCOMES] = {}
 
         async def write() -> None:
             await dead_letters.complete_items(
-                work.session, told, await tenant_rows.database_now(work.session)
+                work.session, outcomes, await tenant_rows.database_now(work.session)
             )
 
         work.before_commit(write)
     for item in event.data.done:
-        told[item] = ItemState.SUCCEEDED
+        outcomes[item] = ItemState.SUCCEEDED
     for item in event.data.duplicates:
-        told.setdefault(item, ItemState.ALREADY_DONE)
+        outcomes.setdefault(item, ItemState.ALREADY_DONE)
     metrics.outcomes.labels("done").inc(len(event.data.done))
     metrics.outcomes.labels("duplicate").inc(len(event.data.duplicates))
 

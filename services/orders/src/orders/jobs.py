@@ -44,22 +44,22 @@ class Jobs:
 
     async def rates(self, work: UnitOfWork, _: Event[RunJob]) -> str:
         """Store the newest rates of every source; a failing source does not block the others."""
-        told, failed = [], 0
+        results, failed = [], 0
         for source in self._sources:
             try:
                 found = await source.fetch()
             except Upstream as error:
                 log.warning("exchange_rates_fetch_failed", source=source.name, error=str(error))
-                told.append(f"{source.name}: {error}")
+                results.append(f"{source.name}: {error}")
                 failed += 1
                 continue
             for day in found:
                 new = await repository.save_rates(work.session, day)
                 metrics.rates_stored.labels(source.name).inc(new)
-                told.append(f"{source.name}: {new} new rates of {day.day}")
+                results.append(f"{source.name}: {new} new rates of {day.day}")
         if failed and failed == len(self._sources):
-            raise Upstream("; ".join(told))  # retried after a delay
-        return "; ".join(told) or "no source of rates is set"
+            raise Upstream("; ".join(results))  # retried after a delay
+        return "; ".join(results) or "no source of rates is set"
 
 
 async def due_orders(work: UnitOfWork, event: Event[RunJob]) -> str:

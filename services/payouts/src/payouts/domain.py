@@ -124,21 +124,24 @@ def can_hold(state: State) -> bool:
     return state in {State.SCHEDULED, State.APPROVED, State.FAILED, State.UNKNOWN}
 
 
-def merge_status(known: TransferStatus | None, told: TransferStatus) -> TransferStatus:
+def merge_status(known: TransferStatus | None, reported: TransferStatus) -> TransferStatus:
     """Merge a report into the known status of a transfer, whatever the order of the reports: a
     transfer reported both as paid and as failed is returned."""
-    told_before = known or TransferStatus.ACCEPTED
-    if {told_before, told} == {TransferStatus.PAID, TransferStatus.FAILED}:
+    before = known or TransferStatus.ACCEPTED
+    if {before, reported} == {TransferStatus.PAID, TransferStatus.FAILED}:
         return TransferStatus.RETURNED
-    return max(told_before, told, key=list(TransferStatus).index)
+    return max(before, reported, key=list(TransferStatus).index)
 
 
-def merge_queried_status(known: TransferStatus | None, told: TransferStatus) -> TransferStatus:
+def merge_queried_status(known: TransferStatus | None, reported: TransferStatus) -> TransferStatus:
     """Merge the result of a query. A query gives the current status: a transfer that is paid now is
     paid, even if a failure was reported before."""
-    if told is TransferStatus.PAID and known in {TransferStatus.FAILED, TransferStatus.ACCEPTED}:
-        return told
-    return merge_status(known, told)
+    if reported is TransferStatus.PAID and known in {
+        TransferStatus.FAILED,
+        TransferStatus.ACCEPTED,
+    }:
+        return reported
+    return merge_status(known, reported)
 
 
 def status_after(state: State, transfer_status: TransferStatus) -> State:

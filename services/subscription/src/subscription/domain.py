@@ -335,17 +335,17 @@ def changes(before: tuple[Subscription, Phase], after: tuple[Subscription, Phase
     The last `activated`, `suspended` or `cancelled` published always matches the phase, so
     consumers of only these reach the same state for every order of arrival.
     """
-    told = list(_TOLD.get((before[1], after[1]), ()))
-    if Change.CANCELLED in told and after[0].status is Status.EXPIRED:
-        told.insert(-1, Change.EXPIRED)
+    changes = list(_PUBLISHED_CHANGES.get((before[1], after[1]), ()))
+    if Change.CANCELLED in changes and after[0].status is Status.EXPIRED:
+        changes.insert(-1, Change.EXPIRED)
     if before[1] in ENTITLING and after[1] in ENTITLING:
-        told += _contract_changes(before[0], after[0])
-    return told
+        changes += _contract_changes(before[0], after[0])
+    return changes
 
 
 # A late report may be the first to show that a subscription was active, when its end is already
 # known: then both are published. A transition that is not listed publishes nothing.
-_TOLD: Mapping[tuple[Phase, Phase], tuple[Change, ...]] = {
+_PUBLISHED_CHANGES: Mapping[tuple[Phase, Phase], tuple[Change, ...]] = {
     (Phase.UNUSED, Phase.ACTIVE): (Change.ACTIVATED,),
     (Phase.UNUSED, Phase.PAST_DUE): (Change.ACTIVATED, Change.PAST_DUE),
     (Phase.UNUSED, Phase.SUSPENDED): (Change.ACTIVATED, Change.SUSPENDED),

@@ -26,25 +26,25 @@ async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
     routes = _routes(settings, context)
     messaging = await wiring.messaging(settings, context, "webhook-gateway")
     spool = await _spool(settings, context)
-    outlet = DurablePublisher(messaging.broker, messaging.publisher, spool)
+    publisher = DurablePublisher(messaging.broker, messaging.publisher, spool)
     app = create_app(
         "Paybus webhook gateway",
         alive=wiring.broker_alive(messaging.broker),
-        ready=outlet.check,
+        ready=publisher.check,
     )
     record = EndpointStats()
-    app.include_router(create_router(routes, outlet, record))
+    app.include_router(create_router(routes, publisher, record))
     redis = settings.redis_url
     gateway = WebhookApp(
         routes,
-        outlet,
+        publisher,
         WebhookRateLimiter(redis.get_secret_value() if redis else None),
         record,
         redact=messaging.redact,
         max_body_bytes=settings.max_body_bytes,
         otherwise=app,
     )
-    return RoleProcess(gateway, tasks=[routes, gateway.patience], relays=[outlet])
+    return RoleProcess(gateway, tasks=[routes, gateway.body_timeout], relays=[publisher])
 
 
 async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:

@@ -253,8 +253,10 @@ class Consumer(ABC):
                 replay_marker.replay_completed(self.queue.name, self._source, None, done=[item])
             )
 
-    async def _publish_outcome(self, told: Event[ReplayItemsCompleted]) -> None:
-        await self._through_outages(partial(replay_marker.publish_completed, self._publisher, told))
+    async def _publish_outcome(self, outcome: Event[ReplayItemsCompleted]) -> None:
+        await self._through_outages(
+            partial(replay_marker.publish_completed, self._publisher, outcome)
+        )
 
     async def _arrivals(self) -> None:
         """Wait for something to do. Raise `ConsumerStopped` when the channel is gone."""

@@ -58,10 +58,10 @@ class FailureHistory:
 
     def headers(self, *, attempt: int) -> dict[str, Any]:
         """Return the headers; the oldest attempts are omitted where all would be too long."""
-        told = [json.dumps(each, ensure_ascii=False) for each in self.history]
-        while sum(len(each.encode()) for each in told) > _LONGEST_HISTORY:
-            del told[0]
-        return {ATTEMPT: attempt, HISTORY: f"[{', '.join(told)}]"}
+        entries = [json.dumps(each, ensure_ascii=False) for each in self.history]
+        while sum(len(each.encode()) for each in entries) > _LONGEST_HISTORY:
+            del entries[0]
+        return {ATTEMPT: attempt, HISTORY: f"[{', '.join(entries)}]"}
 
 
 def headers(

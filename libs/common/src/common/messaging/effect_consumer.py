@@ -86,5 +86,7 @@ class EffectfulConsumer(Consumer):
     async def _tell_replayed(self, delivery: Delivery, event: Event[Any]) -> None:
         item = replay_marker.replay_item_of(delivery.headers)
         if item is not None:
-            told = replay_marker.replay_completed(self.queue.name, self._source, event, done=[item])
-            await self._publish_outcome(told)
+            outcome = replay_marker.replay_completed(
+                self.queue.name, self._source, event, done=[item]
+            )
+            await self._publish_outcome(outcome)

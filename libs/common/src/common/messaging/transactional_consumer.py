@@ -121,8 +121,10 @@ class TransactionalConsumer(Consumer):
         first = marked[0].event
         assert first is not None
         name, source = self.queue.name, self._source
-        told = replay_marker.replay_completed(name, source, first, done=done, duplicates=duplicates)
-        await self._publish_outcome(told)
+        outcome = replay_marker.replay_completed(
+            name, source, first, done=done, duplicates=duplicates
+        )
+        await self._publish_outcome(outcome)
 
     def _handler(self, event: Event[Any]) -> Handler:
         try:

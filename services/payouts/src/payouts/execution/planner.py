@@ -288,8 +288,8 @@ class PayoutPlanner:
             return  # a webhook or another worker has newer information
         match attempt.outcome:
             case "refused":
-                told = status_updates.record_failure(books, row, attempt.error)
-                self._move(row, Transition.REFUSE, attempt.error, told=told)
+                publish = status_updates.record_failure(books, row, attempt.error)
+                self._move(row, Transition.REFUSE, attempt.error, publish=publish)
             case "deferred":
                 row.error = attempt.error
                 after = getattr(error, "retry_after", _NOT_AUTHORIZED_SECONDS)
@@ -409,9 +409,9 @@ class PayoutPlanner:
         self._move(file.row, Transition.LOSE, error)
         status_updates.schedule_status_check(self._books, file.row, self._times, error)
 
-    def _move(self, row: Payout, move: Transition, reason: str, *, told: bool = True) -> None:
+    def _move(self, row: Payout, move: Transition, reason: str, *, publish: bool = True) -> None:
         to = domain.transition(State(row.state), move)
-        self._books.transition(row, to, action=move, reason=reason, told=told)
+        self._books.transition(row, to, action=move, reason=reason, publish=publish)
 
     def _order(self, row: Payout, sealed: str) -> PayoutRequest:
         details = self._rules.details.open(row.provider, sealed)

@@ -142,7 +142,7 @@ def _follow(
         return
     row.transfer_id = transfer.transfer_id
     row.status_checks = 0
-    told = True
+    publish = True
     match to:
         case State.SUBMITTED:
             row.submitted_at = books.now
@@ -155,7 +155,7 @@ def _follow(
             row.next_action_at = None
             row.error = None
         case State.FAILED:
-            told = record_failure(books, row, reason or "the provider says that it failed")
+            publish = record_failure(books, row, reason or "the provider says that it failed")
         case _:
             row.next_action_at = None
             row.error = reason or "the money came back"
@@ -166,7 +166,7 @@ def _follow(
         actor=actor,
         reason=reason,
         cause=cause,
-        told=told,
+        publish=publish,
     )
 
 

@@ -28,7 +28,7 @@ from payouts.models import AuditEntry, AuditHead, Discrepancy, LedgerEntry, Payo
 
 SOURCE = "/payouts"
 
-_TOLD = {State.SUBMITTED, State.PAID, State.FAILED, State.RETURNED, State.CANCELLED}
+_PUBLISHED = {State.SUBMITTED, State.PAID, State.FAILED, State.RETURNED, State.CANCELLED}
 _AUDIT_COLUMNS = (
     "position", "at", "tenant", "actor", "role", "action", "subject", "before", "after", "reason",
     "data", "hash",
@@ -83,9 +83,9 @@ class PayoutUnitOfWork:
         actor: Actor = PAYBUS,
         reason: str | None = None,
         cause: Event[Any] | None = None,
-        told: bool = True,
+        publish: bool = True,
     ) -> None:
-        """Change the (locked) payout's state. `told` is whether the change is published."""
+        """Change the (locked) payout's state. `publish` is whether the change is published."""
         before = State(row.state)
         sum_ = sum_of(row)
         posted = self._posted(row, entries.of_transition(before, to, sum_))
@@ -96,7 +96,7 @@ class PayoutUnitOfWork:
         row.version += 1
         self._note(row, actor, action, before, reason, posted)
         self._moves[row.provider, to] += 1
-        if told and to in _TOLD:
+        if publish and to in _PUBLISHED:
             self._publish(row, to, cause)
 
     def correct(self, row: Payout, amount: int) -> None:

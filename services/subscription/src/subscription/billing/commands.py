@@ -142,7 +142,7 @@ class BillingCommands:
         client = self._accounts.billing(row.tenant, row.account)
         attempt = Attempt(row.id, row.subject, request, row.attempts)
         turn, began = _Turn.LATER, False
-        patience = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self._timeout
         try:
             while turn is _Turn.LATER:
                 async with client.gate.admit():
@@ -151,7 +151,7 @@ class BillingCommands:
                         async with asyncio.timeout(self._timeout), client.gate.call():
                             result = await client.api.do(attempt)
                 if turn is _Turn.LATER:
-                    if time.monotonic() > patience:
+                    if time.monotonic() > deadline:
                         return await self._put_off(id_, _ANOTHER_AT_IT)
                     await asyncio.sleep(_TURN_SECONDS)
         except (RateLimited, Upstream, TimeoutError) as error:

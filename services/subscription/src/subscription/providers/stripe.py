@@ -128,8 +128,8 @@ class Stripe(CheckoutClient):
         if request.plan is not None:
             price: dict[str, Any] = {"price": request.plan.plan_id}
             about = {"email": request.customer.email, "name": request.customer.name}
-            told = {key: value for key, value in about.items() if value is not None}
-            session |= {"mode": "subscription", "subscription_data": {"metadata": told}}
+            metadata = {key: value for key, value in about.items() if value is not None}
+            session |= {"mode": "subscription", "subscription_data": {"metadata": metadata}}
         else:
             product = {"name": order.label}
             amount = to_stripe(order.amount, order.currency)

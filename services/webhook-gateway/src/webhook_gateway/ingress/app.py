@@ -51,13 +51,13 @@ _ACCEPTED: tuple[dict[str, Any], ...] = (
 
 
 class WebhookApp:
-    """The ASGI application: serves webhooks, and passes everything else to `otherwise`. `patience`
-    has to run beside it."""
+    """The ASGI application: serves webhooks, and passes everything else to `otherwise`.
+    `body_timeout` has to run beside it."""
 
     def __init__(
         self,
         routes: EndpointRegistry,
-        outlet: DurablePublisher,
+        publisher: DurablePublisher,
         limiter: WebhookRateLimiter,
         record: EndpointStats,
         *,
@@ -66,13 +66,13 @@ class WebhookApp:
         otherwise: FastAPI,
     ) -> None:
         self._routes = routes
-        self._outlet = outlet
+        self._publisher = publisher
         self._limiter = limiter
         self._record = record
         self._redact = redact
         self._max_body_bytes = max_body_bytes
         self._otherwise = otherwise
-        self.patience = BodyTimeout(BODY_SECONDS)
+        self.body_timeout = BodyTimeout(BODY_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(_PATH):
@@ -124,7 +124,7 @@ class WebhookApp:
         """Return `published`, `spooled` or `dead_lettered`, once the call is durable."""
         try:
             reading = read_body(headers, receive, held, most=self._max_body_bytes)
-            body = await self.patience.wait(reading)
+            body = await self.body_timeout.wait(reading)
         except TimeoutError:
             raise TooSlow(TOO_SLOW) from None
         try:
@@ -138,12 +138,12 @@ class WebhookApp:
             if proof.trust == "none":  # an unauthenticated body: nothing is lost
                 raise Invalid(str(error)) from error
             # A retry would bring the same bytes: dead-letter them for an operator, and return 2xx.
-            await dead_letter_webhook(self._outlet.publish, provider, body, error, self._redact)
+            await dead_letter_webhook(self._publisher.publish, provider, body, error, self._redact)
             return "dead_lettered"
         confirmed = True
         for event in events:
             exchange = lookup(event.type).exchange
-            confirmed &= await self._outlet.publish(
+            confirmed &= await self._publisher.publish(
                 exchange, event.type, event.encode(), content_type=CONTENT_TYPE
             )
         return "published" if confirmed else "spooled"

@@ -65,7 +65,7 @@ def _moment(seconds: float | None) -> datetime | None:
 
 
 def create_router(
-    routes: EndpointRegistry, outlet: DurablePublisher, record: EndpointStats
+    routes: EndpointRegistry, publisher: DurablePublisher, record: EndpointStats
 ) -> APIRouter:
     router = APIRouter()
 
@@ -74,8 +74,8 @@ def create_router(
         """Return the state of the broker connection and the spool, and each endpoint's counters
         since this process started. Internal use only: the response names tenants."""
         return {
-            "broker": {"connected": outlet.connected},
-            "spool": await outlet.spool_state(),
+            "broker": {"connected": publisher.connected},
+            "spool": await publisher.spool_state(),
             "endpoints_file": {"fault": routes.fault, "not_served": routes.not_served},
             "endpoints": {
                 provider.endpoint.path: {
@@ -90,7 +90,7 @@ def create_router(
     @router.get("/webhooks/health", tags=["health"])
     async def webhooks() -> Response:
         """Return 200 if a webhook would be accepted now, otherwise 503."""
-        well = await outlet.accepts_webhooks()
+        well = await publisher.accepts_webhooks()
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"status": "ok" if well else "unavailable"}, status)
 

@@ -14,11 +14,11 @@ from webhook_gateway.ingress.rate_limiter import WebhookRateLimiter
 
 
 @pytest_asyncio.fixture
-async def patience() -> AsyncIterator[BodyTimeout]:
-    patience = BodyTimeout(0.05, look_seconds=0.01)
-    running = asyncio.create_task(patience.run())
-    yield patience
-    patience.stop()
+async def body_timeout() -> AsyncIterator[BodyTimeout]:
+    body_timeout = BodyTimeout(0.05, look_seconds=0.01)
+    running = asyncio.create_task(body_timeout.run())
+    yield body_timeout
+    body_timeout.stop()
     await running
 
 
@@ -30,36 +30,36 @@ async def quick() -> str:
     return "done"
 
 
-async def test_what_takes_too_long_is_ended_and_its_task_goes_on(patience: BodyTimeout) -> None:
+async def test_what_takes_too_long_is_ended_and_its_task_goes_on(body_timeout: BodyTimeout) -> None:
     with pytest.raises(TimeoutError):
-        await patience.wait(never())
+        await body_timeout.wait(never())
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-    assert await patience.wait(quick()) == "done"
+    assert await body_timeout.wait(quick()) == "done"
 
 
-async def test_whoever_else_cancels_it_is_obeyed(patience: BodyTimeout) -> None:
-    task = asyncio.create_task(patience.wait(never()))
+async def test_whoever_else_cancels_it_is_obeyed(body_timeout: BodyTimeout) -> None:
+    task = asyncio.create_task(body_timeout.wait(never()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_an_error_of_the_work_is_its_own(patience: BodyTimeout) -> None:
+async def test_an_error_of_the_work_is_its_own(body_timeout: BodyTimeout) -> None:
     async def fail() -> None:
         raise ValueError("its own")
 
     with pytest.raises(ValueError, match="its own"):
-        await patience.wait(fail())
+        await body_timeout.wait(fail())
 
 
-async def test_all_that_are_late_are_ended_and_the_others_not(patience: BodyTimeout) -> None:
-    late = [asyncio.create_task(patience.wait(never())) for _ in range(50)]
+async def test_all_that_are_late_are_ended_and_the_others_not(body_timeout: BodyTimeout) -> None:
+    late = [asyncio.create_task(body_timeout.wait(never())) for _ in range(50)]
     outcomes = await asyncio.gather(*late, return_exceptions=True)
     assert all(isinstance(each, TimeoutError) for each in outcomes)
-    assert await asyncio.gather(*(patience.wait(quick()) for _ in range(50))) == ["done"] * 50
+    assert await asyncio.gather(*(body_timeout.wait(quick()) for _ in range(50))) == ["done"] * 50
 
 
 async def taken(limiter: WebhookRateLimiter, limit: str) -> int:
