@@ -294,7 +294,7 @@ class Market(World):
 def market(make_paybus: MakePaybus) -> Iterator[type[Market]]:
     with make_paybus() as paybus, asyncio.Runner() as runner:
         url = paybus.layout.databases["payouts"]
-        engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        engine = create_async_engine(url)
         Market.sessions, Market.runner = database.sessions_of(engine), runner
         Market.paybus, Market.engine = paybus, engine
         yield Market

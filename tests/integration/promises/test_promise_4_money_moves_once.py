@@ -25,7 +25,7 @@ def world(make_paybus: MakePaybus) -> Iterator[type[World]]:
     """Provide a database and an event loop for its connections."""
     with make_paybus() as paybus, asyncio.Runner() as runner:
         url = paybus.layout.databases["payouts"]
-        engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        engine = create_async_engine(url)
         World.sessions, World.runner = database.sessions_of(engine), runner
         yield World
         runner.run(engine.dispose())

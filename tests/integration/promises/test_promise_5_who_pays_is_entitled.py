@@ -373,7 +373,7 @@ def shop(make_paybus: MakePaybus) -> Iterator[type[Shop]]:
         engines = AsyncExitStack()
         for name, service in (("subscriptions", "subscription"), ("organizations", "provisioning")):
             url = paybus.layout.databases[service]
-            engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+            engine = create_async_engine(url)
             engines.push_async_callback(engine.dispose)
             setattr(Shop, name, database.sessions_of(engine))
         Shop.runner = runner

@@ -129,7 +129,7 @@ class _HeldGuard(CallGuard):
 @asynccontextmanager
 async def _world(paybus: Paybus) -> AsyncIterator[tuple[Sessions, httpx.AsyncClient]]:
     url = paybus.layout.databases["provisioning"]
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    engine = create_async_engine(url)
     async with httpx.AsyncClient(**_backend(paybus)) as http:
         yield database.sessions_of(engine), http
     await engine.dispose()
