@@ -59,6 +59,12 @@ def behave(paybus: Paybus, mode: str, *, delay: float = 0.0, under: str = "/") -
     paybus.http.put(url, json={"mode": mode, "delay": delay, "under": under}).raise_for_status()
 
 
+def until_called(paybus: Paybus) -> None:
+    """Wait until a call has reached Stripe that the behaviour set last affects."""
+    url = f"{paybus.layout.url('sandbox-stripe')}/_config/behaviour"
+    until(lambda: paybus.http.get(url).raise_for_status().json()["calls"], what="a call came")
+
+
 def call(paybus: Paybus, method: str, path: str, **request: Any) -> httpx.Response:
     headers = {"Idempotency-Key": request.pop("key", None) or uuid4().hex}
     return paybus.api(method, "subscription", f"/v1/{path}", extra_headers=headers, **request)

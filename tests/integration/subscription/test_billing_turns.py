@@ -22,6 +22,7 @@ from support.billing import (
     price,
     stripe,
     take_up,
+    until_called,
     until_confirmed,
 )
 from support.paybus import Paybus, cut
@@ -108,7 +109,7 @@ def test_what_a_later_command_took_the_place_of_is_not_done_after_it(
         busy = _accepted(paybus, f"subscriptions/{other}/cancel", when="period_end")
         behave(paybus, "hang")
         take_up(paybus, busy)
-        until(lambda: _command(paybus, busy)["begun"] == 2, what="it takes the worker's only place")
+        until_called(paybus)  # it takes the worker's only place
         take_up(paybus, resumption)
         behave(paybus, "well")
         done(paybus, "POST", f"{path}/cancel", json={})
@@ -164,15 +165,14 @@ def test_what_could_not_be_written_down_is_not_said_to_be_undone(make_paybus: Ma
     with _shop(make_paybus, quiet=0) as paybus:
         theirs, customer, _ = a_customer(paybus)
         path, key = f"customers/{customer}/subscriptions", "undecided"
-        behave(paybus, "well", delay=1)
+        behave(paybus, "hold")
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(call, paybus, "POST", path, json={"plan_id": "gold"}, key=key)
-            begun = "SELECT begun FROM billing_commands WHERE idempotency_key = 'undecided'"
-            until(lambda: paybus.sql("subscription", begun) == [(1,)], what="it is under way")
+            until_called(paybus)
             cut(paybus, "subscription", "ALLOW_CONNECTIONS false")
+            behave(paybus, "well")
             answer = asked.result()
         cut(paybus, "subscription", "ALLOW_CONNECTIONS true")
-        behave(paybus, "well")
         assert answer.status_code == 500
         assert "the same Idempotency-Key" in answer.json()["detail"]
         done(paybus, "POST", path, json={"plan_id": "gold"}, key=key)

@@ -23,7 +23,14 @@ def main() -> None:
     objects.install()
     billing.install(app)
     checkout.install(app)
-    web.run_app(app, host="127.0.0.1", port=options.port, print=None, access_log=None)
+    web.run_app(
+        app,
+        host="127.0.0.1",
+        port=options.port,
+        shutdown_timeout=1,  # a request may hang on purpose
+        print=None,
+        access_log=None,
+    )
 
 
 if __name__ == "__main__":

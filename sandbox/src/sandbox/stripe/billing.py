@@ -3,8 +3,9 @@ idempotency keys, webhooks of changes. And faults on request.
 
 `PUT /_config/behaviour` with `{"mode": "fail"}` returns 500 before the work, `fail_after` 500 after
 it, `hang` never responds and does not do the work, `hang_after` never responds after the work,
-`too_often` returns 429; `rate` is the share of changing calls affected, `delay` how many seconds
-they take, `well` ends it.
+`too_often` returns 429, `hold` does the work when the behaviour changes; `rate` is the share of
+changing calls affected, `delay` how many seconds they take, `well` ends it. `GET` of the same
+returns it with `calls`, the number of calls affected since it was set.
 
 `PUT /_config/subscriptions/{id}` makes changes that Stripe or its portal makes on its own:
 `{"status": "unpaid"}`, `{"cancel_at": 1798392000}`; with `"events": ["paused"]` only these are
@@ -49,7 +50,7 @@ _BEFORE = {
     "fail": (500, b'{"error": {"type": "api_error", "message": "told to fail"}}'),
     "too_often": (429, b'{"error": {"type": "rate_limit_error", "message": "slowly"}}'),
 }
-_MODES = {"well", "fail_after", "hang", "hang_after", *_BEFORE}
+_MODES = {"well", "fail_after", "hang", "hang_after", "hold", *_BEFORE}
 
 
 class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
@@ -115,7 +116,8 @@ class SubscriptionSchedule(StripeObject):  # type: ignore[misc]
 
 
 def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per route
-    state: dict[str, Any] = {"mode": "well", "rate": 1.0, "delay": 0.0, "under": "/"}
+    state: dict[str, Any] = {"mode": "well", "rate": 1.0, "delay": 0.0, "under": "/", "calls": 0}
+    changed = asyncio.Condition()
     chance = random.Random(0)  # noqa: S311 - reproducible misbehaviour
     answers: dict[str, tuple[int, bytes, bytes]] = {}
     _teach()
@@ -128,9 +130,13 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per r
             return await handler(request)  # type: ignore[no-any-return]
         meant = request.path.startswith(state["under"]) and chance.random() < state["rate"]
         mode = state["mode"] if meant else "well"
+        state["calls"] += meant
         await asyncio.sleep(state["delay"])
         if mode == "hang":
             await asyncio.sleep(3600)
+        if mode == "hold":
+            async with changed:
+                await changed.wait()
         if mode in _BEFORE:
             return _answer(*_BEFORE[mode])
         key, body = request.headers.get("Idempotency-Key"), await request.read()
@@ -166,8 +172,13 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per r
         wanted = await request.json()
         if wanted.get("mode") not in _MODES:
             return _answer(422, f"mode is one of {', '.join(sorted(_MODES))}".encode())
-        state.update({"rate": 1.0, "under": "/", **wanted})
+        state.update({"rate": 1.0, "under": "/", **wanted, "calls": 0})
+        async with changed:
+            changed.notify_all()
         return _answer(200, json.dumps(state).encode())
+
+    async def see_behaviour(_: web.Request) -> web.Response:
+        return web.json_response(state)
 
     async def move(request: web.Request) -> Any:
         wanted = await request.json()
@@ -237,6 +248,7 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per r
 
     app.middlewares.extend([misbehave, last_invoice])
     app.router.add_put("/_config/behaviour", behave)
+    app.router.add_get("/_config/behaviour", see_behaviour)
     app.router.add_put("/_config/subscriptions/{id}", move)
     app.router.add_put("/_config/refunds/{id}/failed", fail_refund)
     app.router.add_post("/v1/subscription_schedules", schedule)
