@@ -176,6 +176,33 @@ def test_promise_8_webhooks_that_never_come_are_healed_by_asking(
     until_state(paybus, payout, "paid")
 
 
+def test_a_status_check_without_an_answer_does_not_postpone_the_next_ones(paybus: Paybus) -> None:
+    """Only the time between answers doubles: it says how long the provider takes."""
+    deliver(paybus, drop=1)
+    payout = order(paybus, add(paybus, "fapshi"))
+    until_state(paybus, payout, "submitted")
+    behave(paybus, error=1)
+
+    def calls() -> int:
+        counts: dict[str, int] = sandbox(paybus, "GET", "/_payouts")["calls"]
+        return counts.get("fapshi look-up error", 0)
+
+    def queried(before: int) -> None:
+        until(lambda: calls() > before, what="the provider is queried")
+
+    def next_check() -> float:
+        """Return the seconds until then; while a worker queries the provider, they are few."""
+        query = "SELECT extract(epoch FROM next_action_at - now()) FROM payouts WHERE id = %s"
+        return float(paybus.sql("payouts", query, payout["id"])[0][0])
+
+    for _ in range(3):
+        before = calls()
+        look_now(paybus, payout)
+        queried(before)
+        until(lambda: next_check() > 60, what="the worker has noted the answer")
+        assert next_check() <= float(QUICK["PAYOUT_STATUS_POLL_DELAY_SECONDS"])
+
+
 @pytest.mark.parametrize("provider", ["stripe", "dwolla"])
 def test_money_that_comes_back_is_owed_again(paybus: Paybus, provider: str) -> None:
     fates(paybus, come_back=1, come_back_seconds=0.3)

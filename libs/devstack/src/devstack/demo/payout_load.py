@@ -159,7 +159,10 @@ class Payday:
             said = [each["status"] for each in transfers]
             amounts = [each["amount"] for each in transfers]
             if said != expected or amounts != [payout["amount"]]:
-                found.differing.append(f"{payout['id']}: {state}, the provider says {said}")
+                found.differing.append(
+                    f"{payout['id']}: {state}, the provider says {said}; "
+                    f"next action at {payout['next_action_at']}, last error: {payout['error']}"
+                )
         found.differing += [f"of nothing: {reference}" for reference in theirs]
         ledger = await self._ledger()
         for currency in sorted(real | ours):

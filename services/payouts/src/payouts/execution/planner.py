@@ -184,7 +184,9 @@ class PayoutPlanner:
             error = self._rules.text(item.found)
             if not self._waits(row):  # no job repeats it: the caller retries
                 return Upstream(f"the look-up of payout {row.id} failed: {error}")
-            status_updates.schedule_status_check(self._books, row, self._times, f"look-up: {error}")
+            status_updates.schedule_status_check(
+                self._books, row, self._times, f"look-up: {error}", answered=False
+            )
             return None
         before = row.version
         moves = self._apply_found(file, item.found, transfers)

@@ -230,12 +230,22 @@ def record_failure(books: PayoutUnitOfWork, row: Payout, error: str) -> bool:
 
 
 def schedule_status_check(
-    books: PayoutUnitOfWork, row: Payout, times: StatusCheckDelays, error: str | None
+    books: PayoutUnitOfWork,
+    row: Payout,
+    times: StatusCheckDelays,
+    error: str | None,
+    *,
+    answered: bool = True,
 ) -> None:
+    """Schedule the next status check. `answered` is whether the provider responded to this one."""
     submitted = row.state == State.SUBMITTED
     first, longest = (
         (times.first_poll, _LONGEST_POLL) if submitted else (times.first_look, times.longest_look)
     )
+    if submitted and not answered:
+        # The payout may have been paid for long; the circuit breaker spares the provider.
+        row.next_action_at, row.error = books.now + first, error
+        return
     row.next_action_at = books.now + domain.status_check_delay(row.status_checks, first, longest)
     row.status_checks += 1
     if error is not None:
