@@ -708,7 +708,7 @@ MUTANTS = (
     ),
     Mutant(
         "payouts: what is taken back hides who credited the rest",
-        f"{PAYOUTS}/repository.py",
+        f"{PAYOUTS}/ledger/repository.py",
         "            if role in NOBODY:\n",
         "            if True:\n",
         "payouts/test_payout_actions.py",

@@ -29,8 +29,7 @@ SCOPING = {
         ("row is None or row.tenant != tenant", "row is None"),
         ("select(table).where(table.tenant == tenant)", "select(table)"),
     ],
-    "bank_sync/api/items.py": [("InstitutionHour.tenant == caller.tenant,", "")],
-    "bank_sync/api/transactions.py": [("Transaction.tenant == caller.tenant,", "")],
+    "bank_sync/repository.py": [("InstitutionHour.tenant == tenant,", "")],
 }
 
 

@@ -344,9 +344,8 @@ def test_an_account_that_takes_its_access_away_hides_only_its_own(paybus: Paybus
 
 def test_a_difference_that_went_away_and_comes_back_is_open_again(paybus: Paybus) -> None:
     day = TODAY - timedelta(days=400)
-    account = cast(
-        "ProviderAccount", SimpleNamespace(tenant="x", provider="stripe", name="y", path="s/y")
-    )
+    of = {"tenant": "x", "provider": "stripe", "name": "y"}
+    account = cast("ProviderAccount", SimpleNamespace(**of, path="s/y", key=tuple(of.values())))
     found = discrepancies.not_ours(account, day, "tr_1", "5 USD, paid")
 
     def resolved(*, by: str | None = None) -> list[tuple[Any, ...]]:

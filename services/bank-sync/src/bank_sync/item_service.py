@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import domain, events, item_health, models, repository, sync_writer
 from bank_sync.clients.base import ItemError, LinkToken, LinkTokenRequest
 from bank_sync.clients.registry import BALANCE, OTHER, Client, Clients
 from bank_sync.domain import Health
-from bank_sync.models import Account, Institution, Item
+from bank_sync.models import Item
 from bank_sync.row_security import TenantSessions
 from bank_sync.schemas import NewItem, NewLinkToken, UpdateLinkToken
 from common.db import tenant_rows
@@ -82,38 +80,24 @@ class ItemService:
         async with self._tenancy.begin(tenant) as session:
             id_ = models.item_id(tenant, linked.item_id)
             now = await tenant_rows.database_now(session)
-            adding = insert(Item).values(
-                id=id_,
-                tenant=tenant,
-                client=request.client,
-                item_id=linked.item_id,
-                user=request.user,
-                access_token=sealed,
-                health_at=now,
-                next_sync_at=now + _FIRST_SWEEP,
-            )
             # The same login linked again has a new token; deleted data is read from the beginning.
-            await session.execute(
-                adding.on_conflict_do_update(
-                    index_elements=[Item.id],
-                    set_={
-                        "access_token": sealed,
-                        "client": request.client,
-                        "user": request.user,
-                        "health": "healthy",
-                        "health_reason": None,
-                        "health_until": None,
-                        "health_at": now,
-                        "warning": None,
-                        "warned_until": None,
-                        "version": Item.version + 1,
-                        "next_sync_at": now + _FIRST_SWEEP,
-                        "removing_at": None,
-                    },
-                )
-            )
-            item = await repository.lock_item(session, id_)
-            assert item is not None
+            either = {
+                "client": request.client,
+                "user": request.user,
+                "access_token": sealed,
+                "health_at": now,
+                "next_sync_at": now + _FIRST_SWEEP,
+            }
+            new = {"id": id_, "tenant": tenant, "item_id": linked.item_id}
+            again = {
+                "health": "healthy",
+                "health_reason": None,
+                "health_until": None,
+                "warning": None,
+                "warned_until": None,
+                "removing_at": None,
+            }
+            item = await repository.link_item(session, new | either, again | either)
             await outbox.enqueue(session, [events.item_changed(item, "bank_item.linked")])
             await repository.request_sync(session, item, "linked", now)
         await self._learn_institution(client, item, linked.access_token, request.countries)
@@ -142,13 +126,7 @@ class ItemService:
                 "url": found.url,
                 "oauth": found.oauth,
             }
-            row = insert(Institution).values(values)
-            await session.execute(
-                row.on_conflict_do_update(
-                    index_elements=[Institution.id],
-                    set_={"name": found.name, "url": found.url, "oauth": found.oauth},
-                )
-            )
+            await repository.save_institution(session, values)
             locked = await repository.lock_item(session, item.id)
             if locked is not None:
                 locked.institution_id = institution_id
@@ -186,20 +164,18 @@ class ItemService:
             by_id = {models.account_id(item.id, each.account_id): each for each in said}
             kept = [each for id_, each in by_id.items() if id_ not in revoked]
             changed = await sync_writer.write_accounts(session, locked, kept, now, live=True)
-            there = await session.scalars(select(Account).where(Account.item == item.id))
-            for row in there.all():
+            for row in await repository.accounts_of(session, item.id):
                 row.closed = row.id not in by_id
             outgoing = [events.balance_updated(locked, each, now) for each in changed]
             await outbox.enqueue(session, outgoing)
         return True
 
     async def _accounts(self, session: AsyncSession, item: Item) -> set[str]:
-        return set((await session.scalars(select(Account.id).where(Account.item == item.id))).all())
+        return {row.id for row in await repository.accounts_of(session, item.id)}
 
     async def _are_fresh(self, session: AsyncSession, item: Item, ttl: timedelta) -> bool:
         now = await tenant_rows.database_now(session)
-        query = select(Account.live_at).where(Account.item == item.id, ~Account.closed)
-        read_at = (await session.scalars(query)).all()
+        read_at = await repository.balances_read_at(session, item.id)
         return bool(read_at) and all(at is not None and at > now - ttl for at in read_at)
 
     async def _apply_item_error(self, item: Item, token: str, code: str, at: datetime) -> None:

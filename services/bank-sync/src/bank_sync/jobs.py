@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from bank_sync import repository
-from bank_sync.models import InstitutionHour, Item, Sync
 from bank_sync.row_security import set_tenant
 from common.contracts.event import Event
 from common.contracts.jobs import RunJob
 from common.db import tenant_rows
 from common.messaging.outbox import UnitOfWork
 from common.resilience import rate_limiter
-from common.scheduling.scheduler import Cron, Every, Schedule, enqueue_run
+from common.scheduling.scheduler import Cron, Every, Schedule, continue_if_full
 
 SERVICE = "bank_sync"
 
@@ -49,7 +45,7 @@ class Jobs:
         for item in found:
             await repository.request_sync(work.session, item, "sweep", now)
             item.next_sync_at = now + timedelta(days=1)
-        await _go_on(work.session, event, len(found))
+        await continue_if_full(work.session, SERVICE, event, found, _MOST)
         return f"{len(found)} items to sync"
 
     async def overdue_syncs(self, work: UnitOfWork, event: Event[RunJob]) -> str:
@@ -61,7 +57,7 @@ class Jobs:
             sync.requested_at = now
         syncs = [(sync.tenant, sync.item, sync.id) for sync in found]
         await repository.enqueue_syncs(work.session, syncs, now)
-        await _go_on(work.session, event, len(found))
+        await continue_if_full(work.session, SERVICE, event, found, _MOST)
         return f"{len(found)} syncs ordered again"
 
 
@@ -69,8 +65,7 @@ async def removals(work: UnitOfWork, _: Event[RunJob]) -> str:
     """Enqueue again the removal of items that the provider has not removed yet."""
     await set_tenant(work.session, None)
     now = await tenant_rows.database_now(work.session)
-    query = select(Item).where(Item.removing_at.is_not(None)).order_by(func.random()).limit(_MOST)
-    found = (await work.session.scalars(query)).all()
+    found = await repository.items_to_remove(work.session, _MOST)
     await repository.tell_removals(work.session, found, now)
     return f"{len(found)} removals ordered"
 
@@ -78,25 +73,7 @@ async def removals(work: UnitOfWork, _: Event[RunJob]) -> str:
 async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
     """Delete syncs that ended long ago, old hours of institutions, and unused rate limits."""
     await set_tenant(work.session, None)
-    syncs = await work.session.execute(
-        delete(Sync).where(Sync.finished_at < func.now() - _KEEP_SYNCS).returning(Sync.id)
-    )
-    hours = await work.session.execute(
-        delete(InstitutionHour)
-        .where(InstitutionHour.hour < func.now() - _KEEP_HOURS)
-        .returning(InstitutionHour.hour)
-    )
+    syncs = await repository.delete_old_syncs(work.session, _KEEP_SYNCS)
+    hours = await repository.delete_old_hours(work.session, _KEEP_HOURS)
     await rate_limiter.delete_unused(work.session)
-    return f"{len(syncs.all())} syncs, {len(hours.all())} hours removed"
-
-
-async def _go_on(session: AsyncSession, event: Event[RunJob], count: int) -> None:
-    if count == _MOST:  # there may be more: continue before the next tick
-        await enqueue_run(
-            session,
-            service=SERVICE,
-            tenant=event.tenant,
-            job=event.data.job,
-            at=await tenant_rows.database_now(session),
-            goes_on=event,
-        )
+    return f"{syncs} syncs, {hours} hours removed"

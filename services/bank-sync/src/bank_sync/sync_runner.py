@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import domain, events, item_health, metrics, repository, sync_writer
@@ -156,8 +155,7 @@ class Syncer:
 
     async def _take_over_stale_sync(self, session: AsyncSession, item: Item, now: datetime) -> bool:
         """Return whether no other sync of the item is running; one whose worker died is ended."""
-        query = select(Sync).where(Sync.item == item.id, Sync.status == "running")
-        other = (await session.scalars(query.with_for_update())).one_or_none()
+        other = await repository.lock_running_sync(session, item.id)
         if other is None:
             return True
         if other.lease_until is not None and other.lease_until > now:
@@ -211,28 +209,24 @@ class Syncer:
                 await asyncio.sleep(seconds)
                 waited += seconds
 
-    async def _progress(self, running: SyncLease, update_: SyncUpdate, restarts: int) -> None:
+    async def _progress(self, running: SyncLease, update: SyncUpdate, restarts: int) -> None:
         """Extend the lease and record progress. Raises `Cancelled` when cancellation was requested,
         or another worker holds the sync by now."""
         async with self._tenancy.begin(running.tenant) as session:
-            telling = (
-                update(Sync)
-                .where(Sync.id == running.id, Sync.lease == running.lease, Sync.status == "running")
-                .values(
-                    lease_until=func.clock_timestamp() + self._lease,
-                    pages=update_.pages,
-                    added=update_.added,
-                    modified=update_.modified,
-                    removed=update_.removed,
-                    restarts=restarts,
-                )
-                .returning(Sync.cancel_requested)
+            progress = {
+                "pages": update.pages,
+                "added": update.added,
+                "modified": update.modified,
+                "removed": update.removed,
+                "restarts": restarts,
+            }
+            goes_on = await repository.record_progress(
+                session, running.id, running.lease, self._lease, progress
             )
-            cancel = (await session.execute(telling)).scalar_one_or_none()
-        if cancel is None or cancel:
+        if not goes_on:
             raise Cancelled
 
-    async def _apply(self, running: SyncLease, update_: SyncUpdate) -> None:
+    async def _apply(self, running: SyncLease, update: SyncUpdate) -> None:
         async with self._tenancy.begin(running.tenant) as session:
             held = await self._lock_if_owner(session, running)
             if held is None:
@@ -242,11 +236,11 @@ class Syncer:
             if sync.cancel_requested:
                 await self._finish(session, item, sync, now, "cancelled", None)
                 return
-            applied = await sync_writer.apply(session, item, update_, now, read_at=running.begun)
-            item.cursor = update_.cursor
-            item.complete = update_.complete
+            applied = await sync_writer.apply(session, item, update, now, read_at=running.begun)
+            item.cursor = update.cursor
+            item.complete = update.complete
             item.synced_at, item.read_at = now, running.begun
-            sync.pages, sync.added = update_.pages, applied.added
+            sync.pages, sync.added = update.pages, applied.added
             sync.modified, sync.removed = applied.modified, applied.removed
             outgoing = list(applied.events)
             # A report received during the read is newer than the read.

@@ -7,30 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, delete, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bank_sync import domain, events, models
+from bank_sync import domain, events, models, repository
 from bank_sync.domain import SyncUpdate
-from bank_sync.models import Account, Item, Transaction
+from bank_sync.models import Account, Item
 from common.contracts.event import Event, derived_id
-from common.db.bulk import columns_of, equals_any, insert_rows
 
 _MOST_ROWS = 2000
-
-_COLUMNS = (
-    "id", "tenant", "item", "account", "transaction_id", "amount", "currency",
-    "unofficial_currency", "rounded", "date", "authorized_date", "at", "name", "merchant",
-    "pending", "pending_transaction_id", "channel", "category", "category_detailed",
-)  # fmt: skip
-_INSERT = insert_rows(Transaction.__table__, _COLUMNS)  # type: ignore[arg-type]
-_UPSERT = _INSERT.on_conflict_do_update(
-    index_elements=["id"], set_={name: _INSERT.excluded[name] for name in _COLUMNS[3:]}
-).returning(literal_column("xmax = 0", Boolean).label("new"))
-_WRITTEN = _UPSERT.cte("written")
-_WRITE = select(
-    func.count().filter(_WRITTEN.c.new), func.count().filter(~_WRITTEN.c.new)
-).select_from(_WRITTEN)
 
 
 @dataclass
@@ -52,14 +36,11 @@ async def apply(
     applied.events += [events.balance_updated(item, each, now) for each in changed]
     gone = [_id(item, each) for each in update.gone]
     for some in _parts(gone):
-        deleted = await session.execute(
-            delete(Transaction).where(equals_any(Transaction.id, some)).returning(Transaction.id)
-        )
-        applied.removed += len(deleted.all())
+        applied.removed += await repository.delete_transactions(session, some)
     accounts = {id_: models.account_id(item.id, id_) for id_ in _accounts_of(update)}
     for some in _parts(sorted(update.there)):
         values = [_row(item, update.there[id_], accounts) for id_ in some]
-        new, old = (await session.execute(_WRITE, columns_of(values, _COLUMNS))).one()
+        new, old = await repository.write_transactions(session, values)
         applied.added += new
         applied.modified += old
     first_complete = update.complete and not item.complete
@@ -87,8 +68,7 @@ async def write_accounts(
     """Write the accounts, and return those whose balance has changed. `live` is whether the bank
     itself was queried: a figure that it gave after `read_at` is retained."""
     by_id = {models.account_id(item.id, each.account_id): each for each in said}
-    found = await session.scalars(select(Account).where(equals_any(Account.id, sorted(by_id))))
-    there = {row.id: row for row in found.all()}
+    there = {row.id: row for row in await repository.accounts(session, by_id)}
     changed = []
     for id_, each in sorted(by_id.items()):
         row = there.get(id_)

@@ -14,7 +14,7 @@ from common.db import tenant_rows
 from common.errors import Upstream, describe
 from common.messaging.outbox import UnitOfWork
 from common.observability.logging import get_logger
-from common.scheduling.scheduler import Cron, Every, Schedule, enqueue_run
+from common.scheduling.scheduler import Cron, Every, Schedule, continue_if_full
 from orders import metrics, order_service, repository
 from orders.domain import SOLD, UNPAID
 from orders.models import Order
@@ -79,10 +79,7 @@ async def due_orders(work: UnitOfWork, event: Event[RunJob]) -> str:
             failed += 1
             await work.session.refresh(order)
             order.due_at = now + _POSTPONED
-    if len(due) == _MOST:  # there may be more: continue before the next tick
-        await enqueue_run(
-            work.session, service=SERVICE, tenant=event.tenant, job=_DUE, at=now, goes_on=event
-        )
+    await continue_if_full(work.session, SERVICE, event, due, _MOST)
     return f"{len(due)} orders were due" + (f", {failed} failed" if failed else "")
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import derived_id
@@ -67,10 +66,8 @@ async def place(
     }
     if not order["total"]:
         raise Invalid("the order comes to nothing")
-    adding = insert(Order).values(order).on_conflict_do_nothing().returning(Order.id)
-    added = await session.scalar(adding) is not None
-    row = await session.get_one(Order, order["id"])
-    if not added:
+    row, is_new = await repository.place(session, order)
+    if not is_new:
         return _same(buyers, row, request)
     session.add_all(_lines(row, request, priced))
     shares = _shares(row, request, priced, terms)

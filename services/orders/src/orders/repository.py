@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from common.db import tenant_rows
 from common.db.bulk import equals_any
 from common.errors import NotFound
 from orders.models import Line, Order, Payment, Rate, Refund, Share, Terms
@@ -82,8 +83,28 @@ async def locked_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[
 async def save_payment(session: AsyncSession, values: Mapping[str, Any]) -> Payment:
     """Insert the payment unless it exists, and return it: its report may arrive before the request
     that started it returns. The order is locked, so the session's copy of the row is current."""
-    await session.execute(insert(Payment).values(values).on_conflict_do_nothing())
-    return await session.get_one(Payment, values["id"])
+    payment, _ = await tenant_rows.insert_or_get(session, Payment, values)
+    return payment
+
+
+async def place(session: AsyncSession, values: Mapping[str, Any]) -> tuple[Order, bool]:
+    """Insert the order unless it exists; return it, and whether it is new."""
+    return await tenant_rows.insert_or_get(session, Order, values)
+
+
+async def shares_paid(
+    session: AsyncSession, tenant: str, since: datetime, until: datetime
+) -> AsyncIterator[tuple[str, Share]]:
+    """Yield each share of the orders paid from `since` up to, but not including, `until`, with the
+    order's currency, by seller."""
+    query = (
+        select(Order.currency, Share)
+        .join(Share, Share.order_id == Order.id)
+        .where(Order.tenant == tenant, Order.paid_at >= since, Order.paid_at < until)
+        .order_by(Share.seller)
+    )
+    async for currency, share in await session.stream(query):
+        yield currency, share
 
 
 async def due_orders(session: AsyncSession, now: datetime, most: int) -> Sequence[Order]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import Event, derived_id
@@ -17,11 +16,11 @@ from common.messaging import outbox
 from common.messaging.events import new_event
 from common.messaging.outbox import UnitOfWork
 from common.observability.logging import get_logger
-from common.scheduling.scheduler import Cron, Every, Schedule, enqueue_run
+from common.scheduling.scheduler import Cron, Every, Schedule, continue_if_full
 from payouts import domain, payout_service, repository, schemas
 from payouts.domain import State, Transition
 from payouts.ledger.unit_of_work import SOURCE, PayoutUnitOfWork
-from payouts.models import Payout, Recipient, Recovery, Transfer
+from payouts.models import Payout, Recipient, Recovery
 from payouts.providers.registry import Accounts, ProviderAccount
 
 log = get_logger(__name__)
@@ -87,7 +86,7 @@ class Jobs:
             )
             books.enqueue(row, "default")
         await books.flush()
-        await self._go_on(work, event, found)
+        await continue_if_full(work.session, SERVICE, event, found, _MOST)
         return f"{len(found)} payouts tried again"
 
     async def pay_balances(self, work: UnitOfWork, event: Event[RunJob]) -> str:
@@ -100,13 +99,13 @@ class Jobs:
             due.append((recipient, None))
             recipient.next_payout_at = payout_service.next_payout(schedule, now)
         paid = await self._service.pay_balances(work.session, due)
-        await self._go_on(work, event, found)
+        await continue_if_full(work.session, SERVICE, event, found, _MOST)
         return f"{paid} of {len(found)} recipients due are paid"
 
     async def daily_report(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """Enqueue yesterday's report (UTC) for each tenant that has payouts."""
         day = event.time.date() - timedelta(days=1)
-        tenants = (await work.session.scalars(select(Payout.tenant).distinct())).all()
+        tenants = await repository.tenants(work.session)
         for tenant in tenants:
             await _enqueue(work.session, event, tenant, GenerateDailyReport(day=day))
         return f"reports of {day} enqueued for {len(tenants)} tenants"
@@ -130,24 +129,13 @@ class Jobs:
             books.enqueue(row)
             row.next_action_at = books.now + self._reorder
         await books.flush()
-        await self._go_on(work, event, found)
+        await continue_if_full(work.session, SERVICE, event, found, _MOST)
         return len(found)
 
     async def _due(
         self, session: AsyncSession, states: Sequence[State], now: datetime
     ) -> Sequence[Payout]:
         return (await session.scalars(repository.select_due(states, now, _MOST))).all()
-
-    async def _go_on(self, work: UnitOfWork, event: Event[RunJob], found: Sequence[object]) -> None:
-        if len(found) == _MOST:  # there may be more: do not wait for the next tick
-            await enqueue_run(
-                work.session,
-                service="payouts",
-                tenant=event.tenant,
-                job=event.data.job,
-                at=await tenant_rows.database_now(work.session),
-                goes_on=event,
-            )
 
 
 async def recover(work: UnitOfWork, event: Event[RunJob]) -> str:
@@ -191,13 +179,8 @@ async def enqueue_recoveries(
 async def clean_up(work: UnitOfWork, _: Event[RunJob]) -> str:
     """Delete old transfers that never were ours. Payouts, ledger and audit log are kept
     permanently."""
-    old = func.now() - _KEEP_TRANSFERS
-    transfers = await work.session.execute(
-        delete(Transfer)
-        .where(Transfer.seen_at < old, Transfer.payout_id.is_(None))
-        .returning(Transfer.transfer_id)
-    )
-    return f"{len(transfers.all())} transfers removed"
+    count = await repository.delete_foreign_transfers(work.session, _KEEP_TRANSFERS)
+    return f"{count} transfers removed"
 
 
 async def enqueue_reconciliation(

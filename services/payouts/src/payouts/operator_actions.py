@@ -15,6 +15,7 @@ from common.http.auth import Caller
 from payouts import domain, repository
 from payouts.domain import State, Transition
 from payouts.execution import planner
+from payouts.ledger import repository as ledger
 from payouts.ledger.audit_log import PAYBUS, Action, Actor
 from payouts.ledger.unit_of_work import PayoutUnitOfWork
 from payouts.models import Discrepancy, Payout, Recipient, Recovery, TenantControl
@@ -123,7 +124,7 @@ async def retry(
         account = accounts.find(row.tenant, row.provider, row.account)
         if account.needs_approval(needed, row.currency):
             to = State.SCHEDULED
-            credited_by = await repository.creditors(session, recipient, there)
+            credited_by = await ledger.creditors(session, recipient, there)
             row.credited_by = sorted({*credited_by, by.name})
             row.approved_by = row.approved_at = row.next_action_at = None
     books.transition(row, to, action=Transition.RETRY, actor=by, reason=reason)
@@ -133,7 +134,7 @@ async def retry(
 async def _take_from_balance(session: AsyncSession, row: Payout) -> tuple[int, int]:
     """Return the amount needed and the amount available (minor units). Raises `Conflict` if too
     little is available: the money that came back may be in another payout by now."""
-    available = await repository.available_balances(session, [row.recipient_id])
+    available = await ledger.available_balances(session, [row.recipient_id])
     there = available[row.recipient_id, row.currency]
     needed = row.amount + (0 if row.fee_charged else row.fee)
     if there < needed:

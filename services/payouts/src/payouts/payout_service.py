@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import derived_id
@@ -21,6 +20,7 @@ from common.scheduling.scheduler import Cron
 from payouts import repository
 from payouts.domain import State
 from payouts.ledger import audit_log, entries
+from payouts.ledger import repository as ledger
 from payouts.ledger.audit_log import Action, Actor, Posting
 from payouts.ledger.entries import Entry
 from payouts.ledger.entries import LedgerAccount as Ledger
@@ -98,12 +98,10 @@ class PayoutService:
             "details_changed_at": now,
             "details_changed_by": by.name,
         }
-        adding = insert(Recipient).values(values).on_conflict_do_nothing().returning(Recipient.id)
-        if await session.scalar(adding) is None:
-            row = await session.get_one(Recipient, values["id"])
+        row, is_new = await repository.intend_recipient(session, values)
+        if not is_new:
             self._same_recipient(row, request, details)
             return row
-        row = await session.get_one(Recipient, values["id"])
         await self._note(session, row, by, "add", None)
         return row
 
@@ -176,7 +174,7 @@ class PayoutService:
         if currency != recipient.currency:
             raise Invalid(f"{recipient.reference} is paid in {recipient.currency}")
         content = [entry.amount, currency, reason]
-        for before in await repository.audit_of(session, subject, 1):
+        for before in await ledger.audit_of(session, subject, 1):
             if before.data[action] != content:
                 raise Conflict("this Idempotency-Key was used for another credit")
             return False
@@ -223,15 +221,13 @@ class PayoutService:
             "payouts": len(request.payouts),
             "created_by": by.name,
         }
-        adding = insert(Batch).values(values).on_conflict_do_nothing().returning(Batch.id)
-        new = await session.scalar(adding) is not None
-        row = await session.get_one(Batch, id_)
+        row, is_new = await repository.intend_batch(session, values)
         if row.digest != digest:
             raise Conflict("this Idempotency-Key was used for another batch")
-        if new:
+        if is_new:
             items = [(f"batch:{id_}:{n}", each) for n, each in enumerate(request.payouts)]
             await self._order(session, tenant, items, by, batch_id=id_)
-        return row, new
+        return row, is_new
 
     async def pay_balances(
         self, session: AsyncSession, due: Sequence[tuple[Recipient, str | None]]
@@ -247,9 +243,7 @@ class PayoutService:
         for tenant in sorted({recipient.tenant for recipient, _ in due}):
             await repository.ensure_tenant(session, tenant)
         by_id = await self._next_occasions(session, due)
-        available = await repository.available_balances(
-            session, [recipient.id for recipient, _ in due]
-        )
+        available = await ledger.available_balances(session, [recipient.id for recipient, _ in due])
         books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
         made: list[Payout] = []
         for id_, (key, recipient) in by_id.items():
@@ -264,7 +258,7 @@ class PayoutService:
                 recipient.next_payout_at = recipient.next_payout_at or books.now + _TRY_AGAIN
                 continue
             if payout.state == State.SCHEDULED:
-                payout.credited_by = await repository.creditors(session, recipient, there)
+                payout.credited_by = await ledger.creditors(session, recipient, there)
             made.append(payout)
         self._open(books, made, audit_log.PAYBUS)
         await books.flush()
@@ -483,9 +477,7 @@ async def _check_balances(
     for row in made:
         if row.funding == "balance":
             request[row.recipient_id, row.currency] += row.amount + row.fee
-    available = await repository.available_balances(
-        session, [recipient for recipient, _ in request]
-    )
+    available = await ledger.available_balances(session, [recipient for recipient, _ in request])
     for (recipient, currency), amount in request.items():
         if amount > (there := available[recipient, currency]):
             raise Conflict(f"{there} {currency} are available (minor units), not {amount}")
@@ -493,7 +485,7 @@ async def _check_balances(
         if row.funding == "balance" and row.state == State.SCHEDULED:
             owner = recipients[row.recipient]
             there = available[row.recipient_id, row.currency]
-            row.credited_by = await repository.creditors(session, owner, there)
+            row.credited_by = await ledger.creditors(session, owner, there)
 
 
 def _minimum(recipient: Recipient) -> int:

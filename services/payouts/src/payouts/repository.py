@@ -1,33 +1,33 @@
-"""SQL of the payouts service: its reads, locks and control rows. `ledger/unit_of_work.py` writes
-payouts and the ledger."""
+"""SQL of payouts, recipients, transfers and controls. `ledger/repository.py` has that of the audit
+log, the ledger, the balances and the discrepancies."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from common.db import tenant_rows
 from common.db.bulk import columns_of, equals_any, insert_rows
 from payouts.domain import State
-from payouts.ledger.audit_log import NOBODY, PAYBUS
-from payouts.ledger.entries import LedgerAccount
 from payouts.models import (
     Attempt,
-    AuditEntry,
     Balance,
-    LedgerEntry,
+    Batch,
+    DailyReport,
     Payout,
     Recipient,
     Recovery,
     TenantControl,
     Transfer,
 )
+
+_PAGE = 500
 
 
 async def lock_payouts(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, Payout]:
@@ -212,22 +212,6 @@ async def serialize_on(session: AsyncSession, id_: str) -> None:
     )
 
 
-async def available_balances(
-    session: AsyncSession, ids: Sequence[str]
-) -> Mapping[tuple[str, str], int]:
-    """Return the available balances (minor units) by recipient and currency; 0 where none is known.
-    The balances are locked, all together and in the order of the recipients' ids."""
-    query = (
-        select(Balance)
-        .where(equals_any(Balance.recipient_id, sorted({*ids})))
-        .order_by(Balance.recipient_id, Balance.currency)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    found = await session.scalars(query)
-    return Counter({(row.recipient_id, row.currency): row.available for row in found.all()})
-
-
 async def lock_unsent(session: AsyncSession, recipients: Sequence[str]) -> Sequence[Payout]:
     """Lock and return the payouts of these recipients that are paid from the balance and were never
     sent."""
@@ -311,78 +295,183 @@ async def recipients_by_handle(
     return {(row.tenant, row.provider_ref): row for row in (await session.scalars(query)).all()}
 
 
+async def recipients_at(session: AsyncSession, account: AccountKey) -> Sequence[Recipient]:
+    """Return the recipients whom the account pays."""
+    tenant, provider, name = account
+    query = select(Recipient).where(
+        Recipient.tenant == tenant, Recipient.provider == provider, Recipient.account == name
+    )
+    return (await session.scalars(query)).all()
+
+
+async def sent_between(
+    session: AsyncSession, account: AccountKey, first: datetime, last: datetime
+) -> AsyncIterator[tuple[Payout, Attempt, datetime]]:
+    """Yield the account's payouts whose last attempt began in this period, each with that attempt
+    and the time at which its first attempt began."""
+    tenant, provider, name = account
+    each = aliased(Attempt)
+    begun = select(func.min(each.started_at)).where(each.payout_id == Payout.id).scalar_subquery()
+    after = ""
+    while True:
+        query = (
+            select(Payout, Attempt, begun)
+            .join(Attempt, (Attempt.payout_id == Payout.id) & (Attempt.number == Payout.attempts))
+            .where(
+                Payout.tenant == tenant,
+                Payout.provider == provider,
+                Payout.account == name,
+                Attempt.started_at >= first,
+                Attempt.started_at < last,
+                Payout.id > after,
+            )
+            .order_by(Payout.id)
+            .limit(_PAGE)
+        )
+        page = (await session.execute(query)).all()
+        for row, attempt, at in page:
+            yield row, attempt, at
+        if len(page) < _PAGE:
+            return
+        after = page[-1][0].id
+
+
+async def intend_recipient(
+    session: AsyncSession, values: Mapping[str, Any]
+) -> tuple[Recipient, bool]:
+    """Insert the recipient unless it exists; return it, and whether it is new."""
+    return await tenant_rows.insert_or_get(session, Recipient, values)
+
+
+async def intend_batch(session: AsyncSession, values: Mapping[str, Any]) -> tuple[Batch, bool]:
+    """Insert the batch unless it exists; return it, and whether it is new."""
+    return await tenant_rows.insert_or_get(session, Batch, values)
+
+
+async def tenants(session: AsyncSession) -> Sequence[str]:
+    """Return the tenants that have payouts."""
+    return (await session.scalars(select(Payout.tenant).distinct())).all()
+
+
+async def delete_foreign_transfers(session: AsyncSession, keep: timedelta) -> int:
+    """Delete transfers of no payout that were not seen for `keep`; return how many there were."""
+    deleting = (
+        delete(Transfer)
+        .where(Transfer.seen_at < func.now() - keep, Transfer.payout_id.is_(None))
+        .returning(Transfer.transfer_id)
+    )
+    return len((await session.execute(deleting)).all())
+
+
+async def longest_unanswered(session: AsyncSession) -> float:
+    """Return the age (seconds) of the oldest attempt with an unknown outcome, of payouts that may
+    still be sent again; 0 if there is none. The payout's own row is no measure: every status check
+    and every new attempt updates it."""
+    failed = aliased(Attempt)
+    last_failure = select(func.max(failed.number)).where(
+        failed.payout_id == Attempt.payout_id, failed.outcome == "refused"
+    )
+    age = (
+        select(func.extract("epoch", func.now() - func.min(Attempt.started_at)))
+        .join(Payout, Payout.id == Attempt.payout_id)
+        .where(
+            Payout.state.in_((State.APPROVED, State.SUBMITTING, State.UNKNOWN)),
+            Attempt.outcome == "unknown",
+            Attempt.transfer_status.is_(None),
+            Attempt.number > func.coalesce(last_failure.scalar_subquery(), 0),
+        )
+    )
+    return float(await session.scalar(age) or 0)
+
+
+async def save_report(
+    session: AsyncSession, tenant: str, day: date, report: Mapping[str, Any]
+) -> None:
+    """Store the day's report, replacing an earlier one."""
+    row = insert(DailyReport).values(tenant=tenant, day=day, report=report)
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=[DailyReport.tenant, DailyReport.day],
+            set_={"report": report, "written_at": func.now()},
+        )
+    )
+
+
+async def sums_by_state(
+    session: AsyncSession, tenant: str, first: datetime, last: datetime
+) -> Sequence[tuple[str, str, int, int]]:
+    """Return the currency, the state, the number and the sum (minor units) of the payouts that
+    changed last from `first` to `last`, the end excluded."""
+    query = (
+        select(Payout.currency, Payout.state, func.count(), func.sum(Payout.amount))
+        .where(Payout.tenant == tenant, Payout.updated_at >= first, Payout.updated_at < last)
+        .group_by(Payout.currency, Payout.state)
+        .order_by(Payout.currency, Payout.state)
+    )
+    found = (await session.execute(query)).all()
+    return [(currency, state, count, int(amount)) for currency, state, count, amount in found]
+
+
+def created_since(tenant: str, since: datetime) -> ColumnElement[bool]:
+    return and_(Payout.tenant == tenant, Payout.created_at >= since)
+
+
+async def seconds_to_paid(
+    session: AsyncSession, which: ColumnElement[bool]
+) -> tuple[float | None, float | None]:
+    """Return the median and the 95th percentile of the seconds from creation to payment."""
+    took = func.extract("epoch", Payout.paid_at - Payout.created_at)
+    p50, p95 = (
+        await session.execute(
+            select(
+                func.percentile_cont(0.5).within_group(took),
+                func.percentile_cont(0.95).within_group(took),
+            ).where(which, Payout.paid_at.is_not(None))
+        )
+    ).one()
+    return p50, p95
+
+
+async def paid_volumes(
+    session: AsyncSession, which: ColumnElement[bool]
+) -> Sequence[tuple[str, int, int]]:
+    """Return the currency, the number and the sum (minor units) of paid payouts."""
+    query = (
+        select(Payout.currency, func.count(), func.sum(Payout.amount))
+        .where(which, Payout.state == State.PAID)
+        .group_by(Payout.currency)
+        .order_by(Payout.currency)
+    )
+    found = (await session.execute(query)).all()
+    return [(currency, count, int(amount)) for currency, count, amount in found]
+
+
+async def held(session: AsyncSession, tenant: str) -> int:
+    query = select(func.count()).where(Payout.tenant == tenant, Payout.held)
+    return await session.scalar(query) or 0
+
+
+async def oldest_due_at(session: AsyncSession, tenant: str) -> datetime | None:
+    """Return when the payout became due that has waited longest to be sent."""
+    query = select(func.min(Payout.due_at)).where(
+        Payout.tenant == tenant,
+        Payout.state == State.APPROVED,
+        ~Payout.held,
+        Payout.due_at <= func.now(),
+    )
+    due_at: datetime | None = await session.scalar(query)
+    return due_at
+
+
+def select_created(tenant: str, since: datetime, until: datetime) -> Select[Payout]:
+    """Return a query for the payouts created from `since` to `until`, the end excluded."""
+    return select(Payout).where(created_since(tenant, since), Payout.created_at < until)
+
+
 async def counts(session: AsyncSession, *which: ColumnElement[bool]) -> dict[str, int]:
     """Count payouts by state."""
     query = select(Payout.state, func.count()).where(*which).group_by(Payout.state)
     return {row[0]: row[1] for row in (await session.execute(query)).all()}
-
-
-async def audit_of(session: AsyncSession, subject: str, limit: int) -> Sequence[AuditEntry]:
-    query = select(AuditEntry).where(AuditEntry.subject == subject)
-    return (await session.scalars(query.order_by(AuditEntry.position.desc()).limit(limit))).all()
-
-
-async def creditors(session: AsyncSession, recipient: Recipient, there: int) -> list[str]:
-    """Return the users whose credits make up the recipient's available balance of `there` minor
-    units.
-
-    Money is paid as from a stack: the newest credit leaves first. Money taken back was never a
-    user's credit, because users can't take back, so it removes no user. Amounts that went to a
-    payout and came back when it was cancelled or returned, or that a payout received and passed on,
-    count as if they had not moved; the creditors and the creator of a payout that gave money back
-    are included. Too many users are named rather than too few.
-    """
-    ledger, available = LedgerEntry, LedgerAccount.AVAILABLE
-    moved = (
-        select(ledger.amount, ledger.target, AuditEntry.actor, AuditEntry.role, Payout)
-        .join(AuditEntry, AuditEntry.position == ledger.audit_position)
-        .outerjoin(Payout, Payout.id == ledger.payout_id)
-        .where(
-            ledger.recipient_id == recipient.id,
-            ledger.currency == recipient.currency,
-            or_(ledger.target == available, ledger.source == available),
-        )
-        .order_by(ledger.id.desc())
-    )
-    taken_back = await session.scalar(
-        select(func.coalesce(func.sum(ledger.amount), 0)).where(
-            ledger.recipient_id == recipient.id,
-            ledger.currency == recipient.currency,
-            ledger.payout_id.is_(None),
-            ledger.source == available,
-        )
-    )
-    found: set[str] = set()
-    gone, given_back, left_with = 0, Counter[str](), Counter[str]()
-    streamed = await session.stream(moved.execution_options(yield_per=200))
-    async for amount, target, actor, role, payout in streamed:
-        if there <= 0:
-            break
-        if target != available:
-            if payout is None:
-                continue  # counted in taken_back
-            back = min(amount, given_back[payout.id])
-            gone += amount - back
-            given_back[payout.id] -= back
-            left_with[payout.id] += amount - back
-        elif payout is not None:
-            given = min(amount, left_with[payout.id])
-            left_with[payout.id] -= given
-            gone -= min(gone, given)
-            given_back[payout.id] += amount - given
-            if amount > given:
-                found |= {*payout.credited_by, payout.created_by}
-        else:
-            left = amount
-            if role in NOBODY:
-                back = min(left, taken_back)
-                taken_back, left = taken_back - back, left - back
-            stays = max(0, left - gone)
-            gone, there = max(0, gone - left), there - stays
-            if stays and role not in NOBODY:
-                found.add(actor)
-    await streamed.close()
-    return sorted(found - {PAYBUS.name})
 
 
 async def set_control(

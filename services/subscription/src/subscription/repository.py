@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, tuple_, update
@@ -11,9 +11,21 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.subscriptions import Status
+from common.db import tenant_rows
 from common.db.bulk import equals_any
 from subscription import models
-from subscription.models import Checkout, Payment, Plan, Refund, Reversal, Subscription
+from subscription.domain import ENTITLING
+from subscription.models import (
+    Checkout,
+    Command,
+    Customer,
+    Payment,
+    Plan,
+    Refund,
+    Reversal,
+    Subscription,
+)
+from subscription.schemas.billing import CONFIRMED, UNFINISHED, CommandStatus
 from subscription.schemas.checkout import EntitlementPolicy
 
 
@@ -110,8 +122,8 @@ async def reversals_of(
 
 async def intend_checkout(session: AsyncSession, values: Mapping[str, Any]) -> Checkout:
     """Insert the checkout unless it exists; return it, locked."""
-    await session.execute(insert(Checkout).values(values).on_conflict_do_nothing())
-    return await locked_checkout(session, values["id"])
+    row, _ = await tenant_rows.insert_or_get(session, Checkout, values, lock=True)
+    return row
 
 
 async def locked_checkout(session: AsyncSession, id_: str) -> Checkout:
@@ -175,6 +187,137 @@ async def judged_otherwise(session: AsyncSession, most: int) -> Sequence[Subscri
 
 async def postpone(session: AsyncSession, id_: str, until: datetime) -> None:
     await session.execute(update(Subscription).where(Subscription.id == id_).values(due_at=until))
+
+
+async def intend_refund(session: AsyncSession, values: Mapping[str, Any]) -> tuple[Refund, bool]:
+    """Insert the refund unless it exists; return it, locked, and whether it is new."""
+    return await tenant_rows.insert_or_get(session, Refund, values, lock=True)
+
+
+async def locked_refund(session: AsyncSession, id_: str) -> Refund:
+    return await session.get_one(Refund, id_, with_for_update=True)
+
+
+async def customers_called(session: AsyncSession, tenant: str, name: str) -> Collection[str]:
+    """Return the ids of the customers whose id, or whose reference at the provider or the shop, is
+    `name`."""
+    named_so = or_(Customer.id == name, Customer.provider_customer_id == name)
+    meant = select(Customer.id).where(Customer.tenant == tenant, named_so)
+    # Stripe names its customers itself; the checkout they came from has the shop's reference.
+    payer = Checkout.terms[("customer", "reference")].astext == name
+    came_by = select(Checkout.customer_id).where(
+        Checkout.tenant == tenant, payer, Checkout.customer_id.is_not(None)
+    )
+    found = {*await session.scalars(meant), *await session.scalars(came_by)}
+    return {id_ for id_ in found if id_ is not None}
+
+
+async def entitling_subscriptions(
+    session: AsyncSession, tenant: str, customers: Collection[str]
+) -> Sequence[Subscription]:
+    query = (
+        select(Subscription)
+        .where(
+            Subscription.tenant == tenant,
+            Subscription.customer_id.in_(customers),
+            Subscription.phase.in_(ENTITLING),
+        )
+        .order_by(Subscription.created_at, Subscription.id)
+    )
+    return (await session.scalars(query)).all()
+
+
+async def intend_command(session: AsyncSession, values: Mapping[str, Any]) -> Command:
+    """Insert the command unless it exists; return it, locked."""
+    row, _ = await tenant_rows.insert_or_get(session, Command, values, lock=True)
+    return row
+
+
+async def locked_command(session: AsyncSession, id_: str) -> Command:
+    return await session.get_one(Command, id_, with_for_update=True)
+
+
+async def lock_subject_of(session: AsyncSession, command: str) -> None:
+    """Lock the command's subject until the end of the transaction, so that no other worker decides
+    about commands on it."""
+    subject = select(Command.tenant + "/" + Command.subject).where(Command.id == command)
+    key = func.hashtextextended(subject.scalar_subquery(), 0)
+    await session.execute(select(func.pg_advisory_xact_lock(key)))
+
+
+async def other_commands(
+    session: AsyncSession,
+    row: Command,
+    kinds: Collection[str],
+    *,
+    at_most: timedelta,
+    quiet: timedelta,
+) -> Sequence[tuple[str, datetime, bool]]:
+    """Return the status, the time of creation, and whether a call may be under way, of every other
+    command of these kinds on the subject of `row`. A call takes `at_most` this long; without a
+    response, Stripe may still be processing it for `quiet`."""
+    under_way = or_(
+        and_(
+            Command.begun > Command.ended,
+            Command.status.in_(UNFINISHED),
+            Command.updated_at > func.now() - at_most,
+        ),
+        Command.unanswered_at > func.now() - quiet,
+    )
+    query = select(Command.status, Command.created_at, under_way).where(
+        Command.tenant == row.tenant,
+        Command.subject == row.subject,
+        Command.kind.in_(kinds),
+        Command.id != row.id,
+    )
+    return [(status, at, bool(now)) for status, at, now in await session.execute(query)]
+
+
+async def unconfirmed_commands(
+    session: AsyncSession,
+    tenants: Collection[str],
+    *,
+    subjects: Collection[str],
+    ids: Collection[str],
+) -> Sequence[Command]:
+    """Return the commands on these subjects or with these ids that no report has confirmed, locked
+    in the order of their ids."""
+    query = (
+        select(Command)
+        .where(
+            equals_any(Command.tenant, sorted(tenants)),
+            or_(
+                equals_any(Command.subject, sorted(subjects)),
+                equals_any(Command.id, sorted(ids)),
+            ),
+            Command.kind.in_(CONFIRMED),
+            Command.confirmed_at.is_(None),
+            Command.status.in_((*UNFINISHED, CommandStatus.DONE)),
+        )
+        .order_by(Command.id)
+        .with_for_update()
+    )
+    return (await session.scalars(query)).all()
+
+
+async def claim_unfinished_commands(
+    session: AsyncSession, untouched: timedelta, most: int
+) -> Sequence[tuple[str, str]]:
+    """Return the ids and tenants of commands that have been unfinished and `untouched` for this
+    long, and mark them as touched; those locked by another worker are skipped."""
+    chosen = (
+        select(Command.id)
+        .where(Command.status.in_(UNFINISHED), Command.updated_at < func.now() - untouched)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    claiming = (
+        update(Command)
+        .where(Command.id.in_(chosen))
+        .values(updated_at=func.now())
+        .returning(Command.id, Command.tenant)
+    )
+    return [(id_, tenant) for id_, tenant in await session.execute(claiming)]
 
 
 async def checkout(session: AsyncSession, id_: str) -> Checkout | None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import DateTime, Select, Table, Text, func, inspect, select
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -53,6 +53,16 @@ async def lock_or_insert(
         pin(session, inserted)
         # Rows that another transaction inserted in the meantime.
         await _lock_found(session, table, sorted({*missing} - {row.id for row in inserted}))
+
+
+async def insert_or_get(
+    session: AsyncSession, table: type[RowT], values: Mapping[str, Any], *, lock: bool = False
+) -> tuple[RowT, bool]:
+    """Insert the row unless its id exists; return the stored row, locked if `lock`, and whether it
+    is new. The caller compares an existing row with what was requested."""
+    inserting = insert(table).values(values).on_conflict_do_nothing().returning(table.id)
+    is_new = await session.scalar(inserting) is not None
+    return await session.get_one(table, values["id"], with_for_update=lock), is_new
 
 
 async def _lock_found(session: AsyncSession, table: type[RowT], ids: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -191,6 +191,18 @@ async def enqueue_run(
     )
     await outbox.enqueue(session, [order])
     return run_id
+
+
+async def continue_if_full(
+    session: AsyncSession, service: str, event: Event[RunJob], found: Sized, most: int
+) -> None:
+    """Run the job again before its next time if it found the `most` rows that it handles at once:
+    there may be more."""
+    if len(found) >= most:
+        now = await tenant_rows.database_now(session)
+        await enqueue_run(
+            session, service=service, tenant=event.tenant, job=event.data.job, at=now, goes_on=event
+        )
 
 
 def job_handler(

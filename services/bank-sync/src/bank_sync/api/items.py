@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import repository
@@ -24,7 +23,7 @@ from bank_sync.api.responses import (
 )
 from bank_sync.domain import Health
 from bank_sync.item_service import ItemService
-from bank_sync.models import Account, Institution, InstitutionHour, Item, Sync
+from bank_sync.models import Account, Institution, Item, Sync
 from bank_sync.row_security import TenantSessions
 from bank_sync.schemas import NewItem, NewLinkToken, UpdateLinkToken
 from common.db import tenant_rows
@@ -248,16 +247,8 @@ async def institution_health(
     if await session.scalar(tenant_rows.filtered(Institution, caller.tenant, known)) is None:
         raise NotFound(f"no institution has the provider's id {institution_id!r}")
     since = datetime.now(UTC) - timedelta(hours=hours)
-    query = (
-        select(InstitutionHour)
-        .where(
-            InstitutionHour.tenant == caller.tenant,
-            InstitutionHour.institution_id == institution_id,
-            InstitutionHour.hour > since,
-        )
-        .order_by(InstitutionHour.hour.desc())
-    )
-    return [HourView.model_validate(each) for each in (await session.scalars(query)).all()]
+    found = await repository.institution_hours(session, caller.tenant, institution_id, since)
+    return [HourView.model_validate(each) for each in found]
 
 
 async def _apart(session: AsyncSession, caller: Caller, id_: str) -> Item:

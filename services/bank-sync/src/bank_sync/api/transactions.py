@@ -9,23 +9,21 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Select, Text, cast, func, select
+from sqlalchemy import Select
 from starlette.responses import Response
 
+from bank_sync import repository
 from bank_sync.api.items import Session, Tenancy
 from bank_sync.api.responses import PROBLEMS, Spent, TransactionView
 from bank_sync.models import Transaction
 from bank_sync.row_security import TenantSessions
 from common.db import pagination, tenant_rows
 from common.db.pagination import encode_cursor
-from common.errors import Invalid
 from common.http.auth import Viewer
 from common.http.csv import line, prefetch
 from common.http.resources import Cursor, Limit, Page
 
 transactions = APIRouter(prefix="/v1", tags=["transactions"], responses=PROBLEMS)
-
-_NO_CATEGORY = "UNCATEGORIZED"
 
 
 @transactions.get("/transactions")
@@ -52,7 +50,7 @@ async def list_transactions(
         "pending": pending,
         "currency": currency,
     }
-    query = _between(tenant_rows.filtered(Transaction, caller.tenant, filters), first, last)
+    query = repository.select_transactions(caller.tenant, filters, first, last)
     if at_least is not None:
         query = query.where(Transaction.amount >= at_least)
     if at_most is not None:
@@ -93,7 +91,7 @@ async def export(
         "currency": currency,
         "pending": pending,
     }
-    query = _between(tenant_rows.filtered(Transaction, caller.tenant, filters), first, last)
+    query = repository.select_transactions(caller.tenant, filters, first, last)
     return StreamingResponse(
         await prefetch(_csv(tenancy, caller.tenant, query)),
         media_type="text/csv; charset=utf-8",
@@ -118,28 +116,9 @@ async def spending(
     currency: str | None = None,
 ) -> list[Spent]:
     """Return what left the accounts, by month and category, without pending transactions."""
-    month = func.to_char(Transaction.date, cast("YYYY-MM", Text))
-    category = func.coalesce(Transaction.category, cast(_NO_CATEGORY, Text))
-    query = _between(
-        select(
-            month.label("month"),
-            category.label("category"),
-            Transaction.currency,
-            Transaction.unofficial_currency,
-            func.sum(Transaction.amount).label("amount"),
-            func.count().label("transactions"),
-        ).where(Transaction.tenant == caller.tenant, Transaction.amount > 0, ~Transaction.pending),
-        first,
-        last,
-    )
-    chosen = {"item": item, "account": account, "currency": currency}
-    for name, value in chosen.items():
-        if value is not None:
-            query = query.where(getattr(Transaction, name) == value)
-    kinds = (Transaction.currency, Transaction.unofficial_currency)
-    query = query.group_by(month, category, *kinds)
-    found = await session.execute(query.order_by(month, category, *kinds))
-    return [Spent.model_validate(dict(row)) for row in found.mappings()]
+    filters = {"item": item, "account": account, "currency": currency}
+    found = await repository.spending(session, caller.tenant, filters, first, last)
+    return [Spent.model_validate(each) for each in found]
 
 
 _CSV_COLUMNS = (
@@ -154,13 +133,3 @@ async def _csv(tenancy: TenantSessions, tenant: str, query: Select[Any]) -> Asyn
     session = partial(tenancy.session, tenant)
     async for chunk in pagination.in_chunks(session, query, Transaction.date, Transaction.id):
         yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
-
-
-def _between(query: Select[Any], first: date | None, last: date | None) -> Select[Any]:
-    if first is not None and last is not None and last < first:
-        raise Invalid("last is before first")
-    if first is not None:
-        query = query.where(Transaction.date >= first)
-    if last is not None:
-        query = query.where(Transaction.date <= last)
-    return query

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.money import Currency
@@ -16,7 +15,7 @@ from common.http.auth import Viewer
 from common.http.resources import Session
 from orders import order_service, repository
 from orders.api.responses import Converted, RatesView, SellerReport
-from orders.models import Order, Share
+from orders.models import Share
 from orders.pricing import allocation
 from orders.pricing.conversion import BASE, Conversion, DayRates, convert
 from orders.pricing.rate_sources import SOURCES
@@ -74,14 +73,8 @@ async def sellers(
     """Report what each seller earned from orders paid from `since` up to, but not including,
     `until`, in the tenant's currency at today's rates or, with `in_own_currency`, in the orders'
     own currencies."""
-    query = (
-        select(Order.currency, Share)
-        .join(Share, Share.order_id == Order.id)
-        .where(Order.tenant == caller.tenant, Order.paid_at >= since, Order.paid_at < until)
-        .order_by(Share.seller)
-    )
     found: dict[tuple[str, str], SellerReport] = {}
-    async for currency, share in await session.stream(query):
+    async for currency, share in repository.shares_paid(session, caller.tenant, since, until):
         _add(found, currency, share)
         if len(found) > _MOST_SELLERS:
             raise Invalid(f"more than {_MOST_SELLERS} sellers: ask for a shorter time")

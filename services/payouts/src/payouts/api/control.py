@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter
 from pydantic import AwareDatetime, Field
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.errors import Invalid
@@ -16,9 +15,9 @@ from common.resilience.circuit_store import not_closed
 from payouts import jobs, operator_actions, repository
 from payouts.api.dependencies import AccountsInUse
 from payouts.api.responses import PROBLEMS, AccountView, ControlView, RecoveryView, Status
-from payouts.domain import State
 from payouts.execution import planner
-from payouts.models import Discrepancy, Payout, TenantControl
+from payouts.ledger import repository as ledger
+from payouts.models import Payout, TenantControl
 from payouts.operator_actions import actor
 from payouts.schemas import ReasonBody
 
@@ -30,19 +29,12 @@ _SHOWN = {"limits", "approval_threshold", "rate_per_second", "max_concurrency"}
 @control.get("")
 async def status(caller: Viewer, accounts: AccountsInUse, session: Session) -> Status:
     tenant = caller.tenant
-    of_tenant = Payout.tenant == tenant
     control = await session.get(TenantControl, tenant)
-    due = select(func.min(Payout.due_at)).where(
-        of_tenant, Payout.state == State.APPROVED, ~Payout.held, Payout.due_at <= func.now()
-    )
-    discrepancies = select(func.count(Discrepancy.id)).where(
-        Discrepancy.tenant == tenant, Discrepancy.resolved_at.is_(None)
-    )
     return Status(
         control=ControlView.model_validate(control) if control else ControlView(paused=False),
-        states=await repository.counts(session, of_tenant),
-        held=await session.scalar(select(func.count()).where(of_tenant, Payout.held)) or 0,
-        oldest_due_at=await session.scalar(due),
+        states=await repository.counts(session, Payout.tenant == tenant),
+        held=await repository.held(session, tenant),
+        oldest_due_at=await repository.oldest_due_at(session, tenant),
         circuits=await not_closed(session, tenant),
         accounts=[
             AccountView(
@@ -51,7 +43,7 @@ async def status(caller: Viewer, accounts: AccountsInUse, session: Session) -> S
             for each in accounts
             if each.tenant == tenant
         ],
-        open_discrepancies=await session.scalar(discrepancies) or 0,
+        open_discrepancies=await ledger.open_discrepancies(session, tenant),
         unreconciled=[
             RecoveryView.model_validate(each)
             for each in await repository.recoveries(session, tenant)

@@ -24,6 +24,7 @@ from payouts.api.responses import (
     PayoutView,
 )
 from payouts.domain import State
+from payouts.ledger import repository as ledger
 from payouts.models import AuditEntry, Batch, Payout
 from payouts.operator_actions import actor
 from payouts.schemas import NewBatch, NewPayout, ReasonBody
@@ -156,7 +157,7 @@ async def _act(
 async def _detail(session: AsyncSession, tenant: str, id_: str) -> PayoutDetail:
     row = await tenant_rows.get_for_tenant(session, Payout, tenant, id_)
     attempts = (await repository.attempts_of(session, [id_]))[id_]
-    audit: Sequence[AuditEntry] = await repository.audit_of(session, f"payout/{id_}", 100)
+    audit: Sequence[AuditEntry] = await ledger.audit_of(session, f"payout/{id_}", 100)
     return PayoutDetail.model_validate(row, from_attributes=True).model_copy(
         update={
             "attempts": [AttemptView.model_validate(each) for each in attempts],

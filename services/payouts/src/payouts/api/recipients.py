@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from sqlalchemy import select
 
 from common.db import tenant_rows
 from common.http.auth import Approver, Operator, Viewer
@@ -16,7 +15,8 @@ from payouts.api.responses import (
     RecipientDetail,
     RecipientView,
 )
-from payouts.models import Balance, LedgerEntry, Recipient
+from payouts.ledger import repository as ledger
+from payouts.models import Balance, Recipient
 from payouts.operator_actions import actor
 from payouts.schemas import Credit, NewRecipient, RecipientChange
 
@@ -47,13 +47,12 @@ async def list_recipients(
 @recipients.get("/{id_}")
 async def get_recipient(caller: Viewer, session: Session, id_: str) -> RecipientDetail:
     row = await tenant_rows.get_for_tenant(session, Recipient, caller.tenant, id_)
-    balances = await session.scalars(select(Balance).where(Balance.recipient_id == id_))
-    newest = select(LedgerEntry).where(LedgerEntry.recipient_id == id_)
-    ledger = await session.scalars(newest.order_by(LedgerEntry.id.desc()).limit(50))
+    balances = await ledger.balances_of(session, id_)
+    entries = await ledger.newest_entries(session, id_, 50)
     return RecipientDetail.model_validate(row).model_copy(
         update={
-            "balances": [BalanceView.model_validate(each) for each in balances.all()],
-            "ledger": [LedgerEntryView.model_validate(each) for each in ledger.all()],
+            "balances": [BalanceView.model_validate(each) for each in balances],
+            "ledger": [LedgerEntryView.model_validate(each) for each in entries],
         }
     )
 

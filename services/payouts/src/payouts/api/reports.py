@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from sqlalchemy import func, select
 
 from common.db import pagination, tenant_rows
 from common.db.database import Sessions
@@ -21,6 +20,7 @@ from payouts import jobs, operator_actions, repository
 from payouts.api.dependencies import AccountsInUse, OperatingTenant
 from payouts.api.responses import PROBLEMS, AuditDetail, AuditPage, DiscrepancyView, Metrics, Volume
 from payouts.domain import State
+from payouts.ledger import repository as ledger
 from payouts.models import (
     AuditEntry,
     DailyReport,
@@ -60,19 +60,10 @@ async def metrics(caller: Viewer, session: Session, time_range: TimeRange = "24h
     number = int(time_range[:-1])
     span = timedelta(hours=number) if time_range.endswith("h") else timedelta(days=number)
     since = datetime.now(UTC) - span
-    ordered = (Payout.tenant == caller.tenant, Payout.created_at >= since)
-    states = await repository.counts(session, *ordered)
-    took = func.extract("epoch", Payout.paid_at - Payout.created_at)
-    times = select(
-        func.percentile_cont(0.5).within_group(took), func.percentile_cont(0.95).within_group(took)
-    ).where(*ordered, Payout.paid_at.is_not(None))
-    p50, p95 = (await session.execute(times)).one()
-    volumes = await session.execute(
-        select(Payout.currency, func.count(), func.sum(Payout.amount))
-        .where(*ordered, Payout.state == State.PAID)
-        .group_by(Payout.currency)
-        .order_by(Payout.currency)
-    )
+    ordered = repository.created_since(caller.tenant, since)
+    states = await repository.counts(session, ordered)
+    p50, p95 = await repository.seconds_to_paid(session, ordered)
+    volumes = await repository.paid_volumes(session, ordered)
     settled = sum(states.get(each, 0) for each in (State.PAID, State.FAILED, State.RETURNED))
     return Metrics(
         since=since,
@@ -81,8 +72,8 @@ async def metrics(caller: Viewer, session: Session, time_range: TimeRange = "24h
         seconds_to_paid_p50=p50,
         seconds_to_paid_p95=p95,
         paid=[
-            Volume(currency=currency, count=count, amount=int(amount))
-            for currency, count, amount in volumes.all()
+            Volume(currency=currency, count=count, amount=amount)
+            for currency, count, amount in volumes
         ],
     )
 
@@ -100,11 +91,7 @@ async def audit_log(
     limit: Limit = 50,
 ) -> AuditPage:
     """List the tenant's actions, the newest first."""
-    query = select(AuditEntry).where(AuditEntry.tenant == caller.tenant)
-    if subject is not None:
-        query = query.where(AuditEntry.subject == subject)
-    if actor is not None:
-        query = query.where(AuditEntry.actor == actor)
+    query = ledger.select_actions(caller.tenant, subject, actor)
     found, more = await pagination.keyset_page(
         session,
         query,
@@ -185,9 +172,7 @@ async def _csv(
     sessions: Sessions, tenant: str, since: datetime, until: datetime
 ) -> AsyncIterator[str]:
     yield line(_CSV_COLUMNS)
-    query = select(Payout).where(
-        Payout.tenant == tenant, Payout.created_at >= since, Payout.created_at < until
-    )
+    query = repository.select_created(tenant, since, until)
     async for chunk in pagination.in_chunks(sessions, query, Payout.created_at, Payout.id):
         yield "".join(line([getattr(row, name) for name in _CSV_COLUMNS]) for row in chunk)
 

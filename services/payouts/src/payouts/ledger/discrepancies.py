@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from datetime import date, datetime
 
-from sqlalchemy import and_, case, func, null, or_, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import derived_id
+from payouts.ledger import repository
 from payouts.models import Discrepancy, Payout
 from payouts.providers.registry import ProviderAccount
 
@@ -18,11 +17,6 @@ DOUBLED = "doubled"
 """More than one transfer of a payout moves money: only a person resolves that."""
 DESTINATION = "destination"
 """A payout's transfer went elsewhere than it was sent: likewise."""
-
-_COLUMNS = (
-    "id", "tenant", "day", "provider", "account", "kind", "payout_id", "transfer_id", "ours",
-    "theirs",
-)  # fmt: skip
 
 
 def of_payout(
@@ -63,23 +57,7 @@ async def keep(session: AsyncSession, found: Iterable[Discrepancy]) -> None:
     """Store the discrepancies. One that is stored already is opened again, unless a user has
     resolved it and both sides are still the same."""
     for each in sorted(found, key=lambda discrepancy: discrepancy.id):
-        row = insert(Discrepancy).values({name: getattr(each, name) for name in _COLUMNS})
-        dealt_with = and_(
-            Discrepancy.resolved_by.is_not(None),
-            Discrepancy.ours == row.excluded.ours,
-            Discrepancy.theirs == row.excluded.theirs,
-        )
-        await session.execute(
-            row.on_conflict_do_update(
-                index_elements=[Discrepancy.id],
-                set_={
-                    "ours": row.excluded.ours,
-                    "theirs": row.excluded.theirs,
-                    "resolved_at": case((dealt_with, Discrepancy.resolved_at), else_=null()),
-                    "resolved_by": case((dealt_with, Discrepancy.resolved_by), else_=null()),
-                },
-            )
-        )
+        await repository.keep_discrepancy(session, each)
 
 
 async def resolve_others(
@@ -94,17 +72,12 @@ async def resolve_others(
     """Resolve the day's discrepancies that were not found again, of a payout in `checked` or of
     none; `doubled` and `destination` excepted. One that a user has resolved is opened again if it
     comes back."""
-    await session.execute(
-        update(Discrepancy)
-        .where(
-            Discrepancy.tenant == account.tenant,
-            Discrepancy.day == day,
-            Discrepancy.provider == account.provider,
-            Discrepancy.account == account.name,
-            or_(Discrepancy.resolved_at.is_(None), Discrepancy.resolved_by.is_not(None)),
-            Discrepancy.kind.not_in([DOUBLED, DESTINATION]),
-            or_(Discrepancy.payout_id.is_(None), Discrepancy.payout_id.in_(list(checked))),
-            Discrepancy.id.not_in([each.id for each in found]),
-        )
-        .values(resolved_at=func.coalesce(Discrepancy.resolved_at, now), resolved_by=None)
+    await repository.resolve_discrepancies(
+        session,
+        account.key,
+        day,
+        now,
+        checked=checked,
+        kinds_kept=(DOUBLED, DESTINATION),
+        found=[each.id for each in found],
     )

@@ -11,46 +11,22 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import Event, derived_id
 from common.contracts.payouts import PayoutChanged, ProcessPayout
-from common.db.bulk import columns_of, insert_rows
 from common.messaging import outbox
 from common.messaging.events import follow_up_event, new_event
 from payouts import metrics
 from payouts.domain import State
-from payouts.ledger import audit_log, discrepancies, entries
+from payouts.ledger import audit_log, discrepancies, entries, repository
 from payouts.ledger.audit_log import PAYBUS, Action, Actor, Posting
 from payouts.ledger.entries import Entry, LedgerAccount, PayoutAmount
-from payouts.models import AuditEntry, AuditHead, Discrepancy, LedgerEntry, Payout
+from payouts.models import Discrepancy, Payout
 
 SOURCE = "/payouts"
 
 _PUBLISHED = {State.SUBMITTED, State.PAID, State.FAILED, State.RETURNED, State.CANCELLED}
-_AUDIT_COLUMNS = (
-    "position", "at", "tenant", "actor", "role", "action", "subject", "before", "after", "reason",
-    "data", "hash",
-)  # fmt: skip
-_LEDGER_COLUMNS = (
-    "tenant", "recipient_id", "payout_id", "currency", "source", "target", "amount",
-    "audit_position", "at",
-)  # fmt: skip
-_BALANCES = text(
-    """
-    INSERT INTO balances AS b
-           (recipient_id, currency, tenant, platform, available, pending, paid, fees)
-    SELECT * FROM unnest(
-           cast(:recipient_id AS text[]), cast(:currency AS text[]), cast(:tenant AS text[]),
-           cast(:platform AS bigint[]), cast(:available AS bigint[]), cast(:pending AS bigint[]),
-           cast(:paid AS bigint[]), cast(:fees AS bigint[]))
-    ON CONFLICT (recipient_id, currency) DO UPDATE
-       SET platform = b.platform + excluded.platform, available = b.available + excluded.available,
-           pending = b.pending + excluded.pending, paid = b.paid + excluded.paid,
-           fees = b.fees + excluded.fees
-    """
-)
 
 
 class PayoutUnitOfWork:
@@ -257,14 +233,13 @@ class PayoutUnitOfWork:
             "tenant": [tenants[key] for key in keys],
         }
         columns |= {str(account): [sums[key][account] for key in keys] for account in LedgerAccount}
-        await self.session.execute(_BALANCES, columns)
+        await repository.add_to_balances(self.session, columns)
 
     async def _append(self) -> None:
         """Append to the log, as the last step: until the commit every other writer to the log
         waits."""
-        head = (await self.session.execute(_LOCK_HEAD)).one()
-        found = list(audit_log.chain((head.position, head.hash), self._actions))
-        await self.session.execute(_INSERT_AUDIT, columns_of(found, _AUDIT_COLUMNS))
+        head = await repository.lock_head(self.session)
+        found = list(audit_log.chain(head, self._actions))
         entries = [
             {
                 "tenant": action.tenant,
@@ -280,17 +255,7 @@ class PayoutUnitOfWork:
             for action, row in zip(self._actions, found, strict=True)
             for posted in action.posted
         ]
-        if entries:
-            await self.session.execute(_INSERT_LEDGER, columns_of(entries, _LEDGER_COLUMNS))
-        last = found[-1]
-        await self.session.execute(
-            update(AuditHead).values(position=last["position"], hash=last["hash"])
-        )
-
-
-_LOCK_HEAD = select(AuditHead.position, AuditHead.hash).with_for_update()
-_INSERT_AUDIT = insert_rows(AuditEntry.__table__, _AUDIT_COLUMNS)  # type: ignore[arg-type]
-_INSERT_LEDGER = insert_rows(LedgerEntry.__table__, _LEDGER_COLUMNS)  # type: ignore[arg-type]
+        await repository.append(self.session, found, entries)
 
 
 def sum_of(row: Payout) -> PayoutAmount:

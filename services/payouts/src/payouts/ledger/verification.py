@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from payouts.ledger import audit_log
+from payouts.ledger import audit_log, repository
 from payouts.ledger.entries import LedgerAccount
-from payouts.models import AuditEntry, AuditHead, Balance, LedgerEntry
-
-_PAGE = 2_000
 
 Sums = Counter[tuple[str, str, str]]
 """By recipient, currency and account."""
@@ -39,11 +35,11 @@ async def verify(
 ) -> VerificationResult:
     """Read and verify everything, in one snapshot. `expect` is the position and hash of a head that
     was stored elsewhere, such as a daily report's: it must be in the chain."""
-    head = (await session.execute(select(AuditHead.position, AuditHead.hash))).one()
+    head_position, head_hash = await repository.head(session)
     faults: list[str] = []
     sums: Sums = Counter()
     position, previous, entries = 0, audit_log.FIRST_HASH, 0
-    async for page in _pages(session):
+    async for page in repository.pages_of_log(session):
         posted = await _ledger(session, page[0].position, page[-1].position)
         for row in page:
             position += 1
@@ -67,57 +63,30 @@ async def verify(
             if expect is not None and position == expect[0] and row.hash != expect[1]:
                 faults.append(f"audit {position}: its hash is {row.hash}, not the expected one")
         faults += [f"ledger of audit {at}: nobody did that" for at in sorted(posted)]
-        progress(position, head.position)
+        progress(position, head_position)
         if len(faults) >= most_faults:
             break
     else:
-        faults += _ends(head.position, head.hash, position, previous, expect)
+        faults += _ends(head_position, head_hash, position, previous, expect)
         faults += [
-            f"ledger of audit {at}: nobody did that" for at in await _beyond(session, position)
+            f"ledger of audit {at}: nobody did that"
+            for at in sorted(await repository.positions_outside(session, position))
         ]
         faults += await _balances(session, sums)
-    return VerificationResult(position, entries, (head.position, head.hash), faults[:most_faults])
+    return VerificationResult(position, entries, (head_position, head_hash), faults[:most_faults])
 
 
-_CONTENT = (
-    "position", "at", "tenant", "actor", "role", "action", "subject", "before", "after", "reason",
-    "data",
-)  # fmt: skip
-
-
-async def _pages(session: AsyncSession) -> AsyncIterator[list[AuditEntry]]:
-    after = -1
-    while True:
-        query = select(AuditEntry).where(AuditEntry.position > after)
-        page = list((await session.scalars(query.order_by(AuditEntry.position).limit(_PAGE))).all())
-        if page:
-            after = page[-1].position
-            yield page
-            session.expunge_all()
-        if len(page) < _PAGE:
-            return
+_CONTENT = [name for name in repository.AUDIT_COLUMNS if name != "hash"]
 
 
 async def _ledger(session: AsyncSession, first: int, last: int) -> dict[int, list[list[object]]]:
     """Return the ledger entries in the log's format, by their audit position."""
-    query = (
-        select(LedgerEntry)
-        .where(LedgerEntry.audit_position >= first, LedgerEntry.audit_position <= last)
-        .order_by(LedgerEntry.id)
-    )
     found: dict[int, list[list[object]]] = {}
-    for row in (await session.scalars(query)).all():
+    for row in await repository.ledger_between(session, first, last):
         found.setdefault(row.audit_position, []).append(
             [row.recipient_id, row.payout_id, row.currency, row.source, row.target, row.amount]
         )
     return found
-
-
-async def _beyond(session: AsyncSession, position: int) -> list[int]:
-    query = select(LedgerEntry.audit_position).where(
-        (LedgerEntry.audit_position > position) | (LedgerEntry.audit_position < 1)
-    )
-    return sorted(set((await session.scalars(query.limit(20))).all()))
 
 
 def _add(sums: Sums, entries: list[list[object]]) -> None:
@@ -141,7 +110,7 @@ def _ends(
 async def _balances(session: AsyncSession, sums: Sums) -> list[str]:
     faults = []
     seen = set()
-    async for row in await session.stream_scalars(select(Balance).order_by(Balance.recipient_id)):
+    async for row in repository.all_balances(session):
         seen.add((row.recipient_id, row.currency))
         for account in LedgerAccount:
             kept = getattr(row, account)

@@ -20,6 +20,7 @@ from payouts.execution.status_updates import (
     part_returned,
     remember,
 )
+from payouts.ledger import repository as ledger
 from payouts.ledger.audit_log import PAYBUS, Actor
 from payouts.ledger.entries import Funding
 from payouts.ledger.unit_of_work import PayoutUnitOfWork
@@ -171,7 +172,7 @@ async def _hold_what_is_not_covered(session: AsyncSession, recipients: Collectio
     """Hold the unsent balance payouts of recipients whose available balance is below zero: the
     adopted payouts used their money, so the unsent ones were cancelled or came back after the
     backup."""
-    available = await repository.available_balances(session, sorted(recipients))
+    available = await ledger.available_balances(session, sorted(recipients))
     short = {key for key, amount in available.items() if amount < 0}
     if not short:
         return

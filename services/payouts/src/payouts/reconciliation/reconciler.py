@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from common.contracts.event import Event
 from common.contracts.payouts import GenerateDailyReport, ReconcileAccount
@@ -27,10 +25,8 @@ from payouts.ledger import discrepancies
 from payouts.ledger.audit_log import PAYBUS, Action
 from payouts.ledger.unit_of_work import PayoutUnitOfWork
 from payouts.models import (
-    Attempt,
     Discrepancy,
     Payout,
-    Recipient,
 )
 from payouts.providers.base import Incomplete, ListedTransfer, PayoutRequest
 from payouts.providers.recipient_details import RecipientDetailsCipher
@@ -87,7 +83,9 @@ class Reconciler:
         orders: list[PayoutRequest] = []
         ours: dict[str, ExpectedTransfer] = {}
         async with self._sessions() as session:
-            async for row, attempt, begun in _sent(session, account, first, last):
+            async for row, attempt, begun in repository.sent_between(
+                session, account.key, first, last
+            ):
                 details = self._details.open(row.provider, attempt.details)
                 orders.append(
                     PayoutRequest(
@@ -149,16 +147,11 @@ class Reconciler:
     ) -> list[PayoutRequest]:
         """Return requests that name the account's recipients, for providers that list transfers by
         recipient."""
-        query = select(Recipient).where(
-            Recipient.tenant == account.tenant,
-            Recipient.provider == account.provider,
-            Recipient.account == account.name,
-        )
         return [
             PayoutRequest(
                 row.id, row.id, 0, row.currency, self._details.open(row.provider, row.details), None
             )
-            for row in (await session.scalars(query)).all()
+            for row in await repository.recipients_at(session, account.key)
         ]
 
 
@@ -200,37 +193,6 @@ async def _enqueue_status_checks(session: AsyncSession, ids: Sequence[str | None
     for row in found.values():
         books.enqueue(row, "low", ask=True)
     await books.flush()
-
-
-async def _sent(
-    session: AsyncSession, account: ProviderAccount, first: datetime, last: datetime
-) -> AsyncIterator[tuple[Payout, Attempt, datetime]]:
-    """Yield the payouts whose last attempt began in this period, each with that attempt and the
-    time at which its first attempt began."""
-    after = ""
-    each = aliased(Attempt)
-    begun = select(func.min(each.started_at)).where(each.payout_id == Payout.id).scalar_subquery()
-    while True:
-        query = (
-            select(Payout, Attempt, begun)
-            .join(Attempt, (Attempt.payout_id == Payout.id) & (Attempt.number == Payout.attempts))
-            .where(
-                Payout.tenant == account.tenant,
-                Payout.provider == account.provider,
-                Payout.account == account.name,
-                Attempt.started_at >= first,
-                Attempt.started_at < last,
-                Payout.id > after,
-            )
-            .order_by(Payout.id)
-            .limit(_PAGE)
-        )
-        page = (await session.execute(query)).all()
-        for row, attempt, at in page:
-            yield row, attempt, at
-        if len(page) < _PAGE:
-            return
-        after = page[-1][0].id
 
 
 async def _differences(

@@ -17,8 +17,7 @@ from enum import Enum, auto
 from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import and_, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
 
 from common.clients.json_api import excerpt
@@ -27,7 +26,6 @@ from common.contracts.event import Event, derived_id
 from common.contracts.jobs import RunJob
 from common.contracts.subscriptions import ProviderSubscription, ResumeBillingCommand
 from common.db import tenant_rows
-from common.db.bulk import equals_any
 from common.db.database import Sessions
 from common.errors import Conflict, NotYet, ProviderRejected, RateLimited, Undecided, Upstream
 from common.messaging import outbox
@@ -35,7 +33,7 @@ from common.messaging.events import new_event
 from common.messaging.outbox import UnitOfWork
 from common.observability.logging import get_logger
 from common.observability.redaction import Redactor
-from subscription import metrics
+from subscription import metrics, repository
 from subscription.domain import SOURCE
 from subscription.models import COMMAND_IN_METADATA, Command
 from subscription.providers.registry import Accounts
@@ -231,23 +229,11 @@ class BillingCommands:
         assert session is not None
         kinds = next((each for each in billing.SUPERSEDING if row.kind in each), ())
         bounded = timedelta(seconds=self._timeout) + _CLOCKS_DIFFER
-        under_way = or_(
-            and_(
-                Command.begun > Command.ended,
-                Command.status.in_(UNFINISHED),
-                Command.updated_at > func.now() - bounded,
-            ),
-            # Stripe may still be processing a call that got no response.
-            Command.unanswered_at > func.now() - self._quiet,
-        )
-        others = select(Command.status, Command.created_at, under_way).where(
-            Command.tenant == row.tenant,
-            Command.subject == row.subject,
-            Command.kind.in_(kinds),
-            Command.id != row.id,
+        others = await repository.other_commands(
+            session, row, kinds, at_most=bounded, quiet=self._quiet
         )
         turn = _Turn.NOW
-        for status, created_at, is_under_way in await session.execute(others):
+        for status, created_at, is_under_way in others:
             later = created_at > row.created_at
             if later and status == CommandStatus.DONE:
                 return _Turn.NEVER
@@ -312,10 +298,8 @@ class BillingCommands:
         is whether no other worker may decide about commands on the same subject meanwhile."""
         async with self._sessions.begin() as session:
             if alone:
-                subject = select(Command.tenant + "/" + Command.subject).where(Command.id == id_)
-                key = func.hashtextextended(subject.scalar_subquery(), 0)
-                await session.execute(select(func.pg_advisory_xact_lock(key)))
-            row = await session.get_one(Command, id_, with_for_update=True)
+                await repository.lock_subject_of(session, id_)
+            row = await repository.locked_command(session, id_)
             yield row
             await session.flush()
             await session.refresh(row)
@@ -365,8 +349,7 @@ async def record_intent(session: AsyncSession, intended: CommandIntent) -> Comma
         "request": intended.request.model_dump(mode="json"),
         "status": CommandStatus.OPEN.value,
     }
-    await session.execute(insert(Command).values(values).on_conflict_do_nothing())
-    row = await session.get_one(Command, values["id"], with_for_update=True)
+    row = await repository.intend_command(session, values)
     same = ("subject", "account", "provider", "request")
     if any(getattr(row, name) != values[name] for name in same):
         raise Conflict("this Idempotency-Key was used for another command")
@@ -382,17 +365,12 @@ async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     named = {name for each in reports if (name := each.metadata.get(COMMAND_IN_METADATA))}
     waiting: Sequence[Command] = ()
     if reports:
-        query = select(Command).where(
-            equals_any(Command.tenant, sorted({each.tenant for each in events})),
-            or_(
-                equals_any(Command.subject, sorted({each.subscription_id for each in reports})),
-                equals_any(Command.id, sorted(named)),
-            ),
-            Command.kind.in_(billing.CONFIRMED),
-            Command.confirmed_at.is_(None),
-            Command.status.in_((*UNFINISHED, CommandStatus.DONE)),
+        waiting = await repository.unconfirmed_commands(
+            session,
+            {each.tenant for each in events},
+            subjects={each.subscription_id for each in reports},
+            ids=named,
         )
-        waiting = (await session.scalars(query.order_by(Command.id).with_for_update())).all()
     session.info["commands"] = waiting
 
 
@@ -422,35 +400,19 @@ def confirm(session: AsyncSession, event: Event[ProviderSubscription]) -> None:
 
 async def run_job(work: UnitOfWork, event: Event[RunJob]) -> str:
     """Run the job: enqueue the commands that were left unfinished for a minute."""
-    due = (
-        update(Command)
-        .where(
-            Command.id.in_(
-                select(Command.id)
-                .where(
-                    Command.status.in_(UNFINISHED),
-                    Command.updated_at < func.now() - _LEFT_ALONE,
-                )
-                .limit(_MOST)
-                .with_for_update(skip_locked=True)
-            )
-        )
-        .values(updated_at=func.now())
-        .returning(Command.id, Command.tenant)
-    )
-    found: Sequence[Any] = (await work.session.execute(due)).all()
+    found = await repository.claim_unfinished_commands(work.session, _LEFT_ALONE, _MOST)
     await outbox.enqueue(
         work.session,
         [
             new_event(
-                id=derived_id("command due", row.id, event.id),
+                id=derived_id("command due", id_, event.id),
                 type="billing_command.resume",
                 source=SOURCE,
-                subject=row.id,
-                tenant=row.tenant,
-                data=ResumeBillingCommand(command_id=row.id),
+                subject=id_,
+                tenant=tenant,
+                data=ResumeBillingCommand(command_id=id_),
             )
-            for row in found
+            for id_, tenant in found
         ],
     )
     return f"{len(found)} commands taken up"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.clients.accounts_file import gateway_source
@@ -95,9 +94,8 @@ class RefundService:
             "requests": event.sequence or 1,
             "error": self._masked(error),
         }
-        fresh = insert(Refund).values(never_begun).on_conflict_do_nothing().returning(Refund.id)
-        begun = await work.session.scalar(fresh) is None
-        row = await work.session.get_one(Refund, report.refund_id, with_for_update=True)
+        row, is_new = await repository.intend_refund(work.session, never_begun)
+        begun = not is_new
         same = (row.tenant, row.checkout_id, row.amount)
         if same != (event.tenant, report.checkout_id, report.amount):
             return  # another refund has this id
@@ -133,8 +131,7 @@ class RefundService:
                 "status": _OPEN,
                 "requests": event.sequence or 1,
             }
-            await session.execute(insert(Refund).values(values).on_conflict_do_nothing())
-            row = await session.get_one(Refund, report.refund_id, with_for_update=True)
+            row, _ = await repository.intend_refund(session, values)
             if (row.checkout_id, row.amount) != (checkout.id, report.amount):
                 raise Permanent(f"the refund {row.id!r} is another one already")
             if row.status == _UNKNOWN:
@@ -164,12 +161,12 @@ class RefundService:
     async def _next_key(self, request: RefundRequest) -> None:
         """Use the next idempotency key: Stripe would repeat a 500 for the same key."""
         async with self._sessions.begin() as session:
-            row = await session.get_one(Refund, request.id, with_for_update=True)
+            row = await repository.locked_refund(session, request.id)
             row.attempts = max(row.attempts, request.attempt + 1)
 
     async def _apply(self, event: Event[RefundRequested], returned: RefundResult | None) -> None:
         async with self._sessions.begin() as session:
-            row = await session.get_one(Refund, event.data.refund_id, with_for_update=True)
+            row = await repository.locked_refund(session, event.data.refund_id)
             made = returned is not None and returned.accepted
             if returned is not None and row.provider_refund_id == returned.refund_id != "":
                 return  # recorded before, perhaps with a later failure

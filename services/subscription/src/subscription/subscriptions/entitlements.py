@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import sqlalchemy.exc
 from pydantic import BaseModel, Field, ValidationError
-from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.subscriptions import Status
@@ -16,8 +15,9 @@ from common.db.database import Sessions
 from common.errors import NotFound, Unavailable, describe
 from common.observability.logging import get_logger
 from common.resilience.cache import Cache
-from subscription.domain import ENTITLING, Item
-from subscription.models import Checkout, Customer, Plan, Subscription
+from subscription import repository
+from subscription.domain import Item
+from subscription.models import Plan, Subscription
 from subscription.subscriptions import store
 
 log = get_logger(__name__)
@@ -96,29 +96,13 @@ def _age(known: Entitlements) -> float:
 
 async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlements:
     as_of = datetime.now(UTC)
-    named_so = or_(Customer.id == customer, Customer.provider_customer_id == customer)
-    meant = select(Customer.id).where(Customer.tenant == tenant, named_so)
-    # Stripe names its customers itself; the checkout they came from has the shop's reference.
-    payer = Checkout.terms[("customer", "reference")].astext == customer
-    came_by = select(Checkout.customer_id).where(
-        Checkout.tenant == tenant, payer, Checkout.customer_id.is_not(None)
-    )
-    ids = {*await session.scalars(meant), *await session.scalars(came_by)}
+    ids = await repository.customers_called(session, tenant, customer)
     if not ids:
         raise NotFound(f"no customer is called {customer!r}")
-    query = (
-        select(Subscription)
-        .where(
-            Subscription.tenant == tenant,
-            Subscription.customer_id.in_(ids),
-            Subscription.phase.in_(ENTITLING),
-        )
-        .order_by(Subscription.created_at, Subscription.id)
-    )
-    found = (await session.scalars(query)).all()
+    found = await repository.entitling_subscriptions(session, tenant, ids)
     items = [(row, item) for row in found for item in store.items_of(row)]
-    named = Plan.id.in_({item.plan_id for _, item in items})
-    named_plans = {plan.id: plan for plan in await session.scalars(select(Plan).where(named))}
+    named = await repository.plans(session, {item.plan_id for _, item in items})
+    named_plans = {plan.id: plan for plan in named}
     plans = [_entitlement(row, item, named_plans.get(item.plan_id)) for row, item in items]
     return Entitlements(customer=customer, entitled=bool(plans), plans=plans, as_of=as_of)
 

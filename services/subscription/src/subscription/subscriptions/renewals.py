@@ -16,7 +16,7 @@ from common.db import tenant_rows
 from common.errors import describe
 from common.messaging.outbox import UnitOfWork
 from common.observability.logging import get_logger
-from common.scheduling.scheduler import enqueue_run
+from common.scheduling.scheduler import continue_if_full
 from subscription import domain, models, repository
 from subscription.domain import Change, Facts, Lifecycle, Snapshot
 from subscription.models import OURS, Checkout, row_id
@@ -90,15 +90,7 @@ async def run(work: UnitOfWork, event: Event[RunJob]) -> str:
             log.error("subscription_renewal_deferred", subscription=id_, error=said)
             failed += 1
             await repository.postpone(work.session, id_, now + _POSTPONED)
-    if len(due) >= _MOST:  # there may be more: continue before the next tick
-        await enqueue_run(
-            work.session,
-            service="subscription",
-            tenant=event.tenant,
-            job=JOB,
-            at=now,
-            goes_on=event,
-        )
+    await continue_if_full(work.session, "subscription", event, due, _MOST)
     return f"{len(due)} subscriptions were due" + (f", {failed} failed" if failed else "")
 
 
