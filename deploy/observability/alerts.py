@@ -438,7 +438,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "JobFailing",
         "max by (service, job) (paybus_job_last_run_failed)",
-        0, "15m", "ticket", "The last run of the job {{ $labels.job }} of {{ $labels.service }} failed, and no later one succeeded",
+        0, "15m", "ticket", "The last run of the job {{ $labels.job }} of {{ $labels.service }} failed",
         "schedule-missed",
         {'paybus_job_last_run_failed{service="orders",job="rates"}': "0x10 1x110"},
         {'paybus_job_last_run_failed{service="orders",job="rates"}': "1 0 1 1 0x116"},

@@ -127,7 +127,8 @@ def metrics_page() -> str:
         "",
         f"<!-- {_MADE} -->",
         "",
-        "Each process serves them at `/metrics`. Names and units follow Prometheus' conventions; "
+        "Each process serves its metrics at `/metrics`. Names and units follow Prometheus' "
+        "conventions; "
         "no label is an id, an address or an amount. Scrapes add `service` and `role`.",
     ]
     for module, owner in MODULES.items():

@@ -43,9 +43,12 @@ def test_each_service_s_keys_are_rotated_and_nothing_lies_in_clear(make_paybus: 
         for service in _SEALS:
             assert rotate(paybus, service, f"{new},{ENCRYPTION_KEY}").returncode == 0
             again = rotate(paybus, service, f"{new},{ENCRYPTION_KEY}")
-            assert (again.returncode, again.stdout) == (0, "0 sealed with the first key\n")
+            assert (again.returncode, again.stdout) == (0, "0 encrypted with the first key\n")
             lost = rotate(paybus, service, ENCRYPTION_KEY)
-            assert (lost.returncode, "no key in ENCRYPTION_KEYS opens" in lost.stderr) == (1, True)
+            assert (lost.returncode, "no key in ENCRYPTION_KEYS decrypts" in lost.stderr) == (
+                1,
+                True,
+            )
             for name in (f"{service}-api", f"{service}-worker"):
                 paybus.system.processes.pop(name).stop()
                 spec = paybus.layout.spec(name, ENCRYPTION_KEYS=new)

@@ -77,7 +77,7 @@ async def test_without_redis_each_process_counts(strategy: str) -> None:
 async def test_a_redis_that_is_away_turns_nobody_away() -> None:
     throttle = Throttle(settings("token-bucket", "redis://127.0.0.1:9/0"))
     for _ in range(_MOST * 2):
-        await throttle.acquire("token", "somebody")
+        await throttle.acquire("token", "at least one weight")
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ class Provider:
         """Process a request; return the response that the caller receives."""
         undone: dict[Answer, Exception] = {
             "not_taken": ProviderTimeout("nobody there"),
-            "later": ProviderTimeout("gave no answer in 1 s"),
+            "later": ProviderTimeout("did not respond within 1 s"),
             "refused": ProviderRejected("answers 400", 400),
-            "deferred": RateLimited("asked too often", 1),
+            "deferred": RateLimited("limits the rate of calls", 1),
         }
         if how == "later":
             self.under_way.append(Request(order, key, self.now))
@@ -104,9 +104,9 @@ class Provider:
             self._keep(key, None)
         said: dict[Answer, Exception] = {
             "error_after": Upstream("answers 500"),
-            "lost": ProviderTimeout("gave no answer in 1 s"),
+            "lost": ProviderTimeout("did not respond within 1 s"),
             "refused_after": ProviderRejected("answers 400", 400),
-            "deferred_after": RateLimited("asked too often", 1),
+            "deferred_after": RateLimited("limits the rate of calls", 1),
         }
         return said.get(how, found)
 

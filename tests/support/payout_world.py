@@ -54,6 +54,7 @@ from payouts.payout_service import PayoutService
 from payouts.providers.base import ListedTransfer
 from payouts.providers.recipient_details import RecipientDetailsCipher
 from payouts.providers.registry import Accounts, ProviderAccount
+from payouts.recipient_service import RecipientService
 from payouts.reconciliation.reconciler import Reconciler
 from payouts.schemas import NewPayout, NewRecipient, RecipientChange
 from support.payout_model import Answer, Kind, ModelClient, PayerClient, Provider
@@ -98,6 +99,7 @@ class World(RuleBasedStateMachine):
             first_look=timedelta(seconds=1), first_poll=timedelta(seconds=60)
         )
         self.service = PayoutService(self.accounts, self.details, reorder=timedelta(minutes=15))
+        self.recipients = RecipientService(self.accounts, self.details)
         self.born: dict[int, timedelta] = {}
         self.in_hand: list[tuple[str, CheckStatus | SendPayout | PayoutSent | StatusChecked]] = []
         self.asked: list[tuple[str, NewPayout]] = []
@@ -125,7 +127,7 @@ class World(RuleBasedStateMachine):
 
     async def add(self, recipient: NewRecipient) -> str:
         async with self.sessions.begin() as session:
-            row = await self.service.add_recipient(session, self.tenant, CHIEF, recipient)
+            row = await self.recipients.add(session, self.tenant, CHIEF, recipient)
             row.account = self.tenant
             await session.flush()
             return row.id
@@ -339,9 +341,7 @@ class World(RuleBasedStateMachine):
         async def do() -> None:
             async with self.sessions.begin() as session:
                 row = await session.get_one(Payout, self.one(which))
-                await self.service.change_recipient(
-                    session, self.tenant, row.recipient_id, CHIEF, change
-                )
+                await self.recipients.change(session, self.tenant, row.recipient_id, CHIEF, change)
 
         self.run(do())
 

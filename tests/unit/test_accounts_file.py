@@ -46,7 +46,7 @@ def test_without_a_file_there_is_no_account() -> None:
     [
         ("", "must have [[account]] tables"),
         ("[account]\nprovider = 1", "account: Input should be a valid list"),
-        ('[[account]]\nprovider = "plaid"\ntenant = "t"', "no checkouts with plaid"),
+        ('[[account]]\nprovider = "plaid"\ntenant = "t"', "'plaid' is not a checkout provider"),
         (
             '[[account]]\nprovider = "fapshi"\ntenant = "t"\noptions = { api_key = "hunter22" }',
             "fapshi/default: options: api_user: Field required",

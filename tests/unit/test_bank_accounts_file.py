@@ -35,7 +35,7 @@ def test_another_tenant_s_client_is_none() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ('provider = "plaid"', 'provider = "yodlee"', "there is plaid"),
+        ('provider = "plaid"', 'provider = "yodlee"', "is not a provider of bank data"),
         ('secret = "..."', 'password = "hunter2"', "secret: Field required"),
         ("max_concurrency = 16", "max_concurrency = 0", "max_concurrency"),
         ("[[client]]", "[[account]]", r"\[\[client\]\]"),

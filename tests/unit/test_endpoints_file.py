@@ -32,13 +32,13 @@ def test_the_example_is_a_good_one_and_names_every_provider() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "must have [[endpoint]] tables, and nothing else"),
+        ("", "must have [[endpoint]] tables and no other ones"),
         ("endpoint = 1", "endpoint: Input should be a valid list"),
         ('[[endpoint]]\nprovider = "stripe"', "endpoint.0.tenant: Field required"),
-        ('[[endpoint]]\nprovider = "nobody"\ntenant = "t"', "no provider is called nobody"),
+        ('[[endpoint]]\nprovider = "nobody"\ntenant = "t"', "nobody is not a provider"),
         (
             '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecrets = ["hunter22", ""]',
-            "endpoint.0.secrets: Value error, a secret may not be empty",
+            "endpoint.0.secrets: Value error, a secret must not be empty",
         ),
         (
             '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecret = "hunter22"',

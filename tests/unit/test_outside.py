@@ -46,7 +46,7 @@ async def test_only_a_definite_no_is_a_refusal(status: int, error: type[Exceptio
 async def test_an_empty_answer_is_one_and_a_404_is_nothing() -> None:
     assert await answered(202, "") == {}
     assert await answered(404) is None
-    with pytest.raises(Upstream, match="no JSON object"):
+    with pytest.raises(Upstream, match="did not return a JSON object"):
         await answered(200, "[]")
 
 
@@ -72,7 +72,7 @@ async def test_a_folded_answer_is_understood() -> None:
 @pytest.mark.parametrize("amount", ["1e999999", "1e16", "NaN", "Infinity", "0.5", "1e-999999"])
 def test_what_is_no_amount_is_refused_at_once(amount: str) -> None:
     """Writing out the digits of some would take half a minute."""
-    with pytest.raises(ValueError, match="not an amount of XAF"):
+    with pytest.raises(ValueError, match="not an amount in XAF"):
         minor_units(amount, "XAF")
 
 

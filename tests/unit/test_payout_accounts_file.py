@@ -75,7 +75,7 @@ def test_what_is_wrong_is_said_without_secrets(tmp_path: Path, options: str, say
 
 def test_a_provider_that_does_not_pay_out_is_refused(tmp_path: Path) -> None:
     text = FAPSHI.replace("fapshi", "plaid") + "limits = { XAF = 1 }"
-    assert "no payouts with plaid; there are dwolla, fapshi" in refused(tmp_path, text)
+    assert "'plaid' is not a payout provider; these are: dwolla, fapshi" in refused(tmp_path, text)
 
 
 def test_secrets_are_masked_from_then_on() -> None:

@@ -27,7 +27,7 @@ from payouts.ledger import audit_log, entries
 from payouts.ledger.audit_log import Action, Actor, Posting
 from payouts.ledger.entries import Entry, LedgerAccount, PayoutAmount
 from payouts.models import Attempt, Payout, Transfer
-from payouts.payout_service import next_payout
+from payouts.recipient_service import next_payout
 from payouts.schemas import Schedule
 
 STATES = st.sampled_from(State)

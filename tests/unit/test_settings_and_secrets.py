@@ -46,14 +46,14 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
             "webhook_gateway",
             "api",
             {"ENDPOINTS_FILE": __file__},
-            f"ENDPOINTS_FILE is wrong: {__file__} is no TOML: Expected '=' after a key in a "
+            f"ENDPOINTS_FILE is wrong: {__file__} is not valid TOML: Expected '=' after a key in a "
             "key/value pair (at line 1, column 3).",
         ),
         (
             "webhook_gateway",
             "api",
             {"RETRY_LADDER": "5s,soon"},
-            "RETRY_LADDER is wrong: 'soon' is no delay such as 5s, 2m or 1h.",
+            "RETRY_LADDER is wrong: 'soon' is not a delay such as 5s, 2m or 1h.",
         ),
         (
             "subscription",
@@ -84,14 +84,14 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
             "subscription",
             "api",
             {"AUTH_ISSUER": "https://login.example.com/", "AUTH_JWKS_FILE": __file__},
-            "AUTH_JWKS_FILE is wrong: holds no JSON Web Key Set with a usable key.",
+            "AUTH_JWKS_FILE is wrong: contains no JSON Web Key Set with a usable key.",
         ),
         (
             "provisioning",
             "worker",
             {"BACKEND_URL": "http://127.0.0.1:1", "BACKEND_TOKEN": "hunter22\u00e9"},
-            "BACKEND_TOKEN is wrong: must be printable ASCII and not empty, for it goes into a "
-            "header.",
+            "BACKEND_TOKEN is wrong: must be printable ASCII and not empty, because it is sent in "
+            "a header.",
         ),
         (
             "webhook_gateway",

@@ -48,7 +48,7 @@ def test_nobody_gives_back_more_than_there_is(
 
 
 def test_an_amount_without_anybody_to_get_it_is_refused() -> None:
-    with pytest.raises(ValueError, match="somebody"):
+    with pytest.raises(ValueError, match="at least one weight"):
         allocate(1, [0, 0])
     assert allocate(0, [0, 0]) == [0, 0]
 

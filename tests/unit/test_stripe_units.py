@@ -69,5 +69,5 @@ async def test_a_refund_that_stripe_can_t_make_is_refused_before_it_is_asked_for
 
 
 def test_an_amount_with_decimals_that_the_currency_lacks_is_no_amount() -> None:
-    with pytest.raises(ValueError, match="not an amount of ISK"):
+    with pytest.raises(ValueError, match="not an amount in ISK"):
         from_stripe(50_050, "ISK")

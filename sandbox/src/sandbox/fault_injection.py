@@ -51,11 +51,11 @@ def install(app: FastAPI, *, seed: int, count: Callable[[Request], None]) -> Non
         if mode in _EARLY:
             status, headers = _EARLY[mode]
             return Response(
-                behaviour.says or f"told to {mode}", status_code=status, headers=headers
+                behaviour.says or f"{mode} on request", status_code=status, headers=headers
             )
         response = await proceed(request)
         if mode == "fail_after":
-            return Response(behaviour.says or "told to fail after the work", status_code=500)
+            return Response(behaviour.says or "a fault on request, after the work", status_code=500)
         if mode == "hang_after":
             await asyncio.sleep(3600)
         return response

@@ -373,7 +373,7 @@ def test_an_item_that_the_provider_forgot_says_so(paybus: Paybus) -> None:
         return found
 
     until(lambda: mine()["health"] == "login_required", what="it is broken")
-    assert "link the bank anew" in mine()["what_to_do"]
+    assert "link the bank again" in mine()["what_to_do"]
     assert everything(paybus, "transactions", item=item["id"]) != []
 
 
@@ -503,7 +503,7 @@ def test_what_can_t_be_linked_is_told_clearly(paybus: Paybus) -> None:
         return answer.status_code, answer.json().get("detail", "")
 
     status, detail = post("items", public_token="public-sandbox-used", user="ama")
-    assert (status, "good once" in detail) == (400, True)
+    assert (status, "used once" in detail) == (400, True)
     status, detail = post("link-tokens", user="ama", client="nobody")
     assert (status, "BANK_ACCOUNTS_FILE" in detail) == (400, True)
     assert post("link-tokens", user="ama")[0] == 201

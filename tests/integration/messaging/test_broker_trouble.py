@@ -152,7 +152,7 @@ def test_a_row_that_no_broker_takes_is_set_aside_and_shows(paybus: Paybus) -> No
     _write(paybus, "one.open", 1)
     until(lambda: _left(paybus) == {}, what="what is behind has left")
     said = paybus.sql("subscription", "SELECT set_aside FROM outbox ORDER BY position")
-    assert "more than RabbitMQ takes" in said[0][0]
+    assert "more than RabbitMQ accepts" in said[0][0]
     assert "encoded" in said[1][0]
     count = "paybus_outbox_set_aside"
     until(lambda: paybus.metric("subscription-worker", count) == 2, what="it is counted")

@@ -154,7 +154,7 @@ def test_an_order_to_refill_that_fails_ends_as_a_dead_letter(make_paybus: MakePa
         assert dead["headers"]["x-paybus-refill"] == "no offset", (
             "replayed, it is the same order again"
         )
-        assert "can't be refilled" in dead["headers"]["x-paybus-error"]
+        assert "can't be recovered" in dead["headers"]["x-paybus-error"]
         paybus.subscribe()
         until(lambda: _subscriptions(paybus) == 2, what="the consumer goes on meanwhile")
 

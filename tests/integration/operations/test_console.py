@@ -154,7 +154,7 @@ def test_what_a_search_finds_is_acted_upon_as_a_whole(paybus: Paybus) -> None:
     assert len(letters(paybus)) == 2
     browser.send("/dead-letters/act", **wanted | {"text": "found"})
     assert letters(paybus) == []
-    assert "no time with a zone" in browser.see("/journal?since=yesterday", 400)
+    assert "not a time with a zone" in browser.see("/journal?since=yesterday", 400)
 
 
 def test_notes_and_jobs(paybus: Paybus) -> None:

@@ -127,7 +127,10 @@ def test_a_further_charge_that_is_heard_of_first_comes_after_the_first(paybus: P
     report(paybus, checkout, "payment.failed")
     until(lambda: payments() == [("failed", None)], what="it has failed")
     report(paybus, checkout, "payment.duplicated", charge="the-second")
-    until(lambda: "which is not known yet" in paybus.log("subscription-worker"), what="it waits")
+    until(
+        lambda: "was received before the first one" in paybus.log("subscription-worker"),
+        what="it waits",
+    )
     report(paybus, checkout, "payment.succeeded")
     both = [("paid", "accepted"), ("paid", "double")]
     until(lambda: payments() == both, what="both are judged")
@@ -397,7 +400,7 @@ def test_a_refund_that_could_not_even_be_begun_is_told_to_have_failed(paybus: Pa
     paybus.tap("payments", "refund.*")
     wanted = RefundRequested(
         refund_id=uuid4().hex,
-        checkout_id="which there is not",
+        checkout_id="which does not exist",
         amount=500,
         currency="USD",
         reason="sold out",

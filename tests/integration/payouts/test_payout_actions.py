@@ -81,7 +81,7 @@ def jobs(paybus: Paybus) -> int:
         ({"fee": -1}, 422, "greater than or equal"),
         ({"currency": "EUR"}, 400, "is paid in USD, not in EUR"),
         ({"currency": "usd"}, 422, "pattern"),
-        ({"recipient": "nobody"}, 404, "no recipient is called nobody"),
+        ({"recipient": "nobody"}, 404, "there is no recipient nobody"),
         ({"colour": "red"}, 422, "Extra inputs"),
         ({"funding": "balance"}, 409, "0 USD are available"),
     ],
@@ -116,7 +116,7 @@ def test_a_caller_can_t_take_the_name_of_what_a_schedule_pays(
     """Otherwise the schedule would treat it as its own payout."""
     key = f"schedule:{seller['id']}:1"
     answer = post(paybus, "payouts", request_for(seller), key=key)
-    is_problem(answer, 400, "does not begin with schedule:")
+    is_problem(answer, 400, "must not begin with schedule:")
 
 
 def test_a_backup_of_long_ago_is_refused(paybus: Paybus) -> None:
@@ -132,7 +132,7 @@ def test_large_amounts_need_a_second_person(paybus: Paybus, seller: dict[str, An
     id_ = payout["id"]
     is_problem(act(paybus, "approve", id_), 403, "needs the role `approver`")
     creator = {"role": "approver", "subject": payout["created_by"]}
-    is_problem(act(paybus, "approve", id_, **creator), 403, "a second person has to")
+    is_problem(act(paybus, "approve", id_, **creator), 403, "another person must")
     is_problem(act(paybus, "retry", id_), 409, "scheduled can't retry")
     assert transfers(paybus, payout) == []
     approved = act(paybus, "approve", id_, role="approver", subject="boss")
@@ -147,7 +147,9 @@ def test_the_creator_may_not_approve_by_another_role(
 ) -> None:
     answer = post(paybus, "payouts", request_for(seller, 500_000), role="admin", subject="root")
     id_ = answer.json()["id"]
-    is_problem(act(paybus, "approve", id_, role="admin", subject="root"), 403, "second person")
+    is_problem(
+        act(paybus, "approve", id_, role="admin", subject="root"), 403, "another person must"
+    )
 
 
 def test_who_credits_does_not_approve_what_that_pays(paybus: Paybus) -> None:
@@ -166,7 +168,7 @@ def test_who_credits_does_not_approve_what_that_pays(paybus: Paybus) -> None:
     assert payout["credited_by"] == ["ama", "kofi"]
     for subject in ("ama", "kofi"):
         answer = act(paybus, "approve", payout["id"], role="approver", subject=subject)
-        is_problem(answer, 403, "who credited what a payout pays")
+        is_problem(answer, 403, "who credited the money of a payout")
     assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
     until_state(paybus, payout, "paid")
     # The returned amount was credited by the same persons.
@@ -186,7 +188,7 @@ def test_who_credits_and_has_another_order_does_not_approve_either(paybus: Paybu
     assert post(paybus, path, body, subject="ama", role="approver").status_code == 201
     payout = order(paybus, seller, 120_000, funding="balance")
     answer = act(paybus, "approve", payout["id"], role="approver", subject="ama")
-    is_problem(answer, 403, "who credited what a payout pays")
+    is_problem(answer, 403, "who credited the money of a payout")
     assert act(paybus, "cancel", payout["id"]).status_code == 200
 
 
@@ -198,7 +200,7 @@ def test_who_changes_where_it_goes_does_not_approve_it(paybus: Paybus) -> None:
     thief = {"role": "approver", "subject": "thief"}
     assert paybus.api("PATCH", "payouts", url, json=mine, **thief).status_code == 200
     answer = act(paybus, "approve", payout["id"], **thief)
-    is_problem(answer, 403, "who said last where a payout goes")
+    is_problem(answer, 403, "the person who changed a payout")
     assert act(paybus, "approve", payout["id"], role="approver", subject="boss").status_code == 200
     until_state(paybus, payout, "paid")
 
@@ -221,7 +223,7 @@ def test_an_approval_waits_for_a_change_of_where_it_goes(paybus: Paybus) -> None
             [seller["id"]],
         )
         changing.commit()
-        is_problem(approval.result(), 403, "who said last where a payout goes")
+        is_problem(approval.result(), 403, "the person who changed a payout")
 
 
 def test_what_came_back_is_paid_with_other_money_by_two_persons(paybus: Paybus) -> None:
@@ -243,7 +245,7 @@ def test_what_came_back_is_paid_with_other_money_by_two_persons(paybus: Paybus) 
     assert (again["state"], again["approved_by"]) == ("scheduled", None)
     for subject in ("ama", "kofi"):
         answer = act(paybus, "approve", payout["id"], role="approver", subject=subject)
-        is_problem(answer, 403, "second person")
+        is_problem(answer, 403, "another person must")
     act(paybus, "approve", payout["id"], **boss).raise_for_status()
     until_state(paybus, payout, "paid")
 
@@ -308,7 +310,7 @@ def test_a_sale_that_is_taken_back_does_not_hide_who_credited_the_rest(
     hear(paybus, seller, "earnings.reverse", 150_000)
     payout = order(paybus, seller, 150_000, funding="balance")
     answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
-    is_problem(answer, 403, "who credited what a payout pays")
+    is_problem(answer, 403, "who credited the money of a payout")
 
 
 def test_a_credit_that_filled_a_debt_is_not_hidden_by_the_next_sale(paybus: Paybus) -> None:
@@ -322,7 +324,7 @@ def test_a_credit_that_filled_a_debt_is_not_hidden_by_the_next_sale(paybus: Payb
     hear(paybus, seller, "earnings.credit", 150_000)
     payout = ordered_for(paybus, seller, 2)
     answer = act(paybus, "approve", payout["id"], role="approver", subject="eve")
-    is_problem(answer, 403, "who credited what a payout pays")
+    is_problem(answer, 403, "who credited the money of a payout")
 
 
 def hear(paybus: Paybus, seller: dict[str, Any], type_: str, there: int) -> None:
@@ -350,7 +352,7 @@ def test_small_payouts_that_are_cancelled_do_not_hide_who_credited_them(paybus: 
     large = ordered_for(paybus, seller, 3)
     assert (large["state"], large["amount"]) == ("scheduled", 200_000)
     answer = act(paybus, "approve", large["id"], role="approver", subject="eve")
-    is_problem(answer, 403, "who credited what a payout pays")
+    is_problem(answer, 403, "who credited the money of a payout")
 
 
 def test_a_fee_that_is_the_recipient_s_counts_for_the_second_person(paybus: Paybus) -> None:
@@ -364,7 +366,7 @@ def test_nobody_acts_under_the_name_of_paybus(paybus: Paybus) -> None:
     body = {"amount": 1000, "currency": "USD", "reason": "sales"}
     path = f"recipients/{seller['id']}/credits"
     answer = post(paybus, path, body, subject="paybus", role="approver")
-    is_problem(answer, 403, "stands for no person")
+    is_problem(answer, 403, "reserved for the system")
 
 
 def test_who_said_where_it_goes_does_not_approve_what_nobody_ordered(paybus: Paybus) -> None:
@@ -380,7 +382,7 @@ def test_who_said_where_it_goes_does_not_approve_what_nobody_ordered(paybus: Pay
     (payout,) = until(
         lambda: paybus.api("GET", "payouts", jobs).json()["items"], what="it is ordered"
     )
-    is_problem(act(paybus, "approve", payout["id"], **eve), 403, "second person")
+    is_problem(act(paybus, "approve", payout["id"], **eve), 403, "another person must")
     assert act(paybus, "cancel", payout["id"]).is_success
 
 
@@ -441,7 +443,7 @@ def test_held_released_and_cancelled(paybus: Paybus, seller: dict[str, Any]) -> 
     assert not act(paybus, "release", id_).json()["held"]
     until_state(paybus, payout, "paid")
     is_problem(act(paybus, "release", id_), 409, "not held")
-    is_problem(act(paybus, "hold", id_), 409, "too late")
+    is_problem(act(paybus, "hold", id_), 409, "can't be held any more")
     is_problem(act(paybus, "cancel", id_), 409, "it is paid")
     is_problem(act(paybus, "retry", id_), 409, "would pay twice")
     assert len(transfers(paybus, payout)) == 1
@@ -602,7 +604,7 @@ def test_details_are_sealed_and_shown_nowhere(paybus: Paybus) -> None:
     [
         ({"account": "none"}, 400, "has no account stripe/none"),
         ({"provider": "paypal"}, 422, "provider"),
-        ({"currency": "XAF"}, 400, "pays nothing in XAF"),
+        ({"currency": "XAF"}, 400, "makes no payouts in XAF"),
         ({"details": {"account": "iban"}}, 400, "details: account"),
         ({"details": {"account": "acct_1", "iban": "DE02"}}, 400, "details: iban"),
         ({"schedule": {"kind": "daily", "zone": "Mars"}}, 422, "time zone"),
@@ -625,7 +627,7 @@ def test_a_recipient_is_added_once_and_another_is_a_conflict(paybus: Paybus) -> 
     assert first.json()["id"] == again.json()["id"]
     other = wanted | {"details": details("stripe")}
     answer = paybus.api("POST", "payouts", "/v1/recipients", role="approver", json=other)
-    is_problem(answer, 409, "another one")
+    is_problem(answer, 409, "differs")
 
 
 def test_a_batch_is_ordered_whole_or_not_at_all(paybus: Paybus, seller: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def some_history(paybus: Paybus) -> dict[str, Any]:
 def test_whole_books_are_found_whole(paybus: Paybus, some_history: dict[str, Any]) -> None:
     done = cli(paybus, "verify-ledger")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "whole: nothing was changed, taken out or added" in done.stdout
+    assert "intact: nothing was changed, removed or added" in done.stdout
     head = done.stdout.split("head ")[1].split()[0]
     assert cli(paybus, "verify-ledger", "--expect", head).returncode == 0
     report = paybus.api("GET", "payouts", "/v1/reports/daily").json()["audit_head"]
@@ -468,7 +468,7 @@ def test_the_command_line_does_what_the_api_does(paybus: Paybus, tmp_path: Any) 
     assert state == "scheduled"
     refused = cli(paybus, "approve", id_, "--reason", "fine")
     assert refused.returncode == 1
-    assert "403: who ordered a payout can't approve it" in refused.stderr
+    assert "403: the person who ordered a payout can't approve it" in refused.stderr
     boss = {"PAYBUS_TOKEN": paybus.token("approver", subject="boss")}
     assert "approved" in cli(paybus, "approve", id_, "--reason", "fine", **boss).stdout
     until_state(paybus, {"id": id_}, "paid")
@@ -486,10 +486,10 @@ def test_the_command_line_does_what_the_api_does(paybus: Paybus, tmp_path: Any) 
     again = cli(paybus, "batch", str(file), "--key", "friday")
     assert again.stdout.split()[1] == batch.stdout.split()[1]  # the same batch
     file.write_text("recipient,amount,currency\nx,1.5,USD\n")
-    assert ":2: wants recipient, amount" in cli(paybus, "batch", str(file)).stderr
+    assert ":2: expected recipient, amount" in cli(paybus, "batch", str(file)).stderr
     file.write_text(f"recipient,amount,currency,funding\n{seller['reference']},5,USD,balance\n")
     refused = cli(paybus, "batch", str(file))
-    assert (refused.returncode, "no column funding" in refused.stderr) == (1, True)
+    assert (refused.returncode, "unsupported column funding" in refused.stderr) == (1, True)
     assert "paused" in cli(paybus, "pause", "--reason", "fraud").stdout
     assert "PAUSED by" in cli(paybus, "status").stdout
     assert cli(paybus, "resume", "--reason", "over").returncode == 0
@@ -520,7 +520,7 @@ def test_keys_are_rotated_while_everything_runs(make_paybus: MakePaybus) -> None
                     until_state(paybus, order(paybus, add(paybus, "fapshi")), "paid")
         assert rotate(paybus, "payouts", f"{new},{old}").returncode == 0
         again = rotate(paybus, "payouts", f"{new},{old}")
-        assert again.stdout == "0 sealed with the first key\n"
+        assert again.stdout == "0 encrypted with the first key\n"
         assert paybus.sql("payouts", "SELECT details FROM recipients")[0][0] != sealed
         for name in processes:
             paybus.system.processes.pop(name).stop()
@@ -529,7 +529,7 @@ def test_keys_are_rotated_while_everything_runs(make_paybus: MakePaybus) -> None
         until_state(paybus, payout, "paid")
         lost = rotate(paybus, "payouts", ENCRYPTION_KEY)
         assert lost.returncode == 1
-        assert "no key in ENCRYPTION_KEYS opens recipients/" in lost.stderr
+        assert "no key in ENCRYPTION_KEYS decrypts recipients/" in lost.stderr
         assert read(paybus, payout["id"])["state"] == "paid"
 
 

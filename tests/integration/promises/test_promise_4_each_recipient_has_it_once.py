@@ -260,7 +260,7 @@ class Market(World):
     async def _credit(self, key: str, amount: int) -> None:
         wanted = Credit(amount=amount, currency="USD", reason="sold")
         async with self.sessions.begin() as session:
-            await self.service.credit(session, self.tenant, self.seller, key, CLERK, wanted)
+            await self.recipients.credit(session, self.tenant, self.seller, key, CLERK, wanted)
 
     async def _require_status_check(self, since: datetime | None) -> None:
         """Require status checks after a restore; None ends the requirement."""

@@ -54,7 +54,10 @@ _STORIES: dict[str, list[tuple[Any, ...]]] = {
         ("person", "retry"),
         ("works", "ok", "ok"),
     ],
-    "asked too often, and done nevertheless": [("works", "deferred_after"), ("works", "ok", "ok")],
+    "limits the rate of calls, and done nevertheless": [
+        ("works", "deferred_after"),
+        ("works", "ok", "ok"),
+    ],
     "a request that lands after the look-up": [
         ("works", "later"),
         ("time", 0.002),

@@ -179,7 +179,7 @@ def test_an_answer_about_another_payment_is_none(paybus: Paybus) -> None:
     mine.announce_and_ask()
     query = "SELECT error FROM pending_payments WHERE reference = %s"
     until(
-        lambda: "another payment" in str(paybus.sql("webhook-gateway", query, mine.reference)),
+        lambda: "payment other than" in str(paybus.sql("webhook-gateway", query, mine.reference)),
         what="the answer is seen through",
     )
     assert mine.told() == []

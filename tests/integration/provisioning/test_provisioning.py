@@ -57,7 +57,7 @@ def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(
     integration = until_status(paybus, number, "failed")
     detail = paybus.api("GET", "provisioning", f"/v1/integrations/{integration['id']}").json()
     assert [attempt["outcome"] for attempt in detail["attempts"]] == ["failed"] * 5
-    assert "the back end answered 503: told to fail" in detail["error"]
+    assert "the back end answered 503: fail on request" in detail["error"]
     assert "Traceback" in detail["error"]
     dead = [
         m
@@ -172,12 +172,12 @@ def test_retry_with_wait_answers_with_the_outcome(paybus: Paybus) -> None:
     paybus.backend(mode="fail")
     answer = paybus.api("POST", "provisioning", path)
     assert answer.status_code == 502
-    assert "told to fail" in answer.json()["detail"]
+    assert "fail on request" in answer.json()["detail"]
     paybus.backend(mode="well")
     until_status(paybus, number, "provisioned")
     answer = paybus.api("POST", "provisioning", path)
     assert answer.status_code == 409
-    assert "nothing to try again" in answer.json()["detail"]
+    assert "nothing to retry" in answer.json()["detail"]
     assert len(organization_of(paybus, integration)) == 1
 
 
@@ -205,7 +205,7 @@ def test_retry_all_matching(paybus: Paybus) -> None:
     )
     assert answer.json() == {"requested": 0, "more": False}
     answer = paybus.api(
-        "POST", "provisioning", "/v1/integrations/retry", json={"error": "told to refuse"}
+        "POST", "provisioning", "/v1/integrations/retry", json={"error": "refuse on request"}
     )
     assert answer.json()["requested"] == len(failed) >= 5
     for number in numbers:

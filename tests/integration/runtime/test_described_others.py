@@ -226,7 +226,7 @@ def test_dwolla_s(paybus: Paybus, mailbox: Mailbox) -> None:
             "destination": {"href": f"{base}/funding-sources/ours"},
         },
         "amount": {"currency": "USD", "value": "5.00"},
-        "metadata": {"payout": "a-payout", "recipient": "somebody"},
+        "metadata": {"payout": "a-payout", "recipient": "at least one weight"},
         "correlationId": "a-payout",
     }
     made = paybus.http.post(f"{base}/transfers", json=order, headers=headers).raise_for_status()

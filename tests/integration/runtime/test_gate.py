@@ -104,7 +104,7 @@ async def test_who_is_not_waited_for_any_longer_is_silent() -> None:
 async def test_no_more_calls_at_once_than_places() -> None:
     gate = CallGuard("tenant/z", label="z", max_concurrency=2, quota=None, wait_seconds=0.05)
     async with gate.admit(), gate.admit():
-        with pytest.raises(RateLimited, match="busy"):
+        with pytest.raises(RateLimited, match="as many calls"):
             async with gate.admit():
                 pass
     async with gate.admit():

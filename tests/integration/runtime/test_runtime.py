@@ -16,6 +16,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
+from tenacity import wait_fixed
 
 from bank_sync import models as bank_models
 from common.messaging import tables
@@ -176,7 +177,7 @@ async def _nothing(*_: object) -> None:
 async def test_the_connection_is_tried_for_ever_whoever_answers() -> None:
     port = HangingUp()
     async with port.listening() as url:
-        broker = BrokerConnection(url, name="test", on_connect=_nothing, pause=lambda _: 0.001)
+        broker = BrokerConnection(url, name="test", on_connect=_nothing, wait=wait_fixed(0.001))
         await broker.start()
 
         async def many_calls() -> bool:
@@ -192,7 +193,9 @@ async def test_who_stops_at_the_moment_that_the_connection_fails_stops() -> None
     port = HangingUp()
     async with port.listening() as url:
         for number in range(150):
-            broker = BrokerConnection(url, name="test", on_connect=_nothing, pause=lambda _: 0.0001)
+            broker = BrokerConnection(
+                url, name="test", on_connect=_nothing, wait=wait_fixed(0.0001)
+            )
             await broker.start()
             before = port.calls
 

@@ -58,7 +58,7 @@ def _key_set(path: Path) -> Path:
     try:
         jwt.PyJWKSet.from_json(path.read_text())
     except (ValueError, jwt.PyJWTError, AttributeError):
-        raise ValueError("holds no JSON Web Key Set with a usable key") from None
+        raise ValueError("contains no JSON Web Key Set with a usable key") from None
     return path
 
 

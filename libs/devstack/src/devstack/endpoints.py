@@ -28,7 +28,7 @@ ENCRYPTION_KEY = "ZGV2ZWxvcG1lbnQtb25seS1rZXktMzItYnl0ZXMtbG8="
 _DWOLLA_ACCOUNT = "ca32853c-48fa-40be-ae75-77b37504581b"
 _DWOLLA_SOURCE = "707177c3-bf15-4e7e-b37c-55c3898d9bf4"
 PLAID_CLIENT = "development"
-PLAID_SECRET = "plaid_development_only"  # noqa: S105 - likewise
+PLAID_SECRET = "plaid_development_only"  # noqa: S105 - a secret of the stand-in
 
 
 def development(sandbox: str, stripe: str) -> list[dict[str, Any]]:

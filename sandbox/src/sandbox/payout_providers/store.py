@@ -189,13 +189,13 @@ class Payouts:
             self._forget(provider, key)
             return Answer(429, _error("Too many requests"), {"Retry-After": "1"})
         if mode == "error":
-            kept.answer = Answer(500, _error("told to fail"))
+            kept.answer = Answer(500, _error("a fault on request"))
             if provider != "stripe":  # Stripe stores its failures
                 self._forget(provider, key)
             return kept.answer
         kept.answer = work()
         if mode == "error_after":
-            failed = Answer(500, _error("told to fail after the work"))
+            failed = Answer(500, _error("a fault on request, after the work"))
             if provider == "stripe":
                 kept.answer = failed
             return failed
@@ -212,7 +212,9 @@ class Payouts:
             return Answer(429, _error("Too many requests"), {"Retry-After": "1"})
         if mode == "lost":
             await asyncio.sleep(3600)
-        return Answer(500, _error("told to fail")) if mode in {"error", "error_after"} else None
+        return (
+            Answer(500, _error("a fault on request")) if mode in {"error", "error_after"} else None
+        )
 
     def accept(self, transfer: Transfer) -> None:
         self.transfers[transfer.id] = transfer

@@ -47,7 +47,7 @@ from localstripe.webhooks import schedule_webhook
 from sandbox.stripe.objects import price as price_of
 
 _BEFORE = {
-    "fail": (500, b'{"error": {"type": "api_error", "message": "told to fail"}}'),
+    "fail": (500, b'{"error": {"type": "api_error", "message": "a fault on request"}}'),
     "too_often": (429, b'{"error": {"type": "rate_limit_error", "message": "slowly"}}'),
 }
 _MODES = {"well", "fail_after", "hang", "hang_after", "hold", *_BEFORE}
@@ -150,7 +150,9 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per r
             wrong = {"type": "idempotency_error", "message": "the key was used otherwise"}
             return _answer(400, json.dumps({"error": wrong}).encode())
         if mode == "fail_after":
-            text = b'{"error": {"type": "api_error", "message": "told to fail after the work"}}'
+            text = (
+                b'{"error": {"type": "api_error", "message": "a fault on request, after the work"}}'
+            )
             answers[key] = (500, text, body)  # like Stripe: the first response is repeated
             return _answer(500, text)
         if mode == "hang_after":

@@ -29,10 +29,10 @@ WHAT_TO_DO: Mapping[Health, str | None] = {
     Health.PENDING_EXPIRATION: "the user's consent ends: open Link in update mode before that",
     Health.PENDING_DISCONNECT: "the bank disconnects: open Link in update mode before that",
     Health.LOGIN_REQUIRED: "the user has to log in again: open Link in update mode",
-    Health.REVOKED: "the user took the permission back and the data is deleted: open Link in "
-    "update mode, or link the bank anew",
+    Health.REVOKED: "the user revoked the permission and the data is deleted: open Link in "
+    "update mode, or link the bank again",
 }
-_LINK_ANEW = "the provider does not know the item any more: link the bank anew"
+_LINK_ANEW = "the provider no longer knows the item: link the bank again"
 
 
 def what_to_do(health: Health, reason: str | None) -> str | None:
@@ -95,7 +95,7 @@ def money(figure: Decimal, iso: str | None, unofficial: str | None) -> Money:
     digits = exponent(iso) if iso is not None else _UNOFFICIAL_EXPONENT
     exact = figure.scaleb(digits)
     if not exact.is_finite():
-        raise ValueError("an amount that is no number")
+        raise ValueError("an amount that is not a number")
     whole = exact.to_integral_value(ROUND_HALF_EVEN)
     whole = max(-_MOST, min(_MOST, whole))
     return Money(int(whole), iso or unofficial, iso is None, whole != exact)

@@ -75,7 +75,7 @@ class ItemService:
             async with client.calling(OTHER):
                 linked = await client.api.exchange(request.public_token.get_secret_value())
         except ItemError as fault:
-            raise Invalid(f"{fault}: a public token is good once, for 30 minutes") from None
+            raise Invalid(f"{fault}: a public token can be used once, within 30 minutes") from None
         sealed = self._vault.encrypt(linked.access_token)
         async with self._tenancy.begin(tenant) as session:
             id_ = models.item_id(tenant, linked.item_id)
@@ -192,7 +192,7 @@ class ItemService:
         async with self._tenancy.begin(item.tenant) as session:
             locked = await repository.lock_item(session, item.id)
             if locked is None or locked.removing_at is not None:
-                raise Conflict("the item is gone")
+                raise Conflict("the item was removed")
             now = await tenant_rows.database_now(session)
             await item_health.apply_health_report(
                 session, locked, Health.HEALTHY, now, None, repaired=True
@@ -241,7 +241,7 @@ class ItemService:
 
     def _token(self, item: Item) -> str:
         if not item.access_token:
-            raise Conflict("its access token is gone: link the bank anew")
+            raise Conflict("its access token was deleted: link the bank again")
         return self._vault.decrypt(item.access_token)
 
 

@@ -130,7 +130,7 @@ class Syncer:
             if sync.status == "running":
                 if sync.lease_until is not None and sync.lease_until > now:
                     left = (sync.lease_until - now).total_seconds()
-                    raise Busy("another worker is at it", left + 1)
+                    raise Busy("another worker is synchronizing it", left + 1)
             elif sync.status != "queued":
                 return None
             elif not await self._take_over_stale_sync(session, item, now):
@@ -181,7 +181,7 @@ class Syncer:
             except PaginationMutated:
                 metrics.restarts.inc()
                 await self._progress(running, update, restarts + 1)
-        raise RateLimited("the data changes while it is read", _RESTARTED_TOO_OFTEN_SECONDS)
+        raise RateLimited("the data keeps changing while it is read", _RESTARTED_TOO_OFTEN_SECONDS)
 
     async def _page(
         self, client: Client, running: SyncLease, cursor: str, update: SyncUpdate, restarts: int

@@ -282,7 +282,7 @@ def edit(
     try:
         wanted = {"changes": json.loads(changes), "reason": reason}
     except ValueError as error:
-        die(f"--changes is no JSON: {error}", 2)
+        die(f"--changes is not valid JSON: {error}", 2)
     said = API.call("POST", f"dead-letters/{id_}/edit", json=wanted)
     if wait:
         _watch(said["id"], as_json)
@@ -462,7 +462,7 @@ def token() -> None:
     try:
         said = jwt.decode(load_or_exit(_Where).paybus_token.get_secret_value(), options=_UNCHECKED)
     except jwt.PyJWTError as error:
-        die(f"PAYBUS_TOKEN is no JSON Web Token: {error}")
+        die(f"PAYBUS_TOKEN is not a JSON Web Token: {error}")
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(float(said.get("exp", 0))))
     known = {"subject": said.get("sub"), "tenant": said.get("tenant"), "roles": said.get("roles")}
     print_json(known | {"until": until})
@@ -485,7 +485,10 @@ def _selection(
             die(f"--where {each}: write NAME=VALUE", 2)
         given[name.replace("-", "_")] = value
     if bool(ids) + bool(given) + all_ != 1:
-        die("say which: by their ids, by filters (--queue, --group, --type, --where), or --all", 2)
+        die(
+            "name the dead letters: ids, filters (--queue, --group, --type, --where), or --all",
+            2,
+        )
     return {"reason": reason} | ({"ids": ids} if ids else {"filter": given})
 
 
@@ -500,7 +503,7 @@ def _change(id_: str, action: str, reason: str) -> None:
 
 
 def _watch(id_: str, as_json: bool) -> None:
-    typer.echo(f"replay {id_}; it goes on if you stop watching", err=True)
+    typer.echo(f"replay {id_}; it continues if you stop watching", err=True)
     with progress_bar("replayed") as (bar, task):
         while True:
             said = _told_of(id_)
@@ -512,7 +515,7 @@ def _watch(id_: str, as_json: bool) -> None:
         print_json(said)
     else:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(said["counts"].items()))
-        console.print(f"{id_} is {said['state']}: {counts or 'nothing fitted'}")
+        console.print(f"{id_} is {said['state']}: {counts or 'nothing matched'}")
         for state in _BAD:
             if said["counts"].get(state):
                 _why(id_, state)

@@ -13,7 +13,7 @@ from common.contracts.event import derived_id
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's
+    type_annotation_map = {  # noqa: RUF012 - as SQLAlchemy expects it
         str: Text,
         bytes: LargeBinary,
         datetime: DateTime(timezone=True),

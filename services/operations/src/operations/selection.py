@@ -54,7 +54,7 @@ class Filter(BaseModel):
         """Reject masked values: a caller could otherwise find them by trial."""
         for word in (self.subject, self.correlation_id, self.type):
             if word is not None and is_masked(word):
-                raise ValueError("values that are displayed masked can't be searched")
+                raise ValueError("masked values can't be searched")
         return self
 
 

@@ -91,7 +91,7 @@ class OperatorService:
 
     def only_operating(self, caller: Caller) -> None:
         if caller.tenant != self.tenant:
-            raise Forbidden("this is about all tenants: only the one that operates Paybus may")
+            raise Forbidden("this concerns all tenants: only the operating tenant may do it")
 
     async def letter(self, session: AsyncSession, caller: Caller, id_: str) -> DeadLetter:
         """Return a dead letter. Raises `NotFound`, also for another tenant's."""
@@ -232,13 +232,15 @@ class OperatorService:
         moves money, `Conflict` unless it is an open event, `Invalid` if the data do not fit its
         type."""
         if not self.editing:
-            raise Forbidden("editing is off: EDIT_AND_REPLAY_ENABLED=true allows it to admins")
+            raise Forbidden(
+                "editing is disabled: EDIT_AND_REPLAY_ENABLED=true enables it for admins"
+            )
         async with session.begin():
             letter = await self.letter(session, caller, id_)
             if letter.type.startswith(_MOVES_MONEY):
                 raise Forbidden(
-                    "what moves money is not edited, for that takes two persons: create the "
-                    "payout or the refund again"
+                    "an event that moves money can't be edited, because that requires two "
+                    "people: create the payout or the refund again"
                 )
             replay = await planner.replay_edited(session, caller, id_, changes, reason, self.vault)
             return await self.show_replay(session, replay)
@@ -257,17 +259,17 @@ class OperatorService:
         `admin`."""
         self.only_operating(caller)
         if window.queue not in {each.name for each in topology.QUEUES}:
-            raise Invalid(f"{window.queue!r} is no queue")
+            raise Invalid(f"{window.queue!r} is not a queue")
         if window.until <= window.since:
-            raise Invalid("until is not after since")
+            raise Invalid("until must be after since")
         old = datetime.now(UTC) - self.payouts.window
         if window.queue in _OF_PAYOUT_COMMANDS and window.since < old:
             hours = self.payouts.window.total_seconds() / 3600
-            raise Invalid(f"payout commands are not sent again after {hours:g} h (since)")
+            raise Invalid(f"payout commands are not replayed after {hours:g} h (since)")
         if window.new_ids and caller.role < Role.ADMIN:
-            raise Forbidden("new ids make effects happen again: this needs the role `admin`")
+            raise Forbidden("new ids repeat the effects: this needs the role `admin`")
         if window.since.year < _FIRST_YEAR:
-            raise Invalid("since is before there was a journal")
+            raise Invalid("since is before the journal begins")
         # Fix the set now, even if `until` is later. The clocks of the services that recorded the
         # events may differ from ours.
         latest = datetime.now(UTC) + CLOCKS_DIFFER
@@ -316,12 +318,12 @@ class OperatorService:
     async def trace(self, session: AsyncSession, caller: Caller, id_: str) -> Trace:
         """Return a trace. Raises `NotFound` if neither the journal nor a dead letter has the id."""
         if is_masked(id_):
-            raise NotFound("values that are displayed masked can't be searched")
+            raise NotFound("masked values can't be searched")
         scope = self.scope(caller)
         entries = await monitoring.of_correlation(session, id_, scope)
         letters = await dead_letters.of_correlation(session, id_, scope)
         if not entries and not letters:
-            raise NotFound(f"nothing has the correlation id {id_!r}")
+            raise NotFound(f"no event has the correlation id {id_!r}")
         first = entries[0].recorded_at if entries else None
         steps = [
             Step(

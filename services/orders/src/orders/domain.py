@@ -13,7 +13,7 @@ class State(StrEnum):
     AWAITING_PAYMENT = "awaiting_payment"  # a checkout was started
     PAID = "paid"
     FULFILLED = "fulfilled"
-    COMPLETED = "completed"  # fulfilled, and its sellers' payouts were requested
+    COMPLETED = "completed"  # fulfilled, and its sellers' earnings were released
     CANCELLED = "cancelled"
     REFUNDED = "refunded"  # in full
 

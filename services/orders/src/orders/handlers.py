@@ -162,7 +162,7 @@ def _order(session: AsyncSession, event: Event[CheckoutStatusChanged]) -> Order 
         return None
     order: Order | None = session.info["orders"].get(id_)
     if order is None or order.tenant != event.tenant:
-        raise Permanent(f"a checkout says that it is for the order {id_!r}, which there is not")
+        raise Permanent(f"a checkout names the order {id_!r}, which does not exist")
     return order
 
 

@@ -65,7 +65,7 @@ async def place(
         "due_at": reminder_at(terms, pay_by) or pay_by,
     }
     if not order["total"]:
-        raise Invalid("the order comes to nothing")
+        raise Invalid("the order's total is zero")
     row, is_new = await repository.place(session, order)
     if not is_new:
         return _same(buyers, row, request)
@@ -174,7 +174,7 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
     shares = await repository.shares(session, id_)
     chosen = [each for each in shares if request.seller in {None, each.seller}]
     if not chosen:
-        raise NotFound(f"the order has nothing of {request.seller}")
+        raise NotFound(f"the order has no lines of {request.seller}")
     left = [_part(each).remaining for each in chosen]
     amount = request.amount if request.amount is not None else sum(left)
     if not 0 < amount <= sum(left):
@@ -224,10 +224,10 @@ async def retry_refund(session: AsyncSession, tenant: str, id_: str) -> Refund:
     order = await repository.locked_order(session, tenant, row.order_id)
     (locked,) = await repository.locked_refunds(session, [id_])
     if locked.state not in {RefundState.REQUESTED, RefundState.FAILED, RefundState.UNKNOWN}:
-        raise Conflict(f"a refund that is {locked.state} is not tried again")
+        raise Conflict(f"a refund that is {locked.state} can't be retried")
     now = await tenant_rows.database_now(session)
     if locked.state == RefundState.REQUESTED and locked.created_at > now - _REQUEST_LOST_AFTER:
-        raise Conflict("the refund is under way: a lost request is repeated after two hours")
+        raise Conflict("the refund is in progress: a lost request is repeated after two hours")
     locked.state, locked.requests = RefundState.REQUESTED, locked.requests + 1
     changes = OrderUnitOfWork(session)
     changes.request_refund(order, locked, again=True)

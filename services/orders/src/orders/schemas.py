@@ -79,7 +79,7 @@ class NewOrder(RequestModel):
     @model_validator(mode="after")
     def _countable(self) -> Self:
         if any(line.quantity * line.unit_price > 10**12 for line in self.lines):
-            raise ValueError("a line comes to more than 10^12 minor units")
+            raise ValueError("a line's amount is more than 10^12 minor units")
         return self
 
 

@@ -30,6 +30,7 @@ from payouts.ledger.unit_of_work import SOURCE
 from payouts.payout_service import PayoutService
 from payouts.providers.recipient_details import RecipientDetailsCipher
 from payouts.providers.registry import Accounts
+from payouts.recipient_service import RecipientService
 from payouts.reconciliation.reconciler import Reconciler
 from payouts.settings import ApiSettings, PayoutSettings, WorkerSettings, concurrency_of
 
@@ -41,6 +42,7 @@ _REORDER = timedelta(minutes=15)
 async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
     engine = await wiring.database_engine(settings, context)
     accounts = await _accounts(settings, context, wiring.sessions(engine))
+    details = _details(settings)
     return wiring.api(
         "Paybus payouts",
         settings,
@@ -56,7 +58,8 @@ async def api(settings: ApiSettings, context: RoleContext) -> RoleProcess:
         service=SERVICE,
         parts=[
             accounts,
-            PayoutService(accounts, _details(settings), reorder=_REORDER),
+            PayoutService(accounts, details, reorder=_REORDER),
+            RecipientService(accounts, details),
             OperatorTenant(settings.operator_tenant),
         ],
         has_circuits=True,

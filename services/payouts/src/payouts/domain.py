@@ -26,7 +26,7 @@ class State(StrEnum):
     SUBMITTED = "submitted"  # the provider has it
     PAID = "paid"
     FAILED = "failed"  # the provider reports that it was not made
-    RETURNED = "returned"  # the money came back
+    RETURNED = "returned"  # the money was returned
     CANCELLED = "cancelled"
 
 
@@ -101,7 +101,7 @@ def transition(state: State, move: Transition) -> State:
 
 
 _REASONS: Mapping[tuple[Transition, State], str] = {
-    (Transition.RETRY, State.PAID): "it is paid: trying it again would pay twice",
+    (Transition.RETRY, State.PAID): "it is paid: a retry would pay twice",
     (
         Transition.RETRY,
         State.UNKNOWN,
@@ -110,11 +110,11 @@ _REASONS: Mapping[tuple[Transition, State], str] = {
     (
         Transition.CANCEL,
         State.UNKNOWN,
-    ): "its outcome is unknown: hold it, and cancel it when the provider was asked",
+    ): "its outcome is unknown: hold it, and cancel it after the status check",
     (Transition.CANCEL, State.SUBMITTING): "it is being sent",
     (Transition.CANCEL, State.SUBMITTED): "the provider has it already",
     (Transition.CANCEL, State.PAID): "it is paid",
-    (Transition.APPROVE, State.APPROVED): "it is approved already",
+    (Transition.APPROVE, State.APPROVED): "it is already approved",
 }
 
 

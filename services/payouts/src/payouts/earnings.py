@@ -17,6 +17,7 @@ from payouts.ledger.audit_log import Actor
 from payouts.ledger.entries import Entry, LedgerAccount
 from payouts.models import recipient_id
 from payouts.payout_service import PayoutService, check_reconciled
+from payouts.recipient_service import post
 from payouts.schemas import Schedule
 
 _MOST_PAYOUTS = 100
@@ -44,7 +45,7 @@ class Earnings:
         report = event.data
         found = await repository.recipients(work.session, [_recipient(event)])
         if not found:
-            raise NotFound(f"no recipient is called {report.recipient}: add it, then replay this")
+            raise NotFound(f"there is no recipient {report.recipient}: add it, then replay this")
         (recipient,) = found.values()
         # After a restore the balance may be wrong: pay later rather than too much.
         check_reconciled(recipient, await repository.unreconciled(work.session))
@@ -56,7 +57,7 @@ class Earnings:
             if taken
             else Entry(LedgerAccount.PLATFORM, LedgerAccount.AVAILABLE, report.amount)
         )
-        new = await self._service.post(
+        new = await post(
             work.session,
             recipient,
             Actor(event.source.strip("/"), "system"),

@@ -22,6 +22,7 @@ from payouts.domain import State, Transition
 from payouts.ledger.unit_of_work import SOURCE, PayoutUnitOfWork
 from payouts.models import Payout, Recipient, Recovery
 from payouts.providers.registry import Accounts, ProviderAccount
+from payouts.recipient_service import next_payout
 
 log = get_logger(__name__)
 
@@ -87,7 +88,7 @@ class Jobs:
             books.enqueue(row, "default")
         await books.flush()
         await continue_if_full(work.session, SERVICE, event, found, _MOST)
-        return f"{len(found)} payouts tried again"
+        return f"{len(found)} payouts retried"
 
     async def pay_balances(self, work: UnitOfWork, event: Event[RunJob]) -> str:
         """Create the payouts that recipients' schedules pay from available balances."""
@@ -97,7 +98,7 @@ class Jobs:
         for recipient in found:
             schedule = schemas.Schedule.model_validate(recipient.schedule, extra="ignore")
             due.append((recipient, None))
-            recipient.next_payout_at = payout_service.next_payout(schedule, now)
+            recipient.next_payout_at = next_payout(schedule, now)
         paid = await self._service.pay_balances(work.session, due)
         await continue_if_full(work.session, SERVICE, event, found, _MOST)
         return f"{paid} of {len(found)} recipients due are paid"

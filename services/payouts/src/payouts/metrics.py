@@ -28,7 +28,7 @@ waiting = Gauge(
 
 oldest_seconds = Gauge(
     "paybus_payouts_oldest_in_state_seconds",
-    "How long the payouts in this state have been in it, at most.",
+    "Longest time that any payout now in this state has been in it.",
     ["state"],
 )
 

@@ -14,7 +14,7 @@ from common.db.tenant_rows import TYPES, TenantRow
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {**TYPES, dict[str, Any]: JSONB}  # noqa: RUF012 - SQLAlchemy's way
+    type_annotation_map = {**TYPES, dict[str, Any]: JSONB}  # noqa: RUF012 - as SQLAlchemy expects it
 
 
 class Recipient(TenantRow, Base):

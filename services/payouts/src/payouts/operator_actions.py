@@ -27,7 +27,7 @@ def actor(caller: Caller) -> Actor:
     """Return the caller as an actor. Raises `Forbidden` for a user with the name of Paybus
     itself."""
     if caller.subject == PAYBUS.name:
-        raise Forbidden(f"nobody may be called {PAYBUS.name!r} here: it stands for no person")
+        raise Forbidden(f"{PAYBUS.name!r} is reserved for the system: use a token of a person")
     return Actor(caller.subject, caller.role.name.lower())
 
 
@@ -48,16 +48,18 @@ async def approve(session: AsyncSession, row: Payout, by: Actor, reason: str | N
 
 def _second_person(row: Payout, recipient: Recipient, by: Actor) -> None:
     if row.created_by == by.name:
-        raise Forbidden("who ordered a payout can't approve it: a second person has to")
+        raise Forbidden("the person who ordered a payout can't approve it: another person must")
     if by.name in row.credited_by:
-        raise Forbidden("who credited what a payout pays can't approve it: a second person has to")
+        raise Forbidden(
+            "a person who credited the money of a payout can't approve it: another person must"
+        )
     changed_at = recipient.details_changed_at
     # A user who creates a payout has seen the destination; a schedule or an event has not.
     unseen = row.created_by == PAYBUS.name or (changed_at and changed_at > row.created_at)
     if recipient.details_changed_by == by.name and unseen:
         raise Forbidden(
-            "who said last where a payout goes can't approve it, unless another person ordered it "
-            "since: a second person has to"
+            "the person who changed a payout's destination last can't approve it, unless another "
+            "person ordered it since: another person must"
         )
 
 
@@ -65,7 +67,7 @@ async def hold(session: AsyncSession, row: Payout, by: Actor, reason: str) -> No
     """Keep the payout from being sent until it is released. Holding it twice has no further
     effect."""
     if not domain.can_hold(State(row.state)):
-        raise Conflict(f"it is {row.state}: too late to hold it")
+        raise Conflict(f"the payout is {row.state} and can't be held any more")
     if row.held:
         return
     books = await _books(session)
@@ -78,7 +80,7 @@ async def hold(session: AsyncSession, row: Payout, by: Actor, reason: str) -> No
 
 async def release(session: AsyncSession, row: Payout, by: Actor, reason: str) -> None:
     if not row.held:
-        raise Conflict("it is not held")
+        raise Conflict("the payout is not held")
     books = await _books(session)
     row.held = False
     if row.state == State.APPROVED:
@@ -110,7 +112,7 @@ async def retry(
     database may have forgotten payouts made since the backup.
     """
     if row.provider in READ_ONLY:
-        raise Conflict(f"{row.provider} pays by itself: there is nothing to try again")
+        raise Conflict(f"{row.provider} pays by itself: there is nothing to retry")
     books = await _books(session)
     to = domain.transition(State(row.state), Transition.RETRY)
     row.held = False
@@ -147,7 +149,7 @@ async def resolve(session: AsyncSession, id_: str, by: Actor, reason: str) -> Di
     then comes back. Raises `Conflict` if it is resolved already."""
     row = await session.get_one(Discrepancy, id_, with_for_update=True, populate_existing=True)
     if row.resolved_at is not None:
-        raise Conflict("it is resolved already")
+        raise Conflict("the discrepancy is already resolved")
     books = await _books(session)
     row.resolved_at, row.resolved_by = books.now, by.name
     books.audit(

@@ -1,4 +1,4 @@
-"""Requests of API callers and schedules: recipients, credits, payouts and batches."""
+"""Creation of payouts and batches for API callers and schedules."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,26 +15,22 @@ from common.contracts.event import derived_id
 from common.db import tenant_rows
 from common.errors import Conflict, Invalid, NotFound, NotYet, PaybusError
 from common.observability.logging import get_logger
-from common.scheduling.scheduler import Cron
 from payouts import repository
 from payouts.domain import State
 from payouts.ledger import audit_log, entries
 from payouts.ledger import repository as ledger
-from payouts.ledger.audit_log import Action, Actor, Posting
+from payouts.ledger.audit_log import Actor
 from payouts.ledger.entries import Entry
 from payouts.ledger.entries import LedgerAccount as Ledger
 from payouts.ledger.unit_of_work import PayoutUnitOfWork
 from payouts.models import Batch, Payout, Recipient, payout_id, recipient_id
-from payouts.providers.base import PayoutRequest, read_details
+from payouts.providers.base import PayoutRequest
 from payouts.providers.recipient_details import RecipientDetailsCipher
-from payouts.providers.registry import READ_ONLY, Accounts, ProviderAccount
+from payouts.providers.registry import Accounts, ProviderAccount
 from payouts.repository import AccountKey
 from payouts.schemas import (
-    Credit,
     NewBatch,
     NewPayout,
-    NewRecipient,
-    RecipientChange,
     Schedule,
     as_stored,
     moment,
@@ -62,137 +57,14 @@ _OUR_KEYS = ("schedule:", "batch:", "square:")
 
 
 class PayoutService:
-    """Creation of recipients, credits and payouts. Everything runs in the caller's transaction."""
+    """Creation of payouts and batches. Everything runs in the caller's transaction."""
 
     def __init__(
         self, accounts: Accounts, details: RecipientDetailsCipher, *, reorder: timedelta
     ) -> None:
-        self.accounts = accounts
+        self._accounts = accounts
         self._details = details
         self._reorder = reorder
-
-    async def add_recipient(
-        self, session: AsyncSession, tenant: str, by: Actor, request: NewRecipient
-    ) -> Recipient:
-        """Add a recipient; repeating the same request returns the existing one. Raises `Conflict`
-        if the reference belongs to a different recipient, `Invalid` for details or a currency that
-        the account can't pay."""
-        account = self.accounts.find(tenant, request.provider, request.account)
-        details = read_details(account.client.details_model, request.details)
-        if account.pays and not account.limit(request.currency):
-            raise Invalid(f"{account.path} pays nothing in {request.currency}")
-        now = await tenant_rows.database_now(session)
-        values = {
-            "id": recipient_id(tenant, request.reference),
-            "tenant": tenant,
-            "reference": request.reference,
-            "name": request.name,
-            "provider": request.provider,
-            "account": request.account,
-            "currency": request.currency,
-            "details": self._details.seal(details),
-            "masked_details": details.masked_details,
-            "provider_ref": details.provider_ref,
-            "schedule": request.schedule.model_dump(mode="json"),
-            "next_payout_at": next_payout(request.schedule, now),
-            "details_changed_at": now,
-            "details_changed_by": by.name,
-        }
-        row, is_new = await repository.intend_recipient(session, values)
-        if not is_new:
-            self._same_recipient(row, request, details)
-            return row
-        await self._note(session, row, by, "add", None)
-        return row
-
-    async def change_recipient(
-        self, session: AsyncSession, tenant: str, id_: str, by: Actor, change: RecipientChange
-    ) -> Recipient:
-        await tenant_rows.get_for_tenant(session, Recipient, tenant, id_)
-        row = await session.get_one(Recipient, id_, with_for_update=True, populate_existing=True)
-        now = await tenant_rows.database_now(session)
-        if change.name is not None:
-            row.name = change.name
-        if change.details is not None:
-            account = self.accounts.find(tenant, row.provider, row.account)
-            details = read_details(account.client.details_model, change.details)
-            row.details, row.masked_details = self._details.seal(details), details.masked_details
-            row.provider_ref = details.provider_ref
-            row.details_changed_at, row.details_changed_by = now, by.name
-        if change.blocked is not None:
-            row.blocked = change.blocked
-        if change.schedule is not None:
-            row.schedule = change.schedule.model_dump(mode="json")
-            row.next_payout_at = next_payout(change.schedule, now)
-        changed = sorted(change.model_dump(exclude={"reason"}, exclude_none=True))
-        await self._note(session, row, by, f"change {', '.join(changed)}", change.reason)
-        return row
-
-    async def credit(
-        self, session: AsyncSession, tenant: str, id_: str, key: str, by: Actor, credit: Credit
-    ) -> bool:
-        """Credit the recipient once for each key; return whether the credit is new.
-
-        Raises `Conflict` if the key was used for another credit.
-        """
-        await tenant_rows.get_for_tenant(session, Recipient, tenant, id_)
-        # A concurrent credit to the same recipient waits here, and then sees this one.
-        recipient = await session.get_one(
-            Recipient, id_, with_for_update=True, populate_existing=True
-        )
-        return await self.post(
-            session,
-            recipient,
-            by,
-            subject=f"credit/{derived_id('credits', tenant, id_, key)}",
-            action="credit",
-            entry=Entry(Ledger.PLATFORM, Ledger.AVAILABLE, credit.amount),
-            currency=credit.currency,
-            reason=credit.reason,
-        )
-
-    async def post(
-        self,
-        session: AsyncSession,
-        recipient: Recipient,
-        by: Actor,
-        *,
-        subject: str,
-        action: str,
-        entry: Entry,
-        currency: str,
-        reason: str,
-    ) -> bool:
-        """Post an entry between a (locked) recipient and the platform, once for each subject;
-        return whether it is new.
-
-        Raises `Conflict` if the subject was used for a different entry, `Invalid` if the recipient
-        can't have this entry.
-        """
-        if recipient.provider in READ_ONLY:
-            raise Invalid(f"{recipient.provider} pays {recipient.reference} by itself")
-        if currency != recipient.currency:
-            raise Invalid(f"{recipient.reference} is paid in {recipient.currency}")
-        content = [entry.amount, currency, reason]
-        for before in await ledger.audit_of(session, subject, 1):
-            if before.data[action] != content:
-                raise Conflict("this Idempotency-Key was used for another credit")
-            return False
-        books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
-        books.audit(
-            Action(
-                at=books.now,
-                tenant=recipient.tenant,
-                actor=by,
-                action=action,
-                subject=subject,
-                reason=reason,
-                posted=[Posting(recipient.id, currency, entry)],
-                data={action: content},
-            )
-        )
-        await books.flush()
-        return True
 
     async def create(
         self, session: AsyncSession, tenant: str, key: str, by: Actor, request: NewPayout
@@ -201,7 +73,7 @@ class PayoutService:
         an unknown recipient, `Invalid` for a payout that can't be paid and for a key with a
         reserved prefix."""
         if key.startswith(_OUR_KEYS):
-            raise Invalid(f"an Idempotency-Key does not begin with {', '.join(_OUR_KEYS)}")
+            raise Invalid(f"an Idempotency-Key must not begin with {', '.join(_OUR_KEYS)}")
         await repository.serialize_on(session, payout_id(tenant, key))
         return await self._order(session, tenant, [(key, request)], by)
 
@@ -295,9 +167,9 @@ class PayoutService:
     ) -> Payout:
         """Return a payout of as much of `there` (minor units) as the account can pay. Raises
         `Invalid` if that is nothing or `_check` refuses it."""
-        account = self.accounts.find(recipient.tenant, recipient.provider, recipient.account)
+        account = self._accounts.find(recipient.tenant, recipient.provider, recipient.account)
         if not account.limit(recipient.currency):
-            raise Invalid(f"{account.path} pays nothing in {recipient.currency}")
+            raise Invalid(f"{account.path} makes no payouts in {recipient.currency}")
         details = self._details.open(recipient.provider, recipient.details)
         step = account.client.step(recipient.currency, details)
         # The rest, above the account's limit or below the provider's step, stays for the next time.
@@ -346,7 +218,7 @@ class PayoutService:
         made: dict[str, Payout] = {}
         for id_, (key, each) in fresh.items():
             recipient = recipients[each.recipient]
-            account = self.accounts.find(tenant, recipient.provider, recipient.account)
+            account = self._accounts.find(tenant, recipient.provider, recipient.account)
             check_reconciled(recipient, unreconciled)
             try:
                 self._check(account, recipient, id_, each)
@@ -375,7 +247,7 @@ class PayoutService:
         by_id = {recipient_id(tenant, each.recipient): each.recipient for each in request}
         found = await repository.recipients(session, list(by_id))
         if missing := [by_id[id_] for id_ in by_id if id_ not in found]:
-            raise NotFound(f"no recipient is called {', '.join(sorted(missing)[:5])}")
+            raise NotFound(f"there is no recipient {', '.join(sorted(missing)[:5])}")
         return {row.reference: row for row in found.values()}
 
     def _check(
@@ -401,39 +273,6 @@ class PayoutService:
         amount, currency = request.amount, request.currency
         order = PayoutRequest(id_, recipient.id, amount, currency, details, request.description)
         account.client.check(order)
-
-    def _same_recipient(self, row: Recipient, request: NewRecipient, details: Any) -> None:
-        same = (
-            row.name == request.name
-            and (row.provider, row.account, row.currency)
-            == (request.provider, request.account, request.currency)
-            and self._details.open(row.provider, row.details) == details
-        )
-        if not same:
-            raise Conflict(f"the recipient {row.reference} is there already, and is another one")
-
-    async def _note(
-        self, session: AsyncSession, row: Recipient, by: Actor, action: str, reason: str | None
-    ) -> None:
-        books = PayoutUnitOfWork(session, await tenant_rows.database_now(session))
-        # Details do not belong in a log, neither encrypted nor in plain text.
-        data = {
-            "masked_details": row.masked_details,
-            "blocked": row.blocked,
-            "schedule": row.schedule,
-        }
-        books.audit(
-            Action(
-                at=books.now,
-                tenant=row.tenant,
-                actor=by,
-                action=action,
-                subject=f"recipient/{row.id}",
-                reason=reason,
-                data=data,
-            )
-        )
-        await books.flush()
 
 
 def check_reconciled(recipient: Recipient, unreconciled: Collection[AccountKey]) -> None:
@@ -534,11 +373,3 @@ def _row(
         version=0,
         updated_at=now,
     )
-
-
-def next_payout(schedule: Schedule, after: datetime) -> datetime | None:
-    """Return when the schedule pays next (UTC); None for `manual`, which never pays, and
-    `threshold`, which pays by balance."""
-    if schedule.kind in {"manual", "threshold"}:
-        return None
-    return Cron(schedule.expression, schedule.zone).next_after(after.astimezone(UTC))

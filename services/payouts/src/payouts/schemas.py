@@ -27,7 +27,7 @@ def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("is no time zone such as Africa/Douala") from None
+        raise ValueError("is not a time zone such as Africa/Douala") from None
     return name
 
 

@@ -61,7 +61,7 @@ class WorkerSettings(settings.WorkerSettings, PayoutSettings):
     @model_validator(mode="after")
     def _queues_once(self) -> "WorkerSettings":
         if len(set(self.payout_queues)) != len(self.payout_queues):
-            raise ValueError("PAYOUT_QUEUES names a priority twice")
+            raise ValueError("PAYOUT_QUEUES contains a priority twice")
         return self
 
 

@@ -39,7 +39,7 @@ class Handlers:
         row = await _integration(work.session, event)
         subscription = await work.session.get_one(Subscription, event.data.subscription_id)
         if subscription.tenant != event.tenant:
-            raise Permanent("the subscription is another tenant's")
+            raise Permanent("the subscription belongs to another tenant")
         sequence = event.sequence or 0
         if sequence > subscription.sequence:
             subscription.sequence = sequence

@@ -13,7 +13,7 @@ integrations_waiting = Gauge(
 )
 integrations_oldest_seconds = Gauge(
     "paybus_integrations_oldest_waiting_seconds",
-    "How long the longest-waiting customer's integration has not changed, by status.",
+    "Time since the longest-waiting customer's integration last changed, by status.",
     ["status"],
 )
 operations = Counter(

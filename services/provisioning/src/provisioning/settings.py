@@ -11,7 +11,7 @@ from common.settings import DatabaseSettings, HttpSettings, ScheduleSettings
 def _header_value(token: SecretStr) -> SecretStr:
     value = token.get_secret_value()
     if not value or not value.isascii() or not value.isprintable():
-        raise ValueError("must be printable ASCII and not empty, for it goes into a header")
+        raise ValueError("must be printable ASCII and not empty, because it is sent in a header")
     return token
 
 

@@ -14,7 +14,7 @@ unclaimed = Counter(
 
 to_return = Counter(
     "paybus_payments_to_return_total",
-    "Payments for plans that buy nothing and that only an operator can refund.",
+    "Payments without an effect, which only an operator can refund.",
     ["provider"],
 )
 

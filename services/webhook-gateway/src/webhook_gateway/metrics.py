@@ -36,7 +36,8 @@ endpoints_fault = Gauge(
 
 polls = Counter(
     "paybus_payment_polls_total",
-    "Status queries about payments, by result: a status, charges (of what is paid), or failed.",
+    "Status queries about payments, by result: the payment's status; charges, for a paid one that "
+    "was checked for further charges; or failed.",
     ["provider", "outcome"],
 )
 

@@ -54,7 +54,10 @@ class Api:
         url, token = self._where()
         bearer = token.get_secret_value()
         if not (bearer.isascii() and bearer.isprintable()) or " " in bearer:
-            die("the token is no JSON Web Token: it has blanks, or what is no ASCII", 2)
+            die(
+                "the token is not a JSON Web Token: it contains spaces or characters outside ASCII",
+                2,
+            )
         headers = {"Authorization": f"Bearer {bearer}"}
         with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
             yield http

@@ -58,9 +58,9 @@ def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
     except (OSError, UnicodeDecodeError) as error:
         raise AccountsInvalid(f"{path} can't be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise AccountsInvalid(f"{path} is no TOML: {error}") from None
+        raise AccountsInvalid(f"{path} is not valid TOML: {error}") from None
     if file.keys() != {table} or not file[table]:
-        raise AccountsInvalid(f"{path} must have [[{table}]] tables, and nothing else")
+        raise AccountsInvalid(f"{path} must have [[{table}]] tables and no other ones")
     try:
         found = accounts.validate_python(file)[table]
     except ValidationError as error:
@@ -68,7 +68,7 @@ def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
     if path.stat().st_mode & stat.S_IWOTH:
         log.warning(
             "accounts_file_world_writable",
-            hint="anybody on this machine may change it: chmod o-w",
+            hint="every user of this machine can change it: chmod o-w",
             path=str(path),
         )
     paths = [each.path for each in found]

@@ -41,7 +41,7 @@ class OAuthToken:
         if time.monotonic() >= self._until:
             fetched = await fetch()
             if fetched is None:
-                raise Upstream("has no token for us")
+                raise Upstream("returned no access token")
             self._token = str(fetched["access_token"])
             self._until = time.monotonic() + float(fetched["expires_in"]) - 60
         return self._token
@@ -105,7 +105,7 @@ async def request_json(
         return None
     body = answered.json() if answered.content else {}
     if not isinstance(body, dict):
-        raise Upstream("answers something that is no JSON object")
+        raise Upstream("did not return a JSON object")
     return body
 
 
@@ -121,14 +121,14 @@ async def request(
     try:
         response = await bounded(http, method, url, **options)
     except httpx.RequestError as error:
-        raise ProviderTimeout(f"gave no answer ({type(error).__name__})") from error
+        raise ProviderTimeout(f"did not respond ({type(error).__name__})") from error
     status = response.status_code
     if status == httpx.codes.NOT_FOUND:
         return None
     if status == httpx.codes.TOO_MANY_REQUESTS:
         after = response.headers.get("retry-after", "")
         seconds = float(after[:9]) if after.isdecimal() else _RETRY_AFTER_SECONDS
-        raise RateLimited("asked too often", min(seconds, _LONGEST_RETRY_AFTER_SECONDS))
+        raise RateLimited("limits the rate of calls", min(seconds, _LONGEST_RETRY_AFTER_SECONDS))
     if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         raise NotAuthorized(f"answers {status}: check the account's credentials")
     said = f"answers {status}: {response.text[:_LONGEST_ANSWER]}"

@@ -66,7 +66,7 @@ def from_stripe(amount: int, currency: str) -> int:
     if currency not in _IN_HUNDREDTHS:
         return amount
     if amount % 100:
-        raise ValueError(f"not an amount of {currency}")
+        raise ValueError(f"not an amount in {currency}")
     return amount // 100
 
 
@@ -114,7 +114,7 @@ def stripe_answers() -> Iterator[None]:
     try:
         yield
     except stripe.RateLimitError as error:
-        raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
+        raise RateLimited("limits the rate of calls", _RETRY_AFTER_SECONDS) from error
     except stripe.PermissionError as error:
         code = error.error.code if error.error else None  # the SDK sets `code` for some errors only
         if code == "account_invalid":  # a connected account that revoked our access
@@ -128,7 +128,7 @@ def stripe_answers() -> Iterator[None]:
             f"answers {error.http_status}: {said}", error.http_status or 400
         ) from error
     except stripe.APIConnectionError as error:
-        raise ProviderTimeout("gave no answer (APIConnectionError)") from error
+        raise ProviderTimeout("did not respond (APIConnectionError)") from error
     except stripe.StripeError as error:
         said = f"answers {error.http_status} ({type(error).__name__})"
         if error.http_status == httpx.codes.INTERNAL_SERVER_ERROR:

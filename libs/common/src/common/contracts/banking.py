@@ -67,7 +67,7 @@ class BankItemChanged(Payload):
 
 class TransactionsSynced(Payload):
     """Result of one sync: how many transactions were added, modified and removed, and the earliest
-    and latest days of those added or modified that remain."""
+    and latest days of the added or modified transactions that still exist."""
 
     item: Id
     user: str

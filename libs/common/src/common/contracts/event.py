@@ -89,7 +89,7 @@ def decode(body: bytes, model_of: Callable[[str], type[Payload]]) -> Event[Any]:
     except ValueError as error:
         raise DecodeError(f"not JSON: {error}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
-        raise DecodeError("no CloudEvents envelope: a JSON object with a `type` was expected")
+        raise DecodeError("no CloudEvents envelope: expected a JSON object with a `type`")
     try:
         return event_model(model_of(raw["type"])).model_validate(raw, extra="ignore")
     except LookupError as error:

@@ -8,8 +8,8 @@ from common.contracts.event import Id, Payload
 class RunJob(Payload):
     """Scheduler tick: run this job once. `run_id` names the run.
 
-    A run that leaves work to a further run passes on when the first was enqueued (UTC): cancelling
-    the job covers all of them.
+    A run that leaves work for a further run also passes on the time (UTC) at which the first run
+    was enqueued, so that cancelling the job covers all of them.
     """
 
     job: str

@@ -33,9 +33,9 @@ def minor_units(amount: Decimal | str | int, currency: str) -> int:
     scaled = Decimal(amount).scaleb(exponent(currency))
     # Writing out the digits of 1e999999 would take half a minute.
     if not scaled.is_finite() or scaled.adjusted() >= _MOST_DIGITS:
-        raise ValueError(f"not an amount of {currency}")
+        raise ValueError(f"not an amount in {currency}")
     if scaled != scaled.to_integral_value():
-        raise ValueError(f"not an amount of {currency}")
+        raise ValueError(f"not an amount in {currency}")
     return int(scaled)
 
 

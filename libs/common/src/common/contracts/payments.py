@@ -103,7 +103,8 @@ class CheckoutCompleted(Payload):
 class UnverifiedPaymentNotification(Payload):
     """Unverified report that a payment changed. It proves nothing: the provider must be queried.
 
-    `reference` is what to query `endpoint`'s provider for; `claim` is for human readers.
+    `reference` identifies the payment in the query to `endpoint`'s provider; `claim` is only
+    informative.
     """
 
     provider: str
@@ -149,8 +150,8 @@ REFUND_IN_METADATA = f"{OUR_METADATA}refund"
 
 
 class RefundReported(Payload):
-    """Provider report about one refund. It may fail after it succeeded: then we have the money
-    again.
+    """Provider report about one refund. It may fail after it succeeded; the money is then back
+    in our account.
 
     `reference` is our own id of the refund, if the provider repeats it.
     """
@@ -166,7 +167,7 @@ class RefundReported(Payload):
 
 
 class PaymentDisputed(Payload):
-    """Demand of the payer's bank for the money back."""
+    """Demand by the payer's bank that the money be returned."""
 
     provider: str
     dispute_id: Id
@@ -180,7 +181,7 @@ class ProviderEvent(Payload):
     """Verified webhook of a type that Paybus does not translate; `body` is its parsed JSON.
 
     `not_served` is why a webhook of a type that Paybus does translate has no effect: it belongs to
-    another account, or another mode, than its endpoint serves.
+    an account or a mode that its endpoint does not serve.
     """
 
     provider: str

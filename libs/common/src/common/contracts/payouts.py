@@ -10,10 +10,10 @@ from common.contracts.money import Currency, MinorUnits, SignedMinorUnits
 class TransferReported(Payload):
     """Transfer to a seller's account with the provider, or a payout to a bank.
 
-    `reference` is our own id from when we created it, if the provider repeats it. `amount` is None
-    where the provider only names the transfer, which must then be queried. It is negative where the
-    provider debits the bank account to cover a balance below zero. `amount_returned` is how much of
-    it came back, where the provider reports that; None for all of it.
+    `reference` is the id that we gave it when we created it, if the provider returns it. `amount`
+    is None where the provider only names the transfer, which must then be queried. It is negative
+    where the provider debits the bank account to cover a balance below zero. `amount_returned` is
+    how much of it came back, where the provider reports that; None for all of it.
     """
 
     provider: str
@@ -43,7 +43,8 @@ class EarningsAdjustment(Payload):
 class ProcessPayout(Payload):
     """Command: do what this payout's state requires now. Idempotent.
 
-    `ask` forces a status check at the provider in any state: a report says that the payout changed.
+    `ask` forces a status check at the provider in any state; it is set when a report says
+    that the payout changed.
     """
 
     payout_id: Id

@@ -220,7 +220,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     ),
     "order.fulfilled": EventType("orders", OrderChanged, "An order was delivered."),
     "order.completed": EventType(
-        "orders", OrderChanged, "An order was fulfilled and its sellers' payouts were requested."
+        "orders", OrderChanged, "An order was fulfilled and its sellers' earnings were released."
     ),
     "order.cancelled": EventType("orders", OrderChanged, "An unpaid order was cancelled."),
     "order.refunded": EventType(

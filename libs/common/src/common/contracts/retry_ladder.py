@@ -47,10 +47,10 @@ class RetryLadder:
         for part in text.split(","):
             match = re.fullmatch(r"(\d+)(ms|s|m|h)", part.strip())
             if match is None:
-                raise ValueError(f"{part.strip()!r} is no delay such as 5s, 2m or 1h")
+                raise ValueError(f"{part.strip()!r} is not a delay such as 5s, 2m or 1h")
             seconds = int(match[1]) * _UNITS[match[2]]
             if not 0 < seconds <= _LONGEST_RUNG_SECONDS:
-                raise ValueError(f"{part.strip()} is no delay between 1ms and 24h")
+                raise ValueError(f"{part.strip()} is not a delay between 1ms and 24h")
             rungs.append(RetryDelay(part.strip(), seconds))
         return cls(rungs)
 

@@ -54,7 +54,7 @@ class PreviousSubscription(Payload):
 class ProviderSubscription(Payload):
     """Provider's snapshot of one subscription at the event's `time`.
 
-    `plan` is the plan of its first item, `more_plans` those of the others; `items` has each with
+    `plan` is the plan of its first item, `more_plans` those of the others; `items` lists each with
     its quantity and end. `cancel_at` is when the subscription ends, if that is decided. `previous`
     is the state before, where the provider reports it: it decides which of two snapshots of the
     same second is the later one.

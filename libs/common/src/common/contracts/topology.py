@@ -185,7 +185,7 @@ RETIRED_BINDINGS: Final = (
     ("subscription.billing", Binding("payments", "checkout.*")),
 )
 
-# Authentic webhooks that can't be understood: there is no queue, only its dead-letter queue.
+# Authentic webhooks that can't be understood: there is not a queue, only its dead-letter queue.
 WEBHOOKS: Final = Queue("webhook-gateway.webhooks")
 
 # Types that deliberately have no queue: they are for the journal only.

@@ -55,7 +55,7 @@ class Connection(psycopg.AsyncConnection[Any]):
         except TimeoutError as error:
             self.pgconn.finish()
             raise psycopg.OperationalError(
-                f"PostgreSQL did not answer within {_ANSWER_SECONDS} s"
+                f"PostgreSQL did not respond within {_ANSWER_SECONDS} s"
             ) from error
 
 
@@ -111,7 +111,7 @@ async def unfit(bound: AsyncEngine) -> str | None:
     try:
         async with asyncio.timeout(_FIRST_SECONDS), bound.connect() as connection:
             limit = await connection.scalar(text("SHOW statement_timeout"))
-    except Exception as error:  # noqa: BLE001 - whatever the reason
+    except Exception as error:  # noqa: BLE001 - the cause does not matter
         return _POOLER if "startup parameter" in str(error) else None
     return None if limit == "20s" else _POOLER
 
@@ -130,6 +130,6 @@ async def fault(sessions: Sessions) -> str | None:
     try:
         async with sessions() as session:
             takes_changes = await session.scalar(_TAKES_CHANGES)
-    except Exception as error:  # noqa: BLE001 - whatever the reason
-        return f"the database does not answer: {type(error).__name__}"
-    return None if takes_changes else "the database takes no changes: it is read-only"
+    except Exception as error:  # noqa: BLE001 - the cause does not matter
+        return f"the database does not respond: {type(error).__name__}"
+    return None if takes_changes else "the database accepts no changes: it is read-only"

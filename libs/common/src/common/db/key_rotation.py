@@ -60,11 +60,13 @@ def run(settings: RotationSettings, sealing: Sealing) -> int:
         cause = str(error.__cause__ or error).splitlines()[0]
         print(f"the database can't be used: {cause}", file=sys.stderr)
         return 1
-    print(f"{done.renewed} sealed with the first key")
+    print(f"{done.renewed} encrypted with the first key")
     for each in done.unreadable:
-        print(f"no key in ENCRYPTION_KEYS opens {each}", file=sys.stderr)
+        print(f"no key in ENCRYPTION_KEYS decrypts {each}", file=sys.stderr)
     if done.unreadable:
-        print("put the key back that sealed them, or enter again what they held", file=sys.stderr)
+        print(
+            "add the key that encrypted them again, or enter their contents again", file=sys.stderr
+        )
     return 1 if done.unreadable else 0
 
 

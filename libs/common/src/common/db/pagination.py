@@ -18,7 +18,7 @@ from common.errors import Invalid
 
 _CHUNK = 500
 _MAX_DIGITS = 18
-_INVALID = "the cursor is not one that this endpoint gave out"
+_INVALID = "the cursor is not one that this endpoint returned"
 
 
 def encode_cursor(*key: str) -> str:

@@ -104,7 +104,7 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
         for each in found[:_MOST_FAULTS]
     ]
     if len(found) > _MOST_FAULTS:
-        faults.append({"in": "", "problem": f"and {len(found) - _MOST_FAULTS} faults more"})
+        faults.append({"in": "", "problem": f"and {len(found) - _MOST_FAULTS} more faults"})
     detail = "; ".join(f"{fault['in']}: {fault['problem']}" for fault in faults)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=faults)
 
@@ -119,13 +119,13 @@ async def _on_database_error(_: Request, error: Exception) -> Response:
         return await _on_paybus_error(_, Invalid("a value that can't be stored or searched for"))
     if classify(error) is ErrorKind.OUTAGE:
         log.warning("database_unavailable", error=describe(error))
-        return await _on_paybus_error(_, Unavailable("the database can't be reached now"))
+        return await _on_paybus_error(_, Unavailable("the database can't be reached at present"))
     return await _on_bug(_, error)
 
 
 async def _on_overflow(_: Request, __: Exception) -> Response:
     """Handle an overflow, such as a date one day before the year 1."""
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a date or a number that is out of all range")
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a date or a number that is out of range")
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:

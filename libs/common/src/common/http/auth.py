@@ -88,7 +88,7 @@ class Authenticator:
             return (await asyncio.to_thread(self._client.get_signing_key_from_jwt, token)).key
         key = self._keys.get(jwt.get_unverified_header(token).get("kid"))
         if key is None:
-            raise jwt.InvalidKeyError("its `kid` names no key of the key set")
+            raise jwt.InvalidKeyError("its `kid` is not in the key set")
         return key
 
 
@@ -98,7 +98,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
     words = [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
     roles = [known[word] for word in words if word in known]
     if not roles:
-        raise Unauthenticated(f"the token's `roles` name none of {', '.join(known)}")
+        raise Unauthenticated(f"the token's `roles` contain none of {', '.join(known)}")
     return Caller(_name(claims, "sub"), _name(claims, "tenant"), max(roles))
 
 
@@ -110,7 +110,7 @@ def _name(claims: dict[str, Any], claim: str) -> str:
         or not named.isprintable()
     ):
         raise Unauthenticated(
-            f"the token's `{claim}` is no text of 1 to {_LONGEST_NAME} characters"
+            f"the token's `{claim}` is not a text of 1 to {_LONGEST_NAME} characters"
         )
     return named
 

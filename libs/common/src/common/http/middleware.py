@@ -27,7 +27,7 @@ MOST_HELD_BYTES = 64 * 1024 * 1024
 UNCOUNTED_BYTES = 32 * 1024
 # The longest time that a provider waits for a response.
 BODY_SECONDS = 10.0
-TOO_SLOW = f"the body did not come within {BODY_SECONDS:g} s"
+TOO_SLOW = f"the body was not received within {BODY_SECONDS:g} s"
 # Paths without a token: health and metrics, the API description, and the console, which has its own
 # session.
 _FOR_PROBES = ("/healthz", "/readyz", "/metrics")
@@ -58,7 +58,7 @@ class HeldBody:
         if more <= 0:
             return
         if HeldBody._all + more > MOST_HELD_BYTES:
-            raise Unavailable("too many large bodies are on their way at once")
+            raise Unavailable("too many large bodies are being received at once")
         HeldBody._all += more
         self._counted += more
 
@@ -95,7 +95,7 @@ class Guard:
                 most_values = MOST_LARGE_VALUES if large else MOST_VALUES
                 if body.count(b",") >= most_values:
                     raise TooLarge(
-                        f"a body may have {most_values} values at the most: send several"
+                        f"a body may have {most_values} values at most: send several requests"
                     )
                 receive = _again(body, receive)
         except (PaybusError, TimeoutError) as fault:
@@ -111,7 +111,7 @@ class Guard:
 async def read_body(headers: Headers, receive: Receive, held: HeldBody, *, most: int) -> bytes:
     """Return the unparsed body. Raise `TooLarge` as soon as it is too large, `Unavailable` when too
     much is held, and `Invalid` when the caller disconnects."""
-    too_large = TooLarge(f"a body may have {most} bytes at the most")
+    too_large = TooLarge(f"a body may have {most} bytes at most")
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
         raise too_large
@@ -119,7 +119,7 @@ async def read_body(headers: Headers, receive: Receive, held: HeldBody, *, most:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Invalid("the caller went away before its body was complete")
+            raise Invalid("the client disconnected before its body was complete")
         body += message.get("body", b"")
         if len(body) > most:
             raise too_large

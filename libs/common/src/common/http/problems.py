@@ -92,5 +92,6 @@ def internal_error_response(error: Exception) -> Response:
     """Log the complete error and return 500."""
     log.error("unhandled_error", exc_info=error)
     return problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "An unexpected error; the log has it with its stack."
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "An unexpected error; the log contains it with its stack trace.",
     )

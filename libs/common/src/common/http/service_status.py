@@ -32,7 +32,7 @@ def status_router(tenant: str, *, circuits: bool = False) -> APIRouter:
 
     def check(caller: Caller) -> None:
         if caller.tenant != tenant:
-            raise Forbidden("figures are of all tenants: only the one that operates Paybus may")
+            raise Forbidden("figures cover all tenants: only the operating tenant may read them")
 
     @router.get("")
     async def figures(caller: Viewer, session: Session) -> ServiceStatus:

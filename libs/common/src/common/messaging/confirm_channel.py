@@ -59,7 +59,7 @@ class ConfirmChannel(aiormq.Channel):
         if self.is_closed:
             raise aiormq.exceptions.ChannelInvalidStateError("the channel is closed")
         if self._unsent_bytes > _MOST_UNSENT_BYTES:
-            raise PublishBufferFull("too much waits to be written to RabbitMQ")
+            raise PublishBufferFull("too much data is waiting to be written to RabbitMQ")
         tag = self.delivery_tag + 1
         properties.message_id = f"{self._name}-{tag}"
         frames = b"".join(
@@ -148,7 +148,7 @@ async def open_on(connection: AbstractConnection) -> ConfirmChannel:
     """Open a channel on the connection. Raise what aiormq raises."""
     transport = connection.transport
     if transport is None or connection.is_closed:
-        raise ConnectionError("the connection was lost just now")
+        raise ConnectionError("the connection was lost")
     underlay = cast(aiormq.Connection, transport.connection)
     async with underlay.last_channel_lock:
         number = max(underlay.channels, default=0) + 1

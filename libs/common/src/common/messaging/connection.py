@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
+from tenacity.wait import WaitBaseT
 
 from common.errors import Unavailable, describe
 from common.messaging import confirm_channel
@@ -33,7 +34,9 @@ OnConnect = Callable[[AbstractConnection, bool], Awaitable[None]]
 _CONNECT_SECONDS = 20
 _CLOSE_SECONDS = 5
 _DECLARE_SECONDS = 120
-_LONGEST_PAUSE = 2.0
+LONGEST_WAIT_SECONDS = 2.0
+# A float, because powers of an integer would grow with the number of failures.
+WAIT = wait_random_exponential(multiplier=0.1, max=LONGEST_WAIT_SECONDS, exp_base=2.0)
 
 
 @contextmanager
@@ -57,8 +60,8 @@ class BrokerConnection:
 
     aio-pika's robust connection restores channels and consumers without the caller's knowledge.
     Here every user of a lost connection gets an error, and the same code as at startup sets
-    everything up again from scratch. `on_connect` runs before any caller gets a channel. `pause`
-    maps the number of consecutive failures to the seconds to wait.
+    everything up again from scratch. `on_connect` runs before any caller gets a channel. `wait` is
+    tenacity's strategy of waiting between failures.
     """
 
     def __init__(
@@ -68,13 +71,13 @@ class BrokerConnection:
         name: str,
         on_connect: OnConnect,
         heartbeat_seconds: int = 10,
-        pause: Callable[[int], float] | None = None,
+        wait: WaitBaseT = WAIT,
     ) -> None:
         self._url = url
         self._name = name
         self._on_connect = on_connect
         self._heartbeat = heartbeat_seconds
-        self._pause = pause or pause_after
+        self._wait = wait
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -123,7 +126,7 @@ class BrokerConnection:
                 await self._connected.wait()
                 assert self._connection is not None
                 if self._connection.is_closed or self._connection.transport is None:
-                    raise ConnectionError("the connection was lost just now")
+                    raise ConnectionError("the connection was lost")
                 channel = self._connection.channel(
                     publisher_confirms=confirms, on_return_raises=confirms
                 )
@@ -152,45 +155,50 @@ class BrokerConnection:
         await _close(connection)
 
     async def _keep_connected(self) -> None:
-        failures = 0
         while True:
-            lost = asyncio.Event()
-            connection: AbstractConnection | None = None
-            try:
-                with broker_errors("connecting"):
-                    async with asyncio.timeout(_CONNECT_SECONDS):
-                        connection = await aio_pika.connect(
-                            self._url,
-                            heartbeat=self._heartbeat,
-                            client_properties={"connection_name": self._name},
-                        )
-                connection.close_callbacks.add(lambda *_, lost=lost: lost.set())
-                with broker_errors("declaring the topology"):
-                    async with asyncio.timeout(_DECLARE_SECONDS):
-                        await self._on_connect(connection, False)
-            # Any exception: aiormq raises StopAsyncIteration when the server disconnects early.
-            except Exception as error:  # noqa: BLE001
-                failures += 1
-                if connection is not None:
-                    await _close(connection)
-                if failures in (1, 10) or failures % 60 == 0:
-                    log.warning("broker_connection_failed", error=describe(error))
-                await asyncio.sleep(self._pause(failures))
-                continue
-            self._connection = connection
+            self._connection, lost = await self._connect()
             self._connected.set()
-            log.info("broker_connected", after_failures=failures)
-            failures = 0
             await lost.wait()
             self._connected.clear()
             log.warning("broker_connection_lost")
+            await _close(self._connection)
+
+    async def _connect(self) -> tuple[AbstractConnection, asyncio.Event]:
+        """Connect and declare the topology, repeating both until they succeed. Return the
+        connection, and the event that is set when it ends."""
+        # Any exception: aiormq raises StopAsyncIteration when the server disconnects early.
+        async for attempt in AsyncRetrying(wait=self._wait, before_sleep=_log_failure):
+            with attempt:
+                connected = await self._try_to_connect()
+                log.info("broker_connected", after_failures=attempt.retry_state.attempt_number - 1)
+                return connected
+        raise AssertionError  # it retries for ever
+
+    async def _try_to_connect(self) -> tuple[AbstractConnection, asyncio.Event]:
+        with broker_errors("connecting"):
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                connection = await aio_pika.connect(
+                    self._url,
+                    heartbeat=self._heartbeat,
+                    client_properties={"connection_name": self._name},
+                )
+        lost = asyncio.Event()
+        connection.close_callbacks.add(lambda *_: lost.set())
+        try:
+            with broker_errors("declaring the topology"):
+                async with asyncio.timeout(_DECLARE_SECONDS):
+                    await self._on_connect(connection, False)
+        except Exception:
             await _close(connection)
+            raise
+        return connection, lost
 
 
-def pause_after(failures: int) -> float:
-    """Return the seconds before the next attempt: doubled up to a limit, with random jitter."""
-    longest = min(_LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
-    return longest * random.uniform(0.5, 1)  # noqa: S311
+def _log_failure(state: RetryCallState) -> None:
+    failures = state.attempt_number
+    error = state.outcome.exception() if state.outcome else None
+    if error is not None and (failures in (1, 10) or failures % 60 == 0):
+        log.warning("broker_connection_failed", error=describe(error))
 
 
 async def _close(connection: AbstractConnection) -> None:

@@ -244,7 +244,9 @@ class Consumer(ABC):
                 sessions=self._sessions,
             )
         except Exception as error:  # noqa: BLE001 - even in an outage the queue's messages continue
-            failed = RefillFailed(f"{self.queue.name} can't be refilled: {describe(error)}")
+            failed = RefillFailed(
+                f"{self.queue.name} can't be recovered from the journal: {describe(error)}"
+            )
             failed.__cause__ = error
             await self._fail(delivery, failed)
             return

@@ -215,7 +215,7 @@ def _hand_over(
 ) -> asyncio.Future[Any] | Impossible:
     exchange, routing_key, body = message
     if len(body) > LARGEST_BODY:
-        return Impossible(f"{len(body)} bytes are more than RabbitMQ takes, {LARGEST_BODY}")
+        return Impossible(f"{len(body)} bytes are more than RabbitMQ accepts, {LARGEST_BODY}")
     try:
         return channel.publish(body, exchange, routing_key, properties)
     except (ValueError, TypeError) as error:

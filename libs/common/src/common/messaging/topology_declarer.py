@@ -117,8 +117,8 @@ async def _check_there(
     (declared,) = await _ask(connection, [partial(there, mark)])
     if missing := [*await _missing(connection, ladder), *([] if declared else [mark])]:
         raise TopologyMissing(
-            f"the broker has no {missing[0]!r}, and this login may not declare it: operations' "
-            "worker does, with its own login"
+            f"the broker has no {missing[0]!r}, and this login may not declare it: start "
+            "the worker of operations, whose login may"
         ) from refused
 
 

@@ -61,7 +61,7 @@ def configure(service: str, role: str) -> Callable[[], None]:
     elif chosen == "console":
         exporter = ConsoleSpanExporter()
     else:
-        raise ValueError(f"{_ON} is {chosen!r}: there are otlp, console and none")
+        raise ValueError(f"{_ON} is {chosen!r}: it must be otlp, console or none")
     named = {"service.name": f"paybus-{service}", "paybus.role": role}
     if "OTEL_SERVICE_NAME" in os.environ:
         del named["service.name"]

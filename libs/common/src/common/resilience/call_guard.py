@@ -93,7 +93,7 @@ class CallGuard:
         """
         if self._is("opened"):
             raise CircuitOpen(
-                f"{self.system} fails or does not answer: nothing is sent to it for "
+                f"{self.system} fails or does not respond: no call is made for "
                 f"{self._open_seconds:g} s",
                 self._open_seconds,
             )
@@ -101,7 +101,9 @@ class CallGuard:
             async with asyncio.timeout(self._wait_seconds):
                 await self._places.acquire()
         except TimeoutError:
-            raise RateLimited(f"{self.system} is busy with our calls", self._wait_seconds) from None
+            raise RateLimited(
+                f"{self.system} has as many calls of ours as its account allows", self._wait_seconds
+            ) from None
         try:
             if self._quota is not None:
                 wait = await self._quota.acquire(most_seconds=self._wait_seconds)
@@ -124,10 +126,10 @@ class CallGuard:
                 except BaseException as error:
                     # A cancelled call was not awaited any longer: that counts as silence, too.
                     cancelled = error
-                    raise ProviderTimeout("gave no answer in time") from error
+                    raise ProviderTimeout("did not respond in time") from error
         except OpenedState:
             raise CircuitOpen(
-                f"{self.system} fails or does not answer", self._open_seconds
+                f"{self.system} fails or does not respond", self._open_seconds
             ) from None
         except ProviderTimeout:
             if cancelled is not None:

@@ -123,7 +123,7 @@ class RateLimiter:
                 try:
                     await self._take(asking, most_seconds)
                 except asyncio.CancelledError:  # only the task that acts for all is cancelled
-                    _tell(asking, RateLimited("whoever asked was stopped", 1))
+                    _tell(asking, RateLimited("the caller was cancelled", 1))
                     raise
                 except Exception as error:  # noqa: BLE001 - each waiter gets the error
                     _tell(asking, error)

@@ -48,6 +48,6 @@ class RedisCircuit:
             async with await self._circuits.get_breaker("redis"):
                 return await call()
         except OpenedState:
-            raise RedisAway("it did not answer lately") from None
+            raise RedisAway("it did not respond recently") from None
         except (RedisError, OSError, TimeoutError) as error:
             raise RedisAway(describe(error)) from error

@@ -37,7 +37,7 @@ from common.settings import ApiSettings, BrokerSettings, DatabaseSettings, Worke
 # Longer than a reconnect and a redeclaration take; a consumer absent for longer will not return.
 _CONSUMER_GRACE_SECONDS = 60
 
-_GIVEN_UP = "nothing tries to connect to RabbitMQ any more"
+_GIVEN_UP = "the task that connects to RabbitMQ has ended"
 
 
 @dataclass(frozen=True)

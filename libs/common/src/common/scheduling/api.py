@@ -44,7 +44,10 @@ def schedules_router(service: str, tenant: str) -> APIRouter:
 
     def check(caller: Caller) -> None:
         if caller.tenant != tenant:
-            raise Forbidden("schedules serve all tenants; another one runs them (OPERATOR_TENANT)")
+            raise Forbidden(
+                "schedules serve all tenants: only the operating tenant may change them "
+                "(OPERATOR_TENANT)"
+            )
 
     @router.get("")
     async def list_schedules(caller: Viewer, session: Session) -> list[ScheduleView]:

@@ -217,7 +217,7 @@ def job_handler(
     async def handle(work: UnitOfWork, event: Event[RunJob]) -> None:
         name = event.data.job
         if name not in jobs:
-            raise Permanent(f"no job is called {name!r}")
+            raise Permanent(f"there is no job {name!r}")
         started = time.perf_counter()
         if await _cancelled(work.session, event):
             await _keep_outcome(work.session, name, started, "cancelled", "not begun")
@@ -298,5 +298,5 @@ async def cancel(session: AsyncSession, name: str) -> dict[str, Any]:
 def _row(result: Result[Any], name: str) -> dict[str, Any]:
     row = result.mappings().first()
     if row is None:
-        raise NotFound(f"no schedule is called {name!r}")
+        raise NotFound(f"there is no schedule {name!r}")
     return dict(row)

@@ -67,7 +67,7 @@ class SecretBox:
             return self._fernet.decrypt(sealed)
         except InvalidToken:
             raise DecryptionFailed(
-                "no key in ENCRYPTION_KEYS opens it: was one taken out before `rotate-keys` ran?"
+                "no key in ENCRYPTION_KEYS decrypts it: was a key removed before `rotate-keys` ran?"
             ) from None
 
     def reencrypt(self, sealed: bytes) -> bytes | None:

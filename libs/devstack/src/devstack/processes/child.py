@@ -43,7 +43,7 @@ def start(
             stderr=subprocess.STDOUT,
             env=dict(env) if env is not None else None,
             start_new_session=True,
-            preexec_fn=tie_to_parent,  # noqa: PLW1509 - the keeper has one thread
+            preexec_fn=tie_to_parent,  # noqa: PLW1509 - the supervisor has one thread
             user=uid,
             group=gid,
             extra_groups=None if user is None else [],

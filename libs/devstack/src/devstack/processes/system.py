@@ -17,7 +17,7 @@ from devstack.processes.process import Process, Spec, run_once, stop_all
 from devstack.processes.stack import Stack
 from devstack.tokens import ISSUER, DevKeys
 
-BACKEND_TOKEN = "sandbox"  # noqa: S105 - the stand-in's
+BACKEND_TOKEN = "sandbox"  # noqa: S105 - a secret of the stand-in
 
 SERVICES = (
     "subscription",

@@ -135,7 +135,7 @@ async def sync_item(caller: Operator, session: Session, id_: str) -> SyncView:
     async with session.begin():
         item = await repository.lock_item(session, id_)
         if item is None or not item.readable:
-            raise Conflict("the item is revoked, or on its way out")
+            raise Conflict("the item is revoked or being removed")
         now = await tenant_rows.database_now(session)
         sync = await repository.request_sync(session, item, "asked", now)
         return SyncView.model_validate(
@@ -214,7 +214,7 @@ async def cancel_sync(caller: Operator, session: Session, id_: str) -> SyncView:
     async with session.begin():
         sync = await repository.lock_sync(session, id_)
         if sync is None or sync.status not in {"queued", "running"}:
-            raise Conflict("it is over")
+            raise Conflict("the sync has ended")
         now = await tenant_rows.database_now(session)
         # A running sync is ended by its worker, unless it waits for another attempt.
         held = sync.lease_until is not None and sync.lease_until > now
@@ -263,5 +263,5 @@ async def _item(session: AsyncSession, caller: Caller, id_: str) -> Item:
     """Return an item that is not being removed; raise `Conflict` otherwise."""
     item = await _apart(session, caller, id_)
     if item.removing_at is not None:
-        raise Conflict("the item is on its way out")
+        raise Conflict("the item is being removed")
     return item

@@ -175,13 +175,15 @@ class Plaid:
         except plaid.ApiException as error:
             raise _fault(error) from None  # its text contains the response
         except urllib3.exceptions.HTTPError as error:
-            raise ProviderTimeout(f"Plaid gave no answer ({type(error).__name__})") from None
+            raise ProviderTimeout(f"Plaid did not respond ({type(error).__name__})") from None
         try:
             return model.model_validate(_exactly(said))
         except ValidationError as error:
-            raise Upstream(f"Plaid answers something strange: {validation_faults(error)}") from None
+            raise Upstream(
+                f"Plaid's response is not as described: {validation_faults(error)}"
+            ) from None
         except ValueError:
-            raise Upstream("Plaid answers something that is no JSON") from None
+            raise Upstream("Plaid's response is not JSON") from None
 
 
 class _Texts(plaid.ApiClient):  # type: ignore[misc]
@@ -201,7 +203,7 @@ def _fault(error: plaid.ApiException) -> Exception:
         code, kind = "", ""
     said = strip_nul(f"Plaid answers {status} {code}".strip())
     if status == HTTPStatus.TOO_MANY_REQUESTS or kind == "RATE_LIMIT_EXCEEDED":
-        return RateLimited(f"{said}: asked too often", _retry_after(error))
+        return RateLimited(f"{said}: limits the rate of calls", _retry_after(error))
     if code in {"INVALID_API_KEYS", "UNAUTHORIZED_ENVIRONMENT", "INVALID_ENVIRONMENT"}:
         return NotAuthorized(f"{said}: check client_id, secret and base_url")
     if code == "TRANSACTIONS_SYNC_MUTATION_DURING_PAGINATION":
@@ -217,7 +219,7 @@ def _refusal(code: str, kind: str, said: str, status: int) -> Exception:
         return Upstream(said)
     if code:
         return ItemError(code, said, status)
-    return ProviderRejected(said, status) if status else ProviderTimeout("Plaid gave no answer")
+    return ProviderRejected(said, status) if status else ProviderTimeout("Plaid did not respond")
 
 
 def _retry_after(error: plaid.ApiException) -> float:
@@ -332,7 +334,7 @@ def _exactly(answer: str) -> Any:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _page(said: _Sync) -> SyncPage:

@@ -49,13 +49,16 @@ class ProviderRateLimiter:
                 log.warning("redis_unavailable_using_postgresql", error=str(error))
             else:
                 if not allowed:
-                    raise RateLimited(f"{per_minute} calls a minute are used up", 60 / per_minute)
+                    raise RateLimited(
+                        f"{per_minute} calls a minute have been made", 60 / per_minute
+                    )
                 return
         try:
             wait = await self._quota(name, per_minute).acquire(most_seconds=_LONGEST_WAIT_SECONDS)
         except RateLimited as error:
             raise RateLimited(
-                f"{per_minute} calls a minute are used up", max(error.retry_after, 60 / per_minute)
+                f"{per_minute} calls a minute have been made",
+                max(error.retry_after, 60 / per_minute),
             ) from None
         await asyncio.sleep(wait)
 

@@ -116,7 +116,9 @@ class Clients:
         self._clients: dict[tuple[str, str], Client] = {}
         for each in accounts_file.read(path, "client", accounts_file.Account) if path else ():
             if each.provider != "plaid":
-                raise AccountsInvalid(f"no bank data from {each.provider}; there is plaid")
+                raise AccountsInvalid(
+                    f"{each.provider!r} is not a provider of bank data; `plaid` is"
+                )
             options = options_of(each, Options)
             redact.learn(secrets_of(options))
             api = Plaid(

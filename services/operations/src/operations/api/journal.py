@@ -39,7 +39,7 @@ async def search_journal(
     """List the events that were published to domain exchanges, the newest first."""
     for word in (subject, correlation_id, type_):
         if word is not None and is_masked(word):
-            raise Invalid("values that are displayed masked can't be searched")
+            raise Invalid("masked values can't be searched")
     found, more = await monitoring.search_journal(
         session,
         type_=type_,

@@ -128,7 +128,7 @@ async def act(
     operator_service = part_of(request, OperatorService)
     operator_service.only_operating(caller)
     if action not in ACTIONS:
-        raise NotFound(f"a job can be told to {', '.join(sorted(ACTIONS))}")
+        raise NotFound(f"the actions for a job are {', '.join(sorted(ACTIONS))}")
     services = part_of(request, Services)
     said = await services.act(service, name, action, request.headers.get("authorization", ""))
     async with session.begin():

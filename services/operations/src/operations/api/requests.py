@@ -38,7 +38,7 @@ class DeadLetterSelection(RequestModel):
     @model_validator(mode="after")
     def _says_which(self) -> Self:
         if (self.ids is None) == (self.filter is None):
-            raise ValueError("say which: either ids or a filter")
+            raise ValueError("give either ids or a filter")
         return self
 
     def wish(self) -> ReplayRequest:

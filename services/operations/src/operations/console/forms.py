@@ -92,7 +92,7 @@ async def act(request: Request, visitor: SignedIn, session: Session) -> Response
         made = await operator_service.replay(session, visitor.caller, wish, visitor.header)
         return go_to(f"/console/replays/{made.id}")
     if action not in _MOVES:
-        raise Invalid("choose what is to be done")
+        raise Invalid("choose an action")
     async with session.begin():
         wish = _parsed(DeadLetterSelection, chosen).wish()
         await operator_service.set_state(session, visitor.caller, wish, _MOVES[action])
@@ -107,7 +107,7 @@ async def edit(request: Request, visitor: SignedIn, session: Session, id_: str) 
     try:
         changes = json.loads(first(form, "changes"))
     except (ValueError, RecursionError) as error:
-        raise Invalid(f"the changes are no JSON: {error}") from None
+        raise Invalid(f"the changes are not valid JSON: {error}") from None
     edited = _parsed(Edit, {"changes": changes, "reason": first(form, "reason")})
     operator_service = part_of(request, OperatorService)
     made = await operator_service.edit(session, visitor.caller, id_, edited.changes, edited.reason)
@@ -121,7 +121,7 @@ async def note(request: Request, visitor: SignedIn, session: Session, id_: str) 
     visitor.require(Role.OPERATOR)
     text = first(form, "text")[:10_000]
     if not text:
-        raise Invalid("write something")
+        raise Invalid("the note is empty")
     operator_service = part_of(request, OperatorService)
     async with session.begin():
         await operator_service.write_note(session, visitor.caller, id_, text)
@@ -178,7 +178,7 @@ async def job(
     operator_service = part_of(request, OperatorService)
     operator_service.only_operating(visitor.caller)
     if action not in ACTIONS:
-        raise NotFound(f"a job can be told to {', '.join(sorted(ACTIONS))}")
+        raise NotFound(f"the actions for a job are {', '.join(sorted(ACTIONS))}")
     services = part_of(request, Services)
     await services.act(service, name, action, visitor.header)
     async with session.begin():

@@ -213,4 +213,4 @@ def _time(text: str | None) -> datetime | None:
     try:
         return _TIMES.validate_python(text)
     except ValidationError:
-        raise Invalid(f"{text!r} is no time with a zone, such as 2026-11-22T10:00:00Z") from None
+        raise Invalid(f"{text!r} is not a time with a zone, such as 2026-11-22T10:00:00Z") from None

@@ -59,7 +59,7 @@ async def visit(request: Request, token: str) -> ConsoleSession:
     caller = await authenticator.authenticate(f"Bearer {token}")
     cache = part_of(request, Cache)
     if await cache.get(caller.tenant, _digest(token)):
-        raise Unauthenticated("this session was ended: sign in again, with another token")
+        raise Unauthenticated("this session has ended: sign in again, with another token")
     csrf = hashlib.sha256(b"paybus console form" + token.encode()).hexdigest()
     return ConsoleSession(
         caller, token, csrf, caller.tenant == part_of(request, OperatorService).tenant
@@ -118,13 +118,13 @@ async def read_form(request: Request) -> Form:
     try:
         return parse_qs(body.decode(), keep_blank_values=False, max_num_fields=MOST_VALUES)
     except ValueError as error:
-        raise Invalid("this is no form") from error
+        raise Invalid("the request is not a form") from error
 
 
 def check(visitor: ConsoleSession, form: Form) -> None:
     """Raise `Forbidden` unless the form was issued to this session."""
     if not hmac.compare_digest(first(form, "csrf").encode(), visitor.csrf.encode()):
-        raise Forbidden("this form is not of your session: load the page again")
+        raise Forbidden("this form belongs to another session: load the page again")
 
 
 def first(form: Form, name: str) -> str:

@@ -129,7 +129,7 @@ def minimal(letter: ParsedDeadLetter) -> ParsedDeadLetter:
         headers={},
         text="",
         reason=_UNKNOWN,
-        error="it can't be stored as it is: only its bytes are kept",
+        error="it can't be stored as text: only its bytes are",
         stack="",
         history=[],
     )

@@ -46,7 +46,7 @@ class JournalIndexer:
             with suppress(asyncio.CancelledError):
                 try:
                     await following
-                except Exception as error:  # noqa: BLE001 - an outage or a bug: it goes on later
+                except Exception as error:  # noqa: BLE001 - it continues after the outage or the mistake
                     log.warning("journal_index_failed", error=describe(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _PAUSE_SECONDS)

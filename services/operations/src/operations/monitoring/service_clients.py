@@ -100,7 +100,7 @@ class Services:
 
     async def _call(self, method: str, service: str, path: str, token: str) -> Any:
         if service not in self._urls:
-            raise NotFound(f"no service is called {service!r}: SERVICE_URLS names them")
+            raise NotFound(f"there is no service {service!r}: SERVICE_URLS lists them")
         try:
             async with httpx.AsyncClient(timeout=_SECONDS) as http:
                 answer = await http.request(

@@ -28,7 +28,7 @@ from operations.selection import ReplayRequest
 MAX_LETTERS = 1_000_000
 PAYOUT_COMMANDS = "payout.process.%"
 _QUEUES = frozenset(each.name for each in topology.QUEUES)
-_NO_QUEUE = "of no queue: nothing would take it"
+_NO_QUEUE = "it names no queue: nothing would consume it"
 _TOO_OLD = "it has become too old while it waited: its provider may not know its key any more"
 
 
@@ -97,8 +97,8 @@ async def create_replay(
         window=window,
     )
     if not await replays.counts(session, replay.id):
-        why = "; ".join(sorted({*refused.values()})) or "no open dead letter of a queue fits"
-        raise Conflict(f"there is nothing to replay: {why}")
+        why = "; ".join(sorted({*refused.values()})) or "no open dead letter of a queue matches"
+        raise Conflict(f"nothing to replay: {why}")
     await _skip(session, replay.id, refused)
     action_log.note(session, caller, "replay", f"replay/{replay.id}", wish.reason)
     return replay
@@ -130,7 +130,7 @@ async def replay_edited(
     try:
         decode(body)
     except DecodeError as error:
-        raise Invalid(f"these are no data of {letter.type}: {error}") from error
+        raise Invalid(f"the data do not fit {letter.type}: {error}") from error
     replay = Replay(
         id=uuid4().hex,
         state=ReplayState.RUNNING,

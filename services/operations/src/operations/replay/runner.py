@@ -95,7 +95,7 @@ class ReplayRunner:
                     running.add(task)
                     task.add_done_callback(running.discard)
                     continue
-            except Exception as error:  # noqa: BLE001 - whatever it is, the replays stay to be run
+            except Exception as error:  # noqa: BLE001 - the replays stay queued
                 log.warning("replay_claim_failed", error=describe(error))
             await self._pause(_IDLE_SECONDS)
         await asyncio.gather(*running)
@@ -121,7 +121,7 @@ class ReplayRunner:
                     return
         except _Lost:
             log.info("replay_lease_not_held", replay=id_)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the replay stays to be run
+        except Exception as error:  # noqa: BLE001 - the replay stays queued
             log.warning("replay_interrupted", replay=id_, error=describe(error))
             with suppress(Exception):
                 await self._release(id_, lease, describe(error), after=_AFTER_FAILURE)

@@ -102,7 +102,7 @@ async def start_payment(
     async with session.begin():
         order = await repository.locked_order(session, caller.tenant, id_)
         if order.state not in UNPAID:
-            raise Conflict(f"an order that is {order.state} is not paid for")
+            raise Conflict(f"an order that is {order.state} can't be paid")
         order.state = State.AWAITING_PAYMENT
         checkout = _checkout(order, buyers.request(order).buyer, body)
     started = await starter.start(
@@ -186,7 +186,7 @@ async def confirm_refund(caller: Operator, session: Session, id_: str) -> Refund
         await tenant_rows.get_for_tenant(session, Refund, caller.tenant, id_)
         row = await session.get_one(Refund, id_, with_for_update=True, populate_existing=True)
         if row.state not in {RefundState.MANUAL, RefundState.FAILED}:
-            raise Conflict(f"a refund that is {row.state} is not confirmed by hand")
+            raise Conflict(f"a refund that is {row.state} can't be confirmed manually")
         row.state, row.completed_at = RefundState.SUCCEEDED, await tenant_rows.database_now(session)
         row.error = f"paid back by hand: {caller.subject}"
         row.provider_refund_id = None  # the failed refund is not the one that returned the money

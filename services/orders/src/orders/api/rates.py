@@ -77,7 +77,7 @@ async def sellers(
     async for currency, share in repository.shares_paid(session, caller.tenant, since, until):
         _add(found, currency, share)
         if len(found) > _MOST_SELLERS:
-            raise Invalid(f"more than {_MOST_SELLERS} sellers: ask for a shorter time")
+            raise Invalid(f"more than {_MOST_SELLERS} sellers: request a shorter period")
     if in_own_currency:
         return list(found.values())
     return await _in_one_currency(session, caller.tenant, list(found.values()))

@@ -24,14 +24,14 @@ class CheckoutStarter:
         """Return the checkout as the subscription service represents it. Raise `Invalid` or
         `ProviderRejected`, or `Upstream` or `RateLimited` if the same request may be sent again."""
         if self._url is None:
-            raise Invalid("no checkouts: SUBSCRIPTION_URL names nothing")
+            raise Invalid("checkouts are disabled: SUBSCRIPTION_URL is not set")
         headers = {"Authorization": token, "Idempotency-Key": key}
         try:
             answer = await self._http.post(self._url, json=request, headers=headers)
             said = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise Upstream(
-                f"the subscription service gave no answer ({type(error).__name__}): {_AGAIN}"
+                f"the subscription service did not respond ({type(error).__name__}): {_AGAIN}"
             ) from error
         if answer.is_success and isinstance(said, dict):
             return said

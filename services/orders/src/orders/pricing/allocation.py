@@ -21,7 +21,9 @@ def allocate(amount: int, weights: Sequence[int]) -> list[int]:
     """
     whole = sum(weights)
     if amount < 0 or any(weight < 0 for weight in weights) or (amount and not whole):
-        raise ValueError("amounts and weights are not negative, and somebody has to get it")
+        raise ValueError(
+            "amounts and weights must not be negative, and at least one weight must be positive"
+        )
     if not amount:
         return [0] * len(weights)
     parts = [amount * weight // whole for weight in weights]

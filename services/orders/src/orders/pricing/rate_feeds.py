@@ -40,7 +40,9 @@ class RateSource(ABC):
             async with asyncio.timeout(self._seconds):
                 answered = await request(self._http, "GET", self._url, largest=_LARGEST)
         except TimeoutError:
-            raise Upstream(f"{self._url} gave no whole answer in {self._seconds:g} s") from None
+            raise Upstream(
+                f"{self._url} did not respond completely within {self._seconds:g} s"
+            ) from None
         if answered is None:
             raise Upstream(f"{self._url} answers 404")
         try:
@@ -48,7 +50,7 @@ class RateSource(ABC):
         except (ValueError, KeyError, TypeError, InvalidOperation, ParseError) as error:
             raise Upstream(f"{self._url}: not as expected: {type(error).__name__}") from error
         except DefusedXmlException as error:
-            raise Upstream(f"{self._url}: XML that nobody honest sends") from error
+            raise Upstream(f"{self._url}: XML with entities or a document type") from error
         if not found or not all(each.rates for each in found):
             raise Upstream(f"{self._url} has no rates")
         return found

@@ -8,6 +8,7 @@ from typing import Annotated
 from common.http.resources import provided
 from payouts.payout_service import PayoutService
 from payouts.providers.registry import Accounts
+from payouts.recipient_service import RecipientService
 
 
 @dataclass(frozen=True)
@@ -18,5 +19,6 @@ class OperatorTenant:
 
 
 Service = Annotated[PayoutService, provided(PayoutService)]
+Recipients = Annotated[RecipientService, provided(RecipientService)]
 AccountsInUse = Annotated[Accounts, provided(Accounts)]
 OperatingTenant = Annotated[OperatorTenant, provided(OperatorTenant)]

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from common.db import tenant_rows
 from common.http.auth import Approver, Operator, Viewer
 from common.http.resources import Cursor, IdempotencyKey, Limit, Page, Session, page
-from payouts.api.dependencies import Service
+from payouts.api.dependencies import Recipients
 from payouts.api.responses import (
     PROBLEMS,
     BalanceView,
@@ -25,10 +25,10 @@ recipients = APIRouter(prefix="/v1/recipients", tags=["recipients"], responses=P
 
 @recipients.post("", status_code=201)
 async def add_recipient(
-    caller: Approver, service: Service, session: Session, body: NewRecipient
+    caller: Approver, service: Recipients, session: Session, body: NewRecipient
 ) -> RecipientView:
     async with session.begin():
-        row = await service.add_recipient(session, caller.tenant, actor(caller), body)
+        row = await service.add(session, caller.tenant, actor(caller), body)
     return RecipientView.model_validate(row)
 
 
@@ -59,17 +59,17 @@ async def get_recipient(caller: Viewer, session: Session, id_: str) -> Recipient
 
 @recipients.patch("/{id_}")
 async def change_recipient(
-    caller: Approver, service: Service, session: Session, id_: str, change: RecipientChange
+    caller: Approver, service: Recipients, session: Session, id_: str, change: RecipientChange
 ) -> RecipientView:
     async with session.begin():
-        row = await service.change_recipient(session, caller.tenant, id_, actor(caller), change)
+        row = await service.change(session, caller.tenant, id_, actor(caller), change)
     return RecipientView.model_validate(row)
 
 
 @recipients.post("/{id_}/credits", status_code=201)
 async def credit(
     caller: Operator,
-    service: Service,
+    service: Recipients,
     session: Session,
     id_: str,
     credit: Credit,

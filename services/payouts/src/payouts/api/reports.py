@@ -179,5 +179,5 @@ async def _csv(
 
 def _not_in_future(day: date) -> date:
     if day > datetime.now(UTC).date():
-        raise Invalid(f"{day} is to come (UTC)")
+        raise Invalid(f"{day} is in the future (UTC)")
     return day

@@ -42,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 Id = Annotated[str, typer.Argument(help="the payout's id")]
 Key = Annotated[
     str | None,
-    typer.Option(help="Idempotency-Key: repeat the same key and nothing is created twice"),
+    typer.Option(help="Idempotency-Key: with the same key nothing is created twice"),
 ]
 
 _SETTLED = frozenset({"paid", "failed", "returned", "cancelled"})
@@ -66,7 +66,7 @@ def status(as_json: AsJson = False) -> None:
     until = control["status_check_required_until"]
     if until and datetime.fromisoformat(until) > datetime.now(UTC):
         console.print(
-            f"until {control['status_check_required_until']} providers are asked before all"
+            f"until {control['status_check_required_until']} a status check precedes every payment"
         )
     table = Table("state", "payouts")
     for state, count in sorted(found["states"].items()):
@@ -198,7 +198,7 @@ def retry(id_: Id, reason: Reason) -> None:
 def pause(reason: Reason) -> None:
     """Set the emergency stop: no payout begins to be sent."""
     call("POST", "control/pause", json={"reason": reason})
-    console.print("paused: nothing begins to be sent until `paybus-payouts resume`")
+    console.print("paused: nothing is sent until `paybus-payouts resume`")
 
 
 @app.command()
@@ -221,10 +221,10 @@ def require_status_check(
     body = {"reason": reason, "days": days, "since": since}
     call("POST", "control/require-status-check", json=body)
     if days:
-        console.print(f"for {days} days the provider is asked before anything is sent")
-        console.print("nothing is sent or ordered before `paybus-payouts wait-reconciled` ends")
+        console.print(f"for {days} days the provider's status is checked before each payment")
+        console.print("nothing is sent or created before `paybus-payouts wait-reconciled` ends")
     else:
-        console.print("providers are asked only about what was sent")
+        console.print("only payouts with an attempt are checked at the provider")
 
 
 @app.command("wait-reconciled")
@@ -244,8 +244,8 @@ def wait_reconciled(
     for line in _unreconciled({"unreconciled": waiting}):
         typer.echo(line, err=True)
     if waiting:
-        die("not reconciled: nothing is sent from these accounts, or ordered there")
-    console.print("reconciled: what was forgotten is in the books again")
+        die("not reconciled: nothing is sent from these accounts or created there")
+    console.print("reconciled: forgotten payouts are in the ledger again")
 
 
 @app.command()
@@ -425,7 +425,7 @@ def verify_ledger(
     )
     if verdict.faults:
         die("the books were changed: see docs/runbooks/payouts-restore.md")
-    typer.echo("whole: nothing was changed, taken out or added")
+    typer.echo("intact: nothing was changed, removed or added")
 
 
 _BATCH_COLUMNS = frozenset({"recipient", "amount", "currency", "fee"})
@@ -435,13 +435,14 @@ def _payouts_in(file: Path) -> Iterator[dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark
     except UnicodeDecodeError:
-        die(f"{file} is no UTF-8")
+        die(f"{file} is not UTF-8")
     reader = csv.DictReader(io.StringIO(text))
     if not {"recipient", "amount", "currency"} <= {*(reader.fieldnames or ())}:
-        die(f"{file}:1: wants a first line with recipient,amount,currency[,fee]")
+        die(f"{file}:1: the first line must be recipient,amount,currency[,fee]")
     if unknown := {*(reader.fieldnames or ())} - _BATCH_COLUMNS:
         # Ignoring these would change what is paid: `funding` or `due_at`, or a report's `state`.
-        die(f"{file}:1: takes no column {', '.join(sorted(unknown))}: order those payouts singly")
+        named = ", ".join(sorted(unknown))
+        die(f"{file}:1: unsupported column {named}: create those payouts one by one")
     for number, line in enumerate(reader, start=2):
         try:
             yield {
@@ -451,7 +452,7 @@ def _payouts_in(file: Path) -> Iterator[dict[str, Any]]:
                 "currency": line["currency"],
             }
         except (KeyError, TypeError, ValueError):
-            die(f"{file}:{number}: wants recipient, amount (an integer, minor units), currency")
+            die(f"{file}:{number}: expected recipient, amount (an integer, minor units), currency")
 
 
 def _watch(id_: str, whole: int) -> None:
@@ -473,7 +474,7 @@ def _watch(id_: str, whole: int) -> None:
 
 def _unreconciled(status: dict[str, Any]) -> Iterator[str]:
     for each in status["unreconciled"]:
-        fault = each["fault"] or "it is under way, or no worker runs"
+        fault = each["fault"] or "it is in progress, or no worker runs"
         yield f"{each['provider']}/{each['account']} is not reconciled for {each['day']}: {fault}"
 
 

@@ -80,7 +80,7 @@ class PayoutExecutor:
         except RateLimited as error:  # from the gate: nothing was started
             await self._do(account, Defer(due.payout_id, error.retry_after, str(error)))
             if due.ask:  # no job would repeat the status check
-                raise Upstream(f"payout {due.payout_id} is to be asked about: {error}") from error
+                raise Upstream(f"payout {due.payout_id} needs a status check: {error}") from error
 
     async def _do(self, account: ProviderAccount, item: PlannerInput) -> PlannerAction:
         return await self._commits.do((item, account))
@@ -126,10 +126,12 @@ class PayoutExecutor:
             async with asyncio.timeout(seconds := self._rules.timeout.total_seconds()):
                 return await call
         except TimeoutError as error:
-            raise ProviderTimeout(f"gave no answer in {seconds:g} s") from error
+            raise ProviderTimeout(f"did not respond within {seconds:g} s") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             # The provider may have processed the request.
-            raise ProviderTimeout(f"answers something strange ({type(error).__name__})") from error
+            raise ProviderTimeout(
+                f"returned an unexpected response ({type(error).__name__})"
+            ) from error
 
     async def run(
         self, session: AsyncSession, items: Sequence[tuple[PlannerInput, ProviderAccount]]

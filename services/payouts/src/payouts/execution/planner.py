@@ -143,7 +143,7 @@ class PayoutPlanner:
         row, last = file.row, file.last
         if self._is_void(row):
             self._move(
-                row, Transition.RECONSIDER, "where it goes was changed since it was approved"
+                row, Transition.RECONSIDER, "its destination was changed since it was approved"
             )
             row.approved_by = row.approved_at = row.next_action_at = None
             if not (ask and row.attempts):
@@ -183,7 +183,7 @@ class PayoutPlanner:
         if isinstance(item.found, Exception):
             error = self._rules.text(item.found)
             if not self._waits(row):  # no job repeats it: the caller retries
-                return Upstream(f"the look-up of payout {row.id} failed: {error}")
+                return Upstream(f"the status check of payout {row.id} failed: {error}")
             status_updates.schedule_status_check(
                 self._books, row, self._times, f"look-up: {error}", answered=False
             )
@@ -229,7 +229,7 @@ class PayoutPlanner:
                 each.transfer_status,
                 times=self._times,
                 asked=True,
-                reason=f"asked, {self.account.provider} says {each.transfer_status}",
+                reason=f"asked, {self.account.provider} reports {each.transfer_status}",
                 amount_returned=status_updates.part_returned(row, each),
             )
         return bool(moving) or (own is not None and own.transfer_status.moves_money)
@@ -256,7 +256,7 @@ class PayoutPlanner:
                 row.next_action_at = max(row.next_action_at or proved_at, proved_at)
                 return None
         if row.state == State.UNKNOWN:
-            self._move(row, Transition.FREE, "the provider was asked and knows nothing of it")
+            self._move(row, Transition.FREE, "the provider was queried and does not list it")
         row.status_checks = 0
         if self._may_send(row):
             return self._intend(file)

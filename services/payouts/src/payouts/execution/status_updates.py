@@ -155,10 +155,10 @@ def _follow(
             row.next_action_at = None
             row.error = None
         case State.FAILED:
-            publish = record_failure(books, row, reason or "the provider says that it failed")
+            publish = record_failure(books, row, reason or "the provider reports that it failed")
         case _:
             row.next_action_at = None
-            row.error = reason or "the money came back"
+            row.error = reason or "the money was returned"
     books.transition(
         row,
         to,

@@ -84,7 +84,7 @@ class PayoutUnitOfWork:
         posted = self._posted(row, entries.correction(State(row.state), sum_of(row), amount))
         row.amount = amount
         row.version += 1
-        reason = f"the provider made it of {amount} {row.currency}, not of {before}"
+        reason = f"the provider paid {amount} {row.currency}, not {before}"
         self._note(row, PAYBUS, "correct", State(row.state), reason, posted)
 
     def return_part(self, row: Payout, returned: int, actor: Actor) -> None:
@@ -92,7 +92,7 @@ class PayoutUnitOfWork:
         again."""
         returning = entries.part_returned(sum_of(row), returned)
         row.amount_returned = returned
-        reason = f"{returned} of {row.amount} {row.currency} came back, in all"
+        reason = f"{returned} of {row.amount} {row.currency} were returned in total"
         self.annotate(row, actor, "return a part", reason, returning)
 
     def pay_by_other(self, row: Payout, transfer_id: str, actor: Actor, action: str) -> None:

@@ -62,14 +62,14 @@ async def verify(
             entries += len(found)
             if expect is not None and position == expect[0] and row.hash != expect[1]:
                 faults.append(f"audit {position}: its hash is {row.hash}, not the expected one")
-        faults += [f"ledger of audit {at}: nobody did that" for at in sorted(posted)]
+        faults += [f"ledger of audit {at}: no action explains it" for at in sorted(posted)]
         progress(position, head_position)
         if len(faults) >= most_faults:
             break
     else:
         faults += _ends(head_position, head_hash, position, previous, expect)
         faults += [
-            f"ledger of audit {at}: nobody did that"
+            f"ledger of audit {at}: no action explains it"
             for at in sorted(await repository.positions_outside(session, position))
         ]
         faults += await _balances(session, sums)

@@ -50,7 +50,9 @@ class Options(BaseModel):
     @model_validator(mode="after")
     def _known_currencies(self) -> Options:
         if strange := self.approval_threshold.keys() - self.limits.keys():
-            raise ValueError(f"approval_threshold has {', '.join(sorted(strange))}, limits has not")
+            raise ValueError(
+                f"approval_threshold has {', '.join(sorted(strange))}, which limits lacks"
+            )
         return self
 
 
@@ -119,7 +121,7 @@ class PayoutClient(ABC):
         self.options = options
         self._http = http
 
-    def check(self, order: PayoutRequest) -> None:  # noqa: B027 - most have nothing against it
+    def check(self, order: PayoutRequest) -> None:  # noqa: B027 - optional
         """Raise `Invalid` for a payout that this provider can never make."""
 
     def step(self, currency: str, details: RecipientDetails) -> int:

@@ -83,7 +83,7 @@ class Dwolla(PayoutClient):
             )
         except ProviderRejected as error:
             if error.status == httpx.codes.CONFLICT:
-                raise ProviderTimeout("is still busy with the same request") from error
+                raise ProviderTimeout("is still processing the same request") from error
             raise
         if made is None:
             raise ProviderRejected("answers 404 to a transfer: check base_url", 404)

@@ -102,7 +102,9 @@ class Fapshi(PayoutClient):
         oldest = await self._list(target, query | {"sort": "asc"})
         found = {each["transId"]: each for each in [*newest, *oldest]}
         if len(found) == 2 * _PAGE:
-            raise Incomplete(f"made {len(found)} payouts or more on {day}, and lists no more")
+            raise Incomplete(
+                f"lists at most {len(found)} payouts of a day, and made as many on {day}"
+            )
         return list(found.values())
 
     async def _list(self, target: str, query: Mapping[str, Any]) -> list[Object]:
@@ -110,10 +112,10 @@ class Fapshi(PayoutClient):
             self._http, "GET", target, headers=self._headers(), params=dict(query)
         )
         if listed is None:
-            raise Upstream("answers 404 to a search: that proves nothing")
+            raise Upstream("answers 404 to a search, which proves nothing")
         found = listed.json()
         if not isinstance(found, list):
-            raise Upstream("answers something that is no list of transactions")
+            raise Upstream("did not return a list of transactions")
         return found
 
     def _headers(self) -> dict[str, str]:

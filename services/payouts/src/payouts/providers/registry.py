@@ -100,7 +100,9 @@ class Accounts:
             kind = CLIENTS.get(each.provider)
             if kind is None:
                 known = ", ".join(sorted(CLIENTS))
-                raise AccountsInvalid(f"no payouts with {each.provider}; there are {known}")
+                raise AccountsInvalid(
+                    f"{each.provider!r} is not a payout provider; these are: {known}"
+                )
             options = options_of(each, kind.options_model)
             redact.learn(secrets_of(options))
             system = f"{each.tenant}/{each.path}"

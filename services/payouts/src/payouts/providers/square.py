@@ -116,10 +116,10 @@ def _answers() -> Iterator[None]:
         yield
     except ApiError as error:
         if error.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise RateLimited("asked too often", _RETRY_AFTER_SECONDS) from error
+            raise RateLimited("limits the rate of calls", _RETRY_AFTER_SECONDS) from error
         if error.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             said = f"answers {error.status_code}: check the access_token"
             raise NotAuthorized(said) from error
         raise Upstream(f"answers {error.status_code}") from error
     except httpx.RequestError as error:
-        raise ProviderTimeout(f"gave no answer ({type(error).__name__})") from error
+        raise ProviderTimeout(f"did not respond ({type(error).__name__})") from error

@@ -163,8 +163,8 @@ async def adopt_listed(
     if not lost:
         return None
     return (
-        "lists transfers to recipients that nobody knows any more: add them, with the references "
-        f"that they had ({', '.join(sorted(lost)[:5])})"
+        "lists transfers to recipients that are not in the database: add them, with their former "
+        f"references ({', '.join(sorted(lost)[:5])})"
     )
 
 
@@ -182,7 +182,7 @@ async def _hold_what_is_not_covered(session: AsyncSession, recipients: Collectio
             continue
         row.held, row.next_action_at = True, None
         books.annotate(
-            row, PAYBUS, "hold", "its recipient was paid more than is left: see what for"
+            row, PAYBUS, "hold", "its recipient was paid more than the balance: find out what for"
         )
         log.warning("payout_held_after_restore", payout=row.id)
     await books.flush()

@@ -103,7 +103,7 @@ async def retry(
 async def _request(session: AsyncSession, row: Integration) -> Event[Any]:
     """Enqueue a request in the session's transaction. Raises `Conflict` when nothing is due."""
     if operation_of(row) is None:
-        raise Conflict(f"integration {row.id} is {row.status}: there is nothing to try again")
+        raise Conflict(f"integration {row.id} is {row.status}: there is nothing to retry")
     if not row.email:
         raise Conflict(f"integration {row.id} waits for the customer's e-mail address")
     row.status = Status.PENDING

@@ -76,7 +76,7 @@ class Backend:
             response = await bounded(self._client, method, path, headers=headers, **request)
         except (httpx.RequestError, ProviderTimeout) as error:
             raise BackendFailed(
-                f"{what}: no answer from the back end ({type(error).__name__}: {error})"
+                f"{what}: no response from the back end ({type(error).__name__}: {error})"
             ) from error
         if response.is_success:
             return _body(what, response)

@@ -48,7 +48,7 @@ from subscription.schemas.billing import (
 
 log = get_logger(__name__)
 
-_NOTHING_DONE = "nothing was done, and nothing will be unless it is sent again"
+_NOTHING_DONE = "nothing was done, and nothing will be unless the request is sent again"
 _ANOTHER_AT_IT = "another command about the same is under way"
 _TURN_SECONDS = 0.1
 _AGAIN_SECONDS = 5
@@ -180,7 +180,7 @@ class BillingCommands:
                 return await self._accept(row.id, self._masked(error))
             return await self._resolve(row, self._masked(error))
         if isinstance(error, TimeoutError):
-            return await self._accept(row.id, f"stripe gave no answer in {self._timeout:g} s")
+            return await self._accept(row.id, f"stripe did not respond within {self._timeout:g} s")
         return await self._accept(row.id, self._masked(error))
 
     async def _resolve(
@@ -199,7 +199,7 @@ class BillingCommands:
             return await self._accept(row.id, error or self._masked(unknown))
         if found is not None:
             return await self._finish(row.id, CommandStatus.DONE, found, None)
-        error = error or "stripe was asked, and has not done it"
+        error = error or "stripe was queried, and has not executed it"
         return await self._put_off(row.id, error, began=seen is None, seen=seen)
 
     async def _begin(self, id_: str) -> _Turn:
@@ -210,7 +210,7 @@ class BillingCommands:
         """
         async with self._locked(id_, alone=True) as row:
             if row.status == CommandStatus.WITHDRAWN:
-                raise NotYet("another request with the same key gave it up", _AGAIN_SECONDS)
+                raise NotYet("another request with the same key withdrew it", _AGAIN_SECONDS)
             if row.status == CommandStatus.REFUSED:
                 return _Turn.NEVER
             if row.status in UNFINISHED:
@@ -319,7 +319,7 @@ def _written_down(*, began: bool) -> Iterator[None]:
         if not began:
             raise
         raise Undecided(
-            "what became of it could not be written down: ask with the same Idempotency-Key"
+            "its outcome could not be stored: repeat the request with the same Idempotency-Key"
         ) from error
 
 
@@ -356,7 +356,7 @@ async def record_intent(session: AsyncSession, intended: CommandIntent) -> Comma
     return row
 
 
-_SUPERSEDED = "a later command took its place"
+_SUPERSEDED = "a later command superseded it"
 
 
 async def lock(session: AsyncSession, events: Sequence[Event[Any]]) -> None:

@@ -112,8 +112,8 @@ async def apply_further_charge(
     refunds it. Raise `Conflict`, to be retried, until the first charge has been received."""
     if checkout.status not in {CheckoutStatus.PAID, CheckoutStatus.UNDERPAID}:
         raise Conflict(
-            f"a further charge of checkout {checkout.id} comes after the first one, which is not "
-            "known yet: replay the first one's `payment.succeeded`, then this"
+            f"a further charge of checkout {checkout.id} was received before the first one: "
+            "replay the first one's `payment.succeeded`, then this"
         )
     report = event.data
     came = (report.amount, report.currency)
@@ -132,14 +132,14 @@ async def apply_further_charge(
             await _activate_subscription(work, event, checkout, report.contact, first=True)
     elif was_paid:
         more = (
-            f"paid once more by charge {report.payment_id}: give {came[0]} {came[1]} "
-            "(minor units) back at the provider"
+            f"paid once more by charge {report.payment_id}: refund {came[0]} {came[1]} "
+            "(minor units) at the provider"
         )
         _has_to_go_back(checkout, more if before is None else f"{before}; {more}")
     else:
         await apply_payment(work, event, checkout, came, report.contact)
         if before is not None:
-            now = checkout.error or "then all of it: give back what came before"
+            now = checkout.error or "then all of it: refund the earlier payment"
             _has_to_go_back(checkout, f"{before}; {now}")
 
 

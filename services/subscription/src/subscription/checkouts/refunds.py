@@ -133,7 +133,7 @@ class RefundService:
             }
             row, _ = await repository.intend_refund(session, values)
             if (row.checkout_id, row.amount) != (checkout.id, report.amount):
-                raise Permanent(f"the refund {row.id!r} is another one already")
+                raise Permanent(f"the refund {row.id!r} exists already and differs")
             if row.status == _UNKNOWN:
                 row.status, row.requests = _OPEN, max(row.requests, event.sequence or 1)
             elif row.status == _FAILED and report.again and (event.sequence or 0) > row.requests:
@@ -204,7 +204,7 @@ async def take_report(work: UnitOfWork, event: Event[RefundReported]) -> None:
     if gateway_source(checkout.provider, checkout.account) != event.source:
         return
     row.status, row.provider_refund_id = _FAILED, report.refund_id
-    row.error = f"it failed after it was made: {report.reason or 'no reason given'}"
+    row.error = f"it failed after it had succeeded: {report.reason or 'no reason given'}"
     row.reports += 1
     metrics.refunds.labels(row.provider, row.status).inc()
     log.error("refund_failed_after_success", refund=row.id, reason=report.reason)

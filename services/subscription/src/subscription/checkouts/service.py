@@ -72,7 +72,7 @@ class CheckoutService:
             if known is None or known.reference is None:
                 raise
             raise Upstream(
-                f"the payer may have been asked; mend this, then {_AGAIN}: {error}"
+                f"the payer may already have been prompted; correct this, then {_AGAIN}: {error}"
             ) from error
         gate = self._accounts.gate(tenant, request)
         async with AsyncExitStack() as place:
@@ -129,10 +129,12 @@ class CheckoutService:
         except Upstream as error:
             raise Upstream(f"{self._masked(f'{provider} {error}')}; {_AGAIN}") from error
         except TimeoutError as error:
-            raise Upstream(f"{provider} gave no answer in {self._timeout:g} s; {_AGAIN}") from error
+            raise Upstream(
+                f"{provider} did not respond within {self._timeout:g} s; {_AGAIN}"
+            ) from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             log.warning("provider_response_invalid", provider=provider, error=type(error).__name__)
-            raise Upstream(f"{provider} answers something strange; {_AGAIN}") from error
+            raise Upstream(f"{provider} returned an unexpected response; {_AGAIN}") from error
 
     def _check_same(self, checkout: Checkout, request: NewCheckout) -> None:
         if self._payers.request(checkout) != request:

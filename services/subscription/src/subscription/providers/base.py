@@ -172,14 +172,14 @@ def require_whole_units(request: NewCheckout) -> None:
     major = major_units(request.amount, request.currency)
     if major != major.to_integral_value():
         raise Invalid(
-            f"{request.provider} takes whole amounts only, not {major} {request.currency}"
+            f"{request.provider} accepts whole amounts only, not {major} {request.currency}"
         )
 
 
 def require_field(request: NewCheckout, value: object, what: str) -> None:
     """Raise `Invalid` if a value that the provider requires is missing."""
     if value is None:
-        raise Invalid(f"{request.provider} wants {what}")
+        raise Invalid(f"{request.provider} requires {what}")
 
 
 def require_found(answer: Object | None) -> Object:

@@ -33,7 +33,7 @@ class Fapshi(CheckoutClient):
 
     def check(self, request: NewCheckout) -> None:
         if request.currency != "XAF" or (request.amount or 0) < _LEAST:
-            raise Invalid(f"fapshi takes XAF, and no less than {_LEAST}")
+            raise Invalid(f"fapshi accepts XAF only, at least {_LEAST}")
 
     async def start(self, order: CheckoutRequest) -> StartedCheckout:
         request = order.request

@@ -48,7 +48,7 @@ class OrangeMoney(OAuthCheckoutClient):
     def reference(self, checkout_id: str, attempt: int) -> str:
         """Return an order id: it has at most 30 characters, and is accepted once."""
         if attempt > 999:
-            raise Invalid("tried too often: start another checkout")
+            raise Invalid("too many attempts: start another checkout")
         return f"{UUID(checkout_id).hex[:_DIGITS_OF_ID]}.{attempt}"
 
     async def _fetch_token(self) -> Object | None:

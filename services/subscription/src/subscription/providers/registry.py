@@ -83,7 +83,9 @@ class Accounts:
             kind = CLIENTS.get(account.provider)
             if kind is None:
                 known = ", ".join(sorted(CLIENTS))
-                raise AccountsInvalid(f"no checkouts with {account.provider}; there are {known}")
+                raise AccountsInvalid(
+                    f"{account.provider!r} is not a checkout provider; these are: {known}"
+                )
             options = options_of(account, kind.options_model)
             redact.learn(secrets_of(options))
             client = kind(options, http)
@@ -106,7 +108,7 @@ class Accounts:
             return self._billing[tenant, account]
         except KeyError:
             raise Invalid(
-                f"the tenant {tenant!r} has no account stripe/{account}: give it one in the file "
+                f"the tenant {tenant!r} has no account stripe/{account}: add it to the file "
                 "that ACCOUNTS_FILE names"
             ) from None
 
@@ -121,5 +123,5 @@ class Accounts:
         except KeyError:
             raise Invalid(
                 f"the tenant {tenant!r} has no account {request.provider}/{request.account}: "
-                "give it one in the file that ACCOUNTS_FILE names"
+                "add it to the file that ACCOUNTS_FILE names"
             ) from None

@@ -73,7 +73,7 @@ class Stripe(CheckoutClient):
                 self._session(order), options={"idempotency_key": order.reference}
             )
         if session.amount_total is None or session.currency is None:
-            raise Upstream("opened a session without a price")
+            raise Upstream("created a session without a price")
         currency = session.currency.upper()
         return StartedCheckout(
             session.id,

@@ -89,7 +89,7 @@ class StripeBilling:
                 case Detach(payment_method=method):
                     return await self._detach(attempt, method)
                 case _:
-                    raise ProviderRejected(f"does nothing like {attempt.request.kind}", 400)
+                    raise ProviderRejected(f"does not support {attempt.request.kind}", 400)
 
     async def preview(self, subscription: str, plan: str, *, prorate: bool) -> dict[str, Any]:
         """Return the next invoice with this plan; amounts are in minor units."""
@@ -226,7 +226,7 @@ class StripeBilling:
             return _shown(found)
         if _id(found.get("schedule")) is not None:
             raise ProviderRejected(
-                "has a change of plan planned, which would drop the coupon: take it back (`POST "
+                "has a scheduled change of plan, which would drop the coupon: undo it (`POST "
                 ".../plan` with the present plan), apply the coupon, and plan the change again",
                 409,
             )
@@ -349,7 +349,9 @@ class StripeBilling:
         # A released schedule renews its subscription, even if that was due to end before.
         # https://docs.stripe.com/api/subscription_schedules/create#create_subscription_schedule-end_behavior
         if _ends(found):
-            raise ProviderRejected("says that it ends: resume it first, or change it now", 409)
+            raise ProviderRejected(
+                "reports that the subscription ends: resume it first, or change the plan now", 409
+            )
         item = _item(found)
         price = await self._price(request.plan_id)
         _check_is_sold(price, request.plan_id)
@@ -406,7 +408,7 @@ class StripeBilling:
     async def _resume(self, attempt: Attempt) -> dict[str, Any]:
         found = (await self._v1.subscriptions.retrieve_async(attempt.subject)).to_dict()
         if found["status"] == "canceled":
-            raise ProviderRejected("says that it is over: subscribe anew", 409)
+            raise ProviderRejected("reports that the subscription has ended: create a new one", 409)
         if not _ends(found):
             return _shown(found)
         _, is_begun = await self._freed(attempt.subject, found)
@@ -418,7 +420,9 @@ class StripeBilling:
                     found = await self._changed(attempt, {field: value}, part=f".{field}")
                 is_begun = True
         if _ends(found):
-            raise ProviderRejected("says that it ends all the same: see its dashboard", 409)
+            raise ProviderRejected(
+                "reports that the subscription still ends: check its dashboard", 409
+            )
         return _shown(found)
 
     async def _update(self, attempt: Attempt, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -440,7 +444,7 @@ class StripeBilling:
         found = (await self._v1.payment_methods.retrieve_async(method)).to_dict()
         if found["type"] not in self._payment_methods:
             raise ProviderRejected(
-                f"has {method} as {found['type']}: the account takes "
+                f"has {method} as {found['type']}: the account accepts "
                 f"{', '.join(self._payment_methods)} (option `payment_methods`)",
                 400,
             )
@@ -448,7 +452,9 @@ class StripeBilling:
     async def _detach(self, attempt: Attempt, method: str) -> dict[str, Any]:
         found = (await self._v1.payment_methods.retrieve_async(method)).to_dict()
         if _id(found.get("customer")) not in {None, attempt.subject}:
-            raise ProviderRejected("knows this payment method as another customer's", 404)
+            raise ProviderRejected(
+                "reports that this payment method belongs to another customer", 404
+            )
         if found.get("customer") is not None:
             with with_key():
                 await self._v1.payment_methods.detach_async(method, {}, _once(attempt))
@@ -469,7 +475,7 @@ def partly_done(*, when: bool = True) -> Iterator[None]:
         error.partly = True
         raise
     except RateLimited as error:
-        raise ProviderTimeout(f"{error}, after a part of it was done") from error
+        raise ProviderTimeout(f"{error}, after executing it in part") from error
 
 
 @contextmanager
@@ -536,7 +542,7 @@ def _check_is_sold(price: Mapping[str, Any], plan: str) -> None:
     """Raise `ProviderRejected` if the price is not active, before anything planned is dropped.
     https://docs.stripe.com/api/prices/object#price_object-active"""
     if not price["active"]:
-        raise ProviderRejected(f"says that the price {plan} is not active", 400)
+        raise ProviderRejected(f"reports that the price {plan} is not active", 400)
 
 
 def _costs_no_more(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:

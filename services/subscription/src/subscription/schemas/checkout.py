@@ -107,7 +107,7 @@ class NewCheckout(RequestModel):
     @model_validator(mode="after")
     def _priced(self) -> Self:
         if (self.amount is None) != (self.currency is None):
-            raise ValueError("amount and currency belong together")
+            raise ValueError("amount and currency must be given together")
         priced_by_stripe = self.provider == "stripe" and self.plan is not None
         if priced_by_stripe == (self.amount is not None):
             raise ValueError(

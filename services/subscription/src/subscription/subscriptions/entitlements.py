@@ -74,7 +74,9 @@ class EntitlementService:
                 found = await _read(session, tenant, customer)
         except (sqlalchemy.exc.SQLAlchemyError, TimeoutError, OSError) as error:
             if known is None:
-                raise Unavailable("the database does not answer, and nothing is known") from error
+                raise Unavailable(
+                    "the database does not respond, and no earlier result is known"
+                ) from error
             log.warning("entitlements_served_stale", error=describe(error))
             return known.model_copy(update={"stale": True})
         value = found.model_dump(mode="json")
@@ -98,7 +100,7 @@ async def _read(session: AsyncSession, tenant: str, customer: str) -> Entitlemen
     as_of = datetime.now(UTC)
     ids = await repository.customers_called(session, tenant, customer)
     if not ids:
-        raise NotFound(f"no customer is called {customer!r}")
+        raise NotFound(f"there is no customer {customer!r}")
     found = await repository.entitling_subscriptions(session, tenant, ids)
     items = [(row, item) for row in found for item in store.items_of(row)]
     named = await repository.plans(session, {item.plan_id for _, item in items})

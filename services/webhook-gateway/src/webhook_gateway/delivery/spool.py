@@ -226,7 +226,7 @@ class Spool:
                     (self._folder / f"{FILE}{part}").rename(aside)
             log.error(
                 "spool_file_damaged",
-                hint="it is set aside; docs/runbooks/webhooks.md says how to recover its messages",
+                hint="the file was set aside: docs/runbooks/webhooks.md says how to recover it",
                 file=f"{DAMAGED}{stamp}",
                 error=describe(error),
             )

@@ -220,7 +220,7 @@ class PaymentPoller:
         elif row.announced and step.next_poll_at is None and _is_pending(result):
             log.error(
                 "pending_payment_abandoned",
-                hint="the provider says that it is pending: look there",
+                hint="the provider reports it as pending: check there",
                 provider=provider.name,
                 payment=polled.id,
             )
@@ -275,7 +275,7 @@ class PaymentPoller:
             if row.next_poll_at is None:
                 log.error(
                     "second_payment_unknown",
-                    hint="look at the provider",
+                    hint="check at the provider",
                     payment=polled.id,
                     error=found,
                 )
@@ -283,7 +283,7 @@ class PaymentPoller:
             metrics.duplicated.labels(provider.name).inc()
             log.error(
                 "payment_received_twice",
-                hint="refund it; an order's by its refund",
+                hint="refund it; an order's payment by a refund of the order",
                 provider=provider.name,
                 payment=polled.id,
                 charge=event.data.payment_id,

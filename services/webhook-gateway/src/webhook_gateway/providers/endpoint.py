@@ -32,7 +32,7 @@ class Endpoint(Account):
     @classmethod
     def _not_empty(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(each.get_secret_value() for each in secrets):
-            raise ValueError("a secret may not be empty")
+            raise ValueError("a secret must not be empty")
         return secrets
 
     @property

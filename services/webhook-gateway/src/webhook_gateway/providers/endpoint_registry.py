@@ -94,7 +94,7 @@ def make(endpoint: Endpoint) -> Provider:
     kind = PROVIDERS.get(endpoint.provider)
     if kind is None:
         raise AccountsInvalid(
-            f"no provider is called {endpoint.provider}; there are {', '.join(sorted(PROVIDERS))}"
+            f"{endpoint.provider} is not a provider; these are: {', '.join(sorted(PROVIDERS))}"
         )
     return kind(endpoint, options_of(endpoint, kind.options_model))
 

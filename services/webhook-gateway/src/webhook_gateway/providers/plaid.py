@@ -86,11 +86,11 @@ class Plaid(Provider):
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
-            raise VerificationFailed("Plaid-Verification is no JSON Web Token") from None
+            raise VerificationFailed("Plaid-Verification is not a JSON Web Token") from None
         key_id = header.get("kid")
         is_id = isinstance(key_id, str) and 0 < len(key_id) <= _LONGEST_KEY_ID
         if header.get("alg") != "ES256" or not is_id:
-            raise VerificationFailed("Plaid-Verification is not signed by ES256 with a key's id")
+            raise VerificationFailed("Plaid-Verification is not signed with ES256 and a key id")
         key = await self._keys.get(str(key_id))
         try:
             claims = jwt.decode(
@@ -103,10 +103,12 @@ class Plaid(Provider):
         except (jwt.PyJWTError, ValueError, TypeError):
             raise VerificationFailed("the signature of Plaid-Verification does not match") from None
         if abs(time.time() - signed_at) > TOLERANCE_SECONDS:
-            raise VerificationFailed(f"Plaid-Verification is not of the last {TOLERANCE_SECONDS} s")
+            raise VerificationFailed(
+                f"Plaid-Verification is not from the last {TOLERANCE_SECONDS} s"
+            )
         said = str(claims["request_body_sha256"]).encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(said, digest(body).encode()):
-            raise VerificationFailed("Plaid-Verification is of another body")
+            raise VerificationFailed("Plaid-Verification belongs to another body")
         return Authentication("signature", occasion=token)
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
@@ -164,7 +166,7 @@ class Keys:
                 async with asyncio.timeout(_ASK_SECONDS), turn:
                     key = self._fresh(key_id) or await self._poll(key_id)
             except TimeoutError:
-                raise Unavailable("Plaid did not say its key in time") from None
+                raise Unavailable("Plaid did not return its key in time") from None
         return key
 
     def _fresh(self, key_id: str) -> jwt.PyJWK | None:
@@ -180,7 +182,7 @@ class Keys:
             self._spend(now)
         answer = await self._call(key_id)
         if answer.status_code != HTTPStatus.BAD_REQUEST and not answer.is_success:
-            raise Unavailable(f"Plaid answers {answer.status_code} when asked for its key")
+            raise Unavailable(f"Plaid answers {answer.status_code} to the request for its key")
         key = answer.json()["key"] if answer.is_success else {"expired_at": now}
         expires = key.get("expired_at") or math.inf
         if expires <= now:
@@ -195,7 +197,7 @@ class Keys:
 
     def _spend(self, now: float) -> None:
         if len(self._asked) == _ASKS_PER_MINUTE and now - self._asked[0] < 60:
-            raise Unavailable("too many unknown keys were asked for in the last minute")
+            raise Unavailable("too many unknown keys were requested in the last minute")
         self._asked.append(now)
 
     async def _call(self, key_id: str) -> httpx.Response:
@@ -212,7 +214,9 @@ class Keys:
                     },
                 )
         except (httpx.RequestError, ProviderTimeout) as error:
-            raise Unavailable(f"Plaid can't be asked for its key: {type(error).__name__}") from None
+            raise Unavailable(
+                f"the request for Plaid's key failed: {type(error).__name__}"
+            ) from None
 
 
 @dataclass(frozen=True)

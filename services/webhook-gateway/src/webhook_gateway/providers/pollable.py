@@ -126,7 +126,7 @@ def contact_of(email: Any, name: Any) -> Contact:
 def require_same_payment(query: PaymentQuery, answered: Any) -> None:
     """Raise `Upstream` when the response is about a payment other than the queried one."""
     if answered != query.reference:
-        raise Upstream("the answer is about another payment than the queried one")
+        raise Upstream("the response concerns a payment other than the queried one")
 
 
 def non_empty_texts(*values: Any) -> tuple[str, ...]:

@@ -144,10 +144,12 @@ class Stripe(Provider):
         account, live = webhook.get("account"), webhook.get("livemode")
         if isinstance(live, bool) and live is not self.options.is_live:
             kind = "mode"
-            said = f"it is of {'live' if live else 'test'} mode, which the endpoint does not serve"
+            said = f"it is in {'live' if live else 'test'} mode, which the endpoint does not serve"
         elif account and account not in self.options.accounts and not _is_payout(webhook):
             kind = "account"
-            said = f"it is of the connected account {account}, which the endpoint does not serve"
+            said = (
+                f"it belongs to the connected account {account}, which the endpoint does not serve"
+            )
         if kind is None:
             return None
         if webhook["type"] in _TRANSLATIONS:
@@ -164,7 +166,7 @@ def _refuse_future(header: str) -> None:
     stamps = [part.split("=", 2)[1] for part in header.split(",") if part.startswith("t=")]
     if int(stamps[0]) > time.time() + TOLERANCE_SECONDS:
         raise VerificationFailed(
-            f"the signature's time stamp is more than {TOLERANCE_SECONDS} s in the future"
+            f"the signature's timestamp is more than {TOLERANCE_SECONDS} s in the future"
         )
 
 
