@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from webhook_gateway.providers import stripe
+
 ROOT = Path(__file__).resolve().parents[2]
 WALKS = (ROOT / "docs/explanation/walks.md").read_text()
 PACKAGES = {path.name: path for path in ROOT.glob("services/*/src/*") if path.is_dir()}
@@ -27,3 +29,10 @@ def test_a_walk_leads_through_files_that_exist(walk: str) -> None:
     counts = {"Nine": 9, "Ten": 10, "Twelve": 12}
     (said,) = re.findall(r"(\w+) files[;,]", section)
     assert counts[said] == len(files)
+
+
+def test_the_page_lists_the_stripe_events_to_select() -> None:
+    page = (ROOT / "docs/guides/providers.md").read_text()
+    section = page.partition("select these events")[2]
+    listed = section.partition("```text\n")[2].partition("```")[0].split()
+    assert sorted(listed) == sorted(stripe.TRANSLATED_TYPES)

@@ -75,6 +75,13 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      "provider_transfer.failed", {"amount": 500, "currency": "XAF"}),
     ("flutterwave", {"id": "wbk_2", "type": "refund.completed",
      "data": {"id": "r", "status": "succeeded"}}, "provider.flutterwave.refund.completed", {}),
+    ("flutterwave", {"id": 99, "txRef": "ours", "flwRef": "FLW-1", "amount": 500,
+     "status": "successful", "currency": "UGX", "event.type": "MOBILEMONEYUG_TRANSACTION"},
+     "payment.notification_received", {"reference": "ours", "claim": "succeeded"}),
+    ("flutterwave", {"event.type": "Transfer", "transfer": {"id": 7, "status": "SUCCESSFUL"}},
+     "provider.flutterwave.Transfer", {}),
+    ("flutterwave", {"type": "customer.created", "data": {"email": "a@example.com"}},
+     "provider.flutterwave.customer.created", {}),
     ("square", square("payment.updated", payment=PAYMENT), "payment.succeeded",
      {"payment_id": "p1", "amount": 1500, "currency": "EUR", "references": ["o1"]}),
     ("square", square("payment.updated", payment=PAYMENT | {"status": "FAILED",
@@ -85,6 +92,9 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("square", square("dispute.created", dispute={"id": "d1", "amount_money": EUR,
      "reason": "NO_KNOWLEDGE", "disputed_payment": {"payment_id": "p1"}}), "payment.disputed",
      {"dispute_id": "d1", "references": ["p1"]}),
+    ("square", square("dispute.state.updated", dispute={"id": "d1", "amount_money": EUR,
+     "reason": "NO_KNOWLEDGE", "state": "INQUIRY_PROCESSING",
+     "disputed_payment": {"payment_id": "p1"}}), "payment.disputed", {"status": "inquiry"}),
     ("square", square("payout.sent", payout=PAYOUT | {"status": "SENT"}), "provider_payout.created",
      {"transfer_id": "po1", "reference": "ours", "account": "L"}),
     ("square", square("payout.paid", payout=PAYOUT | {"status": "PAID"}),
@@ -94,6 +104,21 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      "provider_payout.failed", {"amount": -1500}),
     ("square", square("customer.created", customer={"id": "c"}),
      "provider.square.customer.created", {}),
+    ("square", square("payment.updated", payment=PAYMENT
+     | {"tip_money": {"amount": 200, "currency": "EUR"},
+        "total_money": {"amount": 1700, "currency": "EUR"}}), "payment.succeeded",
+     {"amount": 1700, "currency": "EUR"}),
+    ("square", square("payout.sent", payout=PAYOUT
+     | {"status": "SENT", "amount_money": {"amount": 457, "currency_code": "EUR"}}),
+     "provider_payout.created", {"amount": 457, "currency": "EUR"}),
+    # https://developer.squareup.com/reference/square/locations-api/webhooks/location.created
+    ("square", {"merchant_id": "M", "type": "location.created", "event_id": "e-2",
+     "created_at": "2026-11-28T10:00:00Z", "data": {"type": "Location", "id": "L1"}},
+     "provider.square.location.created", {}),
+    ("square", {"merchant_id": "M", "type": "invoice.deleted", "event_id": "e-3",
+     "created_at": "2026-11-28T10:00:00Z",
+     "data": {"type": "invoice", "id": "inv:0-1", "deleted": True}},
+     "provider.square.invoice.deleted", {}),
     ("dwolla", dwolla("customer_transfer_completed"), "provider_transfer.succeeded",
      {"transfer_id": "transfer-1", "account": "https://api.dwolla.com/customers/c",
       "amount": None}),
@@ -122,6 +147,18 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      {"amount": -1200}),
     ("stripe", stripe("payout.failed", TRANSFER | {"failure_message": "closed"}),
      "provider_payout.failed", {"reason": "closed"}),
+    ("stripe", stripe("customer.updated",
+     {"id": "cus_1", "email": "new@example.com", "name": None}), "provider_customer.updated",
+     {"customer_id": "cus_1", "contact": {"email": "new@example.com", "name": None}}),
+    ("stripe", stripe("invoice.finalized", {"id": "in_1", "customer": "cus_1",
+     "customer_email": "buyer@example.com", "customer_name": "Buyer GmbH"}),
+     "provider_customer.updated",
+     {"customer_id": "cus_1", "contact": {"email": "buyer@example.com", "name": "Buyer GmbH"}}),
+    ("stripe", stripe("checkout.session.expired", {"id": "cs_1", "mode": "setup",
+     "payment_status": "no_payment_required", "amount_total": None, "currency": None}),
+     "provider.stripe.checkout.session.expired", {}),
+    ("stripe", stripe("checkout.session.completed", {"id": "cs_1", "mode": "setup",
+     "payment_status": "no_payment_required"}), "provider.stripe.checkout.session.completed", {}),
     ("stripe", {"id": "evt_2", "object": "v2.core.event", "created": "2026-11-21T10:00:00.000Z",
      "type": "v1.billing.meter.error_report_triggered", "related_object": {"id": "mtr_1"}},
      "provider.stripe.v1.billing.meter.error_report_triggered", {}),
@@ -212,3 +249,28 @@ def test_what_nobody_could_read_inside_an_envelope_is_untranslatable() -> None:
             from_json(event.encode())
             outcomes.add("taken")
     assert outcomes == {"taken", "refused"}
+
+
+def test_what_is_not_translated_is_recorded_whole() -> None:
+    """Who it concerns may be said beside `data`."""
+    left = {"id": "evt_1", "type": "account.application.deauthorized", "created": 1,
+            "account": "acct_1", "livemode": True, "api_version": "2025-09-30.clover",
+            "data": {"object": {"id": "ca_1", "object": "application"}}}  # fmt: skip
+    moved = {"merchant_id": "M", "location_id": "L", "type": "location.updated", "event_id": "e-1",
+             "created_at": "2026-11-28T10:00:00Z",
+             "data": {"type": "Location", "id": "L"}}  # fmt: skip
+    for name, webhook in (("stripe", left), ("square", moved)):
+        endpoint = a_provider(name, "secret", **OPTIONS.get(name, {}))
+        event = translate(endpoint, json.dumps(webhook).encode())
+        assert event.data.body == webhook
+
+
+def test_a_price_is_charged_every_so_many_intervals() -> None:
+    price = {"id": "price_1", "unit_amount": 2700, "currency": "usd",
+             "recurring": {"interval": "month", "interval_count": 3}}  # fmt: skip
+    subscription = {"id": "sub_1", "customer": "cus_1", "status": "active",
+                    "items": {"data": [{"quantity": 25, "price": price}]}}  # fmt: skip
+    webhook = stripe("customer.subscription.updated", subscription)
+    event = translate(a_provider("stripe", "secret"), json.dumps(webhook).encode())
+    plan, (item,) = event.data.plan, event.data.items
+    assert (plan.interval, plan.interval_count, item.quantity) == ("month", 3, 25)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from devstack.endpoints import SECRETS
 from devstack.webhook import signature
 from fuzz.calls import SCHEMES, UNPROVED
 from support.providers import a_provider, base64_of, hmac_sha256, verify
@@ -250,3 +251,4 @@ def test_every_provider_has_a_vector_unless_nobody_could_make_one() -> None:
     vectors = {vector.provider for vector in VECTORS.values()}
     assert vectors | unproved | ELSEWHERE == set(PROVIDERS)
     assert set(SCHEMES) | set(UNPROVED) | ELSEWHERE == set(PROVIDERS)
+    assert set(SCHEMES) <= set(SECRETS), "the development stack has a secret for each"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -47,6 +48,39 @@ def test_a_subscription_gets_an_organization_and_its_admin(paybus: Paybus) -> No
     assert organization["id"] == integration["organization_id"]
     (admin,) = paybus.books()["users"][organization["id"]]
     assert (admin["email"], admin["role"]) == (f"owner-{number}@example.com", "admin")
+
+
+@pytest.mark.parametrize("how", ["customer.created", "invoice.finalized"])
+def test_an_invoiced_customer_s_organization_does_not_wait_for_the_payment(
+    paybus: Paybus, how: str
+) -> None:
+    """The subscription is active, and its invoice may be paid weeks later."""
+    webhook = subscription_created(number := uuid4().hex[:12])
+    webhook["data"]["object"]["metadata"] = {}
+    assert paybus.send(webhook).status_code == 200
+    until(lambda: integration_of(paybus, number), what="the integration waits for an address")
+    contact = {"email": "buyer@example.com", "name": "Buyer GmbH"}
+    reports: dict[str, dict[str, Any]] = {
+        "customer.created": {"id": f"cus_{number}"} | contact,
+        "invoice.finalized": {"id": f"in_{number}", "customer": f"cus_{number}"}
+        | {f"customer_{name}": value for name, value in contact.items()},
+    }
+    report = webhook | {"id": f"evt_{how}_{number}", "type": how, "data": {"object": reports[how]}}
+    assert paybus.send(report).status_code == 200
+    integration = until_status(paybus, number, "provisioned")
+    (organization,) = organization_of(paybus, integration)
+    assert organization["name"] == "Buyer GmbH"
+    changed = reports["customer.created"] | {"email": "new@example.com"}
+    report = webhook | {"id": f"evt_u_{number}", "type": "customer.updated"}
+    report |= {"created": webhook["created"] + 9, "data": {"object": changed}}
+    assert paybus.send(report).status_code == 200
+    path = f"/v1/customers?provider_customer_id=cus_{number}"
+    until(
+        lambda: (
+            paybus.api("GET", "subscription", path).json()["items"][0]["email"] == "new@example.com"
+        ),
+        what="the customer's address is the new one",
+    )
 
 
 def test_five_attempts_then_failed_dead_lettered_and_told_with_the_whole_error(

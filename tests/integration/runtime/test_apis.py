@@ -140,6 +140,59 @@ def test_payments_show_their_reversals_in_whichever_order_they_came(paybus: Payb
     }
 
 
+@pytest.mark.parametrize("first", ["invoice.paid", "invoice_payment.paid"])
+def test_a_dispute_is_linked_to_its_invoice_and_has_a_life(paybus: Paybus, first: str) -> None:
+    """Since 2025-03-31 an invoice does not name its payment intent, and the intent no invoice:
+    https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices"""
+    name = f"{first.partition('.')[0]}_life"
+
+    def send(kind: str, at: int, snapshot: dict[str, Any]) -> None:
+        event: dict[str, Any] = {"id": f"evt_{kind}_{at}_{name}", "object": "event", "type": kind}
+        event |= {"created": 1_790_000_000 + at, "data": {"object": snapshot}}
+        assert paybus.send(event).status_code == 200
+
+    invoice: dict[str, Any] = {"id": f"in_{name}", "customer": f"cus_{name}", "amount_paid": 1500,
+               "currency": "eur"}  # fmt: skip
+    link: dict[str, Any] = {"id": f"inpay_{name}", "invoice": f"in_{name}", "status": "paid",
+            "payment": {"type": "payment_intent", "payment_intent": f"pi_{name}"}}  # fmt: skip
+    dispute = {"id": f"du_{name}", "amount": 1500, "currency": "eur", "charge": f"ch_{name}",
+               "payment_intent": f"pi_{name}", "reason": "fraudulent"}  # fmt: skip
+    reports = [("invoice.paid", invoice), ("invoice_payment.paid", link)]
+
+    def payment() -> dict[str, Any]:
+        found = [
+            p for p in _items(paybus, "/v1/payments") if p["provider_payment_id"] == f"in_{name}"
+        ]
+        return found[0] if found else {}
+
+    def until_disputed(status: str) -> None:
+        def disputed() -> bool:
+            return [each["status"] for each in payment()["reversals"]] == [status]
+
+        until(disputed, what=f"the dispute is {status}")
+
+    for kind, snapshot in sorted(reports, key=lambda report: report[0] != first):
+        send(kind, 0, snapshot)
+    until(payment, what="the invoice's payment is listed")
+    assert payment()["customer_id"]
+    for at, (kind, status, shown) in enumerate(
+        [
+            ("charge.dispute.created", "warning_needs_response", "inquiry"),
+            ("charge.dispute.updated", "needs_response", "open"),
+            ("charge.dispute.closed", "won", "won"),
+        ],
+        start=1,
+    ):
+        send(kind, at, dispute | {"status": status})
+        until_disputed(shown)
+    send("charge.dispute.funds_withdrawn", 2, dispute | {"status": "needs_response"})
+    send("charge.refunded", 4, {"id": f"ch_{name}", "payment_intent": f"pi_{name}",
+                                "amount_refunded": 100, "currency": "eur"})  # fmt: skip
+    until(lambda: len(payment()["reversals"]) == 2, what="the refund is listed")
+    statuses = {each["kind"]: each["status"] for each in payment()["reversals"]}
+    assert statuses == {"dispute": "won", "refund": None}, "a late report changes nothing"
+
+
 @pytest.mark.parametrize(
     "header",
     ["", "Bearer", "Bearer nonsense", "Basic dXNlcjpwYXNz", "Bearer a.b.c"],

@@ -22,6 +22,7 @@ from bank_sync import models as bank_models
 from common.messaging import tables
 from common.messaging.connection import BrokerConnection
 from common.resilience import circuit_store, rate_limiter
+from common.scheduling import tables as _schedules  # noqa: F401 - it registers the table
 from conftest import MakePaybus
 from devstack.addresses import DevstackError
 from devstack.processes.process import Process

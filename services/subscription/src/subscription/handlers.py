@@ -12,11 +12,17 @@ from common.contracts.payments import (
     CheckoutCompleted,
     Contact,
     PaymentDisputed,
+    PaymentLinked,
     PaymentOutcome,
     PaymentRefunded,
     RefundReported,
 )
-from common.contracts.subscriptions import PlanSnapshot, PreviousSubscription, ProviderSubscription
+from common.contracts.subscriptions import (
+    PlanSnapshot,
+    PreviousSubscription,
+    ProviderCustomer,
+    ProviderSubscription,
+)
 from common.db import tenant_rows
 from common.errors import NotFound
 from common.messaging.outbox import UnitOfWork
@@ -121,8 +127,20 @@ async def on_payment_refunded(work: UnitOfWork, event: Event[PaymentRefunded]) -
 async def on_payment_disputed(work: UnitOfWork, event: Event[PaymentDisputed]) -> None:
     report = event.data
     await store.save_reversal(
-        work.session, event, "dispute", report.dispute_id, report.amount, report.reason
+        work.session,
+        event,
+        "dispute",
+        report.dispute_id,
+        report.amount,
+        report.reason,
+        status=report.status,
     )
+
+
+async def on_payment_linked(work: UnitOfWork, event: Event[PaymentLinked]) -> None:
+    report = event.data
+    row = await work.session.get_one(models.Payment, _id(models.Payment, event, report.payment_id))
+    row.references = sorted({*row.references, *report.references})
 
 
 async def on_refund_reported(work: UnitOfWork, event: Event[RefundReported]) -> None:
@@ -158,6 +176,12 @@ async def on_provider_subscription(work: UnitOfWork, event: Event[ProviderSubscr
     commands.confirm(work.session, event)
 
 
+async def on_provider_customer(work: UnitOfWork, event: Event[ProviderCustomer]) -> None:
+    report = event.data
+    customer = _id(models.Customer, event, report.customer_id)
+    await store.update_contact(work, event, customer, report.contact)
+
+
 HANDLERS: Mapping[str, Handler] = {
     "checkout.completed": on_checkout_completed,
     "payment.succeeded": on_payment,
@@ -166,10 +190,12 @@ HANDLERS: Mapping[str, Handler] = {
     "payment.duplicated": on_payment_duplicated,
     "payment.refunded": on_payment_refunded,
     "payment.disputed": on_payment_disputed,
+    "payment.linked": on_payment_linked,
     "refund.reported": on_refund_reported,
     "provider_subscription.created": on_provider_subscription,
     "provider_subscription.updated": on_provider_subscription,
     "provider_subscription.deleted": on_provider_subscription,
+    "provider_customer.updated": on_provider_customer,
 }
 
 
@@ -201,12 +227,13 @@ async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[
             customers |= ours
             subscriptions |= ours_subscribed
             customer_id, subscription_id = checkout.customer_id, checkout.subscription_id
-        if isinstance(data, PaymentOutcome):
-            payments[_id(models.Payment, event, data.payment_id)] = owner | {
-                "provider_payment_id": data.payment_id,
-                "customer_id": customer_id,
-                "subscription_id": subscription_id,
-            }
+        if isinstance(data, PaymentOutcome | PaymentLinked):
+            known = {"customer_id": customer_id, "subscription_id": subscription_id}
+            payment = payments.setdefault(
+                _id(models.Payment, event, data.payment_id),
+                owner | {"provider_payment_id": data.payment_id} | known,
+            )
+            payment |= {name: value for name, value in known.items() if value is not None}
         if isinstance(data, ProviderSubscription):
             plans += [_id(models.Plan, event, each.plan_id) for each in _plans(data)]
     await tenant_rows.lock_or_insert(session, models.Customer, customers)

@@ -62,6 +62,7 @@ class Plan(Row):
     amount: Mapped[int | None] = mapped_column(BigInteger)
     currency: Mapped[str | None]
     interval: Mapped[str | None]
+    interval_count: Mapped[int] = mapped_column(server_default="1")
     seen_at: Mapped[datetime]
     seen_event_id: Mapped[str]
 
@@ -143,7 +144,7 @@ class Payment(Row):
 
 class Reversal(Row):
     """A refund, a failed refund or a dispute. It refers to its payment by shared references, so it
-    may arrive first."""
+    may arrive first. `status` is a dispute's, as of `status_at`."""
 
     __tablename__ = "reversals"
 
@@ -153,6 +154,8 @@ class Reversal(Row):
     reason: Mapped[str | None]
     references: Mapped[list[str]]
     reported_at: Mapped[datetime]
+    status: Mapped[str | None]
+    status_at: Mapped[datetime]
 
     __table_args__ = (Index("reversals_references", "references", postgresql_using="gin"),)
 

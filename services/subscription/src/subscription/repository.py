@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, tuple_, update
+from sqlalchemy import and_, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -63,7 +63,8 @@ async def save_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
     newer = tuple_(Plan.seen_at, Plan.seen_event_id) < tuple_(
         row.excluded.seen_at, row.excluded.seen_event_id
     )
-    changed = ("name", "amount", "currency", "interval", "seen_at", "seen_event_id")
+    changed = ("name", "amount", "currency", "interval", "interval_count", "seen_at",
+               "seen_event_id")  # fmt: skip
     await session.execute(
         row.on_conflict_do_update(
             index_elements=[Plan.id],
@@ -75,14 +76,18 @@ async def save_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
 
 
 async def save_reversal(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Insert the reversal or raise its amount: providers report the total so far, in any order."""
+    """Insert the reversal or raise its amount: providers report the total so far, in any order. A
+    dispute has the status of its newest report."""
     row = insert(Reversal).values(values)
+    newer = row.excluded.status_at >= Reversal.status_at
     await session.execute(
         row.on_conflict_do_update(
             index_elements=[Reversal.id],
             set_={
                 "amount": func.greatest(Reversal.amount, row.excluded.amount),
                 "reported_at": func.least(Reversal.reported_at, row.excluded.reported_at),
+                "status": case((newer, row.excluded.status), else_=Reversal.status),
+                "status_at": func.greatest(Reversal.status_at, row.excluded.status_at),
             },
         )
     )

@@ -166,8 +166,22 @@ class RefundReported(Payload):
     reason: str | None = None
 
 
+class PaymentLinked(Payload):
+    """Further ids of a payment, by which its refunds and disputes name it."""
+
+    provider: str
+    payment_id: Id
+    references: list[str]
+
+
+DisputeStatus = Literal["inquiry", "open", "won", "lost"]
+
+
 class PaymentDisputed(Payload):
-    """Demand by the payer's bank that the money be returned."""
+    """Demand by the payer's bank that the money be returned, or the progress of one.
+
+    `status` is `inquiry` while the bank only asks: no money has moved.
+    """
 
     provider: str
     dispute_id: Id
@@ -175,6 +189,7 @@ class PaymentDisputed(Payload):
     amount: MinorUnits
     currency: Currency
     reason: str
+    status: DisputeStatus = "open"
 
 
 class ProviderEvent(Payload):

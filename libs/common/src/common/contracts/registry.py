@@ -22,6 +22,7 @@ from common.contracts.payments import (
     CheckoutStarted,
     CheckoutStatusChanged,
     PaymentDisputed,
+    PaymentLinked,
     PaymentOutcome,
     PaymentRefunded,
     ProviderEvent,
@@ -41,6 +42,7 @@ from common.contracts.payouts import (
 from common.contracts.provisioning import OrganizationChanged, ReconcileOrganization
 from common.contracts.subscriptions import (
     CustomerChanged,
+    ProviderCustomer,
     ProviderSubscription,
     ResumeBillingCommand,
     SubscriptionChanged,
@@ -98,7 +100,12 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         RefundReported,
         "The provider's report about one refund, which may fail even after it succeeded.",
     ),
-    "payment.disputed": EventType("payments", PaymentDisputed, "The payer disputes a payment."),
+    "payment.linked": EventType(
+        "payments", PaymentLinked, "Further ids of a payment, which its refunds and disputes name."
+    ),
+    "payment.disputed": EventType(
+        "payments", PaymentDisputed, "The payer disputes a payment, or a dispute has progressed."
+    ),
     "provider_subscription.created": EventType(
         "subscriptions", ProviderSubscription, "The provider created a subscription."
     ),
@@ -107,6 +114,11 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     ),
     "provider_subscription.deleted": EventType(
         "subscriptions", ProviderSubscription, "The provider ended a subscription."
+    ),
+    "provider_customer.updated": EventType(
+        "subscriptions",
+        ProviderCustomer,
+        "The provider reported a customer's contact data, first or changed.",
     ),
     "subscription.activated": EventType(
         "subscriptions",

@@ -23,13 +23,15 @@ class Status(StrEnum):
 
 
 class PlanSnapshot(Payload):
-    """Subscribed plan. `interval` is `day`, `week`, `month` or `year`."""
+    """Subscribed plan, charged every `interval_count` intervals. `interval` is `day`, `week`,
+    `month` or `year`."""
 
     plan_id: Id
     name: str | None = None
     amount: MinorUnits | None = None
     currency: Currency | None = None
     interval: str | None = None
+    interval_count: int = 1
 
 
 class SubscriptionItem(Payload):
@@ -72,6 +74,14 @@ class ProviderSubscription(Payload):
     cancel_at: AwareDatetime | None = None
     previous: PreviousSubscription | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class ProviderCustomer(Payload):
+    """Provider's report of a customer's contact data, as of the event's `time`."""
+
+    provider: str
+    customer_id: Id
+    contact: Contact
 
 
 class ResumeBillingCommand(Payload):

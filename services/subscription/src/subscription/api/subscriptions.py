@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.subscriptions import Status
 from common.db import pagination, tenant_rows
+from common.errors import NotFound
 from common.http.auth import Admin, Operator, Viewer
 from common.http.resources import (
     Cursor,
@@ -44,6 +45,7 @@ class PlanView(ProviderView):
     amount: int | None = Field(description="minor units; null if the price is not fixed")
     currency: str | None
     interval: str | None
+    interval_count: int = Field(description="it is charged every so many intervals")
 
 
 class CustomerView(ProviderView):
@@ -55,7 +57,10 @@ class CustomerView(ProviderView):
 class ReversalView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
-    kind: str = Field(description="`refund` or `dispute`")
+    kind: str = Field(description="`refund`, `refund_failed` or `dispute`")
+    status: str | None = Field(
+        description="of a dispute: `inquiry`, `open`, `won` or `lost`; null for refunds"
+    )
     amount: int = Field(description="minor units, the total so far")
     currency: str
     reason: str | None
@@ -226,6 +231,7 @@ async def list_payments(
 ) -> Page[PaymentView]:
     filters = {"paid": paid, "customer_id": customer_id, "subscription_id": subscription_id}
     query = tenant_rows.filtered(models.Payment, caller.tenant, filters)
+    query = query.where(models.Payment.paid.is_not(None))  # only its links are known so far
     found, more = await pagination.page(session, query, models.Payment, cursor=cursor, limit=limit)
     return as_page(await _payment_views(session, found), more)
 
@@ -233,6 +239,8 @@ async def list_payments(
 @router.get("/payments/{id_}")
 async def get_payment(caller: Viewer, session: Session, id_: str) -> PaymentView:
     row = await tenant_rows.get_for_tenant(session, models.Payment, caller.tenant, id_)
+    if row.paid is None:
+        raise NotFound(f"the payment {id_!r} was not reported yet")
     return (await _payment_views(session, [row]))[0]
 
 

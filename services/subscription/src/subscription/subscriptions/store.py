@@ -70,6 +70,13 @@ async def save_payment(session: AsyncSession, event: Event[PaymentOutcome], *, p
         models.Payment, row_id(models.Payment, event.tenant, report.provider, report.payment_id)
     )
     row.references = sorted({*row.references, *report.references, report.payment_id})
+    # A link that came first knew neither.
+    if report.customer_id is not None and row.customer_id is None:
+        row.customer_id = row_id(models.Customer, event.tenant, report.provider, report.customer_id)
+    if report.subscription_id is not None and row.subscription_id is None:
+        row.subscription_id = row_id(
+            models.Subscription, event.tenant, report.provider, report.subscription_id
+        )
     new = domain.Payment(
         paid, event.time, event.id, report.amount, report.currency, None if paid else report.reason
     )
@@ -86,6 +93,8 @@ async def save_reversal(
     provider_id: str,
     amount: int,
     reason: str | None,
+    *,
+    status: str | None = None,
 ) -> None:
     report = event.data
     values = {
@@ -98,6 +107,8 @@ async def save_reversal(
         "reason": reason,
         "references": report.references,
         "reported_at": event.time,
+        "status": status,
+        "status_at": event.time,
     }
     await repository.save_reversal(session, values)
 
@@ -111,6 +122,7 @@ async def save_plan(
         "amount": plan.amount,
         "currency": plan.currency,
         "interval": plan.interval,
+        "interval_count": plan.interval_count,
     }
     known = await session.get(models.Plan, id_)
     if known is not None and all(getattr(known, key) == value for key, value in facts.items()):

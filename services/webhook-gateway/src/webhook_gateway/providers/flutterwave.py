@@ -8,6 +8,7 @@ it, so charges are unverified notifications under either scheme.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -65,13 +66,15 @@ class Flutterwave(PollableProvider):
         return Authentication("secret")
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
+        if "data" not in webhook and "event.type" in webhook:
+            return self._translate_flat(webhook, proof)
         type_ = webhook.get("type") or webhook["event"]
         data = webhook["data"]
         if type_.startswith("charge."):
             reference = data.get("tx_ref") or data["reference"]
             return [self.notification(reference, data["status"], proof)]
-        id_ = webhook.get("id") or derived_id(self.source, type_, str(data["id"]), data["status"])
-        status = data["status"].lower()
+        status = str(data.get("status") or "").lower()
+        id_ = webhook.get("id") or derived_id(self.source, type_, str(data.get("id")), status)
         signed = proof.trust == "signature"  # v3's plain secret does not authenticate the body
         if signed and type_.startswith("transfer.") and status in _TRANSFERS:
             return [
@@ -84,6 +87,20 @@ class Flutterwave(PollableProvider):
                 )
             ]
         return [self.passthrough_event(type_, webhook, id_=id_, proof=proof)]
+
+    def _translate_flat(self, webhook: Object, proof: Authentication) -> Sequence[Event[Any]]:
+        """Translate the older form, which accounts still receive for mobile money: the fields of
+        `data` are those of the call, and in camel case.
+        https://github.com/Flutterwave/Node-v3/issues/175"""
+        type_ = str(webhook["event.type"])
+        if reference := webhook.get("txRef"):
+            return [self.notification(reference, webhook["status"], proof)]
+        content = json.dumps(webhook, sort_keys=True)
+        return [
+            self.passthrough_event(
+                type_, dict(webhook), id_=derived_id(self.source, type_, content), proof=proof
+            )
+        ]
 
     @property
     def can_be_polled(self) -> bool:

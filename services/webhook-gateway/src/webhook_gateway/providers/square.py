@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from common.contracts.event import Event, Payload
 from common.contracts.payments import (
     Contact,
+    DisputeStatus,
     PaymentDisputed,
     PaymentOutcome,
     PaymentRefunded,
@@ -60,13 +61,13 @@ class Square(Provider):
         return Authentication("signature")
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
-        found = _translate(webhook["type"], webhook["data"]["object"])
+        # Deletions, and some other types, name an object and do not contain it.
+        found = _translate(webhook["type"], webhook["data"].get("object") or {})
         if not found:
-            body = {key: webhook[key] for key in ("event_id", "type", "created_at", "data")}
             time = parse(webhook["created_at"])
             return [
                 self.passthrough_event(
-                    webhook["type"], body, id_=webhook["event_id"], proof=proof, time=time
+                    webhook["type"], webhook, id_=webhook["event_id"], proof=proof, time=time
                 )
             ]
         return [
@@ -86,7 +87,7 @@ class Square(Provider):
 def _translate(type_: str, thing: Object) -> list[tuple[str, Payload]]:
     if type_ in {"payment.created", "payment.updated"}:
         return _payment(thing["payment"])
-    if type_ == "dispute.created":
+    if type_ in {"dispute.created", "dispute.state.changed", "dispute.state.updated"}:
         return [("payment.disputed", _dispute(thing["dispute"]))]
     if type_.startswith("payout.") and (payout := thing["payout"])["status"] in _PAYOUTS:
         return [(_PAYOUTS[payout["status"]], _payout(payout))]
@@ -104,8 +105,7 @@ def _payment(payment: Object) -> list[tuple[str, Payload]]:
             references=references,
             customer_id=payment.get("customer_id"),
             contact=Contact(email=payment.get("buyer_email_address")),
-            amount=payment["amount_money"]["amount"],
-            currency=payment["amount_money"]["currency"],
+            **_money(payment.get("total_money") or payment["amount_money"]),
             reason=errors[0].get("code"),
         )
         found.append((_PAYMENTS[payment["status"]], report))
@@ -115,8 +115,8 @@ def _payment(payment: Object) -> list[tuple[str, Payload]]:
             provider="square",
             refund_of=payment["id"],
             references=sorted({payment["id"], *references}),
-            amount_refunded=refunded["amount"],
-            currency=refunded["currency"],
+            amount_refunded=_money(refunded)["amount"],
+            currency=_money(refunded)["currency"],
         )
         found.append(("payment.refunded", refund))
     return found
@@ -127,10 +127,18 @@ def _dispute(dispute: Object) -> PaymentDisputed:
         provider="square",
         dispute_id=dispute["dispute_id"] if "dispute_id" in dispute else dispute["id"],
         references=[dispute["disputed_payment"]["payment_id"]],
-        amount=dispute["amount_money"]["amount"],
-        currency=dispute["amount_money"]["currency"],
+        **_money(dispute["amount_money"]),
         reason=dispute["reason"],
+        status=_dispute_status(dispute.get("state") or ""),
     )
+
+
+def _dispute_status(state: str) -> DisputeStatus:
+    """https://developer.squareup.com/reference/square/objects/Dispute, `state`"""
+    if state.startswith("INQUIRY_"):
+        return "inquiry"
+    over: Mapping[str, DisputeStatus] = {"WON": "won", "LOST": "lost", "ACCEPTED": "lost"}
+    return over.get(state, "open")
 
 
 def _payout(payout: Object) -> TransferReported:
@@ -141,6 +149,13 @@ def _payout(payout: Object) -> TransferReported:
         transfer_id=payout["id"],
         account=payout.get("location_id"),
         reference=payout.get("end_to_end_id"),
-        amount=payout["amount_money"]["amount"],
-        currency=payout["amount_money"]["currency"],
+        **_money(payout["amount_money"]),
     )
+
+
+def _money(money: Object) -> dict[str, Any]:
+    """Return amount and currency. Payments total the tip, too (`total_money`); the examples of
+    payouts in Square's API description name the currency `currency_code`:
+    https://developer.squareup.com/reference/square/payouts-api/webhooks/payout.sent"""
+    currency = money["currency"] if "currency" in money else money["currency_code"]
+    return {"amount": money["amount"], "currency": currency}

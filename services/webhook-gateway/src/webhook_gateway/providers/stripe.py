@@ -24,7 +24,9 @@ from common.contracts.payments import (
     REFUND_IN_METADATA,
     CheckoutCompleted,
     Contact,
+    DisputeStatus,
     PaymentDisputed,
+    PaymentLinked,
     PaymentOutcome,
     PaymentRefunded,
     RefundReported,
@@ -33,6 +35,7 @@ from common.contracts.payouts import TransferReported
 from common.contracts.subscriptions import (
     PlanSnapshot,
     PreviousSubscription,
+    ProviderCustomer,
     ProviderSubscription,
     Status,
     SubscriptionItem,
@@ -118,6 +121,13 @@ class Stripe(Provider):
                 )
             ]
         snapshot: Object = webhook["data"]["object"]
+        if provider_type.startswith("checkout.") and snapshot.get("mode") == "setup":
+            # It stores a payment method: no payment is made, paid or missed.
+            return [
+                self.passthrough_event(
+                    provider_type, webhook, id_=webhook["id"], proof=proof, time=time
+                )
+            ]
         domain_type, translation = _TRANSLATIONS[provider_type]
         payload = translation(snapshot)
         if isinstance(payload, ProviderSubscription):
@@ -239,6 +249,24 @@ def _invoice(amount: str) -> Callable[[Object], PaymentOutcome]:
     return translate
 
 
+def _customer(customer: Object) -> ProviderCustomer:
+    return ProviderCustomer(
+        provider="stripe",
+        customer_id=customer["id"],
+        contact=Contact(email=customer.get("email"), name=customer.get("name")),
+    )
+
+
+def _invoiced_customer(invoice: Object) -> ProviderCustomer:
+    """Report the customer's contact data, which a finalized invoice repeats: an invoiced customer
+    may pay weeks later. https://docs.stripe.com/api/invoices/object#invoice_object-customer_email"""
+    return ProviderCustomer(
+        provider="stripe",
+        customer_id=_required_id(invoice["customer"]),
+        contact=Contact(email=invoice.get("customer_email"), name=invoice.get("customer_name")),
+    )
+
+
 def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
     def translate(subscription: Object) -> ProviderSubscription:
         items = _items(subscription)
@@ -329,12 +357,14 @@ def _plan(price: Object | None) -> PlanSnapshot | None:
     if not price:
         return None
     former = "unit_amount" not in price  # a plan, the predecessor of a price
+    recurring = price if former else price.get("recurring") or {}
     return PlanSnapshot(
         plan_id=price["id"],
         name=price.get("nickname") or (price.get("name") if former else None),
         amount=_price_amount(price, "amount" if former else "unit_amount"),
         currency=_currency(price.get("currency")),
-        interval=(price if former else price.get("recurring") or {}).get("interval"),
+        interval=recurring.get("interval"),
+        interval_count=recurring.get("interval_count") or 1,
     )
 
 
@@ -403,6 +433,28 @@ def _dispute(dispute: Object) -> PaymentDisputed:
         amount=_required_amount(dispute, "amount"),
         currency=dispute["currency"].upper(),
         reason=dispute["reason"],
+        status=_dispute_status(dispute.get("status") or ""),
+    )
+
+
+def _dispute_status(status: str) -> DisputeStatus:
+    """https://docs.stripe.com/api/disputes/object#dispute_object-status"""
+    if status.startswith("warning_"):
+        return "inquiry"
+    # A prevented dispute was settled before it moved money.
+    over: Mapping[str, DisputeStatus] = {"won": "won", "prevented": "won", "lost": "lost"}
+    return over.get(status, "open")
+
+
+def _invoice_payment(payment: Object) -> PaymentLinked:
+    """Link an invoice to what paid it: since 2025-03-31 neither names the other.
+    https://docs.stripe.com/api/invoice-payment/object"""
+    paid_by = payment["payment"]
+    references = {_id(paid_by.get("payment_intent")), _id(paid_by.get("charge"))}
+    return PaymentLinked(
+        provider="stripe",
+        payment_id=_required_id(payment["invoice"]),
+        references=sorted(each for each in references if each),
     )
 
 
@@ -428,6 +480,10 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "invoice.paid": ("payment.succeeded", _invoice("amount_paid")),
     "invoice.payment_succeeded": ("payment.succeeded", _invoice("amount_paid")),
     "invoice.payment_failed": ("payment.failed", _invoice("amount_due")),
+    "invoice_payment.paid": ("payment.linked", _invoice_payment),
+    "invoice.finalized": ("provider_customer.updated", _invoiced_customer),
+    "customer.created": ("provider_customer.updated", _customer),
+    "customer.updated": ("provider_customer.updated", _customer),
     "customer.subscription.created": ("provider_subscription.created", _subscription(ended=False)),
     "customer.subscription.updated": ("provider_subscription.updated", _subscription(ended=False)),
     "customer.subscription.paused": ("provider_subscription.updated", _subscription(ended=False)),
@@ -438,6 +494,10 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "refund.failed": ("refund.reported", _refund_report),
     "charge.refund.updated": ("refund.reported", _refund_report),
     "charge.dispute.created": ("payment.disputed", _dispute),
+    "charge.dispute.updated": ("payment.disputed", _dispute),
+    "charge.dispute.closed": ("payment.disputed", _dispute),
+    "charge.dispute.funds_withdrawn": ("payment.disputed", _dispute),
+    "charge.dispute.funds_reinstated": ("payment.disputed", _dispute),
     "transfer.created": ("provider_transfer.created", _transfer),
     "transfer.reversed": ("provider_transfer.reversed", _transfer),
     "payout.created": ("provider_payout.created", _payout),
@@ -445,6 +505,9 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "payout.failed": ("provider_payout.failed", _payout),
     "payout.canceled": ("provider_payout.failed", _payout),
 }
+
+TRANSLATED_TYPES = frozenset(_TRANSLATIONS)
+"""The types to select for a webhook endpoint at Stripe."""
 
 
 def _id(reference: Any) -> str | None:
