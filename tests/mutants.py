@@ -120,6 +120,20 @@ MUTANTS = (
         "promises/test_promise_4_money_moves_once.py",
     ),
     Mutant(
+        "payouts: a status check without an answer postpones the next ones",
+        f"{PAYOUTS}/execution/planner.py",
+        'f"look-up: {error}", answered=False\n',
+        'f"look-up: {error}", answered=True\n',
+        "payouts/test_payouts.py",
+    ),
+    Mutant(
+        "payments: a late report of a dispute undoes its end",
+        f"{SUBSCRIPTION}/repository.py",
+        "    newer = row.excluded.status_at >= Reversal.status_at\n",
+        "    newer = row.excluded.status_at <= func.now()\n",
+        "runtime/test_apis.py",
+    ),
+    Mutant(
         "promise 4: a look-up that was overtaken is believed",
         f"{PAYOUTS}/execution/planner.py",
         "if row.version != item.version:",
