@@ -27,7 +27,8 @@ class WorkerSettings(settings.WorkerSettings, ScheduleSettings):
     )
     rates_json_url: HttpUrl | None = Field(
         default=None,
-        description='further rates: {"base": "EUR", "date": "2026-11-20", "rates": {"USD": 1.08}}',
+        description="the URL of a source of further rates, as "
+        '{"base": "EUR", "date": "2026-11-20", "rates": {"USD": 1.08}}',
     )
     rates_timeout_seconds: float = Field(
         default=20, ge=0.1, le=300, description="the timeout for reading a rate source"

@@ -36,8 +36,8 @@ endpoints_fault = Gauge(
 
 polls = Counter(
     "paybus_payment_polls_total",
-    "Status queries about payments, by result: the payment's status; charges, for a paid one that "
-    "was checked for further charges; or failed.",
+    "Status queries about payments, by result: the payment's status; `charges` if a paid payment "
+    "was checked for further charges; `failed` if the query failed.",
     ["provider", "outcome"],
 )
 

@@ -34,7 +34,7 @@ def render(described: Mapping[str, Any]) -> str:
 def _describe(type_: str, message: Mapping[str, Any], schemas: Mapping[str, Any]) -> Iterator[str]:
     exchange = lookup(type_).exchange
     queues = ", ".join(f"`{name}`" for name in queues_of(type_)) or "none, journal only"
-    senders = ", ".join(publishers_of(type_, exchange)) or "operations"
+    senders = ", ".join(publishers_of(type_, exchange)) or "every service that consumes events"
     envelope = schemas[_name(message["payload"])]
     payload = schemas[_name(envelope["properties"]["data"])]
     yield message["summary"]

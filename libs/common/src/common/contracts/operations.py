@@ -8,8 +8,8 @@ from common.contracts.event import Id, Payload
 class ReplayItemsCompleted(Payload):
     """Replayed messages that the service of `queue` handled, each named by its replay item.
 
-    Those in `duplicates` had been processed already: by an earlier delivery, or by this one before
-    its worker crashed.
+    Those in `duplicates` had already been processed: before the replay, or by the replay's first
+    delivery, whose worker crashed before it acknowledged the message.
     """
 
     queue: str

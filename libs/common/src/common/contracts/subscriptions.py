@@ -93,8 +93,9 @@ class ResumeBillingCommand(Payload):
 class SubscriptionChanged(Payload):
     """Subscription after the change that the event type names.
 
-    `subscription_id`, `customer_id` and the plan ids are Paybus's own. `plan_id` is that of the
-    first of `items`, which are empty where the provider names one plan only.
+    `subscription_id`, `customer_id` and the plan ids are Paybus's own. `items` is empty
+    if the provider names only one plan; `plan_id` is then that plan, otherwise that of the first
+    item.
     """
 
     subscription_id: Id

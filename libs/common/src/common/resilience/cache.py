@@ -27,7 +27,7 @@ _POOL = 20
 
 cache_requests = Counter(
     "paybus_cache_requests_total",
-    "Cache lookups by outcome: hit, miss, away.",
+    "Cache lookups by outcome: hit, miss, away (the cache was unavailable).",
     ["cache", "outcome"],
 )
 
