@@ -274,3 +274,20 @@ def test_a_price_is_charged_every_so_many_intervals() -> None:
     event = translate(a_provider("stripe", "secret"), json.dumps(webhook).encode())
     plan, (item,) = event.data.plan, event.data.items
     assert (plan.interval, plan.interval_count, item.quantity) == ("month", 3, 25)
+
+
+@pytest.mark.parametrize("type_", ["customer.subscription.created", "invoice.finalized"])
+def test_an_object_without_a_customer_makes_none(type_: str) -> None:
+    webhook = stripe(type_, {"id": "x_1", "customer": None, "customer_account": "acct_1"})
+    event = translate(a_provider("stripe", "secret"), json.dumps(webhook).encode())
+    assert event.type == f"provider.stripe.{type_}"
+
+
+def test_events_of_flutterwave_without_an_id_are_told_apart() -> None:
+    endpoint = a_provider("flutterwave", "secret")
+    bodies = [
+        json.dumps({"type": "customer.created", "data": {"email": email}}).encode()
+        for email in ("a@example.com", "b@example.com", "a@example.com")
+    ]
+    first, second, again = (translate(endpoint, body).id for body in bodies)
+    assert (first == again, first == second) == (True, False)

@@ -74,7 +74,7 @@ class Flutterwave(PollableProvider):
             reference = data.get("tx_ref") or data["reference"]
             return [self.notification(reference, data["status"], proof)]
         status = str(data.get("status") or "").lower()
-        id_ = webhook.get("id") or derived_id(self.source, type_, str(data.get("id")), status)
+        id_ = webhook.get("id") or self._derived_id(type_, webhook)
         signed = proof.trust == "signature"  # v3's plain secret does not authenticate the body
         if signed and type_.startswith("transfer.") and status in _TRANSFERS:
             return [
@@ -95,12 +95,14 @@ class Flutterwave(PollableProvider):
         type_ = str(webhook["event.type"])
         if reference := webhook.get("txRef"):
             return [self.notification(reference, webhook["status"], proof)]
-        content = json.dumps(webhook, sort_keys=True)
-        return [
-            self.passthrough_event(
-                type_, dict(webhook), id_=derived_id(self.source, type_, content), proof=proof
-            )
-        ]
+        id_ = self._derived_id(type_, webhook)
+        return [self.passthrough_event(type_, dict(webhook), id_=id_, proof=proof)]
+
+    def _derived_id(self, type_: str, webhook: Object) -> str:
+        data = webhook.get("data") or {}
+        if "id" in data and "status" in data:
+            return derived_id(self.source, type_, str(data["id"]), data["status"])
+        return derived_id(self.source, type_, json.dumps(webhook, sort_keys=True))
 
     @property
     def can_be_polled(self) -> bool:

@@ -109,7 +109,7 @@ class Stripe(Provider):
             ]
         time = from_seconds(webhook["created"])
         not_served = self._not_served(webhook)
-        if provider_type not in _TRANSLATIONS or not_served is not None:
+        if not _is_translated(provider_type, webhook) or not_served is not None:
             return [
                 self.passthrough_event(
                     provider_type,
@@ -121,13 +121,6 @@ class Stripe(Provider):
                 )
             ]
         snapshot: Object = webhook["data"]["object"]
-        if provider_type.startswith("checkout.") and snapshot.get("mode") == "setup":
-            # It stores a payment method: no payment is made, paid or missed.
-            return [
-                self.passthrough_event(
-                    provider_type, webhook, id_=webhook["id"], proof=proof, time=time
-                )
-            ]
         domain_type, translation = _TRANSLATIONS[provider_type]
         payload = translation(snapshot)
         if isinstance(payload, ProviderSubscription):
@@ -165,6 +158,19 @@ class Stripe(Provider):
         if webhook["type"] in _TRANSLATIONS:
             metrics.not_served.labels(self.name, kind).inc()
         return said
+
+
+def _is_translated(type_: str, webhook: Object) -> bool:
+    """Return whether the event means something here. A session in mode `setup` stores a payment
+    method: no payment is made or missed (https://docs.stripe.com/api/checkout/sessions/object). A
+    `customer_account` may stand for the customer (SDK `Subscription`, `Invoice`)."""
+    if type_ not in _TRANSLATIONS:
+        return False
+    snapshot: Object = webhook["data"]["object"]
+    if type_.startswith("checkout."):
+        return snapshot.get("mode") != "setup"
+    of_customer = type_.startswith("customer.subscription.") or type_ == "invoice.finalized"
+    return not of_customer or snapshot.get("customer", "missing") is not None
 
 
 def _is_payout(webhook: Object) -> bool:
@@ -441,7 +447,7 @@ def _dispute_status(status: str) -> DisputeStatus:
     """https://docs.stripe.com/api/disputes/object#dispute_object-status"""
     if status.startswith("warning_"):
         return "inquiry"
-    # A prevented dispute was settled before it moved money.
+    # The description does not say what `prevented` means: assumed is that the money stays.
     over: Mapping[str, DisputeStatus] = {"won": "won", "prevented": "won", "lost": "lost"}
     return over.get(status, "open")
 
