@@ -21,6 +21,7 @@ PAYOUTS = "services/payouts/src/payouts"
 BANKS = "services/bank-sync/src/bank_sync"
 OPERATIONS = "services/operations/src/operations"
 SUBSCRIPTION = "services/subscription/src/subscription"
+ORDERS = "services/orders/src/orders"
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,38 @@ MUTANTS = (
     ),
     Mutant(
         "payments: a late report of a dispute undoes its end",
+        f"{SUBSCRIPTION}/domain.py",
+        "        return self._order >= known._order\n",
+        "        return True\n",
+        "subscription/test_every_payment.py",
+    ),
+    Mutant(
+        "payments: a refund that failed is counted",
+        f"{SUBSCRIPTION}/domain.py",
+        "    return max(0, refunds.total - since)\n",
+        "    return refunds.total\n",
+        "subscription/test_every_payment.py",
+    ),
+    Mutant(
+        "payments: an invoice's payment intent is listed as a second payment",
         f"{SUBSCRIPTION}/repository.py",
-        "    newer = row.excluded.status_at >= Reversal.status_at\n",
-        "    newer = row.excluded.status_at <= func.now()\n",
-        "runtime/test_apis.py",
+        "    return query.where(Payment.paid.is_not(None), ~is_listed_as_invoice)\n",
+        "    return query.where(Payment.paid.is_not(None))\n",
+        "subscription/test_every_payment.py",
+    ),
+    Mutant(
+        "orders: a refund of ours is held back from the sellers once more",
+        f"{ORDERS}/domain.py",
+        "    return min(most, max(0, refunded - ours) + disputed)\n",
+        "    return min(most, refunded + disputed)\n",
+        "orders/test_orders.py",
+    ),
+    Mutant(
+        "orders: a dispute that was reported before its payment holds nothing",
+        f"{SUBSCRIPTION}/payments/store.py",
+        "    for row in found[payment.id]:\n        _publish(work, event, row, checkout)\n",
+        "",
+        "orders/test_orders.py",
     ),
     Mutant(
         "promise 4: a look-up that was overtaken is believed",

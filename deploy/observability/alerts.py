@@ -222,7 +222,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "QueueMessageTooOld",
         f"max by (queue) (paybus_consumer_oldest_message_age_seconds{{{_OURS}}})",
-        300, "2m", "page", "A message has waited for five minutes in {{ $labels.queue }}",
+        300, "2m", "page", "A message that a consumer of {{ $labels.queue }} holds is five minutes old",
         "queue-growing",
         {'paybus_consumer_oldest_message_age_seconds{queue="orders.payments"}': "0+60x100"},
         {'paybus_consumer_oldest_message_age_seconds{queue="orders.payments"}': "2x100", 'paybus_consumer_oldest_message_age_seconds{queue="orders.payments.dead"}': "900x100"},

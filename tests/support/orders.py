@@ -8,6 +8,7 @@ from uuid import uuid4
 import httpx
 
 from support import payouts
+from support.billing import stripe
 from support.mobile_money import sandbox
 from support.paybus import Paybus
 from support.waiting import until
@@ -114,15 +115,32 @@ def a_seller(paybus: Paybus, **changes: Any) -> str:
     return str(made["reference"])
 
 
-def refunds_at_stripe(paybus: Paybus, payment: dict[str, Any]) -> list[int]:
+def intent_of(paybus: Paybus, payment: dict[str, Any]) -> dict[str, Any]:
+    """Return the payment intent of the checkout's session at Stripe."""
     checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
-    stripe = paybus.layout.url("sandbox-stripe")
-    auth = ("sk_test_paybus", "")
-    url = f"{stripe}/v1/checkout/sessions/{checkout['reference']}"
-    intent = paybus.http.get(url, auth=auth).json()["payment_intent"]
-    found = paybus.http.get(f"{stripe}/v1/refunds?payment_intent={intent}&limit=100", auth=auth)
-    made = found.raise_for_status().json()["data"]
+    session = stripe(paybus, "GET", f"checkout/sessions/{checkout['reference']}")
+    return stripe(paybus, "GET", f"payment_intents/{session['payment_intent']}")
+
+
+def refunds_at_stripe(paybus: Paybus, payment: dict[str, Any]) -> list[int]:
+    intent = intent_of(paybus, payment)["id"]
+    made = stripe(paybus, "GET", f"refunds?payment_intent={intent}&limit=100")["data"]
     return [each["amount"] for each in made if each["status"] != "failed"]
+
+
+def dispute(paybus: Paybus, payment: dict[str, Any], status: str, **more: Any) -> None:
+    """Begin a dispute of the payment as its payer's bank would, or continue it."""
+    charge = intent_of(paybus, payment)["latest_charge"]
+    url = f"{paybus.layout.url('sandbox-stripe')}/_config/charges/{charge}/dispute"
+    paybus.http.put(url, json={"status": status, **more}).raise_for_status()
+
+
+def until_held(paybus: Paybus, order: dict[str, Any], held: int, **shares: int) -> dict[str, Any]:
+    """Wait until that much is held back, and check each seller's part of it."""
+    until(lambda: see(paybus, order)["held"] == held, what=f"{held} is held", pause=0.2)
+    found = see(paybus, order)
+    assert {each["seller"]: each["held"] for each in found["shares"]} == shares
+    return found
 
 
 def paid_to(paybus: Paybus, seller: str) -> int:

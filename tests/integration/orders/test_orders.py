@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from common.messaging.events import new_event
 from conftest import MakePaybus
 from devstack.processes.system import introduce
 from support import payouts
+from support.billing import stripe
 from support.mobile_money import ask_now, sandbox
 from support.orders import (
     PROCESSES,
@@ -27,7 +29,9 @@ from support.orders import (
     an_order,
     balance_of,
     call,
+    dispute,
     done,
+    intent_of,
     line,
     paid_to,
     pay,
@@ -36,6 +40,7 @@ from support.orders import (
     see,
     set_terms,
     start_payment,
+    until_held,
     until_refunds,
     until_state,
 )
@@ -521,3 +526,92 @@ def test_sellers_earnings_are_reported_in_the_tenant_s_currency(paybus: Paybus) 
     found = report()
     assert (found["gross"], found["fees"], found["owed"]) == (4000, 400, 3600)
     assert report("&in_own_currency=true")["currency"] == "USD"
+
+
+def test_what_is_refunded_at_the_provider_is_held_back_from_the_sellers(paybus: Paybus) -> None:
+    """A refund that was made in Stripe's dashboard, beside one that Paybus made."""
+    set_terms(paybus, holding_seconds=3600)
+    order = place(paybus, line("ama", 600), line("yaw", 400))
+    payment = start_payment(paybus, order)
+    pay(paybus, payment)
+    until_state(paybus, order, "paid")
+    request = {"amount": 100, "reason": "late"}
+    done(paybus, "POST", f"orders/{order['id']}/refunds", json=request)
+    until_refunds(paybus, order, "succeeded")
+    until(lambda: see(paybus, order)["reversals"], what="Stripe's report of it is here")
+    assert see(paybus, order)["held"] == 0, "it is our own"
+    intent = intent_of(paybus, payment)["id"]
+    made = stripe(paybus, "POST", "refunds", payment_intent=intent, amount=300)
+    found = until_held(paybus, order, 300, ama=180, yaw=120)
+    assert [(each["kind"], each["amount"]) for each in found["reversals"]] == [("refund", 400)]
+    owed = {each["seller"]: each["owed"] for each in found["shares"]}
+    assert owed == {"ama": (600 - 60 - 180) * 9 // 10, "yaw": (400 - 40 - 120) * 9 // 10}
+    too_much = call(
+        paybus, "POST", f"orders/{order['id']}/refunds", json={"amount": 601, "reason": "?"}
+    )
+    assert too_much.status_code == 409
+    assert "600 USD (minor units) are left to refund; 300 are disputed" in too_much.text
+    fail = f"{paybus.layout.url('sandbox-stripe')}/_config/refunds/{made['id']}/failed"
+    paybus.http.put(fail).raise_for_status()
+    until_held(paybus, order, 0, ama=0, yaw=0)
+
+
+def test_a_dispute_holds_the_sellers_earnings_until_it_is_won(paybus: Paybus) -> None:
+    set_terms(paybus, holding_seconds=3600)
+    paybus.tap("orders", "order.hold_changed")
+    order = place(paybus, line("ama", 600), line("yaw", 400))
+    payment = start_payment(paybus, order)
+    pay(paybus, payment)
+    until_state(paybus, order, "paid")
+    dispute(paybus, payment, "warning_needs_response")
+    until(lambda: see(paybus, order)["reversals"], what="the inquiry is shown")
+    assert see(paybus, order)["held"] == 0, "a bank that asks has taken nothing"
+    for status, shown, held in (
+        ("needs_response", "open", 1000),
+        ("won", "won", 0),
+    ):
+        dispute(paybus, payment, status)
+        found = until_held(paybus, order, held, ama=held * 6 // 10, yaw=held * 4 // 10)
+        assert [each["status"] for each in found["reversals"]] == [shown]
+    changes = [each["data"]["held"] for each in paybus.tapped()]
+    assert changes == [1000, 0]
+
+
+def test_a_dispute_after_the_payout_is_taken_back_and_credited_again_when_won(
+    paybus: Paybus,
+) -> None:
+    ama = a_seller(paybus)
+    order = place(paybus, line(ama, 1000))
+    payment = start_payment(paybus, order)
+    pay(paybus, payment)
+    until(lambda: paid_to(paybus, ama) == 900, what="she is paid")
+    dispute(paybus, payment, "needs_response", amount=500)
+    until(lambda: balance_of(paybus, ama) == -450, what="she owes what is disputed")
+    dispute(paybus, payment, "won")
+    until(lambda: balance_of(paybus, ama) == 0, what="she has it again")
+    assert see(paybus, order)["held"] == 0
+
+
+def test_a_dispute_that_is_reported_before_its_payment_is_held_too(paybus: Paybus) -> None:
+    """The order's queue stands still while the payment and its dispute are reported."""
+    set_terms(paybus, holding_seconds=3600)
+    order = place(paybus, line("ama", 1000))
+    payment = start_payment(paybus, order)
+    checkout = paybus.api("GET", "subscription", f"/v1/checkouts/{payment['id']}").json()
+    name = uuid4().hex[:10]
+    thing = {"id": f"du_{name}", "object": "dispute", "amount": 1000, "currency": "usd",
+             "charge": f"ch_{name}", "payment_intent": f"pi_{name}", "reason": "fraudulent",
+             "status": "needs_response"}  # fmt: skip
+    session = {"id": checkout["reference"], "object": "checkout.session", "mode": "payment",
+               "payment_status": "paid", "payment_intent": f"pi_{name}", "amount_total": 1000,
+               "currency": "usd", "metadata": {"paybus_checkout": checkout["id"]}}  # fmt: skip
+    for kind, snapshot in (
+        ("charge.dispute.created", thing),
+        ("checkout.session.completed", session),
+    ):
+        event = {"id": f"evt_{kind}_{name}", "object": "event", "type": kind, "livemode": False}
+        event |= {"created": int(time.time()), "data": {"object": snapshot}}
+        assert paybus.send(event).status_code == 200
+        until(lambda: paybus.depths()["subscription.billing"] == 0, what="it is taken")
+    until_state(paybus, order, "paid")
+    until_held(paybus, order, 1000, ama=1000)

@@ -40,7 +40,9 @@ _KINDS = {
     "checkout.session": sdk.checkout.Session,
     "coupon": sdk.Coupon,
     "customer": sdk.Customer,
+    "dispute": sdk.Dispute,
     "invoice": sdk.Invoice,
+    "invoice_payment": sdk.InvoicePayment,
     "payment_intent": sdk.PaymentIntent,
     "payment_method": sdk.PaymentMethod,
     "payout": sdk.Payout,
@@ -58,7 +60,8 @@ _KINDS = {
 # webhooks have the version of their endpoint, responses that of the account if the SDK is older.
 _FORMER: Mapping[str, set[Path]] = {
     "charge": {("invoice",)},
-    "invoice": {("subscription",), ("payment_intent",), ("charge",)},
+    "invoice": {("subscription",), ("payment_intent",), ("charge",), ("paid_out_of_band",)},
+    "payment_intent": {("charges",)},
     "subscription": {("current_period_end",), ("plan",), ("discounts", "[]", "coupon")},
 }
 _AUTHORIZED = {"Authorization": "Bearer sk_test_x"}
@@ -115,6 +118,9 @@ def shop(paybus: Paybus) -> dict[str, Any]:
     base = paybus.layout.url("sandbox-stripe")
     failed = f"{base}/_config/refunds/{refunded['id']}/failed"
     answers.append(paybus.http.put(failed).raise_for_status().json())
+    charge = f"{base}/_config/charges/{refunded['charge']}/dispute"
+    for status in ("needs_response", "under_review", "won"):
+        answers.append(paybus.http.put(charge, json={"status": status}).raise_for_status().json())
     for path in ("customers", "subscriptions?status=all", "invoices", "plans", "products"):
         answers.append(stripe(paybus, "GET", path))
     for what in ("transfers", "payouts"):
@@ -159,10 +165,13 @@ def test_the_stand_ins_answer_as_stripe_is_described(shop: dict[str, Any]) -> No
         described = sdk.ListObject[described] if is_list else described
         assert faults(shape(described), answer) == [], kind
         seen.add(kind)
-    assert seen == _KINDS.keys() - {"payment_intent", "charge"}
+    assert seen == _KINDS.keys() - {"payment_intent", "charge", "invoice_payment"}
 
 
 _CALLS = {
+    "charge.dispute.closed", "charge.dispute.created", "charge.dispute.funds_reinstated",
+    "charge.dispute.funds_withdrawn", "charge.dispute.updated", "charge.succeeded",
+    "invoice.paid", "invoice_payment.paid", "payment_intent.succeeded",
     "charge.refund.updated", "charge.refunded", "refund.failed", "refund.updated",
     "checkout.session.completed", "checkout.session.expired",
     "customer.subscription.created", "customer.subscription.deleted",
@@ -205,7 +214,10 @@ def test_what_the_gateway_reads_is_described(webhooks: list[dict[str, Any]]) -> 
     translated = {
         "charge",
         "checkout.session",
+        "dispute",
         "invoice",
+        "invoice_payment",
+        "payment_intent",
         "payout",
         "refund",
         "subscription",

@@ -12,7 +12,7 @@ from aiohttp import web
 from localstripe.resources import store
 from localstripe.server import app
 
-from sandbox.stripe import billing, checkout, objects
+from sandbox.stripe import billing, checkout, objects, payments
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     store.dump_to_disk = lambda: None
     objects.install()
     billing.install(app)
+    payments.install(app)
     checkout.install(app)
     web.run_app(
         app,

@@ -9,7 +9,7 @@ returns it with `calls`, the number of calls affected since it was set.
 
 `PUT /_config/subscriptions/{id}` makes changes that Stripe or its portal makes on its own:
 `{"status": "unpaid"}`, `{"cancel_at": 1798392000}`; with `"events": ["paused"]` only these are
-sent. `PUT /_config/refunds/{id}/failed`: the payer's bank rejected it, and the money is back.
+sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from typing import Any
 from aiohttp import web
 from localstripe.errors import UserError
 from localstripe.resources import (
-    Charge,
     Coupon,
     Customer,
     Event,
@@ -35,7 +34,6 @@ from localstripe.resources import (
     InvoiceItem,
     PaymentMethod,
     Plan,
-    Refund,
     StripeObject,
     Subscription,
     SubscriptionItem,
@@ -198,13 +196,6 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per r
             schedule_webhook(Event(f"customer.subscription.{each}", subscription))
         return json_response(subscription._export())
 
-    async def fail_refund(request: web.Request) -> Any:
-        refund = Refund._api_retrieve(request.match_info["id"])
-        refund.status, refund.failure_reason = "failed", "expired_or_canceled_card"
-        for each in ("refund.updated", "refund.failed", "charge.refund.updated"):
-            schedule_webhook(Event(each, refund))
-        return json_response(refund._export())
-
     async def schedule(request: web.Request) -> Any:
         wanted = await get_post_data(request)
         return json_response(SubscriptionSchedule(wanted["from_subscription"])._export())
@@ -252,7 +243,6 @@ def install(app: web.Application) -> None:  # noqa: PLR0915 - one function per r
     app.router.add_put("/_config/behaviour", behave)
     app.router.add_get("/_config/behaviour", see_behaviour)
     app.router.add_put("/_config/subscriptions/{id}", move)
-    app.router.add_put("/_config/refunds/{id}/failed", fail_refund)
     app.router.add_post("/v1/subscription_schedules", schedule)
     app.router.add_get("/v1/subscription_schedules/{id}", see_schedule)
     app.router.add_post("/v1/subscription_schedules/{id}", change_schedule)
@@ -336,11 +326,6 @@ def _teach() -> None:  # noqa: PLR0915 - one function per extension
     def next_invoice(subscription_items: Any = None, **more: Any) -> Any:
         return following(subscription_items=_plans(subscription_items), **more)
 
-    def give_back(self: Any, **wanted: Any) -> None:
-        begin_refund(self, **wanted)
-        schedule_webhook(Event("charge.refunded", Charge._api_retrieve(self.charge)))
-
-    begin_refund, Refund.__init__ = Refund.__init__, give_back
     Event.__init__ = event
     Subscription.__init__, Subscription._update = create, update
     Invoice._get_next_invoice = staticmethod(next_invoice)

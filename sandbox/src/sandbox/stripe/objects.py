@@ -217,6 +217,8 @@ _ADDED: Mapping[str, Mapping[str, Any]] = {
         "payment_method_types": ["card"],
     },
     "charge": {"billing_details": {}, "disputed": False},
+    "dispute": {},
+    "invoice_payment": {},
     "plan": {},
     "product": {"images": [], "marketing_features": [], "updated": 0},
     "refund": {},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from common.errors import Conflict
@@ -86,6 +87,31 @@ class RefundState(StrEnum):
     FAILED = "failed"  # the provider rejected it: an operator has to act
     UNKNOWN = "unknown"  # no call got a response: it may have been made
     MANUAL = "manual"  # the provider has no refunds: an operator pays it back and confirms it
+
+
+# The states of a refund of ours that the provider's total of refunds contains, or soon will.
+AT_THE_PROVIDER = frozenset({RefundState.REQUESTED, RefundState.SUCCEEDED, RefundState.UNKNOWN})
+
+# A dispute in one of these has taken the money; after an inquiry it may.
+_TAKEN = frozenset({"open", "lost"})
+
+
+@dataclass(frozen=True)
+class Reversed:
+    """The provider's report of a charge's refunds, or of a dispute with its `status`. `amount` is
+    in minor units."""
+
+    kind: str
+    status: str | None
+    amount: int
+
+
+def held_back(reversals: Sequence[Reversed], *, ours: int, most: int) -> int:
+    """Return how much of an order is held back from its sellers (minor units): what is disputed,
+    and what was refunded beyond our own refunds, `ours`; at most `most`."""
+    refunded = sum(each.amount for each in reversals if each.kind == "refund")
+    disputed = sum(each.amount for each in reversals if each.status in _TAKEN)
+    return min(most, max(0, refunded - ours) + disputed)
 
 
 CHECKOUT_PURPOSE = "order/"

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import Event, derived_id
-from common.contracts.payments import CheckoutStatusChanged, RefundCompleted
+from common.contracts.payments import CheckoutReversed, CheckoutStatusChanged, RefundCompleted
 from common.db import tenant_rows
 from common.errors import Permanent
 from common.messaging.outbox import UnitOfWork
@@ -40,6 +40,7 @@ _WHY = {
     PaymentDecision.WRONG: "not what the order costs",
 }
 _MORE = "more than the order costs"
+_HELD = "the provider reports a refund or a dispute of its payment"
 
 
 async def on_checkout_settled(work: UnitOfWork, event: Event[CheckoutStatusChanged]) -> None:
@@ -112,9 +113,39 @@ async def _take(
         if decision is PaymentDecision.REOPENED:
             changes.publish(order, "reopened", shares)
         changes.publish(order, "paid", shares)
+        # The provider may have reported a dispute first.
+        await order_service.update_holds(changes, order, _HELD)
     if back:
         why = _WHY.get(decision, _MORE)
         await order_service.refund_payment(changes, order, payment, back, why)
+    await changes.flush()
+
+
+async def on_checkout_reversed(work: UnitOfWork, event: Event[CheckoutReversed]) -> None:
+    report = event.data
+    order = _order(work.session, event)
+    if order is None:
+        return
+    values = {
+        "id": report.reversal_id,
+        "tenant": event.tenant,
+        "order_id": order.id,
+        "checkout_id": report.checkout_id,
+        "kind": report.kind,
+        "status": report.status,
+        "amount": report.amount,
+        "currency": report.currency,
+        "reason": report.reason,
+        "reported_at": event.time,
+        "sequence": event.sequence or 0,
+    }
+    if await repository.save_reversal(work.session, values):
+        await _update_holds(work, event, order)
+
+
+async def _update_holds(work: UnitOfWork, event: Event[Any], order: Order) -> None:
+    changes = OrderUnitOfWork(work.session, event)
+    await order_service.update_holds(changes, order, _HELD)
     await changes.flush()
 
 
@@ -139,24 +170,30 @@ async def on_refund_settled(work: UnitOfWork, event: Event[RefundCompleted]) -> 
     refund.completed_at = event.time
     if refund.state in {RefundState.FAILED, RefundState.UNKNOWN}:
         log.error("refund_needs_attention", refund=refund.id, state=refund.state)
+    if refund.state == RefundState.FAILED:
+        await _update_holds(work, event, work.session.info["orders"][refund.order_id])
 
 
 HANDLERS: Mapping[str, Handler] = {
     "checkout.status_changed": on_checkout_settled,
+    "checkout.reversed": on_checkout_reversed,
     "refund.completed": on_refund_settled,
 }
 
 
 async def prepare(session: AsyncSession, events: Sequence[Event[Any]]) -> None:
     """Lock the batch's orders, then its refunds; every transaction locks in this order."""
-    request = [_named(event) for event in events]
-    orders = await repository.locked_orders(session, [id_ for id_ in request if id_])
-    session.info["orders"] = {order.id: order for order in orders}
     refunds = [event.data.refund_id for event in events if isinstance(event.data, RefundCompleted)]
+    named = {id_ for event in events if (id_ := _named(event))}
+    named.update(await repository.orders_of_refunds(session, refunds))
+    orders = await repository.locked_orders(session, sorted(named))
+    session.info["orders"] = {order.id: order for order in orders}
     tenant_rows.pin(session, await repository.locked_refunds(session, refunds))
 
 
-def _order(session: AsyncSession, event: Event[CheckoutStatusChanged]) -> Order | None:
+def _order(
+    session: AsyncSession, event: Event[CheckoutStatusChanged] | Event[CheckoutReversed]
+) -> Order | None:
     id_ = _named(event)
     if id_ is None:
         return None
@@ -168,6 +205,8 @@ def _order(session: AsyncSession, event: Event[CheckoutStatusChanged]) -> Order 
 
 def _named(event: Event[Any]) -> str | None:
     data = event.data
-    if isinstance(data, CheckoutStatusChanged) and data.purpose.startswith(CHECKOUT_PURPOSE):
+    if isinstance(data, CheckoutStatusChanged | CheckoutReversed) and data.purpose.startswith(
+        CHECKOUT_PURPOSE
+    ):
         return data.purpose.removeprefix(CHECKOUT_PURPOSE)
     return None

@@ -31,8 +31,9 @@ class Row(TenantRow, Base):
 class Order(Row):
     """An order. `request` is the request as placed, `contact` the buyer's encrypted contact data
     (`buyers.py`), `terms` the tenant's terms at that time. `refunded` is the total requested to be
-    refunded from the accepted payment (`paid_by`, a payment's id); `due_at` is when the scheduled
-    job next processes the order."""
+    refunded from the accepted payment (`paid_by`, a payment's id), `held` what is held back from
+    the sellers because of refunds and disputes at the provider; `due_at` is when the scheduled job
+    next processes the order."""
 
     __tablename__ = "orders"
 
@@ -50,6 +51,7 @@ class Order(Row):
     paid_at: Mapped[datetime | None]
     paid_by: Mapped[str | None]
     refunded: Mapped[int] = mapped_column(server_default="0")
+    held: Mapped[int] = mapped_column(server_default="0")
     cancelled_at: Mapped[datetime | None]
     # The caller who cancelled it; null when it was cancelled automatically for non-payment.
     cancelled_by: Mapped[str | None]
@@ -100,6 +102,7 @@ class Share(Row):
     gross: Mapped[int]
     fee_basis_points: Mapped[int] = mapped_column(Integer)
     refunded: Mapped[int] = mapped_column(server_default="0")
+    held: Mapped[int] = mapped_column(server_default="0")
     requested: Mapped[int] = mapped_column(server_default="0")
     requests: Mapped[int] = mapped_column(Integer, server_default="0")
 
@@ -128,6 +131,28 @@ class Payment(Row):
     completed_at: Mapped[datetime | None]
 
     __table_args__ = (Index("payments_order", "order_id"),)
+
+
+class Reversal(Row):
+    """Refunds or a dispute of a checkout's payment, as the provider reports them. `sequence` is
+    that of the newest report."""
+
+    __tablename__ = "reversals"
+
+    order_id: Mapped[str]
+    checkout_id: Mapped[str]
+    kind: Mapped[str]
+    status: Mapped[str | None]
+    amount: Mapped[int]
+    currency: Mapped[str]
+    reason: Mapped[str | None]
+    reported_at: Mapped[datetime]
+    sequence: Mapped[int]
+
+    __table_args__ = (
+        Index("reversals_order", "order_id"),
+        Index("reversals_checkout", "checkout_id"),
+    )
 
 
 class Refund(Row):

@@ -14,7 +14,7 @@ from common.db import tenant_rows
 from common.errors import Conflict, Invalid, NotFound
 from orders import repository
 from orders.buyers import Buyers
-from orders.domain import SOLD, RefundState, State
+from orders.domain import AT_THE_PROVIDER, SOLD, RefundState, Reversed, State, held_back
 from orders.models import Line, Order, Payment, Refund, Share, order_id, share_id
 from orders.pricing import allocation
 from orders.pricing.conversion import Conversion, convert
@@ -136,7 +136,7 @@ async def release(changes: OrderUnitOfWork, order: Order, now: datetime) -> None
 
 
 def publish_earnings(changes: OrderUnitOfWork, order: Order, shares: Sequence[Share]) -> None:
-    changes.publish_earnings(order, shares, [_part(each).owed for each in shares])
+    changes.publish_earnings(order, shares, [part(each).owed for each in shares])
 
 
 @dataclass(frozen=True)
@@ -175,13 +175,14 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
     chosen = [each for each in shares if request.seller in {None, each.seller}]
     if not chosen:
         raise NotFound(f"the order has no lines of {request.seller}")
-    left = [_part(each).remaining for each in chosen]
+    left = [part(each).remaining for each in chosen]
     amount = request.amount if request.amount is not None else sum(left)
     if not 0 < amount <= sum(left):
-        raise Conflict(f"{sum(left)} {order.currency} (minor units) are left to refund")
+        held = f"; {order.held} are disputed, or refunded at the provider" if order.held else ""
+        raise Conflict(f"{sum(left)} {order.currency} (minor units) are left to refund{held}")
     parts = allocation.allocate(amount, left)
-    for share, part in zip(chosen, parts, strict=True):
-        share.refunded += part
+    for share, taken in zip(chosen, parts, strict=True):
+        share.refunded += taken
     order.refunded += amount
     row = Refund(
         id=refund_id,
@@ -192,7 +193,7 @@ async def refund(session: AsyncSession, tenant: str, id_: str, ordered: RefundOr
         amount=amount,
         currency=order.currency,
         reason=request.reason,
-        parts={each.seller: part for each, part in zip(chosen, parts, strict=True)},
+        parts={each.seller: taken for each, taken in zip(chosen, parts, strict=True)},
         state=RefundState.REQUESTED,
         requests=1,
         created_by=ordered.by,
@@ -258,6 +259,38 @@ async def refund_payment(
     changes.publish(order, "refunded", shares, reason)
 
 
+async def update_holds(changes: OrderUnitOfWork, order: Order, reason: str) -> None:
+    """Hold back from the sellers, in proportion to what remains of their shares, what the provider
+    reports as disputed or refunded and no refund of ours explains. Earnings that were released are
+    taken back, and credited again when the hold ends."""
+    if order.paid_by is None:
+        return
+    payment = await changes.session.get_one(Payment, order.paid_by)
+    await changes.session.flush()
+    reversals = await repository.reversals(changes.session, payment.checkout_id)
+    ours = await repository.refunds(changes.session, order.id)
+    held = held_back(
+        [Reversed(each.kind, each.status, each.amount) for each in reversals],
+        ours=sum(
+            each.amount
+            for each in ours
+            if each.checkout_id == payment.checkout_id and each.state in AT_THE_PROVIDER
+        ),
+        most=order.total - order.refunded,
+    )
+    if held == order.held:
+        return
+    shares = await repository.shares(changes.session, order.id)
+    weights = [each.gross - each.refunded for each in shares]
+    parts = allocation.allocate(held, weights)
+    for share, amount in zip(shares, parts, strict=True):
+        share.held = amount
+    order.held = held
+    changes.publish(order, "hold_changed", shares, reason)
+    if order.released_at is not None:
+        publish_earnings(changes, order, shares)
+
+
 def reminder_at(terms: Terms, pay_by: datetime) -> datetime | None:
     """Return the reminder's time (UTC), in the second half of the time to pay; None for never."""
     if not terms.reminder_seconds:
@@ -271,8 +304,8 @@ def _same(buyers: Buyers, order: Order, request: NewOrder) -> Order:
     return order
 
 
-def _part(share: Share) -> allocation.Share:
-    return allocation.Share(share.gross, share.refunded, share.fee_basis_points)
+def part(share: Share) -> allocation.Share:
+    return allocation.Share(share.gross, share.refunded, share.fee_basis_points, share.held)
 
 
 async def _priced(
@@ -333,6 +366,7 @@ def _shares(
             gross=amount,
             fee_basis_points=terms.fee_basis_points,
             refunded=0,
+            held=0,
             requested=0,
             requests=0,
         )

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from common.db import tenant_rows
 from common.db.bulk import equals_any
 from common.errors import NotFound
-from orders.models import Line, Order, Payment, Rate, Refund, Share, Terms
+from orders.models import Line, Order, Payment, Rate, Refund, Reversal, Share, Terms
 from orders.pricing.conversion import DayRates
 
 
@@ -66,6 +66,37 @@ async def payments(session: AsyncSession, order_id: str) -> Sequence[Payment]:
 async def refunds(session: AsyncSession, order_id: str) -> Sequence[Refund]:
     query = select(Refund).where(Refund.order_id == order_id)
     return (await session.scalars(query.order_by(Refund.created_at, Refund.id))).all()
+
+
+async def orders_of_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[str]:
+    """Return the ids of the refunds' orders."""
+    query = select(Refund.order_id).where(equals_any(Refund.id, sorted({*ids})))
+    return (await session.scalars(query)).all() if ids else ()
+
+
+async def save_reversal(session: AsyncSession, values: Mapping[str, Any]) -> bool:
+    """Insert the reversal, or replace it by a newer report; return whether it was."""
+    row = insert(Reversal).values(values)
+    newer = row.on_conflict_do_update(
+        index_elements=[Reversal.id],
+        set_={
+            name: row.excluded[name]
+            for name in ("status", "amount", "reason", "reported_at", "sequence")
+        },
+        where=row.excluded.sequence > Reversal.sequence,
+    )
+    return await session.scalar(newer.returning(Reversal.id)) is not None
+
+
+async def reversals(session: AsyncSession, checkout_id: str) -> Sequence[Reversal]:
+    query = select(Reversal).where(Reversal.checkout_id == checkout_id)
+    fresh = query.execution_options(populate_existing=True)
+    return (await session.scalars(fresh)).all()
+
+
+async def reversals_of_order(session: AsyncSession, order_id: str) -> Sequence[Reversal]:
+    query = select(Reversal).where(Reversal.order_id == order_id)
+    return (await session.scalars(query.order_by(Reversal.created_at, Reversal.id))).all()
 
 
 async def locked_refunds(session: AsyncSession, ids: Sequence[str]) -> Sequence[Refund]:

@@ -48,8 +48,14 @@ class OrderUnitOfWork:
             currency=order.currency,
             total=order.total,
             refunded=order.refunded,
+            held=order.held,
             shares=[
-                SellerShare(seller=each.seller, gross=each.gross, refunded=each.refunded)
+                SellerShare(
+                    seller=each.seller,
+                    gross=each.gross,
+                    refunded=each.refunded,
+                    held=each.held,
+                )
                 for each in shares
             ],
             reason=reason,

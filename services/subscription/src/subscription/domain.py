@@ -412,3 +412,43 @@ class Payment:
     @property
     def order(self) -> tuple[bool, datetime, str]:
         return self.paid, self.at, self.event_id
+
+
+class ReversalKind(StrEnum):
+    REFUND = "refund"  # all refunds of a charge
+    REFUND_FAILED = "refund_failed"  # one refund whose money came back
+    DISPUTE = "dispute"
+
+
+# How far a dispute has come, for reports of the same second.
+_DISPUTE_STEPS: Final = {"inquiry": 1, "open": 2, "won": 3, "lost": 3}
+
+
+@dataclass(frozen=True)
+class ReversalReport:
+    """A provider's report, at `at` (UTC), of a charge's refunds, a failed refund or a dispute.
+    `total` is in minor units; `status` is a dispute's."""
+
+    kind: ReversalKind
+    at: datetime
+    total: int
+    status: str | None = None
+
+    def replaces(self, known: ReversalReport) -> bool:
+        """Return whether this report applies instead of the known one. Of a failed refund the first
+        report applies, which is the one about the failure."""
+        if self.kind is ReversalKind.REFUND_FAILED:
+            return self.at < known.at
+        return self._order >= known._order
+
+    @property
+    def _order(self) -> tuple[datetime, int, int]:
+        step = _DISPUTE_STEPS[self.status] if self.status is not None else 0
+        return self.at, step, self.total
+
+
+def returned(refunds: ReversalReport, failed: Iterable[ReversalReport]) -> int:
+    """Return what the refunds of a charge returned (minor units). The provider's total lacks the
+    refunds that failed before it was reported, and contains those that failed since."""
+    since = sum(each.total for each in failed if each.at >= refunds.at)
+    return max(0, refunds.total - since)

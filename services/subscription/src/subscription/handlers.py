@@ -35,6 +35,7 @@ from subscription.checkouts.payers import Payers
 from subscription.checkouts.status import CheckoutStatus, Outcome
 from subscription.domain import Facts, Item, Lifecycle, PaymentReport, Snapshot
 from subscription.models import row_id
+from subscription.payments import store as payments
 from subscription.subscriptions import store
 
 log = get_logger(__name__)
@@ -63,6 +64,8 @@ async def on_checkout_completed(work: UnitOfWork, event: Event[CheckoutCompleted
         known = report.amount is not None and report.currency is not None
         paid = (report.amount or 0, report.currency or "") if known else None
         await outcomes.apply_payment(work, event, checkout, paid, report.contact)
+    if report.payment_id is not None and report.mode == "payment" and report.paid:
+        await _save_single_payment(work, event, report.payment_id, checkout)
     if report.customer_id is None:
         return  # a guest's single payment: no customer or subscription of ours
     await store.update_contact(
@@ -72,13 +75,37 @@ async def on_checkout_completed(work: UnitOfWork, event: Event[CheckoutCompleted
         await _report_payment(work, event, report.subscription_id, report.customer_id, paid=True)
 
 
+async def _save_single_payment(
+    work: UnitOfWork,
+    event: Event[CheckoutCompleted],
+    payment_id: str,
+    checkout: models.Checkout | None,
+) -> None:
+    report = event.data
+    if not report.amount or report.currency is None:
+        return
+    outcome = PaymentOutcome(
+        provider=report.provider,
+        payment_id=payment_id,
+        references=[report.checkout_id],
+        customer_id=report.customer_id,
+        amount=report.amount,
+        currency=report.currency,
+    )
+    row = await payments.save_payment(work.session, event, outcome, paid=True)
+    if checkout is not None:
+        await payments.assign_checkout(work, event, row, checkout)
+
+
 async def on_payment(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
     report = event.data
     paid = event.type == "payment.succeeded"
-    await store.save_payment(work.session, event, paid=paid)
+    row = await payments.save_payment(work.session, event, report, paid=paid)
     checkout = outcomes.find_checkout(work.session, event)
-    if checkout is None and report.customer_id is None and paid:
-        _count_unclaimed(event)
+    if checkout is not None:
+        await payments.assign_checkout(work, event, row, checkout)
+    elif report.customer_id is None and report.provider != "stripe" and paid:
+        _count_unclaimed(event)  # of Stripe's payments, their sessions name the checkout
     if checkout is not None and paid:
         amount = (report.amount, report.currency)
         await outcomes.apply_payment(work, event, checkout, amount, report.contact)
@@ -109,7 +136,7 @@ def _count_unclaimed(event: Event[PaymentOutcome]) -> None:
 
 
 async def on_payment_duplicated(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
-    await store.save_payment(work.session, event, paid=True)
+    await payments.save_payment(work.session, event, event.data, paid=True)
     checkout = outcomes.find_checkout(work.session, event)
     if checkout is None:
         _count_unclaimed(event)
@@ -118,23 +145,11 @@ async def on_payment_duplicated(work: UnitOfWork, event: Event[PaymentOutcome]) 
 
 
 async def on_payment_refunded(work: UnitOfWork, event: Event[PaymentRefunded]) -> None:
-    report = event.data
-    await store.save_reversal(
-        work.session, event, "refund", report.refund_of, report.amount_refunded, None
-    )
+    await payments.save_refunds(work, event)
 
 
 async def on_payment_disputed(work: UnitOfWork, event: Event[PaymentDisputed]) -> None:
-    report = event.data
-    await store.save_reversal(
-        work.session,
-        event,
-        "dispute",
-        report.dispute_id,
-        report.amount,
-        report.reason,
-        status=report.status,
-    )
+    await payments.save_dispute(work, event)
 
 
 async def on_payment_linked(work: UnitOfWork, event: Event[PaymentLinked]) -> None:
@@ -144,11 +159,8 @@ async def on_payment_linked(work: UnitOfWork, event: Event[PaymentLinked]) -> No
 
 
 async def on_refund_reported(work: UnitOfWork, event: Event[RefundReported]) -> None:
-    report = event.data
-    if report.status == "failed":
-        await store.save_reversal(
-            work.session, event, "refund_failed", report.refund_id, report.amount, report.reason
-        )
+    if event.data.status == "failed":
+        await payments.save_failed_refund(work, event)
     await refunds.take_report(work, event)
 
 
@@ -205,7 +217,7 @@ async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[
     await commands.lock(session, events)
     customers: dict[str, dict[str, Any]] = {}
     subscriptions: dict[str, dict[str, Any]] = {}
-    payments: dict[str, dict[str, Any]] = {}
+    reported: dict[str, dict[str, Any]] = {}
     plans = []
     for event in events:
         data = event.data
@@ -227,18 +239,19 @@ async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[
             customers |= ours
             subscriptions |= ours_subscribed
             customer_id, subscription_id = checkout.customer_id, checkout.subscription_id
-        if isinstance(data, PaymentOutcome | PaymentLinked):
+        paid_by = getattr(data, "payment_id", None)
+        if paid_by is not None:
             known = {"customer_id": customer_id, "subscription_id": subscription_id}
-            payment = payments.setdefault(
-                _id(models.Payment, event, data.payment_id),
-                owner | {"provider_payment_id": data.payment_id} | known,
+            payment = reported.setdefault(
+                _id(models.Payment, event, paid_by),
+                owner | {"provider_payment_id": paid_by} | known,
             )
             payment |= {name: value for name, value in known.items() if value is not None}
         if isinstance(data, ProviderSubscription):
             plans += [_id(models.Plan, event, each.plan_id) for each in _plans(data)]
     await tenant_rows.lock_or_insert(session, models.Customer, customers)
     await tenant_rows.lock_or_insert(session, models.Subscription, subscriptions)
-    await tenant_rows.lock_or_insert(session, models.Payment, payments)
+    await tenant_rows.lock_or_insert(session, models.Payment, reported)
     if plans:
         tenant_rows.pin(session, await repository.plans(session, plans))
 

@@ -135,27 +135,35 @@ class Payment(Row):
     currency: Mapped[str | None]
     reason: Mapped[str | None]
     references: Mapped[list[str]] = mapped_column(server_default="{}")
+    checkout_id: Mapped[str | None]
 
     __table_args__ = (
         Index("payments_page", "tenant", "created_at", "id"),
+        Index("payments_references", "references", postgresql_using="gin"),
         Index("payments_subscription", "tenant", "subscription_id"),
     )
 
 
 class Reversal(Row):
-    """A refund, a failed refund or a dispute. It refers to its payment by shared references, so it
-    may arrive first. `status` is a dispute's, as of `status_at`."""
+    """The refunds of a charge, a failed refund or a dispute. It refers to its payment by shared
+    references, so it may arrive first.
+
+    `total` is what the provider reported last, at `status_at`; `amount` is that less the refunds
+    that failed since. `status` is a dispute's. `version` counts the changes.
+    """
 
     __tablename__ = "reversals"
 
     kind: Mapped[str]
     amount: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str]
     reason: Mapped[str | None]
     references: Mapped[list[str]]
     reported_at: Mapped[datetime]
     status: Mapped[str | None]
     status_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(server_default="1")
 
     __table_args__ = (Index("reversals_references", "references", postgresql_using="gin"),)
 

@@ -6,15 +6,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Select, and_, exists, func, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import array, insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from common.contracts.subscriptions import Status
 from common.db import tenant_rows
 from common.db.bulk import equals_any
 from subscription import models
-from subscription.domain import ENTITLING
+from subscription.domain import ENTITLING, ReversalKind
 from subscription.models import (
     Checkout,
     Command,
@@ -75,22 +76,36 @@ async def save_plan(session: AsyncSession, values: Mapping[str, Any]) -> None:
     )
 
 
-async def save_reversal(session: AsyncSession, values: Mapping[str, Any]) -> None:
-    """Insert the reversal or raise its amount: providers report the total so far, in any order. A
-    dispute has the status of its newest report."""
-    row = insert(Reversal).values(values)
-    newer = row.excluded.status_at >= Reversal.status_at
-    await session.execute(
-        row.on_conflict_do_update(
-            index_elements=[Reversal.id],
-            set_={
-                "amount": func.greatest(Reversal.amount, row.excluded.amount),
-                "reported_at": func.least(Reversal.reported_at, row.excluded.reported_at),
-                "status": case((newer, row.excluded.status), else_=Reversal.status),
-                "status_at": func.greatest(Reversal.status_at, row.excluded.status_at),
-            },
-        )
+async def intend_reversal(
+    session: AsyncSession, values: Mapping[str, Any]
+) -> tuple[Reversal, bool]:
+    """Insert the reversal unless it exists; return it, locked, and whether it is new."""
+    return await tenant_rows.insert_or_get(session, Reversal, values, lock=True)
+
+
+async def failed_refunds_of(session: AsyncSession, refunds: Reversal) -> Sequence[Reversal]:
+    """Return the failed refunds of the charge whose refunds are `refunds`."""
+    query = select(Reversal).where(
+        Reversal.tenant == refunds.tenant,
+        Reversal.provider == refunds.provider,
+        Reversal.kind == ReversalKind.REFUND_FAILED,
+        Reversal.references.overlap(refunds.references),
     )
+    return (await session.scalars(query)).all()
+
+
+async def checkout_of_reversal(session: AsyncSession, reversal: Reversal) -> Checkout | None:
+    query = (
+        select(Checkout)
+        .join(Payment, Payment.checkout_id == Checkout.id)
+        .where(
+            Payment.tenant == reversal.tenant,
+            Payment.provider == reversal.provider,
+            Payment.references.overlap(reversal.references),
+        )
+        .limit(1)
+    )
+    return (await session.scalars(query)).first()
 
 
 async def refund_reported(
@@ -100,6 +115,22 @@ async def refund_reported(
     named = or_(Refund.id == (reference or ""), Refund.provider_refund_id == provider_refund_id)
     query = select(Refund).where(Refund.tenant == tenant, named).with_for_update().limit(1)
     return (await session.scalars(query)).first()
+
+
+def listed_payments(query: Select[Payment]) -> Select[Payment]:
+    """Restrict the query to one row for each payment: without those of which nothing but their
+    links, refunds or disputes was reported, and without the payment intents of invoices, which
+    Stripe reports as well and the invoice names."""
+    invoice = aliased(Payment)
+    is_listed_as_invoice = exists().where(
+        Payment.provider == "stripe",
+        invoice.tenant == Payment.tenant,
+        invoice.provider == Payment.provider,
+        invoice.references.contains(array([Payment.provider_payment_id])),
+        invoice.paid.is_not(None),
+        invoice.id != Payment.id,
+    )
+    return query.where(Payment.paid.is_not(None), ~is_listed_as_invoice)
 
 
 async def reversals_of(
@@ -117,7 +148,11 @@ async def reversals_of(
                 Reversal.references.overlap(Payment.references),
             ),
         )
-        .where(Payment.id.in_(list(found)))
+        .where(
+            Payment.id.in_(list(found)),
+            # Not the total of a charge of which only a failed refund was reported so far.
+            or_(Reversal.kind != ReversalKind.REFUND, Reversal.total > 0),
+        )
         .order_by(Reversal.id)
     )
     for payment_id, reversal in rows:

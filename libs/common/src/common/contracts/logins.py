@@ -40,7 +40,7 @@ PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         ),
     },
     "subscription": {
-        "payments": (r"checkout\.(started|status_changed)", r"refund\.completed"),
+        "payments": (r"checkout\.(started|status_changed|reversed)", r"refund\.completed"),
         "subscriptions": (
             r"subscription\.[a-z_]+",
             r"billing_command\.resume",

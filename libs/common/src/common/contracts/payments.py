@@ -85,10 +85,12 @@ class RefundCompleted(Payload):
 
 
 class CheckoutCompleted(Payload):
-    """Completion of a provider's checkout page by a customer."""
+    """Completion of a provider's checkout page by a customer. `payment_id` is the provider's id of
+    a single payment; a subscription's payments are its invoices."""
 
     provider: str
     checkout_id: Id
+    payment_id: Id | None = None
     mode: Literal["payment", "subscription", "setup"]
     paid: bool
     customer_id: Id | None
@@ -116,8 +118,10 @@ class UnverifiedPaymentNotification(Payload):
 class PaymentOutcome(Payload):
     """One attempt to pay, successful or not.
 
-    `payment_id` is the provider's id of what was paid (an invoice). `references` are the other ids
-    under which the provider may report the same money (payment intent, charge).
+    `payment_id` is the provider's id of what was paid (an invoice, or a single payment).
+    `references` are the other ids under which the provider may report the same money (payment
+    intent, charge). Stripe reports an invoice's payment twice: as the invoice, and as its payment
+    intent, whose id is then one of the invoice's references, at the latest by `payment.linked`.
     """
 
     provider: str
@@ -135,10 +139,12 @@ class PaymentOutcome(Payload):
 
 class PaymentRefunded(Payload):
     """Money returned to the payer. `amount_refunded` is the total so far, so a later report
-    replaces it."""
+    replaces it; it is lower than an earlier one if a refund failed. `payment_id` is that of the
+    payment's own events, as far as this report contains it."""
 
     provider: str
     refund_of: Id = Field(description="the provider's id of the charge")
+    payment_id: Id | None = None
     references: list[str] = Field(default_factory=list)
     amount_refunded: MinorUnits
     currency: Currency
@@ -153,11 +159,14 @@ class RefundReported(Payload):
     """Provider report about one refund. It may fail after it succeeded; the money is then back
     in our account.
 
-    `reference` is our own id of the refund, if the provider repeats it.
+    `reference` is our own id of the refund, if the provider repeats it; `refund_of` and
+    `payment_id` are those of `PaymentRefunded`.
     """
 
     provider: str
     refund_id: Id
+    refund_of: Id | None = None
+    payment_id: Id | None = None
     reference: str | None = None
     references: list[str] = Field(default_factory=list)
     status: Literal["pending", "succeeded", "failed"]
@@ -180,16 +189,36 @@ DisputeStatus = Literal["inquiry", "open", "won", "lost"]
 class PaymentDisputed(Payload):
     """Demand by the payer's bank that the money be returned, or the progress of one.
 
-    `status` is `inquiry` while the bank only asks: no money has moved.
+    `status` is `inquiry` while the bank only asks: no money has moved. `payment_id` is that of
+    `PaymentRefunded`.
     """
 
     provider: str
     dispute_id: Id
+    payment_id: Id | None = None
     references: list[str]
     amount: MinorUnits
     currency: Currency
     reason: str
     status: DisputeStatus = "open"
+
+
+class CheckoutReversed(Payload):
+    """Refund or dispute of the payment of a checkout that was started with a `purpose`, as the
+    provider reports it: also refunds that Paybus requested itself.
+
+    `amount` is what the refunds of the charge returned so far, less those that failed, or what is
+    disputed. Of one `reversal_id`, the event with the highest `sequence` applies.
+    """
+
+    checkout_id: Id
+    purpose: str
+    reversal_id: Id
+    kind: Literal["refund", "dispute"]
+    status: DisputeStatus | None = Field(default=None, description="of a dispute")
+    amount: MinorUnits
+    currency: Currency
+    reason: str | None = None
 
 
 class ProviderEvent(Payload):

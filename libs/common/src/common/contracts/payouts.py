@@ -13,7 +13,8 @@ class TransferReported(Payload):
     `reference` is the id that we gave it when we created it, if the provider returns it. `amount`
     is None where the provider only names the transfer, which must then be queried. It is negative
     where the provider debits the bank account to cover a balance below zero. `amount_returned` is
-    how much of it came back, where the provider reports that; None for all of it.
+    the part of a returned transfer that came back, where the provider reports it; None otherwise,
+    and all of it came back.
     """
 
     provider: str

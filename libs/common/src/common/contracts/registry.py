@@ -19,6 +19,7 @@ from common.contracts.operations import ReplayItemsCompleted
 from common.contracts.orders import OrderChanged
 from common.contracts.payments import (
     CheckoutCompleted,
+    CheckoutReversed,
     CheckoutStarted,
     CheckoutStatusChanged,
     PaymentDisputed,
@@ -70,6 +71,12 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         CheckoutStatusChanged,
         "The status of a checkout with a `purpose` changed: paid, underpaid, failed or expired.",
     ),
+    "checkout.reversed": EventType(
+        "payments",
+        CheckoutReversed,
+        "The payment of a checkout with a `purpose` was refunded or disputed at the provider, or "
+        "such a refund or dispute changed.",
+    ),
     "refund.requested": EventType(
         "payments", RefundRequested, "Command: refund part or all of a checkout's payment."
     ),
@@ -118,7 +125,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "provider_customer.updated": EventType(
         "subscriptions",
         ProviderCustomer,
-        "The provider reported a customer's contact data, first or changed.",
+        "The provider reported a customer's contact data, new or changed.",
     ),
     "subscription.activated": EventType(
         "subscriptions",
@@ -237,6 +244,12 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "order.cancelled": EventType("orders", OrderChanged, "An unpaid order was cancelled."),
     "order.refunded": EventType(
         "orders", OrderChanged, "Part or all of an order's payment is being refunded to the buyer."
+    ),
+    "order.hold_changed": EventType(
+        "orders",
+        OrderChanged,
+        "What is held back from an order's sellers changed: its payment was disputed, or refunded "
+        "at the provider, or a dispute was won.",
     ),
     "job.run.orders": EventType("orders", RunJob, "A scheduled job of the orders service is due."),
     "provider_bank_item.updated": EventType(

@@ -174,7 +174,11 @@ QUEUES: Final = (
     Queue("bank-sync.jobs", (Binding("banking", "job.run.bank_sync"),)),
     Queue(
         "orders.payments",
-        (Binding("payments", "checkout.status_changed"), Binding("payments", "refund.completed")),
+        (
+            Binding("payments", "checkout.status_changed"),
+            Binding("payments", "checkout.reversed"),
+            Binding("payments", "refund.completed"),
+        ),
     ),
     Queue("orders.jobs", (Binding("orders", "job.run.orders"),)),
     Queue("operations.outcomes", (Binding("operations", "replay.items_completed"),)),

@@ -19,6 +19,7 @@ from orders.api.responses import (
     OrderView,
     PaymentView,
     RefundView,
+    ReversalView,
     ShareView,
 )
 from orders.buyers import Buyers
@@ -26,9 +27,9 @@ from orders.clients.checkouts import CheckoutStarter
 from orders.domain import CHECKOUT_PURPOSE, UNPAID, RefundState, State
 from orders.models import Order, Payment, Refund, Share
 from orders.order_service import RefundOrder
-from orders.pricing import allocation
 from orders.pricing.rate_sources import SOURCES
 from orders.schemas import Buyer, NewOrder, NewPayment, NewRefund, ReasonBody, Terms
+from orders.unit_of_work import OrderUnitOfWork
 
 orders = APIRouter(prefix="/v1/orders", tags=["orders"])
 refunds = APIRouter(prefix="/v1/refunds", tags=["refunds"])
@@ -183,13 +184,17 @@ async def confirm_refund(caller: Operator, session: Session, id_: str) -> Refund
     """Mark a `manual` or `failed` refund as paid back manually. A refund that may have been made
     cannot be confirmed: retry it instead."""
     async with session.begin():
-        await tenant_rows.get_for_tenant(session, Refund, caller.tenant, id_)
-        row = await session.get_one(Refund, id_, with_for_update=True, populate_existing=True)
+        known = await tenant_rows.get_for_tenant(session, Refund, caller.tenant, id_)
+        order = await repository.locked_order(session, caller.tenant, known.order_id)
+        (row,) = await repository.locked_refunds(session, [id_])
         if row.state not in {RefundState.MANUAL, RefundState.FAILED}:
             raise Conflict(f"a refund that is {row.state} can't be confirmed manually")
         row.state, row.completed_at = RefundState.SUCCEEDED, await tenant_rows.database_now(session)
         row.error = f"paid back by hand: {caller.subject}"
         row.provider_refund_id = None  # the failed refund is not the one that returned the money
+        changes = OrderUnitOfWork(session)
+        await order_service.update_holds(changes, order, "a refund was paid back by hand")
+        await changes.flush()
         return RefundView.model_validate(row)
 
 
@@ -236,21 +241,24 @@ async def _detail(session: AsyncSession, order: Order) -> OrderDetail:
     shares = await repository.shares(session, order.id)
     paid: list[Payment] = [*await repository.payments(session, order.id)]
     back: list[Refund] = [*await repository.refunds(session, order.id)]
+    reversals = await repository.reversals_of_order(session, order.id)
     return OrderDetail(
         **shown,
         lines=[LineView.model_validate(each) for each in lines],
         shares=[_share(each) for each in shares],
         payments=[PaymentView.model_validate(each) for each in paid],
         refunds=[RefundView.model_validate(each) for each in back],
+        reversals=[ReversalView.model_validate(each) for each in reversals],
     )
 
 
 def _share(row: Share) -> ShareView:
-    part = allocation.Share(row.gross, row.refunded, row.fee_basis_points)
+    part = order_service.part(row)
     return ShareView(
         seller=row.seller,
         gross=row.gross,
         refunded=row.refunded,
+        held=row.held,
         fee=part.fee,
         owed=part.owed,
         requested=row.requested,

@@ -16,7 +16,6 @@ from common.http.resources import Session
 from orders import order_service, repository
 from orders.api.responses import Converted, RatesView, SellerReport
 from orders.models import Share
-from orders.pricing import allocation
 from orders.pricing.conversion import BASE, Conversion, DayRates, convert
 from orders.pricing.rate_sources import SOURCES
 from orders.schemas import Amount
@@ -91,7 +90,7 @@ def _add(found: dict[tuple[str, str], SellerReport], currency: str, share: Share
             requested=0,
         )  # fmt: skip
         found[share.seller, currency] = report
-    part = allocation.Share(share.gross, share.refunded, share.fee_basis_points)
+    part = order_service.part(share)
     report.orders += 1
     report.gross += share.gross
     report.refunded += share.refunded

@@ -22,6 +22,9 @@ class OrderView(View):
     currency: str
     total: int
     refunded: int = Field(description="the refunded part of the accepted payment")
+    held: int = Field(
+        description="held back from the sellers: disputed, or refunded at the provider"
+    )
     pay_by: datetime
     paid_at: datetime | None
     cancelled_at: datetime | None
@@ -53,6 +56,7 @@ class ShareView(_View):
     seller: str
     gross: int
     refunded: int
+    held: int
     fee: int
     owed: int
     requested: int
@@ -93,11 +97,25 @@ class RefundView(View):
     completed_at: datetime | None
 
 
+class ReversalView(View):
+    """Refunds or a dispute of a payment of the order, as the provider reports them; refunds contain
+    those that Paybus made."""
+
+    checkout_id: str
+    kind: str = Field(description="`refund` or `dispute`")
+    status: str | None = Field(description="of a dispute: `inquiry`, `open`, `won` or `lost`")
+    amount: int
+    currency: str
+    reason: str | None
+    reported_at: datetime
+
+
 class OrderDetail(OrderView):
     lines: list[LineView]
     shares: list[ShareView]
     payments: list[PaymentView]
     refunds: list[RefundView]
+    reversals: list[ReversalView]
 
 
 class Converted(BaseModel):

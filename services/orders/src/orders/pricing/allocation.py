@@ -44,15 +44,17 @@ def fee(gross: int, basis_points: int) -> int:
 @dataclass(frozen=True)
 class Share:
     """A seller's share of an order. `gross` is what the buyer pays for it, `refunded` how much of
-    that was refunded, `fee_basis_points` the platform's fee on the remainder."""
+    that was refunded, `held` how much is held back, `fee_basis_points` the platform's fee on the
+    remainder."""
 
     gross: int
     refunded: int
     fee_basis_points: int
+    held: int = 0
 
     @property
     def remaining(self) -> int:
-        return self.gross - self.refunded
+        return self.gross - self.refunded - self.held
 
     @property
     def fee(self) -> int:

@@ -29,6 +29,7 @@ from common.http.resources import (
 from subscription import models, repository
 from subscription.checkouts.service import CheckoutService
 from subscription.checkouts.status import CheckoutStatus
+from subscription.domain import ReversalKind
 from subscription.schemas.checkout import EntitlementPolicy, NewCheckout, ProviderName
 from subscription.subscriptions.entitlements import Entitlements, EntitlementService
 
@@ -61,10 +62,13 @@ class ReversalView(BaseModel):
     status: str | None = Field(
         description="of a dispute: `inquiry`, `open`, `won` or `lost`; null for refunds"
     )
-    amount: int = Field(description="minor units, the total so far")
+    amount: int = Field(
+        description="minor units: of a refund, the total of the charge's refunds so far, without "
+        "those that failed"
+    )
     currency: str
     reason: str | None
-    reported_at: datetime
+    reported_at: datetime = Field(description="when it was first reported")
 
 
 class PaymentView(ProviderView):
@@ -76,6 +80,8 @@ class PaymentView(ProviderView):
     currency: str
     reason: str | None = Field(description="why the last attempt failed, if none succeeded")
     reported_at: datetime
+    checkout_id: str | None = Field(description="the checkout of ours that it pays")
+    amount_refunded: int = Field(default=0, description="minor units")
     reversals: list[ReversalView] = Field(default_factory=list)
 
 
@@ -230,8 +236,7 @@ async def list_payments(
     limit: Limit = 50,
 ) -> Page[PaymentView]:
     filters = {"paid": paid, "customer_id": customer_id, "subscription_id": subscription_id}
-    query = tenant_rows.filtered(models.Payment, caller.tenant, filters)
-    query = query.where(models.Payment.paid.is_not(None))  # only its links are known so far
+    query = repository.listed_payments(tenant_rows.filtered(models.Payment, caller.tenant, filters))
     found, more = await pagination.page(session, query, models.Payment, cursor=cursor, limit=limit)
     return as_page(await _payment_views(session, found), more)
 
@@ -276,9 +281,12 @@ async def _payment_views(
     session: AsyncSession, payments: Sequence[models.Payment]
 ) -> list[PaymentView]:
     reversals = await repository.reversals_of(session, payments)
-    return [
-        PaymentView.model_validate(row).model_copy(
-            update={"reversals": [ReversalView.model_validate(each) for each in reversals[row.id]]}
-        )
-        for row in payments
-    ]
+    return [_payment_view(row, reversals[row.id]) for row in payments]
+
+
+def _payment_view(row: models.Payment, reversals: Sequence[models.Reversal]) -> PaymentView:
+    refunded = sum(each.amount for each in reversals if each.kind == ReversalKind.REFUND)
+    shown = [ReversalView.model_validate(each) for each in reversals]
+    return PaymentView.model_validate(row).model_copy(
+        update={"amount_refunded": refunded, "reversals": shown}
+    )

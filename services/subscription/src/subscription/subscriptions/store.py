@@ -11,13 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import Event
-from common.contracts.payments import (
-    Contact,
-    PaymentDisputed,
-    PaymentOutcome,
-    PaymentRefunded,
-    RefundReported,
-)
+from common.contracts.payments import Contact
 from common.contracts.subscriptions import (
     CustomerChanged,
     PlanSnapshot,
@@ -62,55 +56,6 @@ async def update_contact(
             sequence=row.version,
             cause=event,
         )
-
-
-async def save_payment(session: AsyncSession, event: Event[PaymentOutcome], *, paid: bool) -> None:
-    report = event.data
-    row = await session.get_one(
-        models.Payment, row_id(models.Payment, event.tenant, report.provider, report.payment_id)
-    )
-    row.references = sorted({*row.references, *report.references, report.payment_id})
-    # A link that came first knew neither.
-    if report.customer_id is not None and row.customer_id is None:
-        row.customer_id = row_id(models.Customer, event.tenant, report.provider, report.customer_id)
-    if report.subscription_id is not None and row.subscription_id is None:
-        row.subscription_id = row_id(
-            models.Subscription, event.tenant, report.provider, report.subscription_id
-        )
-    new = domain.Payment(
-        paid, event.time, event.id, report.amount, report.currency, None if paid else report.reason
-    )
-    if row.paid is not None and (row.paid, row.reported_at, row.reported_event_id) >= new.order:
-        return
-    row.paid, row.reported_at, row.reported_event_id = new.order
-    row.amount, row.currency, row.reason = new.amount, new.currency, new.reason
-
-
-async def save_reversal(
-    session: AsyncSession,
-    event: Event[PaymentRefunded] | Event[PaymentDisputed] | Event[RefundReported],
-    kind: str,
-    provider_id: str,
-    amount: int,
-    reason: str | None,
-    *,
-    status: str | None = None,
-) -> None:
-    report = event.data
-    values = {
-        "id": row_id(models.Reversal, event.tenant, report.provider, provider_id),
-        "tenant": event.tenant,
-        "provider": report.provider,
-        "kind": kind,
-        "amount": amount,
-        "currency": report.currency,
-        "reason": reason,
-        "references": report.references,
-        "reported_at": event.time,
-        "status": status,
-        "status_at": event.time,
-    }
-    await repository.save_reversal(session, values)
 
 
 async def save_plan(

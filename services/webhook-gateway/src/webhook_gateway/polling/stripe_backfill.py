@@ -18,6 +18,7 @@ from stripe.params import EventListParams
 from common.background import PeriodicTask
 from common.clients.json_api import excerpt
 from common.contracts.event import Event
+from common.contracts.payments import CheckoutCompleted, PaymentLinked, PaymentOutcome
 from common.contracts.topology import JOURNAL_DAYS
 from common.db.database import Sessions
 from common.errors import Unavailable, describe
@@ -141,17 +142,19 @@ class StripeBackfill(PeriodicTask):
 
 
 def _paid(events: Sequence[Event[Any]]) -> set[str]:
-    """Return the ids of the payments that succeeded by these events: an invoice has two such
-    events, and the session of a subscription has an invoice."""
-    found = set()
+    """Return the ids of the payments that succeeded by these events. Several events report the
+    same payment: of an invoice, its payment intent and the charge; of a session, its payment
+    intent."""
+    found, linked = set(), set()
     for event in events:
-        if event.type == "payment.succeeded":
-            found.add(event.data.payment_id)
-        elif (
-            event.type == "checkout.completed" and event.data.paid and event.data.mode == "payment"
-        ):
-            found.add(event.data.checkout_id)
-    return found
+        match event.data:
+            case PaymentOutcome() if event.type == "payment.succeeded":
+                found.add(event.data.payment_id)
+            case CheckoutCompleted(paid=True, mode="payment"):
+                found.add(event.data.payment_id or event.data.checkout_id)
+            case PaymentLinked():
+                linked.update(event.data.references)
+    return found - linked
 
 
 async def _list(provider: Stripe, start: datetime, end: datetime) -> list[dict[str, Any]]:

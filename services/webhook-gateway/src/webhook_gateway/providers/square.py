@@ -114,7 +114,8 @@ def _payment(payment: Object) -> list[tuple[str, Payload]]:
         refund = PaymentRefunded(
             provider="square",
             refund_of=payment["id"],
-            references=sorted({payment["id"], *references}),
+            payment_id=payment["id"],
+            references=[payment["id"]],  # an order may have several payments
             amount_refunded=_money(refunded)["amount"],
             currency=_money(refunded)["currency"],
         )
@@ -126,6 +127,7 @@ def _dispute(dispute: Object) -> PaymentDisputed:
     return PaymentDisputed(
         provider="square",
         dispute_id=dispute["dispute_id"] if "dispute_id" in dispute else dispute["id"],
+        payment_id=dispute["disputed_payment"]["payment_id"],
         references=[dispute["disputed_payment"]["payment_id"]],
         **_money(dispute["amount_money"]),
         reason=dispute["reason"],

@@ -163,12 +163,15 @@ class Stripe(Provider):
 def _is_translated(type_: str, webhook: Object) -> bool:
     """Return whether the event means something here. A session in mode `setup` stores a payment
     method: no payment is made or missed (https://docs.stripe.com/api/checkout/sessions/object). A
-    `customer_account` may stand for the customer (SDK `Subscription`, `Invoice`)."""
+    `customer_account` may stand for the customer (SDK `Subscription`, `Invoice`). A charge that is
+    not captured is only authorized (https://docs.stripe.com/api/charges/object, `captured`)."""
     if type_ not in _TRANSLATIONS:
         return False
     snapshot: Object = webhook["data"]["object"]
     if type_.startswith("checkout."):
         return snapshot.get("mode") != "setup"
+    if type_ == "charge.succeeded":
+        return snapshot.get("captured") is not False
     of_customer = type_.startswith("customer.subscription.") or type_ == "invoice.finalized"
     return not of_customer or snapshot.get("customer", "missing") is not None
 
@@ -203,6 +206,7 @@ def _checkout(session: Object) -> CheckoutCompleted:
     return CheckoutCompleted(
         provider="stripe",
         checkout_id=session["id"],
+        payment_id=_id(session.get("payment_intent")),
         mode=session["mode"],
         paid=session["payment_status"] in {"paid", "no_payment_required"},
         customer_id=_id(session.get("customer")),
@@ -219,11 +223,11 @@ def _checkout(session: Object) -> CheckoutCompleted:
 
 def _unpaid_checkout(session: Object) -> PaymentOutcome:
     """Report a page that was not completed, or whose slow payment failed. The session stands for
-    the payment, and contains less about the customer than its creator knows."""
+    the payment unless it names one, and contains less about the customer than its creator knows."""
     return PaymentOutcome(
         provider="stripe",
-        payment_id=session["id"],
-        references=[],
+        payment_id=_id(session.get("payment_intent")) or session["id"],
+        references=[session["id"]],
         customer_id=None,
         amount=_amount(session, "amount_total") or 0,
         currency=(session.get("currency") or "usd").upper(),
@@ -247,9 +251,58 @@ def _invoice(amount: str) -> Callable[[Object], PaymentOutcome]:
             customer_id=_id(invoice.get("customer")),
             contact=Contact(email=invoice.get("customer_email"), name=invoice.get("customer_name")),
             subscription_id=_id(invoice.get("subscription") or parent.get("subscription")),
-            amount=_required_amount(invoice, amount),
+            amount=_required_amount(invoice, _paid_as_due(invoice) or amount),
             currency=invoice["currency"].upper(),
             reason=failure.get("message"),
+        )
+
+    return translate
+
+
+def _paid_as_due(invoice: Object) -> str | None:
+    """Return the field with a paid invoice's amount if part of it, or all, was paid outside of
+    Stripe: `amount_paid` may lack that part. https://docs.stripe.com/api/invoices/object,
+    `amount_paid_off_stripe` and, before 2025-03-31, `paid_out_of_band`"""
+    outside = invoice.get("paid_out_of_band") or invoice.get("amount_paid_off_stripe")
+    return "amount_due" if outside and invoice.get("status") == "paid" else None
+
+
+def _intent(amount: str) -> Callable[[Object], PaymentOutcome]:
+    """Return a payment intent's translation. `amount` names the field with the amount, which is
+    what was captured once it succeeded: https://docs.stripe.com/api/payment_intents/object"""
+
+    def translate(intent: Object) -> PaymentOutcome:
+        failure = intent.get("last_payment_error") or {}
+        references = {intent["id"], _id(intent.get("latest_charge"))}
+        for charge in (intent.get("charges") or {}).get("data", []):  # before API 2022-11-15
+            references.add(charge["id"])
+        return PaymentOutcome(
+            provider="stripe",
+            payment_id=intent["id"],
+            references=sorted(each for each in references if each),
+            customer_id=_id(intent.get("customer")),
+            amount=_required_amount(intent, amount),
+            currency=intent["currency"].upper(),
+            reason=failure.get("message") or intent.get("cancellation_reason"),
+        )
+
+    return translate
+
+
+def _charge(amount: str) -> Callable[[Object], PaymentOutcome]:
+    """Return a charge's translation. It is the payment itself if no payment intent made it."""
+
+    def translate(charge: Object) -> PaymentOutcome:
+        captured = amount if charge.get(amount) is not None else "amount"
+        intent = _id(charge.get("payment_intent"))
+        return PaymentOutcome(
+            provider="stripe",
+            payment_id=intent or charge["id"],
+            references=sorted(each for each in {charge["id"], intent} if each),
+            customer_id=_id(charge.get("customer")),
+            amount=_required_amount(charge, captured),
+            currency=charge["currency"].upper(),
+            reason=charge.get("failure_message"),
         )
 
     return translate
@@ -379,6 +432,7 @@ def _refund(charge: Object) -> PaymentRefunded:
     return PaymentRefunded(
         provider="stripe",
         refund_of=charge["id"],
+        payment_id=_id(charge.get("payment_intent")) or charge["id"],
         references=sorted(each for each in references if each),
         amount_refunded=_required_amount(charge, "amount_refunded"),
         currency=charge["currency"].upper(),
@@ -395,6 +449,8 @@ def _refund_report(refund: Object) -> RefundReported:
     return RefundReported(
         provider="stripe",
         refund_id=refund["id"],
+        refund_of=_id(refund.get("charge")),
+        payment_id=_id(refund.get("payment_intent")) or _id(refund.get("charge")),
         reference=_metadata(refund).get(REFUND_IN_METADATA),
         references=sorted(each for each in references if each),
         status=over.get(status, "pending"),
@@ -435,6 +491,7 @@ def _dispute(dispute: Object) -> PaymentDisputed:
     return PaymentDisputed(
         provider="stripe",
         dispute_id=dispute["id"],
+        payment_id=_id(dispute.get("payment_intent")) or _id(dispute.get("charge")),
         references=sorted(each for each in references if each),
         amount=_required_amount(dispute, "amount"),
         currency=dispute["currency"].upper(),
@@ -486,6 +543,12 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "invoice.paid": ("payment.succeeded", _invoice("amount_paid")),
     "invoice.payment_succeeded": ("payment.succeeded", _invoice("amount_paid")),
     "invoice.payment_failed": ("payment.failed", _invoice("amount_due")),
+    "payment_intent.succeeded": ("payment.succeeded", _intent("amount_received")),
+    "payment_intent.payment_failed": ("payment.failed", _intent("amount")),
+    "payment_intent.canceled": ("payment.failed", _intent("amount")),
+    "charge.succeeded": ("payment.succeeded", _charge("amount_captured")),
+    "charge.captured": ("payment.succeeded", _charge("amount_captured")),
+    "charge.failed": ("payment.failed", _charge("amount")),
     "invoice_payment.paid": ("payment.linked", _invoice_payment),
     "invoice.finalized": ("provider_customer.updated", _invoiced_customer),
     "customer.created": ("provider_customer.updated", _customer),

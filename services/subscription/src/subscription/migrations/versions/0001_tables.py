@@ -57,7 +57,6 @@ def _create_plans() -> None:
         sa.Column("amount", sa.BigInteger),
         sa.Column("currency", sa.Text),
         sa.Column("interval", sa.Text),
-        sa.Column("interval_count", sa.Integer, nullable=False, server_default="1"),
         sa.Column("seen_at", _TIME, nullable=False),
         sa.Column("seen_event_id", sa.Text, nullable=False),
     )
@@ -141,8 +140,6 @@ def _create_reversals() -> None:
         sa.Column("reason", sa.Text),
         sa.Column("references", ARRAY(sa.Text), nullable=False),
         sa.Column("reported_at", _TIME, nullable=False),
-        sa.Column("status", sa.Text),
-        sa.Column("status_at", _TIME, nullable=False),
     )
     op.create_index("reversals_references", "reversals", ["references"], postgresql_using="gin")
 

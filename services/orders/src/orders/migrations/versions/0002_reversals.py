@@ -1,0 +1,31 @@
+"""Refunds and disputes at the provider, and what is held back from sellers for them."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from common.db.migrations import create_tenant_table
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    for table in ("orders", "seller_shares"):
+        op.add_column(table, sa.Column("held", sa.BigInteger, nullable=False, server_default="0"))
+    op.create_check_constraint(
+        "seller_shares_held", "seller_shares", "held >= 0 AND refunded + held <= gross"
+    )
+    create_tenant_table(
+        "reversals",
+        sa.Column("order_id", sa.Text, nullable=False),
+        sa.Column("checkout_id", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("status", sa.Text),
+        sa.Column("amount", sa.BigInteger, nullable=False),
+        sa.Column("currency", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text),
+        sa.Column("reported_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
+    )
+    op.create_index("reversals_order", "reversals", ["order_id"])
+    op.create_index("reversals_checkout", "reversals", ["checkout_id"])

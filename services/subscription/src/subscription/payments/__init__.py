@@ -1,0 +1,1 @@
+"""Payments, and what became of them: refunds and disputes."""
