@@ -778,10 +778,10 @@ MUTANTS = (
         "../security/test_broker_logins.py",
     ),
     Mutant(
-        "security: what a login may not publish holds up the whole outbox",
-        f"{MESSAGING}/relay.py",
-        "        if any(map(_not_allowed, outcomes)):\n",
-        "        if False:\n",
+        "security: what a login may not publish holds up the whole outbox and the spool",
+        f"{MESSAGING}/backoff.py",
+        "    if not any(map(_is_refused, outcomes)):\n",
+        "    if True:\n",
         "../security/test_broker_logins.py",
     ),
     Mutant(

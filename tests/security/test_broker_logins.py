@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import aio_pika
 import pytest
@@ -14,6 +16,7 @@ from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused
 
 from common.contracts import logins, topology
+from common.contracts.event import CONTENT_TYPE
 from common.contracts.registry import EVENT_TYPES
 from common.contracts.retry_ladder import RetryLadder
 from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS, Binding, Queue
@@ -23,6 +26,7 @@ from conftest import MakePaybus
 from support.operations import PROCESSES
 from support.paybus import SHORT_LADDER, Paybus, connected
 from support.waiting import until
+from webhook_gateway.delivery.spool import Spool, Spooled
 
 _RETRIES = RetryLadder.parse(SHORT_LADDER).rungs[0].exchange
 _SERVICES = sorted(logins.PUBLISHES)
@@ -180,6 +184,30 @@ def test_what_a_login_may_not_publish_holds_up_nothing_else(make_paybus: MakePay
             lambda: "import the broker's definitions" in paybus.log("provisioning-worker"),
             what="it says what to do",
         )
+
+
+async def test_what_a_login_may_not_publish_holds_up_no_other_spooled_webhook(
+    make_paybus: MakePaybus, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path, most_bytes=1024**2)
+    await spool.open()
+    for type_ in ("nothing.of_the_gateway", "provider.stripe.account.updated"):
+        body = json.dumps({"id": type_}).encode()
+        await spool.add(Spooled("payments", type_, body, {}, CONTENT_TYPE))
+    await spool.close()
+    processes = ["operations-worker"]
+    with make_paybus(processes, own_logins=True, WEBHOOK_SPOOL_DIR=str(tmp_path)) as paybus:
+        paybus.tap("payments", "provider.#")
+        paybus.start("webhook-gateway")
+        until(
+            lambda: "import the broker's definitions" in paybus.log("webhook-gateway"),
+            what="it says what to do",
+        )
+        until(
+            lambda: paybus.metric("webhook-gateway", "paybus_spool_pending_messages") == 1,
+            what="the other one has left",
+        )
+        assert {each["id"] for each in paybus.tapped()} == {"provider.stripe.account.updated"}
 
 
 async def test_a_refill_waits_for_the_bindings_of_a_queue_that_is_declared_again(

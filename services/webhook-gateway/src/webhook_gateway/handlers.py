@@ -34,8 +34,8 @@ class Handlers:
 
     async def on_checkout_started(self, work: UnitOfWork, event: Event[CheckoutStarted]) -> None:
         started = event.data
-        if started.provider == "stripe":
-            return  # Stripe has an event list, which is read instead
+        if started.provider not in _POLLED:
+            return  # its webhooks prove themselves; Stripe also has an event list
         await repository.watch_payment(
             work.session,
             {

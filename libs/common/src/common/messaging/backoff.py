@@ -7,9 +7,11 @@ the journal, so one message is tried for all of them, at growing intervals.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from aiormq.exceptions import ChannelAccessRefused
 
 from common.errors import Unavailable
 from common.messaging.publisher import NotTaken, Unroutable
@@ -19,6 +21,9 @@ log = get_logger(__name__)
 
 Destination = tuple[str, str]
 """Exchange and routing key."""
+
+Outcome = Unavailable | None
+"""Why a message was not confirmed; None if it was."""
 
 REJECTIONS: Final = (NotTaken, Unroutable)
 
@@ -93,3 +98,36 @@ class DestinationBackoff:
                 routing_key=routing_key,
             )
         return bool(released)
+
+
+async def separate_refused(
+    destinations: Sequence[Destination],
+    outcomes: list[Outcome],
+    publish: Callable[[Sequence[int]], Awaitable[Sequence[Outcome]]],
+) -> None:
+    """If this login may not publish one of a batch's messages, publish again what was not
+    confirmed, each destination separately: such a publish closes the channel for all others.
+
+    `publish` publishes the messages with these numbers. Messages that this login may not publish
+    are then `NotTaken`.
+    """
+    if not any(map(_is_refused, outcomes)):
+        return
+    numbers: dict[Destination, list[int]] = {}
+    for number, (destination, outcome) in enumerate(zip(destinations, outcomes, strict=True)):
+        if outcome is not None:
+            numbers.setdefault(destination, []).append(number)
+    for (exchange, routing_key), some in numbers.items():
+        found = await publish(some)
+        if any(map(_is_refused, found)):
+            refused = NotTaken(
+                f"this service's login may not publish {routing_key!r} to {exchange!r}: import "
+                "the broker's definitions of this version (docs/guides/deploy.md)"
+            )
+            found = [each and refused for each in found]
+        for number, outcome in zip(some, found, strict=True):
+            outcomes[number] = outcome
+
+
+def _is_refused(outcome: Outcome) -> bool:
+    return outcome is not None and isinstance(outcome.__cause__, ChannelAccessRefused)

@@ -12,16 +12,16 @@ from typing import Any
 
 import psycopg
 import sqlalchemy.exc
-from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
+from aiormq.exceptions import ChannelPreconditionFailed
 from sqlalchemy import Select, case, delete, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from common.db.bulk import equals_any
 from common.db.database import Sessions, connect_directly, sessions_of
 from common.errors import Unavailable, describe
-from common.messaging.backoff import REJECTIONS, DestinationBackoff
+from common.messaging.backoff import REJECTIONS, DestinationBackoff, Outcome, separate_refused
 from common.messaging.outbox import NOTIFY_CHANNEL
-from common.messaging.publisher import BATCH_BYTES, Impossible, NotTaken, Publisher
+from common.messaging.publisher import BATCH_BYTES, Impossible, Publisher
 from common.messaging.tables import outbox
 from common.observability import metrics
 from common.observability.logging import get_logger
@@ -36,7 +36,6 @@ _SETTLED_SECONDS = 30.0
 _FULL_SCAN_SECONDS = 10.0
 _FULL_SCAN_SHARE = 0.05
 
-Outcome = Unavailable | None
 
 _DESTINATION = tuple_(outbox.c.exchange, outbox.c.routing_key)
 
@@ -170,8 +169,11 @@ class Relay:
     async def _outcomes(self, rows: Sequence[Any]) -> list[Outcome]:
         messages = [(row.exchange, row.routing_key, row.body) for row in rows]
         outcomes = await self._publisher.publish_all(messages)
-        if any(map(_not_allowed, outcomes)):
-            await self._again_by_destination(rows, outcomes)
+        await separate_refused(
+            [(row.exchange, row.routing_key) for row in rows],
+            outcomes,
+            lambda some: self._publisher.publish_all([messages[number] for number in some]),
+        )
         if any(map(_closed_the_channel, outcomes)):
             # A broker with a lower limit than ours only reports that one of them is too large.
             largest = max(range(len(rows)), key=lambda number: len(rows[number].body))
@@ -179,27 +181,6 @@ class Relay:
             again = alone is not None and _closed_the_channel(alone)
             outcomes[largest] = Impossible(str(alone)) if again else alone
         return outcomes
-
-    async def _again_by_destination(self, rows: Sequence[Any], outcomes: list[Outcome]) -> None:
-        """Send each destination's rows separately.
-
-        A publish that this login may not make closes the channel for all others.
-        """
-        numbers: dict[tuple[str, str], list[int]] = {}
-        for number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True)):
-            if outcome is not None:
-                numbers.setdefault((row.exchange, row.routing_key), []).append(number)
-        for (exchange, routing_key), some in numbers.items():
-            messages = [(exchange, routing_key, rows[number].body) for number in some]
-            found = await self._publisher.publish_all(messages)
-            if any(map(_not_allowed, found)):
-                refused = NotTaken(
-                    f"this service's login may not publish {routing_key!r} to {exchange!r}: import "
-                    "the broker's definitions of this version (docs/guides/deploy.md)"
-                )
-                found = [each and refused for each in found]
-            for number, outcome in zip(some, found, strict=True):
-                outcomes[number] = outcome
 
     async def _listen(self) -> None:
         while True:
@@ -312,7 +293,3 @@ async def _set_aside(session: AsyncSession, row: Any, error: Unavailable) -> Non
 
 def _closed_the_channel(outcome: Outcome) -> bool:
     return outcome is not None and isinstance(outcome.__cause__, ChannelPreconditionFailed)
-
-
-def _not_allowed(outcome: Outcome) -> bool:
-    return outcome is not None and isinstance(outcome.__cause__, ChannelAccessRefused)

@@ -11,7 +11,12 @@ from contextlib import suppress
 from typing import Any
 
 from common.errors import Unavailable, describe
-from common.messaging.backoff import REJECTIONS, DestinationBackoff
+from common.messaging.backoff import (
+    REJECTIONS,
+    DestinationBackoff,
+    Outcome,
+    separate_refused,
+)
 from common.messaging.connection import BrokerConnection
 from common.messaging.publisher import Publisher
 from common.observability.logging import get_logger
@@ -136,8 +141,12 @@ class DurablePublisher:
     ) -> tuple[int, bool]:
         """Return how many of the batch stay, and whether the broker is unavailable."""
         batch = [each for each in batch if each[0] not in self._handed]
-        outcomes = await asyncio.gather(
-            *(self._confirm(message) for _, message in batch), return_exceptions=True
+        messages = [message for _, message in batch]
+        outcomes = await self._confirm_all(messages)
+        await separate_refused(
+            [(each.exchange, each.routing_key) for each in messages],
+            outcomes,
+            lambda some: self._confirm_all([messages[number] for number in some]),
         )
         confirmed, away = [], False
         for (position, message), outcome in zip(batch, outcomes, strict=True):
@@ -168,11 +177,18 @@ class DurablePublisher:
         else:
             self._handed.clear()
 
-    async def _confirm(self, message: Spooled) -> None:
-        await self._publisher.publish(
-            message.exchange,
-            message.routing_key,
-            message.body,
-            headers=message.headers,
-            content_type=message.content_type,
-        )
+    async def _confirm_all(self, messages: Sequence[Spooled]) -> list[Outcome]:
+        return list(await asyncio.gather(*map(self._confirm, messages)))
+
+    async def _confirm(self, message: Spooled) -> Outcome:
+        try:
+            await self._publisher.publish(
+                message.exchange,
+                message.routing_key,
+                message.body,
+                headers=message.headers,
+                content_type=message.content_type,
+            )
+        except Unavailable as error:
+            return error
+        return None
