@@ -397,6 +397,12 @@ class VersionedValue:
             return self
         return VersionedValue(value, at, event_id)
 
+    def erased(self, at: datetime, event_id: str) -> VersionedValue:
+        """Return no value as of `at`, unless a newer one is known."""
+        if (at, event_id) <= (self.at, self.event_id):
+            return self
+        return VersionedValue(None, at, event_id)
+
 
 @dataclass(frozen=True)
 class Payment:

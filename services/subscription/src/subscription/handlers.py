@@ -117,7 +117,11 @@ async def on_payment(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
     if report.customer_id is None:
         return
     await store.update_contact(
-        work, event, _id(models.Customer, event, report.customer_id), report.contact
+        work,
+        event,
+        _id(models.Customer, event, report.customer_id),
+        report.contact,
+        as_of=report.contact_as_of,
     )
     if report.subscription_id is not None:
         await _report_payment(work, event, report.subscription_id, report.customer_id, paid=paid)
@@ -169,7 +173,11 @@ async def on_provider_subscription(work: UnitOfWork, event: Event[ProviderSubscr
     said = report.metadata
     contact = Contact(email=said.get("email"), name=said.get("organization") or said.get("name"))
     await store.update_contact(
-        work, event, _id(models.Customer, event, report.customer_id), contact
+        work,
+        event,
+        _id(models.Customer, event, report.customer_id),
+        contact,
+        as_of=report.metadata_as_of,
     )
     for plan in _plans(report):
         await store.save_plan(work.session, event, report.provider, plan)
@@ -194,6 +202,10 @@ async def on_provider_customer(work: UnitOfWork, event: Event[ProviderCustomer])
     await store.update_contact(work, event, customer, report.contact)
 
 
+async def on_provider_customer_deleted(work: UnitOfWork, event: Event[ProviderCustomer]) -> None:
+    await store.erase_contact(work, event, _id(models.Customer, event, event.data.customer_id))
+
+
 HANDLERS: Mapping[str, Handler] = {
     "checkout.completed": on_checkout_completed,
     "payment.succeeded": on_payment,
@@ -208,6 +220,7 @@ HANDLERS: Mapping[str, Handler] = {
     "provider_subscription.updated": on_provider_subscription,
     "provider_subscription.deleted": on_provider_subscription,
     "provider_customer.updated": on_provider_customer,
+    "provider_customer.deleted": on_provider_customer_deleted,
 }
 
 

@@ -46,6 +46,8 @@ class Customer(Row):
     name: Mapped[str | None]
     name_at: Mapped[datetime | None]
     name_event_id: Mapped[str | None]
+    # When the provider deleted it, with all contact data.
+    deleted_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="0")
 
     __table_args__ = (

@@ -32,7 +32,10 @@ PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
             r"checkout\.completed",
             r"provider\..+",
         ),
-        "subscriptions": (r"provider_subscription\.[a-z]+", r"provider_customer\.updated"),
+        "subscriptions": (
+            r"provider_subscription\.[a-z]+",
+            r"provider_customer\.(updated|deleted)",
+        ),
         "payouts": (r"provider_transfer\.[a-z]+", r"provider_payout\.[a-z_]+"),
         "banking": (
             r"provider_bank_item\.(updated|failed|repaired|expiring|revoked|account_revoked)",

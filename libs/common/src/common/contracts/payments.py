@@ -122,6 +122,7 @@ class PaymentOutcome(Payload):
     `references` are the other ids under which the provider may report the same money (payment
     intent, charge). Stripe reports an invoice's payment twice: as the invoice, and as its payment
     intent, whose id is then one of the invoice's references, at the latest by `payment.linked`.
+    `contact_as_of` is when the contact data was right, if that was before the report.
     """
 
     provider: str
@@ -129,6 +130,7 @@ class PaymentOutcome(Payload):
     references: list[str] = Field(default_factory=list)
     customer_id: Id | None
     contact: Contact = Contact()
+    contact_as_of: AwareDatetime | None = None
     subscription_id: Id | None = None
     amount: MinorUnits
     currency: Currency

@@ -127,6 +127,9 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         ProviderCustomer,
         "The provider reported a customer's contact data, new or changed.",
     ),
+    "provider_customer.deleted": EventType(
+        "subscriptions", ProviderCustomer, "The provider deleted a customer, with all contact data."
+    ),
     "subscription.activated": EventType(
         "subscriptions",
         SubscriptionChanged,

@@ -59,7 +59,8 @@ class ProviderSubscription(Payload):
     `plan` is the plan of its first item, `more_plans` those of the others; `items` lists each with
     its quantity and end. `cancel_at` is when the subscription ends, if that is decided. `previous`
     is the state before, where the provider reports it: it decides which of two snapshots of the
-    same second is the later one.
+    same second is the later one. `metadata_as_of` is when the metadata was set, if that is known to
+    be before the event's time.
     """
 
     provider: str
@@ -74,6 +75,7 @@ class ProviderSubscription(Payload):
     cancel_at: AwareDatetime | None = None
     previous: PreviousSubscription | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
+    metadata_as_of: AwareDatetime | None = None
 
 
 class ProviderCustomer(Payload):

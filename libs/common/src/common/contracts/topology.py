@@ -114,6 +114,7 @@ QUEUES: Final = (
             Binding("payments", "checkout.completed"),
             Binding("subscriptions", "provider_subscription.*"),
             Binding("subscriptions", "provider_customer.updated"),
+            Binding("subscriptions", "provider_customer.deleted"),
         ),
     ),
     Queue("subscription.refunds", (Binding("payments", "refund.requested"),)),

@@ -53,6 +53,7 @@ class CustomerView(ProviderView):
     provider_customer_id: str
     email: str | None
     name: str | None
+    deleted_at: datetime | None = Field(description="when the provider deleted the customer")
 
 
 class ReversalView(BaseModel):

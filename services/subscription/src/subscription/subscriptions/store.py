@@ -35,27 +35,60 @@ from subscription.models import OURS, row_id
 
 
 async def update_contact(
-    work: UnitOfWork, event: Event[Any], customer_id: str, contact: Contact
+    work: UnitOfWork,
+    event: Event[Any],
+    customer_id: str,
+    contact: Contact,
+    *,
+    as_of: datetime | None = None,
 ) -> None:
-    """Update the customer's contact. The customer's row exists, and is locked."""
+    """Update the customer's contact. The customer's row exists, and is locked. `as_of` is when the
+    contact was right, if that was before the event (UTC)."""
+    at = as_of or event.time
     row = await work.session.get_one(models.Customer, customer_id)
     email = _known(row.email, row.email_at, row.email_event_id)
     name = _known(row.name, row.name_at, row.name_event_id)
-    new_email = email.or_newer(contact.email, event.time, event.id)
-    new_name = name.or_newer(contact.name, event.time, event.id)
-    if new_email is not email:
-        row.email, row.email_at, row.email_event_id = _columns(new_email)
-    if new_name is not name:
-        row.name, row.name_at, row.name_event_id = _columns(new_name)
-    if (new_email.value, new_name.value) != (email.value, name.value):
-        row.version += 1
-        work.emit(
-            "customer.changed",
-            CustomerChanged(customer_id=row.id, contact=Contact(email=row.email, name=row.name)),
-            subject=row.id,
-            sequence=row.version,
-            cause=event,
-        )
+    _save_contact(
+        work,
+        event,
+        row,
+        email.or_newer(contact.email, at, event.id),
+        name.or_newer(contact.name, at, event.id),
+    )
+
+
+async def erase_contact(work: UnitOfWork, event: Event[Any], customer_id: str) -> None:
+    """Erase the contact of a customer whom the provider deleted, unless it was reported later."""
+    row = await work.session.get_one(models.Customer, customer_id)
+    email = _known(row.email, row.email_at, row.email_event_id)
+    name = _known(row.name, row.name_at, row.name_event_id)
+    if row.deleted_at is None:
+        row.deleted_at = event.time
+    _save_contact(
+        work, event, row, email.erased(event.time, event.id), name.erased(event.time, event.id)
+    )
+
+
+def _save_contact(
+    work: UnitOfWork,
+    event: Event[Any],
+    row: models.Customer,
+    email: VersionedValue,
+    name: VersionedValue,
+) -> None:
+    changed = (email.value, name.value) != (row.email, row.name)
+    row.email, row.email_at, row.email_event_id = _columns(email)
+    row.name, row.name_at, row.name_event_id = _columns(name)
+    if not changed:
+        return
+    row.version += 1
+    work.emit(
+        "customer.changed",
+        CustomerChanged(customer_id=row.id, contact=Contact(email=row.email, name=row.name)),
+        subject=row.id,
+        sequence=row.version,
+        cause=event,
+    )
 
 
 async def save_plan(
@@ -196,5 +229,7 @@ def _known(value: str | None, at: datetime | None, event_id: str | None) -> Vers
     return VersionedValue() if at is None else VersionedValue(value, at, event_id or "")
 
 
-def _columns(known: VersionedValue) -> tuple[str | None, datetime, str]:
+def _columns(known: VersionedValue) -> tuple[str | None, datetime | None, str | None]:
+    if known == VersionedValue():
+        return None, None, None
     return known.value, known.at, known.event_id

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import stripe
@@ -126,6 +127,8 @@ class Stripe(Provider):
         if isinstance(payload, ProviderSubscription):
             changed = webhook["data"].get("previous_attributes") or _IMPLIED.get(provider_type)
             payload = payload.model_copy(update={"previous": _previous(snapshot, changed)})
+            if "metadata" in (webhook["data"].get("previous_attributes") or {}):
+                payload = payload.model_copy(update={"metadata_as_of": time})
         if webhook.get("account"):
             payload = _without_our_ids(payload)
         return [
@@ -250,6 +253,7 @@ def _invoice(amount: str) -> Callable[[Object], PaymentOutcome]:
             references=sorted({each for each in references if each}),
             customer_id=_id(invoice.get("customer")),
             contact=Contact(email=invoice.get("customer_email"), name=invoice.get("customer_name")),
+            contact_as_of=_finalized_at(invoice),
             subscription_id=_id(invoice.get("subscription") or parent.get("subscription")),
             amount=_required_amount(invoice, _paid_as_due(invoice) or amount),
             currency=invoice["currency"].upper(),
@@ -257,6 +261,13 @@ def _invoice(amount: str) -> Callable[[Object], PaymentOutcome]:
         )
 
     return translate
+
+
+def _finalized_at(invoice: Object) -> datetime | None:
+    """Return when the customer's data was copied into the invoice:
+    https://docs.stripe.com/api/invoices/object#invoice_object-customer_email"""
+    at = (invoice.get("status_transitions") or {}).get("finalized_at")
+    return from_seconds(at) if at else None
 
 
 def _paid_as_due(invoice: Object) -> str | None:
@@ -344,6 +355,7 @@ def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
             cancel_at_period_end=bool(subscription.get("cancel_at_period_end")),
             cancel_at=from_seconds(at) if (at := subscription.get("cancel_at")) else None,
             metadata=_metadata(subscription),
+            metadata_as_of=from_seconds(at) if (at := subscription.get("created")) else None,
         )
 
     return translate
@@ -553,6 +565,7 @@ _TRANSLATIONS: Mapping[str, tuple[str, Callable[[Object], Payload]]] = {
     "invoice.finalized": ("provider_customer.updated", _invoiced_customer),
     "customer.created": ("provider_customer.updated", _customer),
     "customer.updated": ("provider_customer.updated", _customer),
+    "customer.deleted": ("provider_customer.deleted", _customer),
     "customer.subscription.created": ("provider_subscription.created", _subscription(ended=False)),
     "customer.subscription.updated": ("provider_subscription.updated", _subscription(ended=False)),
     "customer.subscription.paused": ("provider_subscription.updated", _subscription(ended=False)),

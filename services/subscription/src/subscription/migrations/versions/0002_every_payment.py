@@ -13,6 +13,7 @@ def upgrade() -> None:
     op.add_column(
         "plans", sa.Column("interval_count", sa.Integer, nullable=False, server_default="1")
     )
+    op.add_column("customers", sa.Column("deleted_at", _TIME))
     op.add_column("payments", sa.Column("checkout_id", sa.Text))
     op.create_index("payments_references", "payments", ["references"], postgresql_using="gin")
     _extend_reversals()
