@@ -89,7 +89,7 @@ docs: setup $(NPM)/.mermaid ## build the documentation's site in .paybus/site; a
 descriptions: $(NPM)/.installed ## fetch the descriptions that only npm has (Dwolla's types, AsyncAPI's schema)
 
 test: setup ## unit and integration tests, on a real RabbitMQ and PostgreSQL that it starts and stops (PYTEST_ARGS passes more)
-	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/providers tests/integration tests/security $(PYTEST_ARGS)
 
 test-e2e: setup ## the demo, `make run`, and the console in a real browser (Debian's Chromium); pictures in .paybus/screenshots
 	@$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
@@ -100,10 +100,10 @@ test-stripe-openapi: setup ## billing against Stripe's OpenAPI file, as the npm 
 	@STRIPE_OPENAPI=$(or $(STRIPE_OPENAPI),$(SPEC)) $(BIN)/pytest tests/integration/subscription/test_stripe_openapi.py $(PYTEST_ARGS)
 
 test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it can be had (root on Debian or Ubuntu)
-	@server=$$($(BIN)/python -m devstack.servers.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/integration tests/security $(PYTEST_ARGS)
+	@server=$$($(BIN)/python -m devstack.servers.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/providers tests/integration tests/security $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
-	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+	@$(BIN)/pytest tests/unit tests/providers $(PYTEST_ARGS)
 
 k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' schemas, complete for every service (CRDS=folder: operators' kinds, too)
 	@CRDS="$(CRDS)" $(BIN)/pytest tests/deploy $(PYTEST_ARGS)
@@ -149,6 +149,7 @@ lint: setup ## ruff, mypy strict, import contracts, and whether the generated re
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m common.contracts.docs --check docs/reference
 	@$(BIN)/python -m deploy.settings_page --check docs/reference/configuration.md
+	@PYTHONPATH=tests $(BIN)/python -m providers.reference --check docs/reference/providers.md
 	@$(BIN)/python -m deploy.observability.build --check
 
 format: setup ## format the code and sort the imports
@@ -161,8 +162,9 @@ webhook: setup ## send a signed webhook to what `make run` started
 token: setup ## print a development token for the APIs (ROLE=viewer|operator|approver|admin, TENANT=default)
 	@$(BIN)/python -m devstack token --role $(ROLE) $(if $(TENANT),--tenant $(TENANT))
 
-events: setup ## write the references of events and settings from the code
+events: setup ## write the references of events, settings and providers' calls from code and corpus
 	@$(BIN)/python -m common.contracts.docs docs/reference
+	@PYTHONPATH=tests $(BIN)/python -m providers.reference docs/reference/providers.md
 	@$(BIN)/python -m deploy.settings_page docs/reference/configuration.md
 
 release-check: lint docs ## whether the tree can be tagged: versions, CHANGELOG, nothing uncommitted

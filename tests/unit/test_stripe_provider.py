@@ -229,8 +229,8 @@ def test_a_checkout() -> None:
     ],
 )
 def test_a_session_that_was_not_paid(kind: str, told: str) -> None:
-    session = {"id": "cs_1", "customer": "cus_1", "amount_total": 1500, "currency": "eur"}
-    event = translate(STRIPE, webhook(kind, session))
+    session = {"id": "cs_1", "mode": "payment", "customer": "cus_1", "amount_total": 1500}
+    event = translate(STRIPE, webhook(kind, session | {"currency": "eur"}))
     assert event.type == told
     assert isinstance(event.data, PaymentOutcome)
     assert (event.data.payment_id, event.data.customer_id) == ("cs_1", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from random import Random
@@ -43,6 +44,8 @@ facts = st.builds(
     current_period_end=st.none() | moments,
     cancel_at_period_end=st.booleans(),
     cancel_at=st.none() | moments,
+    trialing=st.booleans(),
+    collection_paused=st.booleans(),
 )
 snapshots = st.builds(
     Snapshot,
@@ -59,20 +62,23 @@ policies = st.builds(
     past_due_grace=st.sampled_from([None, timedelta(0), timedelta(days=30)]),
     unpaid=st.booleans(),
     paused=st.booleans(),
+    trialing=st.booleans(),
+    collection_paused=st.booleans(),
 )
 payment_reports = st.builds(PaymentReport, at=moments, event_id=event_ids, paid=st.booleans())
 histories = st.lists(snapshots | payment_reports, max_size=8, unique_by=lambda r: r.event_id)
 
 
 def apply(reports: Sequence[Report], policy: Policy = POLICY) -> tuple[Subscription, list[Change]]:
-    subscription, told = Subscription(), []
+    subscription, told, phase = Subscription(), [], Phase.UNUSED
     for report in reports:
-        before = (subscription, subscription.phase(policy, NOW))
+        before = (subscription, phase)
         if isinstance(report, Snapshot):
             subscription = take_snapshot(subscription, report)
         else:
             subscription = take_payment(subscription, report)
-        told += changes(before, (subscription, subscription.phase(policy, NOW)))
+        phase = subscription.phase(policy, NOW, phase)
+        told += changes(before, (subscription, phase))
     return subscription, told
 
 
@@ -91,7 +97,7 @@ def test_what_was_published_last_agrees_with_the_phase(
     subscription, told = apply(history, policy)
     decisive = {Change.ACTIVATED, Change.SUSPENDED, Change.CANCELLED}
     last = [each for each in told if each in decisive][-1:]
-    match subscription.phase(policy, NOW):
+    match subscription.phase(policy, NOW, Phase.SUSPENDED if last else Phase.UNUSED):
         case Phase.UNUSED:
             assert last == []
         case Phase.ENDED:
@@ -206,6 +212,35 @@ def test_what_a_status_entitles_to_is_the_policy_s(
 ) -> None:
     subscription, _ = apply([snapshot(Status.ACTIVE), snapshot(status, 1)], policy)
     assert subscription.phase(policy, NOW) is phase
+
+
+@pytest.mark.parametrize(
+    ("policy", "phase"),
+    [
+        (Policy(), Phase.ACTIVE),
+        (Policy(trialing=False), Phase.ACTIVE),
+        (Policy(collection_paused=False), Phase.SUSPENDED),
+        (Policy(refunded=False), Phase.SUSPENDED),
+        (Policy(disputed=False), Phase.SUSPENDED),
+    ],
+)
+def test_the_policy_may_withhold_from_an_active_subscription(policy: Policy, phase: Phase) -> None:
+    paused = Facts(Status.ACTIVE, "pro", collection_paused=True)
+    snapshot = Snapshot(START, "evt_1", Lifecycle.CREATED, paused)
+    subscription = replace(take_snapshot(Subscription(), snapshot), refunded=True, disputed=True)
+    assert subscription.phase(policy, NOW, Phase.ACTIVE) is phase
+
+
+def test_a_trial_that_gives_no_entitlement_begins_nothing() -> None:
+    policy = Policy(trialing=False)
+    trial = Snapshot(START, "evt_1", Lifecycle.CREATED, Facts(Status.ACTIVE, "pro", trialing=True))
+    ended = Snapshot(NOW, "evt_2", Lifecycle.DELETED, Facts(Status.CANCELLED, "pro"))
+    paid = PaymentReport(START, "evt_3", paid=True)  # of nothing, as Stripe reports a trial's start
+    bought = Snapshot(NOW, "evt_4", Lifecycle.UPDATED, Facts(Status.ACTIVE, "pro"))
+    assert apply([trial, paid], policy)[1] == []
+    assert apply([trial, paid, ended], policy)[1] == []
+    assert apply([trial, paid, bought], policy)[1] == [Change.ACTIVATED]
+    assert apply([trial], Policy())[1] == [Change.ACTIVATED]
 
 
 def test_the_grace_of_who_is_past_due_counts_from_when_that_began() -> None:

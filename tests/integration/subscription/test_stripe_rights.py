@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -149,7 +150,7 @@ def test_a_pause_that_comes_alone_holds_beside_another_change_of_its_second(
     number = a_subscriber(paybus)
     paused = change(number, 1, kind="paused", status="paused", price="price_new")
     updated = change(
-        number, 1, status="active", price="price_new", previous={"items": items_of("x", number)}
+        number, 1, status="trialing", price="price_new", previous={"items": items_of("x", number)}
     )
     send(paybus, *([paused, updated] if first == "paused" else [updated, paused]))
     until_right(paybus, number, False)
@@ -196,20 +197,24 @@ def test_who_was_past_due_before_paybus_came_is_not_entitled_anew_by_each_update
     assert entitled(paybus, number) is False
 
 
-def test_a_tenant_s_policy_says_what_a_status_entitles_to(paybus: Paybus) -> None:
-    def put(**policy: Any) -> Any:
-        answer = paybus.api(
-            "PUT", "subscription", "/v1/entitlement-policy", json=policy, role="admin"
-        )
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+def put_policy(paybus: Paybus, **policy: Any) -> Any:
+    answer = paybus.api("PUT", "subscription", "/v1/entitlement-policy", json=policy, role="admin")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
+
+def test_a_tenant_s_policy_says_what_a_status_entitles_to(paybus: Paybus) -> None:
+    put = partial(put_policy, paybus)
     default = paybus.api("GET", "subscription", "/v1/entitlement-policy").json()
     assert default == {
         "past_due": True,
         "past_due_grace_days": 30,
         "unpaid": False,
         "paused": False,
+        "trialing": True,
+        "collection_paused": True,
+        "refunded": True,
+        "disputed": True,
     }
     refused = paybus.api("PUT", "subscription", "/v1/entitlement-policy", json={"unpaid": True})
     assert refused.status_code == 403
@@ -228,6 +233,86 @@ def test_a_tenant_s_policy_says_what_a_status_entitles_to(paybus: Paybus) -> Non
     finally:
         put(**default)
     until_right(paybus, number, False)
+
+
+def payment_event(number: str, kind: str, seconds: int, **snapshot: Any) -> dict[str, Any]:
+    """Return an event about the subscription's invoice of 15 euros, or the charge that paid it."""
+    of_invoice = {"payment_intent": f"pi_{number}", "charge": f"ch_{number}", "currency": "eur"}
+    if kind.startswith("invoice."):
+        subscription = {"customer": f"cus_{number}", "subscription": f"sub_{number}"}
+        snapshot = {"id": f"in_{number}", "amount_paid": 1500} | subscription | snapshot
+    return {
+        "id": f"evt_{uuid4().hex}",
+        "object": "event",
+        "type": kind,
+        "created": int(time.time()) + seconds,
+        "livemode": False,
+        "data": {"object": of_invoice | snapshot},
+    }
+
+
+def _disputed(number: str, status: str, seconds: int) -> dict[str, Any]:
+    kind = "charge.dispute.closed" if status == "won" else "charge.dispute.created"
+    dispute = {"id": f"du_{number}", "amount": 1500, "reason": "fraudulent", "status": status}
+    return payment_event(number, kind, seconds, **dispute)
+
+
+def _refunded(number: str, amount: int, seconds: int) -> dict[str, Any]:
+    charge = {"id": f"ch_{number}", "amount_refunded": amount}
+    return payment_event(number, "charge.refunded", seconds, **charge)
+
+
+@pytest.mark.parametrize("first", ["payment", "report"])
+@pytest.mark.parametrize("field", ["refunded", "disputed"])
+def test_a_tenant_may_withhold_what_was_refunded_or_is_disputed(
+    paybus: Paybus, field: str, first: str
+) -> None:
+    number = a_subscriber(paybus)
+    paid = payment_event(number, "invoice.paid", 1)
+    if field == "disputed":
+        report, back = _disputed(number, "needs_response", 2), _disputed(number, "won", 3)
+    else:
+        report, back = _refunded(number, 1500, 2), None
+    send(paybus, *([paid, report] if first == "payment" else [report, paid]))
+    until(lambda: subscription(paybus, number)[field], what=f"it is {field}")
+    assert entitled(paybus, number) is True, "by default"
+    try:
+        put_policy(paybus, **{field: False})
+        until_right(paybus, number, False)
+        other = a_subscriber(paybus)
+        send(paybus, payment_event(other, "invoice.paid", 1), _refunded(other, 700, 2))
+        if back is not None:
+            send(paybus, back)
+        else:  # the next invoice
+            renewal = {"id": f"in_2_{number}", "charge": "ch_2", "payment_intent": "pi_2"}
+            send(paybus, payment_event(number, "invoice.paid", 4, **renewal))
+        until_right(paybus, number, True)
+        assert entitled(paybus, other) is True, "a part was refunded"
+    finally:
+        put_policy(paybus, **{field: True})
+
+
+def test_a_tenant_may_withhold_trials_and_paused_collection(paybus: Paybus) -> None:
+    paused, on_trial = a_subscriber(paybus), uuid4().hex[:10]
+    change_to: dict[str, Any] = {"pause_collection": {"behavior": "void", "resumes_at": None}}
+    send(paybus, change(paused, 1, previous={"pause_collection": None}, **change_to))
+    until(lambda: subscription(paybus, paused)["collection_paused"], what="it is shown")
+    assert entitled(paybus, paused) is True, "by default"
+    try:
+        put_policy(paybus, trialing=False, collection_paused=False)
+        until_right(paybus, paused, False)
+        trial = subscription_created(on_trial, status="trialing")
+        send(paybus, trial)
+        until(lambda: subscription(paybus, on_trial), what="the trial is known")
+        assert subscription(paybus, on_trial)["trialing"] is True
+        assert entitled(paybus, on_trial) is False
+        assert organization(paybus, on_trial) in {None, "not_needed"}
+        send(paybus, change(on_trial, 3, previous={"status": "trialing"}, status="active"))
+        until_right(paybus, on_trial, True)
+        send(paybus, change(paused, 5, previous=change_to, pause_collection=None))
+        until_right(paybus, paused, True)
+    finally:
+        put_policy(paybus, trialing=True, collection_paused=True)
 
 
 @pytest.mark.parametrize("ids", [("evt_a", "evt_b"), ("evt_b", "evt_a")])

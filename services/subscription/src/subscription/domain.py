@@ -78,12 +78,17 @@ _PHASE = {
 @dataclass(frozen=True)
 class Policy:
     """Entitlements of a tenant's customers while they do not pay. A past-due customer is entitled
-    for `past_due_grace` from then on; None means without limit."""
+    for `past_due_grace` from then on; None means without limit. `refunded` and `disputed` are about
+    the newest payment."""
 
     past_due: bool = True
     past_due_grace: timedelta | None = timedelta(days=30)
     unpaid: bool = False
     paused: bool = False
+    trialing: bool = True
+    collection_paused: bool = True
+    refunded: bool = True
+    disputed: bool = True
 
     def past_due_until(self, since: datetime) -> datetime | None:
         """Return when the entitlement of a customer past due since `since` ends; None: never."""
@@ -125,6 +130,8 @@ class Facts:
     current_period_end: datetime | None = None
     cancel_at_period_end: bool = False
     cancel_at: datetime | None = None
+    trialing: bool = False
+    collection_paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,12 +224,16 @@ class PaymentReport:
 @dataclass(frozen=True)
 class Subscription:
     """A subscription's snapshots of the newest seconds, its newest payment report, whether it was
-    ever active, and the statuses it was seen with."""
+    ever active, the statuses it was seen with, whether its newest payment was refunded in full or
+    is disputed, and whether it was ever active and not on trial."""
 
     snapshots: tuple[Snapshot, ...] = ()
     payment: PaymentReport | None = None
     ever_active: bool = False
     statuses: frozenset[Seen] = frozenset()
+    refunded: bool = False
+    disputed: bool = False
+    ever_beyond_trial: bool = False
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -256,9 +267,25 @@ class Subscription:
             return snapshot.at
         return self.payment.at if self.payment is not None else _NEVER
 
-    def phase(self, policy: Policy, now: datetime) -> Phase:
-        if not self.ever_active:
+    def phase(self, policy: Policy, now: datetime, published: Phase = Phase.UNUSED) -> Phase:
+        """Return the phase. A trial that gives no entitlement begins nothing: the phase stays
+        unused if that is what was `published`."""
+        only_trial = bool(self.snapshots) and not (policy.trialing or self.ever_beyond_trial)
+        if not self.ever_active or (only_trial and published is Phase.UNUSED):
             return Phase.UNUSED
+        phase = self._phase_of_status(policy, now)
+        return Phase.SUSPENDED if phase in ENTITLING and self._is_withheld(policy) else phase
+
+    def _is_withheld(self, policy: Policy) -> bool:
+        facts = self.facts
+        return (
+            (facts.trialing and not policy.trialing)
+            or (facts.collection_paused and not policy.collection_paused)
+            or (self.refunded and not policy.refunded)
+            or (self.disputed and not policy.disputed)
+        )
+
+    def _phase_of_status(self, policy: Policy, now: datetime) -> Phase:
         match self.status:
             case Status.PAST_DUE:
                 until = policy.past_due_until(self.since)
@@ -305,6 +332,8 @@ def _with(
         snapshots=snapshots,
         ever_active=before.ever_active or snapshot.facts.status in _WAS_ACTIVE,
         statuses=_fewer(before.statuses | seen),
+        ever_beyond_trial=before.ever_beyond_trial
+        or (snapshot.facts.status in _WAS_ACTIVE and not snapshot.facts.trialing),
     )
 
 
@@ -426,6 +455,8 @@ class ReversalKind(StrEnum):
     DISPUTE = "dispute"
 
 
+# The money of a dispute in one of these statuses is gone; after an inquiry it may be.
+TAKEN: Final = frozenset({"open", "lost"})
 # How far a dispute has come, for reports of the same second.
 _DISPUTE_STEPS: Final = {"inquiry": 1, "open": 2, "won": 3, "lost": 3}
 

@@ -150,21 +150,45 @@ async def on_payment_duplicated(work: UnitOfWork, event: Event[PaymentOutcome]) 
 
 async def on_payment_refunded(work: UnitOfWork, event: Event[PaymentRefunded]) -> None:
     await payments.save_refunds(work, event)
+    await _update_payment_standing(work, event)
 
 
 async def on_payment_disputed(work: UnitOfWork, event: Event[PaymentDisputed]) -> None:
     await payments.save_dispute(work, event)
+    await _update_payment_standing(work, event)
+
+
+async def _update_payment_standing(work: UnitOfWork, event: Event[Any]) -> None:
+    """Evaluate the subscriptions again whose payment the event is about."""
+    paid = await repository.subscriptions_paid_by(
+        work.session, [event.tenant], _payment_references(event)
+    )
+    for id_ in sorted(paid):
+        row = await work.session.get_one(models.Subscription, id_, with_for_update=True)
+        await store.update_payment_standing(work, event, row)
+
+
+def _payment_references(event: Event[Any]) -> list[str]:
+    data = event.data
+    if isinstance(data, PaymentRefunded | PaymentDisputed | RefundReported):
+        return data.references
+    if isinstance(data, PaymentLinked):
+        return [data.payment_id]
+    return []
 
 
 async def on_payment_linked(work: UnitOfWork, event: Event[PaymentLinked]) -> None:
     report = event.data
     row = await work.session.get_one(models.Payment, _id(models.Payment, event, report.payment_id))
     row.references = sorted({*row.references, *report.references})
+    await work.session.flush()
+    await _update_payment_standing(work, event)
 
 
 async def on_refund_reported(work: UnitOfWork, event: Event[RefundReported]) -> None:
     if event.data.status == "failed":
         await payments.save_failed_refund(work, event)
+        await _update_payment_standing(work, event)
     await refunds.take_report(work, event)
 
 
@@ -262,6 +286,11 @@ async def prepare(payers: Payers, session: AsyncSession, events: Sequence[Event[
             payment |= {name: value for name, value in known.items() if value is not None}
         if isinstance(data, ProviderSubscription):
             plans += [_id(models.Plan, event, each.plan_id) for each in _plans(data)]
+    references = {name for event in events for name in _payment_references(event)}
+    tenants = {event.tenant for event in events}
+    # Known ones, so nothing is inserted for them.
+    for id_ in await repository.subscriptions_paid_by(session, tenants, references):
+        subscriptions.setdefault(id_, {})
     await tenant_rows.lock_or_insert(session, models.Customer, customers)
     await tenant_rows.lock_or_insert(session, models.Subscription, subscriptions)
     await tenant_rows.lock_or_insert(session, models.Payment, reported)
@@ -276,6 +305,8 @@ async def _report_payment(
     before = store.to_domain(row)
     report = PaymentReport(at=event.time, event_id=event.id, paid=paid)
     await store.save_changes(work, event, row, before, domain.take_payment(before, report))
+    if paid and row.provider != models.OURS:
+        await store.update_payment_standing(work, event, row)
 
 
 async def _subscription(
@@ -306,6 +337,8 @@ def _facts(
         current_period_end=said.current_period_end,
         cancel_at_period_end=said.cancel_at_period_end,
         cancel_at=said.cancel_at,
+        trialing=said.trialing,
+        collection_paused=said.collection_paused,
     )
 
 

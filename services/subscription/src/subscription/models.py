@@ -84,9 +84,15 @@ class Subscription(Row):
     current_period_end: Mapped[datetime | None]
     cancel_at_period_end: Mapped[bool] = mapped_column(server_default="false")
     cancel_at: Mapped[datetime | None]
+    trialing: Mapped[bool] = mapped_column(server_default="false")
+    collection_paused: Mapped[bool] = mapped_column(server_default="false")
+    # Whether the newest payment was refunded in full, or is disputed.
+    refunded: Mapped[bool] = mapped_column(server_default="false")
+    disputed: Mapped[bool] = mapped_column(server_default="false")
     # The input of that derivation. `snapshots` are all of the newest seconds, up to `snapshot_at`;
     # `statuses` are those it was seen with, and when.
     ever_active: Mapped[bool] = mapped_column(server_default="false")
+    ever_beyond_trial: Mapped[bool] = mapped_column(server_default="false")
     snapshot_at: Mapped[datetime | None]
     snapshots: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
     statuses: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
@@ -118,7 +124,10 @@ class Subscription(Row):
             "subscriptions_judged",
             "tenant",
             "policy_version",
-            postgresql_where=text("status IN ('past_due', 'unpaid', 'paused')"),
+            postgresql_where=text(
+                "status IN ('past_due', 'unpaid', 'paused') "
+                "OR trialing OR collection_paused OR refunded OR disputed"
+            ),
         ),
     )
 

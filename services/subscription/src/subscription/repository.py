@@ -215,7 +215,13 @@ async def judged_otherwise(session: AsyncSession, most: int) -> Sequence[Subscri
         select(Subscription)
         .outerjoin(policy, policy.tenant == Subscription.tenant)
         .where(
-            Subscription.status.in_((Status.PAST_DUE, Status.UNPAID, Status.PAUSED)),
+            or_(
+                Subscription.status.in_((Status.PAST_DUE, Status.UNPAID, Status.PAUSED)),
+                Subscription.trialing,
+                Subscription.collection_paused,
+                Subscription.refunded,
+                Subscription.disputed,
+            ),
             Subscription.policy_version != func.coalesce(policy.version, 0),
         )
         .order_by(Subscription.id)
@@ -223,6 +229,31 @@ async def judged_otherwise(session: AsyncSession, most: int) -> Sequence[Subscri
         .with_for_update(of=Subscription, skip_locked=True)
     )
     return (await session.scalars(stale)).all()
+
+
+async def subscriptions_paid_by(
+    session: AsyncSession, tenants: Collection[str], references: Collection[str]
+) -> Collection[str]:
+    """Return the ids of the subscriptions whose payments have one of these ids at the provider."""
+    if not references:
+        return ()
+    query = select(Payment.subscription_id).where(
+        equals_any(Payment.tenant, sorted(tenants)),
+        Payment.references.overlap(sorted(references)),
+        Payment.subscription_id.is_not(None),
+    )
+    return {id_ for id_ in await session.scalars(query) if id_ is not None}
+
+
+async def newest_payment(session: AsyncSession, subscription: str) -> Payment | None:
+    """Return the subscription's newest successful payment."""
+    query = (
+        select(Payment)
+        .where(Payment.subscription_id == subscription, Payment.paid.is_(True))
+        .order_by(Payment.reported_at.desc(), Payment.id)
+        .limit(1)
+    )
+    return (await session.scalars(query)).first()
 
 
 async def postpone(session: AsyncSession, id_: str, until: datetime) -> None:

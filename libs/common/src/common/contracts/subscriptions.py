@@ -51,6 +51,8 @@ class PreviousSubscription(Payload):
     current_period_end: AwareDatetime | None = None
     cancel_at_period_end: bool = False
     cancel_at: AwareDatetime | None = None
+    trialing: bool = False
+    collection_paused: bool = False
 
 
 class ProviderSubscription(Payload):
@@ -59,7 +61,8 @@ class ProviderSubscription(Payload):
     `plan` is the plan of its first item, `more_plans` those of the others; `items` lists each with
     its quantity and end. `cancel_at` is when the subscription ends, if that is decided. `previous`
     is the state before, where the provider reports it: it decides which of two snapshots of the
-    same second is the later one. `metadata_as_of` is when the metadata was set, if that is known to
+    same second is the later one. `collection_paused` is whether the provider collects no payments
+    for now, whatever the status. `metadata_as_of` is when the metadata was set, if that is known to
     be before the event's time.
     """
 
@@ -73,6 +76,8 @@ class ProviderSubscription(Payload):
     current_period_end: AwareDatetime | None = None
     cancel_at_period_end: bool = False
     cancel_at: AwareDatetime | None = None
+    trialing: bool = False
+    collection_paused: bool = False
     previous: PreviousSubscription | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     metadata_as_of: AwareDatetime | None = None

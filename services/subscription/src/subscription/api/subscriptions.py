@@ -104,6 +104,10 @@ class SubscriptionView(ProviderView):
     current_period_end: datetime | None
     cancel_at_period_end: bool
     cancel_at: datetime | None = Field(description="when it ends, if that is decided")
+    trialing: bool
+    collection_paused: bool = Field(description="whether Stripe collects no payments for now")
+    refunded: bool = Field(description="whether the newest payment was refunded in full")
+    disputed: bool = Field(description="whether the newest payment is disputed: open or lost")
     version: int = Field(description="the `sequence` of its last event")
     updated_at: datetime
 

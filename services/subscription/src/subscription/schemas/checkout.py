@@ -18,7 +18,9 @@ ProviderName = Literal["stripe", "fapshi", "mtn-momo", "orange-money", "flutterw
 class EntitlementPolicy(RequestModel):
     """Entitlements of a tenant's customers while they do not pay. By default a past-due customer is
     entitled for thirty days; one who is `unpaid` (Stripe has given up collecting) or `paused` (a
-    trial ended without a payment method) is not, until that changes."""
+    trial ended without a payment method) is not, until that changes. A customer on trial, one whose
+    payments are not collected for now, and one whose newest payment was refunded in full or is
+    disputed, is entitled."""
 
     past_due: bool = Field(default=True, description="whether a past-due customer is entitled")
     past_due_grace_days: int | None = Field(
@@ -30,6 +32,20 @@ class EntitlementPolicy(RequestModel):
     )
     unpaid: bool = Field(default=False, description="whether an unpaid customer is entitled")
     paused: bool = Field(default=False, description="whether a paused customer is entitled")
+    trialing: bool = Field(default=True, description="whether a customer on trial is entitled")
+    collection_paused: bool = Field(
+        default=True,
+        description="whether a customer is entitled while Stripe's `pause_collection` is set",
+    )
+    refunded: bool = Field(
+        default=True,
+        description="whether a customer is entitled whose newest payment was refunded in full",
+    )
+    disputed: bool = Field(
+        default=True,
+        description="whether a customer is entitled whose newest payment is disputed: the dispute "
+        "is open or lost",
+    )
 
     def as_rules(self) -> Policy:
         days = self.past_due_grace_days
@@ -38,6 +54,10 @@ class EntitlementPolicy(RequestModel):
             past_due_grace=timedelta(days=days) if days is not None else None,
             unpaid=self.unpaid,
             paused=self.paused,
+            trialing=self.trialing,
+            collection_paused=self.collection_paused,
+            refunded=self.refunded,
+            disputed=self.disputed,
         )
 
 

@@ -27,6 +27,7 @@ from subscription.domain import (
     PaymentReport,
     Phase,
     Policy,
+    ReversalKind,
     Seen,
     Snapshot,
     VersionedValue,
@@ -126,7 +127,15 @@ def to_domain(row: models.Subscription) -> domain.Subscription:
     stored = [{"at": row.snapshot_at, **each} for each in row.snapshots]
     snapshots = tuple(_STORED.validate_python(each) for each in stored)
     statuses = frozenset(_SEEN.validate_python(each) for each in row.statuses)
-    return domain.Subscription(snapshots, payment, row.ever_active, statuses)
+    return domain.Subscription(
+        snapshots,
+        payment,
+        row.ever_active,
+        statuses,
+        row.refunded,
+        row.disputed,
+        row.ever_beyond_trial,
+    )
 
 
 def items_of(row: models.Subscription) -> Sequence[Item]:
@@ -153,10 +162,10 @@ async def save_changes(
     `more`."""
     now = await database_now(work.session)
     policy, row.policy_version = await policy_of(work.session, row)
-    phase = after.phase(policy, now)
+    phase = after.phase(policy, now, Phase(row.phase))
     changes = [*domain.changes((before, Phase(row.phase)), (after, phase)), *more]
     row.status, row.phase = after.status, phase
-    row.ever_active = after.ever_active
+    row.ever_active, row.ever_beyond_trial = after.ever_active, after.ever_beyond_trial
     if row.provider != OURS:  # our own are timed by `renewals`
         row.due_at = after.changes_at(policy, now)
     if after.snapshots != before.snapshots:
@@ -165,6 +174,7 @@ async def save_changes(
         row.items = _ITEMS.dump_python(facts.items, mode="json")
         row.current_period_end = facts.current_period_end
         row.cancel_at_period_end, row.cancel_at = facts.cancel_at_period_end, facts.cancel_at
+        row.trialing, row.collection_paused = facts.trialing, facts.collection_paused
         row.snapshot_at = after.snapshots[-1].at
         row.snapshots = [_STORED.dump_python(each, mode="json") for each in after.snapshots]
     if after.statuses != before.statuses:
@@ -203,6 +213,27 @@ async def reassess(work: UnitOfWork, event: Event[Any], row: models.Subscription
     was changed."""
     subscription = to_domain(row)
     await save_changes(work, event, row, subscription, subscription)
+
+
+async def update_payment_standing(
+    work: UnitOfWork, event: Event[Any], row: models.Subscription
+) -> None:
+    """Evaluate the (locked) subscription again after a payment of it, or its refunds or disputes,
+    were reported."""
+    await work.session.flush()
+    newest = await repository.newest_payment(work.session, row.id)
+    if newest is None:
+        return
+    reversals = (await repository.reversals_of(work.session, [newest]))[newest.id]
+    back = sum(each.amount for each in reversals if each.kind == ReversalKind.REFUND)
+    refunded = 0 < (newest.amount or 0) <= back
+    disputed = any(each.status in domain.TAKEN for each in reversals)
+    if (refunded, disputed) == (row.refunded, row.disputed):
+        return
+    before = to_domain(row)
+    row.refunded, row.disputed = refunded, disputed
+    after = replace(before, refunded=refunded, disputed=disputed)
+    await save_changes(work, event, row, before, after)
 
 
 async def database_now(session: AsyncSession) -> datetime:

@@ -44,7 +44,7 @@ class Dwolla(Provider):
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         topic: str = webhook["topic"]
-        time = parse(webhook["timestamp"])
+        time = parse(webhook.get("timestamp") or webhook["created"])  # described is the latter
         type_ = _TOPICS.get(topic.removeprefix("customer_"))
         if type_ is None:
             return [

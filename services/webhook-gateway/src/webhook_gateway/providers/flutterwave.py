@@ -39,6 +39,8 @@ _TRANSFERS = {
     "failed": "provider_transfer.failed",
     "reversed": "provider_transfer.reversed",
 }
+# Whatever its status, which is the one before it.
+_REVERSAL = "transfer.reversal"
 
 
 class Options(base.Options):
@@ -74,7 +76,9 @@ class Flutterwave(PollableProvider):
             reference = data.get("tx_ref") or data["reference"]
             return [self.notification(reference, data["status"], proof)]
         status = str(data.get("status") or "").lower()
-        id_ = webhook.get("id") or self._derived_id(type_, webhook)
+        if type_ == _REVERSAL:
+            status = "reversed"
+        id_ = webhook.get("id") or webhook.get("webhook_id") or self._derived_id(type_, webhook)
         signed = proof.trust == "signature"  # v3's plain secret does not authenticate the body
         if signed and type_.startswith("transfer.") and status in _TRANSFERS:
             return [
@@ -186,14 +190,25 @@ _STANDINGS = {
 
 
 def _transfer(data: Object) -> TransferReported:
-    amount, currency = data["amount"], data["currency"]
-    if isinstance(amount, dict):  # v4: {"value": 50, "currency": "NGN"}
-        amount, currency = amount["value"], amount["currency"]
+    said = data.get("provider_response") or {}
     return TransferReported(
         provider="flutterwave",
         transfer_id=str(data["id"]),
         reference=data.get("reference"),
-        amount=minor_units(Decimal(str(amount)), currency),
-        currency=currency,
-        reason=data.get("complete_message") or None,
+        reason=data.get("complete_message") or said.get("message") or None,
+        **_amount(data),
     )
+
+
+def _amount(data: Object) -> dict[str, Any]:
+    """Return amount and currency; nothing if it is not said of which of two currencies the amount
+    is. In v4, the amount may be an object, and the transfer has a source and a destination
+    currency: https://developer.flutterwave.com/docs/webhooks"""
+    amount, currency = data["amount"], data.get("currency")
+    if isinstance(amount, dict):
+        amount, currency = amount["value"], amount.get("currency") or currency
+    if currency is None and data["source_currency"] == data["destination_currency"]:
+        currency = data["source_currency"]
+    if currency is None:
+        return {}
+    return {"amount": minor_units(Decimal(str(amount)), currency), "currency": currency}

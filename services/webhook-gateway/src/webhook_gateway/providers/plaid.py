@@ -119,7 +119,8 @@ class Plaid(Provider):
         # There is no event id, and an identical body may report a new occurrence, even within the
         # same second. A token is made for one call.
         id_ = derived_id(self.source, str(proof.occasion), json.dumps(webhook, sort_keys=True))
-        if type_ is None:
+        # A processor's webhooks name an account instead; Paybus syncs items.
+        if type_ is None or "item_id" not in webhook:
             return [self.passthrough_event(f"{kind}.{code}", webhook, id_=id_, proof=proof)]
         return [
             self.event(type_, _report(webhook), id_=id_, subject=webhook["item_id"], proof=proof)

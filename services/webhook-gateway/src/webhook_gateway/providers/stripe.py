@@ -172,11 +172,13 @@ def _is_translated(type_: str, webhook: Object) -> bool:
         return False
     snapshot: Object = webhook["data"]["object"]
     if type_.startswith("checkout."):
-        return snapshot.get("mode") != "setup"
+        return snapshot.get("mode") in {"payment", "subscription"}
     if type_ == "charge.succeeded":
         return snapshot.get("captured") is not False
-    of_customer = type_.startswith("customer.subscription.") or type_ == "invoice.finalized"
-    return not of_customer or snapshot.get("customer", "missing") is not None
+    if type_ == "invoice.finalized":
+        return snapshot.get("customer") is not None
+    is_subscription = type_.startswith("customer.subscription.")
+    return not is_subscription or snapshot.get("customer", "missing") is not None
 
 
 def _is_payout(webhook: Object) -> bool:
@@ -354,6 +356,9 @@ def _subscription(ended: bool) -> Callable[[Object], ProviderSubscription]:
             current_period_end=from_seconds(ends) if ends else max(ends_at, default=None),
             cancel_at_period_end=bool(subscription.get("cancel_at_period_end")),
             cancel_at=from_seconds(at) if (at := subscription.get("cancel_at")) else None,
+            trialing=subscription["status"] == "trialing",
+            # https://docs.stripe.com/billing/subscriptions/pause-payment: the status stays.
+            collection_paused=subscription.get("pause_collection") is not None,
             metadata=_metadata(subscription),
             metadata_as_of=from_seconds(at) if (at := subscription.get("created")) else None,
         )
@@ -404,6 +409,8 @@ def _previous(snapshot: Object, changed: Object | None) -> PreviousSubscription 
         current_period_end=before.current_period_end,
         cancel_at_period_end=before.cancel_at_period_end,
         cancel_at=before.cancel_at,
+        trialing=before.trialing,
+        collection_paused=before.collection_paused,
     )
 
 
@@ -455,7 +462,7 @@ def _refund_report(refund: Object) -> RefundReported:
     """Report a refund. It may fail, or be canceled, after it succeeded:
     https://docs.stripe.com/refunds (failed refunds). The three event types that report it have the
     same object."""
-    status = refund["status"]
+    status = refund.get("status") or "pending"
     over = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
     references = {_id(refund.get("charge")), _id(refund.get("payment_intent"))}
     return RefundReported(
