@@ -23,15 +23,38 @@ def routes(tmp_path: Path, text: str) -> EndpointRegistry:
 
 def test_the_example_is_a_good_one_and_names_every_provider() -> None:
     served = EndpointRegistry(EXAMPLE, Redactor())
-    assert served.find("stripe") is served.find("stripe/default")
-    assert served.find("square/paris") is not None
-    assert served.find("square") is None
+    assert served.find("/webhooks/stripe") is served.find("/webhooks/stripe/default")
+    assert served.find("/webhooks/square/paris") is not None
+    assert served.find("/webhooks/square") is None
     assert {each.name for each in served.all()} == set(PROVIDERS)
+
+
+def test_an_endpoint_has_the_paths_of_the_system_before(tmp_path: Path) -> None:
+    first = '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecrets = ["whsec_x"]\n'
+    served = routes(tmp_path, f'{first}paths = ["/stripe/webhook/", "/webhooks/stripe-old"]')
+    assert served.find("/stripe/webhook/") is served.find("/webhooks/stripe")
+    assert served.find("/webhooks/stripe-old") is served.find("/webhooks/stripe")
+    assert served.find("/stripe/webhook") is None, "as exactly as it is written"
+    assert len(served.all()) == 1
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        (
+            '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecrets = ["s"]\npaths = ["old"]',
+            "endpoint.0.paths.0: String should match pattern",
+        ),
+        (
+            '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecrets = ["s"]\npaths = ["/readyz"]',
+            "endpoint.0.paths.0: Value error, the gateway itself serves this path",
+        ),
+        (
+            '[[endpoint]]\nprovider = "stripe"\ntenant = "t"\nsecrets = ["s"]\n'
+            'paths = ["/webhooks/dwolla"]\n'
+            '[[endpoint]]\nprovider = "dwolla"\ntenant = "t"\nsecrets = ["s"]',
+            "dwolla/default: the path /webhooks/dwolla is that of stripe/default, too",
+        ),
         ("", "must have [[endpoint]] tables and no other ones"),
         ("endpoint = 1", "endpoint: Input should be a valid list"),
         ('[[endpoint]]\nprovider = "stripe"', "endpoint.0.tenant: Field required"),
@@ -73,7 +96,7 @@ def test_a_wrong_file_is_refused_with_place_and_reason_and_no_value(
 
 def test_a_provider_without_a_secret_is_not_served(tmp_path: Path) -> None:
     served = routes(tmp_path, '[[endpoint]]\nprovider = "stripe"\ntenant = "t"')
-    assert served.find("stripe") is None
+    assert served.find("/webhooks/stripe") is None
 
 
 def test_what_the_file_says_in_secret_is_masked_from_then_on(tmp_path: Path) -> None:

@@ -46,6 +46,22 @@ def status(paybus: Paybus, path: str, secret: str) -> int:
     return paybus.call(path, BODY, {"Stripe-Signature": signature(BODY, secret)}).status_code
 
 
+def test_a_provider_may_call_the_url_of_the_system_before(paybus: Paybus) -> None:
+    old = "/api/payments/stripe/webhook/"
+    write(paybus, stripe("eu", "shop", "whsec_eu") | {"paths": [old]})
+    url = f"{paybus.layout.url('webhook-gateway')}{old}"
+
+    def call(secret: str) -> int:
+        headers = {"Stripe-Signature": signature(BODY, secret)}
+        return paybus.http.post(url, content=BODY, headers=headers).status_code
+
+    until(lambda: call("whsec_eu") == 200, what="the file is read")
+    assert call("whsec_other") == 400
+    assert paybus.http.get(url).status_code == 405
+    (event,) = {each["id"]: each for each in paybus.journal() if each["tenant"] == "shop"}.values()
+    assert event["source"] == "/webhook-gateway/stripe/eu"
+
+
 def test_each_account_has_its_tenant_its_secret_and_its_own_event_ids(paybus: Paybus) -> None:
     write(paybus, stripe("eu", "shop", "whsec_eu"), stripe("us", "market", "whsec_us"))
     until(lambda: status(paybus, "stripe/eu", "whsec_eu") == 200, what="the file is read")

@@ -38,11 +38,10 @@ from webhook_gateway.ingress.body_timeout import BodyTimeout
 from webhook_gateway.ingress.health import EndpointStats
 from webhook_gateway.ingress.rate_limiter import WebhookRateLimiter
 from webhook_gateway.providers.base import Provider, UntranslatableWebhook, VerificationFailed
-from webhook_gateway.providers.endpoint_registry import EndpointRegistry
+from webhook_gateway.providers.endpoint_registry import PREFIX, EndpointRegistry
 
 log = get_logger(__name__)
 
-_PATH = "/webhooks/"
 _HEALTH = "/webhooks/health"
 _ACCEPTED: tuple[dict[str, Any], ...] = (
     {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]},
@@ -75,10 +74,9 @@ class WebhookApp:
         self.body_timeout = BodyTimeout(BODY_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(_PATH):
-            await self._otherwise(scope, receive, send)
-        elif (provider := self._routes.find(scope["path"][len(_PATH) :])) is None:
-            if scope["path"] == _HEALTH:
+        path = scope["path"] if scope["type"] == "http" else ""
+        if (provider := self._routes.find(path)) is None:
+            if not path.startswith(PREFIX) or path == _HEALTH:
                 await self._otherwise(scope, receive, send)
                 return
             refused = problem_response(NotFound("no webhooks are served at this path"))

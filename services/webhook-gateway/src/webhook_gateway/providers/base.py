@@ -89,13 +89,16 @@ class Provider(ABC):
         except ValueError as error:
             raise UntranslatableWebhook(f"the body is not JSON: {error}") from None
         try:
-            return self._translate(webhook, proof)
+            events = self._translate(webhook, proof)
         except ValidationError as error:
             raise UntranslatableWebhook(validation_faults(error)) from None
         except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise UntranslatableWebhook(
                 f"not a call as {self.name} describes it: {type(error).__name__}: {error}"
             ) from None
+        if not events:  # an answer of 2xx would lose it
+            raise UntranslatableWebhook("the call becomes no event")
+        return events
 
     @abstractmethod
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:

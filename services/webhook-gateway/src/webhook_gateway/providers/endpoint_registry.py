@@ -19,6 +19,7 @@ from webhook_gateway.providers.registry import PROVIDERS
 log = get_logger(__name__)
 
 _LOOP_SECONDS = 2.0
+PREFIX = "/webhooks/"
 
 
 class EndpointRegistry(PeriodicTask):
@@ -40,7 +41,8 @@ class EndpointRegistry(PeriodicTask):
         self.fault: str | None = None
 
     def find(self, path: str) -> Provider | None:
-        """Return the endpoint at `stripe` or `stripe/paris`, or None."""
+        """Return the endpoint at a URL's path: `/webhooks/stripe`, `/webhooks/stripe/paris`, or one
+        of its own `paths`."""
         return self._providers.get(path)
 
     def all(self) -> list[Provider]:
@@ -82,9 +84,15 @@ class EndpointRegistry(PeriodicTask):
                 log.warning("endpoint_without_secret", endpoint=endpoint.path)
                 not_served.append(endpoint.path)
                 continue
-            found[endpoint.path] = provider
+            paths = [f"{PREFIX}{endpoint.path}", *endpoint.paths]
             if endpoint.name == DEFAULT:
-                found[endpoint.provider] = provider
+                paths.append(f"{PREFIX}{endpoint.provider}")
+            if taken := sorted({path for path in paths if path in found}):
+                other = found[taken[0]].endpoint.path
+                raise AccountsInvalid(
+                    f"{endpoint.path}: the path {taken[0]} is that of {other}, too"
+                )
+            found |= dict.fromkeys(paths, provider)
         self.not_served = not_served
         return found
 
