@@ -43,7 +43,7 @@ def test_queries_ask_for_metrics_and_labels_that_there_are() -> None:
 def test_the_commands_of_docs_are_there() -> None:
     """Check the commands of `paybus` and `paybus-payouts` in runbooks and docs."""
     programs = {
-        "paybus": operations_cli.app,
+        "paybus": operations_cli.program(),
         "paybus-payouts": payouts_cli.app,
     }
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]

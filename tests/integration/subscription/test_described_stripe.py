@@ -55,6 +55,7 @@ _KINDS = {
     "subscription": sdk.Subscription,
     "subscription_schedule": sdk.SubscriptionSchedule,
     "transfer": sdk.Transfer,
+    "webhook_endpoint": sdk.WebhookEndpoint,
 }
 # Names before 2025-03-31 and 2025-09-30 (https://docs.stripe.com/changelog, basil and clover):
 # webhooks have the version of their endpoint, responses that of the account if the SDK is older.
@@ -101,7 +102,9 @@ def shop(paybus: Paybus) -> dict[str, Any]:
     session = _checkout(paybus, "pay")
     refund = {"payment_intent": session["payment_intent"], "amount": 100}
     portal = {"customer": customer, "return_url": "https://shop.example.com/"}
+    selected = {"url": f"{paybus.layout.url('sandbox-stripe')}/none", "enabled_events[0]": "ping"}
     answers = [
+        stripe(paybus, "POST", "webhook_endpoints", **selected),
         session,
         _checkout(paybus, "expire"),
         stripe(paybus, "POST", "subscription_schedules", from_subscription=name),

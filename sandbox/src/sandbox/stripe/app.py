@@ -12,7 +12,7 @@ from aiohttp import web
 from localstripe.resources import store
 from localstripe.server import app
 
-from sandbox.stripe import billing, checkout, objects, payments
+from sandbox.stripe import billing, checkout, objects, payments, webhook_endpoints
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     objects.install()
     billing.install(app)
     payments.install(app)
+    webhook_endpoints.install(app)
     checkout.install(app)
     web.run_app(
         app,

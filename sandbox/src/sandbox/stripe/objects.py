@@ -219,6 +219,7 @@ _ADDED: Mapping[str, Mapping[str, Any]] = {
     "charge": {"billing_details": {}, "disputed": False},
     "dispute": {},
     "invoice_payment": {},
+    "webhook_endpoint": {},
     "plan": {},
     "product": {"images": [], "marketing_features": [], "updated": 0},
     "refund": {},

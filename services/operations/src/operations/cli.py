@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -67,7 +69,15 @@ API = Api(_where, prefix="/v1")
 
 
 def main() -> None:
-    run(app)
+    run(program())
+
+
+@cache
+def program() -> typer.Typer:
+    """Return the command with what the services offer that are installed here."""
+    for command in entry_points(group="paybus.commands"):
+        app.add_typer(command.load(), name=command.name)
+    return app
 
 
 @app.command()

@@ -84,9 +84,7 @@ class EndpointRegistry(PeriodicTask):
                 log.warning("endpoint_without_secret", endpoint=endpoint.path)
                 not_served.append(endpoint.path)
                 continue
-            paths = [f"{PREFIX}{endpoint.path}", *endpoint.paths]
-            if endpoint.name == DEFAULT:
-                paths.append(f"{PREFIX}{endpoint.provider}")
+            paths = paths_of(endpoint)
             if taken := sorted({path for path in paths if path in found}):
                 other = found[taken[0]].endpoint.path
                 raise AccountsInvalid(
@@ -95,6 +93,12 @@ class EndpointRegistry(PeriodicTask):
             found |= dict.fromkeys(paths, provider)
         self.not_served = not_served
         return found
+
+
+def paths_of(endpoint: Endpoint) -> list[str]:
+    """Return the paths of the endpoint's URLs."""
+    named = [f"{PREFIX}{endpoint.path}", *endpoint.paths]
+    return [f"{PREFIX}{endpoint.provider}", *named] if endpoint.name == DEFAULT else named
 
 
 def make(endpoint: Endpoint) -> Provider:
