@@ -79,6 +79,24 @@ def test_data_that_changes_between_two_pages_is_read_again(paybus: Paybus) -> No
     assert max(each["restarts"] for each in get(paybus, "syncs", item=item["id"])["items"]) == 2
 
 
+def test_when_plaid_refuses_the_cursor_everything_is_read_again_once(paybus: Paybus) -> None:
+    # Several a day, so that those of the first day are not all removed: it is not known of what is
+    # older than all that Plaid lists whether it was removed.
+    item = link(paybus, transactions=400)
+    until_synced(paybus, item)
+    assert get(paybus, f"items/{item['id']}")["resynced_at"] is None
+    happen(paybus, item, add=3, modify=2, remove=5, forget_cursors=True)
+    until_equal(paybus, item)
+    found = get(paybus, f"items/{item['id']}")
+    assert (found["health"], found["resynced_at"] is not None) == ("healthy", True)
+    last = get(paybus, "syncs", item=item["id"])["items"][0]
+    assert (last["status"], last["attempts"]) == ("done", 1)
+    assert last["removed"] >= 5, "Plaid reports no removals from the beginning"
+    happen(paybus, item, add=1)
+    until_equal(paybus, item)
+    assert get(paybus, f"items/{item['id']}")["resynced_at"] == found["resynced_at"]
+
+
 def test_empty_pages_after_linking_are_normal(paybus: Paybus) -> None:
     (made,) = open_items(paybus, transactions=30)
     sandbox(paybus, "POST", f"/plaid/_items/{made['item_id']}/happenings", ready=False)

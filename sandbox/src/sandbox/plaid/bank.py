@@ -44,15 +44,18 @@ def error_type(code: str) -> str:
 class PlaidFault(Exception):
     """An error response; https://plaid.com/docs/errors/"""
 
-    def __init__(self, type_: str, code: str, *, status: int = 400) -> None:
+    def __init__(
+        self, type_: str, code: str, message: str | None = None, *, status: int = 400
+    ) -> None:
         super().__init__(code)
         self.type, self.code, self.status = type_, code, status
+        self.message = message or f"the sandbox says {code}"
 
     def body(self) -> dict[str, Any]:
         return {
             "error_type": self.type,
             "error_code": self.code,
-            "error_message": f"the sandbox says {self.code}",
+            "error_message": self.message,
             "display_message": None,
             "request_id": uuid4().hex[:15],
         }
@@ -98,6 +101,8 @@ class Item:
     error: str | None = None
     ready: bool = True
     mutations: int = 0
+    # Cursors of another series are refused.
+    cursors_of: int = 0
     calls: deque[float] = field(default_factory=deque)
 
     def error_body(self) -> dict[str, Any] | None:
@@ -296,7 +301,8 @@ class Bank:
         known = [each for each in differing if not each.removed or each.there_at(since)]
         pages = known if item.ready else []
         page, more = pages[skip : skip + count], len(pages) > skip + count
-        next_cursor = _cursor(since, until, skip + count) if more else _cursor(until, 0, 0)
+        place = (since, until, skip + count) if more else (until, 0, 0)
+        next_cursor = _cursor(*place, item.cursors_of)
         lists = {
             "added": [e.text for e in page if not e.removed and not e.there_at(since)],
             "modified": [e.text for e in page if not e.removed and e.there_at(since)],
@@ -336,17 +342,21 @@ def _removed(each: Transaction) -> str:
     return json.dumps({name: each.body[name] for name in ("transaction_id", "account_id")})
 
 
-def _cursor(since: int, until: int, skip: int) -> str:
-    return urlsafe_b64encode(f"{since}:{until}:{skip}".encode()).decode()
+def _cursor(since: int, until: int, skip: int, series: int) -> str:
+    return urlsafe_b64encode(f"{since}:{until}:{skip}:{series}".encode()).decode()
 
 
 def _read_cursor(cursor: str, item: Item) -> tuple[int, int, int]:
     if not cursor:
         return 0, item.position, 0
     try:
-        since, until, skip = map(int, urlsafe_b64decode(cursor).split(b":"))
+        since, until, skip, series = map(int, urlsafe_b64decode(cursor).split(b":"))
     except ValueError:
         raise PlaidFault("INVALID_INPUT", "INVALID_FIELD") from None
+    if series != item.cursors_of:  # as in https://github.com/webhookdb/webhookdb/issues/646
+        raise PlaidFault(
+            "INVALID_REQUEST", "INVALID_FIELD", "cursor not associated with access_token"
+        )
     return since, until, skip
 
 

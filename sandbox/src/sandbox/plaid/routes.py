@@ -52,6 +52,7 @@ class Happening(BaseModel):
     new_accounts: int = 0
     mutate: int | None = None
     ready: bool | None = None
+    forget_cursors: bool = False
     tell: bool = True
 
 
@@ -235,6 +236,7 @@ def create_controls(bank: Bank, teller: PlaidWebhooks) -> APIRouter:
             item.mutations = what.mutate
         if what.ready is not None:
             item.ready = what.ready
+        item.cursors_of += what.forget_cursors
         bank.change(item, Change(what.add, what.modify, what.remove, what.post))
         if what.tell:
             teller.updates(item)

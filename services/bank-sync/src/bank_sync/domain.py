@@ -152,7 +152,8 @@ class SyncPage:
 
 @dataclass
 class SyncUpdate:
-    """All pages of an update, merged: the transactions present after it, and those removed."""
+    """All pages of an update, merged: the transactions present after it, and those removed. A
+    `whole` one was read from the beginning, although some transactions are stored already."""
 
     accounts: dict[str, Account] = field(default_factory=dict)
     there: dict[str, Transaction] = field(default_factory=dict)
@@ -163,6 +164,7 @@ class SyncUpdate:
     removed: int = 0
     cursor: str = ""
     complete: bool = False
+    whole: bool = False
 
     def take(self, page: SyncPage) -> None:
         self.pages += 1

@@ -45,6 +45,8 @@ class Item(TenantRow, Base):
     version: Mapped[int] = mapped_column(default=0)
     read_at: Mapped[datetime | None]
     synced_at: Mapped[datetime | None]
+    # When everything was last read again because the provider refused the cursor.
+    resynced_at: Mapped[datetime | None]
     next_sync_at: Mapped[datetime | None]
     removing_at: Mapped[datetime | None]
 

@@ -167,6 +167,23 @@ async def delete_transactions(session: AsyncSession, ids: Sequence[str]) -> int:
     return len((await session.execute(deleting)).all())
 
 
+async def delete_other_transactions(
+    session: AsyncSession, item: str, since: date, kept: Sequence[str]
+) -> int:
+    """Delete the item's transactions since that day that are not among `kept`; return how many
+    there were."""
+    deleting = (
+        delete(Transaction)
+        .where(
+            Transaction.item == item,
+            Transaction.date >= since,
+            ~equals_any(Transaction.id, kept),
+        )
+        .returning(Transaction.id)
+    )
+    return len((await session.execute(deleting)).all())
+
+
 async def spending(
     session: AsyncSession,
     tenant: str,

@@ -16,7 +16,7 @@ from uuid import uuid4
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bank_sync import domain, events, item_health, metrics, repository, sync_writer
-from bank_sync.clients.base import ItemError, PaginationMutated
+from bank_sync.clients.base import CursorRefused, ItemError, PaginationMutated
 from bank_sync.clients.registry import SYNC, Client, Clients
 from bank_sync.domain import Health, SyncPage, SyncUpdate
 from bank_sync.models import Item, Sync
@@ -166,9 +166,23 @@ class Syncer:
         return True
 
     async def _read(self, client: Client, running: SyncLease) -> SyncUpdate:
-        """Return all pages, merged; reading restarts from the first page when the data changes."""
+        """Return all pages, merged. If the provider refuses the cursor, everything is read again,
+        once."""
+        try:
+            return await self._read_since(client, running, running.cursor)
+        except CursorRefused as error:
+            if not running.cursor:
+                raise
+            log.warning("cursor_refused_reading_all", item=running.item, error=str(error))
+            update = await self._read_since(client, running, "")
+            update.whole = True
+            return update
+
+    async def _read_since(self, client: Client, running: SyncLease, since: str) -> SyncUpdate:
+        """Return all pages since the cursor; reading restarts from the first page when the data
+        changes."""
         for restarts in range(_MOST_RESTARTS + 1):
-            update, cursor = SyncUpdate(), running.cursor
+            update, cursor = SyncUpdate(), since
             try:
                 while True:
                     page = await self._page(client, running, cursor, update, restarts)
@@ -240,6 +254,8 @@ class Syncer:
             item.cursor = update.cursor
             item.complete = update.complete
             item.synced_at, item.read_at = now, running.begun
+            if update.whole:
+                item.resynced_at = now
             sync.pages, sync.added = update.pages, applied.added
             sync.modified, sync.removed = applied.modified, applied.removed
             outgoing = list(applied.events)

@@ -37,6 +37,12 @@ async def apply(
     gone = [_id(item, each) for each in update.gone]
     for some in _parts(gone):
         applied.removed += await repository.delete_transactions(session, some)
+    if update.whole and update.complete and update.there:
+        # Removals since the refused cursor are not reported. The provider may no longer have what
+        # is older than all that it has now.
+        first = min(each.date for each in update.there.values())
+        kept = [_id(item, each) for each in update.there]
+        applied.removed += await repository.delete_other_transactions(session, item.id, first, kept)
     accounts = {id_: models.account_id(item.id, id_) for id_ in _accounts_of(update)}
     for some in _parts(sorted(update.there)):
         values = [_row(item, update.there[id_], accounts) for id_ in some]

@@ -43,6 +43,9 @@ class ItemView(View):
     health_at: datetime
     complete: bool = Field(description="whether the complete history is stored")
     synced_at: datetime | None
+    resynced_at: datetime | None = Field(
+        description="when everything was last read again, because Plaid refused the cursor"
+    )
     removing_at: datetime | None
 
     @computed_field  # type: ignore[prop-decorator]

@@ -19,6 +19,10 @@ class ItemError(ProviderRejected):
         self.code = code
 
 
+class CursorRefused(ItemError):
+    """The provider does not know the cursor (any more): everything has to be read again."""
+
+
 class InstitutionError(ProviderRejected):
     """One bank fails, not the provider; it may recover later."""
 

@@ -36,6 +36,7 @@ from pydantic import AfterValidator, BaseModel, HttpUrl, SecretStr, ValidationEr
 
 from bank_sync import domain
 from bank_sync.clients.base import (
+    CursorRefused,
     InstitutionError,
     InstitutionInfo,
     ItemError,
@@ -59,6 +60,8 @@ API = HttpUrl("https://production.plaid.com")
 PAGE = 500
 """Transactions a page: the most that Plaid gives."""
 
+PRODUCTS = frozenset(Products.allowed_values[("value",)].values())
+
 _RETRY_AFTER_SECONDS = 60.0
 _LONGEST_CODE = 100
 # https://plaid.com/docs/errors/institution/: permanent errors of a bank.
@@ -81,6 +84,8 @@ class Plaid:
         *,
         timeout: float,
         max_concurrency: int,
+        client_name: str,
+        products: Sequence[str],
     ) -> None:
         configuration = plaid.Configuration(
             host=str(base_url).rstrip("/"),
@@ -90,6 +95,8 @@ class Plaid:
         configuration.connection_pool_maxsize = max_concurrency
         self._api = PlaidApi(_Texts(configuration))
         self._timeout = timeout
+        self._client_name = client_name
+        self._products = [Products(each) for each in products]
         self._threads = ThreadPoolExecutor(max_concurrency, thread_name_prefix="plaid")
 
     def close(self) -> None:
@@ -111,7 +118,7 @@ class Plaid:
 
     async def link_token(self, wish: LinkTokenRequest) -> LinkToken:
         body: dict[str, Any] = {
-            "client_name": "Paybus",
+            "client_name": self._client_name,
             "language": wish.language,
             "country_codes": [CountryCode(each) for each in wish.countries],
             "user": LinkTokenCreateRequestUser(client_user_id=wish.user),
@@ -121,7 +128,7 @@ class Plaid:
         if wish.redirect_uri is not None:
             body["redirect_uri"] = wish.redirect_uri
         if wish.access_token is None:
-            body["products"] = [Products("transactions")]
+            body["products"] = self._products
         else:
             body["access_token"] = wish.access_token
             if wish.choose_accounts:
@@ -199,8 +206,9 @@ def _fault(error: plaid.ApiException) -> Exception:
     try:
         body = json.loads(error.body or "")
         code, kind = str(body["error_code"])[:_LONGEST_CODE], str(body["error_type"])
-    except (ValueError, TypeError, LookupError):
-        code, kind = "", ""
+        message = str(body.get("error_message"))
+    except (ValueError, TypeError, LookupError, AttributeError):
+        code, kind, message = "", "", ""
     said = strip_nul(f"Plaid answers {status} {code}".strip())
     if status == HTTPStatus.TOO_MANY_REQUESTS or kind == "RATE_LIMIT_EXCEEDED":
         return RateLimited(f"{said}: limits the rate of calls", _retry_after(error))
@@ -208,6 +216,9 @@ def _fault(error: plaid.ApiException) -> Exception:
         return NotAuthorized(f"{said}: check client_id, secret and base_url")
     if code == "TRANSACTIONS_SYNC_MUTATION_DURING_PAGINATION":
         return PaginationMutated(said, status)
+    # The documentation names no code: https://github.com/webhookdb/webhookdb/issues/646
+    if code == "INVALID_FIELD" and "cursor" in message:
+        return CursorRefused(code, said, status)
     return _refusal(code, kind, said, status)
 
 

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
 from bank_sync import metrics
 from bank_sync.clients.base import BankClient
-from bank_sync.clients.plaid import API, Plaid
+from bank_sync.clients.plaid import API, PRODUCTS, Plaid
 from bank_sync.clients.rate_limiter import ProviderRateLimiter
 from common.clients import accounts_file
 from common.clients.accounts_file import AccountsInvalid, options_of
@@ -53,6 +53,13 @@ class Options(BaseModel):
     webhook: HttpUrl | None = Field(
         default=None, description="the gateway's webhook URL, for new items"
     )
+    client_name: str = Field(
+        default="Paybus", min_length=1, max_length=30, description="the name that Link shows"
+    )
+    products: tuple[str, ...] = Field(
+        default=("transactions",),
+        description="the products that Link asks the user for; Paybus reads `transactions`",
+    )
     max_concurrency: int = Field(
         default=16, ge=1, le=200, description="concurrent calls of one process"
     )
@@ -63,6 +70,15 @@ class Options(BaseModel):
     client_syncs: int = Field(default=2500, ge=2)
     client_balances: int = Field(default=1200, ge=2)
     client_others: int = Field(default=1200, ge=2)
+
+    @field_validator("products")
+    @classmethod
+    def _known(cls, products: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted({*products} - PRODUCTS):
+            raise ValueError(f"Plaid has no product {', '.join(unknown)}")
+        if "transactions" not in products:
+            raise ValueError("transactions must be one of them: Paybus reads nothing else")
+        return products
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,8 @@ class Clients:
                 options.base_url,
                 timeout=timeout,
                 max_concurrency=options.max_concurrency,
+                client_name=options.client_name,
+                products=options.products,
             )
             closing(api.close)
             gate = CallGuard(
