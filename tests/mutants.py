@@ -389,8 +389,8 @@ MUTANTS = (
     Mutant(
         "bank data: an update that was disturbed goes on from its last page",
         f"{BANKS}/sync_runner.py",
-        "            update, cursor = SyncUpdate(), running.cursor\n",
-        "            update, cursor = SyncUpdate(), (running.cursor if not restarts else cursor)\n",
+        "            update, cursor = SyncUpdate(), since\n",
+        "            update, cursor = SyncUpdate(), (since if not restarts else cursor)\n",
         "bank_sync/test_bank_sync.py",
     ),
     Mutant(

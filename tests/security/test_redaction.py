@@ -54,6 +54,16 @@ _HOSTILE = (
 _SMALL, _TIMES = 8_000, 16
 
 
+def test_a_row_that_the_database_quotes_is_masked() -> None:
+    said = (
+        'null value in column "tenant"\nDETAIL:  Failing row contains (1, Ama Owusu, null).\n[SQL'
+    )
+    masked = Redactor()(said)
+    assert "Ama" not in masked
+    assert masked.startswith('null value in column "tenant"\nDETAIL:  Failing row contains (')
+    assert masked.endswith("\n[SQL")
+
+
 @pytest.mark.parametrize("kind", CANARIES)
 @pytest.mark.parametrize(
     "around",

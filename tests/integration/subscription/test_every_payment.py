@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from conftest import MakePaybus
+from subscription.models import Reversal, row_id
 from support.paybus import Paybus
 from support.waiting import until
 
@@ -258,6 +259,68 @@ def test_the_next_refund_s_total_lacks_the_one_that_failed(paybus: Paybus, late:
         account.send(kind, snapshot, at=at)
     paid = account.until_payment(paid=True, amount_refunded=500)
     assert len(paid["reversals"]) == 2
+
+
+def test_a_refund_that_failed_before_its_charge_s_total_is_known_is_no_part_of_an_older_one(
+    paybus: Paybus,
+) -> None:
+    """The second refund's `charge.refunded` is late, or lost."""
+    account = Account(paybus)
+    account.send("charge.succeeded", account.charge())
+    account.send("charge.refunded", account.charge(amount_refunded=3000), at=10)
+    failed = account.refund(2, 2000, status="failed", created=_BEGUN + 50)
+    account.send("refund.failed", failed, at=90)
+    account.until_payment(paid=True, amount_refunded=3000)
+    until(lambda: len(account.payments()[0]["reversals"]) == 2, what="the failed one is listed")
+    assert account.payments()[0]["amount_refunded"] == 3000
+    account.send("charge.refunded", account.charge(amount_refunded=5000), at=50)
+    until(lambda: account.payments()[0]["amount_refunded"] == 3000, what="still so")
+
+
+def test_a_released_authorization_and_an_uncaptured_rest_are_no_refunds(paybus: Paybus) -> None:
+    account = Account(paybus)
+    account.send("payment_intent.succeeded", account.intent(amount_received=4000))
+    part = account.charge(amount_captured=4000, amount_refunded=1500)
+    account.send("charge.refunded", part, at=5)
+    account.until_payment(paid=True, amount=4000, amount_refunded=500)
+    released = Account(paybus)
+    canceled = released.intent(amount_received=0, cancellation_reason="requested_by_customer")
+    released.send("payment_intent.canceled", canceled)
+    void = released.charge(captured=False, amount_captured=0, amount_refunded=5000)
+    released.send("charge.refunded", void, at=5)
+    released.until_payment(paid=False, amount_refunded=0, reversals=[])
+
+
+def test_an_invoice_without_a_customer_has_refunds_too(paybus: Paybus) -> None:
+    """`customer_account` may stand for the customer: its subscription is not known."""
+    account = Account(paybus)
+    parent = {"subscription_details": {"subscription": account.id("sub")}}
+    account.send("invoice.paid", account.invoice(customer=None, parent=parent))
+    account.send(*_REPORTS["link"](account))
+    account.send("charge.refunded", account.charge(amount_refunded=700), at=5)
+    account.until_payment(
+        provider_payment_id=account.id("in"), customer_id=None, amount_refunded=700
+    )
+    assert paybus.dead_letters() == {}
+
+
+def test_rows_of_the_version_before_are_read_and_go_on(paybus: Paybus) -> None:
+    """It continues to write them beside this version, without the columns that are new."""
+    account = Account(paybus)
+    account.send("charge.succeeded", account.charge())
+    paid = account.until_payment(paid=True)
+    paybus.sql(
+        "subscription",
+        "INSERT INTO reversals "
+        '(id, tenant, provider, kind, amount, currency, "references", reported_at) '
+        "VALUES (%s, 'default', 'stripe', 'refund', 700, 'EUR', %s, to_timestamp(%s))",
+        row_id(Reversal, "default", "stripe", account.id("ch")),
+        [account.id("ch"), account.id("pi")],
+        _BEGUN + 10,
+    )
+    assert account.until_payment(id=paid["id"], amount_refunded=700)
+    account.send("charge.refunded", account.charge(amount_refunded=900), at=20)
+    account.until_payment(id=paid["id"], amount_refunded=900)
 
 
 def test_of_two_reports_of_one_second_the_dispute_that_is_further_along_holds(

@@ -123,3 +123,16 @@ def test_a_customer_whom_stripe_deleted_has_no_contact_data(paybus: Paybus, late
         if each["subject"] == _customer(paybus, number)["id"]
     ]
     assert mine[-1] is None
+
+
+def test_an_update_of_the_same_second_does_not_survive_the_deletion(paybus: Paybus) -> None:
+    number = uuid4().hex[:10]
+    story = _story(number)
+    kind, _, customer, previous = story[3]
+    update: Report = (kind, 200, customer, previous)
+    deletion: Report = ("customer.deleted", 200, customer, {})
+    for both in ([update, deletion], [deletion, update], [update, deletion, update]):
+        _send(paybus, [*story, *both])
+        _until_taken(paybus)
+        until(lambda: _customer(paybus, number).get("deleted_at"), what="it is deleted")
+        assert _customer(paybus, number)["email"] is None

@@ -428,7 +428,7 @@ class VersionedValue:
 
     def erased(self, at: datetime, event_id: str) -> VersionedValue:
         """Return no value as of `at`, unless a newer one is known."""
-        if (at, event_id) <= (self.at, self.event_id):
+        if at < self.at:
             return self
         return VersionedValue(None, at, event_id)
 
@@ -464,12 +464,13 @@ _DISPUTE_STEPS: Final = {"inquiry": 1, "open": 2, "won": 3, "lost": 3}
 @dataclass(frozen=True)
 class ReversalReport:
     """A provider's report, at `at` (UTC), of a charge's refunds, a failed refund or a dispute.
-    `total` is in minor units; `status` is a dispute's."""
+    `total` is in minor units; `status` is a dispute's, `began` when a failed refund was created."""
 
     kind: ReversalKind
     at: datetime
     total: int
     status: str | None = None
+    began: datetime | None = None
 
     def replaces(self, known: ReversalReport) -> bool:
         """Return whether this report applies instead of the known one. Of a failed refund the first
@@ -487,5 +488,9 @@ class ReversalReport:
 def returned(refunds: ReversalReport, failed: Iterable[ReversalReport]) -> int:
     """Return what the refunds of a charge returned (minor units). The provider's total lacks the
     refunds that failed before it was reported, and contains those that failed since."""
-    since = sum(each.total for each in failed if each.at >= refunds.at)
+    since = sum(
+        each.total
+        for each in failed
+        if each.at >= refunds.at and (each.began is None or each.began <= refunds.at)
+    )
     return max(0, refunds.total - since)

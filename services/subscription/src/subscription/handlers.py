@@ -71,7 +71,7 @@ async def on_checkout_completed(work: UnitOfWork, event: Event[CheckoutCompleted
     await store.update_contact(
         work, event, _id(models.Customer, event, report.customer_id), report.contact
     )
-    if report.subscription_id is not None and report.paid:
+    if report.subscription_id is not None and report.paid and report.amount != 0:
         await _report_payment(work, event, report.subscription_id, report.customer_id, paid=True)
 
 
@@ -123,7 +123,8 @@ async def on_payment(work: UnitOfWork, event: Event[PaymentOutcome]) -> None:
         report.contact,
         as_of=report.contact_as_of,
     )
-    if report.subscription_id is not None:
+    # A paid invoice of nothing begins a trial, which the subscription itself reports.
+    if report.subscription_id is not None and not (paid and report.amount == 0):
         await _report_payment(work, event, report.subscription_id, report.customer_id, paid=paid)
 
 

@@ -160,20 +160,22 @@ class Reversal(Row):
     references, so it may arrive first.
 
     `total` is what the provider reported last, at `status_at`; `amount` is that less the refunds
-    that failed since. `status` is a dispute's. `version` counts the changes.
+    that failed since. `began_at` is when a refund that failed was created. `status` is a dispute's.
+    `version` counts the changes. Rows of version 0.2.0 have neither `total` nor `status_at`.
     """
 
     __tablename__ = "reversals"
 
     kind: Mapped[str]
     amount: Mapped[int] = mapped_column(BigInteger)
-    total: Mapped[int] = mapped_column(BigInteger)
+    total: Mapped[int | None] = mapped_column(BigInteger)
     currency: Mapped[str]
     reason: Mapped[str | None]
     references: Mapped[list[str]]
     reported_at: Mapped[datetime]
+    began_at: Mapped[datetime | None]
     status: Mapped[str | None]
-    status_at: Mapped[datetime]
+    status_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="1")
 
     __table_args__ = (Index("reversals_references", "references", postgresql_using="gin"),)

@@ -94,6 +94,22 @@ async def failed_refunds_of(session: AsyncSession, refunds: Reversal) -> Sequenc
     return (await session.scalars(query)).all()
 
 
+async def refunds_with(session: AsyncSession, failed: Reversal) -> Sequence[Reversal]:
+    """Return the charges' refunds, locked, that share a reference with a failed refund."""
+    query = (
+        select(Reversal)
+        .where(
+            Reversal.tenant == failed.tenant,
+            Reversal.provider == failed.provider,
+            Reversal.kind == ReversalKind.REFUND,
+            Reversal.references.overlap(failed.references),
+        )
+        .order_by(Reversal.id)
+        .with_for_update()
+    )
+    return (await session.scalars(query)).all()
+
+
 async def checkout_of_reversal(session: AsyncSession, reversal: Reversal) -> Checkout | None:
     query = (
         select(Checkout)
@@ -151,7 +167,10 @@ async def reversals_of(
         .where(
             Payment.id.in_(list(found)),
             # Not the total of a charge of which only a failed refund was reported so far.
-            or_(Reversal.kind != ReversalKind.REFUND, Reversal.total > 0),
+            or_(
+                Reversal.kind != ReversalKind.REFUND,
+                func.coalesce(Reversal.total, Reversal.amount) > 0,
+            ),
         )
         .order_by(Reversal.id)
     )
@@ -240,16 +259,21 @@ async def subscriptions_paid_by(
     query = select(Payment.subscription_id).where(
         equals_any(Payment.tenant, sorted(tenants)),
         Payment.references.overlap(sorted(references)),
-        Payment.subscription_id.is_not(None),
+        # A payment without a customer may name a subscription that is not known.
+        Payment.subscription_id.in_(select(Subscription.id)),
     )
     return {id_ for id_ in await session.scalars(query) if id_ is not None}
 
 
-async def newest_payment(session: AsyncSession, subscription: str) -> Payment | None:
+async def newest_payment(session: AsyncSession, subscription: Subscription) -> Payment | None:
     """Return the subscription's newest successful payment."""
     query = (
         select(Payment)
-        .where(Payment.subscription_id == subscription, Payment.paid.is_(True))
+        .where(
+            Payment.tenant == subscription.tenant,
+            Payment.subscription_id == subscription.id,
+            Payment.paid.is_(True),
+        )
         .order_by(Payment.reported_at.desc(), Payment.id)
         .limit(1)
     )

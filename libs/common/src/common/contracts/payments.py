@@ -162,13 +162,14 @@ class RefundReported(Payload):
     in our account.
 
     `reference` is our own id of the refund, if the provider repeats it; `refund_of` and
-    `payment_id` are those of `PaymentRefunded`.
+    `payment_id` are those of `PaymentRefunded`; `created_at` is when the refund was made.
     """
 
     provider: str
     refund_id: Id
     refund_of: Id | None = None
     payment_id: Id | None = None
+    created_at: AwareDatetime | None = None
     reference: str | None = None
     references: list[str] = Field(default_factory=list)
     status: Literal["pending", "succeeded", "failed"]

@@ -55,6 +55,8 @@ _NAMED_PHONE = re.compile(
     r"\+?\d(?:[ .()-]{0,2}\d){5,14}",
     re.IGNORECASE,
 )
+# PostgreSQL's detail of an error quotes the row, whatever it contains.
+_ROW = re.compile(r"(failing row contains \()[^\n]*+", re.IGNORECASE)
 # A local part and a domain, also with the @ encoded as in a query.
 _MAIL = re.compile(
     r"""(?<![^\s@<>"'=&:;,()])(?:(?!%(?:25){0,2}40)[^\s@<>"'=&:;,()])++(?:@|%(?:25){0,2}40)"""
@@ -202,6 +204,7 @@ _STEPS = (
         _named,
     ),
     (_hints("phone|mobile|msisdn|party"), _NAMED_PHONE, rf"\1{MASK}"),
+    (_hints("failing row"), _ROW, rf"\1{MASK})"),
     (_hints("@|%40|%2540|%252540"), _MAIL, MASK),
     (_hints("+"), _PHONE, MASK),
 )

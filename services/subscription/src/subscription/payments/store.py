@@ -35,7 +35,9 @@ async def save_payment(
     # A link that came first knew neither.
     if report.customer_id is not None and row.customer_id is None:
         row.customer_id = row_id(models.Customer, event.tenant, report.provider, report.customer_id)
-    if report.subscription_id is not None and row.subscription_id is None:
+    # Without a customer it is not a subscription of ours.
+    known = report.customer_id is not None or row.customer_id is not None
+    if report.subscription_id is not None and row.subscription_id is None and known:
         row.subscription_id = row_id(
             models.Subscription, event.tenant, report.provider, report.subscription_id
         )
@@ -83,16 +85,16 @@ async def save_failed_refund(work: UnitOfWork, event: Event[RefundReported]) -> 
     if report.refund_of is not None:
         unreported = ReversalReport(ReversalKind.REFUND, _NOT_REPORTED, 0)
         charge = await _save(work.session, event, report.refund_of, unreported, [report.refund_of])
-    await _save(
-        work.session,
-        event,
-        report.refund_id,
-        ReversalReport(ReversalKind.REFUND_FAILED, event.time, report.amount),
-        report.references,
-        report.reason,
+    said = ReversalReport(
+        ReversalKind.REFUND_FAILED, event.time, report.amount, began=report.created_at
     )
-    if charge is not None:
-        await _apply(work, event, charge)
+    failed = await _save(
+        work.session, event, report.refund_id, said, report.references, report.reason
+    )
+    # A gateway of version 0.2.0 does not name the charge.
+    charges = [charge] if charge else await repository.refunds_with(work.session, failed)
+    for each in charges:
+        await _apply(work, event, each)
 
 
 async def save_dispute(work: UnitOfWork, event: Event[PaymentDisputed]) -> None:
@@ -128,12 +130,13 @@ async def _save(
         "reason": reason,
         "references": references,
         "reported_at": event.time,
+        "began_at": new.began,
         "status": new.status,
         "status_at": new.at,
         "version": 0,
     }
     row, is_new = await repository.intend_reversal(session, values)
-    known = ReversalReport(new.kind, row.status_at, row.total, row.status)
+    known = _report(row)
     row.references = sorted({*row.references, *references})
     if not is_new and new.at != _NOT_REPORTED:
         first = known.at == _NOT_REPORTED
@@ -146,17 +149,11 @@ async def _save(
 async def _apply(work: UnitOfWork, event: Event[Any], row: Reversal) -> None:
     """Calculate what applies of the refunds or the dispute; publish it if it changed and a checkout
     has a purpose."""
-    amount = row.total
+    amount = _report(row).total
     if row.kind == ReversalKind.REFUND:
         await work.session.flush()
         failed = await repository.failed_refunds_of(work.session, row)
-        amount = domain.returned(
-            ReversalReport(ReversalKind.REFUND, row.status_at, row.total),
-            [
-                ReversalReport(ReversalKind.REFUND_FAILED, each.status_at, each.total)
-                for each in failed
-            ],
-        )
+        amount = domain.returned(_report(row), map(_report, failed))
     row.amount = amount
     row.version += 1
     checkout = await repository.checkout_of_reversal(work.session, row)
@@ -183,4 +180,14 @@ def _publish(work: UnitOfWork, event: Event[Any], row: Reversal, checkout: Check
         subject=row.id,
         sequence=row.version,
         cause=event,
+    )
+
+
+def _report(row: Reversal) -> ReversalReport:
+    return ReversalReport(
+        ReversalKind(row.kind),
+        row.status_at or row.reported_at,
+        row.amount if row.total is None else row.total,
+        row.status,
+        row.began_at,
     )

@@ -82,6 +82,7 @@ async def run(work: UnitOfWork, event: Event[RunJob]) -> str:
                 if row.provider == OURS:
                     await renew(work, event, row, paid[id_], now)
                 else:
+                    await store.update_payment_standing(work, event, row)
                     await store.reassess(work, event, row)
         except DBAPIError:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -34,6 +34,10 @@ from subscription.domain import (
 )
 from subscription.models import OURS, row_id
 
+# Longer than a transaction of a handler.
+_COMMITTED_AFTER = timedelta(minutes=1)
+_BY_JOB = "job.run.subscription"
+
 
 async def update_contact(
     work: UnitOfWork,
@@ -47,6 +51,8 @@ async def update_contact(
     contact was right, if that was before the event (UTC)."""
     at = as_of or event.time
     row = await work.session.get_one(models.Customer, customer_id)
+    if row.deleted_at is not None and at <= row.deleted_at:
+        return
     email = _known(row.email, row.email_at, row.email_event_id)
     name = _known(row.name, row.name_at, row.name_event_id)
     _save_contact(
@@ -219,9 +225,17 @@ async def update_payment_standing(
     work: UnitOfWork, event: Event[Any], row: models.Subscription
 ) -> None:
     """Evaluate the (locked) subscription again after a payment of it, or its refunds or disputes,
-    were reported."""
+    were reported.
+
+    Both may be reported at the same time, by events that share no lock. If the tenant's policy
+    depends on it, the job `renewals` therefore looks once more after both are committed.
+    """
     await work.session.flush()
-    newest = await repository.newest_payment(work.session, row.id)
+    policy, _ = await policy_of(work.session, row)
+    if event.type != _BY_JOB and not (policy.refunded and policy.disputed):
+        soon = await database_now(work.session) + _COMMITTED_AFTER
+        row.due_at = min(row.due_at or soon, soon)
+    newest = await repository.newest_payment(work.session, row)
     if newest is None:
         return
     reversals = (await repository.reversals_of(work.session, [newest]))[newest.id]
@@ -230,10 +244,12 @@ async def update_payment_standing(
     disputed = any(each.status in domain.TAKEN for each in reversals)
     if (refunded, disputed) == (row.refunded, row.disputed):
         return
-    before = to_domain(row)
+    before, due_at = to_domain(row), row.due_at
     row.refunded, row.disputed = refunded, disputed
     after = replace(before, refunded=refunded, disputed=disputed)
     await save_changes(work, event, row, before, after)
+    if event.type != _BY_JOB:
+        row.due_at = min((each for each in (due_at, row.due_at) if each), default=None)
 
 
 async def database_now(session: AsyncSession) -> datetime:

@@ -173,7 +173,7 @@ def _is_translated(type_: str, webhook: Object) -> bool:
     snapshot: Object = webhook["data"]["object"]
     if type_.startswith("checkout."):
         return snapshot.get("mode") in {"payment", "subscription"}
-    if type_ == "charge.succeeded":
+    if type_ in {"charge.succeeded", "charge.refunded"}:  # the latter when it is released
         return snapshot.get("captured") is not False
     if type_ == "invoice.finalized":
         return snapshot.get("customer") is not None
@@ -453,9 +453,20 @@ def _refund(charge: Object) -> PaymentRefunded:
         refund_of=charge["id"],
         payment_id=_id(charge.get("payment_intent")) or charge["id"],
         references=sorted(each for each in references if each),
-        amount_refunded=_required_amount(charge, "amount_refunded"),
+        amount_refunded=from_stripe(_given_back(charge), charge["currency"].upper()),
         currency=charge["currency"].upper(),
     )
+
+
+def _given_back(charge: Object) -> int:
+    """Return what was refunded, in Stripe's units: of a charge that was captured in part,
+    `amount_refunded` contains the rest, which was only reserved.
+    https://docs.stripe.com/api/charges/capture: the remaining amount is automatically refunded"""
+    refunded: int = charge["amount_refunded"]
+    if charge.get("amount_captured") is None or charge.get("amount") is None:
+        return refunded
+    reserved: int = charge["amount"] - charge["amount_captured"]
+    return max(0, refunded - reserved)
 
 
 def _refund_report(refund: Object) -> RefundReported:
@@ -470,6 +481,7 @@ def _refund_report(refund: Object) -> RefundReported:
         refund_id=refund["id"],
         refund_of=_id(refund.get("charge")),
         payment_id=_id(refund.get("payment_intent")) or _id(refund.get("charge")),
+        created_at=from_seconds(at) if (at := refund.get("created")) else None,
         reference=_metadata(refund).get(REFUND_IN_METADATA),
         references=sorted(each for each in references if each),
         status=over.get(status, "pending"),

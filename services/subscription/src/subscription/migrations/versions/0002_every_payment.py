@@ -39,15 +39,37 @@ def _extend_subscriptions() -> None:
 
 
 def _extend_reversals() -> None:
-    """`total` is what the provider reported; `amount`, which held it so far, is what applies."""
+    """`total` is what the provider reported; `amount`, which held it so far, is what applies. Both
+    new columns stay nullable: the previous version continues to write rows beside this one."""
     for column in (
         sa.Column("total", sa.BigInteger),
+        sa.Column("began_at", _TIME),
         sa.Column("status", sa.Text),
         sa.Column("status_at", _TIME),
         sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     ):
         op.add_column("reversals", column)
+    # The status of a dispute is not known: only its beginning was reported.
     op.execute("UPDATE reversals SET total = amount, status_at = reported_at")
-    op.execute("UPDATE reversals SET status = 'open' WHERE kind = 'dispute'")
-    op.alter_column("reversals", "total", nullable=False)
-    op.alter_column("reversals", "status_at", nullable=False)
+    op.execute(_SUBTRACT_FAILED)
+    op.execute(_REASSESS_REVERSED)
+
+
+# The time of the total that is known is not: a refund that failed is taken to be part of it.
+_SUBTRACT_FAILED = """
+    UPDATE reversals r SET amount = greatest(0, r.total - f.failed), status_at = f.failed_at
+    FROM (
+        SELECT t.id, sum(x.amount) AS failed, max(x.reported_at) AS failed_at
+        FROM reversals t JOIN reversals x
+        ON x.tenant = t.tenant AND x.provider = t.provider AND x.kind = 'refund_failed'
+        AND x."references" && t."references"
+        WHERE t.kind = 'refund' GROUP BY t.id
+    ) f WHERE f.id = r.id
+"""
+# The job `renewals` then finds out whether they are refunded or disputed.
+_REASSESS_REVERSED = """
+    UPDATE subscriptions SET due_at = now() WHERE due_at IS NULL AND id IN (
+        SELECT p.subscription_id FROM payments p JOIN reversals r
+        ON r.tenant = p.tenant AND r.provider = p.provider AND r."references" && p."references"
+    )
+"""
