@@ -92,6 +92,25 @@ def test_an_authentic_call_of_an_unknown_type_is_journaled(
     assert event["data"]["body"] == webhook
 
 
+@pytest.mark.parametrize(
+    ("provider", "webhook", "supported"),
+    [
+        # The API that some countries' operators offer: developers.mtn.com, Payments V1.
+        ("mtn-momo", {"statusCode": "0000", "sequenceNo": "1", "data": {"approvalId": "a"}},
+         "Collection API v1_0"),
+        ("mtn-momo", {"externalId": "an-order", "status": "SUCCESSFUL"}, "Collection API v1_0"),
+        # Orange Cameroon's Core APIs: developer.orange.com/apis/omcoreapis-cm
+        ("orange-money", {"payToken": "MP2611", "status": "SUCCESSFULL"}, "Web Payment API"),
+    ],
+)  # fmt: skip
+def test_a_call_of_another_generation_of_an_api_is_refused_with_the_one_that_is_supported(
+    provider: str, webhook: dict[str, Any], supported: str
+) -> None:
+    case = Case(provider, "", {"type": "", "webhook": webhook})
+    with pytest.raises(UntranslatableWebhook, match=supported):
+        _translated(case)
+
+
 _STATUSES = [
     ("square", "payment.updated", ("data", "object", "payment", "status"), "provider.square."),
     ("square", "dispute.created", ("data", "object", "dispute", "state"), "payment.disputed"),

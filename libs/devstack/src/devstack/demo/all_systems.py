@@ -17,6 +17,7 @@ from devstack.demo.orders import Marketplace
 from devstack.demo.payout_load import ENVIRONMENT as PAYING
 from devstack.demo.payout_load import OPTIONS, Payday
 from devstack.demo.report import Check, table_of_checks
+from devstack.demo.stripe_life import StripeLife
 from devstack.processes.system import System, introduce
 from devstack.tokens import DevKeys
 
@@ -39,8 +40,9 @@ async def play(system: System, keys: DevKeys, console: Console) -> bool:
             await _finance(system, keys, http, console),
             await _marketplace(system, keys, http, console),
             await _payouts(system, keys, console),
+            await _stripe(system, keys, console),
         ]
-        console.print(f"these three took {time.monotonic() - started:.0f} s")
+        console.print(f"these four took {time.monotonic() - started:.0f} s")
     console.print(table_of_checks("the five systems that Paybus replaces", checks))
     return all(check.ok for check in checks)
 
@@ -158,6 +160,22 @@ async def _payouts(system: System, keys: DevKeys, console: Console) -> Check:
     await _until(ended)
     found = await count("paid", "returned")
     return Check("payouts: paid once, or sent back", _PAYOUTS, found)
+
+
+async def _stripe(system: System, keys: DevKeys, console: Console) -> Check:
+    console.print("Stripe: single payments, a failed refund, a won dispute, a pause, two plans")
+    life = StripeLife(system.layout, keys)
+    await life.live()
+
+    async def settled() -> bool:
+        return all(check.ok for check in await life.checks())
+
+    await _until(settled)
+    checks = await life.checks()
+    console.print(table_of_checks("Stripe itself", checks))
+    await life.close()
+    what = "Stripe itself: in the API, the journal, the console"
+    return Check(what, len(checks), sum(check.ok for check in checks))
 
 
 async def _until(settled: Callable[[], Awaitable[bool]]) -> None:

@@ -31,6 +31,10 @@ class UntranslatableWebhook(PaybusError):
     """The call cannot be translated."""
 
 
+class OtherGeneration(UntranslatableWebhook):
+    """The call is of another API of the provider. The message names the one that is supported."""
+
+
 def _rate(value: str) -> str:
     try:
         limits.parse(value)

@@ -19,7 +19,7 @@ from common.contracts.event import Event
 from common.contracts.money import minor_units
 from webhook_gateway.domain import PaymentStatus
 from webhook_gateway.providers import pollable
-from webhook_gateway.providers.base import Authentication
+from webhook_gateway.providers.base import Authentication, OtherGeneration
 from webhook_gateway.providers.base import Options as CommonOptions
 from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult, UnsignedProvider
 
@@ -42,8 +42,13 @@ class MtnMomo(UnsignedProvider):
     options: Options
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
-        reference = str(UUID(webhook.get("referenceId") or webhook["externalId"]))
-        return [self.notification(reference, webhook["status"], proof)]
+        named = webhook.get("referenceId") or webhook.get("externalId")
+        if not _is_uuid(named) or "status" not in webhook:
+            raise OtherGeneration(
+                "not a callback of MTN MoMo's Collection API v1_0: it has a `status`, and the "
+                "payment's UUID as `referenceId` or `externalId`"
+            )
+        return [self.notification(str(UUID(named)), webhook["status"], proof)]
 
     @property
     def can_be_polled(self) -> bool:
@@ -82,6 +87,14 @@ class MtnMomo(UnsignedProvider):
             ),
             reason=reason.get("code") if isinstance(reason, dict) else reason,
         )
+
+
+def _is_uuid(value: Any) -> bool:
+    try:
+        UUID(value)
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return True
 
 
 _STANDINGS = {

@@ -20,7 +20,7 @@ from common.contracts.event import Event
 from common.contracts.money import minor_units
 from webhook_gateway.domain import PaymentStatus
 from webhook_gateway.providers import pollable
-from webhook_gateway.providers.base import Authentication, digest
+from webhook_gateway.providers.base import Authentication, OtherGeneration, digest
 from webhook_gateway.providers.base import Options as CommonOptions
 from webhook_gateway.providers.pollable import PaymentQuery, PaymentStatusResult, UnsignedProvider
 
@@ -41,8 +41,13 @@ class OrangeMoney(UnsignedProvider):
     options: Options
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
-        reference = digest(webhook["notif_token"].encode())
-        return [self.notification(reference, webhook["status"], proof)]
+        token = webhook.get("notif_token")
+        if not isinstance(token, str) or "status" not in webhook:
+            raise OtherGeneration(
+                "not a notification of Orange Money's Web Payment API: it has a `status`, and the "
+                "payment's `notif_token`"
+            )
+        return [self.notification(digest(token.encode()), webhook["status"], proof)]
 
     @property
     def can_be_polled(self) -> bool:
