@@ -6,11 +6,21 @@ import gzip
 
 import httpx
 import pytest
+from pydantic import HttpUrl
 
 from common.clients.json_api import LARGEST_ANSWER_BYTES, excerpt, request_json
 from common.contracts.money import minor_units
-from common.errors import NotAuthorized, ProviderRejected, ProviderTimeout, RateLimited, Upstream
+from common.errors import (
+    Conflict,
+    Invalid,
+    NotAuthorized,
+    ProviderRejected,
+    ProviderTimeout,
+    RateLimited,
+    Upstream,
+)
 from common.observability.redaction import Redactor
+from orders.clients.checkouts import CheckoutStarter
 from support.providers import a_provider
 from webhook_gateway.providers import pollable
 
@@ -46,8 +56,24 @@ async def test_only_a_definite_no_is_a_refusal(status: int, error: type[Exceptio
 async def test_an_empty_answer_is_one_and_a_404_is_nothing() -> None:
     assert await answered(202, "") == {}
     assert await answered(404) is None
-    with pytest.raises(Upstream, match="did not return a JSON object"):
-        await answered(200, "[]")
+    for body in ("[]", "<html>", "{"):
+        with pytest.raises(Upstream, match="did not return a JSON object"):
+            await answered(200, body)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, Invalid), (409, Conflict), (422, ProviderRejected), (503, RateLimited), (502, Upstream)],
+)
+async def test_a_checkout_s_refusal_reaches_the_caller_as_what_it_is(
+    status: int, error: type[Exception]
+) -> None:
+    server = httpx.MockTransport(lambda _: httpx.Response(status, json={"detail": "why"}))
+    async with httpx.AsyncClient(transport=server) as http:
+        starter = CheckoutStarter(HttpUrl("https://subscription.example"), http)
+        with pytest.raises(error) as caught:
+            await starter.start("Bearer x", "key", {})
+    assert type(caught.value) is error
 
 
 async def test_an_answer_that_unfolds_without_end_is_not_read() -> None:

@@ -98,12 +98,15 @@ async def request_json(
 ) -> Object | None:
     """Return the JSON object of the response, empty for an empty body; None for 404.
 
-    Raise what `request` raises, and `Upstream` for JSON that is no object.
+    Raise what `request` raises, and `Upstream` for anything else than a JSON object.
     """
     answered = await request(http, method, url, **options)
     if answered is None:
         return None
-    body = answered.json() if answered.content else {}
+    try:
+        body = answered.json() if answered.content else {}
+    except ValueError:
+        body = None
     if not isinstance(body, dict):
         raise Upstream("did not return a JSON object")
     return body

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pydantic import HttpUrl
 
-from common.errors import Invalid, ProviderRejected, RateLimited, Upstream
+from common.errors import Conflict, Invalid, ProviderRejected, RateLimited, Upstream
 
 _AGAIN = "send the same request with the same Idempotency-Key again"
 _BUSY_SECONDS = 5.0
@@ -21,8 +21,8 @@ class CheckoutStarter:
         self._http = http
 
     async def start(self, token: str, key: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the checkout as the subscription service represents it. Raise `Invalid` or
-        `ProviderRejected`, or `Upstream` or `RateLimited` if the same request may be sent again."""
+        """Return the checkout as the subscription service represents it. Raise `Invalid`, `Conflict`
+        or `ProviderRejected`, or `Upstream` or `RateLimited` if the same request may be sent again."""
         if self._url is None:
             raise Invalid("checkouts are disabled: SUBSCRIPTION_URL is not set")
         headers = {"Authorization": token, "Idempotency-Key": key}
@@ -39,6 +39,8 @@ class CheckoutStarter:
         match answer.status_code:
             case 400:
                 raise Invalid(detail)
+            case 409:
+                raise Conflict(detail)
             case 422:
                 raise ProviderRejected(detail, 422)
             case 503:
