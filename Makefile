@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-definitions k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -110,6 +110,9 @@ k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' sche
 
 k8s-secrets: setup ## print every Secret, with new passwords and keys (FILES=folder of *.toml and jwks.json; BACKEND_TOKEN=)
 	@$(BIN)/python -m deploy.k8s.new_secrets --files "$(FILES)"
+
+k8s-definitions: setup ## print the broker's definitions of this version, with the passwords of those in the file OLD
+	@$(BIN)/python -m deploy.k8s.new_secrets --definitions "$(OLD)"
 
 k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker and database, migrations, then everything
 	kubectl kustomize deploy/k8s/overlays/$(OVERLAY) > /dev/null

@@ -4,6 +4,9 @@ Passwords and encryption keys are new ones, so this is for a namespace that has 
 refuses to touch what is there. What only its owner knows comes from `folder` (the files that
 settings name) and from the environment: `BACKEND_TOKEN`; `REDIS_URL`, if there is one;
 `BACKUP_KEY_ID` and `BACKUP_SECRET` of the bucket, if backups go to one.
+
+`make k8s-definitions OLD=file` prints the broker's definitions of this version, with the users and
+passwords of the old ones.
 """
 
 from __future__ import annotations
@@ -97,6 +100,32 @@ def _of_broker(passwords: Mapping[str, str], ladder: RetryLadder) -> list[Mappin
     ]
 
 
+def renewed(old: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the broker's definitions of this version with the users of the `old` ones. Raise
+    `Missing` for a service without a user: it needs a password, and the service has to know it."""
+    settings = sorted(SERVICES.glob("*/settings.env"))
+    services = [each.parent.name for each in settings]
+    users = {each["name"]: each for each in old["users"]}
+    if unknown := [each for each in services if logins.name_of(each) not in users]:
+        raise Missing(f"the old definitions have no user of {', '.join(unknown)}")
+    made = logins.definitions(
+        dict.fromkeys(services, ""), [rung.name for rung in _ladder(settings).rungs]
+    )
+    ours = {each["user"] for each in made["permissions"]}
+    others = [each for each in old["permissions"] if each["user"] not in ours]
+    return made | {"users": old["users"], "permissions": [*made["permissions"], *others]}
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise Missing(f"OLD={path} is no file with a broker's definitions: {error}") from error
+    if not isinstance(found, dict) or not {"users", "permissions"} <= found.keys():
+        raise Missing(f"OLD={path} contains no users and permissions")
+    return found
+
+
 def _of_service(
     settings: Path,
     folder: Path,
@@ -148,12 +177,18 @@ def _secret(name: str, content: Mapping[str, str], kind: str = "Opaque") -> Mapp
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.k8s.new_secrets")
-    parser.add_argument("--files", type=Path, required=True, help="where *.toml and jwks.json are")
-    folder: Path = parser.parse_args().files
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--files", type=Path, help="where *.toml and jwks.json are")
+    what.add_argument("--definitions", type=Path, help="the broker's definitions so far")
+    options = parser.parse_args()
     try:
-        made = secrets(folder, os.environ)
+        if options.definitions is not None:
+            print(json.dumps(renewed(_read(options.definitions)), indent=2))
+            return
+        made = secrets(options.files, os.environ)
     except Missing as error:
-        sys.exit(f"make k8s-secrets: {error}")
+        target = "k8s-secrets" if options.definitions is None else "k8s-definitions"
+        sys.exit(f"make {target}: {error}")
     if not any(each["metadata"]["name"] == "postgres-backup" for each in made):
         print("no BACKUP_KEY_ID: `production` can't make backups without one", file=sys.stderr)
     yaml.safe_dump_all(made, sys.stdout, sort_keys=False)

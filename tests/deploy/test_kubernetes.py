@@ -5,6 +5,7 @@ A service without probes, limits, a disruption budget, an autoscaler or a monito
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -305,15 +306,20 @@ def names_in(value: Mapping[str, Any]) -> Iterator[str]:
         yield from (each["name"] for each in value.values())
 
 
+def _folder(path: Path) -> Path:
+    """The files that only their owner can write; empty."""
+    files = ("endpoints", "accounts", "payout-accounts", "bank-accounts")
+    for name in (*(f"{each}.toml" for each in files), "jwks.json"):
+        (path / name).touch()
+    return path
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_secrets_that_are_referred_to_are_those_that_are_made(
     overlay: str, tmp_path: Path
 ) -> None:
-    files = ("endpoints", "accounts", "payout-accounts", "bank-accounts")
-    for name in (*(f"{each}.toml" for each in files), "jwks.json"):
-        (tmp_path / name).touch()
     environment = {"BACKEND_TOKEN": "token", "BACKUP_KEY_ID": "id", "BACKUP_SECRET": "secret"}
-    made = new_secrets.secrets(tmp_path, environment)
+    made = new_secrets.secrets(_folder(tmp_path), environment)
     for each in made:
         kubernetes_validate.validate(each, VERSION, strict=True)
     names = {each["metadata"]["name"] for each in made}
@@ -338,10 +344,7 @@ def test_a_process_trusts_broker_and_database_by_their_authorities_alone(
 
 
 def test_each_service_has_a_login_of_its_own_at_the_broker_by_tls(tmp_path: Path) -> None:
-    for name in ("endpoints", "accounts", "payout-accounts", "bank-accounts"):
-        (tmp_path / f"{name}.toml").touch()
-    (tmp_path / "jwks.json").touch()
-    made = new_secrets.secrets(tmp_path, {"BACKEND_TOKEN": "token"})
+    made = new_secrets.secrets(_folder(tmp_path), {"BACKEND_TOKEN": "token"})
     secrets = {each["metadata"]["name"]: each["stringData"] for each in made}
     imported = json.loads(secrets["rabbitmq-definitions"]["definitions.json"])
     hashes = {each["name"]: b64decode(each["password_hash"]) for each in imported["users"]}
@@ -393,3 +396,24 @@ def test_broker_and_database_survive_a_node() -> None:
     owners = {each["spec"]["owner"] for each in of_kind("production", "Database")}
     roles = {each["name"] for each in database["managed"]["roles"]}
     assert owners == roles == {each.replace("-", "_") for each in SERVICES}
+
+
+def test_the_definitions_of_a_new_version_keep_the_passwords(tmp_path: Path) -> None:
+    made = new_secrets.secrets(_folder(tmp_path), {"BACKEND_TOKEN": "token"})
+    secrets = {each["metadata"]["name"]: each["stringData"] for each in made}
+    old = json.loads(secrets["rabbitmq-definitions"]["definitions.json"])
+    changed = copy.deepcopy(old)
+    changed["topic_permissions"] = []
+    for each in changed["permissions"]:
+        each["write"] = "^$"
+    renewed = new_secrets.renewed(changed)
+    assert renewed["users"] == old["users"]
+    assert renewed["topic_permissions"] == old["topic_permissions"]
+    ours = {each["user"]: each for each in renewed["permissions"]}
+    for each in old["permissions"]:
+        administers = each["user"] in {"paybus", "paybus-keda"}
+        expected = each | {"write": "^$"} if administers else each
+        assert ours[each["user"]] == expected
+    changed["users"] = changed["users"][1:]
+    with pytest.raises(new_secrets.Missing, match="no user of"):
+        new_secrets.renewed(changed)

@@ -43,7 +43,8 @@ polls = Counter(
 
 recovered = Counter(
     "paybus_payments_recovered_total",
-    "Payments that polling found to have succeeded before any webhook arrived.",
+    "Payments that were found to have succeeded without a webhook: by polling or, for Stripe, in"
+    " its event list.",
     ["provider"],
 )
 

@@ -121,7 +121,8 @@ class PaymentOutcome(Payload):
     `payment_id` is the provider's id of what was paid (an invoice, or a single payment).
     `references` are the other ids under which the provider may report the same money (payment
     intent, charge). Stripe reports an invoice's payment twice: as the invoice, and as its payment
-    intent, whose id is then one of the invoice's references, at the latest by `payment.linked`.
+    intent. The payment intent's id is one of the invoice's references; if the invoice's report does
+    not contain it, a later `payment.linked` adds it.
     `contact_as_of` is when the contact data was right, if that was before the report.
     """
 
@@ -141,8 +142,8 @@ class PaymentOutcome(Payload):
 
 class PaymentRefunded(Payload):
     """Money returned to the payer. `amount_refunded` is the total so far, so a later report
-    replaces it; it is lower than an earlier one if a refund failed. `payment_id` is that of the
-    payment's own events, as far as this report contains it."""
+    replaces it; it is lower than an earlier one if a refund failed. `payment_id` is the same
+    as in the events of the payment itself, or null if this report does not contain it."""
 
     provider: str
     refund_of: Id = Field(description="the provider's id of the charge")
@@ -162,7 +163,8 @@ class RefundReported(Payload):
     in our account.
 
     `reference` is our own id of the refund, if the provider repeats it; `refund_of` and
-    `payment_id` are those of `PaymentRefunded`; `created_at` is when the refund was made.
+    `payment_id` have the same meaning as in `payment.refunded`; `created_at` is when the refund was
+    made.
     """
 
     provider: str
@@ -192,8 +194,8 @@ DisputeStatus = Literal["inquiry", "open", "won", "lost"]
 class PaymentDisputed(Payload):
     """Demand by the payer's bank that the money be returned, or the progress of one.
 
-    `status` is `inquiry` while the bank only asks: no money has moved. `payment_id` is that of
-    `PaymentRefunded`.
+    `status` is `inquiry` while the bank only asks: no money has moved. `payment_id` has the
+    same meaning as in `payment.refunded`.
     """
 
     provider: str

@@ -12,9 +12,9 @@ class TransferReported(Payload):
 
     `reference` is the id that we gave it when we created it, if the provider returns it. `amount`
     is None where the provider only names the transfer, which must then be queried. It is negative
-    where the provider debits the bank account to cover a balance below zero. `amount_returned` is
-    the part of a returned transfer that came back, where the provider reports it; None otherwise,
-    and all of it came back.
+    where the provider debits the bank account to cover a balance below zero. For a returned
+    transfer, `amount_returned` is the part that came back, if the provider reports it; None means
+    that all of it came back.
     """
 
     provider: str

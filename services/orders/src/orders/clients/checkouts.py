@@ -21,8 +21,9 @@ class CheckoutStarter:
         self._http = http
 
     async def start(self, token: str, key: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the checkout as the subscription service represents it. Raise `Invalid`, `Conflict`
-        or `ProviderRejected`, or `Upstream` or `RateLimited` if the same request may be sent again."""
+        """Return the checkout as the subscription service represents it. Raise `Invalid`,
+        `Conflict` or `ProviderRejected`, or `Upstream` or `RateLimited` if the same request may be
+        sent again."""
         if self._url is None:
             raise Invalid("checkouts are disabled: SUBSCRIPTION_URL is not set")
         headers = {"Authorization": token, "Idempotency-Key": key}
