@@ -26,8 +26,9 @@ _INTRODUCTION = """# Providers' calls
 
 Each table lists a provider's documented webhooks, and what they become: the [event](events.md), the
 amount in minor units, and the effect. Every row is a case of the corpus in
-`tests/providers/corpus`, which was written from the provider's description; a test runs every case.
-A version is named where it is not the newest one. Webhooks of other types are recorded in the
+`tests/providers/corpus`, which was written from the provider's description. A test translates every
+case and compares events and amounts; the effects summarize what the services' own tests show. A
+version is named where it is not the newest one. Webhooks of other types are recorded in the
 journal, as `provider.<provider>.<type>`; they are listed at the end of each section.
 """
 _NEWEST = {"2026-10-28.endive"}

@@ -8,16 +8,23 @@ from typing import Any
 
 import pytest
 import stripe as sdk
+from square.types.dispute import Dispute
+from square.types.payment import Payment
+from square.types.payout import Payout
 
 from providers.corpus import Case, cases, documented_types
 from support.described import Path, Shape
 from support.described.event_types import plaid_types, square_types, stripe_types
+from support.described.json_schema import of_model
 from support.described.stripe_types import shape
 from support.providers import a_provider
 from webhook_gateway.providers.base import Authentication, UntranslatableWebhook
 from webhook_gateway.providers.registry import PROVIDERS
 
 _MEANINGFUL = [each for each in cases() if each.group != "journaled"]
+
+
+_AMOUNTS = ("amount", "amount_refunded")
 
 
 def _translated(case: Case, webhook: Any = None) -> list[dict[str, Any]]:
@@ -46,6 +53,8 @@ def test_a_documented_call_becomes_what_it_means(case: Case) -> None:
     assert [each["type"] for each in events] == [each.pop("event") for each in expected]
     for event, fields in zip(events, expected, strict=True):
         assert _deviations(fields, event["data"]) == []
+        stated = {name for name in _AMOUNTS if event["data"].get(name) is not None}
+        assert not stated or stated & fields.keys(), "the case does not say how much it is"
 
 
 def test_every_provider_has_at_least_one_case_of_every_documented_type() -> None:
@@ -167,7 +176,7 @@ def _mutations(described: Shape, value: Any, at: Path = ()) -> Iterator[tuple[st
                     if "null" in choice.kinds:
                         yield "is null", (*at, name), None
                     if choice.words and isinstance(value[name], str) and name != "object":
-                        yield "is new", (*at, name), "unheard_of"
+                        yield "is new", (*at, name), "ZZZ" if name == "currency" else "unheard_of"
                 yield from _mutations(inner(), value[name], (*at, name))
         if isinstance(value, list) and value and shape_.items is not None:
             yield from _mutations(shape_.items(), value[0], (*at, "0"))
@@ -177,8 +186,7 @@ _GONE = object()
 
 
 def _changed(webhook: Any, path: Path, value: Any) -> Any:
-    changed = copy.deepcopy(webhook)
-    place = changed["data"]["object"]
+    place = changed = copy.deepcopy(webhook)
     for name in path[:-1]:
         place = place[int(name)] if isinstance(place, list) else place[name]
     if value is _GONE:
@@ -199,6 +207,14 @@ _STRIPE = [
     for each in _MEANINGFUL
     if each.provider == "stripe" and _snapshot(each).get("object") in _KINDS
 ]  # fmt: skip
+_KINDS_OF_SQUARE: dict[str, Any] = {"payment": Payment, "dispute": Dispute, "payout": Payout}
+_SQUARE = [
+    (each, kind)
+    for each in _MEANINGFUL
+    if each.provider == "square"
+    for kind in each.webhook["data"].get("object") or {}
+    if kind in _KINDS_OF_SQUARE
+]
 # Paybus does not guess what a new status means: the operator replays the dead letter when it does.
 _LOUD = {("status",)}
 _READS_STATUS = {"provider_subscription.created", "provider_subscription.updated"}
@@ -210,13 +226,23 @@ def test_what_the_description_leaves_open_makes_no_dead_letter(case: Case) -> No
     tried = 0
     for what, path, value in _mutations(shape(_KINDS[snapshot["object"]]), snapshot):
         loud = snapshot["object"] == "subscription" and path in _LOUD and what == "is new"
-        fault = _fault(case, _changed(case.webhook, path, value))
+        fault = _fault(case, _changed(case.webhook, ("data", "object", *path), value))
         if loud and case.said["becomes"][0]["event"] in _READS_STATUS:
             assert fault
         else:
             assert fault is None, f"{'.'.join(path)} {what}: {fault}"
         tried += 1
     assert tried
+
+
+@pytest.mark.parametrize(("case", "kind"), _SQUARE, ids=str)
+def test_what_squares_description_leaves_open_makes_no_dead_letter(case: Case, kind: str) -> None:
+    snapshot = case.webhook["data"]["object"][kind]
+    mutations = [*_mutations(of_model(_KINDS_OF_SQUARE[kind]), snapshot)]
+    assert mutations
+    for what, path, value in mutations:
+        fault = _fault(case, _changed(case.webhook, ("data", "object", kind, *path), value))
+        assert fault is None, f"{'.'.join(path)} {what}: {fault}"
 
 
 def _fault(case: Case, webhook: Any) -> str | None:

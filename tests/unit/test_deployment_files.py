@@ -154,6 +154,29 @@ def test_every_compose_service_has_a_health_check_or_ends(name: str) -> None:
     assert "healthcheck" in service or ("build" in service and in_image)
 
 
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_a_compose_service_starts_again_after_a_crash(name: str) -> None:
+    service = COMPOSE["services"][name]
+    ends = service.get("command") == ["migrate"]
+    assert service["restart"] == ("on-failure" if ends else "unless-stopped")
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_compose_waits_for_work_in_progress_as_kubernetes_does(service: str) -> None:
+    for role in ("api", "worker"):
+        deployment = yaml.safe_load(
+            (ROOT / f"deploy/k8s/base/service/{role}.yaml").read_text().split("\n---")[0]
+        )
+        seconds = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        for name, process in COMPOSE["services"].items():
+            if name.startswith(service) and process["command"] == [role]:
+                assert process["stop_grace_period"] == f"{seconds}s"
+        (grace,) = {
+            model.model_fields["shutdown_grace_seconds"].default for model in SETTINGS[service]
+        }
+        assert grace < seconds
+
+
 def test_the_dockerfile_builds_every_service() -> None:
     built = {
         service["build"]["args"]["SERVICE"]

@@ -456,6 +456,42 @@ def test_what_can_t_be_indexed_is_left_out_of_the_journal(paybus: Paybus) -> Non
     post(paybus, "dead-letters/discard", {"filter": {}, "reason": "a test"})
 
 
+def test_the_journal_says_what_an_event_reports(paybus: Paybus) -> None:
+    """A dispute that was won looks unlike one that is open, and why a call had no effect is shown:
+    in the API, by the command and on the console."""
+    subject = f"stripe/dp_{uuid4().hex}"
+    whole = json.loads(failed_payment("p", event_id=uuid4().hex, subject=subject))
+    money = {"provider": "stripe", "amount": 1500, "currency": "EUR"}
+    dispute = money | {"dispute_id": "dp", "references": [], "reason": "fraudulent"}
+    connected = {"provider": "stripe", "provider_type": "account.application.deauthorized",
+                 "body": {"account": "acct_1", "email": "payer@example.com"}}  # fmt: skip
+    for type_, data in (
+        ("payment.disputed", dispute | {"status": "open"}),
+        ("payment.disputed", dispute | {"status": "won"}),
+        ("provider.stripe.account.application.deauthorized", connected),
+        ("provider.stripe.payout.paid", connected | {"not_served": "it is in test mode"}),
+    ):
+        event = whole | {"id": uuid4().hex, "type": type_, "data": data}
+        paybus.publish_to("payments", type_, json.dumps(event))
+
+    def summaries() -> list[str]:
+        found = get(paybus, "journal", subject=subject)["items"]
+        return [each["summary"] for each in reversed(found)]
+
+    expected = ["open, 1500 EUR", "won, 1500 EUR", "account acct_1",
+                "account acct_1, it is in test mode"]  # fmt: skip
+    until(lambda: summaries() == expected, what="it says what happened")
+    _, printed, _ = paybus_command(paybus, "journal", "search", "--subject", subject)
+    _, traced, _ = paybus_command(paybus, "journal", "trace", whole["correlationid"])
+    browser = Browser(paybus, role="viewer")
+    pages = [browser.see(f"/journal?subject={subject}")]
+    pages.append(browser.see(f"/journal/{whole['correlationid']}"))
+    for text in (printed, traced, *pages):
+        for part in ("open, 1500", "won, 1500", "acct_1"):
+            assert part in text
+        assert "payer@example.com" not in text
+
+
 def test_a_slow_replay_holds_up_no_other(paybus: Paybus) -> None:
     buried(paybus, 5)
     until_open(paybus, 5)

@@ -125,6 +125,29 @@ def test_a_customer_whom_stripe_deleted_has_no_contact_data(paybus: Paybus, late
     assert mine[-1] is None
 
 
+def test_a_late_invoice_does_not_bring_back_what_a_deletion_erased(paybus: Paybus) -> None:
+    """Its contact data is that of its finalization; without that date it seems to be new."""
+    number = uuid4().hex[:10]
+    story = _story(number)
+    _send(paybus, [*story, ("customer.deleted", 200, story[3][2], {})])
+    until(lambda: _customer(paybus, number).get("deleted_at"), what="it is deleted")
+    invoice = {"id": f"in_{number}_late", "object": "invoice", "customer": f"cus_{number}",
+               "customer_email": "late@example.com", "amount_paid": 500, "currency": "eur",
+               "status_transitions": {}}  # fmt: skip
+    _send(paybus, [("invoice.paid", 300, invoice, {})])
+    _until_taken(paybus)
+    assert _customer(paybus, number)["email"] is None
+
+
+def test_an_address_that_was_removed_is_gone(paybus: Paybus) -> None:
+    number = uuid4().hex[:10]
+    story = _story(number)
+    customer = story[3][2] | {"email": None}
+    _send(paybus, [*story, ("customer.updated", 200, customer, {"email": "new@example.com"})])
+    until(lambda: _customer(paybus, number).get("email", "") is None, what="it is gone")
+    assert _customer(paybus, number)["name"] == "New"
+
+
 def test_an_update_of_the_same_second_does_not_survive_the_deletion(paybus: Paybus) -> None:
     number = uuid4().hex[:10]
     story = _story(number)

@@ -379,7 +379,8 @@ def search(
         "until": until,
     }
     found = API.listed("journal", filters, limit)
-    print_table(found, ("offset", "recorded_at", "type", "subject", "correlation_id"), as_json)
+    columns = ("offset", "recorded_at", "type", "subject", "summary", "correlation_id")
+    print_table(found, columns, as_json)
 
 
 @journal.command()
@@ -392,11 +393,13 @@ def trace(
     if as_json:
         print_json(found)
         return
-    table = Table("after", "recorded", "type", "source", "subject", box=None)
+    table = Table("after", "recorded", "type", "source", "subject", "summary", box=None)
     for step in found["steps"]:
         entry = step["entry"]
         after = f"+{step['after_seconds']:.3f} s"
-        texts = (entry["recorded_at"], entry["type"], entry["source"], entry["subject"])
+        texts = [
+            entry[each] or "" for each in ("recorded_at", "type", "source", "subject", "summary")
+        ]
         table.add_row(after, *map(plain, texts))
     console.print(table)
     for letter in found["dead_letters"]:

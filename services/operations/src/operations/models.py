@@ -201,6 +201,7 @@ class JournalEntry(Base):
     subject: Mapped[str]
     correlation_id: Mapped[str]
     causation_id: Mapped[str | None]
+    summary: Mapped[str | None]
     time: Mapped[datetime]
     recorded_at: Mapped[datetime]
 

@@ -52,7 +52,8 @@ class NoteView(Row):
 
 
 class EntryView(Row):
-    """An event of the journal."""
+    """An event of the journal. `summary` is its status, its amount in minor units, the provider's
+    account that it belongs to, and why it has no effect, as far as it contains them."""
 
     offset: int
     exchange: str
@@ -63,6 +64,7 @@ class EntryView(Row):
     subject: Name
     correlation_id: Name
     causation_id: Name | None
+    summary: Name | None
     time: datetime
     recorded_at: datetime
 

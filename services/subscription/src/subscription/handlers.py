@@ -224,7 +224,7 @@ async def on_provider_subscription(work: UnitOfWork, event: Event[ProviderSubscr
 async def on_provider_customer(work: UnitOfWork, event: Event[ProviderCustomer]) -> None:
     report = event.data
     customer = _id(models.Customer, event, report.customer_id)
-    await store.update_contact(work, event, customer, report.contact)
+    await store.update_contact(work, event, customer, report.contact, removed=report.removed)
 
 
 async def on_provider_customer_deleted(work: UnitOfWork, event: Event[ProviderCustomer]) -> None:

@@ -2,6 +2,7 @@
 them."""
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -84,11 +85,13 @@ class ProviderSubscription(Payload):
 
 
 class ProviderCustomer(Payload):
-    """Provider's report of a customer's contact data, as of the event's `time`."""
+    """Provider's report of a customer's contact data, as of the event's `time`. What `removed`
+    names was there before, and the customer has none now."""
 
     provider: str
     customer_id: Id
     contact: Contact
+    removed: list[Literal["email", "name"]] = Field(default_factory=list)
 
 
 class ResumeBillingCommand(Payload):

@@ -114,4 +114,24 @@ def _row(entry: Entry) -> dict[str, Any] | None:
         return None
     if None in row.values():
         return None
-    return row | {"causation_id": text_field(event, "causationid")}
+    return row | {
+        "causation_id": text_field(event, "causationid"),
+        "summary": _summary(event.get("data")),
+    }
+
+
+def _summary(data: Any) -> str | None:
+    """Return the event's status, its amount in minor units, whose account it belongs to at the
+    provider, and why it has no effect, as far as it contains them; no personal data."""
+    if not isinstance(data, dict):
+        return None
+    amount = data.get("amount_refunded", data.get("amount"))
+    currency, body = text_field(data, "currency"), data.get("body")
+    account = text_field(body, "account") if isinstance(body, dict) else None
+    parts = (
+        text_field(data, "status"),
+        f"{amount} {currency}" if isinstance(amount, int) and currency else None,
+        f"account {account}" if account else None,
+        text_field(data, "not_served"),
+    )
+    return ", ".join(each[:200] for each in parts if each) or None

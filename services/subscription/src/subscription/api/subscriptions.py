@@ -237,10 +237,16 @@ async def list_payments(
     paid: bool | None = None,
     customer_id: str | None = None,
     subscription_id: str | None = None,
+    provider_payment_id: str | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[PaymentView]:
-    filters = {"paid": paid, "customer_id": customer_id, "subscription_id": subscription_id}
+    filters = {
+        "paid": paid,
+        "customer_id": customer_id,
+        "subscription_id": subscription_id,
+        "provider_payment_id": provider_payment_id,
+    }
     query = repository.listed_payments(tenant_rows.filtered(models.Payment, caller.tenant, filters))
     found, more = await pagination.page(session, query, models.Payment, cursor=cursor, limit=limit)
     return as_page(await _payment_views(session, found), more)

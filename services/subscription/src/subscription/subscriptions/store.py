@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -46,15 +46,19 @@ async def update_contact(
     contact: Contact,
     *,
     as_of: datetime | None = None,
+    removed: Collection[str] = (),
 ) -> None:
     """Update the customer's contact. The customer's row exists, and is locked. `as_of` is when the
-    contact was right, if that was before the event (UTC)."""
+    contact was right, if that was before the event (UTC); the fields `removed` have no value
+    since then."""
     at = as_of or event.time
     row = await work.session.get_one(models.Customer, customer_id)
-    if row.deleted_at is not None and at <= row.deleted_at:
-        return
+    if row.deleted_at is not None:
+        return  # a deletion is final: https://docs.stripe.com/api/customers/delete
     email = _known(row.email, row.email_at, row.email_event_id)
     name = _known(row.name, row.name_at, row.name_event_id)
+    email = email.erased(at, event.id) if "email" in removed else email
+    name = name.erased(at, event.id) if "name" in removed else name
     _save_contact(
         work,
         event,
@@ -65,15 +69,12 @@ async def update_contact(
 
 
 async def erase_contact(work: UnitOfWork, event: Event[Any], customer_id: str) -> None:
-    """Erase the contact of a customer whom the provider deleted, unless it was reported later."""
+    """Erase the contact of a customer whom the provider deleted."""
     row = await work.session.get_one(models.Customer, customer_id)
-    email = _known(row.email, row.email_at, row.email_event_id)
-    name = _known(row.name, row.name_at, row.name_event_id)
     if row.deleted_at is None:
         row.deleted_at = event.time
-    _save_contact(
-        work, event, row, email.erased(event.time, event.id), name.erased(event.time, event.id)
-    )
+    nothing = VersionedValue(None, event.time, event.id)
+    _save_contact(work, event, row, nothing, nothing)
 
 
 def _save_contact(

@@ -62,6 +62,7 @@ class Square(Provider):
 
     def _translate(self, webhook: Any, proof: Authentication) -> Sequence[Event[Any]]:
         # Deletions, and some other types, name an object and do not contain it.
+        # Square's SDK requires hardly any field; what says too little is journaled as it is.
         found = _translate(webhook["type"], webhook["data"].get("object") or {})
         if not found:
             time = parse(webhook["created_at"])
@@ -86,53 +87,62 @@ class Square(Provider):
 
 def _translate(type_: str, thing: Object) -> list[tuple[str, Payload]]:
     if type_ in {"payment.created", "payment.updated"}:
-        return _payment(thing["payment"])
+        return _payment(thing.get("payment") or {})
     if type_ in {"dispute.created", "dispute.state.changed", "dispute.state.updated"}:
-        return [("payment.disputed", _dispute(thing["dispute"]))]
-    if type_.startswith("payout.") and (payout := thing["payout"])["status"] in _PAYOUTS:
-        return [(_PAYOUTS[payout["status"]], _payout(payout))]
-    return []
+        return _dispute(thing.get("dispute") or {})
+    return _payout(thing.get("payout") or {}) if type_.startswith("payout.") else []
 
 
 def _payment(payment: Object) -> list[tuple[str, Payload]]:
     found: list[tuple[str, Payload]] = []
+    id_ = payment.get("id")
+    if id_ is None:
+        return found
     references = sorted(filter(None, {payment.get("order_id"), payment.get("reference_id")}))
-    if payment["status"] in _PAYMENTS:
-        errors = payment.get("card_details", {}).get("errors") or [{}]
+    type_ = _PAYMENTS.get(payment.get("status") or "")
+    paid = _money(payment.get("total_money")) or _money(payment.get("amount_money"))
+    if type_ is not None and paid is not None:
+        errors = (payment.get("card_details") or {}).get("errors") or [{}]
         report = PaymentOutcome(
             provider="square",
-            payment_id=payment["id"],
+            payment_id=id_,
             references=references,
             customer_id=payment.get("customer_id"),
             contact=Contact(email=payment.get("buyer_email_address")),
-            **_money(payment.get("total_money") or payment["amount_money"]),
+            **paid,
             reason=errors[0].get("code"),
         )
-        found.append((_PAYMENTS[payment["status"]], report))
+        found.append((type_, report))
     # The total refunded so far, which a refund's own events lack.
-    if refunded := payment.get("refunded_money"):
+    if (refunded := _money(payment.get("refunded_money"))) is not None:
         refund = PaymentRefunded(
             provider="square",
-            refund_of=payment["id"],
-            payment_id=payment["id"],
-            references=[payment["id"]],  # an order may have several payments
-            amount_refunded=_money(refunded)["amount"],
-            currency=_money(refunded)["currency"],
+            refund_of=id_,
+            payment_id=id_,
+            references=[id_],  # an order may have several payments
+            amount_refunded=refunded["amount"],
+            currency=refunded["currency"],
         )
         found.append(("payment.refunded", refund))
     return found
 
 
-def _dispute(dispute: Object) -> PaymentDisputed:
-    return PaymentDisputed(
+def _dispute(dispute: Object) -> list[tuple[str, Payload]]:
+    id_ = dispute.get("dispute_id") or dispute.get("id")
+    payment = (dispute.get("disputed_payment") or {}).get("payment_id")
+    disputed = _money(dispute.get("amount_money"))
+    if id_ is None or payment is None or disputed is None:
+        return []
+    report = PaymentDisputed(
         provider="square",
-        dispute_id=dispute["dispute_id"] if "dispute_id" in dispute else dispute["id"],
-        payment_id=dispute["disputed_payment"]["payment_id"],
-        references=[dispute["disputed_payment"]["payment_id"]],
-        **_money(dispute["amount_money"]),
-        reason=dispute["reason"],
+        dispute_id=id_,
+        payment_id=payment,
+        references=[payment],
+        **disputed,
+        reason=dispute.get("reason") or "UNKNOWN",
         status=_dispute_status(dispute.get("state") or ""),
     )
+    return [("payment.disputed", report)]
 
 
 def _dispute_status(state: str) -> DisputeStatus:
@@ -143,21 +153,28 @@ def _dispute_status(state: str) -> DisputeStatus:
     return over.get(state, "open")
 
 
-def _payout(payout: Object) -> TransferReported:
+def _payout(payout: Object) -> list[tuple[str, Payload]]:
     """Report a payout. Its amount is negative where Square debits the seller's bank:
     https://developer.squareup.com/docs/payouts-api/overview."""
-    return TransferReported(
+    type_, amount = _PAYOUTS.get(payout.get("status") or ""), _money(payout.get("amount_money"))
+    if type_ is None or amount is None:
+        return []
+    report = TransferReported(
         provider="square",
         transfer_id=payout["id"],
         account=payout.get("location_id"),
         reference=payout.get("end_to_end_id"),
-        **_money(payout["amount_money"]),
+        **amount,
     )
+    return [(type_, report)]
 
 
-def _money(money: Object) -> dict[str, Any]:
-    """Return amount and currency. Payments total the tip, too (`total_money`); the examples of
-    payouts in Square's API description name the currency `currency_code`:
+def _money(money: Object | None) -> dict[str, Any] | None:
+    """Return amount and currency, if both are there. Payments total the tip, too (`total_money`);
+    the examples of payouts in Square's API description name the currency `currency_code`:
     https://developer.squareup.com/reference/square/payouts-api/webhooks/payout.sent"""
-    currency = money["currency"] if "currency" in money else money["currency_code"]
-    return {"amount": money["amount"], "currency": currency}
+    money = money or {}
+    amount, currency = money.get("amount"), money.get("currency") or money.get("currency_code")
+    if amount is None or currency is None:
+        return None
+    return {"amount": amount, "currency": currency}

@@ -129,6 +129,9 @@ class Stripe(Provider):
             payload = payload.model_copy(update={"previous": _previous(snapshot, changed)})
             if "metadata" in (webhook["data"].get("previous_attributes") or {}):
                 payload = payload.model_copy(update={"metadata_as_of": time})
+        if provider_type == "customer.updated":
+            removed = _removed(snapshot, webhook["data"].get("previous_attributes") or {})
+            payload = payload.model_copy(update={"removed": removed})
         if webhook.get("account"):
             payload = _without_our_ids(payload)
         return [
@@ -327,6 +330,12 @@ def _customer(customer: Object) -> ProviderCustomer:
         customer_id=customer["id"],
         contact=Contact(email=customer.get("email"), name=customer.get("name")),
     )
+
+
+def _removed(customer: Object, previous: Object) -> list[str]:
+    """Return which contact data a change removed. A customer without any may have given it on a
+    checkout page. https://docs.stripe.com/api/events/object#event_object-data-previous_attributes"""
+    return [each for each in ("email", "name") if previous.get(each) and not customer.get(each)]
 
 
 def _invoiced_customer(invoice: Object) -> ProviderCustomer:
