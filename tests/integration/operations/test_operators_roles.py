@@ -33,6 +33,8 @@ _READING = {
     "dead-letters show", "replays list", "replays show", "replays watch", "journal search",
     "journal trace",
 }  # fmt: skip
+# Commands of other packages, which use a provider's API by its own key.
+_ELSEWHERE = {"endpoints check", "endpoints set-up"}
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def test_no_action_is_left_out_above(paybus: Paybus) -> None:
     tried = {" ".join(act.command[:2]) for act in _ACTS} | {
         act.command[0] for act in _ACTS if act.command
     }
-    assert commands - _READING - tried == set()
+    assert commands - _READING - _ELSEWHERE - tried == set()
 
 
 def _fits(pattern: str, paths: list[str]) -> bool:

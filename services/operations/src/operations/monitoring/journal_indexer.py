@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -23,6 +24,13 @@ _BATCH = 500
 _AHEAD = 50
 _LINGER_SECONDS = 0.2
 _PAUSE_SECONDS = 2.0
+_CURRENCY = re.compile("[A-Z]{3}")
+_STATUS = re.compile("[a-z_]{1,40}")
+_ACCOUNT = re.compile(r"acct_[A-Za-z0-9]{1,80}")  # https://docs.stripe.com/api/accounts/object
+_NOT_SERVED = re.compile(
+    rf"it is in (live|test) mode, which the endpoint does not serve"
+    rf"|it belongs to the connected account {_ACCOUNT.pattern}, which the endpoint does not serve"
+)
 _NOT_KEPT = frozenset({"replay.items_completed"})  # the replay's items already hold this
 
 
@@ -122,16 +130,22 @@ def _row(entry: Entry) -> dict[str, Any] | None:
 
 def _summary(data: Any) -> str | None:
     """Return the event's status, its amount in minor units, whose account it belongs to at the
-    provider, and why it has no effect, as far as it contains them; no personal data."""
+    provider, and why it has no effect, as far as it contains them. The broker may hold what is no
+    event of ours: a part that does not look as it should may be personal data, and is left out."""
     if not isinstance(data, dict):
         return None
     amount = data.get("amount_refunded", data.get("amount"))
-    currency, body = text_field(data, "currency"), data.get("body")
-    account = text_field(body, "account") if isinstance(body, dict) else None
+    currency, body = _matching(_CURRENCY, data, "currency"), data.get("body")
+    account = _matching(_ACCOUNT, body, "account") if isinstance(body, dict) else None
     parts = (
-        text_field(data, "status"),
+        _matching(_STATUS, data, "status"),
         f"{amount} {currency}" if isinstance(amount, int) and currency else None,
         f"account {account}" if account else None,
-        text_field(data, "not_served"),
+        _matching(_NOT_SERVED, data, "not_served"),
     )
-    return ", ".join(each[:200] for each in parts if each) or None
+    return ", ".join(filter(None, parts)) or None
+
+
+def _matching(pattern: re.Pattern[str], data: Mapping[str, Any], name: str) -> str | None:
+    found = text_field(data, name)
+    return found if found is not None and pattern.fullmatch(found) else None
