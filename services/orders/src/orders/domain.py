@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from common.contracts.payments import MONEY_IS_TAKEN
 from common.errors import Conflict
 
 
@@ -92,9 +93,6 @@ class RefundState(StrEnum):
 # The states of a refund of ours that the provider's total of refunds contains, or soon will.
 AT_THE_PROVIDER = frozenset({RefundState.REQUESTED, RefundState.SUCCEEDED, RefundState.UNKNOWN})
 
-# A dispute in one of these has taken the money; after an inquiry it may.
-_TAKEN = frozenset({"open", "lost"})
-
 
 @dataclass(frozen=True)
 class Reversed:
@@ -110,7 +108,7 @@ def held_back(reversals: Sequence[Reversed], *, ours: int, most: int) -> int:
     """Return how much of an order is held back from its sellers (minor units): what is disputed,
     and what was refunded beyond our own refunds, `ours`; at most `most`."""
     refunded = sum(each.amount for each in reversals if each.kind == "refund")
-    disputed = sum(each.amount for each in reversals if each.status in _TAKEN)
+    disputed = sum(each.amount for each in reversals if each.status in MONEY_IS_TAKEN)
     return min(most, max(0, refunded - ours) + disputed)
 
 

@@ -455,8 +455,6 @@ class ReversalKind(StrEnum):
     DISPUTE = "dispute"
 
 
-# The money of a dispute in one of these statuses is gone; after an inquiry it may be.
-TAKEN: Final = frozenset({"open", "lost"})
 # How far a dispute has come, for reports of the same second.
 _DISPUTE_STEPS: Final = {"inquiry": 1, "open": 2, "won": 3, "lost": 3}
 

@@ -1,7 +1,7 @@
 """Exchange `payments`: provider reports about money, and webhooks that Paybus does not
 translate."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, Field
 
@@ -189,6 +189,8 @@ class PaymentLinked(Payload):
 
 
 DisputeStatus = Literal["inquiry", "open", "won", "lost"]
+# The money of a dispute in one of these statuses is gone; after an inquiry it may be.
+MONEY_IS_TAKEN: Final[frozenset[DisputeStatus]] = frozenset({"open", "lost"})
 
 
 class PaymentDisputed(Payload):

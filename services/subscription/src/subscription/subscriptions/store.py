@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.contracts.event import Event
-from common.contracts.payments import Contact
+from common.contracts.payments import MONEY_IS_TAKEN, Contact
 from common.contracts.subscriptions import (
     CustomerChanged,
     PlanSnapshot,
@@ -242,7 +242,7 @@ async def update_payment_standing(
     reversals = (await repository.reversals_of(work.session, [newest]))[newest.id]
     back = sum(each.amount for each in reversals if each.kind == ReversalKind.REFUND)
     refunded = 0 < (newest.amount or 0) <= back
-    disputed = any(each.status in domain.TAKEN for each in reversals)
+    disputed = any(each.status in MONEY_IS_TAKEN for each in reversals)
     if (refunded, disputed) == (row.refunded, row.disputed):
         return
     before, due_at = to_domain(row), row.due_at
