@@ -15,6 +15,7 @@ from common.messaging.connection import BrokerConnection
 from common.messaging.journal import Entry, follow
 from common.messaging.publisher import BATCH_BYTES
 from common.observability.logging import get_logger
+from common.observability.redaction import Redactor
 from operations.dead_letters.parser import text_field, timestamp_field
 from operations.repository import monitoring as repository
 
@@ -27,10 +28,7 @@ _PAUSE_SECONDS = 2.0
 _CURRENCY = re.compile("[A-Z]{3}")
 _STATUS = re.compile("[a-z_]{1,40}")
 _ACCOUNT = re.compile(r"acct_[A-Za-z0-9]{1,80}")  # https://docs.stripe.com/api/accounts/object
-_NOT_SERVED = re.compile(
-    rf"it is in (live|test) mode, which the endpoint does not serve"
-    rf"|it belongs to the connected account {_ACCOUNT.pattern}, which the endpoint does not serve"
-)
+_MASK = Redactor()
 _NOT_KEPT = frozenset({"replay.items_completed"})  # the replay's items already hold this
 
 
@@ -131,7 +129,8 @@ def _row(entry: Entry) -> dict[str, Any] | None:
 def _summary(data: Any) -> str | None:
     """Return the event's status, its amount in minor units, whose account it belongs to at the
     provider, and why it has no effect, as far as it contains them. The broker may hold what is no
-    event of ours: a part that does not look as it should may be personal data, and is left out."""
+    event of ours: a part that does not look as it should may be personal data, and is left out. The
+    reason is free text, so the summary is masked as well."""
     if not isinstance(data, dict):
         return None
     amount = data.get("amount_refunded", data.get("amount"))
@@ -141,9 +140,9 @@ def _summary(data: Any) -> str | None:
         _matching(_STATUS, data, "status"),
         f"{amount} {currency}" if isinstance(amount, int) and currency else None,
         f"account {account}" if account else None,
-        _matching(_NOT_SERVED, data, "not_served"),
+        text_field(data, "not_served"),
     )
-    return ", ".join(filter(None, parts)) or None
+    return _MASK(", ".join(filter(None, parts))) or None
 
 
 def _matching(pattern: re.Pattern[str], data: Mapping[str, Any], name: str) -> str | None:
