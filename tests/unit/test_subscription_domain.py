@@ -70,7 +70,7 @@ histories = st.lists(snapshots | payment_reports, max_size=8, unique_by=lambda r
 
 
 def apply(reports: Sequence[Report], policy: Policy = POLICY) -> tuple[Subscription, list[Change]]:
-    subscription, told, phase = Subscription(), [], Phase.UNUSED
+    subscription, published, phase = Subscription(), [], Phase.UNUSED
     for report in reports:
         before = (subscription, phase)
         if isinstance(report, Snapshot):
@@ -78,8 +78,8 @@ def apply(reports: Sequence[Report], policy: Policy = POLICY) -> tuple[Subscript
         else:
             subscription = take_payment(subscription, report)
         phase = subscription.phase(policy, NOW, phase)
-        told += changes(before, (subscription, phase))
-    return subscription, told
+        published += changes(before, (subscription, phase))
+    return subscription, published
 
 
 @given(histories.flatmap(lambda h: st.tuples(st.just(h), st.permutations(h + h[:3]))))
@@ -94,9 +94,9 @@ def test_any_permutation_and_duplication_gives_the_same_subscription(
 def test_what_was_published_last_agrees_with_the_phase(
     history: list[Report], policy: Policy
 ) -> None:
-    subscription, told = apply(history, policy)
+    subscription, published = apply(history, policy)
     decisive = {Change.ACTIVATED, Change.SUSPENDED, Change.CANCELLED}
-    last = [each for each in told if each in decisive][-1:]
+    last = [each for each in published if each in decisive][-1:]
     match subscription.phase(policy, NOW, Phase.SUSPENDED if last else Phase.UNUSED):
         case Phase.UNUSED:
             assert last == []
@@ -181,9 +181,9 @@ def test_where_nothing_orders_them_the_one_that_came_later_holds() -> None:
 
 @given(histories)
 def test_a_report_that_is_taken_twice_tells_nothing_more(history: list[Report]) -> None:
-    _, told = apply(history)
+    _, published = apply(history)
     _, twice = apply([report for report in history for _ in range(2)])
-    assert twice == told
+    assert twice == published
 
 
 def snapshot(status: Status, at: int = 0, **more: Any) -> Snapshot:
@@ -257,9 +257,9 @@ def test_the_grace_of_who_is_past_due_counts_from_when_that_began() -> None:
 def test_an_updated_before_its_created_wins() -> None:
     created = snapshot(Status.INCOMPLETE, at=1, lifecycle=Lifecycle.CREATED)
     updated = snapshot(Status.ACTIVE, at=2)
-    subscription, told = apply([updated, created])
+    subscription, published = apply([updated, created])
     assert subscription.status is Status.ACTIVE
-    assert told == [Change.ACTIVATED]
+    assert published == [Change.ACTIVATED]
 
 
 def test_of_two_events_in_one_second_the_one_further_along_wins() -> None:
@@ -270,7 +270,7 @@ def test_of_two_events_in_one_second_the_one_further_along_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reports", "told"),
+    ("reports", "published"),
     [
         ([snapshot(Status.INCOMPLETE)], []),
         ([snapshot(Status.PAST_DUE)], [Change.ACTIVATED, Change.PAST_DUE]),
@@ -302,14 +302,14 @@ def test_of_two_events_in_one_second_the_one_further_along_wins() -> None:
         ),
     ],
 )
-def test_what_is_told(reports: list[Report], told: list[Change]) -> None:
-    assert apply(reports)[1] == told
+def test_what_is_published(reports: list[Report], published: list[Change]) -> None:
+    assert apply(reports)[1] == published
 
 
 def test_a_payment_activates_what_has_no_snapshot_yet() -> None:
     paid = PaymentReport(START, "evt_paid", paid=True)
-    subscription, told = apply([paid])
-    assert (subscription.status, told) == (Status.ACTIVE, [Change.ACTIVATED])
+    subscription, published = apply([paid])
+    assert (subscription.status, published) == (Status.ACTIVE, [Change.ACTIVATED])
 
 
 def test_a_payment_after_the_end_does_not_bring_it_back() -> None:

@@ -45,6 +45,7 @@ from support.orders import (
     until_state,
 )
 from support.paybus import Paybus
+from support.stripe_events import stripe_event
 from support.waiting import until
 
 
@@ -613,8 +614,7 @@ def test_a_dispute_that_is_reported_before_its_payment_is_held_too(paybus: Paybu
         ("charge.dispute.created", thing),
         ("checkout.session.completed", session),
     ):
-        event = {"id": f"evt_{kind}_{name}", "object": "event", "type": kind, "livemode": False}
-        event |= {"created": int(time.time()), "data": {"object": snapshot}}
+        event = stripe_event(kind, snapshot, created=int(time.time()))
         assert paybus.send(event).status_code == 200
         until(lambda: paybus.depths()["subscription.billing"] == 0, what="it is taken")
     until_state(paybus, order, "paid")

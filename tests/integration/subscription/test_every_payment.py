@@ -13,6 +13,7 @@ import pytest
 from conftest import MakePaybus
 from subscription.models import Reversal, row_id
 from support.paybus import Paybus
+from support.stripe_events import stripe_event
 from support.waiting import until
 
 _PROCESSES = ["webhook-gateway", "subscription-worker", "subscription-api"]
@@ -95,15 +96,7 @@ class Account:
         } | changes
 
     def send(self, kind: str, snapshot: dict[str, Any], *, at: int = 0) -> None:
-        event = {
-            "id": f"evt_{uuid4().hex}",
-            "object": "event",
-            "type": kind,
-            "created": _BEGUN + at,
-            "livemode": False,
-            "data": {"object": snapshot},
-        }
-        answer = self._paybus.send(event)
+        answer = self._paybus.send(stripe_event(kind, snapshot, created=_BEGUN + at))
         assert answer.status_code == 200, answer.text
 
     def payments(self) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import MakePaybus
 from support.paybus import Paybus
+from support.stripe_events import stripe_event
 from support.waiting import until
 
 _PROCESSES = ["webhook-gateway", "subscription-worker", "subscription-api"]
@@ -60,14 +61,7 @@ def _story(number: str) -> list[Report]:
 
 def _send(paybus: Paybus, story: list[Report]) -> None:
     for kind, at, snapshot, previous in story:
-        event = {
-            "id": f"evt_{uuid4().hex}",
-            "object": "event",
-            "type": kind,
-            "created": _BEGUN + at,
-            "livemode": False,
-            "data": {"object": snapshot, "previous_attributes": previous},
-        }
+        event = stripe_event(kind, snapshot, created=_BEGUN + at, previous=previous)
         assert paybus.send(event).status_code == 200
 
 

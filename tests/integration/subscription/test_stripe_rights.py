@@ -17,6 +17,7 @@ from conftest import MakePaybus
 from devstack import endpoints
 from devstack.webhook import signature, subscription_created
 from support.paybus import Paybus
+from support.stripe_events import stripe_event
 from support.waiting import until
 
 _PROCESSES = [
@@ -241,14 +242,7 @@ def payment_event(number: str, kind: str, seconds: int, **snapshot: Any) -> dict
     if kind.startswith("invoice."):
         subscription = {"customer": f"cus_{number}", "subscription": f"sub_{number}"}
         snapshot = {"id": f"in_{number}", "amount_paid": 1500} | subscription | snapshot
-    return {
-        "id": f"evt_{uuid4().hex}",
-        "object": "event",
-        "type": kind,
-        "created": int(time.time()) + seconds,
-        "livemode": False,
-        "data": {"object": of_invoice | snapshot},
-    }
+    return stripe_event(kind, of_invoice | snapshot, created=int(time.time()) + seconds)
 
 
 def _disputed(number: str, status: str, seconds: int) -> dict[str, Any]:

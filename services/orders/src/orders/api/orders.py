@@ -190,10 +190,10 @@ async def confirm_refund(caller: Operator, session: Session, id_: str) -> Refund
         if row.state not in {RefundState.MANUAL, RefundState.FAILED}:
             raise Conflict(f"a refund that is {row.state} can't be confirmed manually")
         row.state, row.completed_at = RefundState.SUCCEEDED, await tenant_rows.database_now(session)
-        row.error = f"paid back by hand: {caller.subject}"
+        row.error = f"paid back manually: {caller.subject}"
         row.provider_refund_id = None  # the failed refund is not the one that returned the money
         changes = OrderUnitOfWork(session)
-        await order_service.update_holds(changes, order, "a refund was paid back by hand")
+        await order_service.update_holds(changes, order, "a refund was paid back manually")
         await changes.flush()
         return RefundView.model_validate(row)
 
