@@ -146,10 +146,13 @@ def test_every_event_type_has_a_queue_or_is_named_journal_only(type_: str) -> No
     assert bool(queues_of(type_)) != journal_only
 
 
-def test_every_bound_exchange_is_a_domain_exchange() -> None:
+def test_every_event_goes_through_a_domain_exchange_and_every_job_through_its_own() -> None:
     bound = {binding.exchange for queue in topology.QUEUES for binding in queue.bindings}
-    assert bound <= set(topology.DOMAIN_EXCHANGES)
-    assert {entry.exchange for entry in EVENT_TYPES.values()} <= set(topology.DOMAIN_EXCHANGES)
+    assert bound <= {*topology.DOMAIN_EXCHANGES, topology.JOBS}
+    for type_, entry in EVENT_TYPES.items():
+        is_job = entry.exchange == topology.JOBS
+        assert is_job == type_.startswith("job.run."), type_
+        assert is_job or entry.exchange in topology.DOMAIN_EXCHANGES, type_
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from uuid import uuid4
 import psycopg
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from common.contracts import topology
 from common.contracts.event import Event
 from common.contracts.jobs import RunJob
 from common.db.database import sessions_of
@@ -119,6 +120,7 @@ def test_promise_6_a_job_is_ordered_once_however_many_replicas_tick(
             paybus.system.start_one(spec)
         for process in paybus.system.processes.values():
             process.wait_ready()
+        paybus.tap(topology.JOBS, "#")
         due = "UPDATE schedules SET next_run_at = now() WHERE name = 'health-check'"
         for turn in range(1, 4):
             paybus.sql("provisioning", due)
@@ -127,8 +129,7 @@ def test_promise_6_a_job_is_ordered_once_however_many_replicas_tick(
                 lambda: paybus.sql("provisioning", ran)[0][0] >= turn,
                 what=f"run number {turn}",
             )
-        jobs = [e for e in paybus.journal() if e["type"] == "job.run.provisioning"]
-        assert len(jobs) == 3
+        assert [each["type"] for each in paybus.tapped()] == ["job.run.provisioning"] * 3
         row = paybus.sql(
             "provisioning",
             "SELECT last_outcome, last_result FROM schedules WHERE name = 'health-check'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from common.messaging.outbox import UnitOfWork
 from common.scheduling.scheduler import Cron, Every, Schedule, Scheduler
 from conftest import MakePaybus
 from support.paybus import Paybus
+from support.waiting import until
 
 _HOURLY = Every(timedelta(hours=1))
 
@@ -106,3 +108,28 @@ async def test_a_next_run_is_never_later_than_the_schedule_allows(
         paybus.sql("provisioning", "UPDATE schedules SET next_run_at = now()")
         await scheduler.tick()
         assert _ordered(paybus) == 1
+
+
+def test_an_idle_system_writes_nothing_to_the_journal(make_paybus: MakePaybus) -> None:
+    """Every job that runs more than once a day has run, in every service that has any."""
+    services = ("subscription", "provisioning", "payouts", "bank-sync", "orders")
+    often = "FROM schedules WHERE expression LIKE 'every %'"
+    with make_paybus([f"{each}-worker" for each in services]) as paybus:
+        for service in services:
+            until(
+                lambda: paybus.sql(service, f"SELECT count(*) {often}")[0][0],
+                what=f"{service} has registered its jobs",
+            )
+            paybus.sql(
+                service, "UPDATE schedules SET next_run_at = now() WHERE expression ~ '^every'"
+            )
+        for service in services:
+            until(
+                lambda: not paybus.sql(service, f"SELECT name {often} AND last_outcome IS NULL"),
+                what=f"the jobs of {service} have run",
+            )
+        assert paybus.journal() == []
+        for process in paybus.system.processes.values():
+            lines = [json.loads(line) for line in process.log.read_text().splitlines()]
+            started = {"broker_connected", "consumer_started", "process_started"}
+            assert {line["message"] for line in lines} <= started, "an idle log is quiet"

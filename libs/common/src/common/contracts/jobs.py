@@ -1,8 +1,15 @@
-"""Job messages from a service's scheduler to its own workers: run something once."""
+"""Job messages from typing import Final
+
+from a service's scheduler to its own workers: run something once."""
+
+from typing import Final
 
 from pydantic import AwareDatetime
 
 from common.contracts.event import Id, Payload
+
+# The rest of the event type is the service, with underscores.
+JOB_PREFIX: Final = "job.run."
 
 
 class RunJob(Payload):

@@ -18,12 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, RETRIES
+from common.contracts.topology import GIVEN_UP, JOBS, JOURNAL, MARKS, REFILLS, RETRIES
 
 DECLARES: Final = "operations"
 
 # By service and exchange: the types of the events that the service publishes, as regular
-# expressions.
+# expressions. Version 0.2.0 published its jobs to domain exchanges, and runs beside this one while
+# it is replaced.
 PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "webhook-gateway": {
         "payments": (
@@ -50,15 +51,20 @@ PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
             r"job\.run\.subscription",
             r"customer\.changed",
         ),
+        JOBS: (r"job\.run\.subscription",),
     },
-    "provisioning": {"provisioning": (r"organization\.[a-z]+", r"job\.run\.provisioning")},
+    "provisioning": {
+        "provisioning": (r"organization\.[a-z]+", r"job\.run\.provisioning"),
+        JOBS: (r"job\.run\.provisioning",),
+    },
     "payouts": {
         "payouts": (
             r"payout\.(submitted|paid|failed|returned|cancelled)",
             r"payout\.process\.[a-z]+",
             r"payout_(report\.generate|reconciliation\.run)",
             r"job\.run\.payouts",
-        )
+        ),
+        JOBS: (r"job\.run\.payouts",),
     },
     "bank-sync": {
         "banking": (
@@ -67,14 +73,19 @@ PUBLISHES: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
             r"job\.run\.bank_sync",
             r"transactions\.synced",
             r"balance\.updated",
-        )
+        ),
+        JOBS: (r"job\.run\.bank_sync",),
     },
     "orders": {
         "orders": (r"order\.[a-z_]+", r"job\.run\.orders"),
         "payments": (r"refund\.requested",),
         "payouts": (r"earnings\.(credit|reverse)",),
+        JOBS: (r"job\.run\.orders",),
     },
-    "operations": {"operations": (r"job\.run\.operations",)},
+    "operations": {
+        "operations": (r"job\.run\.operations",),
+        JOBS: (r"job\.run\.operations",),
+    },
 }
 # What every consumer publishes: completed replay items, and marks at the end of the journal.
 _OF_ALL: Final[Mapping[str, Sequence[str]]] = {

@@ -48,6 +48,7 @@ from common.contracts.subscriptions import (
     ResumeBillingCommand,
     SubscriptionChanged,
 )
+from common.contracts.topology import JOBS
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "Command: resume a billing command whose process crashed.",
     ),
     "job.run.subscription": EventType(
-        "subscriptions", RunJob, "A scheduled job of the subscription service is due."
+        JOBS, RunJob, "A scheduled job of the subscription service is due."
     ),
     "provider_transfer.created": EventType("payouts", TransferReported, "A transfer was accepted."),
     "provider_transfer.succeeded": EventType("payouts", TransferReported, "A transfer arrived."),
@@ -227,9 +228,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "payout.cancelled": EventType(
         "payouts", PayoutChanged, "A payout was cancelled before it was sent."
     ),
-    "job.run.payouts": EventType(
-        "payouts", RunJob, "A scheduled job of the payouts service is due."
-    ),
+    "job.run.payouts": EventType(JOBS, RunJob, "A scheduled job of the payouts service is due."),
     "order.placed": EventType("orders", OrderChanged, "An order was placed."),
     "order.payment_due": EventType(
         "orders", OrderChanged, "The payment deadline is near: remind the buyer."
@@ -254,7 +253,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "What is held back from an order's sellers changed: its payment was disputed, or refunded "
         "at the provider, or a dispute was won.",
     ),
-    "job.run.orders": EventType("orders", RunJob, "A scheduled job of the orders service is due."),
+    "job.run.orders": EventType(JOBS, RunJob, "A scheduled job of the orders service is due."),
     "provider_bank_item.updated": EventType(
         "banking", ProviderBankItem, "The item has new transactions."
     ),
@@ -290,7 +289,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "banking", RemoveBankItem, "Command: remove a deleted item at the provider."
     ),
     "job.run.bank_sync": EventType(
-        "banking", RunJob, "A scheduled job of the bank-sync service is due."
+        JOBS, RunJob, "A scheduled job of the bank-sync service is due."
     ),
     "transactions.synced": EventType(
         "banking",
@@ -323,10 +322,10 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
         "A service handled messages that an operator had replayed.",
     ),
     "job.run.operations": EventType(
-        "operations", RunJob, "A scheduled job of the operations service is due."
+        JOBS, RunJob, "A scheduled job of the operations service is due."
     ),
     "job.run.provisioning": EventType(
-        "provisioning", RunJob, "A scheduled job of the provisioning service is due."
+        JOBS, RunJob, "A scheduled job of the provisioning service is due."
     ),
 }
 

@@ -1,8 +1,9 @@
 """Exchanges, queues and bindings of the complete system, as data.
 
-A message published to a domain exchange goes to the journal and to each queue bound to its type. A
-failed message goes to a `retry.<delay>` queue and from there back to its own queue; when its
-attempts are exhausted, or the error is permanent, it goes to `<queue>.dead`.
+A message published to a domain exchange goes to the journal and to each queue bound to its type, a
+scheduled job only to its service's queue. A failed message goes to a `retry.<delay>` queue and from
+there back to its own queue; when its attempts are exhausted, or the error is permanent, it goes to
+`<queue>.dead`.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ DOMAIN_EXCHANGES: Final = (
     "orders",
     "operations",
 )
+
+# Scheduled jobs that are due. A clock's tick is no fact of the domain, and the journal would
+# consist of ticks, so it does not record this exchange.
+JOBS: Final = "jobs"
 
 # Publish here with a queue's name as the routing key.
 DEAD_LETTER_EXCHANGE: Final = "dead-letters"
@@ -119,7 +124,7 @@ QUEUES: Final = (
     ),
     Queue("subscription.refunds", (Binding("payments", "refund.requested"),)),
     Queue("subscription.commands", (Binding("subscriptions", "billing_command.resume"),)),
-    Queue("subscription.jobs", (Binding("subscriptions", "job.run.subscription"),)),
+    Queue("subscription.jobs", (Binding(JOBS, "job.run.subscription"),)),
     Queue(
         "provisioning.subscriptions",
         (
@@ -130,7 +135,7 @@ QUEUES: Final = (
         ),
     ),
     Queue("provisioning.organizations", (Binding("provisioning", "organization.reconcile"),)),
-    Queue("provisioning.jobs", (Binding("provisioning", "job.run.provisioning"),)),
+    Queue("provisioning.jobs", (Binding(JOBS, "job.run.provisioning"),)),
     # One queue per priority, each with its own consumers: an urgent payout never waits behind
     # others.
     Queue("payouts.critical", (Binding("payouts", "payout.process.critical"),)),
@@ -155,7 +160,7 @@ QUEUES: Final = (
             Binding("payouts", "earnings.reverse"),
         ),
     ),
-    Queue("payouts.jobs", (Binding("payouts", "job.run.payouts"),)),
+    Queue("payouts.jobs", (Binding(JOBS, "job.run.payouts"),)),
     Queue(
         "bank-sync.items",
         (
@@ -172,7 +177,7 @@ QUEUES: Final = (
         "bank-sync.syncs",
         (Binding("banking", "bank_sync.run"), Binding("banking", "bank_item.remove")),
     ),
-    Queue("bank-sync.jobs", (Binding("banking", "job.run.bank_sync"),)),
+    Queue("bank-sync.jobs", (Binding(JOBS, "job.run.bank_sync"),)),
     Queue(
         "orders.payments",
         (
@@ -181,9 +186,9 @@ QUEUES: Final = (
             Binding("payments", "refund.completed"),
         ),
     ),
-    Queue("orders.jobs", (Binding("orders", "job.run.orders"),)),
+    Queue("orders.jobs", (Binding(JOBS, "job.run.orders"),)),
     Queue("operations.outcomes", (Binding("operations", "replay.items_completed"),)),
-    Queue("operations.jobs", (Binding("operations", "job.run.operations"),)),
+    Queue("operations.jobs", (Binding(JOBS, "job.run.operations"),)),
 )
 
 # Bindings of earlier versions, which a broker retains until they are removed.

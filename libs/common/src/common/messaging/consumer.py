@@ -22,6 +22,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity
 
 from common.contracts.event import DecodeError, Event
+from common.contracts.jobs import JOB_PREFIX
 from common.contracts.operations import ReplayItemsCompleted
 from common.contracts.retry_ladder import RetryLadder
 from common.contracts.topology import Queue
@@ -35,7 +36,7 @@ from common.messaging.delivery import Delivery
 from common.messaging.failure_handler import FailureHandler, OnGiveUp
 from common.messaging.publisher import BATCH_BYTES, Publisher
 from common.observability import metrics
-from common.observability.logging import get_logger
+from common.observability.logging import get_logger, ids_of
 from common.observability.redaction import Redactor
 
 log = get_logger(__name__)
@@ -310,9 +311,14 @@ class Consumer(ABC):
         """Dead-letter a message that could not be decoded: no handler can process it."""
         await self._fail(delivery, delivery.decode_error or DecodeError("not decoded"))
 
-    def _done(self, events: Sequence[Event[Any]]) -> None:
+    def _done(self, events: Sequence[Event[Any]], started: float) -> None:
+        """Count and log the handled events; `started` is by `time.perf_counter`."""
+        duration = round((time.perf_counter() - started) * 1000, 1)
         metrics.consumed.labels(self.queue.name, "done").inc(len(events))
         now = datetime.now(UTC)
         age = metrics.event_age_seconds.labels(self.queue.name)
         for event in events:
             age.observe(max(0.0, (now - event.recordedtime).total_seconds()))
+            # A clock's tick is no news: an idle system is quiet.
+            write = log.debug if event.type.startswith(JOB_PREFIX) else log.info
+            write("event_handled", queue=self.queue.name, duration_ms=duration, **ids_of(event))

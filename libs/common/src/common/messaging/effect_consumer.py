@@ -72,6 +72,7 @@ class EffectfulConsumer(Consumer):
         metrics.handling_seconds.labels(self.queue.name).observe(time.perf_counter() - started)
 
     async def _run(self, delivery: Delivery, event: Event[Any]) -> None:
+        started = time.perf_counter()
         try:
             with tracing.consuming(self.queue.name, event):
                 await self._through_outages(partial(self._effect, event))
@@ -81,7 +82,7 @@ class EffectfulConsumer(Consumer):
             await self._fail(delivery, error)
         else:
             await self._tell_replayed(delivery, event)
-            self._done([event])
+            self._done([event], started)
 
     async def _tell_replayed(self, delivery: Delivery, event: Event[Any]) -> None:
         item = replay_marker.replay_item_of(delivery.headers)

@@ -31,6 +31,7 @@ from common.contracts.topology import (
     DEAD_LETTER_EXCHANGE,
     DOMAIN_EXCHANGES,
     GIVEN_UP,
+    JOBS,
     JOURNAL,
     MARKS,
     REFILLS,
@@ -126,7 +127,7 @@ async def _missing(connection: AbstractConnection, ladder: RetryLadder) -> Seque
     """Return the names of missing exchanges, and of missing queues that could lose messages."""
     queues = [rung.queue for rung in ladder.rungs] + [each.name for each in topology.QUEUES]
     exchanges = [rung.exchange for rung in ladder.rungs]
-    exchanges += [*DOMAIN_EXCHANGES, DEAD_LETTER_EXCHANGE, GIVEN_UP, MARKS, REFILLS, REPLAYS]
+    exchanges += [*DOMAIN_EXCHANGES, JOBS, DEAD_LETTER_EXCHANGE, GIVEN_UP, MARKS, REFILLS, REPLAYS]
     found = await _ask(
         connection,
         [
@@ -154,7 +155,7 @@ def _lasting_mark(ladder: RetryLadder) -> str:
         (
             [(rung.exchange, rung.queue, rung.seconds) for rung in ladder.rungs],
             topology.retry_queue_arguments(1),
-            (GIVEN_UP, MARKS, REFILLS),
+            (GIVEN_UP, JOBS, MARKS, REFILLS),
             DOMAIN_EXCHANGES,
             [(each, topology.queue_arguments(each)) for each in topology.QUEUES],
             topology.dead_queue_arguments(),
@@ -259,7 +260,7 @@ async def _order_refill(connection: AbstractConnection, ladder: RetryLadder, que
 
 
 async def _declare_all(connection: AbstractConnection, lost: Container[Queue]) -> None:
-    every_topic = (*DOMAIN_EXCHANGES, GIVEN_UP, MARKS, REFILLS)
+    every_topic = (*DOMAIN_EXCHANGES, JOBS, GIVEN_UP, MARKS, REFILLS)
     topics = [partial(_declare_exchange, each, ExchangeType.TOPIC) for each in every_topic]
     dead = partial(_declare_exchange, DEAD_LETTER_EXCHANGE, ExchangeType.DIRECT)
     await _ask(connection, [dead, *topics])

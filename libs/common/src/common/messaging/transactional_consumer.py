@@ -93,6 +93,7 @@ class TransactionalConsumer(Consumer):
         """Process the deliveries; add to `new` the `id()` of each event that was not in the
         inbox."""
         events = [delivery.event for delivery in deliveries if delivery.event is not None]
+        started = time.perf_counter()
         async with self._sessions.begin() as session:
             fresh = await inbox.claim(session, self.queue.name, events)
             handlers = [self._handler(event) for event in fresh]
@@ -103,7 +104,7 @@ class TransactionalConsumer(Consumer):
                 with handling(event), tracing.consuming(self.queue.name, event):
                     await handler(work, event)
             await work.flush()
-        self._done(fresh)
+        self._done(fresh, started)
         metrics.consumed.labels(self.queue.name, "duplicate").inc(len(events) - len(fresh))
         new.update(id(event) for event in fresh)
 

@@ -96,7 +96,7 @@ scheduler_ticks = Counter("paybus_jobs_enqueued_total", "Runs of scheduled jobs 
 
 schedule_overdue_seconds = Gauge(
     "paybus_job_overdue_seconds",
-    "How long a scheduled job has been due without being enqueued; 0 if it is not due or paused.",
+    "How long a scheduled job has been due without being enqueued; 0 if not due, or paused.",
     ["job"],
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 MASK = "[secret]"
@@ -95,6 +96,9 @@ _IN_DIGITS = {ord(each): str(int(each, 36)) for each in string.ascii_letters + s
 _IBAN_LENGTHS = {each[2:]: int(each[:2]) for each in _LENGTHS.split()}
 
 
+_SHORT = 64
+
+
 class Redactor:
     """Masking of known secret values, and of text that looks like a secret."""
 
@@ -109,8 +113,13 @@ class Redactor:
         # Longest first, so that a secret that contains another is masked completely.
         ordered = sorted(self._values, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        # Every log line repeats the names of queues, endpoints and tenants.
+        self._short = lru_cache(maxsize=4096)(self._masked)
 
     def __call__(self, text: str) -> str:
+        return self._short(text) if len(text) <= _SHORT else self._masked(text)
+
+    def _masked(self, text: str) -> str:
         if self._known is not None:
             text = self._known.sub(MASK, text)
         lowered = text.lower()

@@ -117,17 +117,21 @@ class CallGuard:
         """Wrap one call and count its errors. Raise `CircuitOpen`, too."""
         circuit = await self._circuits.get_breaker(self.system)
         cancelled: BaseException | None = None
+        started, outcome = time.perf_counter(), "succeeded"
         try:
             async with circuit:
                 try:
                     yield
-                except Exception:
+                except Exception as error:
+                    outcome = type(error).__name__
                     raise
                 except BaseException as error:
+                    outcome = "cancelled"
                     # A cancelled call was not awaited any longer: that counts as silence, too.
                     cancelled = error
                     raise ProviderTimeout("did not respond in time") from error
         except OpenedState:
+            outcome = "not_made"
             raise CircuitOpen(
                 f"{self.system} fails or does not respond", self._open_seconds
             ) from None
@@ -135,6 +139,9 @@ class CallGuard:
             if cancelled is not None:
                 raise cancelled from None
             raise
+        finally:
+            duration = round((time.perf_counter() - started) * 1000, 1)
+            log.info("external_call", system=self.system, outcome=outcome, duration_ms=duration)
 
     def _is(self, state: str) -> bool:
         """Whether the circuit is in a state: one whose time is up is on trial, called or not."""

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from common.background import PeriodicTask
 from common.contracts.event import Event, derived_id
-from common.contracts.jobs import RunJob
+from common.contracts.jobs import JOB_PREFIX, RunJob
 from common.db import tenant_rows
 from common.db.database import Sessions
 from common.errors import NotFound, Permanent, describe
@@ -183,7 +183,7 @@ async def enqueue_run(
     order = new_event(
         id=run_id,
         source=f"/{service}/scheduler",
-        type=f"job.run.{service}",
+        type=f"{JOB_PREFIX}{service}",
         subject=job,
         time=at,
         tenant=tenant,
@@ -230,7 +230,7 @@ def job_handler(
                 await _keep_outcome(session, name, started, "failed", describe(error))
             raise
         await _keep_outcome(work.session, name, started, "succeeded", result)
-        log.info("job_completed", job=name, result=result)
+        log.debug("job_completed", job=name, result=result)
 
     return handle
 

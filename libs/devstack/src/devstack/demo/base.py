@@ -59,8 +59,6 @@ class Stage:
         except DecodeError as error:
             self.broken = str(error)
             return
-        if event.type.startswith("job.run."):
-            return  # a scheduled job, not progress
         self.last_news = time.monotonic()
         for listener in self.listeners:
             listener(event)

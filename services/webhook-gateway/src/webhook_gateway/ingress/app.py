@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +17,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from common.contracts.event import CONTENT_TYPE
+from common.contracts.event import CONTENT_TYPE, Event
 from common.contracts.registry import lookup
 from common.errors import (
     Invalid,
@@ -29,7 +30,7 @@ from common.errors import (
 from common.http.middleware import BODY_SECONDS, TOO_SLOW, HeldBody, read_body
 from common.http.problems import internal_error_response, problem, problem_response
 from common.observability import tracing
-from common.observability.logging import get_logger
+from common.observability.logging import get_logger, ids_of
 from common.observability.redaction import Redactor
 from webhook_gateway import metrics
 from webhook_gateway.delivery.dead_letters import dead_letter_webhook
@@ -43,6 +44,8 @@ from webhook_gateway.providers.endpoint_registry import PREFIX, EndpointRegistry
 log = get_logger(__name__)
 
 _HEALTH = "/webhooks/health"
+# Providers wait 5 to 10 s.
+_SLOW_SECONDS = 2.0
 _ACCEPTED: tuple[dict[str, Any], ...] = (
     {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]},
     {"type": "http.response.body", "body": b""},
@@ -95,10 +98,11 @@ class WebhookApp:
     ) -> None:
         started = time.perf_counter()
         outcome, reason = "error", None
+        events: Sequence[Event[Any]] = ()
         try:
             await self._limiter.acquire(provider.endpoint.path, provider.rate_limit)
             with HeldBody() as held, tracing.span(f"webhook {provider.name}", kind="server"):
-                outcome = await self._take(provider, Headers(scope=scope), receive, held)
+                outcome, events = await self._take(provider, Headers(scope=scope), receive, held)
         except RateLimited as error:
             outcome, reason = "limited", str(error)
             after = {"Retry-After": str(math.ceil(error.retry_after))}
@@ -113,13 +117,16 @@ class WebhookApp:
             for message in _ACCEPTED:
                 await send(message)
         finally:
+            seconds = time.perf_counter() - started
             self._record.record(provider.endpoint.path, outcome, reason)
-            metrics.webhook(provider.name, outcome).observe(time.perf_counter() - started)
+            metrics.webhook(provider.name, outcome).observe(seconds)
+            _log(provider.endpoint.path, outcome, reason, events, seconds)
 
     async def _take(
         self, provider: Provider, headers: Headers, receive: Receive, held: HeldBody
-    ) -> str:
-        """Return `published`, `spooled` or `dead_lettered`, once the call is durable."""
+    ) -> tuple[str, Sequence[Event[Any]]]:
+        """Return `published`, `spooled` or `dead_lettered`, once the call is durable, and its
+        events."""
         try:
             reading = read_body(headers, receive, held, most=self._max_body_bytes)
             body = await self.body_timeout.wait(reading)
@@ -128,7 +135,6 @@ class WebhookApp:
         try:
             proof = await provider.verify(headers, body)
         except VerificationFailed as error:
-            log.info("webhook_refused", endpoint=provider.endpoint.path, reason=str(error))
             raise Invalid(str(error)) from error
         try:
             events = provider.translate(body, proof)
@@ -137,11 +143,31 @@ class WebhookApp:
                 raise Invalid(str(error)) from error
             # A retry would bring the same bytes: dead-letter them for an operator, and return 2xx.
             await dead_letter_webhook(self._publisher.publish, provider, body, error, self._redact)
-            return "dead_lettered"
+            return "dead_lettered", ()
         confirmed = True
         for event in events:
             exchange = lookup(event.type).exchange
             confirmed &= await self._publisher.publish(
                 exchange, event.type, event.encode(), content_type=CONTENT_TYPE
             )
-        return "published" if confirmed else "spooled"
+        return "published" if confirmed else "spooled", events
+
+
+def _log(
+    endpoint: str, outcome: str, reason: str | None, events: Sequence[Event[Any]], seconds: float
+) -> None:
+    """Write one line for each call; a slow one is a warning. Those above a rate limit are counted
+    only: whoever sends too much must not fill the log."""
+    if outcome == "limited":
+        return
+    write = log.warning if seconds > _SLOW_SECONDS else log.info
+    said = {"reason": reason} if reason else {}
+    for event in events:
+        said |= ids_of(event)
+    write(
+        "webhook_received",
+        endpoint=endpoint,
+        outcome=outcome,
+        duration_ms=round(seconds * 1000, 1),
+        **said,
+    )
