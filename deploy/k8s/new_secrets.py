@@ -2,8 +2,9 @@
 
 Passwords and encryption keys are new ones, so this is for a namespace that has none yet: `create`
 refuses to touch what is there. What only its owner knows comes from `folder` (the files that
-settings name) and from the environment: `BACKEND_TOKEN`; `REDIS_URL`, if there is one;
-`BACKUP_KEY_ID` and `BACKUP_SECRET` of the bucket, if backups go to one.
+settings name, each checked as its service checks it) and from the environment: `BACKEND_TOKEN`;
+`REDIS_URL`, if there is one; `BACKUP_KEY_ID` and `BACKUP_SECRET` of the bucket, if backups go to
+one.
 
 `make k8s-definitions OLD=file` prints the broker's definitions of this version, with the users and
 passwords of the old ones.
@@ -23,6 +24,7 @@ from typing import Any
 
 import yaml
 from cryptography.fernet import Fernet
+from deploy.k8s import file_checks
 
 from common.contracts import logins
 from common.contracts.retry_ladder import RetryLadder
@@ -155,13 +157,13 @@ def _of_service(
     yield _secret(f"{service}-secrets", values)
     files = {}
     for name in re.findall(r"=/run/paybus/(\S+)$", text, re.MULTILINE):
-        try:
-            files[name] = (folder / name).read_text()
-        except OSError as error:
-            missing.append(f"{folder / name}: {error.strerror}")
-        else:
-            if "127.0.0.1" in files[name]:
-                missing.append(f"{folder / name} is of a sandbox: it names 127.0.0.1")
+        path = folder / name
+        if fault := file_checks.fault_of(path):
+            missing.append(fault)
+            continue
+        files[name] = path.read_text() if path.exists() else ""
+        if "127.0.0.1" in files[name]:
+            missing.append(f"{path} is of a sandbox: it names 127.0.0.1")
     yield _secret(f"{service}-files", files)
 
 

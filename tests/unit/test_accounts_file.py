@@ -36,15 +36,22 @@ def test_the_example_is_a_good_one_and_names_every_provider(provider: str) -> No
         example.find("other", request(provider))
 
 
-def test_without_a_file_there_is_no_account() -> None:
-    with pytest.raises(Invalid, match="that ACCOUNTS_FILE names"):
-        accounts(None).find("shop", request("fapshi"))
+@pytest.mark.parametrize("content", [None, "", "# none yet\n"])
+def test_without_a_file_or_with_an_empty_one_there_is_no_account(
+    tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "accounts.toml"
+    if content is not None:
+        file.write_text(content)
+    for path in (None, file):
+        with pytest.raises(Invalid, match="that ACCOUNTS_FILE names"):
+            accounts(path).find("shop", request("fapshi"))
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "must have [[account]] tables"),
+        ("[accounts]", "must have [[account]] tables"),
         ("[account]\nprovider = 1", "account: Input should be a valid list"),
         ('[[account]]\nprovider = "plaid"\ntenant = "t"', "'plaid' is not a checkout provider"),
         (

@@ -40,7 +40,8 @@ def _start(module: str, role: str, env: dict[str, str]) -> subprocess.CompletedP
             "webhook_gateway",
             "api",
             {"ENDPOINTS_FILE": "/nowhere/endpoints.toml"},
-            "ENDPOINTS_FILE is wrong: Path does not point to a file.",
+            "ENDPOINTS_FILE is wrong: /nowhere/endpoints.toml can't be read: No such file or "
+            "directory.",
         ),
         (
             "webhook_gateway",

@@ -1,5 +1,8 @@
 """Domain errors, independent of HTTP and AMQP."""
 
+import os
+from pathlib import Path
+
 from pydantic import ValidationError
 
 
@@ -90,6 +93,17 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return f"ValidationError: {validation_faults(error)}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Return a sentence about a file or folder that can't be read, and what to do."""
+    reason = f"{path} can't be read: {error.strerror}"
+    if isinstance(error, PermissionError):
+        reason += (
+            f". This process runs as user {os.geteuid()}: make the file, and the folders above "
+            "it, readable for that user"
+        )
+    return reason
 
 
 def validation_faults(error: ValidationError) -> str:

@@ -13,7 +13,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
-    FilePath,
     HttpUrl,
     IPvAnyNetwork,
     SecretStr,
@@ -26,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from common.contracts.retry_ladder import RetryLadder
+from common.errors import unreadable
 
 _AMQP: TypeAdapter[AmqpDsn] = TypeAdapter(AmqpDsn)
 
@@ -54,7 +54,26 @@ def _ladder(value: str) -> str:
     return value
 
 
-def _key_set(path: Path) -> Path:
+def _readable(path: Path) -> Path:
+    try:
+        with path.open():
+            return path
+    except OSError as error:
+        raise ValueError(unreadable(path, error)) from None
+
+
+def _readable_if_there(path: Path) -> Path:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except OSError:
+        pass  # said below
+    return _readable(path)
+
+
+def key_set(path: Path) -> Path:
+    """Return `path` if it is a JSON Web Key Set with a usable key. Raise `ValueError`."""
     try:
         jwt.PyJWKSet.from_json(path.read_text())
     except (ValueError, jwt.PyJWTError, AttributeError):
@@ -64,6 +83,9 @@ def _key_set(path: Path) -> Path:
 
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp_url)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
+# A missing file means what an empty one does.
+FileIfAny = Annotated[Path, AfterValidator(_readable_if_there)]
 CommaSeparated = NoDecode  # marks a list that is written as `a,b,c`, not as JSON
 
 
@@ -163,7 +185,7 @@ class ThrottleSettings(Settings):
 class AuthSettings(ThrottleSettings):
     """Location of the public keys of API tokens: a file or a URL."""
 
-    auth_jwks_file: Annotated[FilePath, AfterValidator(_key_set)] | None = Field(
+    auth_jwks_file: Annotated[ReadableFile, AfterValidator(key_set)] | None = Field(
         default=None, description="the public keys that verify tokens, as a JSON Web Key Set"
     )
     auth_jwks_url: HttpUrl | None = Field(
@@ -199,6 +221,9 @@ def load_or_exit(model: type[SettingsT]) -> SettingsT:
         return model()
     except ValidationError as error:
         _refuse(error)
+    except PermissionError as error:  # of a folder that a setting names
+        print(f"{unreadable(Path(error.filename), error)}.", file=sys.stderr)
+        sys.exit(2)
 
 
 def _refuse(error: ValidationError) -> NoReturn:

@@ -17,15 +17,19 @@ ISSUER = "paybus-development"
 
 
 class DevKeys:
-    """An ES256 key pair under `folder`, created at first use."""
+    """An ES256 key pair under `folder`, created at first use.
+
+    Containers run as a user of their own and read the public file, whatever this user's umask is.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._private = folder / "private.pem"
         self.jwks = folder / "jwks.json"
+        folder.mkdir(parents=True, exist_ok=True)
         if not (self._private.exists() and self.jwks.exists()):
-            folder.mkdir(parents=True, exist_ok=True)
             self._make()
+        self.jwks.chmod(0o644)
 
     def token(
         self,

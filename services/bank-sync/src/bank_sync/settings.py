@@ -1,14 +1,14 @@
 """The bank-sync service's settings, per role."""
 
-from pydantic import Field, FilePath, SecretStr
+from pydantic import Field, SecretStr
 
 from common import settings
 from common.security.encryption import EncryptionSettings
-from common.settings import ScheduleSettings
+from common.settings import FileIfAny, ScheduleSettings
 
 
 class BankSettings(EncryptionSettings, ScheduleSettings):
-    bank_accounts_file: FilePath | None = Field(
+    bank_accounts_file: FileIfAny | None = Field(
         default=None, description="each tenant's Plaid clients, as TOML"
     )
     provider_timeout_seconds: float = Field(

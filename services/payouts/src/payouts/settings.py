@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, FilePath, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from common import settings
 from common.security.encryption import EncryptionSettings
 from common.settings import (
     CommaSeparated,
+    FileIfAny,
     ScheduleSettings,
     split_commas,
 )
@@ -17,7 +18,7 @@ PRIORITIES: tuple[Priority, ...] = ("critical", "direct", "default", "low")
 
 
 class PayoutSettings(EncryptionSettings, ScheduleSettings):
-    payout_accounts_file: FilePath | None = Field(
+    payout_accounts_file: FileIfAny | None = Field(
         default=None, description="the provider accounts that pay out, as TOML"
     )
     provider_timeout_seconds: float = Field(

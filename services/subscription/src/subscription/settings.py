@@ -1,14 +1,14 @@
 """Settings of the subscription service, per role."""
 
-from pydantic import Field, FilePath
+from pydantic import Field
 
 from common import settings
 from common.security.encryption import EncryptionSettings
-from common.settings import DatabaseSettings, ScheduleSettings
+from common.settings import DatabaseSettings, FileIfAny, ScheduleSettings
 
 
 class AccountsSettings(DatabaseSettings, EncryptionSettings):
-    accounts_file: FilePath | None = Field(
+    accounts_file: FileIfAny | None = Field(
         default=None, description="the provider accounts at which customers pay, as TOML"
     )
     provider_timeout_seconds: float = Field(

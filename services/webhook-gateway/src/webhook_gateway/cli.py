@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 
 import stripe
 import typer
-from pydantic import FilePath
 
 from common.cli.toolkit import console, die, plain, run
 from common.clients.accounts_file import DEFAULT, AccountsInvalid
 from common.clients.stripe import stripe_answers
-from common.settings import Settings, load_or_exit
+from common.settings import ReadableFile, Settings, load_or_exit
 from webhook_gateway.providers.endpoint import read
 from webhook_gateway.providers.endpoint_registry import make, paths_of
 from webhook_gateway.providers.stripe import TRANSLATED_TYPES, Stripe
@@ -35,7 +34,7 @@ Name = Annotated[str | None, typer.Option(help="only this endpoint of the file; 
 
 
 class _Where(Settings):
-    endpoints_file: FilePath
+    endpoints_file: ReadableFile
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
 """The gateway's settings. Providers' secrets are in the endpoints file (providers/endpoint.py)."""
 
-from pydantic import DirectoryPath, Field, FilePath, SecretStr
+from pydantic import DirectoryPath, Field, SecretStr
 
 from common import settings
-from common.settings import BrokerSettings, HttpSettings
+from common.settings import BrokerSettings, HttpSettings, ReadableFile
 
 
 class EndpointsSettings(HttpSettings, BrokerSettings):
-    endpoints_file: FilePath = Field(
+    endpoints_file: ReadableFile = Field(
         description="the endpoints whose webhooks are accepted, as TOML"
     )
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from common.errors import PaybusError, validation_faults
+from common.errors import PaybusError, unreadable, validation_faults
 from common.observability.logging import get_logger
 
 log = get_logger(__name__)
@@ -50,12 +50,30 @@ AccountT = TypeVar("AccountT", bound=Account)
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
+def read_any(path: Path | None, table: str, model: type[AccountT]) -> list[AccountT]:
+    """Return the accounts like `read`, but none where the file is empty, missing or not
+    configured: a service can run without accounts. Raise `AccountsInvalid`."""
+    if path is None:
+        return []
+    try:
+        empty = not tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        log.warning("accounts_file_missing", hint="there are no accounts", path=str(path))
+        return []
+    except (OSError, ValueError):
+        empty = False
+    return [] if empty else read(path, table, model)
+
+
 def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
-    """Return the accounts in the file's `[[table]]` tables. Raise `AccountsInvalid`."""
+    """Return the accounts in the file's `[[table]]` tables, at least one. Raise
+    `AccountsInvalid`."""
     accounts: TypeAdapter[dict[str, list[AccountT]]] = TypeAdapter(dict[str, list[model]])  # type: ignore[valid-type]
     try:
         file = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise AccountsInvalid(unreadable(path, error)) from None
+    except UnicodeDecodeError as error:
         raise AccountsInvalid(f"{path} can't be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise AccountsInvalid(f"{path} is not valid TOML: {error}") from None

@@ -130,7 +130,7 @@ class Clients:
         """Read the file. Raises `AccountsInvalid`. Without a file there are no clients. `closing`
         registers a function to call at shutdown."""
         self._clients: dict[tuple[str, str], Client] = {}
-        for each in accounts_file.read(path, "client", accounts_file.Account) if path else ():
+        for each in accounts_file.read_any(path, "client", accounts_file.Account):
             if each.provider != "plaid":
                 raise AccountsInvalid(
                     f"{each.provider!r} is not a provider of bank data; `plaid` is"

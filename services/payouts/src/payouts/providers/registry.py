@@ -96,7 +96,7 @@ class Accounts:
         """Read the accounts file; without a file there are no accounts. Raises
         `AccountsInvalid`."""
         self._accounts: dict[tuple[str, str, str], ProviderAccount] = {}
-        for each in accounts_file.read(path, "account", accounts_file.Account) if path else ():
+        for each in accounts_file.read_any(path, "account", accounts_file.Account):
             kind = CLIENTS.get(each.provider)
             if kind is None:
                 known = ", ".join(sorted(CLIENTS))

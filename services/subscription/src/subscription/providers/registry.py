@@ -79,7 +79,7 @@ class Accounts:
         self._clients: dict[tuple[str, str, str], CheckoutClient] = {}
         self._gates: dict[tuple[str, str, str], CallGuard] = {}
         self._billing: dict[tuple[str, str], Billing] = {}
-        for account in accounts_file.read(path, "account", Account) if path else ():
+        for account in accounts_file.read_any(path, "account", Account):
             kind = CLIENTS.get(account.provider)
             if kind is None:
                 known = ", ".join(sorted(CLIENTS))
