@@ -15,7 +15,9 @@ from devstack.processes.system import SERVICES
 Series = Mapping[str, str]
 """Series by what they are called, with values in promtool's notation, a minute apart."""
 
+_HOUR: Final = 3_600
 _DAY: Final = 86_400
+_FEWEST_BAD: Final = 5
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Objective:
-    """A share (`target`) of what counts is to be good, over thirty days. `away` is the share of
-    time in which nothing could be good and nothing was counted: the larger share is the bad one."""
+    """A share (`target`) of what counts is to be good, over thirty days. `ready` is a series that
+    is 0 while nothing could be good and nothing was counted: the share of that time is bad, if it
+    is the larger one.
+
+    Over an hour and more, a few bad events are no ratio, and neither is the readiness of a system
+    that was first started within that time.
+    """
 
     name: str
     target: float
@@ -63,14 +70,21 @@ class Objective:
     runbook: str
     fires: Series
     silent: Series
-    away: str = ""  # with {window}
+    ready: str = ""
     also_fires: Series | None = None
 
     def bad_ratio(self, window: str) -> str:
-        counted = f"({self.bad.format(window=window)}) / ({self.all.format(window=window)})"
-        if not self.away:
+        seconds = WINDOWS[window]
+        bad, every = self.bad.format(window=window), self.all.format(window=window)
+        if seconds >= _HOUR:
+            bad = f"({bad}) >= {_FEWEST_BAD}/{seconds} or vector(0)"
+        counted = f"({bad}) / ({every} > 0 or vector(1))"
+        if not self.ready:
             return counted
-        away = self.away.format(window=window)
+        away = f"1 - max(avg_over_time({self.ready}[{window}]))"
+        if seconds >= _HOUR:
+            oldest = f"[{seconds // 10}s] offset {seconds - seconds // 10}s"
+            away = f"({away}) and max(present_over_time({self.ready}{oldest}))"
         return f"({away}) >= ({counted}) or ({counted}) or ({away})"
 
 
@@ -519,7 +533,7 @@ OBJECTIVES: Final[Sequence[Objective]] = (
     Objective(
         "webhooks_available", 0.999,
         'sum(rate(paybus_webhook_duration_seconds_count{{outcome=~"unavailable|error"}}[{window}])) or vector(0)',
-        'sum(rate(paybus_webhook_duration_seconds_count{{outcome!~"refused|limited"}}[{window}])) > 0 or vector(1)',
+        'sum(rate(paybus_webhook_duration_seconds_count{{outcome!~"refused|limited"}}[{window}]))',
         "Webhooks are not accepted",
         "webhooks",
         {
@@ -532,14 +546,14 @@ OBJECTIVES: Final[Sequence[Objective]] = (
             "paybus_gateway_ready": "1x4400",
         },
         # Before a gateway that is not ready nobody counts what was refused.
-        away=f"1 - max(avg_over_time({_READY}[{{window}}]))",
+        ready=_READY,
         also_fires={'up{service="webhook-gateway"}': "1x4400", "paybus_gateway_ready": "1x60 0x4340"},
     ),
     Objective(
         "events_fresh", 0.99,
         'sum(rate(paybus_event_latency_seconds_bucket{{le="+Inf"}}[{window}])) '
         '- sum(rate(paybus_event_latency_seconds_bucket{{le="60.0"}}[{window}])) or vector(0)',
-        'sum(rate(paybus_event_latency_seconds_bucket{{le="+Inf"}}[{window}])) > 0 or vector(1)',
+        'sum(rate(paybus_event_latency_seconds_bucket{{le="+Inf"}}[{window}]))',
         "Events take more than a minute to take effect",
         "queue-growing",
         _LATE,
@@ -547,13 +561,24 @@ OBJECTIVES: Final[Sequence[Objective]] = (
     ),
 )  # fmt: skip
 
+# Ready after two minutes, and the first webhook took more than one to take effect.
+FIRST_START: Final[Series] = {
+    'up{service="webhook-gateway"}': "1x400",
+    "paybus_gateway_ready": "0 0 1x400",
+    'paybus_webhook_duration_seconds_count{outcome="published"}': "0 0 1x400",
+    **_buckets(
+        "paybus_event_latency_seconds", 'queue="subscription.billing"',
+        {"60.0": "0x402", "300.0": "0 0 0 1x400", "+Inf": "0 0 0 1x400"},
+    ),
+}  # fmt: skip
+
 # Site Reliability Workbook, chapter 5: how much of thirty days' budget is used up in which time.
 BURNING: Final = (
     (14.4, "1h", "5m", "2m", "page"),
     (6.0, "6h", "30m", "15m", "page"),
     (1.0, "3d", "6h", "1h", "ticket"),
 )
-WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d")
+WINDOWS: Final = {"5m": 300, "30m": 1800, "1h": _HOUR, "6h": 6 * _HOUR, "3d": 3 * _DAY}
 
 
 def ratio(objective: Objective, window: str) -> str:
@@ -575,12 +600,15 @@ def records() -> Sequence[Record]:
     ]
 
 
-def burning() -> Sequence[Alert]:
-    """An alert for each objective and each speed at which its budget is used up."""
+def burning(*windows: str) -> Sequence[Alert]:
+    """An alert for each objective and each speed at which its budget is used up, or only those of
+    these windows."""
     found = []
     for each in OBJECTIVES:
         budget = 1 - each.target
         for factor, long, short, lasting, severity in BURNING:
+            if windows and long not in windows:
+                continue
             limit = factor * budget
             name = "".join(part.capitalize() for part in each.name.split("_"))
             found.append(

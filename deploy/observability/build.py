@@ -54,9 +54,12 @@ def files() -> Mapping[Path, str]:
     made = {
         prometheus / "objectives.yml": _yaml({"groups": [objectives]}),
         prometheus / "alerts.yml": _yaml({"groups": [raised]}),
-        # Windows of days, looked at every half hour; the others every minute of an hour.
+        # The longer the window, the rarer it is looked at.
         prometheus / "objectives_test.yml": _yaml(
-            _tests("objectives.yml", alerts.burning(), "30m", "4320m")
+            _tests("objectives.yml", alerts.burning("1h", "6h"), "5m", "400m", [_first_start()])
+        ),
+        prometheus / "objectives_days_test.yml": _yaml(
+            _tests("objectives.yml", alerts.burning("3d"), "30m", "4320m")
         ),
         prometheus / "alerts_test.yml": _yaml(_tests("alerts.yml", alerts.ALERTS, "1m", "90m")),
         ROOT / "deploy/k8s/components/monitoring/rules.yaml": _yaml(crd),
@@ -95,9 +98,28 @@ def _raised(chosen: Sequence[alerts.Alert]) -> list[dict[str, Any]]:
     ]
 
 
-def _tests(rules: str, chosen: Sequence[alerts.Alert], every: str, at: str) -> dict[str, Any]:
+def _first_start() -> dict[str, Any]:
+    """No error budget burns when a new system has had its first webhook, which took a while."""
+    moments = ("5m", "10m", "30m", "60m", "360m")
+    return {
+        "name": "A first start is silent",
+        "interval": "1m",
+        "input_series": [{"series": n, "values": v} for n, v in alerts.FIRST_START.items()],
+        "promql_expr_test": [
+            {"expr": "count(ALERTS)", "eval_time": each, "exp_samples": []} for each in moments
+        ],
+    }
+
+
+def _tests(
+    rules: str,
+    chosen: Sequence[alerts.Alert],
+    every: str,
+    at: str,
+    more: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
     """For `promtool test rules`: each alert fires on its series, and is silent on the others."""
-    tests = []
+    tests = [*more]
     for each in chosen:
         firing = f'count(ALERTS{{alertname="{each.name}",alertstate="firing"}}) > 0'
         for series, fires in ((each.fires, True), (each.also_fires, True), (each.silent, False)):

@@ -91,7 +91,8 @@ def _tools() -> None:
     files = [str(rules / name) for name in ("objectives.yml", "alerts.yml")]
     _run([promtool, "check", "rules", *files])
     _run([promtool, "check", "config", "--syntax-only", str(rules / "prometheus.yml")])
-    _run([promtool, "test", "rules", "objectives_test.yml", "alerts_test.yml"], cwd=rules)
+    proofs = sorted(each.name for each in rules.glob("*_test.yml"))
+    _run([promtool, "test", "rules", *proofs], cwd=rules)
     routes = f"--config.file={_HERE / 'alertmanager' / 'alertmanager.yml'}"
     _run([amtool, "check-config", routes.partition("=")[2]])
     for severity, receivers in (("page", "pagerduty,slack-pages"), ("ticket", "slack-tickets")):
