@@ -27,6 +27,7 @@ from deploy.k8s import new_secrets
 from common.contracts import topology
 from devstack.addresses import DevstackError
 from devstack.tools import tool
+from support import secret_files
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "deploy" / "k8s"
@@ -170,10 +171,12 @@ def test_a_process_is_hardened_limited_and_probed(overlay: str, name: str) -> No
     pod = named(overlay, "Deployment", name)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["args"] == [name.rpartition("-")[2]]
+    # A gateway that has started answers 503 without a broker, which is better than "refused".
+    is_gateway = name == "webhook-gateway-api"
     for probe, path in (
-        ("startupProbe", "/healthz"),
+        ("startupProbe", "/readyz" if is_gateway else "/healthz"),
         ("livenessProbe", "/healthz"),
-        ("readinessProbe", "/readyz"),
+        ("readinessProbe", "/healthz" if is_gateway else "/readyz"),
     ):
         assert container[probe]["httpGet"] == {"path": path, "port": "http"}
     assert container["resources"]["requests"].keys() == {"cpu", "memory"}
@@ -306,20 +309,12 @@ def names_in(value: Mapping[str, Any]) -> Iterator[str]:
         yield from (each["name"] for each in value.values())
 
 
-def _folder(path: Path) -> Path:
-    """The files that only their owner can write; empty."""
-    files = ("endpoints", "accounts", "payout-accounts", "bank-accounts")
-    for name in (*(f"{each}.toml" for each in files), "jwks.json"):
-        (path / name).touch()
-    return path
-
-
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_secrets_that_are_referred_to_are_those_that_are_made(
     overlay: str, tmp_path: Path
 ) -> None:
     environment = {"BACKEND_TOKEN": "token", "BACKUP_KEY_ID": "id", "BACKUP_SECRET": "secret"}
-    made = new_secrets.secrets(_folder(tmp_path), environment)
+    made = new_secrets.secrets(secret_files.write(tmp_path), environment)
     for each in made:
         kubernetes_validate.validate(each, VERSION, strict=True)
     names = {each["metadata"]["name"] for each in made}
@@ -344,7 +339,7 @@ def test_a_process_trusts_broker_and_database_by_their_authorities_alone(
 
 
 def test_each_service_has_a_login_of_its_own_at_the_broker_by_tls(tmp_path: Path) -> None:
-    made = new_secrets.secrets(_folder(tmp_path), {"BACKEND_TOKEN": "token"})
+    made = new_secrets.secrets(secret_files.write(tmp_path), {"BACKEND_TOKEN": "token"})
     secrets = {each["metadata"]["name"]: each["stringData"] for each in made}
     imported = json.loads(secrets["rabbitmq-definitions"]["definitions.json"])
     hashes = {each["name"]: b64decode(each["password_hash"]) for each in imported["users"]}
@@ -399,7 +394,7 @@ def test_broker_and_database_survive_a_node() -> None:
 
 
 def test_the_definitions_of_a_new_version_keep_the_passwords(tmp_path: Path) -> None:
-    made = new_secrets.secrets(_folder(tmp_path), {"BACKEND_TOKEN": "token"})
+    made = new_secrets.secrets(secret_files.write(tmp_path), {"BACKEND_TOKEN": "token"})
     secrets = {each["metadata"]["name"]: each["stringData"] for each in made}
     old = json.loads(secrets["rabbitmq-definitions"]["definitions.json"])
     changed = copy.deepcopy(old)
@@ -417,3 +412,51 @@ def test_the_definitions_of_a_new_version_keep_the_passwords(tmp_path: Path) -> 
     changed["users"] = changed["users"][1:]
     with pytest.raises(new_secrets.Missing, match="no user of"):
         new_secrets.renewed(changed)
+
+
+_UNITS = {"m": 0.001, "Mi": 2**20, "Gi": 2**30}
+
+
+def _amount(quantity: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)(\w*)", quantity).groups()  # type: ignore[union-attr]
+    return float(number) * _UNITS.get(unit, 1)
+
+
+def test_dev_fits_on_a_laptop() -> None:
+    """Everything at once, migrations included: under a core, and 4 GiB."""
+    specs = [each["spec"]["template"]["spec"] for each in of_kind("dev", "Deployment")]
+    specs += [each["spec"]["template"]["spec"] for each in of_kind("dev", "Job")]
+    parts = [container for spec in specs for container in spec["containers"]]
+    parts += [named("dev", "RabbitmqCluster", "rabbitmq")["spec"]]
+    parts += [named("dev", "Cluster", "postgres")["spec"]]
+    requests = [each["resources"]["requests"] for each in parts]
+    assert sum(_amount(str(each["cpu"])) for each in requests) <= 0.75
+    assert sum(_amount(each["memory"]) for each in requests) <= 4 * 2**30
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_open_to_the_world_is_open_by_both_protocols(overlay: str) -> None:
+    found = 0
+    for policy in of_kind(overlay, "NetworkPolicy"):
+        for rule in policy["spec"].get("egress", ()):
+            blocks = [each["ipBlock"] for each in rule.get("to", ()) if "ipBlock" in each]
+            open_to = {each["cidr"] for each in blocks}
+            if "0.0.0.0/0" in open_to:
+                found += 1
+                assert "::/0" in open_to, policy["metadata"]["name"]
+            private = [set(each.get("except", ())) for each in blocks]
+            if any("10.0.0.0/8" in each for each in private):
+                assert {"fc00::/7", "fe80::/10"} in private, "nor is IPv6's private space open"
+    assert found == 4
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_asks_the_cluster_s_dns_or_the_node_s_cache(overlay: str) -> None:
+    policy = named(overlay, "NetworkPolicy", "dns")["spec"]
+    assert policy["podSelector"] == {}
+    (rule,) = policy["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in rule["to"]
+    assert {(each["port"], each["protocol"]) for each in rule["ports"]} == {
+        (53, "UDP"),
+        (53, "TCP"),
+    }
