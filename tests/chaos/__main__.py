@@ -21,6 +21,7 @@ from chaos.load import FEWEST
 from chaos.scenarios import PAYDAY, SCENARIOS, Scenario
 from devstack.addresses import DevstackError
 from devstack.processes.stack import PAYBUS
+from support import previous_version
 
 _SHOWN = 10
 
@@ -169,6 +170,7 @@ def _run_field(
         proxied=scenario.proxied,
         spool=scenario.spool,
         smooth=scenario.smooth,
+        begins_with=previous_version.python() if scenario.upgrade else sys.executable,
     )
     with field:
         field.start_load()

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -65,6 +66,7 @@ class Field:
         proxied: Sequence[str] = (),
         spool: bool = False,
         smooth: bool = False,
+        begins_with: str = sys.executable,
     ) -> None:
         self.ground = ground
         self.dice = random.Random(seed)
@@ -77,6 +79,7 @@ class Field:
         self._proxied = proxied
         self._spool = spool
         self._smooth = smooth
+        self._begins_with = begins_with
         self.sent = Webhooks.of(load, self.dice)
         self._exit = ExitStack()
         self._counts = dict.fromkeys(("webhook-gateway", *WORKERS, *OTHERS), 0)
@@ -122,12 +125,13 @@ class Field:
             prefer_ports=False,
             extra_env={"RETRY_LADDER": LADDER},
         )
+        self.layout = replace(self.layout, python=self._begins_with)
         if self.cluster is not None:
             # Clients reach a cluster through a load balancer that finds a running node.
             balancer = self._proxy([each.amqp_port for each in self.cluster.nodes])
             url = with_port(self.layout.rabbitmq_url, balancer.port)
             self.layout = replace(self.layout, rabbitmq_url=url)
-        migrate(self.layout, self._logs)
+        self.migrate()
         effect_recorder.create_tables(databases["ledger"])
         self.database_like = f"{name}%"
         self.databases = databases
@@ -290,6 +294,13 @@ class Field:
             del self.system.processes[process.spec.name]
         self._counts[name] = replicas
 
+    def use_version(self, python: str) -> None:
+        """Start processes, and migrate, by this interpreter from now on."""
+        self.layout = replace(self.layout, python=python)
+
+    def migrate(self) -> None:
+        migrate(self.layout, self._logs)
+
     def replace(self, name: str) -> None:
         """Replace each replica as Kubernetes does: the new one is ready before it gets traffic, and
         the old one gets no more traffic when it receives its SIGTERM."""
@@ -355,7 +366,7 @@ class Field:
             return self.layout.spec(name, replica=replica, WEBHOOK_SPOOL_DIR=str(folder))
         if name != "ledger-worker":
             return self.layout.spec(name, replica=replica, **self._worker_env.get(name, {}))
-        like = self.layout.spec("subscription-worker", replica=replica + 1)
+        like = self.layout.spec("subscription-worker", replica=replica + 1)  # of this version
         environment = {
             **like.env,
             "DATABASE_URL": self.databases["ledger"],

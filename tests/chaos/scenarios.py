@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from functools import partial
 from chaos.environment import OTHERS, WORKERS, Field
 from chaos.load import Plan
 from devstack.addresses import DevstackError
+from support import previous_version
 from support.proxy import Line, Proxy
 from support.waiting import trouble_lasts
 
@@ -34,6 +36,7 @@ class Scenario:
     spool: bool = False
     smooth: bool = False  # no webhook may fail
     at_most: int = 0  # webhooks: the load ends with the disturbance
+    upgrade: bool = False  # begins with the previous version
 
     def plan(self, webhooks: int) -> Plan:
         if self.at_most:
@@ -175,6 +178,21 @@ def roll_out(field: Field) -> None:
     field.end_load()
 
 
+def upgrade(field: Field) -> None:
+    """From the previous version to this one, back, and to this one for good; the database stays
+    migrated. In between, processes of both versions run side by side."""
+    field.wait_for_share(0.02)
+    field.use_version(sys.executable)
+    field.migrate()
+    for python in (sys.executable, previous_version.python(), sys.executable):
+        field.use_version(python)
+        for name in ("webhook-gateway", "subscription-worker", "provisioning-worker", *OTHERS):
+            field.replace(name)
+    if not field.flowing:
+        raise DevstackError("the load ended before all were replaced: this machine is too busy")
+    field.end_load()
+
+
 def _network(name: str, which: Callable[[Field], Proxy]) -> list[Scenario]:
     def make(line: Line, seconds: float, what: str) -> Scenario:
         return Scenario(
@@ -258,6 +276,15 @@ SCENARIOS = (
         roll_out,
         smooth=True,
         at_most=60_000,
+    ),
+    Scenario(
+        "upgrade",
+        "every process replaced by one of this version, by one of the version before, and by one "
+        "of this version again, after its migrations, under 200 webhooks a second",
+        upgrade,
+        smooth=True,
+        at_most=180_000,
+        upgrade=True,
     ),
     Scenario("scale", "1, 2 and 8 replicas of each worker, scaled up and down", scale, replicas=1),
     PAYDAY,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -13,6 +15,7 @@ import httpx
 from common.contracts.event import Event
 from common.contracts.payouts import EarningsAdjustment
 from common.messaging.events import new_event
+from devstack import warm
 from devstack.processes.system import CALLED
 from support.paybus import Paybus
 from support.waiting import until
@@ -227,3 +230,16 @@ def discrepancies(paybus: Paybus, payout: Mapping[str, Any]) -> list[str]:
     """Return the kinds of the payout's discrepancies."""
     answer = paybus.api("GET", "payouts", "/v1/reports/discrepancies?limit=200").json()
     return [each["kind"] for each in answer["items"] if each["payout_id"] == payout["id"]]
+
+
+def cli(paybus: Paybus, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as an operator does."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "DATABASE_URL": paybus.layout.databases["payouts"],
+        "PAYOUTS_URL": paybus.layout.url("payouts-api"),
+        "PAYBUS_TOKEN": paybus.token("approver"),
+        **env,
+    }
+    return warm.run("payouts.cli.main", arguments, environment)

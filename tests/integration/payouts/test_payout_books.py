@@ -6,9 +6,7 @@ import asyncio
 import csv
 import io
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -21,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import support.payouts
 from conftest import MakePaybus
-from devstack import warm
 from devstack.endpoints import ENCRYPTION_KEY
 from payouts.ledger import discrepancies
 from payouts.ledger.verification import verify
@@ -36,6 +33,7 @@ from support.payouts import (
     act,
     add,
     balances,
+    cli,
     deliver,
     details,
     order,
@@ -60,19 +58,6 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
 @pytest.fixture(autouse=True)
 def everything_well(paybus: Paybus) -> None:
     well(paybus)
-
-
-def cli(paybus: Paybus, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as an operator does."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": os.environ.get("HOME", "/"),
-        "DATABASE_URL": paybus.layout.databases["payouts"],
-        "PAYOUTS_URL": paybus.layout.url("payouts-api"),
-        "PAYBUS_TOKEN": paybus.token("approver"),
-        **env,
-    }
-    return warm.run("payouts.cli.main", arguments, environment)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ WARM = "PAYBUS_WARM_START"
 class Spec:
     """One process. Users run `python -m <module> <arguments>`.
 
-    `ready` is the URL that returns 200 when the process can work.
+    `ready` is the URL that returns 200 when the process can work; `python` is the interpreter, of
+    an installation of its own if it is not ours.
     """
 
     name: str
@@ -37,10 +38,17 @@ class Spec:
     arguments: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     ready: str | None = None
+    python: str = sys.executable
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", self.module, *self.arguments]
+        return [self.python, "-m", self.module, *self.arguments]
+
+    @property
+    def may_be_forked(self) -> bool:
+        """Whether a warm parent can stand in for a new interpreter."""
+        ours = self.python == sys.executable
+        return ours and bool(os.environ.get(WARM)) and "LD_PRELOAD" not in self.env
 
 
 # The exit status for a wrong setting, such as a port in use: the next process would also fail.
@@ -118,7 +126,7 @@ class Process:
 
     def _start(self) -> subprocess.Popen[bytes] | WarmProcess:
         spec, env = self.spec, _environment() | dict(self.spec.env)
-        if os.environ.get(WARM) and "LD_PRELOAD" not in env:  # a fork does not load it
+        if spec.may_be_forked:
             forked = WarmProcess(spec.module, spec.arguments, env, self.log)
             self._stack.watch(forked.pid)
             return forked
@@ -159,7 +167,7 @@ def stop_all(processes: Sequence[Process]) -> None:
 def run_once(spec: Spec, logs: Path) -> None:
     """Run a process that ends, such as a migration. Raises `DevstackError` with its output."""
     env = _environment() | dict(spec.env)
-    if os.environ.get(WARM):
+    if spec.may_be_forked:
         done = warm.run(spec.module, spec.arguments, env)
     else:
         done = subprocess.run(spec.command, env=env, capture_output=True, text=True, check=False)

@@ -82,7 +82,7 @@ class Keeper:
     def _start_rabbitmq(self) -> RabbitMQ:
         server = rabbitmq.find_server()
         if server is None and containers.engine_runs():
-            say("RabbitMQ from Docker (rabbitmq:4-management)")
+            say("RabbitMQ from Docker (rabbitmq:4.3.6-management)")
             container = containers.RabbitMQContainer(self._password)
             self._broker = container
             container.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -64,7 +65,8 @@ _PREFERRED = {
 
 @dataclass(frozen=True)
 class Layout:
-    """The addresses of one Paybus: `databases` by service, `ports` by process."""
+    """The addresses of one Paybus: `databases` by service, `ports` by process. `python` is the
+    interpreter of its processes, another one for another version."""
 
     rabbitmq_url: str
     databases: Mapping[str, str]
@@ -76,6 +78,7 @@ class Layout:
     bank_accounts: Path
     extra_env: Mapping[str, str]
     logins: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
 
     def broker_url(self, service: str) -> str:
         """Return the broker's URL with the service's own login, if there is one."""
@@ -96,11 +99,13 @@ class Layout:
             spec.arguments,
             {**spec.env, **self.extra_env, **env} if spec.env else {},
             spec.ready,
+            self.python,
         )
 
     def migration(self, service: str) -> Spec:
         env = {"DATABASE_URL": self.databases[service]}
-        return Spec(f"{service}-migrate", service.replace("-", "_"), ["migrate"], env)
+        module = service.replace("-", "_")
+        return Spec(f"{service}-migrate", module, ["migrate"], env, python=self.python)
 
 
 def plan(

@@ -133,6 +133,11 @@ class Postgres:
         return True
 
 
+def psql() -> Path:
+    """Return the wheel's `psql`. Raises `DevstackError`."""
+    return _binaries(None) / "psql"
+
+
 def debian_programs() -> Path:
     """Return Debian's programs, whose server supports TLS; install them if missing. Raises
     `DevstackError`."""
