@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 k8s-check k8s-secrets k8s-definitions k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test k8s-check k8s-secrets k8s-definitions k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -102,6 +102,9 @@ test-stripe-openapi: setup ## billing against Stripe's OpenAPI file, as the npm 
 test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it can be had (root on Debian or Ubuntu)
 	@server=$$($(BIN)/python -m devstack.servers.rabbitmq4) && PAYBUS_RABBITMQ_SERVER=$$server $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/unit tests/providers tests/integration tests/security $(PYTEST_ARGS)
 
+compose-test: setup ## docker-compose.yml on Docker's engine: the one that is here, or Debian's own (root on Debian or Ubuntu)
+	@$(BIN)/python -m devstack.servers.docker_engine $(BIN)/pytest -v tests/compose $(PYTEST_ARGS)
+
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit tests/providers $(PYTEST_ARGS)
 
@@ -145,11 +148,12 @@ fuzz: setup ## hostile input to gateway and APIs over real sockets (INPUTS=10000
 mutation-test: setup ## take out the code that keeps each promise, one at a time, and see its test fail (ONLY=chaos for some)
 	@$(BIN)/python tests/mutants.py "$(ONLY)"
 
-lint: setup ## ruff, mypy strict, import contracts, and whether the generated references are current
+lint: setup ## ruff, mypy strict, import contracts, declared dependencies, and whether generated references are current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python tests/declared_imports.py
 	@$(BIN)/python -m common.contracts.docs --check docs/reference
 	@$(BIN)/python -m deploy.settings_page --check docs/reference/configuration.md
 	@PYTHONPATH=tests $(BIN)/python -m providers.reference --check docs/reference/providers.md
@@ -159,8 +163,8 @@ format: setup ## format the code and sort the imports
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-webhook: setup ## send a signed webhook to what `make run` started
-	@$(BIN)/python -m devstack webhook
+webhook: setup ## send a signed webhook to what `make run` started (GATEWAY=http://127.0.0.1:8000: to Compose)
+	@$(BIN)/python -m devstack webhook $(if $(GATEWAY),--gateway "$(GATEWAY)")
 
 token: setup ## print a development token for the APIs (ROLE=viewer|operator|approver|admin, TENANT=default)
 	@$(BIN)/python -m devstack token --role $(ROLE) $(if $(TENANT),--tenant $(TENANT))

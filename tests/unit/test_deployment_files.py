@@ -16,16 +16,17 @@ from pydantic_settings import BaseSettings
 from bank_sync import settings as bank_sync
 from devstack.addresses import DevstackError
 from devstack.processes.system import Layout
-from devstack.tokens import DevKeys
 from devstack.tools import tool
 from operations import settings as operations
 from orders import settings as orders
 from payouts import settings as payouts
 from provisioning import settings as provisioning
 from subscription import settings as subscription
+from support import secret_files
 from webhook_gateway import settings as gateway
 
 ROOT = Path(__file__).resolve().parents[2]
+_DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 KUBERNETES = ROOT / "deploy" / "k8s" / "services"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SETTINGS: dict[str, list[type[BaseSettings]]] = {
@@ -42,9 +43,7 @@ SETTINGS: dict[str, list[type[BaseSettings]]] = {
 @pytest.fixture
 def made_secrets(tmp_path: Path) -> dict[str, dict[str, str]]:
     """Return the output of `make k8s-secrets` by name, made in a folder with its input files."""
-    for name in ("endpoints", "accounts", "payout-accounts", "bank-accounts"):
-        (tmp_path / f"{name}.toml").touch()
-    DevKeys(tmp_path / "keys").jwks.rename(tmp_path / "jwks.json")
+    secret_files.write(tmp_path)
     environment = {"BACKEND_TOKEN": "token", "REDIS_URL": "redis://redis:6379/0"}
     found = new_secrets.secrets(tmp_path, environment)
     return {each["metadata"]["name"]: each["stringData"] for each in found}
@@ -104,6 +103,8 @@ def test_the_code_reads_what_kubernetes_sets(
     files = {name: value for name, value in values.items() if value.startswith("/run/paybus/")}
     assert {Path(each).name for each in files.values()} == made_secrets[f"{service}-files"].keys()
     mounted = {name: str(tmp_path / Path(value).name) for name, value in files.items()}
+    for name, content in made_secrets[f"{service}-files"].items():
+        (tmp_path / name).write_text(content)
     for name, value in (values | mounted | secrets).items():
         monkeypatch.setenv(name, value)
     for model in SETTINGS[service]:
@@ -113,14 +114,38 @@ def test_the_code_reads_what_kubernetes_sets(
 def test_what_cannot_be_made_up_is_named(tmp_path: Path) -> None:
     with pytest.raises(new_secrets.Missing) as missing:
         new_secrets.secrets(tmp_path, {})
-    for name in ("BACKEND_TOKEN", "endpoints.toml", "accounts.toml", "jwks.json"):
+    for name in ("BACKEND_TOKEN", "endpoints.toml", "jwks.json"):
         assert name in str(missing.value)
+    assert "accounts.toml" not in str(missing.value), "a service may have no accounts"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("endpoints.toml", "", "must have [[endpoint]] tables"),
+        (
+            "endpoints.toml",
+            secret_files.ENDPOINT.replace("secrets", "# "),
+            "stripe/default has no secret",
+        ),
+        ("accounts.toml", '[[account]]\nprovider = "x"\ntenant = "t"', "not a checkout provider"),
+        ("payout-accounts.toml", '[[account]]\nprovider = "x"\ntenant = "t"', "not a payout prov"),
+        ("bank-accounts.toml", '[[client]]\nprovider = "x"\ntenant = "t"', "of bank data"),
+        ("jwks.json", '{"keys": []}', "no JSON Web Key Set"),
+    ],
+)
+def test_what_a_service_would_refuse_makes_no_secret(
+    tmp_path: Path, name: str, content: str, fault: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(new_secrets.Missing, match=re.escape(fault)) as missing:
+        new_secrets.secrets(tmp_path, {"BACKEND_TOKEN": "token"})
+    assert str(tmp_path / name) in str(missing.value)
 
 
 def test_images_start_what_the_tests_start() -> None:
     """The image's entry point runs `python -m <package> <role>` for a service and a command."""
-    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
-    assert 'exec python -m \\"$(echo $SERVICE | tr - _)\\" \\"$@\\"' in dockerfile
+    assert 'exec python -m \\"$(echo $SERVICE | tr - _)\\" \\"$@\\"' in _DOCKERFILE
     nowhere = Path("nowhere")
     layout = Layout(
         rabbitmq_url="amqp://",
@@ -134,7 +159,7 @@ def test_images_start_what_the_tests_start() -> None:
         extra_env={},
     )
     for name, process in COMPOSE["services"].items():
-        service = process.get("build", {}).get("args", {}).get("SERVICE")
+        service = process["image"].removeprefix("paybus/").removesuffix(":dev")
         if service in SETTINGS:
             (role,) = process["command"]
             started = layout.migration(service) if role == "migrate" else layout.spec(name)
@@ -150,15 +175,15 @@ class _Ports(dict[str, int]):
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_every_compose_service_has_a_health_check_or_ends(name: str) -> None:
     service = COMPOSE["services"][name]
-    in_image = "HEALTHCHECK" in (ROOT / "deploy/docker/Dockerfile").read_text()
-    assert "healthcheck" in service or ("build" in service and in_image)
+    in_image = "HEALTHCHECK" in _DOCKERFILE
+    assert "healthcheck" in service or (service["image"].startswith("paybus/") and in_image)
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_a_compose_service_starts_again_after_a_crash(name: str) -> None:
     service = COMPOSE["services"][name]
     ends = service.get("command") == ["migrate"]
-    assert service["restart"] == ("on-failure" if ends else "unless-stopped")
+    assert service["restart"] == ("on-failure:10" if ends else "unless-stopped")
 
 
 @pytest.mark.parametrize("service", SETTINGS)
@@ -184,6 +209,76 @@ def test_the_dockerfile_builds_every_service() -> None:
         if "build" in service
     }
     assert built == {path.name for path in (ROOT / "services").iterdir()} | {"sandbox"}
+
+
+def test_there_is_one_image_per_service_and_it_is_built_once() -> None:
+    ours = [each for each in COMPOSE["services"].values() if each["image"].startswith("paybus/")]
+    built = [each["image"] for each in ours if "build" in each]
+    assert len(built) == len(set(built))
+    assert set(built) == {each["image"] for each in ours}
+
+
+def test_an_image_s_dependencies_do_not_depend_on_another_service() -> None:
+    """A changed byte in one service, or in common, reinstalls nothing in the other images."""
+    stages = re.split(r"^FROM ", _DOCKERFILE, flags=re.MULTILINE)[1:]
+    dependencies, code, image = stages
+    assert re.findall(r"^COPY (?!--from)(\S+)", dependencies, re.MULTILINE) == [
+        "requirements.lock",
+        "libs/common/pyproject.toml",
+        "${FOLDER}/pyproject.toml",
+    ]
+    copied = re.findall(r"^COPY (?!--from)(\S+)", code, re.MULTILINE)
+    assert copied == ["libs/common", "${FOLDER}"]
+    assert re.findall(r"^COPY --from=(\w+)", image, re.MULTILINE) == ["dependencies", "code"]
+    for run in re.findall(r"^RUN (?:.*\\\n)*.*$", dependencies + code, re.MULTILINE):
+        assert "--mount=type=cache" in run
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_a_compose_service_is_hardened_and_limited(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"mem_limit", "pids_limit"} <= service.keys()
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_a_container_is_given_what_it_reads_and_no_private_key(name: str) -> None:
+    for volume in COMPOSE["services"][name].get("volumes", ()):
+        if isinstance(volume, dict) and volume["source"].startswith("./.paybus"):
+            assert volume["source"] == "./.paybus/keys/jwks.json"
+            assert volume["read_only"] is True
+            assert volume["bind"] == {"create_host_path": False}
+
+
+def test_one_version_of_broker_and_database_is_named_and_each_image_by_its_patch() -> None:
+    texts = "".join(
+        (ROOT / each).read_text()
+        for each in (
+            "docker-compose.yml",
+            "deploy/k8s/components/broker/rabbitmq.yaml",
+            "deploy/k8s/components/database/postgres.yaml",
+            "libs/devstack/src/devstack/servers/containers.py",
+        )
+    )
+    brokers = set(re.findall(r"\brabbitmq:(\d+\.[\w.-]+)", texts))
+    databases = set(re.findall(r"\bpostgres(?:ql)?:(\d+\.[\w.-]+)", texts))
+    assert (len(brokers), len(databases)) == (1, 1), "the same everywhere"
+    images = {each["image"] for each in COMPOSE["services"].values()}
+    for image in (*images, f"rabbitmq:{brokers.pop()}", f"postgres:{databases.pop()}"):
+        assert image.startswith("paybus/") or re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)?$", image)
+    (python,) = re.findall(r"^ARG PYTHON_VERSION=(.*)$", _DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", python)
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+@pytest.mark.parametrize("role", ["api", "worker"])
+def test_compose_sets_all_that_a_process_cannot_do_without(service: str, role: str) -> None:
+    model = SETTINGS[service][["api", "worker"].index(role)]
+    required = {n.upper() for n, field in model.model_fields.items() if field.is_required()}
+    name = service if (service, role) == ("webhook-gateway", "api") else f"{service}-{role}"
+    assert required <= COMPOSE["services"][name]["environment"].keys()
 
 
 def test_no_committed_file_names_an_address_to_download_from() -> None:

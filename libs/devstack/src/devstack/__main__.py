@@ -34,7 +34,7 @@ def main() -> None:
             case "demo-orders":
                 status = orders.main(options.orders)
             case "webhook":
-                status = webhook.main()
+                status = webhook.main(options.gateway)
             case _:
                 print(DevKeys(PAYBUS / "keys").token(options.role, tenant=options.tenant))
                 status = 0
@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     letters_command.add_argument("--letters", type=_positive, default=100_000)
     orders_command = commands.add_parser("demo-orders", help="a marketplace's orders")
     orders_command.add_argument("--orders", type=_positive, default=10_000)
-    commands.add_parser("webhook", help="send a signed webhook to the running system")
+    webhook_command = commands.add_parser("webhook", help="send a signed webhook")
+    webhook_command.add_argument("--gateway", help="its URL; default: that of `make run`")
     token_command = commands.add_parser("token", help="print a token for the APIs")
     token_command.add_argument(
         "--role", choices=["viewer", "operator", "approver", "admin"], required=True

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -62,23 +63,23 @@ def subscription_created(number: str, *, status: str = "active") -> dict[str, An
     }
 
 
-def main() -> int:
-    """Send a webhook to the system of `make run`, and print the result."""
-    place = PAYBUS / "run" / "addresses.json"
-    if not place.exists():
-        raise DevstackError(
-            "nothing is running here: start it with `make run`, in another terminal"
-        )
-    addresses = json.loads(place.read_text())
+def main(gateway: str | None = None) -> int:
+    """Send a webhook to the system of `make run`, or of docker-compose.yml at the URL `gateway`;
+    print the result, and how to see its effects."""
+    addresses = _of_run() if gateway is None else _of_compose(gateway)
     number = uuid4().hex[:12]
     body = json.dumps(subscription_created(number)).encode()
     headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
     url = f"{addresses['webhook-gateway']}/webhooks/stripe"
     try:
         answer = httpx.post(url, content=body, headers=headers, timeout=10)
+    except httpx.InvalidURL as error:
+        raise DevstackError(f"GATEWAY={gateway} is no URL: {error}") from error
     except httpx.TransportError as error:
-        raise DevstackError(f"the gateway does not answer at {url}: is `make run` on?") from error
+        raise DevstackError(f"the gateway does not answer at {url}: is it running?") from error
     print(f"POST {url}: {answer.status_code} {answer.text}".rstrip())
+    if not answer.is_success:
+        return 1
     print(
         f'curl -H "Authorization: Bearer $(make -s token)" '
         f"'{addresses['subscription-api']}/v1/subscriptions?provider_subscription_id=sub_{number}'"
@@ -87,4 +88,24 @@ def main() -> int:
         f'curl -H "Authorization: Bearer $(make -s token)" '
         f"'{addresses['provisioning-api']}/v1/integrations?status=provisioned&limit=1'"
     )
-    return 0 if answer.is_success else 1
+    return 0
+
+
+def _of_run() -> Mapping[str, str]:
+    place = PAYBUS / "run" / "addresses.json"
+    if not place.exists():
+        raise DevstackError(
+            "nothing is running here: start it with `make run`, in another terminal; or name "
+            "another gateway: make webhook GATEWAY=http://127.0.0.1:8000"
+        )
+    addresses: Mapping[str, str] = json.loads(place.read_text())
+    return addresses
+
+
+def _of_compose(gateway: str) -> Mapping[str, str]:
+    """The ports are those that docker-compose.yml publishes on this machine."""
+    return {
+        "webhook-gateway": gateway.rstrip("/"),
+        "subscription-api": "http://127.0.0.1:8001",
+        "provisioning-api": "http://127.0.0.1:8002",
+    }

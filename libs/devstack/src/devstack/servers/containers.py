@@ -23,7 +23,7 @@ class RabbitMQContainer:
 
         self._password = password
         self._container = (
-            DockerContainer("rabbitmq:4-management")
+            DockerContainer("rabbitmq:4.3.6-management")
             .with_env("RABBITMQ_DEFAULT_USER", "paybus")
             .with_env("RABBITMQ_DEFAULT_PASS", password)
             .with_exposed_ports(5672, 15672)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from devstack.addresses import DevstackError
+
+# Older debootstraps have no script of a new release's name; all have the one that it links to.
+_SCRIPT = "/usr/share/debootstrap/scripts/sid"
 
 
 def install(package: str, *, otherwise: str) -> None:
@@ -40,6 +44,24 @@ def mirror() -> str:
     if not found:
         raise DevstackError("apt on this machine knows no mirror of Debian.")
     return found[0]
+
+
+def may_bootstrap() -> bool:
+    """Return whether a Debian tree can be made here: that takes root, on Debian or Ubuntu."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None and sys.platform == "linux"
+
+
+def bootstrap(release: str, tree: Path, packages: Sequence[str] = ()) -> None:
+    """Make a minimal Debian tree with these packages, in place of what is there. Raises
+    `DevstackError`."""
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.which("debootstrap") is None:
+        install("debootstrap", otherwise="debootstrap is missing, and can't be installed.")
+    include = [f"--include={','.join(packages)}"] if packages else []
+    run(["debootstrap", "--variant=minbase", *include, release, str(tree), mirror(), _SCRIPT])
+    # Debian's installer writes it, its packages do not; Erlang's nodes find each other by it.
+    (tree / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
 
 
 def run(command: Sequence[str], folder: Path | None = None) -> None:

@@ -6,8 +6,6 @@ the start script, for PAYBUS_RABBITMQ_SERVER. It needs Debian or Ubuntu, and roo
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -15,11 +13,8 @@ from devstack.addresses import DevstackError
 from devstack.processes.stack import PAYBUS
 from devstack.processes.supervisor import say
 from devstack.servers import debian
-from devstack.servers.debian import mirror, run
 
 _RELEASE = "forky"
-# Older debootstraps have no script of that name; all of them have the one that it links to.
-_SCRIPT = "/usr/share/debootstrap/scripts/sid"
 
 # Runs a program of the tree in a mount namespace of its own, in which it has access to our state
 # folder (its HOME). Nothing stays mounted when the program ends, and its pid is the one we started.
@@ -57,21 +52,13 @@ def server() -> Path:
 
 
 def _make(tree: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("apt-get") is None or sys.platform != "linux":
+    if not debian.may_bootstrap():
         raise DevstackError(
             "RabbitMQ 4 can't be had here: it needs root on Debian or Ubuntu for a Debian 14 tree. "
             "Use a broker of your own: make test RABBITMQ_URL=... RABBITMQ_MANAGEMENT_URL=..."
         )
-    shutil.rmtree(tree, ignore_errors=True)
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.which("debootstrap") is None:
-        say("installing debootstrap ...")
-        debian.install("debootstrap", otherwise="debootstrap is missing, and can't be installed.")
     say(f"making a Debian 14 tree with rabbitmq-server in {tree} (some minutes) ...")
-    include = "--include=rabbitmq-server"
-    run(["debootstrap", "--variant=minbase", include, _RELEASE, str(tree), mirror(), _SCRIPT])
-    # Debian 14's installer writes it, its packages do not; Erlang's nodes find each other by it.
-    (tree / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
+    debian.bootstrap(_RELEASE, tree, ["rabbitmq-server"])
 
 
 if __name__ == "__main__":

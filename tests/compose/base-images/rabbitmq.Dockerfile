@@ -1,0 +1,8 @@
+FROM paybus-test/debian:forky
+RUN apt-get -qq update && apt-get -qq install -y --no-install-recommends rabbitmq-server > /dev/null \
+ && rm -rf /var/lib/apt/lists/* /var/lib/rabbitmq/* /var/log/rabbitmq/* \
+ && echo '[rabbitmq_management,rabbitmq_prometheus].' > /etc/rabbitmq/enabled_plugins \
+ && install -d -o rabbitmq -g rabbitmq -m 0777 /var/lib/rabbitmq
+ENV PATH=/usr/lib/rabbitmq/bin:$PATH HOME=/var/lib/rabbitmq RABBITMQ_LOGS=-
+VOLUME /var/lib/rabbitmq
+CMD ["rabbitmq-server"]
