@@ -169,6 +169,44 @@ ALERTS: Final[Sequence[Alert]] = (
         },
     ),
     Alert(
+        "WebhooksNotServed",
+        "sum by (provider) (increase(paybus_webhooks_not_served_total[1h])) / "
+        '(sum by (provider) (increase(paybus_webhook_duration_seconds_count{outcome=~"published|spooled"}[1h])) > 5)',
+        0.5, "10m", "ticket", "More than half of the authentic webhooks of {{ $labels.provider }} have no effect: they are of a mode or an account that no endpoint serves",
+        "webhooks",
+        {
+            'paybus_webhooks_not_served_total{provider="stripe",kind="mode"}': "0+9x100",
+            'paybus_webhook_duration_seconds_count{provider="stripe",outcome="published"}': "0+10x100",
+        },
+        {
+            'paybus_webhooks_not_served_total{provider="stripe",kind="mode"}': "0+1x100",
+            'paybus_webhook_duration_seconds_count{provider="stripe",outcome="published"}': "0+10x100",
+        },
+    ),
+    Alert(
+        "EndpointsFileInvalid",
+        "max(paybus_endpoints_config_invalid)",
+        0, "5m", "ticket", "The endpoints file is invalid: gateways keep the previous one, and one that restarts does not start",
+        "webhooks",
+        {"paybus_endpoints_config_invalid": "0x10 1x90"},
+        {"paybus_endpoints_config_invalid": "0x100"},
+    ),
+    Alert(
+        "MessagesRetried",
+        f'sum by (queue) (increase({_CONSUMED}{{outcome="retried"}}[15m])) / '
+        f'(sum by (queue) (increase({_CONSUMED}{{outcome=~"done|retried"}}[15m])) > 10)',
+        0.5, "10m", "ticket", "More than half of the attempts at {{ $labels.queue }} fail and are retried, though nothing is dead yet",
+        "queue-growing",
+        {
+            f'{_CONSUMED}{{queue="provisioning.organizations",outcome="retried"}}': "0+9x100",
+            f'{_CONSUMED}{{queue="provisioning.organizations",outcome="done"}}': "0+1x100",
+        },
+        {
+            f'{_CONSUMED}{{queue="provisioning.organizations",outcome="retried"}}': "0+1x100",
+            f'{_CONSUMED}{{queue="provisioning.organizations",outcome="done"}}': "0+9x100",
+        },
+    ),
+    Alert(
         "ActivationFailing",
         _share(f'{_CONSUMED}{{queue="subscription.billing",outcome="dead_lettered"}}', f'{_CONSUMED}{{queue="subscription.billing",outcome=~"done|dead_lettered"}}', "30m"),
         0.01, "5m", "page", "Less than 99 % of reports about payments and subscriptions are applied",
@@ -432,6 +470,28 @@ ALERTS: Final[Sequence[Alert]] = (
         "payouts-discrepancy",
         {"paybus_payout_discrepancies_open": "2x100"},
         {"paybus_payout_discrepancies_open": "0x100"},
+    ),
+    Alert(
+        "RefundsFailing",
+        _share('paybus_refunds_total{outcome="failed"}', "paybus_refunds_total", "1h"),
+        0.1, "10m", "ticket", "More than a tenth of the refunds fail at the provider",
+        "payments",
+        {
+            'paybus_refunds_total{provider="stripe",outcome="failed"}': "0+1x100",
+            'paybus_refunds_total{provider="stripe",outcome="succeeded"}': "0+3x100",
+        },
+        {
+            'paybus_refunds_total{provider="stripe",outcome="failed"}': "0x100",
+            'paybus_refunds_total{provider="stripe",outcome="succeeded"}': "0+3x100",
+        },
+    ),
+    Alert(
+        "BankLoginsBroken",
+        'sum(max by (health) (paybus_bank_items{health=~"login_required|revoked"})) / sum(max by (health) (paybus_bank_items) > 0)',
+        0.2, "1h", "ticket", "More than a fifth of the linked banks need a new login: an institution may be broken, or have changed its login",
+        "bank-institution-broken",
+        {'paybus_bank_items{health="login_required"}': "30x100", 'paybus_bank_items{health="healthy"}': "70x100"},
+        {'paybus_bank_items{health="login_required"}': "3x100", 'paybus_bank_items{health="healthy"}': "97x100"},
     ),
     Alert(
         "BankSyncsWait",

@@ -23,6 +23,8 @@ not_served = Counter(
     "Verified webhooks without an effect, by what their endpoint does not serve: account, mode.",
     ["provider", "kind"],
 )
+for _kind in ("account", "mode"):  # an increase is visible only from an existing 0
+    not_served.labels("stripe", _kind)
 
 ready = Gauge(
     "paybus_gateway_ready",
