@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test k8s-check k8s-secrets k8s-definitions k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test restore-test k8s-check k8s-secrets k8s-definitions k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it ca
 
 compose-test: setup ## docker-compose.yml on Docker's engine: the one that is here, or Debian's own (root on Debian or Ubuntu)
 	@$(BIN)/python -m devstack.servers.docker_engine $(BIN)/pytest -v tests/compose $(PYTEST_ARGS)
+
+restore-test: setup ## a backup under load, the loss of the database, and the runbooks: nothing is lost, nothing doubled
+	@$(BIN)/pytest -v tests/integration/runtime/test_restore_from_archive.py tests/integration/runtime/test_restore.py tests/integration/payouts/test_payouts_restore.py $(PYTEST_ARGS)
 
 test-unit: setup ## the tests that need neither broker nor database
 	@$(BIN)/pytest tests/unit tests/providers $(PYTEST_ARGS)

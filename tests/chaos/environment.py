@@ -83,6 +83,7 @@ class Field:
         self.sent = Webhooks.of(load, self.dice)
         self._exit = ExitStack()
         self._counts = dict.fromkeys(("webhook-gateway", *WORKERS, *OTHERS), 0)
+        self._replaced = dict.fromkeys(self._counts, 0)  # the number of the first replica
 
     def __enter__(self) -> Self:
         with ExitStack() as exit_:
@@ -305,7 +306,8 @@ class Field:
         """Replace each replica as Kubernetes does: the new one is ready before it gets traffic, and
         the old one gets no more traffic when it receives its SIGTERM."""
         replicas = self._counts[name]
-        for replica in range(replicas):
+        first = self._replaced[name]
+        for replica in range(first, first + replicas):
             old = self._process(name, replica)
             new = self.system.start_one(self._spec(name, replica + replicas), restart=True)
             new.wait_ready(120)
@@ -316,6 +318,7 @@ class Field:
             old.ask_to_stop()
             old.stop()
             del self.system.processes[old.spec.name]
+        self._replaced[name] += replicas
 
     def wait_ready(self) -> None:
         for process in self.system.processes.values():

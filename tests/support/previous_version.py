@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,24 @@ from typing import Final
 from devstack.addresses import DevstackError
 from devstack.processes.stack import PAYBUS
 from devstack.processes.supervisor import say
+from devstack.servers.postgres import psql
 
 VERSION: Final = "0.2.0"
 _COMMIT: Final = "38f4ce2a454e36bb380a860b375470b0127a2552"
 _ROOT = Path(__file__).resolve().parents[2]
+_DUMPS = _ROOT / "tests" / "integration" / "upgrade" / f"version-{VERSION}"
+
+
+def restore(service: str, url: str) -> None:
+    """Fill an empty database with what the previous version's demo left in the service's."""
+    dump = gzip.decompress((_DUMPS / f"{service}.sql.gz").read_bytes())
+    done = subprocess.run(
+        [psql(), "--quiet", "--no-psqlrc", "-v", "ON_ERROR_STOP=1", url.replace("+psycopg", "")],
+        input=dump,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def python() -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from devstack import warm
@@ -11,6 +14,7 @@ from support.paybus import Paybus
 
 RUNBOOKS = Path(__file__).parents[2] / "docs/runbooks"
 
+_COMMAND = re.compile(r"`(paybus [^`]+)`")
 _MODULES = {"paybus": "operations.cli", "paybus-payouts": "payouts.cli.main"}
 
 
@@ -32,6 +36,31 @@ def run_command(
         },
     )
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+
+
+class Walk:
+    """Executes the lines of restore.md; code replaces steps without a command and those of
+    payouts."""
+
+    def __init__(self, paybus: Paybus, backup: datetime) -> None:
+        self._paybus = paybus
+        self._values = {
+            "EARLIER": (backup - timedelta(days=1)).isoformat(),
+            "TIME": backup.isoformat(),
+            "NOW": datetime.now(UTC).isoformat(),
+        }
+        text = (RUNBOOKS / "restore.md").read_text()
+        self._lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
+        assert [each.partition(".")[0] for each in self._lines] == [str(n) for n in range(1, 11)]
+
+    def line(self, number: int) -> None:
+        line = self._lines[number - 1]
+        roles = re.findall(r"role `(\w+)`", line)
+        for command in _COMMAND.findall(line):
+            if command not in {"paybus status", "paybus dead-letters list"}:
+                words = shlex.split(command)
+                role = roles[0] if roles else "operator"
+                run_command(self._paybus, words, role=role, values=self._values)
 
 
 def copy_database(paybus: Paybus, service: str, *, to: str = "", of: str = "") -> None:

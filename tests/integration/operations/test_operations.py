@@ -682,3 +682,52 @@ def test_the_command_line_does_what_the_api_does(paybus: Paybus) -> None:
     assert (status, "payouts: does not answer" in out) == (1, True)
     _, out, _ = paybus_command(paybus, "token")
     assert json.loads(out)["roles"] == ["operator"]
+
+
+def test_a_retry_by_hand_belongs_to_its_trace_and_closes_the_dead_letter(paybus: Paybus) -> None:
+    (number,) = break_provisioning(paybus, 1)
+    until_open(paybus, 1, queue="provisioning.organizations")
+    (letter,) = letters(paybus, queue="provisioning.organizations")
+    integration = until_status(paybus, number, "failed")
+    paybus.backend(mode="well")
+    answer = paybus.api("POST", "provisioning", f"/v1/integrations/{integration['id']}/retry")
+    assert answer.status_code == 202
+    until_status(paybus, number, "provisioned")
+    closed = until(
+        lambda: letters(paybus, state="succeeded", subject=integration["id"]), what="it is closed"
+    )
+    assert [each["id"] for each in closed] == [letter["id"]]
+    detail = get(paybus, f"dead-letters/{letter['id']}")
+    assert detail["resolved_by"] == "paybus"
+    assert "organization.provisioned" in detail["resolution_reason"]
+
+    def types() -> list[str]:
+        steps = get(paybus, f"journal/trace/{letter['correlation_id']}")["steps"]
+        return [each["entry"]["type"] for each in steps]
+
+    until(lambda: types()[-1] == "organization.provisioned", what="the trace is whole")
+    assert types()[0] == "provider_subscription.created"
+    assert types().count("organization.reconcile") == 2, "the first request, and the retry"
+
+
+def test_a_failure_after_the_success_stays_open(paybus: Paybus) -> None:
+    """The success of an earlier command says nothing about it."""
+    number = paybus.subscribe()
+    integration = until_status(paybus, number, "provisioned")
+    (event,) = [
+        each
+        for each in paybus.journal()
+        if each["type"] == "organization.provisioned" and each["subject"] == integration["id"]
+    ]
+    failed = json.loads(failed_payment("later", subject=integration["id"]))
+    failed |= {"type": "organization.reconcile", "data": {"integration_id": integration["id"]}}
+    headers = {dead_letter.DEAD_SINCE: "2030-01-01T00:00:00+00:00"}
+    paybus.publish("provisioning.organizations.dead", json.dumps(failed), headers=headers)
+    until_open(paybus, 1, queue="provisioning.organizations")
+    paybus.publish("operations.outcomes", json.dumps(event | {"id": "again"}))
+    until(
+        lambda: paybus.sql("operations", "SELECT 1 FROM inbox WHERE id = 'again'"),
+        what="the success was read",
+    )
+    (letter,) = letters(paybus, queue="provisioning.organizations")
+    post(paybus, "dead-letters/discard", {"ids": [letter["id"]], "reason": "a test"})

@@ -3,10 +3,8 @@ are replayed before any deadline is applied."""
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,7 +28,7 @@ from support.orders import (
 from support.orders import done as done_at_orders
 from support.orders import see as see_order
 from support.paybus import Paybus
-from support.runbook import RUNBOOKS, copy_database, run_command
+from support.runbook import Walk, copy_database
 from support.waiting import until
 
 # The payouts database is restored in test_payouts_restore.py.
@@ -42,7 +40,6 @@ _WORKERS = (
     "orders-worker",
     "provisioning-worker",
 )
-_COMMAND = re.compile(r"`(paybus [^`]+)`")
 
 
 @pytest.fixture(scope="module")
@@ -55,30 +52,6 @@ def paybus(make_paybus: MakePaybus) -> Iterator[Paybus]:
         offer(paybus)
         set_terms(paybus)
         yield paybus
-
-
-class Walk:
-    """Executes the runbook's lines; code replaces steps without a command and those of payouts."""
-
-    def __init__(self, paybus: Paybus, backup: datetime) -> None:
-        self._paybus = paybus
-        self._values = {
-            "EARLIER": (backup - timedelta(days=1)).isoformat(),
-            "TIME": backup.isoformat(),
-            "NOW": datetime.now(UTC).isoformat(),
-        }
-        text = (RUNBOOKS / "restore.md").read_text()
-        self._lines = re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE)[1:]
-        assert [each.partition(".")[0] for each in self._lines] == [str(n) for n in range(1, 11)]
-
-    def line(self, number: int) -> None:
-        line = self._lines[number - 1]
-        roles = re.findall(r"role `(\w+)`", line)
-        for command in _COMMAND.findall(line):
-            if command not in {"paybus status", "paybus dead-letters list"}:
-                words = shlex.split(command)
-                role = roles[0] if roles else "operator"
-                run_command(self._paybus, words, role=role, values=self._values)
 
 
 def _stop(paybus: Paybus) -> None:

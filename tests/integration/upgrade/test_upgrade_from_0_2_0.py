@@ -6,8 +6,6 @@ migration has to apply to it.
 
 from __future__ import annotations
 
-import gzip
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +21,10 @@ from devstack.addresses import DevstackError
 from devstack.processes.process import run_once
 from devstack.processes.stack import Stack
 from devstack.processes.system import SERVICES
-from devstack.servers.postgres import psql
 from support import previous_version
 from support.paybus import Paybus
 from support.payouts import cli
 from support.waiting import until
-
-_DUMPS = Path(__file__).parent / f"version-{previous_version.VERSION}"
 
 _SCHEMA = """
 SELECT 'column', table_name, column_name, data_type, is_nullable, column_default
@@ -59,17 +54,6 @@ _LISTED = (
 )
 
 
-def _restore(service: str, url: str) -> None:
-    dump = gzip.decompress((_DUMPS / f"{service}.sql.gz").read_bytes())
-    done = subprocess.run(
-        [psql(), "--quiet", "--no-psqlrc", "-v", "ON_ERROR_STOP=1", url.replace("+psycopg", "")],
-        input=dump,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-
-
 @pytest.fixture(scope="module")
 def counted() -> dict[str, dict[str, int]]:
     """The rows of each table, by service, before the migrations."""
@@ -86,7 +70,7 @@ def paybus(
         for service in SERVICES:
             name = f"upgraded_{paybus.virtual_host}_{service}"
             databases[service] = stack.database(name)
-            _restore(service, databases[service])
+            previous_version.restore(service, databases[service])
             counted[service] = _count(stack, databases[service])
             run_once(paybus.layout.migration(service), logs)
         yield paybus

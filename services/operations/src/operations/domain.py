@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -15,6 +17,27 @@ class LetterState(StrEnum):
     ARCHIVED = "archived"  # hidden; may be restored
     DISCARDED = "discarded"  # an operator gave it up, with a reason
     REPLACED = "replaced"  # an edited copy was sent in its place
+
+
+# By the event that says so: the commands about its subject that are done, or need not be done any
+# more. Their dead letters are void.
+COMPLETES: Mapping[str, str] = {
+    "organization.provisioned": "organization.reconcile",
+    "organization.suspended": "organization.reconcile",
+    "payout.paid": "payout.process.%",
+    "payout.cancelled": "payout.process.%",
+}
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Commands (a pattern of their types) about a subject that `event` has made void."""
+
+    commands: str
+    tenant: str
+    subject: str
+    at: datetime
+    event: str
 
 
 class ItemState(StrEnum):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 from common.contracts.event import Event
 from common.contracts.operations import ReplayItemsCompleted
@@ -10,10 +12,11 @@ from common.db import tenant_rows
 from common.messaging.outbox import UnitOfWork
 from common.messaging.transactional_consumer import Handler
 from operations import metrics
-from operations.domain import ItemState
+from operations.domain import COMPLETES, Completed, ItemState
 from operations.repository import dead_letters
 
 _OUTCOMES = "outcomes"
+_COMPLETED = "completed"
 
 
 async def on_items_completed(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
@@ -37,4 +40,21 @@ async def on_items_completed(work: UnitOfWork, event: Event[ReplayItemsCompleted
     metrics.outcomes.labels("duplicate").inc(len(event.data.duplicates))
 
 
-HANDLERS: Mapping[str, Handler] = {"replay.items_completed": on_items_completed}
+async def on_completed(work: UnitOfWork, event: Event[Any]) -> None:
+    """Resolve the dead letters that the event's success makes void: a command failed for the last
+    time, then an operator's or a job's retry succeeded."""
+    completed: list[Completed] | None = work.session.info.get(_COMPLETED)
+    if completed is None:
+        completed = work.session.info[_COMPLETED] = []
+        work.before_commit(partial(dead_letters.resolve_void, work.session, completed))
+    completed.append(
+        Completed(
+            COMPLETES[event.type], event.tenant, event.subject, event.recordedtime, event.type
+        )
+    )
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "replay.items_completed": on_items_completed,
+    **dict.fromkeys(COMPLETES, on_completed),
+}

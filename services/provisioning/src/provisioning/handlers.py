@@ -63,6 +63,7 @@ class Handlers:
         row.desired_state = domain.desired_state(
             SubscriptionState(each.active) for each in row.subscriptions
         )
+        row.correlation_id = event.correlationid
         # A pending integration has an open request, whose handler reads the desired state.
         if row.status != Status.PENDING:
             request(work, row, event, enabled=self._provisioner.enabled)
@@ -78,6 +79,7 @@ def request(work: UnitOfWork, row: Integration, cause: Event[Any], *, enabled: b
             subject=row.id,
             cause=cause,
             tenant=row.tenant,
+            correlation_id=row.correlation_id,
         )
 
 

@@ -31,6 +31,8 @@ class Integration(TenantRow, Base):
     admin_created: Mapped[bool] = mapped_column(server_default="false")
     error: Mapped[str | None]
     failed_event_id: Mapped[str | None]
+    # Of the event that last changed what is desired: a retry belongs to the same trace.
+    correlation_id: Mapped[str | None]
     # The intent: the process that calls the backend API now, until when, and whether an earlier
     # call's outcome is unknown, so that its result has to be queried before the next call.
     lease: Mapped[str | None]

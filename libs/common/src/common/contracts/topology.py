@@ -187,7 +187,16 @@ QUEUES: Final = (
         ),
     ),
     Queue("orders.jobs", (Binding(JOBS, "job.run.orders"),)),
-    Queue("operations.outcomes", (Binding("operations", "replay.items_completed"),)),
+    Queue(
+        "operations.outcomes",
+        (
+            Binding("operations", "replay.items_completed"),
+            Binding("provisioning", "organization.provisioned"),
+            Binding("provisioning", "organization.suspended"),
+            Binding("payouts", "payout.paid"),
+            Binding("payouts", "payout.cancelled"),
+        ),
+    ),
     Queue("operations.jobs", (Binding(JOBS, "job.run.operations"),)),
 )
 
@@ -207,14 +216,10 @@ JOURNAL_ONLY: Final = (
     "subscription.plan_changed",
     "subscription.expiring",
     "subscription.expired",
-    "organization.provisioned",
     "organization.failed",
-    "organization.suspended",
     "payout.submitted",
-    "payout.paid",
     "payout.failed",
     "payout.returned",
-    "payout.cancelled",
     "order.*",
     "bank_item.linked",
     "bank_item.health_changed",

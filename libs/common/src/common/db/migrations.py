@@ -1,41 +1,105 @@
-"""Alembic migrations from each service's package."""
+"""Alembic migrations from each service's package.
+
+They run while the previous version's processes work, so a revision changes one table that is in
+use: transactions that lock several in another order would deadlock with it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
+import psycopg
 import sqlalchemy as sa
 from alembic import command, context, op
 from alembic.config import Config
 from sqlalchemy.schema import SchemaItem
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from common.db.database import CONNECT_ARGUMENTS
+from common.errors import describe
 from common.observability.logging import get_logger
 from common.settings import DatabaseSettings
 
 log = get_logger(__name__)
 
 
+# A statement may take as long as its table is large.
+_ARGUMENTS: Final = CONNECT_ARGUMENTS | {"options": "-c statement_timeout=0 -c timezone=UTC"}
+# A lock that a migration waits for makes all later transactions wait behind it: it gives up soon,
+# and waits longer only if the table is always busy; never as long as those transactions wait.
+_LOCK_TIMEOUTS: Final = ("500ms", "1s", "2s", "4s", "8s")
+_LOCKED: Final = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+_PATIENCE_SECONDS: Final = 600
+
+
 def upgrade(settings: DatabaseSettings, package: Path) -> None:
-    """Migrate the database to the newest version. Concurrent calls are safe."""
+    """Migrate the database to the newest version while processes use it. Concurrent calls are
+    safe.
+
+    Each revision is one transaction. Raise the database's error when a table can't be locked for
+    ten minutes; the next call continues with the revision that failed.
+    """
     config = Config()
     config.set_main_option("script_location", str(package / "migrations"))
     engine = sa.create_engine(
-        settings.database_url.get_secret_value(), connect_args=CONNECT_ARGUMENTS
+        settings.database_url.get_secret_value(), connect_args=_ARGUMENTS, poolclass=sa.NullPool
     )
-    with engine.begin() as connection:
-        # Held until the commit: a concurrent `migrate` waits here and then finds nothing to do.
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('paybus-migrations'))"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    with _alone(engine):
+        for attempt in Retrying(
+            retry=retry_if_exception(_is_locked),
+            wait=wait_random(0.2, 2),
+            stop=stop_after_delay(_PATIENCE_SECONDS),
+            before_sleep=_say_why,
+            reraise=True,
+        ):
+            number = min(attempt.retry_state.attempt_number, len(_LOCK_TIMEOUTS))
+            with attempt, engine.connect() as connection:
+                connection.execute(sa.text(f"SET lock_timeout = '{_LOCK_TIMEOUTS[number - 1]}'"))
+                connection.commit()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
     engine.dispose()
     log.info("database_migrated")
 
 
+@contextmanager
+def _alone(engine: sa.Engine) -> Iterator[None]:
+    """Wait for a concurrent `migrate`, which leaves nothing to do; its end releases the lock."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("SET lock_timeout = 0"))
+        connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('paybus-migrations'))"))
+        yield
+
+
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(getattr(error, "orig", None), _LOCKED)
+
+
+def _say_why(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("migration_waits_for_a_lock", error=describe(error) if error else None)
+
+
 def run_environment() -> None:
     """Run the migrations; a service's `migrations/env.py` only calls this."""
-    context.configure(connection=context.config.attributes["connection"])
-    context.run_migrations()
+    context.configure(
+        connection=context.config.attributes.get("connection"),
+        dialect_name="postgresql",
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def create_index(name: str, table: str, columns: Sequence[str], **options: Any) -> None:
+    """Create an index on a table that is in use, without blocking its writers; in place of one that
+    a failed attempt left. It is a revision's only statement, because it runs in no transaction."""
+    with op.get_context().autocommit_block():
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        op.create_index(name, table, columns, postgresql_concurrently=True, **options)
 
 
 def create_tenant_table(name: str, *columns: SchemaItem) -> None:

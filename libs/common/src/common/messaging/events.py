@@ -18,6 +18,7 @@ def follow_up_event(
     data: PayloadT,
     sequence: int | None = None,
     tenant: str | None = None,
+    correlation_id: str | None = None,
 ) -> Event[PayloadT]:
     """Return the event that a service emits while it handles `cause`.
 
@@ -33,7 +34,7 @@ def follow_up_event(
         time=now,
         recordedtime=now,
         tenant=tenant or cause.tenant,
-        correlationid=cause.correlationid,
+        correlationid=correlation_id or cause.correlationid,
         causationid=cause.id,
         traceparent=tracing.traceparent() or cause.traceparent,
         trust=cause.trust,

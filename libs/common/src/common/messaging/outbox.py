@@ -66,10 +66,12 @@ class UnitOfWork:
         cause: Event[Any],
         sequence: int | None = None,
         tenant: str | None = None,
+        correlation_id: str | None = None,
     ) -> None:
         """Publish `data` as an event of `type_` when the transaction commits.
 
-        `tenant` is the cause's, unless the cause is a job that serves all of them.
+        `tenant` and `correlation_id` are the cause's, unless the cause is a job, which serves all
+        tenants and begins no trace.
         """
         expected = lookup(type_).payload
         if not isinstance(data, expected):
@@ -83,6 +85,7 @@ class UnitOfWork:
                 data=data,
                 sequence=sequence,
                 tenant=tenant,
+                correlation_id=correlation_id,
             )
         )
 

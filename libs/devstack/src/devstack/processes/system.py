@@ -66,7 +66,7 @@ _PREFERRED = {
 @dataclass(frozen=True)
 class Layout:
     """The addresses of one Paybus: `databases` by service, `ports` by process. `python` is the
-    interpreter of its processes, another one for another version."""
+    interpreter of its services, another one for another version."""
 
     rabbitmq_url: str
     databases: Mapping[str, str]
@@ -99,7 +99,7 @@ class Layout:
             spec.arguments,
             {**spec.env, **self.extra_env, **env} if spec.env else {},
             spec.ready,
-            self.python,
+            sys.executable if process.startswith("sandbox-") else self.python,
         )
 
     def migration(self, service: str) -> Spec:

@@ -82,6 +82,40 @@ class Postgres:
             self._settings[setting] = str(file)
         self._settings["ssl"] = "on"
 
+    def archive_to(self, folder: Path) -> None:
+        """Archive the log continuously, from the next start on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            os.chown(folder, *self._user)
+        self._settings |= {
+            "archive_mode": "on",
+            "archive_command": f"test ! -f {folder}/%f && cp %p {folder}/%f",
+            "restore_command": f"cp {folder}/%f %p",
+        }
+
+    def back_up(self, folder: Path) -> None:
+        """Make a base backup of the running server. Raises `DevstackError`."""
+        self._copy_of(self.url, folder)
+
+    def restore(self, backup: Path) -> None:
+        """Replace all data with the backup, apply the archived log to its end, and start."""
+        shutil.rmtree(self._data)
+        shutil.copytree(backup, self._data)
+        (self._data / "recovery.signal").touch()
+        for each in (self._data, *self._data.rglob("*")):
+            if self._user is not None:
+                os.chown(each, *self._user)
+        self._data.chmod(0o700)
+        self.start()
+        assert self._process is not None
+        child.wait_until(
+            self._is_primary, self._process, what="the log to be applied", log=self._log, seconds=60
+        )
+
+    def _is_primary(self) -> bool:
+        with psycopg.connect(self.url) as connection:
+            return connection.execute("SELECT NOT pg_is_in_recovery()").fetchone() == (True,)
+
     def follow(self, primary_url: str) -> None:
         """Start as a streaming standby of that server, with a copy of its data in place of the
         previous data. `pg_promote()` promotes it to primary."""
@@ -89,12 +123,15 @@ class Postgres:
         self._state.mkdir(parents=True, exist_ok=True)
         if self._user is not None:
             os.chown(self._state, *self._user)
-        command: list[str | Path] = [self._binaries() / "pg_basebackup", "-D", self._data]
-        command += ["-d", primary_url, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
-        server = child.start(command, log=self._log, user=self._user)
-        if server.wait() != 0:
-            raise DevstackError(f"pg_basebackup failed; its output is in {self._log}")
+        self._copy_of(primary_url, self._data, "--write-recovery-conf")
         self.start()
+
+    def _copy_of(self, server_url: str, folder: Path, *options: str) -> None:
+        command: list[str | Path] = [self._binaries() / "pg_basebackup", "-D", folder]
+        command += ["-d", server_url, "--checkpoint=fast", "--no-sync", *options]
+        copying = child.start(command, log=self._log, user=self._user)
+        if copying.wait() != 0:
+            raise DevstackError(f"pg_basebackup failed; its output is in {self._log}")
 
     def stop(self, *, keep_data: bool) -> None:
         if self._process is not None:

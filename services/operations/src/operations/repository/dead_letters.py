@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, case, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
 from common.db.bulk import equals_any
 from common.db.pagination import newest_first
-from operations.domain import UNSETTLED, ItemState, LetterState
+from operations.domain import UNSETTLED, Completed, ItemState, LetterState
 from operations.models import DeadLetter, DeadLetterGroup, DeadLetterNote, ReplayItem
 from operations.schemas import LetterView
 from operations.selection import Filter, ReplayRequest
@@ -251,6 +251,36 @@ async def complete_items(
             )
             .values(state=LetterState.SUCCEEDED, item=None, resolved_at=now)
         )
+
+
+_RESOLVE_VOID = text("""
+    UPDATE dead_letters d
+    SET state = :succeeded, resolved_at = now(), resolved_by = 'paybus',
+        resolution_reason = c.event || ' was published after this failure'
+    FROM (
+        SELECT commands, tenant, subject, max(at) AS at, max(event) AS event
+        FROM unnest(
+            cast(:commands AS text[]), cast(:tenants AS text[]), cast(:subjects AS text[]),
+            cast(:times AS timestamptz[]), cast(:events AS text[])
+        ) AS given (commands, tenant, subject, at, event)
+        GROUP BY commands, tenant, subject
+    ) c
+    WHERE d.subject = c.subject AND d.tenant = c.tenant AND d.type LIKE c.commands
+        AND d.state = :open AND d.dead_lettered_at < c.at
+""")
+
+
+async def resolve_void(session: AsyncSession, completed: Sequence[Completed]) -> None:
+    """Resolve the open dead letters of commands that were completed after they had failed."""
+    values = {
+        "commands": [each.commands for each in completed],
+        "tenants": [each.tenant for each in completed],
+        "subjects": [each.subject for each in completed],
+        "times": [each.at for each in completed],
+        "events": [each.event for each in completed],
+    }
+    states = {"open": LetterState.OPEN, "succeeded": LetterState.SUCCEEDED}
+    await session.execute(_RESOLVE_VOID, values | states)
 
 
 async def delete_resolved(session: AsyncSession, retention: timedelta) -> int:

@@ -113,6 +113,7 @@ async def _request(session: AsyncSession, row: Integration) -> Event[Any]:
         type="organization.reconcile",
         subject=row.id,
         tenant=row.tenant,
+        correlationid=row.correlation_id,
         trust="secret",
         data=ReconcileOrganization(integration_id=row.id),
     )

@@ -1,20 +1,15 @@
-"""Refunds and disputes at the provider, and what is held back from sellers for them."""
+"""Refunds and disputes at the provider."""
 
 import sqlalchemy as sa
 from alembic import op
 
 from common.db.migrations import create_tenant_table
 
-revision = "0002"
-down_revision = "0001"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
-    for table in ("orders", "seller_shares"):
-        op.add_column(table, sa.Column("held", sa.BigInteger, nullable=False, server_default="0"))
-    op.create_check_constraint(
-        "seller_shares_held", "seller_shares", "held >= 0 AND refunded + held <= gross"
-    )
     create_tenant_table(
         "reversals",
         sa.Column("order_id", sa.Text, nullable=False),
