@@ -22,7 +22,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test restore-test k8s-check k8s-secrets k8s-definitions k8s-deploy observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test restore-test k8s-check k8s-secrets k8s-definitions k8s-deploy sbom observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -129,6 +129,9 @@ k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l app.kubernetes.io/component=migrate
 	kubectl wait -n paybus --for=condition=complete job -l app.kubernetes.io/component=migrate --timeout=900s || { kubectl logs -n paybus -l app.kubernetes.io/component=migrate --prefix --tail=20; exit 1; }
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY)
+
+sbom: setup ## what each image consists of (CycloneDX, in .paybus/sbom), and under which licences; one that is not allowed fails
+	@$(BIN)/python -m deploy.sbom .paybus/sbom
 
 observability: setup ## write rules, dashboards and docs/reference/metrics.md from deploy/observability
 	@$(BIN)/python -m deploy.observability.build

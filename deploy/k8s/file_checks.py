@@ -27,8 +27,12 @@ OPTIONAL: Final = frozenset({"accounts.toml", "payout-accounts.toml", "bank-acco
 
 def fault_of(path: Path) -> str | None:
     """Return why the service that reads the file would refuse it."""
-    if not path.exists():
-        return None if path.name in OPTIONAL else f"{path}: No such file or directory"
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        return None if path.name in OPTIONAL else f"{path}: {error.strerror}"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
     try:
         _CHECKS[path.name](path)
     except (AccountsInvalid, ValueError, OSError) as error:

@@ -148,7 +148,7 @@ class Books:
             LEDGER.dead: sent.killers,
         }
         for queue in (*topology.QUEUES, topology.WEBHOOKS, LEDGER):
-            found = self._dead(queue.dead)
+            found = [*self._dead(queue.dead), *self._collected(queue.name)]
             explained = expected.get(queue.dead, set())
             verdict.count(
                 f"dead letter in {queue.dead}",
@@ -158,6 +158,11 @@ class Books:
             verdict.unexplained += [
                 f"{id_} in {queue.dead}" for id_ in found if id_ not in explained
             ]
+
+    def _collected(self, queue: str) -> list[str]:
+        """Return what operations has taken out of the broker, where it runs."""
+        query = "SELECT event_id FROM dead_letters WHERE queue = %s"
+        return [id_ for (id_,) in self._sql("operations", query, [queue])]
 
     def _dead(self, queue: str) -> list[str]:
         answer = httpx.post(

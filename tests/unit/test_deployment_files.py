@@ -216,6 +216,8 @@ def test_there_is_one_image_per_service_and_it_is_built_once() -> None:
     built = [each["image"] for each in ours if "build" in each]
     assert len(built) == len(set(built))
     assert set(built) == {each["image"] for each in ours}
+    for each in ours:  # a registry may have images of that name, which are not ours
+        assert each["pull_policy"] == ("build" if "build" in each else "never")
 
 
 def test_an_image_s_dependencies_do_not_depend_on_another_service() -> None:

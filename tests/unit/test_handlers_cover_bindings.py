@@ -7,7 +7,7 @@ import pytest
 from bank_sync import handlers as bank_handlers
 from common.contracts.asyncapi import queues_of
 from common.contracts.registry import EVENT_TYPES
-from operations.handlers import HANDLERS as OPERATIONS_HANDLERS
+from operations.handlers import COMPLETIONS, OUTCOMES
 from orders.handlers import HANDLERS as ORDERS_HANDLERS
 from payouts.earnings import Earnings
 from payouts.execution.status_updates import StatusCheckDelays
@@ -54,7 +54,8 @@ def test_bank_sync_handles_what_its_queue_gets() -> None:
 
 
 def test_operations_handles_what_its_queue_gets() -> None:
-    assert _types_of("operations.outcomes") == set(OPERATIONS_HANDLERS)
+    assert _types_of("operations.outcomes") == set(OUTCOMES)
+    assert _types_of("operations.completions") == set(COMPLETIONS)
 
 
 @pytest.mark.parametrize("priority", PRIORITIES)

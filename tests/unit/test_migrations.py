@@ -51,5 +51,6 @@ def test_a_revision_locks_one_table_that_is_in_use(
     assert len(locked) <= 1
     for index, table in re.findall(r"CREATE (?:UNIQUE )?INDEX (CONCURRENTLY )?\w+ ON (\w+)", sql):
         assert index or table in new, f"an index on {table} blocks its writers: create_index"
-    changed = re.findall(r"^\s*(?:UPDATE|DELETE FROM) (?!alembic_version)\w+", sql, re.MULTILINE)
+    changed = re.findall(r"^\s*(?:UPDATE|DELETE FROM) (?!alembic_version)(\w+)", sql, re.MULTILINE)
+    assert len(set(changed)) <= 1
     assert not (locked and changed), "rows are changed in another one: the table is locked"

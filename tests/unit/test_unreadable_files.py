@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +38,16 @@ def _refused(model: type[settings.Settings], capsys: pytest.CaptureFixture[str])
     return capsys.readouterr().err
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Its folders are open to all, in which another user finds only what each test closes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.fixture(autouse=True)
-def _other_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and len(folder.parts) > 2:
-            folder.chmod(0o755)
+def _other_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@127.0.0.1/db")
     monkeypatch.setenv("RABBITMQ_URL", "amqp://u:p@127.0.0.1/")
     monkeypatch.setenv("ENCRYPTION_KEYS", "ZGV2ZWxvcG1lbnQtb25seS1rZXktMzItYnl0ZXMtbG8=")

@@ -724,7 +724,7 @@ def test_a_failure_after_the_success_stays_open(paybus: Paybus) -> None:
     headers = {dead_letter.DEAD_SINCE: "2030-01-01T00:00:00+00:00"}
     paybus.publish("provisioning.organizations.dead", json.dumps(failed), headers=headers)
     until_open(paybus, 1, queue="provisioning.organizations")
-    paybus.publish("operations.outcomes", json.dumps(event | {"id": "again"}))
+    paybus.publish("operations.completions", json.dumps(event | {"id": "again"}))
     until(
         lambda: paybus.sql("operations", "SELECT 1 FROM inbox WHERE id = 'again'"),
         what="the success was read",

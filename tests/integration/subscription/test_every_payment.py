@@ -322,6 +322,24 @@ def test_rows_of_the_version_before_are_read_and_go_on(paybus: Paybus) -> None:
     account.until_payment(id=paid["id"], amount_refunded=900)
 
 
+def test_what_the_version_before_adds_to_a_refund_is_not_forgotten(paybus: Paybus) -> None:
+    """It knows only `amount`, and raises it."""
+    account = Account(paybus)
+    account.send("charge.succeeded", account.charge())
+    account.send("charge.refunded", account.charge(amount_refunded=1000), at=10)
+    account.until_payment(paid=True, amount_refunded=1000)
+    paybus.sql(
+        "subscription",
+        'UPDATE reversals SET amount = 3000 WHERE "references" && ARRAY[%s]',
+        account.id("ch"),
+    )
+    failed = account.refund(2, 500, status="failed", created=_BEGUN + 5)
+    account.send("refund.failed", failed, at=90)
+    account.until_reversals("amount", refund=2500, refund_failed=500)
+    account.send("charge.refunded", account.charge(amount_refunded=800), at=100)
+    account.until_reversals("amount", refund=800, refund_failed=500)
+
+
 def test_of_two_reports_of_one_second_the_dispute_that_is_further_along_holds(
     paybus: Paybus,
 ) -> None:

@@ -63,3 +63,22 @@ def test_a_migration_that_was_interrupted_is_continued(paybus: Paybus, logs: Pat
     run_once(paybus.layout.migration(_SERVICE), logs)
     query = "SELECT indexdef FROM pg_indexes WHERE indexname = 'payments_references'"
     assert "USING gin" in paybus.sql(_SERVICE, query)[0][0]
+
+
+def test_migrations_that_run_at_once_wait_for_one_another(paybus: Paybus, logs: Path) -> None:
+    """An index that one of them creates waits for no transaction of the others."""
+    migration = paybus.layout.migration(_SERVICE)
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(run_once, migration, logs / str(n)) for n in range(3)]
+        for each in done:
+            each.result(timeout=120)
+
+
+def test_a_database_that_a_newer_version_migrated_is_left_as_it_is(
+    paybus: Paybus, logs: Path
+) -> None:
+    """The way back: the migration of the version before runs again."""
+    paybus.sql(_SERVICE, "UPDATE alembic_version SET version_num = '9999'")
+    run_once(paybus.layout.migration(_SERVICE), logs)
+    assert paybus.sql(_SERVICE, "SELECT version_num FROM alembic_version") == [("9999",)]
+    assert "database_is_ahead" in (logs / f"{_SERVICE}-migrate.log").read_text()

@@ -36,6 +36,7 @@ def main() -> None:
             case "webhook":
                 status = webhook.main(options.gateway)
             case _:
+                _open_what_containers_read()
                 print(DevKeys(PAYBUS / "keys").token(options.role, tenant=options.tenant))
                 status = 0
     except DevstackError as error:
@@ -50,6 +51,16 @@ def main() -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _open_what_containers_read() -> None:
+    """Let the users of containers read what docker-compose.yml mounts, whatever the umask was when
+    this checkout was made: nothing in it is secret."""
+    deploy = PAYBUS.parent / "deploy"
+    for folder in (deploy / "compose", deploy / "observability"):
+        for each in (deploy, folder, *folder.rglob("*")):
+            mode = each.stat().st_mode
+            each.chmod(mode | (0o755 if each.is_dir() else 0o444))
 
 
 def _parser() -> argparse.ArgumentParser:

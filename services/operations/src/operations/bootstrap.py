@@ -14,7 +14,7 @@ from operations.console.forms import forms
 from operations.console.pages import pages
 from operations.console.session import ConsoleCookies
 from operations.dead_letters.collector import DeadLetterCollector
-from operations.handlers import HANDLERS
+from operations.handlers import COMPLETIONS, OUTCOMES
 from operations.jobs import SERVICE, Jobs
 from operations.monitoring.gauges import measure
 from operations.monitoring.journal_indexer import JournalIndexer
@@ -78,7 +78,10 @@ async def worker(settings: WorkerSettings, context: RoleContext) -> RoleProcess:
             DeadLetterCollector(queue, vault, **options)
             for queue in (*topology.QUEUES, topology.WEBHOOKS)
         ),
-        TransactionalConsumer(topology.queue("operations.outcomes"), HANDLERS, batch=20, **options),
+        TransactionalConsumer(topology.queue("operations.outcomes"), OUTCOMES, batch=20, **options),
+        TransactionalConsumer(
+            topology.queue("operations.completions"), COMPLETIONS, batch=100, **options
+        ),
         jobs,
     ]
     tasks: list[Task] = [

@@ -15,16 +15,16 @@ from operations import metrics
 from operations.domain import COMPLETES, Completed, ItemState
 from operations.repository import dead_letters
 
-_OUTCOMES = "outcomes"
+_REPORTED = "outcomes"
 _COMPLETED = "completed"
 
 
 async def on_items_completed(work: UnitOfWork, event: Event[ReplayItemsCompleted]) -> None:
     """Record the outcomes that consumers report for replayed messages. A batch of such events is
     written in one statement."""
-    outcomes: dict[str, ItemState] | None = work.session.info.get(_OUTCOMES)
+    outcomes: dict[str, ItemState] | None = work.session.info.get(_REPORTED)
     if outcomes is None:
-        outcomes = work.session.info[_OUTCOMES] = {}
+        outcomes = work.session.info[_REPORTED] = {}
 
         async def write() -> None:
             await dead_letters.complete_items(
@@ -54,7 +54,5 @@ async def on_completed(work: UnitOfWork, event: Event[Any]) -> None:
     )
 
 
-HANDLERS: Mapping[str, Handler] = {
-    "replay.items_completed": on_items_completed,
-    **dict.fromkeys(COMPLETES, on_completed),
-}
+OUTCOMES: Mapping[str, Handler] = {"replay.items_completed": on_items_completed}
+COMPLETIONS: Mapping[str, Handler] = dict.fromkeys(COMPLETES, on_completed)

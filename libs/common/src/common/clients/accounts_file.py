@@ -56,7 +56,7 @@ def read_any(path: Path | None, table: str, model: type[AccountT]) -> list[Accou
     if path is None:
         return []
     try:
-        empty = not tomllib.loads(path.read_text())
+        empty = not tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         log.warning("accounts_file_missing", hint="there are no accounts", path=str(path))
         return []
@@ -70,7 +70,7 @@ def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
     `AccountsInvalid`."""
     accounts: TypeAdapter[dict[str, list[AccountT]]] = TypeAdapter(dict[str, list[model]])  # type: ignore[valid-type]
     try:
-        file = tomllib.loads(path.read_text())
+        file = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AccountsInvalid(unreadable(path, error)) from None
     except UnicodeDecodeError as error:

@@ -1,6 +1,4 @@
-"""Job messages from typing import Final
-
-from a service's scheduler to its own workers: run something once."""
+"""Job messages from a service's scheduler to its own workers: run something once."""
 
 from typing import Final
 

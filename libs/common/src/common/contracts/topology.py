@@ -187,10 +187,11 @@ QUEUES: Final = (
         ),
     ),
     Queue("orders.jobs", (Binding(JOBS, "job.run.orders"),)),
+    Queue("operations.outcomes", (Binding("operations", "replay.items_completed"),)),
+    # Of its own: version 0.2.0, to which an operator may go back, can't handle these events.
     Queue(
-        "operations.outcomes",
+        "operations.completions",
         (
-            Binding("operations", "replay.items_completed"),
             Binding("provisioning", "organization.provisioned"),
             Binding("provisioning", "organization.suspended"),
             Binding("payouts", "payout.paid"),

@@ -6,6 +6,7 @@ use: transactions that lock several in another order would deadlock with it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ import psycopg
 import sqlalchemy as sa
 from alembic import command, context, op
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.schema import SchemaItem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random
 
@@ -33,45 +36,61 @@ _ARGUMENTS: Final = CONNECT_ARGUMENTS | {"options": "-c statement_timeout=0 -c t
 _LOCK_TIMEOUTS: Final = ("500ms", "1s", "2s", "4s", "8s")
 _LOCKED: Final = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 _PATIENCE_SECONDS: Final = 600
+_ROWS_AT_ONCE: Final = 1000
+_ALONE: Final = sa.text("SELECT pg_try_advisory_lock(hashtext('paybus-migrations'))")
 
 
 def upgrade(settings: DatabaseSettings, package: Path) -> None:
     """Migrate the database to the newest version while processes use it. Concurrent calls are
-    safe.
+    safe, and a database that a newer version has migrated is left as it is.
 
     Each revision is one transaction. Raise the database's error when a table can't be locked for
     ten minutes; the next call continues with the revision that failed.
     """
     config = Config()
     config.set_main_option("script_location", str(package / "migrations"))
+    script = ScriptDirectory.from_config(config)
     engine = sa.create_engine(
         settings.database_url.get_secret_value(), connect_args=_ARGUMENTS, poolclass=sa.NullPool
     )
-    with _alone(engine):
-        for attempt in Retrying(
-            retry=retry_if_exception(_is_locked),
-            wait=wait_random(0.2, 2),
-            stop=stop_after_delay(_PATIENCE_SECONDS),
-            before_sleep=_say_why,
-            reraise=True,
-        ):
-            number = min(attempt.retry_state.attempt_number, len(_LOCK_TIMEOUTS))
-            with attempt, engine.connect() as connection:
-                connection.execute(sa.text(f"SET lock_timeout = '{_LOCK_TIMEOUTS[number - 1]}'"))
-                connection.commit()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+    with engine.connect() as lock, _alone(lock), engine.connect() as connection:
+        present = MigrationContext.configure(connection).get_current_revision()
+        connection.rollback()
+        known = [each.revision for each in script.walk_revisions()]
+        if present is not None and present not in known:
+            log.warning("database_is_ahead", revision=present, known=known[0])
+            return
+        config.attributes["connection"] = connection
+        for revision in reversed(known[: known.index(present)] if present else known):
+            _upgrade_to(config, connection, revision)
     engine.dispose()
     log.info("database_migrated")
 
 
+def _upgrade_to(config: Config, connection: sa.Connection, revision: str) -> None:
+    for attempt in Retrying(
+        retry=retry_if_exception(_is_locked),
+        wait=wait_random(0.2, 2),
+        stop=stop_after_delay(_PATIENCE_SECONDS),
+        before_sleep=_say_why,
+        reraise=True,
+    ):
+        number = min(attempt.retry_state.attempt_number, len(_LOCK_TIMEOUTS))
+        with attempt:
+            connection.rollback()
+            connection.execute(sa.text(f"SET lock_timeout = '{_LOCK_TIMEOUTS[number - 1]}'"))
+            connection.commit()
+            command.upgrade(config, revision)
+
+
 @contextmanager
-def _alone(engine: sa.Engine) -> Iterator[None]:
-    """Wait for a concurrent `migrate`, which leaves nothing to do; its end releases the lock."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("SET lock_timeout = 0"))
-        connection.execute(sa.text("SELECT pg_advisory_lock(hashtext('paybus-migrations'))"))
-        yield
+def _alone(connection: sa.Connection) -> Iterator[None]:
+    """Wait for a concurrent `migrate`, which leaves nothing to do. It is asked again and again: a
+    statement that waits would hold a snapshot, for whose end an index that is created waits."""
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    while not connection.scalar(_ALONE):
+        time.sleep(1)
+    yield  # the end of the connection releases the lock
 
 
 def _is_locked(error: BaseException) -> bool:
@@ -95,11 +114,30 @@ def run_environment() -> None:
 
 
 def create_index(name: str, table: str, columns: Sequence[str], **options: Any) -> None:
-    """Create an index on a table that is in use, without blocking its writers; in place of one that
-    a failed attempt left. It is a revision's only statement, because it runs in no transaction."""
+    """Create an index on a table that is in use, in place of the one of that name, which serves
+    until then. No reader or writer waits for it, so it waits for old transactions without a limit.
+    It is a revision's only statement, because it runs in no transaction."""
+    new = f"{name}_new"
     with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {new}")  # of a failed attempt
+        op.create_index(new, table, columns, postgresql_concurrently=True, **options)
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-        op.create_index(name, table, columns, postgresql_concurrently=True, **options)
+        op.execute(f"ALTER INDEX {new} RENAME TO {name}")
+
+
+def change_rows(statement: str) -> None:
+    """Change many rows, some at a time, so that no transaction waits long for one of them.
+
+    `statement` changes at most `:most` rows, and each one once. It is a revision's only statement.
+    """
+    if context.is_offline_mode():
+        op.execute(statement)
+        return
+    with op.get_context().autocommit_block():
+        changing = sa.text(statement).bindparams(most=_ROWS_AT_ONCE)
+        while op.get_bind().execute(changing).rowcount:
+            pass
 
 
 def create_tenant_table(name: str, *columns: SchemaItem) -> None:

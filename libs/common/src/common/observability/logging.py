@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -20,12 +20,21 @@ _MAX_VALUE_LENGTH = 32_768
 _OURS = frozenset({"level", "logger", "time", "service", "role"})
 
 
-class _Writer(structlog.WriteLogger):
-    """Writes lines to standard output; `name` is the module's."""
+class _Writer:
+    """Writes lines to standard output; `name` is the module's.
+
+    A line that can't be written (a full disk, a closed pipe) is lost: nothing else may fail for it.
+    """
 
     def __init__(self, name: str) -> None:
-        super().__init__(sys.stdout)
         self.name = name
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError, ValueError):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:

@@ -25,6 +25,8 @@ from devstack.processes.supervisor import say
 from devstack.servers import debian
 from devstack.servers.containers import engine_runs
 
+# Set where the engine is of our own making, so that nobody else's images are touched.
+OURS = "PAYBUS_DOCKER_ENGINE"
 _RELEASE = "trixie"
 _PACKAGES = (
     "docker.io", "docker-cli", "docker-compose", "docker-buildx", "iptables", "iproute2",
@@ -94,7 +96,10 @@ class DebianEngine:
 
     def run(self, command: Sequence[str], *, quiet: bool = False) -> int:
         """Run the command in the engine's network, with `docker` in its PATH."""
-        pid = self._children()[0]
+        children = self._children()
+        if not children:
+            return 1  # it has ended
+        pid = children[0]
         entered = ["nsenter", "--target", str(pid), "--net", "--", *command]
         output = subprocess.DEVNULL if quiet else None
         return subprocess.run(
@@ -118,6 +123,7 @@ class DebianEngine:
         return os.environ | {
             "PATH": f"{self._bin}:{os.environ['PATH']}",
             "DOCKER_HOST": f"unix://{self._socket}",
+            OURS: "1",
         }
 
     def _install(self) -> None:
@@ -159,6 +165,8 @@ class DebianEngine:
         return pid
 
     def _children(self) -> Sequence[int]:
+        if not self._processes:
+            return ()
         parent = self._processes[0].pid
         try:
             listed = Path(f"/proc/{parent}/task/{parent}/children").read_text()

@@ -137,12 +137,15 @@ async def _save(
     }
     row, is_new = await repository.intend_reversal(session, values)
     known = _report(row)
+    if row.total is not None:
+        row.total = known.total
     row.references = sorted({*row.references, *references})
     if not is_new and new.at != _NOT_REPORTED:
         first = known.at == _NOT_REPORTED
         row.reported_at = event.time if first else min(row.reported_at, event.time)
     if not is_new and new.replaces(known):
         row.total, row.status, row.status_at = new.total, new.status, new.at
+        row.amount = new.total  # until it is calculated
     return row
 
 
@@ -184,10 +187,12 @@ def _publish(work: UnitOfWork, event: Event[Any], row: Reversal, checkout: Check
 
 
 def _report(row: Reversal) -> ReversalReport:
+    """An `amount` above the `total` was written by version 0.2.0, which knows only the former and
+    may run beside this one."""
     return ReversalReport(
         ReversalKind(row.kind),
         row.status_at or row.reported_at,
-        row.amount if row.total is None else row.total,
+        max(row.amount, row.total or 0),
         row.status,
         row.began_at,
     )

@@ -162,8 +162,10 @@ def _log(
         return
     write = log.warning if seconds > _SLOW_SECONDS else log.info
     said = {"reason": reason} if reason else {}
-    for event in events:
-        said |= ids_of(event)
+    if events:
+        said |= ids_of(events[0])
+    if len(events) > 1:
+        said |= {"further_events": ", ".join(each.id for each in events[1:])}
     write(
         "webhook_received",
         endpoint=endpoint,

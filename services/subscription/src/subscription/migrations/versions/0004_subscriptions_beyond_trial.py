@@ -1,10 +1,14 @@
 """Whoever was active so far has been active beyond a trial."""
 
-from alembic import op
+from common.db.migrations import change_rows
 
 revision = "0004"
 down_revision = "0003"
 
 
 def upgrade() -> None:
-    op.execute("UPDATE subscriptions SET ever_beyond_trial = true WHERE ever_active")
+    change_rows("""
+        UPDATE subscriptions SET ever_beyond_trial = true WHERE id IN (
+            SELECT id FROM subscriptions WHERE ever_active AND NOT ever_beyond_trial LIMIT :most
+        )
+    """)
