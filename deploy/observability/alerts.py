@@ -186,7 +186,7 @@ ALERTS: Final[Sequence[Alert]] = (
     Alert(
         "EndpointsFileInvalid",
         "max(paybus_endpoints_config_invalid)",
-        0, "5m", "ticket", "The endpoints file is invalid: gateways keep the previous one, and one that restarts does not start",
+        0, "5m", "ticket", "The endpoints file is invalid: running gateways continue with its previous content, but no gateway can start",
         "webhooks",
         {"paybus_endpoints_config_invalid": "0x10 1x90"},
         {"paybus_endpoints_config_invalid": "0x100"},

@@ -20,7 +20,7 @@ def webhook(provider: str, outcome: str) -> Histogram:
 
 not_served = Counter(
     "paybus_webhooks_not_served",
-    "Verified webhooks without an effect, by what their endpoint does not serve: account, mode.",
+    "Verified webhooks whose account or mode (`kind`) their endpoint does not serve.",
     ["provider", "kind"],
 )
 for _kind in ("account", "mode"):  # an increase is visible only from an existing 0

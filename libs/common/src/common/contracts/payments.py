@@ -212,7 +212,7 @@ class PaymentDisputed(Payload):
 
 class CheckoutReversed(Payload):
     """Refund or dispute of the payment of a checkout that was started with a `purpose`, as the
-    provider reports it: also refunds that Paybus requested itself.
+    provider reports it, including refunds that Paybus itself requested.
 
     `amount` is what the refunds of the charge returned so far, less those that failed, or what is
     disputed. Of one `reversal_id`, the event with the highest `sequence` applies.
