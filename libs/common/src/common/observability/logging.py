@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -43,15 +43,18 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
     def name_process(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {**record, "service": service, "role": role}
 
-    def cut(name: str) -> Callable[[str, int], str]:
+    def masked(name: str, value: str) -> str:
+        if len(value) <= _MAX_VALUE_LENGTH:
+            return redact(value)
         # The error is at the end of its traceback.
-        return redact.end if name == "exception" else redact.beginning
+        cut = redact.end if name == "exception" else redact.beginning
+        return cut(value, _MAX_VALUE_LENGTH)
 
     def mask(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {
-            k: cut(k)(v, _MAX_VALUE_LENGTH) if isinstance(v, str) and k not in _OURS else v
-            for k, v in record.items()
-        }
+        for name, value in record.items():
+            if isinstance(value, str) and name not in _OURS:
+                record[name] = masked(name, value)
+        return record
 
     shared: list[Any] = [
         merge_contextvars,
@@ -70,6 +73,7 @@ def configure(*, service: str, role: str, level: str, redact: Redactor) -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         logger_factory=_Writer,
+        cache_logger_on_first_use=True,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
     handler = logging.StreamHandler(sys.stdout)
