@@ -21,7 +21,7 @@ from support.waiting import until
 
 _PASSWORD = "archive"
 _APIS = ("subscription-api", "orders-api", "provisioning-api", "operations-api")
-_WORKERS = ("subscription-worker", "provisioning-worker")
+_WORKERS = ("subscription-worker", "provisioning-worker", "orders-worker")
 _PROVISIONED = "SELECT count(*) FROM integrations WHERE status = 'provisioned'"
 
 
