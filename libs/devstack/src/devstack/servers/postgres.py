@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import Popen
@@ -97,8 +98,9 @@ class Postgres:
         """Make a base backup of the running server. Raises `DevstackError`."""
         self._copy_of(self.url, folder)
 
-    def restore(self, backup: Path) -> None:
-        """Replace all data with the backup, apply the archived log to its end, and start."""
+    def restore(self, backup: Path) -> datetime:
+        """Replace all data with the backup, apply the archived log to its end, and start. Return
+        the moment to which the databases are restored."""
         shutil.rmtree(self._data)
         shutil.copytree(backup, self._data)
         (self._data / "recovery.signal").touch()
@@ -111,6 +113,11 @@ class Postgres:
         child.wait_until(
             self._is_primary, self._process, what="the log to be applied", log=self._log, seconds=60
         )
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute("SELECT pg_last_xact_replay_timestamp()").fetchone()
+        assert row is not None
+        moment: datetime = row[0]
+        return moment
 
     def _is_primary(self) -> bool:
         with psycopg.connect(self.url) as connection:
