@@ -473,7 +473,7 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "RefundsFailing",
-        'sum(increase(paybus_refunds_total{outcome="failed"}[6h])) / (sum(increase(paybus_refunds_total[6h])) > 10)',
+        '(sum(increase(paybus_refunds_total{outcome="failed"}[6h])) or vector(0)) / clamp_min(sum(increase(paybus_refunds_total[6h])), 10)',
         0.1, "10m", "ticket", "More than a tenth of the refunds fail at the provider",
         "payments",
         {
@@ -487,7 +487,7 @@ ALERTS: Final[Sequence[Alert]] = (
     ),
     Alert(
         "BankLoginsBroken",
-        'sum(max by (health) (paybus_bank_items{health="login_required"})) / (sum(max by (health) (paybus_bank_items{health!="revoked"})) > 20)',
+        'sum(max by (health) (paybus_bank_items{health="login_required"})) / clamp_min(sum(max by (health) (paybus_bank_items{health!="revoked"})), 20)',
         0.2, "1h", "ticket", "More than a fifth of the linked banks need a new login: an institution may be broken, or have changed its login",
         "bank-institution-broken",
         {'paybus_bank_items{health="login_required"}': "30x100", 'paybus_bank_items{health="healthy"}': "70x100"},
