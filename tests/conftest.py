@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from common.contracts import topology
@@ -32,6 +33,12 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
 
 # Each process is forked from one that has imported its libraries.
 os.environ.setdefault(WARM, "1")
+
+# No example has a time limit: machines are shared.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared")
 
 MakePaybus = Callable[..., AbstractContextManager[Paybus]]
 
