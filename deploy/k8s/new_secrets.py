@@ -22,6 +22,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
+import structlog
 import yaml
 from cryptography.fernet import Fernet
 from deploy.k8s import file_checks
@@ -183,6 +184,8 @@ def main() -> None:
     what.add_argument("--files", type=Path, help="where *.toml and jwks.json are")
     what.add_argument("--definitions", type=Path, help="the broker's definitions so far")
     options = parser.parse_args()
+    # The output is for kubectl: what the services' checks log is not part of it.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         if options.definitions is not None:
             print(json.dumps(renewed(_read(options.definitions)), indent=2))

@@ -35,7 +35,7 @@ PROMETHEUS = "http://127.0.0.1:9090"
 ALERTMANAGER = "http://127.0.0.1:9093"
 
 pytestmark = pytest.mark.timeout(1800)
-_MINUTES = 300.0  # a machine with two cores starts 24 containers
+_PATIENCE_SECONDS = 300.0  # a machine with two cores starts 24 containers
 _WEBHOOKS = 60
 
 
@@ -73,21 +73,22 @@ class Compose:
         with_all = ["--privileged", "--pid=host", "--user=0", "--entrypoint=python"]
         docker("run", "--rm", *with_all, "paybus/sandbox:dev", "-c", killing)
 
-    def send(self) -> bool:
-        """Send a new customer's webhook once; return whether the gateway has accepted it."""
+    def post(self) -> httpx.Response:
+        """Send a new customer's webhook once. Raises `TransportError` where nothing answers."""
         number = uuid4().hex[:12]
         body = json.dumps(subscription_created(number)).encode()
         headers = {"Stripe-Signature": signature(body, SECRETS["stripe"])}
-        try:
-            answer = httpx.post(f"{GATEWAY}/webhooks/stripe", content=body, headers=headers)
-        except httpx.TransportError:
-            return False
+        answer = httpx.post(f"{GATEWAY}/webhooks/stripe", content=body, headers=headers)
         if answer.status_code == httpx.codes.OK:
             self.sent.append(number)
-        else:
-            assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE, answer.text
-            assert "Retry-After" in answer.headers
-        return answer.status_code == httpx.codes.OK
+        return answer
+
+    def send(self) -> bool:
+        """Send a webhook once; return whether it was accepted."""
+        try:
+            return self.post().status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
 
     def get(self, url: str, **query: str) -> Any:
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -104,7 +105,7 @@ class Compose:
         until(
             lambda: self.provisioned() == len(self.sent),
             what=f"{len(self.sent)} organizations",
-            seconds=_MINUTES,
+            seconds=_PATIENCE_SECONDS,
             pause=2,
         )
 
@@ -137,7 +138,7 @@ def test_every_container_is_healthy_and_migrations_have_ended(compose: Compose) 
     def wrong() -> dict[str, str]:
         return {n: s for n, s in compose.states().items() if s not in {"healthy", "exited"}}
 
-    until(lambda: not wrong(), what="all healthy", seconds=_MINUTES, pause=2)
+    until(lambda: not wrong(), what="all healthy", seconds=_PATIENCE_SECONDS, pause=2)
     exited = {name for name, state in compose.states().items() if state == "exited"}
     assert exited == {f"paybus-test-{each}-migrate-1" for each in _services()}
 
@@ -193,7 +194,7 @@ def test_workers_are_scaled(compose: Compose) -> None:
     until(
         lambda: all(compose.states().get(each) == "healthy" for each in workers),
         what="three healthy workers",
-        seconds=_MINUTES,
+        seconds=_PATIENCE_SECONDS,
         pause=2,
     )
     for _ in range(_WEBHOOKS):
@@ -212,7 +213,7 @@ def test_what_is_killed_starts_again_and_nothing_is_lost(compose: Compose, servi
     until(
         lambda: compose.send() and len(compose.sent) >= goal,
         what="webhooks are accepted again",
-        seconds=_MINUTES,
+        seconds=_PATIENCE_SECONDS,
     )
     compose.until_all_are_provisioned()
     assert compose.container(service) == before, "the same container, started again"
@@ -226,11 +227,12 @@ def test_without_a_broker_callers_are_answered_503(compose: Compose) -> None:
     compose("stop", "--timeout", "30", "rabbitmq")
     try:
         until(lambda: not compose.send(), what="the gateway notices", pause=1)
-        answer = httpx.post(f"{GATEWAY}/webhooks/stripe", content=b"{}")
-        assert answer.status_code in {400, 503}, "no refused connection"
+        answer = compose.post()
+        assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert int(answer.headers["Retry-After"]) > 0
     finally:
         compose("start", "rabbitmq")
-    until(compose.send, what="webhooks are accepted again", seconds=_MINUTES)
+    until(compose.send, what="webhooks are accepted again", seconds=_PATIENCE_SECONDS)
     compose.until_all_are_provisioned()
 
 
@@ -239,7 +241,7 @@ def test_down_and_up_again_with_work_under_way(compose: Compose) -> None:
         assert compose.send()
     compose("down")
     compose.up()
-    until(compose.send, what="webhooks are accepted again", seconds=_MINUTES)
+    until(compose.send, what="webhooks are accepted again", seconds=_PATIENCE_SECONDS)
     compose.until_all_are_provisioned()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,28 @@ def test_what_a_service_would_refuse_makes_no_secret(
     with pytest.raises(new_secrets.Missing, match=re.escape(fault)) as missing:
         new_secrets.secrets(tmp_path, {"BACKEND_TOKEN": "token"})
     assert str(tmp_path / name) in str(missing.value)
+
+
+def test_what_the_checks_log_is_no_part_of_the_secrets(tmp_path: Path) -> None:
+    """A file that every user of the machine can change is a warning."""
+    secret_files.write(tmp_path)
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text(
+        '[[account]]\nprovider = "fapshi"\ntenant = "t"\n'
+        'options = { api_user = "me", api_key = "hunter22" }'
+    )
+    accounts.chmod(0o666)
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.k8s.new_secrets", "--files", tmp_path],
+        cwd=ROOT,
+        env=os.environ | {"BACKEND_TOKEN": "token"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "accounts_file_world_writable" in done.stderr
+    assert {each["kind"] for each in yaml.safe_load_all(done.stdout)} == {"Secret"}
 
 
 def test_images_start_what_the_tests_start() -> None:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# As the official image does: the first start makes the cluster and runs the scripts, before anybody
-# can connect from outside.
+# As the official image does: the first start makes the cluster and runs the scripts, before it can be
+# reached from outside. https://github.com/docker-library/postgres/blob/master/18/trixie/docker-entrypoint.sh
 set -eu
 case "${1:-postgres}" in -*) set -- postgres "$@" ;; esac
 if [ ! -s "$PGDATA/PG_VERSION" ]; then

@@ -1,3 +1,4 @@
+# As in https://github.com/docker-library/postgres/blob/master/18/trixie/Dockerfile: user, folders, PGDATA, signal.
 FROM paybus-test/debian:forky
 RUN mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
  && apt-get -qq update && apt-get -qq install -y --no-install-recommends postgresql-18 > /dev/null \

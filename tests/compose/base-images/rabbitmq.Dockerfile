@@ -1,3 +1,4 @@
+# As in https://github.com/docker-library/rabbitmq/tree/master/4.2/ubuntu: user, folder, plugins, logs.
 FROM paybus-test/debian:forky
 RUN apt-get -qq update && apt-get -qq install -y --no-install-recommends rabbitmq-server > /dev/null \
  && rm -rf /var/lib/apt/lists/* /var/lib/rabbitmq/* /var/log/rabbitmq/* \

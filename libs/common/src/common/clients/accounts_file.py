@@ -55,28 +55,38 @@ def read_any(path: Path | None, table: str, model: type[AccountT]) -> list[Accou
     configured: a service can run without accounts. Raise `AccountsInvalid`."""
     if path is None:
         return []
-    try:
-        empty = not tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        log.warning("accounts_file_missing", hint="there are no accounts", path=str(path))
+    if not path.exists():
+        log.warning(
+            "accounts_file_missing",
+            hint="create the file, unless the service is to have no accounts",
+            path=str(path),
+        )
         return []
-    except (OSError, ValueError):
-        empty = False
-    return [] if empty else read(path, table, model)
+    file = _load(path)
+    return _accounts(path, file, table, model) if file else []
 
 
 def read(path: Path, table: str, model: type[AccountT]) -> list[AccountT]:
     """Return the accounts in the file's `[[table]]` tables, at least one. Raise
     `AccountsInvalid`."""
-    accounts: TypeAdapter[dict[str, list[AccountT]]] = TypeAdapter(dict[str, list[model]])  # type: ignore[valid-type]
+    return _accounts(path, _load(path), table, model)
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        file = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise AccountsInvalid(unreadable(path, error)) from None
     except UnicodeDecodeError as error:
         raise AccountsInvalid(f"{path} can't be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise AccountsInvalid(f"{path} is not valid TOML: {error}") from None
+
+
+def _accounts(
+    path: Path, file: dict[str, Any], table: str, model: type[AccountT]
+) -> list[AccountT]:
+    accounts: TypeAdapter[dict[str, list[AccountT]]] = TypeAdapter(dict[str, list[model]])  # type: ignore[valid-type]
     if file.keys() != {table} or not file[table]:
         raise AccountsInvalid(f"{path} must have [[{table}]] tables and no other ones")
     try:

@@ -96,6 +96,7 @@ _IN_DIGITS = {ord(each): str(int(each, 36)) for each in string.ascii_letters + s
 _IBAN_LENGTHS = {each[2:]: int(each[:2]) for each in _LENGTHS.split()}
 
 
+# Names and ids are shorter. A longer text is not kept in memory.
 _SHORT = 64
 
 

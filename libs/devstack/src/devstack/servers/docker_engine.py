@@ -25,7 +25,7 @@ from devstack.processes.supervisor import say
 from devstack.servers import debian
 from devstack.servers.containers import engine_runs
 
-# Set where the engine is of our own making, so that nobody else's images are touched.
+# Set where the engine is of our own making, so that no other project's images are replaced.
 OURS = "PAYBUS_DOCKER_ENGINE"
 _RELEASE = "trixie"
 _PACKAGES = (
@@ -42,13 +42,13 @@ set -eu
 tree=$1 checkout=$2 log=$3
 mount --rbind "$tree" "$tree"
 cd "$tree"
-mkdir -p ".$checkout" .outside
-mount --rbind "$checkout" ".$checkout"
 mount --rbind /sys sys
 mount --rbind /dev dev
 mount -t proc proc proc
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
+mkdir -p ".$checkout" .outside
+mount --rbind "$checkout" ".$checkout"
 pivot_root . .outside
 umount -l /.outside
 ip link set lo up
@@ -110,14 +110,13 @@ class DebianEngine:
         """Stop the engine; its images and volumes stay."""
         for pid in self._children():
             os.kill(pid, signal.SIGTERM)
-        for process in self._processes:
+        for process in self._processes:  # the engine, then the network that it needs until its end
             try:
                 process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            for network in self._processes[1:]:  # it outlives the engine, which needs it
-                network.terminate()
+            self._disconnect()
 
     def _environment(self) -> Mapping[str, str]:
         return os.environ | {
@@ -158,6 +157,10 @@ class DebianEngine:
                 start_new_session=True,
             )
         )
+
+    def _disconnect(self) -> None:
+        for network in self._processes[1:]:
+            network.terminate()
 
     def _first_child(self) -> int:
         self._wait_for(lambda: bool(self._children()), "its namespaces exist")

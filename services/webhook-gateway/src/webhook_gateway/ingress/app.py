@@ -156,8 +156,8 @@ class WebhookApp:
 def _log(
     endpoint: str, outcome: str, reason: str | None, events: Sequence[Event[Any]], seconds: float
 ) -> None:
-    """Write one line for each call; a slow one is a warning. Those above a rate limit are counted
-    only: whoever sends too much must not fill the log."""
+    """Write one line for each call; a slow one is a warning. Those above a rate limit are only
+    counted: a caller that sends too many must not fill the log."""
     if outcome == "limited":
         return
     write = log.warning if seconds > _SLOW_SECONDS else log.info

@@ -1,4 +1,4 @@
-"""Whoever was active so far has been active beyond a trial."""
+"""Subscriptions that were active so far were active beyond a trial."""
 
 from common.db.migrations import change_rows
 
