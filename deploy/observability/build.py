@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from deploy.observability import alerts, dashboards
+from deploy.observability import alerts, dashboards, objectives
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -38,7 +38,7 @@ _MADE = "Made by `make observability`: change deploy/observability/, not this fi
 
 def files() -> Mapping[Path, str]:
     """Everything that is made, by where it belongs."""
-    objectives, raised = _groups()
+    budgets, raised = _groups()
     crd = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
@@ -48,18 +48,18 @@ def files() -> Mapping[Path, str]:
             # Not with the first things of a roll-out: nothing that they are about is there yet.
             "labels": {"app.kubernetes.io/component": "alerts"},
         },
-        "spec": {"groups": [objectives, raised]},
+        "spec": {"groups": [budgets, raised]},
     }
     prometheus = HERE / "prometheus"
     made = {
-        prometheus / "objectives.yml": _yaml({"groups": [objectives]}),
+        prometheus / "objectives.yml": _yaml({"groups": [budgets]}),
         prometheus / "alerts.yml": _yaml({"groups": [raised]}),
         # The longer the window, the rarer it is looked at.
         prometheus / "objectives_test.yml": _yaml(
-            _tests("objectives.yml", alerts.burning("1h", "6h"), "5m", "400m", [_first_start()])
+            _tests("objectives.yml", objectives.burning("1h", "6h"), "5m", "400m", [_first_start()])
         ),
         prometheus / "objectives_days_test.yml": _yaml(
-            _tests("objectives.yml", alerts.burning("3d"), "30m", "4320m")
+            _tests("objectives.yml", objectives.burning("3d"), "30m", "4320m")
         ),
         prometheus / "alerts_test.yml": _yaml(_tests("alerts.yml", alerts.ALERTS, "1m", "90m")),
         ROOT / "deploy/k8s/components/monitoring/rules.yaml": _yaml(crd),
@@ -71,12 +71,12 @@ def files() -> Mapping[Path, str]:
 
 
 def _groups() -> tuple[dict[str, Any], dict[str, Any]]:
-    recorded = [{"record": each.name, "expr": each.value} for each in alerts.records()]
+    recorded = [{"record": each.name, "expr": each.value} for each in objectives.records()]
     return (
         {
             "name": "paybus-objectives",
             "interval": "30s",
-            "rules": [*recorded, *_raised(alerts.burning())],
+            "rules": [*recorded, *_raised(objectives.burning())],
         },
         {"name": "paybus-alerts", "rules": _raised(alerts.ALERTS)},
     )
@@ -104,7 +104,7 @@ def _first_start() -> dict[str, Any]:
     return {
         "name": "A first start is silent",
         "interval": "1m",
-        "input_series": [{"series": n, "values": v} for n, v in alerts.FIRST_START.items()],
+        "input_series": [{"series": n, "values": v} for n, v in objectives.FIRST_START.items()],
         "promql_expr_test": [
             {"expr": "count(ALERTS)", "eval_time": each, "exp_samples": []} for each in moments
         ],
@@ -171,7 +171,7 @@ def metrics_page() -> str:
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)
             lines.append(f"| `{name}` | {_kind(metric)} | {labels} | {metric._documentation} |")
     lines += ["", "## Recorded by Prometheus", "", "| | |", "| --- | --- |"]
-    lines += [f"| `{each.name}` | `{_cell(each.value)}` |" for each in alerts.records()]
+    lines += [f"| `{each.name}` | `{_cell(each.value)}` |" for each in objectives.records()]
     lines += [
         "",
         "## Alerts",
@@ -182,7 +182,7 @@ def metrics_page() -> str:
     lines += [
         f"| {each.name} | {each.severity} | {_words(each.summary)} | "
         f"[{each.runbook}](../runbooks/{each.runbook}.md) |"
-        for each in alerts.every_alert()
+        for each in objectives.every_alert()
     ]
     return "\n".join(lines) + "\n"
 

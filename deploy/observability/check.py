@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import yaml
-from deploy.observability import alerts, dashboards
+from deploy.observability import alerts, dashboards, objectives
 from rich.console import Console
 
 from devstack.addresses import DevstackError, free_ports
@@ -69,8 +69,10 @@ def _observe(console: Console, metrics_port: int) -> Mapping[str, str]:
 def queries() -> Mapping[str, str]:
     """By where each stands. An alert's is what it compares: the comparison itself has no answer
     when all is well."""
-    found = {each.name: each.value for each in alerts.records()}
-    found |= {f"alert {each.name}": each.value for each in alerts.every_alert() if not each.foreign}
+    found = {each.name: each.value for each in objectives.records()}
+    found |= {
+        f"alert {each.name}": each.value for each in objectives.every_alert() if not each.foreign
+    }
     for board in dashboards.BOARDS:
         for panel in board.panels:
             for legend, query in panel.queries.items():
@@ -100,7 +102,8 @@ def _tools() -> None:
         if said.split()[-1] != receivers:
             raise SystemExit(f"a {severity} goes to {said.split()[-1]}, not to {receivers}")
     print(
-        f"{len(alerts.every_alert())} alerts fire and stay silent as they should; routes are right"
+        f"{len(objectives.every_alert())} alerts fire and stay silent as they should; "
+        "routes are right"
     )
 
 

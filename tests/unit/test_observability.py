@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import typer
-from deploy.observability import alerts, build, check
+from deploy.observability import build, check, objectives
+from deploy.observability.alerts import Alert
 
 from operations import cli as operations_cli
 from payouts.cli import main as payouts_cli
@@ -16,8 +17,8 @@ from payouts.cli import main as payouts_cli
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("alert", alerts.every_alert(), ids=lambda each: each.name)
-def test_an_alert_has_a_runbook_that_names_it(alert: alerts.Alert) -> None:
+@pytest.mark.parametrize("alert", objectives.every_alert(), ids=lambda each: each.name)
+def test_an_alert_has_a_runbook_that_names_it(alert: Alert) -> None:
     page = (ROOT / "docs" / "runbooks" / f"{alert.runbook}.md").read_text()
     assert page.startswith("# ")
     own = {"webhooks", "provisioning-failing", "database", "queue-growing", "processes",
@@ -63,7 +64,7 @@ def test_the_commands_of_docs_are_there() -> None:
 
 
 def test_no_alert_has_the_name_of_another() -> None:
-    names = [each.name for each in alerts.every_alert()]
+    names = [each.name for each in objectives.every_alert()]
     assert len(names) == len({*names})
 
 
