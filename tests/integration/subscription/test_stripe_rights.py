@@ -299,8 +299,8 @@ def test_a_tenant_may_withhold_trials_and_paused_collection(paybus: Paybus) -> N
         send(paybus, payment_event(on_trial, "invoice.paid", 0, amount_paid=0))
         trial = subscription_created(on_trial, status="trialing")
         send(paybus, trial)
-        until(lambda: subscription(paybus, on_trial), what="the trial is known")
-        assert subscription(paybus, on_trial)["trialing"] is True
+        # Either event may come first, and the payment alone is no trial yet.
+        until(lambda: subscription(paybus, on_trial).get("trialing"), what="the trial is known")
         assert entitled(paybus, on_trial) is False
         assert organization(paybus, on_trial) in {None, "not_needed"}
         send(paybus, change(on_trial, 3, previous={"status": "trialing"}, status="active"))
