@@ -44,8 +44,8 @@ def upgrade(settings: DatabaseSettings, package: Path) -> None:
     """Migrate the database to the newest version while processes use it. Concurrent calls are
     safe, and a database that a newer version has migrated is left as it is.
 
-    Each revision is one transaction. Raise the database's error when a table can't be locked for
-    ten minutes; the next call continues with the revision that failed.
+    A revision that alters tables is one transaction. Raise the database's error when a table can't
+    be locked for ten minutes; the next call continues with the revision that failed.
     """
     config = Config()
     config.set_main_option("script_location", str(package / "migrations"))

@@ -74,7 +74,8 @@ class StatusCheckRequirement(ReasonBody):
     )
     since: AwareDatetime | None = Field(
         default=None,
-        description="when the backup was made, or earlier, at most 90 days ago; null: a week ago",
+        description="the moment to which the database was restored, or earlier,"
+        " at most 90 days ago; null: a week ago",
     )
 
 

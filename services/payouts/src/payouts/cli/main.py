@@ -213,7 +213,7 @@ def require_status_check(
     reason: Reason,
     days: Annotated[int, typer.Option(min=0, max=365, help="0 ends the requirement")] = 30,
     since: Annotated[
-        str | None, typer.Option(help="when the backup was made, RFC 3339; default: a week ago")
+        str | None, typer.Option(help="the restored moment, RFC 3339; default: a week ago")
     ] = None,
 ) -> None:
     """After a backup was restored: reconcile every account since then before anything is sent, and
