@@ -6,8 +6,8 @@ settings name, each checked as its service checks it) and from the environment: 
 `REDIS_URL`, if there is one; `BACKUP_KEY_ID` and `BACKUP_SECRET` of the bucket, if backups go to
 one.
 
-`make k8s-definitions OLD=file` prints the broker's definitions of this version, with the users and
-passwords of the old ones.
+`make k8s-definitions OLD=folder` replaces the broker's definitions in the folder by those of this
+version, with the users and passwords of the old ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
@@ -41,14 +42,32 @@ class Missing(Exception):
     """Something that cannot be made up."""
 
 
-def secrets(folder: Path, environment: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+@dataclass(frozen=True)
+class Servers:
+    """Where broker and database are; a service's login, and its database's name, are filled in."""
+
+    broker: str
+    database: str
+
+
+KUBERNETES = Servers(
+    f"amqps://{{login}}@rabbitmq.paybus.svc:5671/?cafile={AUTHORITIES}/rabbitmq.pem",
+    "postgresql://{login}@postgres-rw:5432/{name}"
+    f"?sslmode=verify-full&sslrootcert={AUTHORITIES}/postgres.pem",
+)
+
+
+def secrets(
+    folder: Path, environment: Mapping[str, str], servers: Servers = KUBERNETES
+) -> Sequence[Mapping[str, Any]]:
     """The Secrets, as Kubernetes takes them. Raises `Missing`, with all that is."""
     missing: list[str] = []
     services = sorted(SERVICES.glob("*/settings.env"))
     passwords = {each.parent.name: token_urlsafe(24) for each in services}
     made = _of_broker(passwords, _ladder(services))
     for settings in services:
-        made += _of_service(settings, folder, environment, passwords, missing)
+        password = passwords[settings.parent.name]
+        made += _of_service(settings, folder, environment, servers, password, missing)
     bucket = {key: environment.get(name, "") for key, name in _BUCKET.items()}
     if all(bucket.values()):
         made.append(_secret("postgres-backup", bucket))
@@ -74,15 +93,15 @@ def _of_broker(passwords: Mapping[str, str], ladder: RetryLadder) -> list[Mappin
     """An administrator's login, KEDA's, and each service's own; what they may do is imported
     whenever a node starts."""
     administrator, autoscaler = token_urlsafe(24), token_urlsafe(24)
-    imported = logins.definitions(passwords, [rung.name for rung in ladder.rungs])
+    first, second = logins.definitions(passwords, [rung.name for rung in ladder.rungs])
     everything = dict.fromkeys(("configure", "write", "read"), ".*")
     nothing = dict.fromkeys(("configure", "write", "read"), "^$")
     for name, password, tag, may in (
         ("paybus", administrator, "administrator", everything),
         ("paybus-keda", autoscaler, "monitoring", nothing),
     ):
-        imported["users"].append(logins.user(name, password, tag))
-        imported["permissions"].append({"user": name, "vhost": "/", **may})
+        first["users"].append(logins.user(name, password, tag))
+        first["permissions"].append({"user": name, "vhost": "/", **may})
     return [
         _secret(
             "rabbitmq-login",
@@ -96,36 +115,55 @@ def _of_broker(passwords: Mapping[str, str], ladder: RetryLadder) -> list[Mappin
                 "default_user.conf": f"default_user = paybus\ndefault_pass = {administrator}\n",
             },
         ),
-        _secret("rabbitmq-definitions", {"definitions.json": json.dumps(imported)}),
+        _secret("rabbitmq-definitions", _files(first, second)),
         _secret(
             "keda-rabbitmq", {"host": f"http://paybus-keda:{autoscaler}@rabbitmq.paybus.svc:15672/"}
         ),
     ]
 
 
-def renewed(old: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the broker's definitions of this version with the users of the `old` ones. Raise
-    `Missing` for a service without a user: it needs a password, and the service has to know it."""
+def databases(logins: Sequence[Mapping[str, str]]) -> str:
+    """The roles of the services and their databases, as a script for PostgreSQL's first start."""
+    return "".join(
+        f"CREATE ROLE {login['username']} LOGIN PASSWORD '{login['password']}';\n"
+        f"CREATE DATABASE {login['username']} OWNER {login['username']};\n"
+        for login in logins
+    )
+
+
+def _files(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, str]:
+    """By name, and the names are in the order in which a node imports the files of a folder."""
+    return {
+        "logins.json": json.dumps(first, indent=2),
+        "topics.json": json.dumps(second, indent=2),
+    }
+
+
+def renewed(old: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the files with the broker's definitions of this version and the users of the `old`
+    `logins.json`. Raise `Missing` for a service without a user: it needs a password, and the
+    service has to know it."""
     settings = sorted(SERVICES.glob("*/settings.env"))
     services = [each.parent.name for each in settings]
     users = {each["name"]: each for each in old["users"]}
     if unknown := [each for each in services if logins.name_of(each) not in users]:
         raise Missing(f"the old definitions have no user of {', '.join(unknown)}")
-    made = logins.definitions(
+    first, second = logins.definitions(
         dict.fromkeys(services, ""), [rung.name for rung in _ladder(settings).rungs]
     )
-    ours = {each["user"] for each in made["permissions"]}
+    ours = {each["user"] for each in first["permissions"]}
     others = [each for each in old["permissions"] if each["user"] not in ours]
-    return made | {"users": old["users"], "permissions": [*made["permissions"], *others]}
+    permissions = [*first["permissions"], *others]
+    return _files(first | {"users": old["users"], "permissions": permissions}, second)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise Missing(f"OLD={path} is no file with a broker's definitions: {error}") from error
+        raise Missing(f"{path} is no file with a broker's definitions: {error}") from error
     if not isinstance(found, dict) or not {"users", "permissions"} <= found.keys():
-        raise Missing(f"OLD={path} contains no users and permissions")
+        raise Missing(f"{path} contains no users and permissions")
     return found
 
 
@@ -133,18 +171,18 @@ def _of_service(
     settings: Path,
     folder: Path,
     environment: Mapping[str, str],
-    passwords: Mapping[str, str],
+    servers: Servers,
+    broker_password: str,
     missing: list[str],
 ) -> Iterator[Mapping[str, Any]]:
     service, text = settings.parent.name, settings.read_text()
     role, password = service.replace("-", "_"), token_urlsafe(24)
     login = {"username": role, "password": password}
     yield _secret(f"postgres-{service}", login, kind="kubernetes.io/basic-auth")
+    at_broker = f"{logins.name_of(service)}:{broker_password}"
     made = {
-        "RABBITMQ_URL": f"amqps://{logins.name_of(service)}:{passwords[service]}"
-        f"@rabbitmq.paybus.svc:5671/?cafile={AUTHORITIES}/rabbitmq.pem",
-        "DATABASE_URL": f"postgresql://{role}:{password}@postgres-rw:5432/{role}"
-        f"?sslmode=verify-full&sslrootcert={AUTHORITIES}/postgres.pem",
+        "RABBITMQ_URL": servers.broker.format(login=at_broker),
+        "DATABASE_URL": servers.database.format(login=f"{role}:{password}", name=role),
         "ENCRYPTION_KEYS": Fernet.generate_key().decode(),
     }
     values = {}
@@ -182,13 +220,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.k8s.new_secrets")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--files", type=Path, help="where *.toml and jwks.json are")
-    what.add_argument("--definitions", type=Path, help="the broker's definitions so far")
+    what.add_argument("--definitions", type=Path, help="where the broker's definitions so far are")
     options = parser.parse_args()
     # The output is for kubectl: what the services' checks log is not part of it.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         if options.definitions is not None:
-            print(json.dumps(renewed(_read(options.definitions)), indent=2))
+            for name, text in renewed(_read(options.definitions / "logins.json")).items():
+                (options.definitions / name).write_text(text)
             return
         made = secrets(options.files, os.environ)
     except Missing as error:

@@ -341,7 +341,7 @@ def test_a_process_trusts_broker_and_database_by_their_authorities_alone(
 def test_each_service_has_a_login_of_its_own_at_the_broker_by_tls(tmp_path: Path) -> None:
     made = new_secrets.secrets(secret_files.write(tmp_path), {"BACKEND_TOKEN": "token"})
     secrets = {each["metadata"]["name"]: each["stringData"] for each in made}
-    imported = json.loads(secrets["rabbitmq-definitions"]["definitions.json"])
+    imported = json.loads(secrets["rabbitmq-definitions"]["logins.json"])
     hashes = {each["name"]: b64decode(each["password_hash"]) for each in imported["users"]}
     for service in SERVICES:
         url = urlsplit(secrets[f"{service}-secrets"]["RABBITMQ_URL"])
@@ -396,14 +396,14 @@ def test_broker_and_database_survive_a_node() -> None:
 def test_the_definitions_of_a_new_version_keep_the_passwords(tmp_path: Path) -> None:
     made = new_secrets.secrets(secret_files.write(tmp_path), {"BACKEND_TOKEN": "token"})
     secrets = {each["metadata"]["name"]: each["stringData"] for each in made}
-    old = json.loads(secrets["rabbitmq-definitions"]["definitions.json"])
+    old = json.loads(secrets["rabbitmq-definitions"]["logins.json"])
     changed = copy.deepcopy(old)
-    changed["topic_permissions"] = []
     for each in changed["permissions"]:
         each["write"] = "^$"
-    renewed = new_secrets.renewed(changed)
+    files = new_secrets.renewed(changed)
+    assert files["topics.json"] == secrets["rabbitmq-definitions"]["topics.json"]
+    renewed = json.loads(files["logins.json"])
     assert renewed["users"] == old["users"]
-    assert renewed["topic_permissions"] == old["topic_permissions"]
     ours = {each["user"]: each for each in renewed["permissions"]}
     for each in old["permissions"]:
         administers = each["user"] in {"paybus", "paybus-keda"}

@@ -23,6 +23,7 @@ from common.contracts.topology import GIVEN_UP, JOURNAL, MARKS, REFILLS, REPLAYS
 from common.messaging import topology_declarer
 from common.messaging.topology_declarer import TopologyMissing, declaring
 from conftest import MakePaybus
+from devstack.servers.rabbitmq import PrivateNode, find_server
 from support.operations import PROCESSES
 from support.paybus import SHORT_LADDER, Paybus, connected
 from support.waiting import until
@@ -44,6 +45,32 @@ async def _as(paybus: Paybus, service: str) -> AsyncIterator[AbstractChannel]:
     connection = await aio_pika.connect(paybus.layout.broker_url(service))
     async with connection, connection.channel() as channel:
         yield channel
+
+
+def test_a_new_broker_starts_with_the_definitions(tmp_path: Path) -> None:
+    """As deploy/k8s has it import them. RabbitMQ 4 does not start when an import fails."""
+    if (server := find_server()) is None:
+        pytest.skip("needs a RabbitMQ on this machine")
+    waits = [rung.name for rung in RetryLadder.parse(SHORT_LADDER).rungs]
+    first, second = logins.definitions({each: each for each in _SERVICES}, waits)
+    first["users"].append(logins.user("paybus", "secret-of-this-test", "administrator"))
+    folder = tmp_path / "rabbitmq" / "definitions"
+    folder.mkdir(parents=True)
+    (folder / "logins.json").write_text(json.dumps(first))
+    (folder / "topics.json").write_text(json.dumps(second))
+    importing = [f"load_definitions = {folder}"]
+    node = PrivateNode(
+        server, tmp_path / "rabbitmq", "secret-of-this-test", configuration=importing
+    )
+    try:
+        node.start()
+        listed = node.control("list_topic_permissions", "--quiet")
+    finally:
+        node.stop(keep_data=False)
+    for each in second["topic_permissions"]:
+        assert re.search(
+            rf"^{each['user']}\s+{re.escape(each['exchange'])}\s", listed, re.MULTILINE
+        )
 
 
 def _may_publish(service: str, exchange: str, type_: str) -> bool:

@@ -80,6 +80,7 @@ def _run() -> None:
             keys=DevKeys(PAYBUS / "keys"),
             prefer_ports=claim_preferred_ports(),
             extra_env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            own_logins=True,
         )
         migrate(layout, logs)
         system = System(stack, layout, logs)

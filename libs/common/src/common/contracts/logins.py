@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.contracts.topology import GIVEN_UP, JOBS, JOURNAL, MARKS, REFILLS, RETRIES
+from common.contracts.topology import DECLARED, GIVEN_UP, JOBS, JOURNAL, MARKS, REFILLS, RETRIES
 
 DECLARES: Final = "operations"
 
@@ -124,10 +124,12 @@ def login_of(service: str, waits: Sequence[str]) -> Login:
     }
     addressed = [f"{RETRIES}.{wait}" for wait in waits] + [GIVEN_UP, REFILLS]
     topics |= dict.fromkeys(addressed, own)
+    # On a queue, this permission alone allows nothing but to see that the queue exists.
+    marks = rf"{re.escape(DECLARED)}\.[0-9a-f.]+"
     return Login(
         name_of(service),
         "^$",
-        _any_of([re.escape(each) for each in topics]),
+        _any_of([*(re.escape(each) for each in topics), marks]),
         f"{own}|^{JOURNAL}$",
         topics,
     )
@@ -135,13 +137,16 @@ def login_of(service: str, waits: Sequence[str]) -> Login:
 
 def definitions(
     passwords: Mapping[str, str], waits: Sequence[str], *, virtual_host: str = "/"
-) -> dict[str, Any]:
-    """Return the definitions for RabbitMQ to import; `passwords` is keyed by service.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the definitions for RabbitMQ to import one after the other; `passwords` is keyed by
+    service.
 
-    https://www.rabbitmq.com/docs/definitions
+    RabbitMQ refuses a topic permission for an exchange that does not exist, and of one import it
+    takes the topic permissions before the exchanges: https://www.rabbitmq.com/docs/definitions
     """
     logins = {service: login_of(service, waits) for service in passwords}
-    return {
+    exchanges = sorted({exchange for login in logins.values() for exchange in login.topics})
+    first = {
         "users": [user(login.name, passwords[service]) for service, login in logins.items()],
         "vhosts": [{"name": virtual_host}],
         "permissions": [
@@ -154,6 +159,20 @@ def definitions(
             }
             for login in logins.values()
         ],
+        "exchanges": [
+            {
+                "name": exchange,
+                "vhost": virtual_host,
+                "type": "topic",
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {},
+            }
+            for exchange in exchanges
+        ],
+    }
+    second = {
         "topic_permissions": [
             {
                 "user": login.name,
@@ -166,6 +185,7 @@ def definitions(
             for exchange, pattern in login.topics.items()
         ],
     }
+    return first, second
 
 
 def user(name: str, password: str, *tags: str) -> dict[str, Any]:

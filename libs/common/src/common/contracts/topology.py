@@ -26,6 +26,9 @@ JOBS: Final = "jobs"
 
 # Publish here with a queue's name as the routing key.
 DEAD_LETTER_EXCHANGE: Final = "dead-letters"
+# Exchange to whose queues, named after it, every declaration sends a message; the name of each has
+# the hash of the topology that was declared last.
+DECLARED: Final = "paybus.declared"
 
 # The broker dead-letters through the exchange above, services through this one. Like the two below
 # it is a topic exchange: a login can be limited to some of its routing keys, those of the service's

@@ -29,6 +29,7 @@ from common.contracts import topology
 from common.contracts.retry_ladder import RetryDelay, RetryLadder
 from common.contracts.topology import (
     DEAD_LETTER_EXCHANGE,
+    DECLARED,
     DOMAIN_EXCHANGES,
     GIVEN_UP,
     JOBS,
@@ -46,7 +47,6 @@ log = get_logger(__name__)
 
 _CHANNELS: Final = 16
 _DECLARER: Final = "paybus.declaring"
-_MARKS: Final = "paybus.declared"
 _MARK_SECONDS = 3600
 _LOOK_AGAIN_SECONDS = (0.5, 3.0)
 # A process's two connections are lost and re-established together.
@@ -124,7 +124,11 @@ async def _check_there(
 
 
 async def _missing(connection: AbstractConnection, ladder: RetryLadder) -> Sequence[str]:
-    """Return the names of missing exchanges, and of missing queues that could lose messages."""
+    """Return the names of missing exchanges, and of missing queues that could lose messages.
+
+    From 4.2.6 on, RabbitMQ tells a login nothing of what the login has no permission for; those
+    count as existing here. https://github.com/rabbitmq/rabbitmq-server/pull/16272
+    """
     queues = [rung.queue for rung in ladder.rungs] + [each.name for each in topology.QUEUES]
     exchanges = [rung.exchange for rung in ladder.rungs]
     exchanges += [*DOMAIN_EXCHANGES, JOBS, DEAD_LETTER_EXCHANGE, GIVEN_UP, MARKS, REFILLS, REPLAYS]
@@ -165,7 +169,7 @@ def _lasting_mark(ladder: RetryLadder) -> str:
         )
     )
     digest = hashlib.sha256(described.encode()).hexdigest()[:16]
-    return f"paybus.declared.{digest}"
+    return f"{DECLARED}.{digest}"
 
 
 @asynccontextmanager
@@ -190,7 +194,7 @@ async def _alone(connection: AbstractConnection) -> AsyncIterator[bool]:
 async def _declare(connection: AbstractConnection, ladder: RetryLadder) -> None:
     # A message in a mark voids it, whichever version's it is: after a rollback the older version
     # declares, too.
-    await _ask(connection, [partial(_declare_exchange, _MARKS, ExchangeType.FANOUT)])
+    await _ask(connection, [partial(_declare_exchange, DECLARED, ExchangeType.FANOUT)])
     await _ask(connection, [_void_marks])
     try:
         lost = await _lost_queues(connection, ladder)
@@ -299,6 +303,8 @@ async def _has_queue(queue: str, channel: AbstractChannel) -> bool:
     except ChannelNotFoundEntity as error:
         # The broker uses the same code for a queue that exists but is down, which was not deleted.
         return "no queue" not in str(error)
+    except ChannelAccessRefused:
+        return True
     return True
 
 
@@ -311,7 +317,7 @@ async def _is_empty(queue: str, channel: AbstractChannel) -> bool:
 
 
 async def _void_marks(channel: AbstractChannel) -> None:
-    marks = await channel.get_exchange(_MARKS, ensure=False)
+    marks = await channel.get_exchange(DECLARED, ensure=False)
     await marks.publish(Message(b""), routing_key="", mandatory=False)
 
 
@@ -322,7 +328,7 @@ async def _set_mark(name: str, more: Mapping[str, Any], channel: AbstractChannel
         **more,
     }
     mark = await channel.declare_queue(name, durable=True, arguments=arguments)
-    await mark.bind(_MARKS)
+    await mark.bind(DECLARED)
     await mark.purge()
 
 
@@ -331,6 +337,8 @@ async def _has_exchange(name: str, channel: AbstractChannel) -> bool:
         await channel.declare_exchange(name, passive=True)
     except ChannelNotFoundEntity:
         return False
+    except ChannelAccessRefused:
+        return True
     return True
 
 

@@ -43,6 +43,7 @@ def scene(
             databases=create_databases(stack, f"{name.replace('-', '_')}_"),
             keys=keys,
             prefer_ports=False,
+            own_logins="operations-worker" in processes,
             **options,
         )
         migrate(layout, logs)

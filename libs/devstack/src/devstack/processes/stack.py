@@ -109,9 +109,9 @@ class Stack:
         RETRY_LADDER. Passwords equal names: the broker listens on loopback and is ours alone."""
         passwords = {service: logins.name_of(service) for service in logins.PUBLISHES}
         waits = [rung.name for rung in RetryLadder.parse(ladder).rungs]
-        imported = logins.definitions(passwords, waits, virtual_host=virtual_host)
         url = f"{self.addresses.rabbitmq.management_url}/api/definitions"
-        httpx.post(url, json=imported, timeout=30).raise_for_status()
+        for each in logins.definitions(passwords, waits, virtual_host=virtual_host):
+            httpx.post(url, json=each, timeout=30).raise_for_status()
         server = with_path(self.addresses.rabbitmq.url, virtual_host)
         return {
             service: with_login(server, logins.name_of(service), password)
