@@ -33,13 +33,17 @@ def tool(name: str) -> Path:
     unpacked = PAYBUS / "tools" / "usr" / "bin" / name
     if unpacked.exists():
         return unpacked
+    reason = f"{name} can't be had here"
     if shutil.which("apt-get") is not None and platform.machine() in {"x86_64", "aarch64"}:
-        _unpack(_PACKAGES[name])
+        try:
+            _unpack(_PACKAGES[name])
+        except DevstackError as error:  # without a network, for instance
+            reason = str(error)
         if unpacked.exists():
             return unpacked
     found = shutil.which(name)
     if found is None:
-        raise DevstackError(f"{name} can't be had here: install it, and have it in the PATH")
+        raise DevstackError(f"{reason}: install {name}, and have it in the PATH")
     return Path(found)
 
 
