@@ -10,6 +10,8 @@ ORDERS ?= 10000
 ROLE ?= operator
 OVERLAY ?= dev
 FILES ?= secrets
+CONFIG ?= /etc/paybus
+BACKUPS ?= /var/backups/paybus
 ROUNDS ?= 3
 MINUTES ?= 60
 # Webhooks a second: a third of what two cores sustain.
@@ -22,7 +24,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test restore-test k8s-check k8s-secrets k8s-definitions k8s-deploy sbom observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test cluster-test restore-test k8s-check k8s-secrets k8s-definitions k8s-deploy server-secrets server-images upgrade server-restore sbom observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -105,6 +107,9 @@ test-rabbitmq4: setup ## the same tests on Debian 14's RabbitMQ 4.3, where it ca
 compose-test: setup ## docker-compose.yml on Docker's engine: the one that is here, or Debian's own (root on Debian or Ubuntu)
 	@$(BIN)/python -m devstack.servers.docker_engine $(BIN)/pytest -v tests/compose $(PYTEST_ARGS)
 
+cluster-test: setup ## Paybus on the Kubernetes cluster of KUBECONFIG: roll-outs, evictions and kills under load (IMAGES=prefix/ TAG=dev)
+	@KUBECONFIG="$(KUBECONFIG)" IMAGES="$(IMAGES)" TAG="$(or $(TAG),dev)" $(BIN)/pytest -v tests/cluster $(PYTEST_ARGS)
+
 restore-test: setup ## a backup under load, the loss of the database, and the runbooks: nothing is lost, nothing doubled
 	@$(BIN)/pytest -v tests/integration/runtime/test_restore_from_archive.py tests/integration/runtime/test_restore.py tests/integration/payouts/test_payouts_restore.py $(PYTEST_ARGS)
 
@@ -117,7 +122,7 @@ k8s-check: setup ## every overlay rendered by kubectl, valid by Kubernetes' sche
 k8s-secrets: setup ## print every Secret, with new passwords and keys (FILES=folder of *.toml and jwks.json; BACKEND_TOKEN=)
 	@$(BIN)/python -m deploy.k8s.new_secrets --files "$(FILES)"
 
-k8s-definitions: setup ## print the broker's definitions of this version, with the passwords of those in the file OLD
+k8s-definitions: setup ## bring the broker's definitions in the folder OLD to this version; passwords stay
 	@$(BIN)/python -m deploy.k8s.new_secrets --definitions "$(OLD)"
 
 k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker and database, migrations, then everything
@@ -129,6 +134,18 @@ k8s-deploy: ## apply OVERLAY (dev) to the cluster that kubectl is set to: broker
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY) -l app.kubernetes.io/component=migrate
 	kubectl wait -n paybus --for=condition=complete job -l app.kubernetes.io/component=migrate --timeout=900s || { kubectl logs -n paybus -l app.kubernetes.io/component=migrate --prefix --tail=20; exit 1; }
 	kubectl apply -k deploy/k8s/overlays/$(OVERLAY)
+
+server-secrets: setup ## write every file that deploy/compose/production.yml mounts, with new passwords (FILES=folder; BACKEND_TOKEN=)
+	@$(BIN)/python -m deploy.compose.new_secrets --files "$(FILES)" --config "$(CONFIG)" --backups "$(BACKUPS)"
+
+server-images: ## build the images of this version on this server (TAG=version)
+	@PAYBUS_TAG=$(TAG) docker compose --env-file "$(CONFIG)/paybus.env" -f docker-compose.yml -f deploy/compose/production.yml build
+
+upgrade: setup ## run another version on one server: backup, migrations, one process after another (TAG=version; BACK=1: an older one)
+	@$(BIN)/python -m deploy.compose.upgrade --config "$(CONFIG)" --tag "$(TAG)" $(if $(BACK),--back)
+
+server-restore: setup ## restore the databases of one server from the newest backup and the archived log
+	@$(BIN)/python -m deploy.compose.restore --config "$(CONFIG)"
 
 sbom: setup ## what each image consists of (CycloneDX, in .paybus/sbom), and under which licences; one that is not allowed fails
 	@$(BIN)/python -m deploy.sbom .paybus/sbom

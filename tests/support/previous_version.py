@@ -46,6 +46,15 @@ def python() -> str:
     return str(found)
 
 
+def source() -> Path:
+    """Return a folder with the previous version's code. Raises `DevstackError` in a clone without
+    history."""
+    folder = PAYBUS / f"version-{VERSION}-source"
+    if not folder.exists():
+        _unpack(folder)
+    return folder
+
+
 def _unpack(source: Path) -> None:
     source.mkdir(parents=True)
     packed = subprocess.run(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from deploy.compose import new_secrets as server_secrets
 from deploy.k8s import new_secrets
 from pydantic_settings import BaseSettings
 
@@ -79,6 +80,68 @@ def test_compose_takes_the_file() -> None:
     command = [str(compose), "-f", file, "--profile", "sandbox", "config", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+PRODUCTION = ROOT / "deploy/compose/production.yml"
+
+
+def production(config: Path) -> dict[str, Any]:
+    """Return production.yml on top of docker-compose.yml, as Compose merges them."""
+    try:
+        compose = tool("docker-compose")
+    except DevstackError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    files = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(PRODUCTION)]
+    example = str(ROOT / "deploy/compose/paybus.env.example")
+    command = [str(compose), "--env-file", example, *files, "config"]
+    environment = os.environ | {"PAYBUS_CONFIG": str(config)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
+    return found
+
+
+def test_on_one_server_nothing_is_of_development(tmp_path: Path) -> None:
+    services = production(tmp_path)
+    assert "development" not in yaml.safe_dump(services)
+    assert not any(name.startswith("sandbox") for name in services)
+    for name, service in services.items():
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        assert service["mem_limit"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["read_only"] is True, name
+        if name != "proxy":
+            assert {each["host_ip"] for each in service.get("ports", [])} <= {"127.0.0.1"}, name
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_on_one_server_each_process_finds_its_settings(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Load settings with the output of `make server-secrets`."""
+    files = tmp_path / "files"
+    files.mkdir()
+    config = tmp_path / "config"
+    server_secrets.write(config, secret_files.write(files), {"BACKEND_TOKEN": "token"})
+    for role, model in zip(("api", "worker"), SETTINGS[service], strict=True):
+        name = service if (service, role) == ("webhook-gateway", "api") else f"{service}-{role}"
+        process = production(config)[name]
+        assert {each["source"] for each in process["volumes"]} == {str(config / service)}
+        with monkeypatch.context() as patched:
+            for key, value in process["environment"].items():
+                patched.setenv(key, value.replace("/run/paybus", str(config / service)))
+            model()
+
+
+def test_passwords_are_never_made_twice(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    secret_files.write(files)
+    server_secrets.write(tmp_path / "config", files, {"BACKEND_TOKEN": "token"})
+    with pytest.raises(new_secrets.Missing, match="has files already"):
+        server_secrets.write(tmp_path / "config", files, {"BACKEND_TOKEN": "token"})
 
 
 @pytest.mark.parametrize("service", SETTINGS)

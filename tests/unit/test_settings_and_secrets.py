@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.observability.redaction import Redactor
+from common.settings import BrokerSettings
 from devstack import warm
 from devstack.endpoints import ENCRYPTION_KEY
 
@@ -110,6 +111,30 @@ def test_a_broken_setting_stops_the_process_with_a_sentence_that_names_it(
     assert ended.returncode == 2
     assert ended.stderr.strip() == sentence
     assert "hunter22" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("named_by", ["SECRETS_DIR", "CREDENTIALS_DIRECTORY"])
+def test_settings_may_be_files(
+    named_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Compose and systemd provide secrets. The environment goes first."""
+    (tmp_path / "rabbitmq_url").write_text("amqp://user:hunter22@file/vhost\n")
+    (tmp_path / "retry_ladder").write_text("1s")
+    monkeypatch.delenv("RABBITMQ_URL", raising=False)
+    monkeypatch.setenv("RETRY_LADDER", "2s")
+    monkeypatch.setenv(named_by, str(tmp_path))
+    settings = BrokerSettings()
+    assert settings.rabbitmq_url.get_secret_value() == "amqp://user:hunter22@file/vhost"
+    assert settings.retry_ladder == "2s"
+
+
+def test_a_broken_file_is_named_like_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "rabbitmq_url").write_text("http://user:hunter22@host")
+    env = {key: value for key, value in GOOD.items() if key != "RABBITMQ_URL"}
+    ended = _start("webhook_gateway", "api", env | {"SECRETS_DIR": str(tmp_path)})
+    assert ended.returncode == 2
+    sentence = "RABBITMQ_URL is wrong: must look like amqp://user:password@host:5672/vhost."
+    assert ended.stderr.strip() == sentence
 
 
 SECRETS = ["postgresql://user:p%40ssw0rd@host/db", "whsec_known", "short"]
