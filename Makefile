@@ -24,7 +24,7 @@ PYTEST_ARGS ?=
 SPEC := .paybus/stripe.com.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test cluster-test restore-test k8s-check k8s-secrets k8s-definitions k8s-deploy server-secrets server-images upgrade server-restore sbom observability observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
+.PHONY: help setup run demo demo-payouts demo-banks demo-orders demo-dead-letters descriptions test test-e2e test-unit test-stripe-openapi test-rabbitmq4 compose-test cluster-test restore-test k8s-check k8s-secrets k8s-definitions k8s-deploy server-secrets server-images upgrade server-restore sbom observability drill observability-check chaos soak bench fuzz mutation-test lint format webhook token events docs release-check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -144,14 +144,17 @@ server-images: ## build the images of this version on this server (TAG=version)
 upgrade: setup ## run another version on one server: backup, migrations, one process after another (TAG=version; BACK=1: an older one)
 	@$(BIN)/python -m deploy.compose.upgrade --config "$(CONFIG)" --tag "$(TAG)" $(if $(BACK),--back)
 
-server-restore: setup ## restore the databases of one server from the newest backup and the archived log
-	@$(BIN)/python -m deploy.compose.restore --config "$(CONFIG)"
+server-restore: setup ## restore the databases of one server from the newest backup (BACKUP=name) and the archived log
+	@$(BIN)/python -m deploy.compose.restore --config "$(CONFIG)" --backup "$(BACKUP)"
 
 sbom: setup ## what each image consists of (CycloneDX, in .paybus/sbom), and under which licences; one that is not allowed fails
 	@$(BIN)/python -m deploy.sbom .paybus/sbom
 
 observability: setup ## write rules, dashboards and docs/reference/metrics.md from deploy/observability
 	@$(BIN)/python -m deploy.observability.build
+
+drill: setup ## cause an alert in the running system, and see it fire under the real rules (ALERT=name,name or all)
+	@$(BIN)/python -m deploy.observability.drills "$(or $(ALERT),all)"
 
 observability-check: setup ## rules and routes by promtool and amtool; every query asked of a Prometheus under the demo's load
 	@$(BIN)/python -m deploy.observability.check

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +25,9 @@ _SERVERS = Servers("amqp://{login}@rabbitmq:5672/", "postgresql://{login}@postgr
 _EXAMPLE = Path(__file__).parent / "paybus.env.example"
 
 
-def write(config: Path, files: Path, environment: Mapping[str, str]) -> None:
-    """Write all files below `config`. Raises `Missing`, before anything is written."""
+def write(config: Path, files: Path, backups: Path, environment: Mapping[str, str]) -> None:
+    """Write all files below `config`, and make the folder of `backups`. Raises `Missing`, before
+    anything is written."""
     if any(config.glob("*/*")):
         raise Missing(f"{config} has files already: new passwords would lock Paybus out")
     made = new_secrets.secrets(files, environment, _SERVERS)
@@ -42,16 +42,15 @@ def write(config: Path, files: Path, environment: Mapping[str, str]) -> None:
     _folder(config / "database", databases, _SERVER)
     # Webhooks of Slack and PagerDuty, as alertmanager.yml names them; empty means nowhere.
     _folder(config / "alertmanager", {"slack": "", "pagerduty": ""}, _ALERTMANAGER)
+    _folder(config / "broker", {"password": secrets["rabbitmq-login"]["password"]}, 0)
+    config.chmod(0o700)
+    for folder in (backups, backups / "base", backups / "log"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        _give(folder, _SERVER)
     if not (config / "paybus.env").exists():
-        shutil.copy(_EXAMPLE, config / "paybus.env")
-
-
-def backups(folder: Path) -> None:
-    """Make the folder of backups, for the database's user."""
-    for each in (folder, folder / "base", folder / "log"):
-        each.mkdir(parents=True, exist_ok=True)
-        each.chmod(0o700)
-        _give(each, _SERVER)
+        places = f"PAYBUS_CONFIG={config}\nPAYBUS_BACKUPS={backups}\n"
+        (config / "paybus.env").write_text(_EXAMPLE.read_text() + places)
 
 
 def _folder(folder: Path, files: Mapping[str, str], user: int) -> None:
@@ -80,11 +79,11 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("make server-secrets: only root can give the files to the containers' users")
     try:
-        write(options.config, options.files, os.environ)
-        backups(options.backups)
+        config, backups = options.config.resolve(), options.backups.resolve()
+        write(config, options.files, backups, os.environ)
     except Missing as error:
         sys.exit(f"make server-secrets: {error}")
-    print(f"now fill in {options.config / 'paybus.env'}")
+    print(f"now fill in {config / 'paybus.env'}, and remove {options.files}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`make server-restore CONFIG=/etc/paybus`: the databases from the newest backup and the log since.
+"""`make server-restore CONFIG=/etc/paybus`: the databases from a backup and the log since.
 
 It stops every process, leaves the APIs and operations' worker running, as docs/runbooks/restore.md
 wants them, and prints the runbook's TIME. The data before the restore stays beside the new data,
-until somebody removes it.
+until somebody removes it. The command can be repeated if it was interrupted.
 """
 
 from __future__ import annotations
@@ -15,43 +15,69 @@ from typing import Final
 
 from deploy.compose.server import Failed, Server, say
 
-# Runs in the database's container while the database is stopped.
-_RESTORE: Final = """
+# Run in the database's container, beside the running database and then without it. The copy is
+# complete before the data that it replaces is moved.
+_PREPARE: Final = """
 set -eu
+chosen=$1
 newest=$(ls /backups/base | sort | tail -n 1)
 [ -n "$newest" ] || { echo "there is no backup in /backups/base" >&2; exit 1; }
-before="$PGDATA.before-$(date -u +%Y-%m-%dT%H-%M-%SZ)"
-[ ! -e "$PGDATA" ] || mv "$PGDATA" "$before"
-cp -a "/backups/base/$newest" "$PGDATA"
-echo "restore_command = 'cp /backups/log/%f %p'" >> "$PGDATA/postgresql.auto.conf"
-touch "$PGDATA/recovery.signal"
-echo "from $newest; the data before it is in $before"
+identifier_of() { LC_ALL=C pg_controldata "/backups/base/$1" | sed -n 's/^Database system identifier: *//p'; }
+if [ -z "$chosen" ]; then
+  for each in $(ls /backups/base); do
+    if [ "$(identifier_of "$each")" != "$(identifier_of "$newest")" ]; then
+      echo "the backups are of several databases; choose one with BACKUP=: $(ls /backups/base | xargs)" >&2
+      exit 1
+    fi
+  done
+  chosen=$newest
+fi
+mkdir -p "$(dirname "$PGDATA")"
+rm -rf "$PGDATA.new"
+cp -a "/backups/base/$chosen" "$PGDATA.new"
+echo "restore_command = 'test -f /backups/log/%f.gz && gzip -dc /backups/log/%f.gz > %p'" >> "$PGDATA.new/postgresql.auto.conf"
+touch "$PGDATA.new/recovery.signal"
+sync
+echo "$chosen is copied"
+"""  # noqa: E501
+_REPLACE: Final = """
+set -eu
+if [ -e "$PGDATA" ]; then
+  for each in "$PGDATA"/pg_wal/archive_status/*.ready; do
+    [ -e "$each" ] || continue
+    name=$(basename "$each" .ready)
+    sh /archive.sh "$PGDATA/pg_wal/$name" "$name" || echo "$name could not be archived" >&2
+  done
+  before="$PGDATA.before-$(date -u +%Y-%m-%dT%H-%M-%SZ)"
+  mv "$PGDATA" "$before"
+  echo "the data so far is in $before"
+fi
+mv "$PGDATA.new" "$PGDATA"
 """
 _RECOVERED: Final = "SELECT NOT pg_is_in_recovery()"
 _MOMENT: Final = """
 SELECT to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 """
-_RECOVERY_SECONDS: Final = 3600
 
 
-def restore(server: Server) -> str:
-    """Return the moment to which the databases are restored. Raises `Failed`."""
+def restore(server: Server, backup: str) -> str:
+    """Restore `backup`, or the newest one; return the moment to which the databases are restored.
+    Raises `Failed`."""
     processes = [each for each in _services(server) if each.endswith(("-api", "-worker"))]
+    run = ("run", "--rm", "--no-deps", "--no-TTY", "--entrypoint", "sh", "postgres", "-c")
+    say("copying the backup")
+    print(server.compose(*run, _PREPARE, "prepare", backup), end="")
     say("stopping every process")
     server.compose("stop", *processes, "webhook-gateway", "proxy", "backup")
-    say("restoring the newest backup")
     server.compose("stop", "postgres")
-    run = ("run", "--rm", "--no-deps", "--no-TTY", "--entrypoint", "sh")
-    print(server.compose(*run, "postgres", "-c", _RESTORE), end="")
-    say("recovering the log since")
-    server.compose("up", "--detach", "--no-deps", "--wait", "postgres")
-    deadline = time.monotonic() + _RECOVERY_SECONDS
-    while _ask(server, _RECOVERED) != "t":
-        if time.monotonic() > deadline:
-            raise Failed("the database is still in recovery: see its log")
-        time.sleep(1)
+    print(server.compose(*run, _REPLACE), end="")
+    say("recovering the log since; the database's own log shows how far it is")
+    server.compose("up", "--detach", "--no-deps", "postgres")
+    while not _is_recovered(server):
+        time.sleep(2)
     moment = _ask(server, _MOMENT)
-    say("starting the APIs and operations' worker")
+    say("starting the broker, the APIs and operations' worker")
+    server.compose("up", "--detach", "--no-deps", "--wait", "rabbitmq")
     apis = [each for each in processes if each.endswith("-api")]
     server.compose("up", "--detach", "--no-deps", "--no-build", *apis, "operations-worker")
     return moment
@@ -59,6 +85,14 @@ def restore(server: Server) -> str:
 
 def _services(server: Server) -> list[str]:
     return server.compose("config", "--services").split()
+
+
+def _is_recovered(server: Server) -> bool:
+    """That can take hours, and the database refuses connections for a part of them."""
+    try:
+        return _ask(server, _RECOVERED) == "t"
+    except Failed:
+        return False
 
 
 def _ask(server: Server, query: str) -> str:
@@ -69,9 +103,10 @@ def _ask(server: Server, query: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.compose.restore")
     parser.add_argument("--config", type=Path, required=True, help="where paybus.env is")
+    parser.add_argument("--backup", default="", help="its folder's name; the newest by default")
     options = parser.parse_args()
     try:
-        moment = restore(Server(options.config.resolve()))
+        moment = restore(Server(options.config.resolve()), options.backup)
     except (Failed, OSError) as error:
         sys.exit(f"make server-restore: {error}")
     print(f"TIME={moment}: go on with step 3 of docs/runbooks/restore.md")

@@ -35,6 +35,21 @@ class Server:
             command += ["--file", str(ROOT / each)]
         return self.run([*command, *arguments])
 
+    def succeeds(self, *arguments: str) -> bool:
+        """Return whether `docker compose` succeeds."""
+        try:
+            self.compose(*arguments)
+        except Failed:
+            return False
+        return True
+
+    def has_image(self, image: str) -> bool:
+        try:
+            self.run(["docker", "image", "inspect", image])
+        except Failed:
+            return False
+        return True
+
     def run(self, command: Sequence[str]) -> str:
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, check=False

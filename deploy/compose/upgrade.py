@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ _ORDER: Final = (
     "operations", "subscription", "provisioning", "payouts", "bank-sync", "orders",
     "webhook-gateway",
 )  # fmt: skip
-_HEALTHY_SECONDS: Final = 300
+_READY_SECONDS: Final = 300
 
 
 def upgrade(server: Server, tag: str, *, back: bool = False) -> None:
@@ -44,17 +45,30 @@ def upgrade(server: Server, tag: str, *, back: bool = False) -> None:
         api = service if service == "webhook-gateway" else f"{service}-api"
         for process in (f"{service}-worker", api):
             up = ("up", "--detach", "--no-deps", "--no-build", "--wait")
-            server.compose(*up, "--wait-timeout", str(_HEALTHY_SECONDS), process)
+            server.compose(*up, "--wait-timeout", str(_READY_SECONDS), process)
+            _until_ready(server, process)
+
+
+def _until_ready(server: Server, process: str) -> None:
+    """A healthy process may have no broker, no database, or another version's topology."""
+    ask = "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/readyz', timeout=5)"
+    deadline = time.monotonic() + _READY_SECONDS
+    while not server.succeeds("exec", "--no-TTY", process, "python", "-c", ask):
+        if time.monotonic() > deadline:
+            logs = server.compose("logs", "--no-log-prefix", "--tail=5", process)
+            raise Failed(f"{process} does not become ready; its log:\n{logs}")
+        time.sleep(1)
 
 
 def _have_images(server: Server) -> None:
     for image in sorted(set(server.compose("config", "--images").split())):
         if "paybus/" not in image:
             continue
-        try:
-            server.run(["docker", "image", "inspect", image])
-        except Failed:
-            server.run(["docker", "pull", "--quiet", image])
+        if server.has_image(image):
+            continue
+        if image.startswith("paybus/"):
+            raise Failed(f"there is no image {image}: `make server-images TAG=` builds it")
+        server.run(["docker", "pull", "--quiet", image])
 
 
 def _renew_permissions(server: Server) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from deploy.observability import alerts, dashboards, objectives
+from deploy.observability.drills import DRILLS
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -176,15 +177,26 @@ def metrics_page() -> str:
         "",
         "## Alerts",
         "",
-        "| alert | severity | fires when | runbook |",
-        "| --- | --- | --- | --- |",
+        "A drill causes an alert in the running system, under the real rules (`make drill "
+        "ALERT=name`). The time is from the cause to the alert, as it was measured once.",
+        "",
+        "| alert | severity | fires when | runbook | drill |",
+        "| --- | --- | --- | --- | --- |",
     ]
     lines += [
         f"| {each.name} | {each.severity} | {_words(each.summary)} | "
-        f"[{each.runbook}](../runbooks/{each.runbook}.md) |"
+        f"[{each.runbook}](../runbooks/{each.runbook}.md) | {_drill(each.name)} |"
         for each in objectives.every_alert()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _drill(alert: str) -> str:
+    drill = DRILLS.get(alert)
+    if drill is None:
+        return ""
+    took = f": {drill.seconds // 60} min {drill.seconds % 60} s" if drill.seconds else ""
+    return f"{drill.description}{took}"
 
 
 def series() -> Iterator[tuple[str, frozenset[str]]]:

@@ -61,7 +61,7 @@ def _observe(console: Console, metrics_port: int) -> Mapping[str, str]:
     """The queries that have no answer."""
     with (
         scene("observability", PROCESSES, console, **OPTIONS) as (system, keys),
-        _prometheus(system.layout, metrics_port) as url,
+        prometheus(system.layout, metrics_port) as url,
     ):
         return asyncio.run(_play(system, keys, console, url))
 
@@ -115,7 +115,7 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> str:
 
 
 @contextmanager
-def _prometheus(layout: Layout, broker: int) -> Iterator[str]:
+def prometheus(layout: Layout, broker: int) -> Iterator[str]:
     """Debian's, with our rules; it scrapes every process, as in a cluster."""
     with tempfile.TemporaryDirectory(prefix="paybus-prometheus-") as folder:
         config = Path(folder) / "prometheus.yml"

@@ -37,6 +37,7 @@ PROJECT = "paybus-production-test"
 SERVICES = sorted(each.name for each in (ROOT / "services").iterdir() if each.is_dir())
 _NEW, _OLD = "dev", previous_version.VERSION
 _PATIENCE_SECONDS = 300.0
+_LOSE_EVERYTHING = "rm -rf /var/lib/postgresql/*"
 _SANDBOX = """
 services:
   sandbox-backend:
@@ -75,11 +76,7 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {
-            "PAYBUS_CONFIG": str(self.config),
-            "PAYBUS_BACKUPS": str(self.backups),
-            "PAYBUS_LISTEN": "127.0.0.1",
-        }
+        return os.environ | {"PAYBUS_LISTEN": "127.0.0.1"}
 
     def __call__(self, *arguments: str) -> str:
         files = [ROOT / "docker-compose.yml", ROOT / "deploy/compose/production.yml"]
@@ -105,10 +102,10 @@ class Server:
         for name in ("accounts", "payout-accounts", "bank-accounts"):  # 0.2.0 needs some
             shutil.copy(ROOT / f"{name}.example.toml", files / f"{name}.toml")
         shutil.copy(DevKeys(PAYBUS / "keys").jwks, files)
-        new_secrets.write(self.config, files, {"BACKEND_TOKEN": "development"})
-        new_secrets.backups(self.backups)
+        new_secrets.write(self.config, files, self.backups, {"BACKEND_TOKEN": "development"})
         (self._folder / "sandbox.yml").write_text(_SANDBOX)
         (self.config / "paybus.env").write_text(
+            f"PAYBUS_CONFIG={self.config}\nPAYBUS_BACKUPS={self.backups}\n"
             f"PAYBUS_TAG={_OLD}\nPAYBUS_HOST={HOST}\nAUTH_ISSUER={ISSUER}\n"
             "BACKEND_URL=http://sandbox-backend:8090\n"
         )
@@ -323,6 +320,17 @@ def test_a_backup_restores_what_was_committed(server: Server) -> None:
     segment = "SELECT last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1)"
     archived = f"{segment} FROM pg_stat_archiver"
     until(lambda: server.sql("postgres", archived) == "t", what="it is archived", seconds=120)
+    server("stop", "--timeout", "5", "postgres")
+    server("run", "--rm", "--no-deps", "--entrypoint", "sh", "postgres", "-c", _LOSE_EVERYTHING)
     printed = server.make("server-restore")
     assert "docs/runbooks/restore.md" in printed
     assert server.sql("provisioning", counted) == str(len(server.accepted))
+
+
+def test_a_failing_backup_removes_no_other_one(server: Server) -> None:
+    before = sorted(each.name for each in (server.backups / "base").iterdir())
+    (server.backups / "base").chmod(0o500)
+    with pytest.raises(AssertionError):
+        server("exec", "--no-TTY", "backup", "sh", "/backup.sh", "once")
+    (server.backups / "base").chmod(0o700)
+    assert sorted(each.name for each in (server.backups / "base").iterdir()) == before

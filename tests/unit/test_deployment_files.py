@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ def test_on_one_server_each_process_finds_its_settings(
     files = tmp_path / "files"
     files.mkdir()
     config = tmp_path / "config"
-    server_secrets.write(config, secret_files.write(files), {"BACKEND_TOKEN": "token"})
+    server_secrets.write(
+        config, secret_files.write(files), tmp_path / "backups", {"BACKEND_TOKEN": "token"}
+    )
     for role, model in zip(("api", "worker"), SETTINGS[service], strict=True):
         name = service if (service, role) == ("webhook-gateway", "api") else f"{service}-{role}"
         process = production(config)[name]
@@ -139,9 +142,16 @@ def test_passwords_are_never_made_twice(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     secret_files.write(files)
-    server_secrets.write(tmp_path / "config", files, {"BACKEND_TOKEN": "token"})
+    write = partial(
+        server_secrets.write,
+        tmp_path / "config",
+        files,
+        tmp_path / "backups",
+        {"BACKEND_TOKEN": "token"},
+    )
+    write()
     with pytest.raises(new_secrets.Missing, match="has files already"):
-        server_secrets.write(tmp_path / "config", files, {"BACKEND_TOKEN": "token"})
+        write()
 
 
 @pytest.mark.parametrize("service", SETTINGS)
