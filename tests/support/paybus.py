@@ -208,6 +208,15 @@ class Paybus:
         management figures are some seconds old. Unacknowledged messages are not counted."""
         return asyncio.run(self._depths())
 
+    def waiting(self) -> dict[str, int]:
+        """Return the depths that are not 0, without the queues whose worker does not run here."""
+        workers = {name.removesuffix("-worker") for name in self.system.processes}
+        return {
+            queue: count
+            for queue, count in self.depths().items()
+            if count and (queue.startswith("retry.") or queue.partition(".")[0] in workers)
+        }
+
     async def _depths(self) -> dict[str, int]:
         names = [queue.name for queue in topology.QUEUES]
         names += [rung.queue for rung in RetryLadder.parse(SHORT_LADDER).rungs]

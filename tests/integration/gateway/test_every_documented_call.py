@@ -54,7 +54,7 @@ def _send(paybus: Paybus, case: Case) -> int:
 def test_every_documented_call_is_taken_and_none_is_a_dead_letter(paybus: Paybus) -> None:
     answers = {str(case): _send(paybus, case) for case in cases()}
     assert {name: status for name, status in answers.items() if status != 200} == {}
-    until(lambda: not any(paybus.depths().values()), what="every queue is empty")
+    until(lambda: not paybus.waiting(), what="every queue is empty")
     assert {queue: count for queue, count in paybus.dead_letters().items() if count} == {}
     expected = Counter(each["event"] for case in cases() for each in case.said["becomes"])
     journal = Counter(each["type"] for each in paybus.journal())

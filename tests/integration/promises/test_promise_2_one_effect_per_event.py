@@ -34,15 +34,12 @@ def _duplicates(paybus: Paybus) -> float:
 
 
 def _nothing_in_hand(paybus: Paybus) -> bool:
-    """Return whether no message waits in a queue, on the retry ladder or in an outbox. Operations
-    does not run, so that its queues keep what they get."""
-    depths = paybus.depths().items()
-    waiting = sum(count for name, count in depths if not name.startswith("operations."))
+    """Return whether no message waits in a queue, on the retry ladder or in an outbox."""
     outboxes = [
         paybus.sql(service, "SELECT count(*) FROM outbox")[0][0]
         for service in ("subscription", "provisioning")
     ]
-    return waiting == 0 and outboxes == [0, 0]
+    return not paybus.waiting() and outboxes == [0, 0]
 
 
 def test_promise_2_a_webhook_sent_many_times_has_one_effect(make_paybus: MakePaybus) -> None:
