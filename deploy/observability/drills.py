@@ -146,21 +146,29 @@ async def _undecodable(scene: Scene) -> None:
             await asyncio.sleep(2)
 
 
-_TRAFFIC, _BACKEND, _BROKER, _GATEWAY, _LATE = "traffic", "backend", "broker", "gateway", "late"
+_TRAFFIC, _SECRET, _BACKEND, _BROKER, _GATEWAY, _LATE = (
+    "traffic", "secret", "backend", "broker", "gateway", "late",
+)  # fmt: skip
 DRILLS: Final[Mapping[str, Drill]] = {
-    "WebhooksRefused": Drill("webhooks are signed with another secret", _forged, _TRAFFIC),
-    "WebhooksNotServed": Drill("webhooks are of live mode", _of_live_mode, _TRAFFIC),
-    "ProvidersSendAgain": Drill("each webhook is sent twice", _webhooks, _TRAFFIC),
-    "EndpointsFileInvalid": Drill("a line of the file is broken", _invalid_endpoints, _TRAFFIC),
-    "ActivationFailing": Drill("messages can't be decoded", _undecodable, _TRAFFIC),
-    "DeadLettersOpen": Drill("messages can't be decoded", _undecodable, _TRAFFIC),
-    "ProvisioningFailing": Drill("the back end answers 422", _refused_by_the_backend, _TRAFFIC),
-    "QueueWithoutConsumer": Drill(
-        "bank-sync's worker is stopped", _stopped("bank-sync-worker"), _TRAFFIC
+    "WebhooksRefused": Drill("webhooks are signed with another secret", _forged, _SECRET),
+    "WebhooksNotServed": Drill("webhooks are of live mode", _of_live_mode, _TRAFFIC, 603),
+    "ProvidersSendAgain": Drill("each webhook is sent twice", _webhooks, _TRAFFIC, 904),
+    "EndpointsFileInvalid": Drill(
+        "a line of the file is broken", _invalid_endpoints, _TRAFFIC, 307
     ),
-    "ProcessMissing": Drill("payouts' worker is stopped", _stopped("payouts-worker"), _TRAFFIC),
-    "ProcessUnreachable": Drill("orders' API is paused", _silent("orders-api"), _TRAFFIC),
-    "ClockWrong": Drill("the clock of orders' worker is 90 s ahead", _clock_ahead, _TRAFFIC),
+    "ActivationFailing": Drill("messages can't be decoded", _undecodable, _TRAFFIC, 304),
+    "DeadLettersOpen": Drill("messages can't be decoded", _undecodable, _TRAFFIC, 311),
+    "ProvisioningFailing": Drill(
+        "the back end answers 422", _refused_by_the_backend, _TRAFFIC, 607
+    ),
+    "QueueWithoutConsumer": Drill(
+        "bank-sync's worker is stopped", _stopped("bank-sync-worker"), _TRAFFIC, 309
+    ),
+    "ProcessMissing": Drill(
+        "payouts' worker is stopped", _stopped("payouts-worker"), _TRAFFIC, 304
+    ),
+    "ProcessUnreachable": Drill("orders' API is paused", _silent("orders-api"), _TRAFFIC, 304),
+    "ClockWrong": Drill("the clock of orders' worker is 90 s ahead", _clock_ahead, _TRAFFIC, 313),
     "MessagesRetried": Drill("the back end answers 503", _backend_fails, _BACKEND),
     "CircuitOpen": Drill("the back end answers 503", _backend_fails, _BACKEND),
     "OrganizationsWaiting": Drill("the back end answers 503", _backend_fails, _BACKEND),
