@@ -2,7 +2,7 @@
 
 It stops every process, leaves the APIs and operations' worker running, as docs/runbooks/restore.md
 wants them, and prints the runbook's TIME. The data before the restore stays beside the new data,
-until somebody removes it. The command can be repeated if it was interrupted.
+until it is removed. The command can be repeated if it was interrupted.
 """
 
 from __future__ import annotations

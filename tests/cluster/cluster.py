@@ -21,7 +21,7 @@ from devstack.processes.supervisor import say
 from devstack.tokens import ISSUER, DevKeys
 from devstack.tools import tool
 from devstack.webhook import subscription_created
-from support.waiting import until
+from support import backend_books
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _HERE: Final = Path(__file__).parent
@@ -159,27 +159,13 @@ class Cluster:
 
     def books(self) -> Mapping[str, int]:
         """Return how often the back end has created each organization."""
-        code = (
-            "import urllib.request as r;"
-            "print(r.urlopen('http://127.0.0.1:8090/_books').read().decode())"
-        )
         sandbox = ("--namespace", NAMESPACE, "deployment/sandbox")
-        created: Mapping[str, int] = json.loads(self("exec", *sandbox, "--", "python", "-c", code))[
-            "created"
-        ]
+        books = json.loads(self("exec", *sandbox, "--", *backend_books.READ))
+        created: Mapping[str, int] = books["created"]
         return created
 
     def until_each_has_its_organization(self) -> None:
-        """Wait until there is an organization for each webhook; none may exist twice."""
-        until(
-            lambda: len(self.books()) >= len(self.accepted),
-            what=f"{len(self.accepted)} organizations",
-            seconds=PATIENCE_SECONDS,
-            pause=2,
-        )
-        books = self.books()
-        assert set(books.values()) == {1}, "an organization was created twice"
-        assert len(books) == len(self.accepted)
+        backend_books.until_each_is_created(self.books, self.accepted, seconds=PATIENCE_SECONDS)
 
     @contextmanager
     def load(self, rate: float = 10) -> Iterator[dict[str, int]]:

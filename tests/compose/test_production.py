@@ -28,7 +28,7 @@ from devstack.endpoints import SECRETS
 from devstack.processes.stack import PAYBUS
 from devstack.tokens import ISSUER, DevKeys
 from devstack.webhook import signature, subscription_created
-from support import previous_version
+from support import backend_books, previous_version
 from support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,24 +136,12 @@ class Server:
         return self("exec", "--no-TTY", "postgres", *ask, "--command", query).strip()
 
     def created(self) -> dict[str, int]:
-        code = (
-            "import urllib.request as r;"
-            "print(r.urlopen('http://127.0.0.1:8090/_books').read().decode())"
-        )
-        books = self("exec", "--no-TTY", "sandbox-backend", "python", "-c", code)
+        books = self("exec", "--no-TTY", "sandbox-backend", *backend_books.READ)
         made: dict[str, int] = json.loads(books)["created"]
         return made
 
     def until_each_has_its_organization(self) -> None:
-        until(
-            lambda: len(self.created()) >= len(self.accepted),
-            what=f"{len(self.accepted)} organizations",
-            seconds=_PATIENCE_SECONDS,
-            pause=2,
-        )
-        made = self.created()
-        assert set(made.values()) == {1}, "an organization was created twice"
-        assert len(made) == len(self.accepted)
+        backend_books.until_each_is_created(self.created, self.accepted, seconds=_PATIENCE_SECONDS)
 
     @contextmanager
     def load(self, rate: float = 5) -> Iterator[Counter[str]]:

@@ -70,17 +70,25 @@ def test_compose_sets_what_the_service_knows(service: str) -> None:
         assert set(process["environment"]) <= known(service)
 
 
-def test_compose_takes_the_file() -> None:
+def compose(*arguments: str, **environment: str) -> str:
+    """Run Compose without an engine; return its output. It may neither fail nor warn."""
     try:
-        compose = tool("docker-compose")
+        program = tool("docker-compose")
     except DevstackError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    file = str(ROOT / "docker-compose.yml")
-    command = [str(compose), "-f", file, "--profile", "sandbox", "config", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [str(program), *arguments]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_compose_takes_the_file() -> None:
+    file = str(ROOT / "docker-compose.yml")
+    compose("-f", file, "--profile", "sandbox", "config", "--quiet")
 
 
 PRODUCTION = ROOT / "deploy/compose/production.yml"
@@ -88,19 +96,10 @@ PRODUCTION = ROOT / "deploy/compose/production.yml"
 
 def production(config: Path) -> dict[str, Any]:
     """Return production.yml on top of docker-compose.yml, as Compose merges them."""
-    try:
-        compose = tool("docker-compose")
-    except DevstackError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
     files = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(PRODUCTION)]
     example = str(ROOT / "deploy/compose/paybus.env.example")
-    command = [str(compose), "--env-file", example, *files, "config"]
-    environment = os.environ | {"PAYBUS_CONFIG": str(config)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    found: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
+    merged = compose("--env-file", example, *files, "config", PAYBUS_CONFIG=str(config))
+    found: dict[str, Any] = yaml.safe_load(merged)["services"]
     return found
 
 

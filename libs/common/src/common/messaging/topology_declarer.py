@@ -126,8 +126,8 @@ async def _check_there(
 async def _missing(connection: AbstractConnection, ladder: RetryLadder) -> Sequence[str]:
     """Return the names of missing exchanges, and of missing queues that could lose messages.
 
-    From 4.2.6 on, RabbitMQ tells a login nothing of what the login has no permission for; those
-    count as existing here. https://github.com/rabbitmq/rabbitmq-server/pull/16272
+    From 4.2.6 on, RabbitMQ refuses to say whether a queue or exchange exists for which the login
+    has no permission; it counts as existing here. https://github.com/rabbitmq/rabbitmq-server/pull/16272
     """
     queues = [rung.queue for rung in ladder.rungs] + [each.name for each in topology.QUEUES]
     exchanges = [rung.exchange for rung in ladder.rungs]
